@@ -1,0 +1,1 @@
+"""Expand, train, fold and check ONNX models."""

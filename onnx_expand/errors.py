@@ -1,0 +1,126 @@
+"""The errors and refusals of onnx-expand.
+
+An *error* ends a command: it carries the exit code that the command line returns. A *refusal* is
+an ordinary value: it says why one rewrite was not made, with the numbers behind the decision and
+what would allow it, and the command goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+__all__ = [
+    "ModelError",
+    "OnnxExpandError",
+    "Reason",
+    "Refusal",
+    "RefusedError",
+    "UnsupportedError",
+    "UsageError",
+]
+
+
+class OnnxExpandError(Exception):
+    """Base of every error that onnx-expand raises on purpose.
+
+    The message is one line that names the file, node or attribute at fault, what is wrong with it
+    and what to do.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+
+class UsageError(OnnxExpandError, ValueError):
+    """An argument has a value that makes no sense (exit code 2)."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxExpandError):
+    """A model or data file cannot be read, or is not valid (exit code 3)."""
+
+    exit_code = 3
+
+
+class UnsupportedError(OnnxExpandError):
+    """The input is valid, but onnx-expand cannot do this with it (exit code 4)."""
+
+    exit_code = 4
+
+
+class Reason(StrEnum):
+    """Why a rewrite was not made."""
+
+    BORDER = "border"
+    """The second layer's zero padding meets values that the composition cannot reproduce."""
+    GEOMETRY = "geometry"
+    """Strides, extents or channel counts do not fit each other."""
+    COST = "cost"
+    """Merging would cost more multiply-accumulates, parameters or nodes than it saves."""
+    SHARED = "shared intermediate"
+    """Something else reads the value in between."""
+    OUTPUT = "graph output"
+    """The value in between is an output of the graph."""
+    OVERRIDABLE = "overridable initializer"
+    """The weight is also a graph input, so that a caller may replace it."""
+    DYNAMIC = "dynamic weight"
+    """The weight is computed while the model runs."""
+    UNSUPPORTED = "unsupported attribute"
+    """The node uses a feature that the algebra does not cover."""
+    UNKNOWN_SHAPE = "unknown shape"
+    """A rank or extent that the decision needs is not known."""
+    OVERFLOW = "overflow"
+    """The merged weights do not fit the model's floating-point type."""
+    NON_FINITE = "non-finite weight"
+    """The weight holds NaN or infinity, which products would spread."""
+    POLICY = "policy"
+    """The chosen policy leaves this site alone."""
+    STRATEGY = "strategy"
+    """The expansion strategy does not apply to this layer."""
+    SELECTION = "selection"
+    """The layer was not selected."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one rewrite was not made.
+
+    Attributes:
+        reason: The kind of obstacle.
+        message: One sentence that names the obstacle.
+        numbers: The figures behind the decision, by name.
+        hint: What would allow the rewrite, where something would.
+    """
+
+    reason: Reason
+    message: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.reason}: {self.message}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """This refusal as plain JSON types."""
+        return {
+            "reason": str(self.reason),
+            "message": self.message,
+            "numbers": dict(self.numbers),
+            "hint": self.hint,
+        }
+
+
+class RefusedError(UnsupportedError):
+    """An operation of the algebra that is not exact was asked for.
+
+    Attributes:
+        refusal: The reason, with its numbers.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
