@@ -1,0 +1,276 @@
+"""The shape of an affine convolution: everything that composition decides without its numbers.
+
+Fold chooses what to merge by looking at geometries alone; weights are multiplied only for what
+was chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnx_expand.errors import Reason, Refusal, UsageError
+
+__all__ = ["Geometry"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Channels, kernel and sampling of `y = weight * pad0(x) + bias`.
+
+    Per spatial axis, output position j reads input positions `j * stride - pad + t * dilation` for
+    the taps t of the kernel. A geometry of rank 0 is a matrix; next to one of rank d it acts as a
+    kernel of ones in size. Negative pads cut the input.
+
+    Attributes:
+        in_channels: m, the channels read.
+        out_channels: n, the channels written.
+        kernel: Taps per spatial axis; `()` for rank 0.
+        strides: Per spatial axis.
+        dilations: Per spatial axis; 1 where the kernel has one tap and a step is never used.
+        pads: All begins, then all ends, as in ONNX.
+        group: Blocks of channels that do not mix.
+        bias: Whether something other than zero is added.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    group: int = 1
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        rank = len(self.kernel)
+        for name, default, length in (
+            ("strides", 1, rank),
+            ("dilations", 1, rank),
+            ("pads", 0, 2 * rank),
+        ):
+            given = tuple(int(v) for v in getattr(self, name)) or (default,) * length
+            if len(given) != length:
+                raise UsageError(f"{name} has {len(given)} values; {length} go with the kernel")
+            object.__setattr__(self, name, given)
+        if min(self.kernel + self.strides + self.dilations, default=1) < 1:
+            raise UsageError("kernel, strides and dilations are at least 1")
+        if self.group < 1 or self.in_channels % self.group or self.out_channels % self.group:
+            raise UsageError(
+                f"group {self.group} divides {self.in_channels} input and "
+                f"{self.out_channels} output channels badly"
+            )
+        steps = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        object.__setattr__(self, "dilations", tuple(steps))
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.kernel)
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """Padding before the first element of each axis."""
+        return self.pads[: self.rank]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Padding after the last element of each axis."""
+        return self.pads[self.rank :]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Extent of the dilated kernel, per axis."""
+        pairs = zip(self.kernel, self.dilations, strict=True)
+        return tuple((k - 1) * d + 1 for k, d in pairs)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every output position reads just the input position of the same index."""
+        return set(self.kernel) | set(self.strides) <= {1} and not any(self.pads)
+
+    @property
+    def is_per_channel(self) -> bool:
+        """Whether it is pointwise and every channel is scaled for itself."""
+        return self.is_pointwise and self.group == self.in_channels == self.out_channels
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """ONNX's layout, [n, m / group, *kernel]."""
+        return (self.out_channels, self.in_channels // self.group, *self.kernel)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the weight and of the bias."""
+        return math.prod(self.weight_shape) + self.out_channels * self.bias
+
+    @property
+    def macs_per_position(self) -> int:
+        """Products for one output position."""
+        return math.prod(self.weight_shape)
+
+    def output_extents(self, extents: Sequence[int]) -> tuple[int, ...]:
+        """Spatial extents of the output for those of the input; never below zero."""
+        return tuple(
+            max(0, (size + begin + end - reach) // stride + 1)
+            for size, begin, end, reach, stride in zip(
+                extents, self.begins, self.ends, self.reach, self.strides, strict=True
+            )
+        )
+
+    def macs(self, extents: Sequence[int]) -> int:
+        """Products for one sample whose input has these spatial extents."""
+        return self.macs_per_position * math.prod(self.output_extents(extents))
+
+    def at_rank(self, rank: int) -> Geometry:
+        """The same map with a matrix taken as a kernel of ones in size.
+
+        Raises:
+            UsageError: The geometry has another rank already, other than 0.
+        """
+        if rank == self.rank:
+            return self
+        if self.rank:
+            raise UsageError(f"a kernel of rank {self.rank} does not act on {rank} axes")
+        ones = (1,) * rank
+        return replace(self, kernel=ones, strides=ones, dilations=ones, pads=(0,) * 2 * rank)
+
+    def then(self, other: Geometry) -> Geometry | Refusal:
+        """The geometry of `other` applied after this one, or why it is not one convolution.
+
+        Taps lie at `k2 d2 s1 + k1 d1`, strides multiply, pads add as `p1 + s1 p2`; channel blocks
+        join where both block structures overlap, which leaves gcd(group1, group2) of them.
+        """
+        refusal = self._mismatch(other) or self._border(other)
+        if refusal is not None:
+            return refusal
+        rank = max(self.rank, other.rank)
+        first, second = self.at_rank(rank), other.at_rank(rank)
+        reach, dilations = [], []
+        for axis in range(rank):
+            stride = first.strides[axis]
+            reach.append(first.reach[axis] + stride * (second.reach[axis] - 1))
+            steps = (
+                first.dilations[axis] if first.kernel[axis] > 1 else 0,
+                second.dilations[axis] * stride if second.kernel[axis] > 1 else 0,
+            )
+            dilations.append(math.gcd(*steps) or 1)
+        return Geometry(
+            in_channels=first.in_channels,
+            out_channels=second.out_channels,
+            kernel=tuple((r - 1) // d + 1 for r, d in zip(reach, dilations, strict=True)),
+            strides=tuple(a * b for a, b in zip(first.strides, second.strides, strict=True)),
+            dilations=tuple(dilations),
+            pads=tuple(
+                p1 + s1 * p2
+                for p1, s1, p2 in zip(first.pads, first.strides * 2, second.pads, strict=True)
+            ),
+            group=math.gcd(first.group, second.group),
+            bias=first.bias or second.bias,
+        )
+
+    def plus(self, other: Geometry) -> Geometry | Refusal:
+        """The geometry of the sum of two maps of one input, or why it is not one convolution.
+
+        Kernels are aligned by their pads and embedded in the union of their supports.
+        """
+        rank = max(self.rank, other.rank)
+        if self.rank != other.rank and 0 not in (self.rank, other.rank):
+            return _ranks_differ(self, other)
+        a, b = self.at_rank(rank), other.at_rank(rank)
+        if (a.in_channels, a.out_channels) != (b.in_channels, b.out_channels):
+            return Refusal(
+                Reason.GEOMETRY,
+                f"one branch maps {a.in_channels} to {a.out_channels} channels, the other "
+                f"{b.in_channels} to {b.out_channels}",
+            )
+        if a.strides != b.strides or a.overhang != b.overhang:
+            return Refusal(
+                Reason.GEOMETRY,
+                "the branches differ in their strides or output extents",
+                {"strides": [a.strides, b.strides], "overhang": [a.overhang, b.overhang]},
+            )
+        begins = tuple(map(max, a.begins, b.begins))
+        ends = tuple(map(max, a.ends, b.ends))
+        reach = [1 + p + q - c for p, q, c in zip(begins, ends, a.overhang, strict=True)]
+        dilations = []
+        for axis in range(rank):
+            steps = [abs(a.begins[axis] - b.begins[axis])]
+            steps += [g.dilations[axis] for g in (a, b) if g.kernel[axis] > 1]
+            dilations.append(math.gcd(*steps) or 1)
+        return replace(
+            a,
+            kernel=tuple((r - 1) // d + 1 for r, d in zip(reach, dilations, strict=True)),
+            dilations=tuple(dilations),
+            pads=begins + ends,
+            group=math.gcd(a.group, b.group),
+            bias=a.bias or b.bias,
+        )
+
+    @property
+    def overhang(self) -> tuple[int, ...]:
+        """Per axis, c in the output extent `(size + c - 1) // stride + 1`.
+
+        Equal for two kernels of one stride exactly when their outputs have equal extents for
+        inputs of every size.
+        """
+        pads = zip(self.begins, self.ends, self.reach, strict=True)
+        return tuple(begin + end - reach + 1 for begin, end, reach in pads)
+
+    def _mismatch(self, other: Geometry) -> Refusal | None:
+        if self.rank != other.rank and 0 not in (self.rank, other.rank):
+            return _ranks_differ(self, other)
+        if self.out_channels != other.in_channels:
+            return Refusal(
+                Reason.GEOMETRY,
+                f"{self.out_channels} channels come out and {other.in_channels} go in",
+                {"out_channels": self.out_channels, "in_channels": other.in_channels},
+            )
+        return None
+
+    def _border(self, other: Geometry) -> Refusal | None:
+        """Why the zeros that `other` pads with are not this map's own values there.
+
+        Beyond its output this map continues with its bias, or with windows that still touch the
+        input. It continues with zeros when it has no bias and its own padding keeps the next
+        window off the input: `pad + stride >= reach` before, `pad + 1 >= reach` behind.
+        """
+        rank = other.rank
+        first = self.at_rank(rank) if rank else self
+        for axis in range(rank):
+            sides = (
+                ("begin", other.begins[axis], first.begins[axis] + first.strides[axis]),
+                ("end", other.ends[axis], first.ends[axis] + 1),
+            )
+            for side, padding, covered in sides:
+                if padding <= 0 or (covered >= first.reach[axis] and not first.bias):
+                    continue
+                cause = (
+                    "a bias"
+                    if covered >= first.reach[axis]
+                    else f"windows of {first.reach[axis]} that still reach the input"
+                )
+                return Refusal(
+                    Reason.BORDER,
+                    f"the second layer pads axis {axis} with {padding} zeros at its {side}, where "
+                    f"the first one continues with {cause}",
+                    {
+                        "axis": axis,
+                        "side": side,
+                        "padding": padding,
+                        "reach": first.reach[axis],
+                        "covered": covered,
+                        "bias": first.bias,
+                    },
+                    "exact only with all padding in the first layer, or without bias",
+                )
+        return None
+
+
+def _ranks_differ(a: Geometry, b: Geometry) -> Refusal:
+    return Refusal(
+        Reason.GEOMETRY,
+        f"kernels of {a.rank} and {b.rank} spatial axes do not meet",
+        {"ranks": [a.rank, b.rank]},
+    )
