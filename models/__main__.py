@@ -1,0 +1,91 @@
+"""The command `python -m models`: build a network, or list them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from models.layers import parameter_count
+from models.registry import Entry, networks
+from onnx_expand.errors import OnnxExpandError
+from onnx_expand.model import check_output, replacing
+
+__all__ = ["main"]
+
+_NAME = "python -m models"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The words after `python -m models`; those of this process when missing.
+
+    Returns:
+        The exit code: 0, or 2 after one line `error: ...` on stderr.
+    """
+    try:
+        # click's own mode would print its usage lines above each error.
+        code = _group().main(arguments, prog_name=_NAME, standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(f"{error.format_message()} See `{_NAME} --help`.", error.exit_code)
+    except OnnxExpandError as error:
+        return _fail(str(error), error.exit_code)
+    except click.Abort:
+        return _fail("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return code
+
+
+def _group() -> click.Group:
+    group = click.Group(
+        help="Build networks as ONNX files with fresh weights.",
+        commands=[_command(entry) for entry in networks().values()],
+        no_args_is_help=False,
+    )
+    group.add_command(click.Command("list", callback=_list, help="List the networks."))
+    return group
+
+
+def _command(entry: Entry) -> click.Command:
+    def write(output: Path, **options: Any) -> None:
+        # Building can take seconds; a wrong path need not wait for it.
+        check_output(output)
+        model = entry.build(**options)
+        with replacing(output) as partial:
+            partial.write_bytes(model.SerializeToString())
+        click.echo(f"{output}: {entry.name}, {parameter_count(model):,} parameters")
+
+    params: list[click.Parameter] = [
+        click.Option(
+            [f"--{option.name.replace('_', '-')}", option.name],
+            type=option.type,
+            default=option.default,
+            show_default=True,
+            help=option.help,
+        )
+        for option in entry.options
+    ]
+    path = click.Path(path_type=Path)
+    params.append(click.Option(["-o", "--output"], type=path, required=True, help="file to write"))
+    return click.Command(entry.name, callback=write, params=params, help=entry.summary + ".")
+
+
+def _list() -> None:
+    for entry in networks().values():
+        click.echo(f"{entry.name}: {entry.summary}")
+        for option in entry.options:
+            usage = f"--{option.name.replace('_', '-')} {option.default}"
+            click.echo(f"  {usage:<16} {option.help}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
