@@ -1,1 +1,137 @@
-"""Expand, train, fold and check ONNX models."""
+"""Rewrite the linear algebra of ONNX models: expand to train better, fold to deploy cheaper.
+
+`expand`, `fold`, `check` and `inspect` take a path, an `onnx.ModelProto`, an `onnx_ir.Model` or an
+`onnx_graphsurgeon.Graph`. Training is in `onnx_expand.train`, which needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import (
+    ModelError,
+    OnnxExpandError,
+    Reason,
+    Refusal,
+    RefusedError,
+    UnsupportedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from onnx_expand.check import check
+    from onnx_expand.cost import Inspection
+    from onnx_expand.model import ModelLike
+
+__all__ = [
+    "AffineConv",
+    "ModelError",
+    "OnnxExpandError",
+    "Reason",
+    "Refusal",
+    "RefusedError",
+    "UnsupportedError",
+    "UsageError",
+    "check",
+    "expand",
+    "fold",
+    "inspect",
+]
+
+__version__ = "0.1.0"
+
+
+def expand(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    strategy: str = "auto",
+    rate: float = 4.0,
+    first_width: str = "keep",
+    include: str | None = None,
+    exclude: str | None = None,
+    layers: int = 3,
+    seed: int = 0,
+) -> Any:
+    """Replace linear layers by chains of linear layers, to be trained and folded back.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
+            changed.
+        output: For a path, the file to write; `<stem>.expanded.onnx` beside it when missing.
+        strategy: `cl`, `ck`, `fc`, a combination such as `ck+fc`, or `auto`.
+        rate: Inner widths are so many times the layer's own.
+        first_width: `keep` or `expand` the input width of the first convolutions.
+        include: A regular expression; only nodes with a match in their name are expanded.
+        exclude: A regular expression; nodes with a match in their name are not expanded.
+        layers: How many layers replace a fully connected one, 2 or 3.
+        seed: Decides the random numbers that the new layers start from.
+
+    Returns:
+        The expanded model, of the kind that was handed in; for a path, the path written.
+
+    Raises:
+        UsageError: An option has a value that makes no sense.
+        ModelError: The model cannot be read, or is not valid.
+    """
+    from onnx_expand.model import visit
+    from onnx_expand.passes import Expand
+
+    run = Expand(strategy, rate, first_width, include, exclude, layers, seed)
+    guest = visit(model, output, suffix="expanded")
+    return guest.leave(run(guest.model).model)
+
+
+def fold(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    policy: str = "auto",
+) -> Any:
+    """Merge linear nodes into the fewest, cheapest ones that compute the same.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
+            changed.
+        output: For a path, the file to write; `<stem>.folded.onnx` beside it when missing.
+        policy: `cheapest` never adds a multiply-accumulate; `always` merges whatever is exact;
+            `marked` undoes expansions only; `auto` is `marked` for a model with expansions and
+            `cheapest` for any other. `onnx_expand.passes.Fold` returns the reasons too.
+
+    Returns:
+        The folded model, of the kind that was handed in; for a path, the path written.
+
+    Raises:
+        UsageError: There is no such policy.
+        ModelError: The model cannot be read, or is not valid.
+    """
+    from onnx_expand.model import visit
+    from onnx_expand.passes import Fold, Policy
+
+    if policy not in set(Policy):
+        raise UsageError(f"policy '{policy}' is none of {', '.join(Policy)}")
+    guest = visit(model, output, suffix="folded")
+    return guest.leave(Fold(Policy(policy))(guest.model).model)
+
+
+def inspect(model: ModelLike) -> Inspection:
+    """Count parameters, multiply-accumulates and nodes of a model of any kind.
+
+    Raises:
+        ModelError: The model cannot be read, or is not valid.
+    """
+    from onnx_expand.cost import inspect_model
+    from onnx_expand.model import read
+
+    return inspect_model(read(model))
+
+
+def __getattr__(name: str) -> Any:
+    # Found when asked for, so that importing the package stays light.
+    if name == "check":
+        from onnx_expand.check import check
+
+        return check
+    raise AttributeError(f"module 'onnx_expand' has no attribute '{name}'")

@@ -376,7 +376,9 @@ def _contract(w2: Array, group2: int, w1: Array, group1: int) -> Array:
         w1, group1 = _regrouped(w1, group1, group), group
     kernel = w2.shape[2:] + w1.shape[2:]
     n, p, m = w2.shape[0], w1.shape[0], w1.shape[1] * group1
-    left: npt.NDArray[Any] = np.moveaxis(w2.reshape(n, p // group2, -1), 1, 2)  # [n, k2, p / group2]
+    left: npt.NDArray[Any] = np.moveaxis(
+        w2.reshape(n, p // group2, -1), 1, 2
+    )  # [n, k2, p / group2]
     taps2, right = left.shape[1], w1.reshape(p, -1)
     if group1 == group:  # every block of w2 reads some rows of one block of w1
         left = left.reshape(group2, -1, p // group2)

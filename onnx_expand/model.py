@@ -29,6 +29,7 @@ __all__ = [
     "Visit",
     "check_output",
     "load",
+    "read",
     "replacing",
     "save",
     "to_proto",
@@ -39,6 +40,7 @@ ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs
 Caller = TypeVar("Caller")
 
 # protobuf cannot hold a message of 2 GiB; larger weights go to one file beside the model.
+_DESCRIBED = "onnx_expand.value_info"
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
 
@@ -123,7 +125,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto that shares nothing with it."""
-    return ir.serde.serialize_model(model)
+    proto = ir.serde.serialize_model(model)
+    # onnx-ir describes every initializer in value_info too; only what was there is kept.
+    described = model.meta.get(_DESCRIBED, frozenset())
+    held = {tensor.name for tensor in proto.graph.initializer} - described
+    infos = [info for info in proto.graph.value_info if info.name not in held]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(infos)
+    return proto
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,19 @@ class Visit(Generic[Caller]):
     model: ir.Model
     leave: Callable[[ir.Model], Caller]
     label: str
+
+
+def read(source: ModelLike) -> ir.Model:
+    """A private copy of a model of any kind, or the model in a file.
+
+    Raises:
+        ModelError: The source is not a valid model.
+        UsageError: The source is of no known kind.
+    """
+    if isinstance(source, str | os.PathLike):
+        return load(source)
+    model: ir.Model = visit(source).model
+    return model
 
 
 def visit(
@@ -226,7 +248,9 @@ def _restore_metadata(proto: onnx.ModelProto, graph: Any) -> None:
 
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     try:
-        return ir.serde.deserialize_model(proto)
+        model = ir.serde.deserialize_model(proto)
+        model.meta[_DESCRIBED] = frozenset(info.name for info in proto.graph.value_info)
+        return model
     except Exception as error:
         # onnx-ir reports what it cannot hold by several exception types.
         cause = error.__cause__ or error

@@ -1,0 +1,265 @@
+"""What nodes cost: parameters, multiply-accumulates and node counts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift import Linear, lift
+from onnx_expand.lower import Form
+from onnx_expand.values import Facts, Shape
+
+__all__ = ["Cost", "Inspection", "inspect_model", "is_parameter"]
+
+
+@dataclass(frozen=True, order=True)
+class Cost:
+    """What fold minimizes, in this order.
+
+    Attributes:
+        macs: Products for one sample.
+        parameters: Elements of constants.
+        nodes: Nodes.
+    """
+
+    macs: int = 0
+    parameters: int = 0
+    nodes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.macs + other.macs,
+            self.parameters + other.parameters,
+            self.nodes + other.nodes,
+        )
+
+    @classmethod
+    def of_form(cls, form: Form, geometry: Geometry, positions: int, shift_only: bool) -> Cost:
+        """The cost of a map written in a form.
+
+        Args:
+            form: How it is written.
+            geometry: The map.
+            positions: Output positions of one sample.
+            shift_only: Whether an elementwise map only adds.
+        """
+        channels = geometry.out_channels
+        if form is Form.ELEMENTWISE:
+            steps = (not shift_only) + geometry.bias
+            return cls(0, channels * steps, max(1, steps))
+        # Only a Conv node has groups.
+        dense = geometry.group if form is not Form.CONV else 1
+        products = geometry.macs_per_position * dense
+        nodes = 1 + (form is Form.MATMUL and geometry.bias)
+        return cls(products * positions, products + channels * geometry.bias, nodes)
+
+    @classmethod
+    def of_node(cls, linear: Linear, positions: int, facts: Facts) -> Cost:
+        """The cost of a node as it stands, each constant counted wherever it is read."""
+        inputs = linear.node.inputs
+        constants = (v for i, v in enumerate(inputs) if v is not None and i != linear.slot)
+        products = linear.geometry.macs_per_position if linear.node.op_type in _PRODUCTS else 0
+        parameters = sum(math.prod(facts.dims(value)) for value in constants)
+        return cls(products * positions, parameters, 1)
+
+
+# -- Parameters -------------------------------------------------------------------------------
+
+# Inputs that hold numbers which training does not move.
+_SETTINGS = {
+    "BatchNormalization": {3, 4},
+    "Clip": {1, 2},
+    "Dropout": {1},
+    "Pad": {2},
+    "Resize": {1, 2},
+    "Upsample": {1},
+}
+# Inputs that are weights even when they hold a single number.
+_WEIGHTS = {
+    "BatchNormalization": {1, 2},
+    "Conv": {1, 2},
+    "ConvTranspose": {1, 2},
+    "Gemm": {0, 1, 2},
+    "GroupNormalization": {1, 2},
+    "InstanceNormalization": {1, 2},
+    "LayerNormalization": {1, 2},
+    "MatMul": {0, 1},
+    "PRelu": {1},
+}
+
+
+def is_parameter(value: ir.Value) -> bool:
+    """Whether an initializer is a weight that training would move.
+
+    It is when it is a floating-point number in a weight's place of some node: not a running
+    statistic of a normalization, a bound or a scale, nor a lone number outside the inputs that
+    are weights by their op's definition.
+    """
+    tensor = value.const_value
+    if tensor is None or not tensor.dtype.is_floating_point():
+        return False
+    for node, index in value.uses():
+        op = node.op_type if node.domain == "" else ""
+        if index in _SETTINGS.get(op, ()):
+            continue
+        if tensor.size > 1 or index in _WEIGHTS.get(op, ()):
+            return True
+    return False
+
+
+# -- Counting ---------------------------------------------------------------------------------
+
+_ACTIVATIONS = {
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Erf"),
+    *("HardSigmoid", "HardSwish", "Gelu", "Softplus", "Mish", "Add", "Sub", "Mul", "Div", "Sum"),
+}
+_POOLS = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+_UNCOUNTED = {
+    *("Einsum", "LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul", "ConvInteger"),
+    *("MatMulInteger", "DeformConv", "Attention"),
+}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model holds and costs, for one sample where the batch is dynamic.
+
+    Attributes:
+        parameters: Elements of the weights that training moves.
+        macs: Products of convolutions and matrix products; None where a shape is not static.
+        macs_with_elementwise: The count of the ExpandNets paper: products, one per element for
+            each convolution's bias, two for batch normalization, one for an activation or an
+            elementwise sum, one per input of a pooling.
+        ops: Nodes by op type.
+        linear_nodes: Nodes that are affine convolutions with constant weights.
+        nodes: All nodes.
+        unknown: Nodes whose products depend on a shape that is not static.
+        uncounted: Op types that multiply but are not counted.
+    """
+
+    parameters: int
+    macs: int | None
+    macs_with_elementwise: int | None
+    ops: dict[str, int]
+    linear_nodes: int
+    nodes: int
+    unknown: list[str] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain JSON types."""
+        return asdict(self)
+
+
+def inspect_model(model: ir.Model) -> Inspection:
+    """Count what a model holds; a symbolic batch (the first axis of an input) counts as one."""
+    twin = _single_sample(model.clone())
+    facts = Facts(twin)
+    nodes = [node for graph in twin.graphs() for node in graph]
+    products: list[int | None] = [_products(node, facts) for node in nodes]
+    extras: list[int | None] = [_elementwise(node, facts) for node in nodes]
+    unknown = [
+        node.name or node.op_type
+        for node, *counts in zip(nodes, products, extras, strict=True)
+        if None in counts
+    ]
+    macs, more = _total(products), _total(extras)
+    ops = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes)
+    return Inspection(
+        parameters=sum(
+            value.const_value.size
+            for graph in twin.graphs()
+            for value in graph.initializers.values()
+            if value.const_value is not None and is_parameter(value)
+        ),
+        macs=macs,
+        macs_with_elementwise=None if macs is None or more is None else macs + more,
+        ops=dict(sorted(ops.items())),
+        linear_nodes=sum(isinstance(lift(node, facts), Linear) for node in nodes),
+        nodes=len(nodes),
+        unknown=unknown,
+        uncounted=sorted(_UNCOUNTED & set(ops)),
+    )
+
+
+def _total(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _single_sample(model: ir.Model) -> ir.Model:
+    batches = set()
+    for value in model.graph.inputs:
+        if value.shape and isinstance(value.shape[0], ir.SymbolicDim):
+            batches.add(value.shape[0].value)
+            value.shape = ir.Shape([1, *value.shape[1:]])
+    batches.discard(None)
+    for graph in model.graphs():
+        for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
+            if value.shape is not None:
+                value.shape = ir.Shape(
+                    1 if isinstance(d, ir.SymbolicDim) and d.value in batches else d
+                    for d in value.shape
+                )
+    return model
+
+
+def _size(shape: Shape | None) -> int | None:
+    if shape is None:
+        return None
+    known = [d for d in shape if d is not None]
+    return math.prod(known) if len(known) == len(shape) else None
+
+
+def _products(node: ir.Node, facts: Facts) -> int | None:
+    counter = _PRODUCTS.get(node.op_type) if node.domain == "" else None
+    return 0 if counter is None else counter(node, facts)
+
+
+def _conv_products(node: ir.Node, facts: Facts) -> int | None:
+    positions, weight = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[1])
+    fan_in = None if weight is None else _size(weight[1:])
+    return None if positions is None or fan_in is None else positions * fan_in
+
+
+def _conv_transpose_products(node: ir.Node, facts: Facts) -> int | None:
+    inputs, weight = _size(facts.shape(node.inputs[0])), facts.shape(node.inputs[1])
+    fan_out = None if weight is None else _size(weight[1:])
+    return None if inputs is None or fan_out is None else inputs * fan_out
+
+
+def _gemm_products(node: ir.Node, facts: Facts) -> int | None:
+    outputs, a = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[0])
+    depth = None if a is None else a[0 if node.attributes.get_int("transA", 0) else 1]
+    return None if outputs is None or depth is None else outputs * depth
+
+
+def _matmul_products(node: ir.Node, facts: Facts) -> int | None:
+    outputs, a = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[0])
+    return None if outputs is None or not a or a[-1] is None else outputs * a[-1]
+
+
+_PRODUCTS: dict[str, Callable[[ir.Node, Facts], int | None]] = {
+    "Conv": _conv_products,
+    "ConvTranspose": _conv_transpose_products,
+    "Gemm": _gemm_products,
+    "MatMul": _matmul_products,
+}
+
+
+def _elementwise(node: ir.Node, facts: Facts) -> int | None:
+    if node.domain or not node.outputs:
+        return 0
+    if node.op_type in _POOLS:
+        return _size(facts.shape(node.inputs[0]))
+    size = _size(facts.shape(node.outputs[0]))
+    if node.op_type == "BatchNormalization":
+        return None if size is None else 2 * size
+    biased = node.op_type == "Conv" and len(node.inputs) > 2 and node.inputs[2] is not None
+    return size if biased or node.op_type in _ACTIVATIONS else 0

@@ -1,0 +1,345 @@
+"""From the algebra to nodes: `lower` writes an affine convolution as the ONNX nodes it fits.
+
+A `Template` is the way in which some node wrote its map down: op, attributes, layout, names. A
+result that fits the template of a node it replaces is written just like it; otherwise a fresh
+template is made for the cheapest `Form`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from google.protobuf import json_format
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift import Axes, Linear, conv_geometry
+from onnx_expand.values import Facts
+
+__all__ = ["Form", "Names", "Target", "Template", "form_of", "lower"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Form(Enum):
+    """The kinds of node that an affine convolution can be written as."""
+
+    CONV = "Conv"
+    GEMM = "Gemm"
+    MATMUL = "MatMul"
+    ELEMENTWISE = "Mul, Add"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names for what is written; `lower` makes none up that it is not given."""
+
+    node: str
+    weight: str
+    bias: str
+    add: str
+
+
+def form_of(geometry: Geometry, axes: Axes | None, rank: int | None) -> Form | Refusal:
+    """The cheapest form that can hold a map.
+
+    Args:
+        geometry: The map.
+        axes: Its channel axes in input and output, None if all channels are treated alike.
+        rank: The rank of the tensors it maps, where known.
+    """
+    if min(geometry.pads, default=0) < 0:
+        return Refusal(Reason.UNSUPPORTED, "a Conv node cannot cut its input (negative pads)")
+    if axes is None or geometry.is_per_channel:
+        known = axes is None or axes[1] < 0 or rank is not None
+        return Form.ELEMENTWISE if known else Refusal(Reason.UNKNOWN_SHAPE, "the rank is unknown")
+    if geometry.rank:
+        return Form.CONV
+    if rank == 2:
+        return Form.GEMM
+    if axes[0] == axes[1] and axes[0] - (rank or 0) in {-1, -2}:
+        return Form.MATMUL
+    return Refusal(Reason.UNSUPPORTED, f"no single node mixes channels on axis {axes[0]}")
+
+
+# -- Templates --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a node writes its map down.
+
+    Attributes:
+        node: A node without inputs that carries op, name, attributes, doc string and metadata.
+        inputs: The names of its inputs, "" for one that is left out.
+        slot: The index of the input that is the activation.
+        weight: The shape of the weight constant.
+        bias: The shape of the bias constant, None if there is none.
+    """
+
+    node: ir.Node
+    inputs: tuple[str, ...]
+    slot: int
+    weight: tuple[int, ...]
+    bias: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, linear: Linear, facts: Facts) -> Template | None:
+        """The template of a Conv, Gemm or MatMul node; None for one of another op."""
+        node = linear.node
+        if node.op_type not in _WRITERS or linear.weight is None:
+            return None
+        return cls(
+            _like(node, []),
+            tuple("" if value is None else value.name or "" for value in node.inputs),
+            linear.slot,
+            facts.dims(linear.weight),
+            None if linear.bias is None else facts.dims(linear.bias),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The template as plain JSON types."""
+        node = json_format.MessageToDict(ir.serde.serialize_node(self.node))
+        return {
+            "node": node,
+            "inputs": list(self.inputs),
+            "slot": self.slot,
+            "weight": list(self.weight),
+            "bias": None if self.bias is None else list(self.bias),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Template:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: The data is not what `to_json` writes.
+        """
+        try:
+            proto = json_format.ParseDict(data["node"], onnx.NodeProto())
+            node = ir.serde.deserialize_node(proto)
+            bias = data["bias"]
+            return cls(
+                _like(node, []),
+                tuple(map(str, data["inputs"])),
+                int(data["slot"]),
+                tuple(map(int, data["weight"])),
+                None if bias is None else tuple(map(int, bias)),
+            )
+        except (KeyError, TypeError, json_format.ParseError) as error:
+            raise ValueError(f"not a template: {error}") from None
+
+    def input_name(self, index: int) -> str:
+        """The name of an input, "" where there is none."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+
+def _fresh(form: Form, affine: AffineConv, axes: Axes, rank: int | None, name: str) -> Template:
+    if form is Form.CONV:
+        return _fresh_conv(affine, name)
+    n, m = affine.weight.shape[0], affine.geometry.in_channels
+    if form is Form.MATMUL:
+        right = axes[0] - (rank or 0) == -1
+        node = ir.node("MatMul", [], name=name)
+        return Template(node, (), 0 if right else 1, (m, n) if right else (n, m), None)
+    attributes: dict[str, int] = {}
+    right = axes[1] == 1  # y = x W^T, or y = W x where the channels of y are its rows
+    if right:
+        attributes = {"transA": 1} if axes[0] == 0 else {}
+        attributes["transB"] = 1
+    elif axes[0] == 1:
+        attributes = {"transB": 1}
+    node = ir.node("Gemm", [], attributes, name=name)
+    return Template(node, (), 0 if right else 1, (n, m), (n,) if right else (n, 1))
+
+
+def _fresh_conv(affine: AffineConv, name: str) -> Template:
+    g = affine.geometry
+    attributes: dict[str, Any] = {
+        "dilations": g.dilations,
+        "group": g.group,
+        "kernel_shape": g.kernel,
+        "pads": g.pads,
+        "strides": g.strides,
+    }
+    node = ir.node("Conv", [], attributes, name=name)
+    return Template(node, (), 0, g.weight_shape, (g.out_channels,))
+
+
+# -- Writing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a map is written to: its input, the type of its numbers, the names it may use."""
+
+    x: ir.Value
+    dtype: ir.DataType
+    names: Names
+    facts: Facts
+
+
+def lower(
+    affine: AffineConv,
+    form: Form,
+    axes: Axes | None,
+    target: Target,
+    template: Template | None = None,
+) -> list[ir.Node]:
+    """Write a map as nodes, in order; the last one's first output is the result.
+
+    Constants are new values of the target's type with `const_value` set; the caller names the
+    output and registers the constants as initializers.
+
+    Args:
+        affine: The map.
+        form: What `form_of` answered for it.
+        axes: Its channel axes.
+        target: Where it goes.
+        template: A node to write it like; ignored where the map does not fit it.
+
+    Raises:
+        RefusedError: A number does not fit the type.
+    """
+    rank = target.facts.rank(target.x)
+    if form is Form.ELEMENTWISE:
+        return _write_elementwise(affine, axes, rank, target)
+    assert axes is not None
+    if template is not None and template.node.op_type == form.value:
+        try:
+            return _WRITERS[form.value](affine, template, axes, target)
+        except UsageError:
+            pass  # the result has another geometry than the template
+    fresh = _fresh(form, affine, axes, rank, target.names.node)
+    return _WRITERS[form.value](affine, fresh, axes, target)
+
+
+def _write_conv(
+    affine: AffineConv, template: Template, axes: Axes, target: Target
+) -> list[ir.Node]:
+    shape = target.facts.shape(target.x)
+    try:
+        geometry = conv_geometry(template.node, template.weight, shape)
+    except RefusedError as error:
+        raise UsageError(str(error)) from None
+    if geometry.rank != affine.rank:
+        raise UsageError("the template has another rank")
+    fitted = affine.embedded(replace(geometry, bias=affine.geometry.bias))
+    inputs = [target.x, _constant(fitted.weight, target.names.weight, target)]
+    if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
+        inputs.append(_constant(fitted.bias, target.names.bias, target))
+    return [_like(template.node, inputs)]
+
+
+def _write_gemm(
+    affine: AffineConv, template: Template, axes: Axes, target: Target
+) -> list[ir.Node]:
+    attributes = template.node.attributes
+    alpha, beta = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    transposed = [attributes.get_int("transA", 0), attributes.get_int("transB", 0)]
+    right = template.slot == 0
+    own_axes = (1 - transposed[0], 1) if right else (transposed[1], 0)
+    if own_axes != axes or alpha == 0 or beta == 0:
+        raise UsageError("the template maps other axes, or scales by zero")
+    matrix = _matrix(affine) / alpha
+    weight = matrix.T if right != bool(transposed[1 if right else 0]) else matrix
+    operands = [target.x, _constant(weight, target.names.weight, target)]
+    inputs = operands if right else operands[::-1]
+    if affine.bias is not None and (np.any(affine.bias) or template.input_name(2) != ""):
+        shape: tuple[int, ...] = (-1,) if right else (-1, 1)
+        if template.bias is not None and np.prod(template.bias) == affine.bias.size:
+            shape = template.bias
+        inputs.append(_constant((affine.bias / beta).reshape(shape), target.names.bias, target))
+    return [_like(template.node, inputs)]
+
+
+def _write_matmul(
+    affine: AffineConv, template: Template, axes: Axes, target: Target
+) -> list[ir.Node]:
+    right = template.slot == 0
+    rank = target.facts.rank(target.x)
+    if (axes[0] - (rank or 0) == -1) != right:
+        raise UsageError("the template maps another axis")
+    matrix = _matrix(affine)
+    weight = matrix.T if right else matrix
+    if np.prod(template.weight) == weight.size and template.weight[-2:] == weight.shape:
+        weight = weight.reshape(template.weight)
+    operands = [target.x, _constant(weight, target.names.weight, target)]
+    shift = None
+    if affine.bias is not None and np.any(affine.bias):
+        bias = affine.bias if right else affine.bias.reshape(-1, 1)
+        shift = _constant(bias, target.names.bias, target)
+    node = _like(template.node, operands if right else operands[::-1])
+    return [node] if shift is None else [node, _add(node.outputs[0], shift, target)]
+
+
+_WRITERS = {"Conv": _write_conv, "Gemm": _write_gemm, "MatMul": _write_matmul}
+
+
+def _write_elementwise(
+    affine: AffineConv, axes: Axes | None, rank: int | None, target: Target
+) -> list[ir.Node]:
+    shape: tuple[int, ...] = ()
+    if axes is not None:
+        behind = -1 - axes[1] if axes[1] < 0 else (rank or 1) - 1 - axes[1]
+        shape = (-1, *(1,) * behind)
+    # Constants first: a number that does not fit the type must leave no half-written node.
+    names = target.names
+    factor, shift = affine.weight.reshape(shape), None
+    scale = _constant(factor, names.weight, target) if np.any(factor != 1) else None
+    if affine.bias is not None and np.any(affine.bias):
+        shift = _constant(affine.bias.reshape(shape), names.bias, target)
+    nodes = [ir.node("Mul", [target.x, scale], name=names.node)] if scale is not None else []
+    if shift is not None:
+        nodes.append(_add(nodes[-1].outputs[0] if nodes else target.x, shift, target))
+    return nodes or [ir.node("Identity", [target.x], name=names.node)]
+
+
+def _add(value: ir.Value, shift: ir.Value, target: Target) -> ir.Node:
+    return ir.node("Add", [value, shift], name=target.names.add)
+
+
+def _matrix(affine: AffineConv) -> Array:
+    if affine.rank:
+        raise UsageError("a kernel with spatial axes is no matrix")
+    return affine.embedded(replace(affine.geometry, group=1)).weight
+
+
+def _constant(array: Array, name: str, target: Target) -> ir.Value:
+    with np.errstate(over="ignore"):
+        cast = array.astype(target.dtype.numpy())
+    if not np.all(np.isfinite(cast.astype(np.float64))):
+        raise RefusedError(
+            Refusal(
+                Reason.OVERFLOW,
+                f"the merged weights reach {np.max(np.abs(array)):.3g}, more than "
+                f"{target.dtype} holds",
+                {"largest": float(np.max(np.abs(array)))},
+                "fold the model in a wider type",
+            )
+        )
+    tensor = ir.Tensor(np.ascontiguousarray(cast).reshape(cast.shape), target.dtype, name=name)
+    return ir.val(name, const_value=tensor)
+
+
+def _like(node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Node:
+    """A node with another's op, name, attributes, doc string and metadata."""
+    return ir.Node(
+        node.domain,
+        node.op_type,
+        inputs,
+        list(node.attributes.values()),
+        name=node.name,
+        doc_string=node.doc_string,
+        metadata_props=dict(node.metadata_props),
+        num_outputs=1,
+        version=node.version,
+    )

@@ -1,0 +1,255 @@
+"""Fold: merge the linear stretches of a graph into the cheapest nodes that compute the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnx_expand.affine import compose_chain
+from onnx_expand.cost import Cost, Inspection, inspect_model
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.lift import Linear
+from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
+from onnx_expand.passes.rewrite import Rewriter, label
+from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
+from onnx_expand.regions import Break, Chain, find_chains
+from onnx_expand.values import Facts
+
+__all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Nodes that were merged.
+
+    Attributes:
+        nodes: What was there.
+        result: What is there now.
+        before: The cost of what was there.
+        after: The cost of what is there now.
+    """
+
+    nodes: tuple[str, ...]
+    result: tuple[str, ...]
+    before: Cost
+    after: Cost
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Nodes that were not merged, and why."""
+
+    nodes: tuple[str, ...]
+    refusal: Refusal
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What fold did, what it left alone, and what the model cost before and after.
+
+    Attributes:
+        policy: The policy that decided; never `auto`.
+        sites: What was merged.
+        kept: What was not, each with its reason.
+        before: The model as it came.
+        after: The model as it is.
+    """
+
+    policy: Policy
+    sites: tuple[Site, ...]
+    kept: tuple[Kept, ...]
+    before: Inspection
+    after: Inspection
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        return {
+            "schema": 1,
+            "policy": str(self.policy),
+            "before": self.before.as_dict(),
+            "after": self.after.as_dict(),
+            "folded": [
+                {
+                    "nodes": list(site.nodes),
+                    "result": list(site.result),
+                    "before": vars(site.before),
+                    "after": vars(site.after),
+                }
+                for site in self.sites
+            ],
+            "kept": [{"nodes": list(k.nodes), **k.refusal.as_dict()} for k in self.kept],
+        }
+
+
+@dataclass
+class FoldResult(ir.passes.PassResult):
+    """The result of `Fold`, with its report."""
+
+    report: FoldReport
+
+
+@dataclass(frozen=True)
+class Fold(ir.passes.InPlacePass):
+    """Merge chains of linear nodes, by the policy.
+
+    The model keeps its inputs, outputs and names; a result takes the names of the heaviest node
+    that it replaces, or those recorded by expand. Weights that something else reads stay as they
+    are. All arithmetic is float64 with one rounding to the model's type at the end.
+    """
+
+    policy: Policy = Policy.AUTO
+
+    def call(self, model: ir.Model) -> FoldResult:
+        """Fold a model in place."""
+        before = inspect_model(model)
+        policy = self.policy
+        if policy is Policy.AUTO:
+            # The note outlives the units, so that folding once more changes nothing.
+            marked = EXPANDED in model.metadata_props or drop_incomplete(model)
+            policy = Policy.MARKED if marked else Policy.CHEAPEST
+        run = _Run(model, policy)
+        for graph in list(model.graphs()):
+            run.fold_graph(graph)
+        run.rewriter.finish()
+        drop_incomplete(model)
+        if policy is not Policy.MARKED:
+            model.metadata_props.pop(EXPANDED, None)
+        after = inspect_model(model) if run.sites else before
+        report = FoldReport(policy, tuple(run.sites), tuple(run.kept), before, after)
+        return FoldResult(model, bool(run.sites), report)
+
+
+class _Run:
+    """One run over one model."""
+
+    def __init__(self, model: ir.Model, policy: Policy) -> None:
+        self.facts = Facts(model)
+        self.policy = policy
+        self.rewriter = Rewriter(model)
+        self.sites: list[Site] = []
+        self.kept: list[Kept] = []
+
+    def fold_graph(self, graph: ir.Graph) -> None:
+        chains, breaks = find_chains(graph, self.facts)
+        self.kept += [_kept(b) for b in breaks]
+        for chain in chains:
+            if len(chain.links) > 1:
+                self._fold_chain(chain)
+
+    def _fold_chain(self, chain: Chain) -> None:
+        rank = self.facts.rank(chain.links[0].x)
+        partitioner = Partitioner(chain, rank, self.facts)
+        while True:
+            spans = partitioner.choose(self.policy)
+            written = {span: self._write(partitioner, span) for span in spans if len(span) > 1}
+            failed = {s: w for s, w in written.items() if isinstance(w, Refusal)}
+            if not failed:
+                break
+            partitioner.forbidden.update(failed)
+            for nodes in written.values():
+                _discard([] if isinstance(nodes, Refusal) else nodes)
+        for a, b in itertools.pairwise(spans):
+            refusal = partitioner.why_apart(a, b, self.policy)
+            pair = (chain.links[a.last].node, chain.links[b.first].node)
+            self.kept.append(_kept(Break(pair, refusal)))
+        for span, nodes in written.items():
+            assert not isinstance(nodes, Refusal)
+            self._put(partitioner, span, nodes)
+
+    def _put(self, partitioner: Partitioner, span: Span, new: list[ir.Node]) -> None:
+        merged = partitioner.merged(span)
+        assert isinstance(merged, Merged)
+        old = [link.node for link in partitioner.chain.links[span.first : span.last + 1]]
+        labels = tuple(map(label, old))
+        before = partitioner.apart(span)
+        self.rewriter.replace(old, new)
+        self.facts.transfer(old[-1].outputs[0], new[-1].outputs[0])
+        self.sites.append(Site(labels, tuple(map(label, new)), before, merged.cost))
+
+    def _write(self, partitioner: Partitioner, span: Span) -> list[ir.Node] | Refusal:
+        """The nodes that a span becomes; nothing in the graph is touched yet."""
+        merged = partitioner.merged(span)
+        assert isinstance(merged, Merged)
+        links = partitioner.chain.links[span.first : span.last + 1]
+        template = self._template(partitioner.chain, span)
+        try:
+            affine = compose_chain([link.load() for link in links])
+            if merged.form is Form.CONV:
+                affine = affine.finest()
+            target = self._target(links, template)
+            nodes = lower(affine, merged.form, merged.axes, target, template)
+        except RefusedError as error:
+            return error.refusal
+        except MemoryError:
+            return Refusal(Reason.UNSUPPORTED, "the merged weights do not fit into memory")
+        for node in nodes:
+            unmark(node)
+        return nodes
+
+    def _template(self, chain: Chain, span: Span) -> Template | None:
+        """The node to write a span like: one that expand replaced, else its heaviest node."""
+        inside = [
+            (unit, member)
+            for unit, member in units_of(chain)
+            if span.first <= unit.first and unit.last <= span.last
+        ]
+        if inside:
+            return inside[0][1].template()
+        links = chain.links[span.first : span.last + 1]
+        templates = [(Template.of(link, self.facts), link) for link in links]
+        heavy = [(link.geometry.parameters, t) for t, link in templates if t is not None]
+        return max(heavy, key=lambda pair: pair[0], default=(0, None))[1]
+
+    def _target(self, links: Sequence[Linear], template: Template | None) -> Target:
+        old = [link.node for link in links]
+        free = self.rewriter.own_names(old)
+        dtype = next(
+            (self.facts.tensor(c).dtype for link in links for c in (link.weight, link.bias) if c),
+            links[0].x.dtype,
+        )
+        if dtype is None:
+            raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
+        return Target(links[0].x, dtype, self._names(links, template, free), self.facts)
+
+    def _names(
+        self, links: Sequence[Linear], template: Template | None, free: Sequence[str]
+    ) -> Names:
+        shift = next((link for link in links if link.node.op_type == "Add"), None)
+        biases = [link.bias.name for link in links if link.bias is not None and link.bias.name]
+        node = links[0].node.name or links[0].y.name or ""
+        weights = [link.weight.name for link in links if link.weight is not None]
+        weight = next((name for name in weights if name), f"{node}.weight")
+        bias = biases[0] if biases else _bias_name(weight)
+        if template is not None:
+            node = template.node.name or node
+            weight = template.input_name(1 - template.slot if template.slot < 2 else 1) or weight
+            bias = template.input_name(2) or (biases[0] if biases else _bias_name(weight))
+        add = shift.node.name if shift is not None and shift.node.name else f"{node}.bias"
+        unique = self.rewriter.unique
+        return Names(
+            node,
+            unique(weight, free=free),
+            unique(bias, free=free),
+            unique(add, free=free),
+        )
+
+
+def _bias_name(weight: str) -> str:
+    stem, dot, last = weight.rpartition(".")
+    return f"{stem}{dot}bias" if last == "weight" else f"{weight}.bias"
+
+
+def _discard(nodes: Sequence[ir.Node]) -> None:
+    """Take back nodes that were written but will not be used: they count as readers."""
+    for node in nodes:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+
+
+def _kept(found: Break) -> Kept:
+    return Kept(tuple(map(label, found.nodes)), found.refusal)

@@ -1,0 +1,139 @@
+"""Replacing nodes in a model without losing anything around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_expand.errors import ModelError
+
+__all__ = ["Rewriter", "label"]
+
+
+def label(node: ir.Node) -> str:
+    """What messages call a node: its name, or else that of its output."""
+    return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
+
+
+class Rewriter:
+    """Replaces runs of nodes in one model, and keeps names unique and initializers in place.
+
+    New initializers take the positions of those they replace, so that a rewrite that is undone
+    gives back the same file.
+
+    Args:
+        model: The model to rewrite, in place.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._taken: set[str] = set()
+        self._place: dict[tuple[ir.Graph, str], tuple[float, ...]] = {}
+        for graph in model.graphs():
+            for position, name in enumerate(graph.initializers):
+                self._place[graph, name] = (position,)
+                self._taken.add(name)
+            self._taken.update(value.name or "" for value in graph.inputs)
+            for node in graph:
+                self._taken.update([node.name or "", *(v.name or "" for v in node.outputs)])
+
+    def unique(self, name: str, *, free: Sequence[str] = ()) -> str:
+        """A name that nothing in the model has, the wanted one if possible.
+
+        Args:
+            name: The wanted name.
+            free: Names that the nodes about to be replaced give up.
+        """
+        candidate, count = name, 1
+        while candidate in self._taken and candidate not in free:
+            candidate, count = f"{name}_{count}", count + 1
+        self._taken.add(candidate)
+        return candidate
+
+    def own_names(self, nodes: Sequence[ir.Node]) -> list[str]:
+        """The names that go when these nodes are replaced: theirs, and those of what they read."""
+        inside = set(nodes)
+        names = [node.name or "" for node in nodes]
+        names += [out.name or "" for node in nodes[:-1] for out in node.outputs]
+        for value in _constants(nodes):
+            if all(use.node in inside for use in value.uses()) and not value.is_graph_output():
+                names.append(value.name or "")
+        return names
+
+    def replace(self, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
+        """Put a run of nodes in the place of another that computes the same output.
+
+        Args:
+            old: Nodes of one graph, in order; only the last one's first output is read elsewhere.
+            new: Nodes in no graph yet, in order, whose constants are not registered yet.
+        """
+        graph = old[0].graph
+        if not isinstance(graph, ir.Graph):
+            raise ModelError(f"node '{old[0].name}' lies in no graph")
+        before, after = old[-1].outputs[0], new[-1].outputs[0]
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+        after.doc_string = before.doc_string
+        after.metadata_props.update(before.metadata_props)
+        places = self._places(graph, old)
+        constants = _constants(old)
+        graph.insert_before(old[0], new)
+        before.replace_all_uses_with(after, replace_graph_outputs=True)
+        graph.remove(old, safe=True)
+        for constant in constants:
+            self._drop(constant)
+        fallback = min(places.values(), default=(float(len(self._place)),))
+        count = 0
+        for node in new:
+            for slot, value in enumerate(node.inputs):
+                if value is None or value.const_value is None or value.is_initializer():
+                    continue
+                self._place[graph, value.name or ""] = (*places.get(slot, fallback), count)
+                graph.register_initializer(value)
+                count += 1
+
+    def _places(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> dict[int, tuple[float, ...]]:
+        """The first place in the initializers that belongs to each input index of some nodes."""
+        places: dict[int, tuple[float, ...]] = {}
+        for node in nodes:
+            for slot, value in enumerate(node.inputs):
+                place = self._place.get((graph, value.name or "")) if value is not None else None
+                if place is not None:
+                    places[slot] = min(place, places.get(slot, place))
+        return places
+
+    def finish(self) -> None:
+        """Put the initializers in order."""
+        for graph in self._model.graphs():
+            ordered = sorted(
+                graph.initializers.values(), key=lambda v: self._place[graph, v.name or ""]
+            )
+            if ordered != list(graph.initializers.values()):
+                graph.initializers.clear()
+                for value in ordered:
+                    graph.initializers.add(value)
+
+    def _drop(self, value: ir.Value) -> None:
+        """Remove a constant that nothing reads any more."""
+        if value.uses() or value.is_graph_output() or value.is_graph_input():
+            return
+        node = value.producer()
+        if node is not None:
+            if node.graph is not None:
+                node.graph.remove(node, safe=True)
+        elif value.is_initializer() and value.graph is not None:
+            del value.graph.initializers[value.name or ""]
+
+
+def _constants(nodes: Sequence[ir.Node]) -> list[ir.Value]:
+    """The initializers, constants to be, and outputs of Constant nodes that nodes read, once."""
+    found: dict[ir.Value, None] = {}
+    for node in nodes:
+        for value in node.inputs:
+            if value is None:
+                continue
+            producer = value.producer()
+            is_node = producer is not None and producer.op_type == "Constant"
+            if value.const_value is not None or is_node:
+                found[value] = None
+    return list(found)

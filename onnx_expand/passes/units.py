@@ -1,0 +1,94 @@
+"""The record that expand leaves and fold reads: which nodes replaced which one.
+
+Every node of an expanded unit carries, under one metadata key, the unit's identity, its own place
+in it and the template of the node that the unit replaced. Fold uses the record for names and
+layout only; whether the unit can be contracted is decided by its nodes themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_expand.lower import Template
+
+__all__ = ["EXPANDED", "Member", "drop_incomplete", "mark", "unit_member", "unmark"]
+
+_KEY = "onnx_expand.unit"
+
+EXPANDED = "onnx_expand.expanded"
+"""Model metadata: the model went through expand, and fold gives back what expand was given."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node's place in an expanded unit.
+
+    Attributes:
+        unit: Identifies the unit within the model.
+        index: The node's place, from 0.
+        size: How many nodes the unit has.
+        origin: The record of the node that the unit replaced.
+    """
+
+    unit: str
+    index: int
+    size: int
+    origin: str
+
+    def template(self) -> Template | None:
+        """How the replaced node was written; None if the record is damaged."""
+        try:
+            return Template.from_json(json.loads(self.origin))
+        except ValueError:
+            return None
+
+
+def mark(nodes: Sequence[ir.Node], unit: str, origin: Template) -> None:
+    """Record on nodes, in order, that they replace the node of a template."""
+    for index, node in enumerate(nodes):
+        record = {"unit": unit, "index": index, "size": len(nodes), "origin": origin.to_json()}
+        node.metadata_props[_KEY] = json.dumps(record, separators=(",", ":"))
+
+
+def unit_member(node: ir.Node) -> Member | None:
+    """A node's place in an expanded unit, None if it is in none."""
+    text = node.metadata_props.get(_KEY)
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+        return Member(
+            str(record["unit"]),
+            int(record["index"]),
+            int(record["size"]),
+            json.dumps(record["origin"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def unmark(node: ir.Node) -> None:
+    """Forget that a node belongs to a unit."""
+    node.metadata_props.pop(_KEY, None)
+
+
+def drop_incomplete(model: ir.Model) -> bool:
+    """Forget units of which nodes are missing; whether complete ones remain."""
+    members: dict[str, list[tuple[ir.Node, Member]]] = {}
+    for graph in model.graphs():
+        for node in graph:
+            member = unit_member(node)
+            if member is not None:
+                members.setdefault(member.unit, []).append((node, member))
+    complete = False
+    for found in members.values():
+        if sorted(m.index for _, m in found) == list(range(found[0][1].size)):
+            complete = True
+        else:
+            for node, _ in found:
+                unmark(node)
+    return complete

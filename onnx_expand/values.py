@@ -1,0 +1,154 @@
+"""What is known about the values of a model before it runs: shapes and constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from onnx_expand.errors import Reason, Refusal, RefusedError
+
+__all__ = ["Facts", "Shape"]
+
+Shape = tuple[int | None, ...]
+
+# Weights above this size tell shape inference nothing, and would be copied for it.
+_SMALL = 1024
+
+
+class Facts:
+    """Shapes, constants and opset of one model.
+
+    The model is not changed by asking: inferred shapes are kept here.
+
+    Args:
+        model: The model that questions will be about. Values that a pass adds later carry their
+            shapes themselves.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.opset = model.graph.opset_imports.get("", 0)
+        self._inferred = _infer_shapes(model)
+
+    def shape(self, value: ir.Value | None) -> Shape | None:
+        """The extents of a value, None for one that is not static; None if the rank is unknown."""
+        if value is None:
+            return None
+        if value.const_value is not None:
+            return _dims(value.const_value)
+        own, inferred = _plain(value.shape), self._inferred.get(value)
+        if own is None or inferred is None or len(own) != len(inferred):
+            return own if own is not None else inferred
+        return tuple(a if a is not None else b for a, b in zip(own, inferred, strict=True))
+
+    def transfer(self, old: ir.Value, new: ir.Value) -> None:
+        """Let a value that takes another's place keep what is known about it."""
+        if old in self._inferred:
+            self._inferred[new] = self._inferred[old]
+
+    def rank(self, value: ir.Value | None) -> int | None:
+        """The number of axes of a value, if known."""
+        shape = self.shape(value)
+        return None if shape is None else len(shape)
+
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol:
+        """The constant that a value is.
+
+        Raises:
+            RefusedError: It is computed while the model runs, or a caller may replace it.
+        """
+        if value.is_initializer() and value.const_value is not None:
+            if value.is_graph_input():
+                raise RefusedError(
+                    Refusal(
+                        Reason.OVERRIDABLE,
+                        f"'{value.name}' is also a graph input, so that a caller may replace it",
+                        hint="remove it from the graph's inputs",
+                    )
+                )
+            return value.const_value
+        tensor = None if value.is_graph_input() else _constant_node(value)
+        if tensor is None:
+            raise RefusedError(
+                Refusal(Reason.DYNAMIC, f"'{value.name}' is computed while the model runs")
+            )
+        return tensor
+
+    def dims(self, value: ir.Value) -> tuple[int, ...]:
+        """The shape of the constant that a value is.
+
+        Raises:
+            RefusedError: As `tensor`.
+        """
+        return _dims(self.tensor(value))
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Whether `tensor` has an answer."""
+        if value is None:
+            return False
+        try:
+            self.tensor(value)
+        except RefusedError:
+            return False
+        return True
+
+    def array(self, value: ir.Value) -> npt.NDArray[np.float64]:
+        """The constant that a value is, in float64.
+
+        Raises:
+            RefusedError: It is no constant, or holds NaN or infinity.
+        """
+        array = np.asarray(self.tensor(value).numpy(), dtype=np.float64)
+        if not np.all(np.isfinite(array)):
+            raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
+        return array
+
+
+def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref() or attribute.name in {"value_string", "value_strings", "sparse_value"}:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    return tuple(d for d in tensor.shape if isinstance(d, int))
+
+
+def _plain(shape: ir.Shape | None) -> Shape | None:
+    if shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else None for d in shape)
+
+
+def _infer_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
+    """The shapes that ONNX's own inference adds to those written in the model."""
+    twin = model.clone()
+    for graph in twin.graphs():
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is not None and tensor.size > _SMALL:
+                value.shape, value.dtype = ir.Shape(_dims(tensor)), tensor.dtype
+                value.const_value = None
+                del graph.initializers[name]
+                if not value.is_graph_input():
+                    graph.inputs.append(value)
+    try:
+        proto = ir.serde.serialize_model(twin)
+        inferred = ir.serde.deserialize_model(
+            onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+        )
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return {}  # the shapes that the model states itself remain
+    shapes: dict[ir.Value, Shape] = {}
+    for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
+        for node, same in zip(graph, other, strict=True):
+            for value, known in zip(node.outputs, same.outputs, strict=True):
+                shape = _plain(known.shape)
+                if shape is not None:
+                    shapes[value] = shape
+    return shapes
