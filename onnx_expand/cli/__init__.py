@@ -1,0 +1,57 @@
+"""The command line, `onnx-expand`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from onnx_expand.cli.commands import cli
+from onnx_expand.errors import OnnxExpandError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after the program's name; those of the process when missing.
+
+    Returns:
+        The exit code: 0 done, 1 the models differ, 2 wrong usage, 3 an unreadable or invalid
+        model, 4 a valid one that cannot be handled. Errors are one line on standard error.
+    """
+    try:
+        # click's standalone mode would print several lines for one error.
+        code = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="onnx-expand",
+            standalone_mode=False,
+        )
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # the whole help
+        return error.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "onnx-expand"
+        return _fail(f"{error.format_message()} See '{command} --help'.", error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except click.Abort:
+        return _fail("interrupted", _INTERRUPTED)
+    except OnnxExpandError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone; leave nothing for Python to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"onnx-expand: error: {' '.join(message.split())}", err=True)
+    return code
