@@ -236,6 +236,10 @@ class AffineConv:
         bias = b.bias if a.bias is None else a.bias if b.bias is None else a.bias + b.bias
         return replace(a, weight=a.weight + b.weight, bias=bias)
 
+    def __neg__(self) -> AffineConv:
+        """The map with its output negated."""
+        return replace(self, weight=-self.weight, bias=None if self.bias is None else -self.bias)
+
     def embedded(self, geometry: Geometry) -> AffineConv:
         """The same map written with the larger kernel, finer steps and fewer groups of `geometry`.
 

@@ -1,21 +1,27 @@
 """Affine regions: the stretches of a graph within which nodes may be merged.
 
-A region has one input and one output tensor, and nothing outside reads what lies between. Here it
-is a chain of linear nodes; each link maps the channels that the one before it wrote.
+A region has one input and one output tensor, and nothing outside reads what lies between. It is a
+chain of elements; an element is one linear node, or a join: parallel branches of one input, each a
+chain again, whose outputs are added or concatenated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.affine import AffineConv, compose_chain
 from onnx_expand.errors import Reason, Refusal
-from onnx_expand.lift import Linear, lift
-from onnx_expand.values import Facts
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift import Axes, Linear, lift
+from onnx_expand.values import Facts, Shape
 
-__all__ = ["Break", "Chain", "find_chains"]
+__all__ = ["Break", "Chain", "Element", "Join", "Leaf", "find_chains"]
 
 # Extents that stand for those that are not static: large, so that the positions a border adds or
 # takes away do not decide what is cheaper.
@@ -23,21 +29,215 @@ _NOMINAL = 1 << 16
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Linear nodes one after the other, each the only reader of the one before.
+class Leaf:
+    """One linear node."""
+
+    linear: Linear
+
+    @property
+    def geometry(self) -> Geometry | Refusal:
+        """The node's map."""
+        return self.linear.geometry
+
+    @property
+    def axes(self) -> Axes | None:
+        """The channel axes, None if any would do."""
+        return self.linear.axes
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that the node writes."""
+        return self.linear.geometry.out_channels
+
+    @property
+    def shift_only(self) -> bool:
+        """Whether the node only adds a constant."""
+        return self.linear.shift_only
+
+    @property
+    def input(self) -> ir.Value:
+        """The value that the element reads, as the graph is now."""
+        return self.linear.x
+
+    @property
+    def output(self) -> ir.Value:
+        """The value that the element computes."""
+        return self.linear.y
+
+    def load(self) -> AffineConv:
+        """The node's numbers; raises `RefusedError` when they are not finite."""
+        return self.linear.load()
+
+    def leaves(self) -> Iterator[Linear]:
+        """The linear nodes."""
+        yield self.linear
+
+    def nodes(self) -> Iterator[ir.Node]:
+        """All nodes."""
+        yield self.linear.node
+
+    def on(self, axis: int, channels: int) -> Leaf:
+        """The element for so many channels on an axis, if any axis would do."""
+        return Leaf(self.linear.on(axis, channels))
+
+
+@dataclass(frozen=True)
+class Join:
+    """Branches of one input whose outputs one node adds, subtracts or concatenates.
 
     Attributes:
-        links: The nodes, first one first, at least one.
-        extents: Spatial extents of the chain's input, nominal where they are not static.
+        node: Add, Sub, Sum or Concat.
+        branches: In the order of the node's inputs; one without elements is the input itself.
+        signs: 1 or -1 for each branch of a sum.
+        axes: The channel axes of all branches, None if any would do.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
     """
 
-    links: tuple[Linear, ...]
+    node: ir.Node
+    branches: tuple[tuple[Element, ...], ...]
+    signs: tuple[int, ...]
+    axes: Axes | None
+    in_channels: int = 1
+    out_channels: int = 1
+    shift_only: ClassVar[bool] = False
+
+    @property
+    def input(self) -> ir.Value:
+        """The value that all branches read, as the graph is now."""
+        branch = self.branches[0]
+        value = branch[0].input if branch else self.node.inputs[0]
+        assert value is not None
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """The value that the element computes."""
+        return self.node.outputs[0]
+
+    @property
+    def is_concat(self) -> bool:
+        """Whether the branches' channels are put after each other."""
+        return self.node.op_type == "Concat"
+
+    @functools.cached_property
+    def geometry(self) -> Geometry | Refusal:
+        """The map that the branches compute together, or why it is none."""
+        parts = self._parts()
+        if isinstance(parts, Refusal):
+            return parts
+        total = parts[0]
+        for part in parts[1:]:
+            joined = total.plus(part)
+            if isinstance(joined, Refusal):
+                return joined
+            total = joined
+        return total
+
+    def _parts(self) -> list[Geometry] | Refusal:
+        """The geometries of the branches, each with all output channels."""
+        found = []
+        for branch in self.branches:
+            geometry = chain_geometry(branch)
+            if isinstance(geometry, Refusal):
+                return geometry
+            found.append(geometry)
+        m = self.in_channels
+        parts = [Geometry(m, m, group=m) if g is None else g for g in found]
+        if self.is_concat:
+            parts = [replace(g, out_channels=self.out_channels, group=1) for g in parts]
+        return parts
+
+    def load(self) -> AffineConv:
+        """The numbers of the whole; raises `RefusedError` where there is no single map."""
+        maps = [
+            compose_chain([e.load() for e in branch])
+            if branch
+            else AffineConv.identity(self.in_channels)
+            for branch in self.branches
+        ]
+        if self.is_concat:
+            maps = _stacked(maps)
+        return functools.reduce(
+            AffineConv.__add__, (m if s > 0 else -m for m, s in zip(maps, self.signs, strict=True))
+        )
+
+    def leaves(self) -> Iterator[Linear]:
+        """The linear nodes of all branches."""
+        for branch in self.branches:
+            for element in branch:
+                yield from element.leaves()
+
+    def nodes(self) -> Iterator[ir.Node]:
+        """All nodes, the joining one last."""
+        for branch in self.branches:
+            for element in branch:
+                yield from element.nodes()
+        yield self.node
+
+    def on(self, axis: int, channels: int) -> Join:
+        """The element for so many channels on an axis, if any axis would do."""
+        if self.axes is not None:
+            return self
+        branches = tuple(tuple(e.on(axis, channels) for e in branch) for branch in self.branches)
+        return replace(
+            self,
+            branches=branches,
+            axes=(axis, axis),
+            in_channels=channels,
+            out_channels=channels,
+        )
+
+
+Element = Leaf | Join
+
+
+def chain_geometry(elements: Sequence[Element]) -> Geometry | Refusal | None:
+    """The map that elements compute one after the other; None for no element."""
+    total: Geometry | None = None
+    for element in elements:
+        geometry = element.geometry
+        if isinstance(geometry, Refusal):
+            return geometry
+        joined = geometry if total is None else total.then(geometry)
+        if isinstance(joined, Refusal):
+            return joined
+        total = joined
+    return total
+
+
+def _stacked(maps: Sequence[AffineConv]) -> list[AffineConv]:
+    """Each map with the output channels of all, zeros where they are another's."""
+    counts = [m.geometry.out_channels for m in maps]
+    total, first, stacked = sum(counts), 0, []
+    for m, count in zip(maps, counts, strict=True):
+        place = np.zeros((total, count))
+        place[first : first + count] = np.eye(count)
+        stacked.append(AffineConv(place) @ m)
+        first += count
+    return stacked
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Elements one after the other, each the only reader of the one before.
+
+    Attributes:
+        root: The value that the first element reads.
+        elements: At least one.
+        extents: Spatial extents of the root, nominal where they are not static.
+        rank: The rank of the root, where known.
+    """
+
+    root: ir.Value
+    elements: tuple[Element, ...]
     extents: tuple[int, ...]
+    rank: int | None
 
 
 @dataclass(frozen=True)
 class Break:
-    """Why two linear nodes, or a node of a linear op and the rest, are not in one region.
+    """Why nodes are not in one region, or why a node of a linear op is in none.
 
     Attributes:
         nodes: The nodes concerned.
@@ -49,97 +249,210 @@ class Break:
 
 
 def find_chains(graph: ir.Graph, facts: Facts) -> tuple[list[Chain], list[Break]]:
-    """The maximal chains of linear nodes in a graph, in order, and why they end where they do."""
-    linear: dict[ir.Node, Linear] = {}
-    breaks: list[Break] = []
+    """The maximal affine regions of a graph, in order, and why they end where they do."""
+    finder = _Finder(facts)
     for node in graph:
-        lifted = lift(node, facts)
+        finder.visit(node)
+    return finder.chains(), finder.breaks
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Channel axes and counts at the two ends of a region."""
+
+    axes: Axes | None
+    in_channels: int
+    out_channels: int
+
+    def then(self, after: _Ends) -> _Ends:
+        if after.axes is None:
+            return self
+        if self.axes is None:
+            return after
+        axes = (self.axes[0], after.axes[1])
+        return _Ends(axes, self.in_channels, after.out_channels)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A region on its way down: its last element and what came before."""
+
+    root: ir.Value
+    entries: frozenset[ir.Node]  # the nodes of the region that read the root
+    before: _Segment | None
+    element: Element
+    ends: _Ends
+
+    @property
+    def out_axis(self) -> int | None:
+        return None if self.ends.axes is None else self.ends.axes[1]
+
+    def elements(self) -> tuple[Element, ...]:
+        """First to last, each on the channel axes of the region where it takes any."""
+        found: list[Element] = []
+        segment: _Segment | None = self
+        while segment is not None:
+            found.append(segment.element)
+            segment = segment.before
+        found.reverse()
+        if self.ends.axes is None:
+            return tuple(found)
+        axis, channels = self.ends.axes[0], self.ends.in_channels
+        for i, element in enumerate(found):
+            if element.axes is None:
+                found[i] = element.on(axis, channels)
+            else:
+                axis, channels = element.axes[1], element.out_channels
+        return tuple(found)
+
+
+class _Finder:
+    """Grows regions along the nodes of one graph."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.breaks: list[Break] = []
+        self._segments: dict[ir.Value, _Segment] = {}
+        self._continued: set[ir.Value] = set()
+        self._mappers: dict[ir.Node, ir.Value] = {}  # linear nodes, and what they map
+
+    def visit(self, node: ir.Node) -> None:
+        """Take in the next node, in topological order."""
+        lifted = lift(node, self.facts)
         if isinstance(lifted, Linear):
-            linear[node] = lifted
+            self._mappers[node] = lifted.x
+            self._append_leaf(lifted)
         elif lifted is not None:
-            breaks.append(Break((node,), lifted))
-    following: dict[ir.Node, ir.Node] = {}
-    for node, link in linear.items():
-        found = _next_link(link, linear)
-        if isinstance(found, Linear):
-            following[node] = found.node
-        elif found is not None:
-            breaks.append(found)
-    followers = set(following.values())
-    chains: list[Chain] = []
-    for node in linear:
-        if node in followers:
-            continue
-        run = [linear[node]]
-        while (successor := following.get(run[-1].node)) is not None:
-            run.append(linear[successor])
-        for links in _split_at_axes(run, breaks):
-            chains.append(Chain(links, _extents(links, facts)))
-    return chains, breaks
+            self.breaks.append(Break((node,), lifted))
+        elif node.domain == "" and node.op_type in _JOINS and len(node.inputs) > 1:
+            self._append_join(node)
+
+    def chains(self) -> list[Chain]:
+        """The regions that no later node continued."""
+        found = []
+        for value, segment in self._segments.items():
+            if value in self._continued:
+                continue
+            elements = segment.elements()
+            shape = self.facts.shape(segment.root)
+            rank = None if shape is None else len(shape)
+            found.append(Chain(segment.root, elements, _extents(elements, shape), rank))
+            self._explain(value)
+        return found
+
+    def _explain(self, value: ir.Value) -> None:
+        """Record why the linear nodes that read the end of a region do not continue it."""
+        readers = [n for n in value.consumers() if self._mappers.get(n) is value]
+        producer, count = value.producer(), len(value.uses())
+        if not readers or producer is None:
+            return
+        nodes = (producer, *readers)
+        if value.is_graph_output():
+            message = f"'{value.name}' in between is an output of the graph"
+            self.breaks.append(Break(nodes, Refusal(Reason.OUTPUT, message)))
+        elif count > 1:
+            message = f"'{value.name}' in between is read {count} times"
+            refusal = Refusal(Reason.SHARED, message, {"reads": count})
+            self.breaks.append(Break(nodes, refusal))
+        elif readers[0].graph is producer.graph:
+            message = f"the nodes map different axes of '{value.name}'"
+            self.breaks.append(Break(nodes, Refusal(Reason.GEOMETRY, message)))
+
+    def _append_leaf(self, linear: Linear) -> None:
+        above = self._alone(linear.x, linear.node)
+        start = None if linear.axes is None else linear.axes[0]
+        if above is not None and None not in (above.out_axis, start) and above.out_axis != start:
+            above = None
+        m, n = linear.geometry.in_channels, linear.geometry.out_channels
+        span = _Ends(linear.axes, m, n)
+        entries = frozenset([linear.node])
+        self._put(linear.x, entries, above, Leaf(linear), span)
+
+    def _append_join(self, node: ir.Node) -> None:
+        """Make a join of a node whose inputs all come from one value along regions."""
+        if any(value is None or self.facts.is_constant(value) for value in node.inputs):
+            return
+        inputs = [value for value in node.inputs if value is not None]
+        segments = [self._alone(value, node) for value in inputs]
+        roots = {v if s is None else s.root for v, s in zip(inputs, segments, strict=True)}
+        if len(roots) != 1 or (all(s is None for s in segments) and len(set(inputs)) > 1):
+            return
+        root = roots.pop()
+        entries = frozenset[ir.Node]().union(
+            *(frozenset([node]) if s is None else s.entries for s in segments)
+        )
+        ends = _joint_ends(node, segments, self.facts.shape(root))
+        if ends is None:
+            return
+        branches = tuple(() if s is None else s.elements() for s in segments)
+        if ends.axes is not None:
+            branches = tuple(
+                tuple(e.on(ends.axes[0], ends.in_channels) for e in branch) for branch in branches
+            )
+        signs = (1, -1) if node.op_type == "Sub" else (1,) * len(inputs)
+        join = Join(node, branches, signs, ends.axes, ends.in_channels, ends.out_channels)
+        for value, segment in zip(inputs, segments, strict=True):
+            if segment is not None:
+                self._continued.add(value)
+        # What lies above the fork belongs to the region when nothing else reads the fork.
+        inside = set(root.consumers()) <= entries and not root.is_graph_output()
+        above = self._segments.get(root) if inside else None
+        if above is not None and above.out_axis is not None and ends.axes is not None:
+            above = above if above.out_axis == ends.axes[0] else None
+        self._put(root, entries, above, join, ends)
+
+    def _put(
+        self,
+        x: ir.Value,
+        entries: frozenset[ir.Node],
+        above: _Segment | None,
+        element: Element,
+        ends: _Ends,
+    ) -> None:
+        if above is not None:
+            self._continued.add(x)
+            ends = above.ends.then(ends)
+            x, entries = above.root, above.entries
+        self._segments[element.output] = _Segment(x, entries, above, element, ends)
+
+    def _alone(self, value: ir.Value, reader: ir.Node) -> _Segment | None:
+        """The region that ends at a value, if only `reader` reads it, and once."""
+        segment = self._segments.get(value)
+        if segment is None or value.is_graph_output() or len(value.uses()) != 1:
+            return None
+        producer = value.producer()
+        return segment if producer is not None and producer.graph is reader.graph else None
 
 
-def _next_link(link: Linear, linear: dict[ir.Node, Linear]) -> Linear | Break | None:
-    """The linear node that alone reads a link's output, or why there is none."""
-    uses = list(link.y.uses())
-    readers = {use.node for use in uses}
-    followers = [linear[n] for n in readers if n in linear and linear[n].x is link.y]
-    if not followers:
+_JOINS = {"Add", "Sub", "Sum", "Concat"}
+
+
+def _joint_ends(
+    node: ir.Node, segments: Sequence[_Segment | None], root: Shape | None
+) -> _Ends | None:
+    """The channel axes and counts of a join, or None where its branches disagree."""
+    known = {s.ends.axes for s in segments if s is not None} - {None}
+    if len(known) > 1:
         return None
-    nodes = (link.node, *(f.node for f in followers))
-    if link.y.is_graph_output():
-        return Break(
-            nodes,
-            Refusal(Reason.OUTPUT, f"'{link.y.name}' in between is an output of the graph"),
-        )
-    if len(uses) > 1:
-        return Break(
-            nodes,
-            Refusal(
-                Reason.SHARED,
-                f"'{link.y.name}' in between is read {len(uses)} times",
-                {"reads": len(uses)},
-            ),
-        )
-    follower = followers[0]
-    return follower if follower.node.graph is link.node.graph else None
+    axes = next(iter(known), None)
+    free = any(s is None or s.ends.axes is None for s in segments)
+    if axes is not None and free and axes[0] != axes[1]:
+        return None  # the input itself has its channels on another axis
+    if node.op_type == "Concat":
+        axis = node.attributes.get_int("axis", 1)
+        axis = axis if axis >= 0 or root is None else axis + len(root)
+        if axes is None or axes[1] != axis:
+            return None
+    if axes is None:
+        return _Ends(None, 1, 1)
+    first = next(s.ends for s in segments if s is not None and s.ends.axes is not None)
+    m = first.in_channels
+    outputs = [m if s is None or s.ends.axes is None else s.ends.out_channels for s in segments]
+    return _Ends(axes, m, sum(outputs) if node.op_type == "Concat" else outputs[0])
 
 
-def _split_at_axes(run: Sequence[Linear], breaks: list[Break]) -> list[tuple[Linear, ...]]:
-    """Cut a run where the channel axis changes, and settle the maps that take any axis."""
-    parts: list[list[Linear]] = [[]]
-    axis: int | None = None
-    for link in run:
-        if link.axes is not None and axis is not None and link.axes[0] != axis:
-            before = parts[-1][-1]
-            message = f"it maps axis {link.axes[0]}, the node before it wrote axis {axis}"
-            breaks.append(Break((before.node, link.node), Refusal(Reason.GEOMETRY, message)))
-            parts.append([])
-            axis = None
-        parts[-1].append(link)
-        axis = link.axes[1] if link.axes is not None else axis
-    return [_settle(part) for part in parts if part]
-
-
-def _settle(part: list[Linear]) -> tuple[Linear, ...]:
-    """Give every map that treats all channels alike the axis and channels of its neighbours."""
-    known = [i for i, link in enumerate(part) if link.axes is not None]
-    if not known:
-        return tuple(part)
-    settled = list(part)
-    first = part[known[0]]
-    assert first.axes is not None
-    axis, channels = first.axes[0], first.geometry.in_channels
-    for i, link in enumerate(part):
-        if link.axes is None:
-            settled[i] = link.on(axis, channels)
-        else:
-            axis, channels = link.axes[1], link.geometry.out_channels
-    return tuple(settled)
-
-
-def _extents(links: Sequence[Linear], facts: Facts) -> tuple[int, ...]:
-    rank = max(link.geometry.rank for link in links)
-    shape = facts.shape(links[0].x)
+def _extents(elements: Sequence[Element], shape: Shape | None) -> tuple[int, ...]:
+    rank = max((leaf.geometry.rank for e in elements for leaf in e.leaves()), default=0)
     if shape is None or len(shape) != rank + 2:
         return (_NOMINAL,) * rank
     return tuple(_NOMINAL if size is None else size for size in shape[2:])

@@ -29,7 +29,7 @@ class Facts:
 
     def __init__(self, model: ir.Model) -> None:
         self.opset = model.graph.opset_imports.get("", 0)
-        self._inferred = _infer_shapes(model)
+        self._inferred, self._dtypes = _infer(model)
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The extents of a value, None for one that is not static; None if the rank is unknown."""
@@ -46,6 +46,12 @@ class Facts:
         """Let a value that takes another's place keep what is known about it."""
         if old in self._inferred:
             self._inferred[new] = self._inferred[old]
+        if old in self._dtypes:
+            self._dtypes[new] = self._dtypes[old]
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The type of a value's numbers, if known."""
+        return value.dtype if value.dtype is not None else self._dtypes.get(value)
 
     def rank(self, value: ir.Value | None) -> int | None:
         """The number of axes of a value, if known."""
@@ -125,8 +131,8 @@ def _plain(shape: ir.Shape | None) -> Shape | None:
     return tuple(d if isinstance(d, int) else None for d in shape)
 
 
-def _infer_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
-    """The shapes that ONNX's own inference adds to those written in the model."""
+def _infer(model: ir.Model) -> tuple[dict[ir.Value, Shape], dict[ir.Value, ir.DataType]]:
+    """The shapes and types that ONNX's own inference adds to those written in the model."""
     twin = model.clone()
     for graph in twin.graphs():
         for name, value in list(graph.initializers.items()):
@@ -143,12 +149,15 @@ def _infer_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
             onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
         )
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return {}  # the shapes that the model states itself remain
+        return {}, {}  # the shapes that the model states itself remain
     shapes: dict[ir.Value, Shape] = {}
+    dtypes: dict[ir.Value, ir.DataType] = {}
     for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
         for node, same in zip(graph, other, strict=True):
             for value, known in zip(node.outputs, same.outputs, strict=True):
                 shape = _plain(known.shape)
                 if shape is not None:
                     shapes[value] = shape
-    return shapes
+                if known.dtype is not None:
+                    dtypes[value] = known.dtype
+    return shapes, dtypes

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
-from onnx_expand.affine import compose_chain
 from onnx_expand.cost import Cost, Inspection, inspect_model
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear
@@ -17,7 +15,7 @@ from onnx_expand.lower import Form, Names, Target, Template, lower
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
-from onnx_expand.regions import Break, Chain, find_chains
+from onnx_expand.regions import Break, Element, find_chains
 from onnx_expand.values import Facts
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
@@ -138,50 +136,47 @@ class _Run:
         chains, breaks = find_chains(graph, self.facts)
         self.kept += [_kept(b) for b in breaks]
         for chain in chains:
-            if len(chain.links) > 1:
-                self._fold_chain(chain)
+            partitioner = Partitioner(chain.elements, chain.extents, chain.rank, self.facts)
+            self._fold_chain(partitioner)
 
-    def _fold_chain(self, chain: Chain) -> None:
-        rank = self.facts.rank(chain.links[0].x)
-        partitioner = Partitioner(chain, rank, self.facts)
+    def _fold_chain(self, partitioner: Partitioner) -> None:
         while True:
-            spans = partitioner.choose(self.policy)
-            written = {span: self._write(partitioner, span) for span in spans if len(span) > 1}
-            failed = {s: w for s, w in written.items() if isinstance(w, Refusal)}
-            if not failed:
+            merges = list(partitioner.merges(self.policy))
+            written = [(part, span, self._write(part, span)) for part, span in merges]
+            if not any(isinstance(nodes, Refusal) for _, _, nodes in written):
                 break
-            partitioner.forbidden.update(failed)
-            for nodes in written.values():
-                _discard([] if isinstance(nodes, Refusal) else nodes)
-        for a, b in itertools.pairwise(spans):
-            refusal = partitioner.why_apart(a, b, self.policy)
-            pair = (chain.links[a.last].node, chain.links[b.first].node)
-            self.kept.append(_kept(Break(pair, refusal)))
-        for span, nodes in written.items():
+            for part, span, nodes in written:
+                if isinstance(nodes, Refusal):
+                    part.forbidden[span] = nodes
+                else:
+                    _discard(nodes)
+        self.kept += [_kept(b) for b in partitioner.refusals(self.policy)]
+        for part, span, nodes in written:
             assert not isinstance(nodes, Refusal)
-            self._put(partitioner, span, nodes)
+            self._put(part, span, nodes)
 
-    def _put(self, partitioner: Partitioner, span: Span, new: list[ir.Node]) -> None:
-        merged = partitioner.merged(span)
+    def _put(self, part: Partitioner, span: Span, new: list[ir.Node]) -> None:
+        merged = part.merged(span)
         assert isinstance(merged, Merged)
-        old = [link.node for link in partitioner.chain.links[span.first : span.last + 1]]
-        labels = tuple(map(label, old))
-        before = partitioner.apart(span)
+        old = [node for element in part.inside(span) for node in element.nodes()]
+        labels, before = tuple(map(label, old)), part.as_is(span)
         self.rewriter.replace(old, new)
         self.facts.transfer(old[-1].outputs[0], new[-1].outputs[0])
         self.sites.append(Site(labels, tuple(map(label, new)), before, merged.cost))
 
-    def _write(self, partitioner: Partitioner, span: Span) -> list[ir.Node] | Refusal:
+    def _write(self, part: Partitioner, span: Span) -> list[ir.Node] | Refusal:
         """The nodes that a span becomes; nothing in the graph is touched yet."""
-        merged = partitioner.merged(span)
+        merged = part.merged(span)
         assert isinstance(merged, Merged)
-        links = partitioner.chain.links[span.first : span.last + 1]
-        template = self._template(partitioner.chain, span)
+        inside = part.inside(span)
+        links = [linear for element in inside for linear in element.leaves()]
+        template = self._template(inside, links)
         try:
-            affine = compose_chain([link.load() for link in links])
+            affine = part.load(span)
             if merged.form is Form.CONV:
                 affine = affine.finest()
-            target = self._target(links, template)
+            old = [node for element in inside for node in element.nodes()]
+            target = self._target(inside[0].input, links, old, template)
             nodes = lower(affine, merged.form, merged.axes, target, template)
         except RefusedError as error:
             return error.refusal
@@ -191,37 +186,40 @@ class _Run:
             unmark(node)
         return nodes
 
-    def _template(self, chain: Chain, span: Span) -> Template | None:
+    def _template(self, inside: Sequence[Element], links: Sequence[Linear]) -> Template | None:
         """The node to write a span like: one that expand replaced, else its heaviest node."""
-        inside = [
-            (unit, member)
-            for unit, member in units_of(chain)
-            if span.first <= unit.first and unit.last <= span.last
-        ]
-        if inside:
-            return inside[0][1].template()
-        links = chain.links[span.first : span.last + 1]
+        for _, member in units_of(inside):
+            return member.template()
         templates = [(Template.of(link, self.facts), link) for link in links]
         heavy = [(link.geometry.parameters, t) for t, link in templates if t is not None]
         return max(heavy, key=lambda pair: pair[0], default=(0, None))[1]
 
-    def _target(self, links: Sequence[Linear], template: Template | None) -> Target:
-        old = [link.node for link in links]
+    def _target(
+        self,
+        x: ir.Value,
+        links: Sequence[Linear],
+        old: Sequence[ir.Node],
+        template: Template | None,
+    ) -> Target:
         free = self.rewriter.own_names(old)
         dtype = next(
             (self.facts.tensor(c).dtype for link in links for c in (link.weight, link.bias) if c),
-            links[0].x.dtype,
+            self.facts.dtype(x),
         )
         if dtype is None:
             raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
-        return Target(links[0].x, dtype, self._names(links, template, free), self.facts)
+        return Target(x, dtype, self._names(old, links, template, free), self.facts)
 
     def _names(
-        self, links: Sequence[Linear], template: Template | None, free: Sequence[str]
+        self,
+        old: Sequence[ir.Node],
+        links: Sequence[Linear],
+        template: Template | None,
+        free: Sequence[str],
     ) -> Names:
         shift = next((link for link in links if link.node.op_type == "Add"), None)
         biases = [link.bias.name for link in links if link.bias is not None and link.bias.name]
-        node = links[0].node.name or links[0].y.name or ""
+        node = label(old[0])
         weights = [link.weight.name for link in links if link.weight is not None]
         weight = next((name for name in weights if name), f"{node}.weight")
         bias = biases[0] if biases else _bias_name(weight)

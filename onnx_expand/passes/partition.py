@@ -1,28 +1,36 @@
-"""Which links of a chain become one node: the partition of least cost.
+"""Which elements of a region become one node: the partition of least cost.
 
-Partitions are chosen by geometry alone. The best partition of the first j links is the best one of
-the first i - 1 followed by links i to j as one node, for the best i (dynamic programming); looking
-at intervals, not at pairs, finds merges that only pay once three or more layers are one.
+Partitions are chosen by geometry alone. The best partition of the first j elements is the best one
+of the first i - 1 followed by elements i to j as one node, for the best i (dynamic programming);
+looking at intervals, not at pairs, finds merges that only pay once three or more layers are one. A
+join is one element of its chain; where it stays, its branches are partitioned for themselves.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv, compose_chain
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes
 from onnx_expand.lower import Form, form_of
 from onnx_expand.passes.units import Member, unit_member
-from onnx_expand.regions import Chain
+from onnx_expand.regions import Break, Element, Join, Leaf
 from onnx_expand.values import Facts
 
 __all__ = ["Merged", "Partitioner", "Policy", "Span", "units_of"]
+
+# Longer spans are not looked at where kernels have spatial axes: no network has so many of them
+# with nothing in between, and the work grows with the square.
+_LONGEST = 64
 
 
 class Policy(StrEnum):
@@ -37,10 +45,16 @@ class Policy(StrEnum):
     MARKED = "marked"
     """What expand made, and nothing else: the model is given back as it was."""
 
+    def key(self, cost: Cost) -> tuple[int, int, int]:
+        """What this policy minimizes."""
+        if self is Policy.ALWAYS:
+            return (cost.nodes, cost.macs, cost.parameters)
+        return (cost.macs, cost.parameters, cost.nodes)
+
 
 @dataclass(frozen=True)
 class Span:
-    """Links `first` to `last` of a chain, both included."""
+    """Elements `first` to `last` of a chain, both included."""
 
     first: int
     last: int
@@ -59,43 +73,110 @@ class Merged:
     cost: Cost
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Piece:
+    """A span of the chosen partition: one node, or a single element left as it is."""
+
+    span: Span
+    merge: bool
+
+
+@dataclass(eq=False)
 class Partitioner:
-    """Chooses the partition of one chain.
+    """Chooses the partition of one chain of elements, and of the branches within.
 
     Attributes:
-        chain: The chain.
+        elements: The chain.
+        extents: Spatial extents of its input.
         rank: The rank of the tensors along it, where known.
         facts: What is known about the model.
         forbidden: Spans that turned out not to merge, with the reason.
     """
 
-    chain: Chain
+    elements: Sequence[Element]
+    extents: tuple[int, ...]
     rank: int | None
     facts: Facts
     forbidden: dict[Span, Refusal] = field(default_factory=dict)
 
-    def choose(self, policy: Policy) -> list[Span]:
-        """The spans of the best partition, in order; those of length one stay as they are."""
+    # -- Choosing ---------------------------------------------------------------------------
+
+    def merges(self, policy: Policy) -> Iterator[tuple[Partitioner, Span]]:
+        """The spans to merge, each with the chain it lies in."""
+        for piece in self._choose(policy)[1]:
+            if piece.merge:
+                yield self, piece.span
+            else:
+                for branch in self._branches(piece.span.first):
+                    yield from branch.merges(policy)
+
+    def best(self, policy: Policy) -> Cost:
+        """The cost of the chosen partition."""
+        return self._choose(policy)[0]
+
+    def _choose(self, policy: Policy) -> tuple[Cost, list[_Piece]]:
         if policy is Policy.MARKED:
-            return self._marked()
-        best: list[tuple[tuple[int, ...], int]] = [((0, 0, 0, 0), 0)]
-        for last in range(len(self.chain.links)):
-            candidates = []
-            for first in range(last + 1):
-                cost = self._span_cost(Span(first, last))
-                if cost is not None:
-                    key = _key(cost, policy, merges=int(last > first))
-                    total = tuple(a + b for a, b in zip(best[first][0], key, strict=True))
-                    candidates.append((total, first))
-            # Of equal partitions the one with the shorter last span: what gains nothing stays.
-            best.append(min(candidates, key=lambda c: (c[0], -c[1])))
-        spans, end = [], len(self.chain.links)
-        while end:
-            first = best[end][1]
-            spans.append(Span(first, end - 1))
-            end = first
-        return spans[::-1]
+            pieces = self._marked()
+            return sum_costs(self._piece_cost(piece, policy) for piece in pieces), pieces
+        # Per prefix: its key with the number of merges, its cost, its last piece. Of equal
+        # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
+        best: list[tuple[tuple[int, ...], Cost, _Piece | None]] = [((0, 0, 0, 0), Cost(), None)]
+        for last in range(len(self.elements)):
+            found: tuple[tuple[int, ...], Cost, _Piece | None] | None = None
+            for piece in self._pieces_ending(last):
+                cost = self._piece_cost(piece, policy)
+                before = best[piece.span.first]
+                total = before[1] + cost
+                key = (*policy.key(total), before[0][3] + piece.merge)
+                if found is None or key < found[0]:
+                    found = key, total, piece
+            assert found is not None
+            best.append(found)
+        backwards: list[_Piece] = []
+        chosen = best[-1][2]
+        while chosen is not None:
+            backwards.append(chosen)
+            chosen = best[chosen.span.first][2]
+        return best[-1][1], backwards[::-1]
+
+    def _pieces_ending(self, last: int) -> Iterator[_Piece]:
+        """The pieces that end at an element: as it is, or merged with those before it."""
+        yield _Piece(Span(last, last), merge=False)
+        if isinstance(self.elements[last], Join) and self._merges(Span(last, last)):
+            yield _Piece(Span(last, last), merge=True)
+        for first in range(last - 1, max(-1, last - _LONGEST), -1):
+            if self._merges(Span(first, last)):
+                yield _Piece(Span(first, last), merge=True)
+
+    def _merges(self, span: Span) -> bool:
+        return isinstance(self.merged(span), Merged)
+
+    def _piece_cost(self, piece: _Piece, policy: Policy) -> Cost:
+        if piece.merge:
+            merged = self.merged(piece.span)
+            assert isinstance(merged, Merged)
+            return merged.cost
+        element = self.elements[piece.span.first]
+        if isinstance(element, Leaf):
+            return self._leaf_cost(piece.span.first)
+        branches = self._branches(piece.span.first)
+        return sum_costs(branch.best(policy) for branch in branches) + Cost(0, 0, 1)
+
+    def _marked(self) -> list[_Piece]:
+        """One piece for each complete expanded unit; all else as it is."""
+        pieces, following = [], 0
+        for span, _ in units_of(self.elements):
+            pieces += [_Piece(Span(i, i), merge=False) for i in range(following, span.first)]
+            if self._merges(span):
+                pieces.append(_Piece(span, merge=True))
+            else:
+                alone = range(span.first, span.last + 1)
+                pieces += [_Piece(Span(i, i), merge=False) for i in alone]
+            following = span.last + 1
+        rest = range(following, len(self.elements))
+        return pieces + [_Piece(Span(i, i), merge=False) for i in rest]
+
+    # -- Spans ------------------------------------------------------------------------------
 
     def merged(self, span: Span) -> Merged | Refusal:
         """A span as one map, or why it is none."""
@@ -104,68 +185,49 @@ class Partitioner:
         geometry = self._geometry(span)
         if isinstance(geometry, Refusal):
             return geometry
-        links = self.chain.links[span.first : span.last + 1]
-        known = [link.axes for link in links if link.axes is not None]
+        inside = self.inside(span)
+        known = [element.axes for element in inside if element.axes is not None]
         axes = (known[0][0], known[-1][1]) if known else None
         form = form_of(geometry, axes, self.rank)
         if isinstance(form, Refusal):
             return form
         positions = math.prod(self._extents[span.last + 1])
-        shift_only = all(link.shift_only for link in links)
+        shift_only = all(element.shift_only for element in inside)
         return Merged(geometry, form, axes, Cost.of_form(form, geometry, positions, shift_only))
 
-    def apart(self, span: Span) -> Cost:
-        """The cost of a span's nodes as they stand."""
-        costs = (self._node_costs[i] for i in range(span.first, span.last + 1))
-        return functools.reduce(Cost.__add__, costs)
+    def inside(self, span: Span) -> Sequence[Element]:
+        """The elements of a span."""
+        return self.elements[span.first : span.last + 1]
 
-    def why_apart(self, a: Span, b: Span, policy: Policy) -> Refusal:
-        """Why two neighbouring spans of the chosen partition were not merged with each other."""
-        first, second = self.chain.links[a.last], self.chain.links[b.first]
-        if policy is Policy.MARKED:
-            hint = "fold with the policy cheapest or always"
-            return Refusal(Reason.POLICY, "only what expand made is folded", hint=hint)
-        pair = self.merged(Span(a.last, b.first))
-        if isinstance(pair, Refusal):
-            if pair.reason is Reason.BORDER:
-                return first.load().measured(pair, second.load())
-            return pair
-        both = Span(a.first, b.last)
-        merged = self.merged(both)
-        if isinstance(merged, Refusal):
-            return merged
-        apart = functools.reduce(Cost.__add__, (self._chosen_cost(s) for s in (a, b)))
-        numbers = {
-            "macs_apart": apart.macs,
-            "macs_merged": merged.cost.macs,
-            "parameters_apart": apart.parameters,
-            "parameters_merged": merged.cost.parameters,
-        }
-        message = (
-            f"merging would take {merged.cost.macs:,} multiply-accumulates and "
-            f"{merged.cost.parameters:,} parameters instead of {apart.macs:,} and "
-            f"{apart.parameters:,}"
-        )
-        return Refusal(Reason.COST, message, numbers, "fold with the policy always")
+    def load(self, span: Span) -> AffineConv:
+        """The numbers of a span as one map.
 
-    def _chosen_cost(self, span: Span) -> Cost:
-        merged = self.merged(span) if len(span) > 1 else None
-        return merged.cost if isinstance(merged, Merged) else self.apart(span)
+        Raises:
+            RefusedError: They are not finite, or there is no such map.
+        """
+        return compose_chain([element.load() for element in self.inside(span)])
 
-    def _span_cost(self, span: Span) -> Cost | None:
-        if len(span) == 1:
-            return self._node_costs[span.first]
-        merged = self.merged(span)
-        return None if isinstance(merged, Refusal) else merged.cost
+    def as_is(self, span: Span) -> Cost:
+        """The cost of all of a span's nodes as they stand."""
+        total = Cost()
+        for i in range(span.first, span.last + 1):
+            branches = self._branches(i)
+            if isinstance(self.elements[i], Leaf):
+                total += self._leaf_cost(i)
+            else:
+                total += Cost(0, 0, 1)
+            for branch in branches:
+                total += branch.as_is(Span(0, len(branch.elements) - 1))
+        return total
 
     def _geometry(self, span: Span) -> Geometry | Refusal:
         known = self._geometries
         if span not in known:
-            last = self.chain.links[span.last].geometry
-            if len(span) == 1:
+            last = self.elements[span.last].geometry
+            before = self._geometry(Span(span.first, span.last - 1)) if len(span) > 1 else None
+            if before is None or isinstance(last, Refusal):
                 known[span] = last
             else:
-                before = self._geometry(Span(span.first, span.last - 1))
                 known[span] = before if isinstance(before, Refusal) else before.then(last)
         return known[span]
 
@@ -175,45 +237,129 @@ class Partitioner:
 
     @functools.cached_property
     def _extents(self) -> list[tuple[int, ...]]:
-        """Spatial extents before the first link and after each."""
-        extents = [self.chain.extents]
-        for link in self.chain.links:
-            geometry = link.geometry
-            same = not geometry.rank
-            extents.append(extents[-1] if same else geometry.output_extents(extents[-1]))
+        """Spatial extents before the first element and after each."""
+        extents = [self.extents]
+        for element in self.elements:
+            extents.append(_extents_after(element, extents[-1]))
         return extents
 
     @functools.cached_property
-    def _node_costs(self) -> list[Cost]:
-        return [
-            Cost.of_node(link, math.prod(after), self.facts)
-            for link, after in zip(self.chain.links, self._extents[1:], strict=True)
-        ]
+    def _subs(self) -> dict[int, list[Partitioner]]:
+        return {
+            i: [
+                Partitioner(branch, self._extents[i], self.rank, self.facts)
+                for branch in element.branches
+                if branch
+            ]
+            for i, element in enumerate(self.elements)
+            if isinstance(element, Join)
+        }
 
-    def _marked(self) -> list[Span]:
-        spans, next_link = [], 0
-        for span, _ in units_of(self.chain):
-            spans += [Span(i, i) for i in range(next_link, span.first)]
-            fits = isinstance(self.merged(span), Merged)
-            spans += [span] if fits else [Span(i, i) for i in range(span.first, span.last + 1)]
-            next_link = span.last + 1
-        return spans + [Span(i, i) for i in range(next_link, len(self.chain.links))]
+    def _branches(self, index: int) -> list[Partitioner]:
+        return self._subs.get(index, [])
+
+    def _leaf_cost(self, index: int) -> Cost:
+        element = self.elements[index]
+        assert isinstance(element, Leaf)
+        return Cost.of_node(element.linear, math.prod(self._extents[index + 1]), self.facts)
+
+    # -- Reasons ----------------------------------------------------------------------------
+
+    def refusals(self, policy: Policy) -> Iterator[Break]:
+        """Why what the chosen partition leaves apart was not merged."""
+        pieces = self._choose(policy)[1]
+        for piece in pieces:
+            element = self.elements[piece.span.first]
+            if not piece.merge and isinstance(element, Join):
+                yield Break(tuple(_ends(element)), self._why_join(piece.span, policy))
+                for branch in self._branches(piece.span.first):
+                    yield from branch.refusals(policy)
+        for i in range(len(pieces) - 1):
+            a, b = pieces[i].span, pieces[i + 1].span
+            last, first = self.elements[a.last], self.elements[b.first]
+            if isinstance(last.geometry, Refusal) or isinstance(first.geometry, Refusal):
+                continue  # said at the join itself
+            nodes = (_last_node(last), next(first.nodes()))
+            yield Break(nodes, self._why_apart(a, b, policy))
+
+    def _why_join(self, span: Span, policy: Policy) -> Refusal:
+        if policy is Policy.MARKED:
+            return _NOT_MARKED
+        merged = self.merged(span)
+        apart = self._piece_cost(_Piece(span, merge=False), policy)
+        return merged if isinstance(merged, Refusal) else _dearer(merged.cost, apart)
+
+    def _why_apart(self, a: Span, b: Span, policy: Policy) -> Refusal:
+        """Why two neighbouring spans of the chosen partition were not merged with each other."""
+        if policy is Policy.MARKED:
+            return _NOT_MARKED
+        pair = self.merged(Span(a.last, b.first))
+        if isinstance(pair, Refusal):
+            if pair.reason is Reason.BORDER:
+                return self.elements[a.last].load().measured(pair, self.elements[b.first].load())
+            return pair
+        merged = self.merged(Span(a.first, b.last))
+        if isinstance(merged, Refusal):
+            return merged
+        apart = sum_costs(
+            self._piece_cost(_Piece(s, merge=len(s) > 1), policy) for s in (a, b)
+        )
+        return _dearer(merged.cost, apart)
 
 
-def _key(cost: Cost, policy: Policy, *, merges: int) -> tuple[int, ...]:
-    if policy is Policy.ALWAYS:
-        return (cost.nodes, cost.macs, cost.parameters, merges)
-    return (cost.macs, cost.parameters, cost.nodes, merges)
+_NOT_MARKED = Refusal(
+    Reason.POLICY,
+    "only what expand made is folded",
+    hint="fold with the policy cheapest or always",
+)
 
 
-def units_of(chain: Chain) -> Iterator[tuple[Span, Member]]:
-    """The complete expanded units in a chain, in order."""
-    members: Mapping[int, Member | None] = {
-        i: unit_member(link.node) for i, link in enumerate(chain.links)
-    }
-    for start, member in members.items():
+def sum_costs(costs: Iterator[Cost]) -> Cost:
+    """The sum of some costs."""
+    return functools.reduce(Cost.__add__, costs, Cost())
+
+
+def units_of(elements: Sequence[Element]) -> Iterator[tuple[Span, Member]]:
+    """The complete expanded units among elements, in order."""
+    members: list[Member | None] = [
+        unit_member(element.linear.node) if isinstance(element, Leaf) else None
+        for element in elements
+    ]
+    for start, member in enumerate(members):
         if member is None or member.index:
             continue
-        run = [members.get(start + i) for i in range(member.size)]
-        if all(m is not None and (m.unit, m.index) == (member.unit, i) for i, m in enumerate(run)):
+        run = members[start : start + member.size]
+        places = [(m.unit, m.index) for m in run if m is not None]
+        if places == [(member.unit, i) for i in range(member.size)]:
             yield Span(start, start + member.size - 1), member
+
+
+def _extents_after(element: Element, extents: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(element, Leaf):
+        geometry = element.linear.geometry
+        return geometry.output_extents(extents) if geometry.rank else extents
+    branch = max(element.branches, key=len)
+    return functools.reduce(lambda e, inner: _extents_after(inner, e), branch, extents)
+
+
+def _dearer(merged: Cost, apart: Cost) -> Refusal:
+    numbers = {
+        "macs_apart": apart.macs,
+        "macs_merged": merged.macs,
+        "parameters_apart": apart.parameters,
+        "parameters_merged": merged.parameters,
+    }
+    message = (
+        f"merging would take {merged.macs:,} multiply-accumulates and {merged.parameters:,} "
+        f"parameters instead of {apart.macs:,} and {apart.parameters:,}"
+    )
+    return Refusal(Reason.COST, message, numbers, "fold with the policy always")
+
+
+def _last_node(element: Element) -> ir.Node:
+    return element.linear.node if isinstance(element, Leaf) else element.node
+
+
+def _ends(join: Join) -> Iterator[ir.Node]:
+    yield from (_last_node(branch[-1]) for branch in join.branches if branch)
+    yield join.node
