@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from onnx_expand.constants import PURE_OPS, evaluate, is_safe_size
 from onnx_expand.errors import Reason, Refusal, RefusedError
 
 __all__ = ["Facts", "Shape"]
@@ -30,6 +33,7 @@ class Facts:
     def __init__(self, model: ir.Model) -> None:
         self.opset = model.graph.opset_imports.get("", 0)
         self._inferred, self._dtypes = _infer(model)
+        self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The extents of a value, None for one that is not static; None if the rank is unknown."""
@@ -74,12 +78,85 @@ class Facts:
                     )
                 )
             return value.const_value
-        tensor = None if value.is_graph_input() else _constant_node(value)
+        tensor = None if value.is_graph_input() else self._computed(value)
         if tensor is None:
             raise RefusedError(
                 Refusal(Reason.DYNAMIC, f"'{value.name}' is computed while the model runs")
             )
         return tensor
+
+    def _computed(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant that nodes compute, None if what they compute is none."""
+        pending = [value]
+        while pending:
+            current = pending[-1]
+            missing = self._missing(current)
+            if missing:
+                pending += missing
+                continue
+            if current not in self._known:
+                self._evaluate(current)
+            pending.pop()
+        return self._known[value]
+
+    def _missing(self, value: ir.Value) -> list[ir.Value]:
+        """Inputs of a value's node that have to be looked at first."""
+        node = value.producer()
+        if value in self._known or node is None or not _is_pure(node):
+            return []
+        if node.op_type == "Shape":
+            return []
+        inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        return [
+            v
+            for v in inputs
+            if v is not None and v not in self._known and v.producer() is not None
+        ]
+
+    def _evaluate(self, value: ir.Value) -> None:
+        self._known[value] = None
+        node = value.producer()
+        if node is None or value.is_graph_input():
+            return
+        if node.op_type == "Constant" and node.domain == "":
+            self._known[value] = _constant_node(value)
+            return
+        if not _is_pure(node) or not is_safe_size(node, self.shape(value)):
+            return
+        arrays = self._operands(node)
+        results = None if arrays is None else evaluate(node, arrays, self.opset)
+        if results is None:
+            return
+        for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
+            self._known[output] = ir.Tensor(np.asarray(array), name=output.name)
+
+    def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
+        """The constants that a node reads, None if one of its inputs is none."""
+        if node.op_type == "Shape":
+            shape = self.shape(node.inputs[0])
+            static = shape is not None and None not in shape
+            # Only the extents matter: a view of one number has them without the memory.
+            return [np.broadcast_to(np.zeros(()), shape)] if static else None  # type: ignore[arg-type]
+        arrays: list[npt.NDArray[Any] | None] = []
+        for index, value in enumerate(node.inputs):
+            if value is not None and node.op_type == "CastLike" and index == 1:
+                dtype = self.dtype(value)
+                if dtype is None:
+                    return None
+                arrays.append(np.zeros((), dtype.numpy()))
+            elif value is None:
+                arrays.append(None)
+            elif value.producer() is None:
+                is_fixed = value.const_value is not None and not value.is_graph_input()
+                if value.const_value is None or not is_fixed:
+                    return None
+                arrays.append(value.const_value.numpy())
+            else:
+                tensor = self._known.get(value)
+                if tensor is None:
+                    return None
+                arrays.append(tensor.numpy())
+        return arrays
 
     def dims(self, value: ir.Value) -> tuple[int, ...]:
         """The shape of the constant that a value is.
@@ -109,6 +186,10 @@ class Facts:
         if not np.all(np.isfinite(array)):
             raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
         return array
+
+
+def _is_pure(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type in PURE_OPS
 
 
 def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:

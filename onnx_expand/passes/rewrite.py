@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -76,12 +76,11 @@ class Rewriter:
         after.doc_string = before.doc_string
         after.metadata_props.update(before.metadata_props)
         places = self._places(graph, old)
-        constants = _constants(old)
+        read = [value for node in old for value in node.inputs if value is not None]
         graph.insert_before(old[0], new)
         before.replace_all_uses_with(after, replace_graph_outputs=True)
         graph.remove(old, safe=True)
-        for constant in constants:
-            self._drop(constant)
+        self._drop(read)
         fallback = min(places.values(), default=(float(len(self._place)),))
         count = 0
         for node in new:
@@ -113,16 +112,24 @@ class Rewriter:
                 for value in ordered:
                     graph.initializers.add(value)
 
-    def _drop(self, value: ir.Value) -> None:
-        """Remove a constant that nothing reads any more."""
-        if value.uses() or value.is_graph_output() or value.is_graph_input():
-            return
-        node = value.producer()
-        if node is not None:
+    def _drop(self, values: Iterable[ir.Value]) -> None:
+        """Remove what nothing reads any more: constants, and the nodes that computed them."""
+        pending = list(values)
+        while pending:
+            value = pending.pop()
+            if value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            node = value.producer()
+            if node is None:
+                if value.is_initializer() and value.graph is not None:
+                    del value.graph.initializers[value.name or ""]
+                continue
+            if any(out.uses() or out.is_graph_output() for out in node.outputs):
+                continue
             if node.graph is not None:
+                inputs = [v for v in node.inputs if v is not None]
                 node.graph.remove(node, safe=True)
-        elif value.is_initializer() and value.graph is not None:
-            del value.graph.initializers[value.name or ""]
+                pending += inputs
 
 
 def _constants(nodes: Sequence[ir.Node]) -> list[ir.Value]:

@@ -1,0 +1,159 @@
+"""From nodes to the algebra: `lift` says which affine convolution a node is.
+
+The function of an op raises `RefusedError` where the op is linear in general but this node is not,
+or cannot be known to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
+from onnx_expand.geometry import Geometry
+from onnx_expand.values import Facts
+
+__all__ = [
+    "Array",
+    "Axes",
+    "Linear",
+    "input_of",
+    "ints_of",
+    "lift",
+    "lifts",
+    "refuse",
+    "refuse_unknown_rank",
+]
+
+Axes = tuple[int, int]
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A node seen as an affine convolution.
+
+    Attributes:
+        node: The node.
+        slot: The index of the input that it maps.
+        geometry: The map's shape. A map that treats all channels alike (a scalar factor) has one
+            channel and no axes until `on` gives it some.
+        axes: The channel axis in x and in y, counted from the front where the rank is known and
+            from the back where not; None if any axis would do.
+        weight: The constant that holds the weight, where the node has one.
+        bias: The constant that holds the bias, where the node has one.
+        load: Reads the numbers; raises `RefusedError` when they are not finite.
+    """
+
+    node: ir.Node
+    slot: int
+    geometry: Geometry
+    axes: Axes | None
+    load: Callable[[], AffineConv]
+    weight: ir.Value | None = None
+    bias: ir.Value | None = None
+    shift_only: bool = False
+
+    @property
+    def x(self) -> ir.Value:
+        """The value that the node maps, as the graph is now."""
+        return input_of(self.node, self.slot)
+
+    @property
+    def y(self) -> ir.Value:
+        """The value that the node computes."""
+        return self.node.outputs[0]
+
+    def on(self, axis: int, channels: int) -> Linear:
+        """A map that treats all channels alike, for so many channels on an axis."""
+        if self.axes is not None:
+            return self
+
+        def load() -> AffineConv:
+            one = self.load()
+            shift = None if one.bias is None else np.repeat(one.bias, channels)
+            return AffineConv.per_channel(np.repeat(one.weight, channels), shift)
+
+        geometry = replace(
+            self.geometry, in_channels=channels, out_channels=channels, group=channels
+        )
+        return replace(self, geometry=geometry, axes=(axis, axis), load=load)
+
+
+Lifter = Callable[[ir.Node, Facts], "Linear | None"]
+_LIFTERS: dict[str, Lifter] = {}
+
+
+def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
+    """The affine convolution that a node computes.
+
+    Returns:
+        The map; or why a node of a linear op is none; or None for a node that is not linear.
+    """
+    lifter = _LIFTERS.get(node.op_type) if node.domain == "" else None
+    if lifter is None or not node.outputs:
+        return None
+    try:
+        linear = lifter(node, facts)
+        if linear is not None and any(_is_used(out, node) for out in node.outputs[1:]):
+            return Refusal(Reason.UNSUPPORTED, f"{node.op_type} has further outputs")
+        return linear
+    except RefusedError as error:
+        return error.refusal
+    except UsageError as error:  # shapes that contradict each other
+        return Refusal(Reason.UNSUPPORTED, str(error))
+
+
+def _is_used(output: ir.Value, node: ir.Node) -> bool:
+    # A mask that nobody reads changes nothing; a statistic that is asked for turns batch
+    # normalization into its training form.
+    return (
+        bool(output.uses())
+        or output.is_graph_output()
+        or (bool(output.name) and node.op_type == "BatchNormalization")
+    )
+
+
+def lifts(*op_types: str) -> Callable[[Lifter], Lifter]:
+    """Register the function that lifts nodes of some op types."""
+
+    def register(function: Lifter) -> Lifter:
+        _LIFTERS.update(dict.fromkeys(op_types, function))
+        return function
+
+    return register
+
+
+def input_of(node: ir.Node, index: int, *, optional: bool = False) -> ir.Value:
+    """An input of a node; a missing one is refused unless it is optional."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None and not optional:
+        refuse(f"input {index} is missing")
+    return value  # type: ignore[return-value]
+
+
+def ints_of(node: ir.Node, name: str) -> tuple[int, ...]:
+    """An attribute of several integers, empty when missing."""
+    return tuple(node.attributes.get_ints(name, ()))
+
+
+def refuse(message: str) -> NoReturn:
+    """Say that this node uses a feature that the algebra does not cover."""
+    raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
+
+
+def refuse_unknown_rank(x: ir.Value) -> NoReturn:
+    """Say that the answer depends on the rank of a value."""
+    raise RefusedError(
+        Refusal(
+            Reason.UNKNOWN_SHAPE,
+            f"the rank of '{x.name}' is not known",
+            hint="run shape inference on the model first",
+        )
+    )

@@ -1,0 +1,143 @@
+"""Maps that treat each channel for itself, or all alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.lift.base import (
+    Array,
+    Axes,
+    Linear,
+    input_of,
+    lifts,
+    refuse,
+    refuse_unknown_rank,
+)
+from onnx_expand.values import Facts
+
+
+@lifts("BatchNormalization")
+def _batch_normalization(node: ir.Node, facts: Facts) -> Linear | None:
+    if node.attributes.get_int("training_mode", 0):
+        refuse("it is in training mode")
+    if not node.attributes.get_int("spatial", 1):
+        refuse("it has spatial=0")
+    if facts.opset < 7 and not node.attributes.get_int("is_test", 0):
+        refuse("it is in training mode (is_test=0)")
+    if len(node.inputs) != 5:
+        refuse(f"it has {len(node.inputs)} inputs, not 5")
+    scale, shift, mean, variance = (input_of(node, i) for i in range(1, 5))
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+
+    def load() -> AffineConv:
+        spread = facts.array(variance) + epsilon
+        if np.any(spread <= 0):
+            refuse(f"'{variance.name}' plus epsilon is not positive")
+        factor = facts.array(scale) / np.sqrt(spread)
+        return AffineConv.per_channel(factor, facts.array(shift) - factor * facts.array(mean))
+
+    return _per_channel(node, 0, (1, 1), load(), scale=scale, shift=shift)
+
+
+@lifts("Identity")
+def _identity(node: ir.Node, facts: Facts) -> Linear | None:
+    return _per_channel(node, 0, None, AffineConv.identity(1), shift_only=True)
+
+
+@lifts("Dropout")
+def _dropout(node: ir.Node, facts: Facts) -> Linear | None:
+    mode = input_of(node, 2, optional=True)
+    if mode is not None and np.any(facts.tensor(mode).numpy()):
+        refuse("it is in training mode")
+    if facts.opset < 7 and not node.attributes.get_int("is_test", 0):
+        refuse("it is in training mode (is_test=0)")
+    return _per_channel(node, 0, None, AffineConv.identity(1), shift_only=True)
+
+
+@lifts("LeakyRelu")
+def _leaky_relu(node: ir.Node, facts: Facts) -> Linear | None:
+    if node.attributes.get_float("alpha", 0.01) != 1:
+        return None
+    return _per_channel(node, 0, None, AffineConv.identity(1), shift_only=True)
+
+
+@lifts("Neg")
+def _neg(node: ir.Node, facts: Facts) -> Linear | None:
+    return _per_channel(node, 0, None, AffineConv.per_channel([-1.0]))
+
+
+@lifts("Add", "Sub", "Mul", "Div")
+def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
+    a, b = input_of(node, 0), input_of(node, 1)
+    second = facts.is_constant(b)
+    if second == facts.is_constant(a):
+        return None  # two activations meet here, or two constants
+    if not second and node.op_type == "Div":
+        return None  # a constant divided by an activation
+    x, constant = (a, b) if second else (b, a)
+    if not facts.tensor(constant).dtype.is_floating_point():
+        return None
+    axes, values = _channel_values(facts, x, constant)
+    ones = np.ones_like(values)
+    if node.op_type == "Add":
+        affine = AffineConv.per_channel(ones, values)
+    elif node.op_type == "Sub":
+        affine = AffineConv.per_channel(*((ones, -values) if second else (-ones, values)))
+    elif node.op_type == "Mul":
+        affine = AffineConv.per_channel(values)
+    else:
+        if not np.all(values):
+            refuse(f"'{constant.name}' holds zeros to divide by")
+        affine = AffineConv.per_channel(1 / values)
+    only = node.op_type == "Add" or (node.op_type == "Sub" and second)
+    return _per_channel(node, int(not second), axes, affine, shift=constant, shift_only=only)
+
+
+def _per_channel(
+    node: ir.Node,
+    slot: int,
+    axes: Axes | None,
+    affine: AffineConv,
+    *,
+    scale: ir.Value | None = None,
+    shift: ir.Value | None = None,
+    shift_only: bool = False,
+) -> Linear:
+    return Linear(
+        node, slot, affine.geometry, axes, lambda: affine, scale, shift, shift_only=shift_only
+    )
+
+
+def _channel_values(facts: Facts, x: ir.Value, constant: ir.Value) -> tuple[Axes | None, Array]:
+    """The axis along which a constant varies when it is broadcast against x, and its values.
+
+    Broadcasting is judged against the true shape of x: a constant of higher rank, or longer than
+    an extent of x that is 1 or unknown, would change the shape.
+    """
+    array, shape = facts.array(constant), facts.shape(x)
+    if array.ndim and shape is None:
+        refuse_unknown_rank(x)
+    if shape is not None and array.ndim > len(shape):
+        refuse(f"'{constant.name}' has more axes than the value it is combined with")
+    if array.size == 1:
+        return None, array.reshape(1)
+    assert shape is not None
+    varying = [i for i, d in enumerate(array.shape) if d != 1]
+    if len(varying) > 1 or array.size == 0:
+        refuse(f"'{constant.name}' of shape {list(array.shape)} varies along several axes")
+    axis = len(shape) - array.ndim + varying[0]
+    if shape[axis] is None:
+        raise RefusedError(
+            Refusal(
+                Reason.UNKNOWN_SHAPE,
+                f"'{constant.name}' may broadcast axis {axis} of '{x.name}', whose extent is not "
+                "static",
+                hint="run shape inference on the model, or export it with static channels",
+            )
+        )
+    if shape[axis] != array.size:
+        refuse(f"'{constant.name}' broadcasts axis {axis} of '{x.name}'")
+    return (axis, axis), array.reshape(-1)

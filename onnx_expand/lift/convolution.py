@@ -1,0 +1,85 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift.base import Linear, input_of, ints_of, lifts, refuse
+from onnx_expand.values import Facts, Shape
+
+__all__ = ["conv_geometry"]
+
+
+@lifts("Conv")
+def _conv(node: ir.Node, facts: Facts) -> Linear | None:
+    x, weight = input_of(node, 0), input_of(node, 1)
+    bias = input_of(node, 2, optional=True)
+    geometry = replace(
+        conv_geometry(node, facts.dims(weight), facts.shape(x)),
+        bias=bias is not None and bool(np.any(facts.array(bias))),
+    )
+
+    def load() -> AffineConv:
+        return AffineConv(
+            facts.array(weight),
+            None if bias is None else facts.array(bias),
+            geometry.strides,
+            geometry.dilations,
+            geometry.pads,
+            geometry.group,
+        )
+
+    return Linear(node, 0, geometry, (1, 1), load, weight, bias)
+
+
+def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geometry:
+    """The geometry of a Conv node, `auto_pad` resolved, bias left out.
+
+    Args:
+        node: Gives the attributes.
+        weight: The shape of the weight, [n, m / group, *kernel].
+        x: The shape of the input, where known.
+
+    Raises:
+        RefusedError: `auto_pad` needs an input extent that is not static.
+    """
+    kernel = tuple(weight[2:])
+    if not kernel:
+        refuse("its weight has no spatial axis")
+    strides = ints_of(node, "strides") or (1,) * len(kernel)
+    dilations = ints_of(node, "dilations") or (1,) * len(kernel)
+    group = node.attributes.get_int("group", 1)
+    base = Geometry(
+        weight[1] * group, weight[0], kernel, strides, dilations, ints_of(node, "pads"), group
+    )
+    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto_pad in {"NOTSET", ""}:
+        return base
+    if auto_pad == "VALID":
+        return replace(base, pads=(0,) * 2 * len(kernel))
+    if auto_pad not in {"SAME_UPPER", "SAME_LOWER"}:
+        refuse(f"auto_pad is '{auto_pad}'")
+    extents = (None,) * len(kernel) if x is None else x[2:]
+    totals = []
+    for size, stride, reach in zip(extents, strides, base.reach, strict=True):
+        if stride > 1 and size is None:
+            raise RefusedError(
+                Refusal(
+                    Reason.UNKNOWN_SHAPE,
+                    f"auto_pad {auto_pad} with stride {stride} depends on an extent that is not "
+                    "static",
+                    hint="export the model with static height and width, or with explicit pads",
+                )
+            )
+        covered = 1 if size is None or stride == 1 else size - (-(-size // stride) - 1) * stride
+        totals.append(max(0, reach - covered))
+    less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    pads = less + more if auto_pad == "SAME_UPPER" else more + less
+    return replace(base, pads=tuple(pads))

@@ -1,0 +1,186 @@
+"""Maps over positions that treat every channel alike: padding, cutting and averaging."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift.base import Linear, input_of, ints_of, lifts, refuse, refuse_unknown_rank
+from onnx_expand.values import Facts
+
+_FAR = 1 << 31  # exporters write ends beyond any extent as one of several large numbers
+
+
+@lifts("Pad")
+def _pad(node: ir.Node, facts: Facts) -> Linear | None:
+    x = input_of(node, 0)
+    mode = node.attributes.get_string("mode", "constant")
+    if mode != "constant":
+        refuse(f"it pads in mode '{mode}'")
+    if facts.opset < 11:
+        pads, value = ints_of(node, "pads"), node.attributes.get_float("value", 0.0)
+    else:
+        pads = _integers(facts, input_of(node, 1))
+        fill = input_of(node, 2, optional=True)
+        value = 0.0 if fill is None else float(facts.array(fill).reshape(-1)[0])
+    if value and any(p > 0 for p in pads):
+        refuse(f"it pads with {value:g}, not with zero")
+    rank = _rank(x, facts)
+    chosen = input_of(node, 3, optional=True)
+    axes = range(rank) if chosen is None else [a % rank for a in _integers(facts, chosen)]
+    begins, ends = [0] * rank, [0] * rank
+    for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        begins[axis], ends[axis] = begin, end
+    if any(begins[:2] + ends[:2]):
+        refuse("it pads the batch or the channels")
+    return _depthwise(node, facts, (1,) * (rank - 2), pads=(*begins[2:], *ends[2:]))
+
+
+@lifts("AveragePool")
+def _average_pool(node: ir.Node, facts: Facts) -> Linear | None:
+    kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
+    if node.attributes.get_int("ceil_mode", 0):
+        refuse("it has ceil_mode=1: windows beyond the border average fewer positions")
+    if node.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", "VALID", ""}:
+        refuse("it has auto_pad")
+    if any(pads) and not node.attributes.get_int("count_include_pad", 0):
+        refuse("it pads with count_include_pad=0: windows at the border average fewer positions")
+    return _depthwise(
+        node, facts, kernel, ints_of(node, "strides"), ints_of(node, "dilations"), pads
+    )
+
+
+@lifts("GlobalAveragePool")
+def _global_average_pool(node: ir.Node, facts: Facts) -> Linear | None:
+    return _depthwise(node, facts, _static_extents(input_of(node, 0), facts))
+
+
+@lifts("ReduceMean")
+def _reduce_mean(node: ir.Node, facts: Facts) -> Linear | None:
+    x = input_of(node, 0)
+    rank = _rank(x, facts)
+    chosen = input_of(node, 1, optional=True)
+    axes = ints_of(node, "axes") if chosen is None else _integers(facts, chosen)
+    if sorted(a % rank for a in axes) != list(range(2, rank)):
+        return None  # a mean over channels, or over some of the positions
+    if not node.attributes.get_int("keepdims", 1):
+        refuse("it drops the axes that it averages (keepdims=0)")
+    return _depthwise(node, facts, _static_extents(x, facts))
+
+
+@lifts("Slice")
+def _slice(node: ir.Node, facts: Facts) -> Linear | None:
+    x = input_of(node, 0)
+    shape = facts.shape(x)
+    if shape is None:
+        refuse_unknown_rank(x)
+    rank = len(shape)
+    if facts.opset < 10:
+        starts, ends = ints_of(node, "starts"), ints_of(node, "ends")
+        axes, steps = ints_of(node, "axes") or tuple(range(len(starts))), (1,) * len(starts)
+    else:
+        starts, ends = (_integers(facts, input_of(node, i)) for i in (1, 2))
+        named, stepped = (input_of(node, i, optional=True) for i in (3, 4))
+        axes = tuple(range(len(starts))) if named is None else _integers(facts, named)
+        steps = (1,) * len(starts) if stepped is None else _integers(facts, stepped)
+    cuts = {a % rank: (s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
+    channels = cuts.pop(1, None) if rank > 1 else None
+    if 0 in cuts or (channels is not None and cuts):
+        return None  # it cuts the batch, or several things at once
+    if channels is not None:
+        if shape[1] is None:
+            refuse(f"the number of channels of '{x.name}' is not known")
+        return _selection(node, np.arange(shape[1])[slice(*channels)], shape[1])
+    pads = [0] * 2 * (rank - 2)
+    for axis, (start, end, step) in cuts.items():
+        if step != 1:
+            refuse(f"it takes steps of {step} along axis {axis}")
+        pads[axis - 2], pads[axis - 2 + rank - 2] = _cut(start, end, shape[axis])
+    return _depthwise(node, facts, (1,) * (rank - 2), pads=tuple(pads))
+
+
+def _cut(start: int, end: int, size: int | None) -> tuple[int, int]:
+    """What a slice takes off the two ends of an axis, as negative padding."""
+    if size is not None:
+        first, last, _ = slice(start, end).indices(size)
+        if last <= first:
+            refuse("it leaves nothing of its input")
+        return -first, last - size
+    far = end >= _FAR - 1
+    if start < 0 or (end >= 0 and not far):
+        refuse("what it takes off depends on an extent that is not static")
+    return -start, 0 if far else end
+
+
+@lifts("Gather")
+def _gather(node: ir.Node, facts: Facts) -> Linear | None:
+    x, chosen = input_of(node, 0), input_of(node, 1)
+    shape = facts.shape(x)
+    if shape is None or len(shape) < 2 or node.attributes.get_int("axis", 0) % len(shape) != 1:
+        return None
+    if not facts.is_constant(chosen) or shape[1] is None or len(facts.dims(chosen)) != 1:
+        return None
+    indices = np.array(_integers(facts, chosen))
+    return _selection(node, indices % shape[1], shape[1])
+
+
+def _selection(
+    node: ir.Node, indices: np.ndarray[tuple[int], np.dtype[np.int64]], m: int
+) -> Linear:
+    """A map that writes some of its m input channels, each as it is."""
+
+    def load() -> AffineConv:
+        weight = np.zeros((len(indices), m))
+        weight[np.arange(len(indices)), indices] = 1
+        return AffineConv(weight)
+
+    return Linear(node, 0, Geometry(m, len(indices)), (1, 1), load)
+
+
+def _depthwise(
+    node: ir.Node,
+    facts: Facts,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...] = (),
+    dilations: tuple[int, ...] = (),
+    pads: tuple[int, ...] = (),
+) -> Linear:
+    """A map that averages the taps of a kernel in every channel."""
+    x = input_of(node, 0)
+    shape = facts.shape(x)
+    if shape is None:
+        refuse_unknown_rank(x)
+    if len(shape) < 3 or shape[1] is None:
+        refuse(f"the number of channels of '{x.name}' is not known")
+    channels = shape[1]
+    geometry = Geometry(channels, channels, kernel, strides, dilations, pads, channels)
+
+    def load() -> AffineConv:
+        weight = np.full(geometry.weight_shape, 1 / np.prod(kernel))
+        g = geometry
+        return AffineConv(weight, None, g.strides, g.dilations, g.pads, g.group)
+
+    return Linear(node, 0, geometry, (1, 1), load)
+
+
+def _static_extents(x: ir.Value, facts: Facts) -> tuple[int, ...]:
+    shape = facts.shape(x)
+    if shape is None:
+        refuse_unknown_rank(x)
+    known = tuple(size for size in shape[2:] if size is not None)
+    if len(known) != len(shape) - 2 or not known:
+        refuse("it averages over an extent that is not static")
+    return known
+
+
+def _rank(x: ir.Value, facts: Facts) -> int:
+    rank = facts.rank(x)
+    if rank is None:
+        refuse_unknown_rank(x)
+    return rank
+
+
+def _integers(facts: Facts, value: ir.Value) -> tuple[int, ...]:
+    return tuple(int(v) for v in facts.tensor(value).numpy().reshape(-1))
