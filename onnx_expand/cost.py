@@ -159,9 +159,8 @@ class Inspection:
 
 def inspect_model(model: ir.Model) -> Inspection:
     """Count what a model holds; a symbolic batch (the first axis of an input) counts as one."""
-    twin = _single_sample(model.clone())
-    facts = Facts(twin)
-    nodes = [node for graph in twin.graphs() for node in graph]
+    facts = Facts(model, one_sample=True)
+    nodes = [node for graph in model.graphs() for node in graph]
     products: list[int | None] = [_products(node, facts) for node in nodes]
     extras: list[int | None] = [_elementwise(node, facts) for node in nodes]
     unknown = [
@@ -174,7 +173,7 @@ def inspect_model(model: ir.Model) -> Inspection:
     return Inspection(
         parameters=sum(
             value.const_value.size
-            for graph in twin.graphs()
+            for graph in model.graphs()
             for value in graph.initializers.values()
             if value.const_value is not None and is_parameter(value)
         ),
@@ -191,23 +190,6 @@ def inspect_model(model: ir.Model) -> Inspection:
 def _total(counts: list[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-def _single_sample(model: ir.Model) -> ir.Model:
-    batches = set()
-    for value in model.graph.inputs:
-        if value.shape and isinstance(value.shape[0], ir.SymbolicDim):
-            batches.add(value.shape[0].value)
-            value.shape = ir.Shape([1, *value.shape[1:]])
-    batches.discard(None)
-    for graph in model.graphs():
-        for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
-            if value.shape is not None:
-                value.shape = ir.Shape(
-                    1 if isinstance(d, ir.SymbolicDim) and d.value in batches else d
-                    for d in value.shape
-                )
-    return model
 
 
 def _size(shape: Shape | None) -> int | None:

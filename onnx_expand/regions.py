@@ -35,7 +35,7 @@ class Leaf:
     linear: Linear
 
     @property
-    def geometry(self) -> Geometry | Refusal:
+    def geometry(self) -> Geometry:
         """The node's map."""
         return self.linear.geometry
 

@@ -18,6 +18,8 @@ Shape = tuple[int | None, ...]
 
 # Weights above this size tell shape inference nothing, and would be copied for it.
 _SMALL = 1024
+# Below this many bytes a copy of all weights costs less than taking them out.
+_CHEAP = 1 << 25
 
 
 class Facts:
@@ -28,11 +30,12 @@ class Facts:
     Args:
         model: The model that questions will be about. Values that a pass adds later carry their
             shapes themselves.
+        one_sample: Take a symbolic batch, the first axis of an input, as one.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
         self.opset = model.graph.opset_imports.get("", 0)
-        self._inferred, self._dtypes = _infer(model)
+        self._inferred, self._dtypes = _infer(model, one_sample=one_sample)
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
 
     def shape(self, value: ir.Value | None) -> Shape | None:
@@ -212,8 +215,52 @@ def _plain(shape: ir.Shape | None) -> Shape | None:
     return tuple(d if isinstance(d, int) else None for d in shape)
 
 
-def _infer(model: ir.Model) -> tuple[dict[ir.Value, Shape], dict[ir.Value, ir.DataType]]:
+def _infer(
+    model: ir.Model, *, one_sample: bool
+) -> tuple[dict[ir.Value, Shape], dict[ir.Value, ir.DataType]]:
     """The shapes and types that ONNX's own inference adds to those written in the model."""
+    proto = _without_weights(model)
+    if one_sample:
+        _set_batch(proto.graph)
+    shapes: dict[ir.Value, Shape] = {}
+    dtypes: dict[ir.Value, ir.DataType] = {}
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return shapes, dtypes  # what the model states itself remains
+    pending: list[tuple[ir.Graph, onnx.GraphProto]] = [(model.graph, inferred.graph)]
+    while pending:
+        graph, described = pending.pop()
+        types = {v.name: v.type.tensor_type for v in (*described.value_info, *described.output)}
+        for node, same in zip(graph, described.node, strict=True):
+            for value in node.outputs:
+                kind = types.get(value.name or "")
+                if kind is None:
+                    continue
+                if kind.elem_type:
+                    dtypes[value] = ir.DataType(kind.elem_type)
+                if kind.HasField("shape"):
+                    dims = kind.shape.dim
+                    shapes[value] = tuple(
+                        d.dim_value if d.HasField("dim_value") else None for d in dims
+                    )
+            for attribute in same.attribute:
+                if attribute.HasField("g"):
+                    pending.append((node.attributes[attribute.name].as_graph(), attribute.g))
+    return shapes, dtypes
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto in which large initializers are inputs: their numbers tell nothing."""
+    graphs = list(model.graphs())
+    weights = [
+        tensor.nbytes
+        for graph in graphs
+        for tensor in (value.const_value for value in graph.initializers.values())
+        if tensor is not None and tensor.size > _SMALL
+    ]
+    if sum(weights) <= _CHEAP:
+        return ir.serde.serialize_model(model)
     twin = model.clone()
     for graph in twin.graphs():
         for name, value in list(graph.initializers.items()):
@@ -224,21 +271,19 @@ def _infer(model: ir.Model) -> tuple[dict[ir.Value, Shape], dict[ir.Value, ir.Da
                 del graph.initializers[name]
                 if not value.is_graph_input():
                     graph.inputs.append(value)
-    try:
-        proto = ir.serde.serialize_model(twin)
-        inferred = ir.serde.deserialize_model(
-            onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-        )
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return {}, {}  # the shapes that the model states itself remain
-    shapes: dict[ir.Value, Shape] = {}
-    dtypes: dict[ir.Value, ir.DataType] = {}
-    for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
-        for node, same in zip(graph, other, strict=True):
-            for value, known in zip(node.outputs, same.outputs, strict=True):
-                shape = _plain(known.shape)
-                if shape is not None:
-                    shapes[value] = shape
-                if known.dtype is not None:
-                    dtypes[value] = known.dtype
-    return shapes, dtypes
+    return ir.serde.serialize_model(twin)
+
+
+def _set_batch(graph: onnx.GraphProto) -> None:
+    """Let the first axis of every input, where it is symbolic, be one sample."""
+    batches = set()
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            batches.add(dims[0].dim_param)
+            dims[0].dim_value = 1
+    batches.discard("")
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in batches:
+                dim.dim_value = 1

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv, compose_chain
@@ -45,11 +46,15 @@ class Policy(StrEnum):
     MARKED = "marked"
     """What expand made, and nothing else: the model is given back as it was."""
 
-    def key(self, cost: Cost) -> tuple[int, int, int]:
+    @property
+    def columns(self) -> tuple[int, int, int]:
+        """The order in which macs, parameters and nodes are minimized."""
+        return (2, 0, 1) if self is Policy.ALWAYS else (0, 1, 2)
+
+    def key(self, cost: Cost) -> tuple[int, ...]:
         """What this policy minimizes."""
-        if self is Policy.ALWAYS:
-            return (cost.nodes, cost.macs, cost.parameters)
-        return (cost.macs, cost.parameters, cost.nodes)
+        figures = (cost.macs, cost.parameters, cost.nodes)
+        return tuple(figures[column] for column in self.columns)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Partitioner:
     rank: int | None
     facts: Facts
     forbidden: dict[Span, Refusal] = field(default_factory=dict)
+    _chosen: tuple[object, tuple[Cost, list[_Piece]]] | None = None
 
     # -- Choosing ---------------------------------------------------------------------------
 
@@ -115,9 +121,22 @@ class Partitioner:
         return self._choose(policy)[0]
 
     def _choose(self, policy: Policy) -> tuple[Cost, list[_Piece]]:
+        """The best partition and its cost, found anew only when more has been forbidden."""
+        state = (policy, self._count_forbidden())
+        if self._chosen is None or self._chosen[0] != state:
+            self._chosen = state, self._search(policy)
+        return self._chosen[1]
+
+    def _count_forbidden(self) -> int:
+        inner = (sub._count_forbidden() for subs in self._subs.values() for sub in subs)
+        return len(self.forbidden) + sum(inner)
+
+    def _search(self, policy: Policy) -> tuple[Cost, list[_Piece]]:
         if policy is Policy.MARKED:
             pieces = self._marked()
             return sum_costs(self._piece_cost(piece, policy) for piece in pieces), pieces
+        if len(self.elements) > _LONGEST and self.rank and all(map(_is_matrix, self.elements)):
+            return self._choose_matrices(policy)
         # Per prefix: its key with the number of merges, its cost, its last piece. Of equal
         # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
         best: list[tuple[tuple[int, ...], Cost, _Piece | None]] = [((0, 0, 0, 0), Cost(), None)]
@@ -138,6 +157,56 @@ class Partitioner:
             backwards.append(chosen)
             chosen = best[chosen.span.first][2]
         return best[-1][1], backwards[::-1]
+
+    def _choose_matrices(self, policy: Policy) -> tuple[Cost, list[_Piece]]:
+        """`_choose` for a long chain of matrices: all spans with one end at a time, as arrays.
+
+        The product of a span maps the channels that its first matrix reads to those that its last
+        one writes, whatever lies between, so that its cost is known from its two ends.
+        """
+        geometries = [e.geometry for e in self.elements if isinstance(e.geometry, Geometry)]
+        count, positions = len(geometries), math.prod(self.extents)
+        reads = np.array([g.in_channels for g in geometries])
+        flags = np.array([(not g.is_per_channel, g.bias) for g in geometries])
+        scaled = np.array([[not e.shift_only] for e in self.elements])
+        flags = np.concatenate([flags, scaled], axis=1)
+        # Per prefix: macs, parameters, nodes and merges of its best partition.
+        best = np.zeros((count + 1, 4), dtype=np.int64)
+        pieces: list[_Piece] = []
+        for last, geometry in enumerate(geometries):
+            ends = np.logical_or.accumulate(flags[last::-1], axis=0)[::-1].astype(np.int64)
+            dense, bias, scale = ends.T
+            n = geometry.out_channels
+            products = dense * reads[: last + 1] * n
+            steps = scale + bias
+            costs = np.stack(
+                [
+                    products * positions,
+                    products + n * np.where(dense, bias, steps),
+                    np.where(dense, 1 + bias * (self.rank != 2), np.maximum(1, steps)),
+                    np.ones_like(products),
+                ],
+                axis=1,
+            )
+            own = self._leaf_cost(last)
+            costs[last] = own.macs, own.parameters, own.nodes, 0
+            totals = best[: last + 1] + costs
+            candidates = np.arange(last + 1)
+            if self.forbidden:
+                allowed = [Span(i, last) not in self.forbidden for i in range(last + 1)]
+                candidates = candidates[allowed]
+            for column in (*policy.columns, 3):
+                values = totals[candidates, column]
+                candidates = candidates[values == values.min()]
+            first = int(candidates[-1])
+            best[last + 1] = totals[first]
+            pieces.append(_Piece(Span(first, last), merge=first < last))
+        chosen = []
+        while count:
+            chosen.append(pieces[count - 1])
+            count = pieces[count - 1].span.first
+        macs, parameters, nodes, _ = map(int, best[-1])
+        return Cost(macs, parameters, nodes), chosen[::-1]
 
     def _pieces_ending(self, last: int) -> Iterator[_Piece]:
         """The pieces that end at an element: as it is, or merged with those before it."""
@@ -221,15 +290,18 @@ class Partitioner:
         return total
 
     def _geometry(self, span: Span) -> Geometry | Refusal:
-        known = self._geometries
-        if span not in known:
-            last = self.elements[span.last].geometry
-            before = self._geometry(Span(span.first, span.last - 1)) if len(span) > 1 else None
-            if before is None or isinstance(last, Refusal):
-                known[span] = last
-            else:
-                known[span] = before if isinstance(before, Refusal) else before.then(last)
-        return known[span]
+        known, end = self._geometries, span.last
+        while end > span.first and Span(span.first, end) not in known:
+            end -= 1
+        geometry = known.get(Span(span.first, end), self.elements[end].geometry)
+        for last in range(end + 1, span.last + 1):
+            following = self.elements[last].geometry
+            if isinstance(following, Refusal):
+                geometry = following
+            elif isinstance(geometry, Geometry):
+                geometry = geometry.then(following)
+            known[Span(span.first, last)] = geometry
+        return geometry
 
     @functools.cached_property
     def _geometries(self) -> dict[Span, Geometry | Refusal]:
@@ -332,6 +404,13 @@ def units_of(elements: Sequence[Element]) -> Iterator[tuple[Span, Member]]:
         places = [(m.unit, m.index) for m in run if m is not None]
         if places == [(member.unit, i) for i in range(member.size)]:
             yield Span(start, start + member.size - 1), member
+
+
+def _is_matrix(element: Element) -> bool:
+    if not isinstance(element, Leaf) or element.axes is None or element.axes[0] != element.axes[1]:
+        return False
+    geometry = element.geometry
+    return geometry.rank == 0 and (geometry.group == 1 or geometry.is_per_channel)
 
 
 def _extents_after(element: Element, extents: tuple[int, ...]) -> tuple[int, ...]:
