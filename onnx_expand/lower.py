@@ -24,7 +24,7 @@ from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear, conv_geometry
 from onnx_expand.values import Facts
 
-__all__ = ["Form", "Names", "Target", "Template", "form_of", "lower"]
+__all__ = ["Form", "Names", "Target", "Template", "constant", "form_of", "lower"]
 
 Array = npt.NDArray[np.float64]
 
@@ -233,9 +233,9 @@ def _write_conv(
     if geometry.rank != affine.rank:
         raise UsageError("the template has another rank")
     fitted = affine.embedded(replace(geometry, bias=affine.geometry.bias))
-    inputs = [target.x, _constant(fitted.weight, target.names.weight, target)]
+    inputs = [target.x, constant(fitted.weight, target.names.weight, target.dtype)]
     if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
-        inputs.append(_constant(fitted.bias, target.names.bias, target))
+        inputs.append(constant(fitted.bias, target.names.bias, target.dtype))
     return [_like(template.node, inputs)]
 
 
@@ -251,13 +251,15 @@ def _write_gemm(
         raise UsageError("the template maps other axes, or scales by zero")
     matrix = _matrix(affine) / alpha
     weight = matrix.T if right != bool(transposed[1 if right else 0]) else matrix
-    operands = [target.x, _constant(weight, target.names.weight, target)]
+    operands = [target.x, constant(weight, target.names.weight, target.dtype)]
     inputs = operands if right else operands[::-1]
     if affine.bias is not None and (np.any(affine.bias) or template.input_name(2) != ""):
         shape: tuple[int, ...] = (-1,) if right else (-1, 1)
         if template.bias is not None and np.prod(template.bias) == affine.bias.size:
             shape = template.bias
-        inputs.append(_constant((affine.bias / beta).reshape(shape), target.names.bias, target))
+        inputs.append(
+            constant((affine.bias / beta).reshape(shape), target.names.bias, target.dtype)
+        )
     return [_like(template.node, inputs)]
 
 
@@ -272,11 +274,11 @@ def _write_matmul(
     weight = matrix.T if right else matrix
     if np.prod(template.weight) == weight.size and template.weight[-2:] == weight.shape:
         weight = weight.reshape(template.weight)
-    operands = [target.x, _constant(weight, target.names.weight, target)]
+    operands = [target.x, constant(weight, target.names.weight, target.dtype)]
     shift = None
     if affine.bias is not None and np.any(affine.bias):
         bias = affine.bias if right else affine.bias.reshape(-1, 1)
-        shift = _constant(bias, target.names.bias, target)
+        shift = constant(bias, target.names.bias, target.dtype)
     node = _like(template.node, operands if right else operands[::-1])
     return [node] if shift is None else [node, _add(node.outputs[0], shift, target)]
 
@@ -294,9 +296,9 @@ def _write_elementwise(
     # Constants first: a number that does not fit the type must leave no half-written node.
     names = target.names
     factor, shift = affine.weight.reshape(shape), None
-    scale = _constant(factor, names.weight, target) if np.any(factor != 1) else None
+    scale = constant(factor, names.weight, target.dtype) if np.any(factor != 1) else None
     if affine.bias is not None and np.any(affine.bias):
-        shift = _constant(affine.bias.reshape(shape), names.bias, target)
+        shift = constant(affine.bias.reshape(shape), names.bias, target.dtype)
     nodes = [ir.node("Mul", [target.x, scale], name=names.node)] if scale is not None else []
     if shift is not None:
         nodes.append(_add(nodes[-1].outputs[0] if nodes else target.x, shift, target))
@@ -313,20 +315,24 @@ def _matrix(affine: AffineConv) -> Array:
     return affine.embedded(replace(affine.geometry, group=1)).weight
 
 
-def _constant(array: Array, name: str, target: Target) -> ir.Value:
+def constant(array: Array, name: str, dtype: ir.DataType) -> ir.Value:
+    """A value that holds an array, rounded once to a type.
+
+    Raises:
+        RefusedError: A number does not fit the type.
+    """
     with np.errstate(over="ignore"):
-        cast = array.astype(target.dtype.numpy())
+        cast = array.astype(dtype.numpy())
     if not np.all(np.isfinite(cast.astype(np.float64))):
         raise RefusedError(
             Refusal(
                 Reason.OVERFLOW,
-                f"the merged weights reach {np.max(np.abs(array)):.3g}, more than "
-                f"{target.dtype} holds",
+                f"the merged weights reach {np.max(np.abs(array)):.3g}, more than {dtype} holds",
                 {"largest": float(np.max(np.abs(array)))},
                 "fold the model in a wider type",
             )
         )
-    tensor = ir.Tensor(np.ascontiguousarray(cast).reshape(cast.shape), target.dtype, name=name)
+    tensor = ir.Tensor(np.ascontiguousarray(cast).reshape(cast.shape), dtype, name=name)
     return ir.val(name, const_value=tensor)
 
 

@@ -227,9 +227,7 @@ def _names(rewriter: Rewriter, node: ir.Node, weight: str, index: int) -> Names:
     )
 
 
-def _shape_after(
-    x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes
-) -> ir.Shape | None:
+def _shape_after(x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes) -> ir.Shape | None:
     known = facts.shape(x)
     if known is None:
         return None

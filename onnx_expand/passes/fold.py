@@ -12,11 +12,12 @@ from onnx_expand.cost import Cost, Inspection, inspect_model
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear
 from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
-from onnx_expand.regions import Break, Element, find_chains
-from onnx_expand.values import Facts
+from onnx_expand.regions import Break, Chain, Element, find_chains
+from onnx_expand.values import Facts, Shape
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
 
@@ -98,9 +99,14 @@ class Fold(ir.passes.InPlacePass):
     The model keeps its inputs, outputs and names; a result takes the names of the heaviest node
     that it replaces, or those recorded by expand. Weights that something else reads stay as they
     are. All arithmetic is float64 with one rounding to the model's type at the end.
+
+    Attributes:
+        policy: What to merge.
+        border: What to do where a bias meets a padded border.
     """
 
     policy: Policy = Policy.AUTO
+    border: Border = Border.EXACT
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
@@ -110,7 +116,7 @@ class Fold(ir.passes.InPlacePass):
             # The note outlives the units, so that folding once more changes nothing.
             marked = EXPANDED in model.metadata_props or drop_incomplete(model)
             policy = Policy.MARKED if marked else Policy.CHEAPEST
-        run = _Run(model, policy)
+        run = _Run(model, policy, self.border)
         for graph in list(model.graphs()):
             run.fold_graph(graph)
         run.rewriter.finish()
@@ -125,19 +131,60 @@ class Fold(ir.passes.InPlacePass):
 class _Run:
     """One run over one model."""
 
-    def __init__(self, model: ir.Model, policy: Policy) -> None:
+    def __init__(self, model: ir.Model, policy: Policy, border: Border) -> None:
         self.facts = Facts(model)
         self.policy = policy
+        self.border = border
         self.rewriter = Rewriter(model)
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
 
     def fold_graph(self, graph: ir.Graph) -> None:
+        """Fold one graph; the graphs within its nodes are folded by calls of their own."""
         chains, breaks = find_chains(graph, self.facts)
         self.kept += [_kept(b) for b in breaks]
         for chain in chains:
-            partitioner = Partitioner(chain.elements, chain.extents, chain.rank, self.facts)
-            self._fold_chain(partitioner)
+            self._fold_chain(_partitioner(chain, self.facts))
+        if self.border is not Border.EXACT and self.policy is not Policy.MARKED:
+            while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
+                pass
+
+    def _bridge_chain(self, chain: Chain) -> bool:
+        """Merge the first two maps of a chain that only a bias at a border keeps apart."""
+        part = _partitioner(chain, self.facts)
+        for span in part.bridgeable():
+            old = [node for element in part.inside(span) for node in element.nodes()]
+            nodes = self._bridge(part, span, self.facts.shape(chain.root))
+            labels = tuple(map(label, old))
+            if isinstance(nodes, Refusal):
+                refused = Kept(labels, nodes)
+                self.kept += [] if refused in self.kept else [refused]
+                continue
+            # What kept these nodes apart does so no more.
+            self.kept = [k for k in self.kept if not set(k.nodes) <= set(labels)]
+            constants = [v for n in nodes for v in n.inputs if v is not None and v.const_value]
+            weight = max((v.const_value.size for v in constants if v.const_value), default=0)
+            size = sum(v.const_value.size for v in constants if v.const_value)
+            after = Cost(weight * part.positions_after(span), size, len(nodes))
+            self._replace(old, nodes, part.as_is(span), after)
+            return True
+        return False
+
+    def _bridge(
+        self, part: Partitioner, span: Span, shape: Shape | None
+    ) -> list[ir.Node] | Refusal:
+        inside = part.inside(span)
+        links = [linear for element in inside for linear in element.leaves()]
+        old = [node for element in inside for node in element.nodes()]
+        try:
+            f = part.load(Span(span.first, span.last - 1))
+            g = part.load(Span(span.last, span.last))
+            target = self._target(inside[0].input, links, old, self._template(inside, links))
+            static = shape is not None and None not in shape[2:]
+            extents = part.extents_before(span) if static else (None,) * g.rank
+            return bridge(self.border, f, g, extents, target)
+        except RefusedError as error:
+            return error.refusal
 
     def _fold_chain(self, partitioner: Partitioner) -> None:
         while True:
@@ -159,10 +206,15 @@ class _Run:
         merged = part.merged(span)
         assert isinstance(merged, Merged)
         old = [node for element in part.inside(span) for node in element.nodes()]
-        labels, before = tuple(map(label, old)), part.as_is(span)
+        self._replace(old, new, part.as_is(span), merged.cost)
+
+    def _replace(
+        self, old: Sequence[ir.Node], new: Sequence[ir.Node], before: Cost, after: Cost
+    ) -> None:
+        labels = tuple(map(label, old))
         self.rewriter.replace(old, new)
         self.facts.transfer(old[-1].outputs[0], new[-1].outputs[0])
-        self.sites.append(Site(labels, tuple(map(label, new)), before, merged.cost))
+        self.sites.append(Site(labels, tuple(map(label, new)), before, after))
 
     def _write(self, part: Partitioner, span: Span) -> list[ir.Node] | Refusal:
         """The nodes that a span becomes; nothing in the graph is touched yet."""
@@ -240,6 +292,10 @@ class _Run:
 def _bias_name(weight: str) -> str:
     stem, dot, last = weight.rpartition(".")
     return f"{stem}{dot}bias" if last == "weight" else f"{weight}.bias"
+
+
+def _partitioner(chain: Chain, facts: Facts) -> Partitioner:
+    return Partitioner(chain.elements, chain.extents, chain.rank, facts)
 
 
 def _discard(nodes: Sequence[ir.Node]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -260,7 +260,7 @@ class Partitioner:
         form = form_of(geometry, axes, self.rank)
         if isinstance(form, Refusal):
             return form
-        positions = math.prod(self._extents[span.last + 1])
+        positions = self.positions_after(span)
         shift_only = all(element.shift_only for element in inside)
         return Merged(geometry, form, axes, Cost.of_form(form, geometry, positions, shift_only))
 
@@ -288,6 +288,37 @@ class Partitioner:
             for branch in branches:
                 total += branch.as_is(Span(0, len(branch.elements) - 1))
         return total
+
+    def bridgeable(self) -> Iterator[Span]:
+        """Spans whose last element pads, and that only a bias before it keeps from merging.
+
+        Only such spans count as would not cost more products once merged.
+        """
+        for last in range(1, len(self.elements)):
+            following, first = self.elements[last].geometry, last - 1
+            while first and self._is_per_channel(Span(first - 1, last - 1)):
+                first -= 1
+            before = self._geometry(Span(first, last - 1))
+            if isinstance(before, Refusal) or isinstance(following, Refusal):
+                continue
+            exact, span = before.then(following), Span(first, last)
+            merged = replace(before, bias=False).then(following)
+            if isinstance(exact, Geometry) or isinstance(merged, Refusal):
+                continue
+            if merged.macs_per_position * self.positions_after(span) <= self.as_is(span).macs:
+                yield span
+
+    def _is_per_channel(self, span: Span) -> bool:
+        geometry = self._geometry(span)
+        return isinstance(geometry, Geometry) and geometry.is_per_channel
+
+    def positions_after(self, span: Span) -> int:
+        """Output positions of a span, for one sample."""
+        return math.prod(self._extents[span.last + 1])
+
+    def extents_before(self, span: Span) -> tuple[int, ...]:
+        """Spatial extents of a span's input."""
+        return self._extents[span.first]
 
     def _geometry(self, span: Span) -> Geometry | Refusal:
         known, end = self._geometries, span.last
@@ -373,9 +404,7 @@ class Partitioner:
         merged = self.merged(Span(a.first, b.last))
         if isinstance(merged, Refusal):
             return merged
-        apart = sum_costs(
-            self._piece_cost(_Piece(s, merge=len(s) > 1), policy) for s in (a, b)
-        )
+        apart = sum_costs(self._piece_cost(_Piece(s, merge=len(s) > 1), policy) for s in (a, b))
         return _dearer(merged.cost, apart)
 
 

@@ -75,6 +75,11 @@ class Rewriter:
         after.name, after.shape, after.type = before.name, before.shape, before.type
         after.doc_string = before.doc_string
         after.metadata_props.update(before.metadata_props)
+        for node in new[:-1]:
+            out = node.outputs[0]
+            out.name = out.name or self.unique(f"{label(node)}.out")
+            if out.shape is None:  # what is written before the last step has the result's shape
+                out.shape, out.type = before.shape, before.type
         places = self._places(graph, old)
         read = [value for node in old for value in node.inputs if value is not None]
         graph.insert_before(old[0], new)

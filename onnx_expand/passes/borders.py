@@ -1,0 +1,167 @@
+"""Merging across a padded border, at a price.
+
+A map with a bias before a convolution that pads is not one convolution: the zeros of the padding
+stand where the bias should. Three rewrites are exact all the same, and each adds something:
+
+- `ones` appends a channel of ones to the input, whose weights carry the bias: the padding zeroes
+  it outside. It holds for every input size and costs 1 / m more products for m input channels.
+- `pad` pads the input with the value that the first map takes to zero, where all channels share
+  one. It adds a Pad node.
+- `map` adds what the bias contributes as an image of constants. It needs static extents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.lower import Form, Target, constant, lower
+
+__all__ = ["Border", "bridge"]
+
+
+class Border(StrEnum):
+    """What to do where a bias meets a padded border."""
+
+    EXACT = "exact"
+    """Leave the nodes apart: nothing is added."""
+    ONES = "ones"
+    """Append a channel of ones to the input."""
+    MAP = "map"
+    """Add an image of constants."""
+    PAD = "pad"
+    """Pad with the value that becomes zero."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    f: AffineConv
+    g: AffineConv
+    extents: Sequence[int | None]
+    target: Target
+
+
+def bridge(
+    border: Border,
+    f: AffineConv,
+    g: AffineConv,
+    extents: Sequence[int | None],
+    target: Target,
+) -> list[ir.Node] | Refusal:
+    """Write `g` after `f`, which no single convolution computes, exactly.
+
+    Args:
+        border: By which rewrite.
+        f: The first map, whose bias is what stands in the way.
+        g: The second map, which pads.
+        extents: Spatial extents of the input, None for one that is not static.
+        target: Where the result goes.
+
+    Returns:
+        The nodes; or why this rewrite does not apply.
+    """
+    rank = g.rank
+    f = f.at_rank(rank)
+    without = replace(f, bias=None)
+    refusal = without.geometry.then(g.geometry)
+    if isinstance(refusal, Refusal):
+        return refusal
+    pair = _Pair(f, g, extents, target)
+    return {Border.ONES: _ones, Border.MAP: _map, Border.PAD: _pad}[border](pair)
+
+
+def _ones(pair: _Pair) -> list[ir.Node] | Refusal:
+    f, g = pair.f, pair.g
+    if not f.geometry.is_pointwise:
+        return _refused("a channel of ones has the first map's output extents only before a 1x1")
+    dense = g @ replace(f, bias=None)
+    dense = dense.embedded(replace(dense.geometry, group=1))
+    assert f.bias is not None
+    carried = replace(g, bias=None) @ AffineConv(f.bias.reshape(-1, 1)).at_rank(g.rank)
+    carried = carried.embedded(replace(dense.geometry, in_channels=1, group=1, bias=False))
+    whole = replace(dense, weight=np.concatenate([dense.weight, carried.weight], axis=1))
+    x, rank = pair.target.x, g.rank + 2
+    pads = np.zeros(2 * rank, dtype=np.int64)
+    pads[rank + 1] = 1
+    padded = _pad_node(pair.target, pads, 1.0)
+    nodes = lower(whole, Form.CONV, (1, 1), replace(pair.target, x=padded.outputs[0]))
+    assert x is padded.inputs[0]
+    return [padded, *nodes]
+
+
+def _pad(pair: _Pair) -> list[ir.Node] | Refusal:
+    f, g = pair.f, pair.g
+    if not f.geometry.is_pointwise:
+        return _refused("the first map is not pointwise")
+    assert f.bias is not None
+    sums = f.weight.sum(axis=tuple(range(1, f.weight.ndim)))
+    if not np.all(sums):
+        return _refused("no value becomes zero in every channel")
+    values = -f.bias / sums
+    value = float(np.asarray(values.mean()).astype(pair.target.dtype.numpy()))
+    eps = float(np.finfo(np.float32).eps) if pair.target.dtype.itemsize == 4 else 0.0
+    if np.any(np.abs(sums * value + f.bias) > 2 * eps * np.abs(f.bias)):
+        spread = float(np.ptp(values))
+        return Refusal(
+            Reason.BORDER,
+            f"the value that becomes zero differs between channels, by {spread:.3g}",
+            {"spread": spread},
+            "use ones or map",
+        )
+    merged = replace(g, pads=()) @ f
+    begins, ends = g.geometry.begins, g.geometry.ends
+    pads = np.array([0, 0, *begins, 0, 0, *ends], dtype=np.int64)
+    padded = _pad_node(pair.target, pads, value)
+    nodes = lower(merged, Form.CONV, (1, 1), replace(pair.target, x=padded.outputs[0]))
+    return [padded, *nodes]
+
+
+def _map(pair: _Pair) -> list[ir.Node] | Refusal:
+    f, g, target = pair.f, pair.g, pair.target
+    known = [size for size in pair.extents if size is not None]
+    if len(known) != g.rank:
+        return _refused("an image of constants needs static extents")
+    assert f.bias is not None
+    inner = f.geometry.output_extents(known)
+    flat = np.broadcast_to(f.bias.reshape(1, -1, *(1,) * g.rank), (1, f.bias.size, *inner))
+    image = g(flat)
+    merged = replace(g, bias=None) @ replace(f, bias=None)
+    shift = constant(image, target.names.bias, target.dtype)
+    nodes = lower(merged, Form.CONV, (1, 1), target)
+    add = ir.node("Add", [nodes[-1].outputs[0], shift], name=target.names.add)
+    return [*nodes, add]
+
+
+def _pad_node(
+    target: Target, pads: np.ndarray[tuple[int], np.dtype[np.int64]], value: float
+) -> ir.Node:
+    names = target.names
+    amounts = ir.Tensor(pads, name=f"{names.add}.pads")
+    fill = constant(np.array(value), f"{names.add}.value", target.dtype)
+    node = ir.node(
+        "Pad",
+        [target.x, ir.val(amounts.name, const_value=amounts), fill],
+        {"mode": "constant"},
+        name=names.add,
+    )
+    if target.facts.opset < 11:
+        raise RefusedError(_refused("Pad takes its amounts as attributes before opset 11"))
+    shape = target.facts.shape(target.x)
+    if shape is not None:
+        rank = len(shape)
+        node.outputs[0].shape = ir.Shape(
+            None if size is None else size + int(pads[i] + pads[rank + i])
+            for i, size in enumerate(shape)
+        )
+    node.outputs[0].type = ir.TensorType(target.dtype)
+    return node
+
+
+def _refused(message: str) -> Refusal:
+    return Refusal(Reason.UNSUPPORTED, message)
