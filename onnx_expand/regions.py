@@ -242,10 +242,12 @@ class Break:
     Attributes:
         nodes: The nodes concerned.
         refusal: The reason.
+        value: The name of the tensor between them, where there is one.
     """
 
     nodes: tuple[ir.Node, ...]
     refusal: Refusal
+    value: str = ""
 
 
 def find_chains(graph: ir.Graph, facts: Facts) -> tuple[list[Chain], list[Break]]:
@@ -346,17 +348,17 @@ class _Finder:
         producer, count = value.producer(), len(value.uses())
         if not readers or producer is None:
             return
-        nodes = (producer, *readers)
+        nodes, between = (producer, *readers), value.name or ""
         if value.is_graph_output():
             message = f"'{value.name}' in between is an output of the graph"
-            self.breaks.append(Break(nodes, Refusal(Reason.OUTPUT, message)))
+            self.breaks.append(Break(nodes, Refusal(Reason.OUTPUT, message), between))
         elif count > 1:
             message = f"'{value.name}' in between is read {count} times"
             refusal = Refusal(Reason.SHARED, message, {"reads": count})
-            self.breaks.append(Break(nodes, refusal))
+            self.breaks.append(Break(nodes, refusal, between))
         elif readers[0].graph is producer.graph:
             message = f"the nodes map different axes of '{value.name}'"
-            self.breaks.append(Break(nodes, Refusal(Reason.GEOMETRY, message)))
+            self.breaks.append(Break(nodes, Refusal(Reason.GEOMETRY, message), between))
 
     def _append_leaf(self, linear: Linear) -> None:
         above = self._alone(linear.x, linear.node)

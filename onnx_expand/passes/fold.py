@@ -41,10 +41,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Kept:
-    """Nodes that were not merged, and why."""
+    """Nodes that were not merged, the tensor between them if there is one, and why."""
 
     nodes: tuple[str, ...]
     refusal: Refusal
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ class FoldReport:
                 }
                 for site in self.sites
             ],
-            "kept": [{"nodes": list(k.nodes), **k.refusal.as_dict()} for k in self.kept],
+            "kept": [
+                {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()}
+                for k in self.kept
+            ],
         }
 
 
@@ -161,7 +165,8 @@ class _Run:
                 self.kept += [] if refused in self.kept else [refused]
                 continue
             # What kept these nodes apart does so no more.
-            self.kept = [k for k in self.kept if not set(k.nodes) <= set(labels)]
+            between = {element.output.name for element in part.inside(span)[:-1]}
+            self.kept = [k for k in self.kept if k.value not in between]
             constants = [v for n in nodes for v in n.inputs if v is not None and v.const_value]
             weight = max((v.const_value.size for v in constants if v.const_value), default=0)
             size = sum(v.const_value.size for v in constants if v.const_value)
@@ -306,4 +311,4 @@ def _discard(nodes: Sequence[ir.Node]) -> None:
 
 
 def _kept(found: Break) -> Kept:
-    return Kept(tuple(map(label, found.nodes)), found.refusal)
+    return Kept(tuple(map(label, found.nodes)), found.refusal, found.value)

@@ -383,7 +383,7 @@ class Partitioner:
             if isinstance(last.geometry, Refusal) or isinstance(first.geometry, Refusal):
                 continue  # said at the join itself
             nodes = (_last_node(last), next(first.nodes()))
-            yield Break(nodes, self._why_apart(a, b, policy))
+            yield Break(nodes, self._why_apart(a, b, policy), last.output.name or "")
 
     def _why_join(self, span: Span, policy: Policy) -> Refusal:
         if policy is Policy.MARKED:
