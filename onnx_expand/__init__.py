@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnx_expand.affine import AffineConv
@@ -21,8 +22,8 @@ from onnx_expand.errors import (
 )
 
 if TYPE_CHECKING:
-    from onnx_expand.check import check
     from onnx_expand.cost import Inspection
+    from onnx_expand.equivalence import Verdict
     from onnx_expand.model import ModelLike
 
 __all__ = [
@@ -128,10 +129,35 @@ def inspect(model: ModelLike) -> Inspection:
     return inspect_model(read(model))
 
 
-def __getattr__(name: str) -> Any:
-    # Found when asked for, so that importing the package stays light.
-    if name == "check":
-        from onnx_expand.check import check
+def check(
+    a: ModelLike,
+    b: ModelLike,
+    *,
+    samples: int = 3,
+    seed: int = 0,
+    providers: Sequence[str] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Verdict:
+    """Compare what two models compute, in onnxruntime, against the rounding of the first.
 
-        return check
-    raise AttributeError(f"module 'onnx_expand' has no attribute '{name}'")
+    Args:
+        a: The model that is right by definition, of any of the four kinds.
+        b: The model to compare with it.
+        samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros.
+        seed: Decides the inputs.
+        providers: `cpu`, `cuda` or both; all that work on this machine when missing.
+        rtol: Overrides the measured tolerance: |a - b| <= atol + rtol * |a|.
+        atol: As `rtol`.
+
+    Returns:
+        The verdict, which is true when they compute the same.
+
+    Raises:
+        UsageError: An option has a value that makes no sense.
+        ModelError: A model cannot be read, or is not valid.
+        UnsupportedError: onnxruntime or a provider is missing, or onnxruntime cannot run a model.
+    """
+    from onnx_expand.equivalence import check as run
+
+    return run(a, b, samples=samples, seed=seed, providers=providers, rtol=rtol, atol=atol)

@@ -239,11 +239,12 @@ def _keep_metadata(proto: onnx.ModelProto, graph: Any) -> None:
 
 def _restore_metadata(proto: onnx.ModelProto, graph: Any) -> None:
     by_output = {node.output[0]: node for node in proto.graph.node if node.output}
-    onnx.helper.set_model_props(proto, getattr(graph, _PROPS, {}))
+    # graphsurgeon takes a missing attribute for a missing layer and says so: ask `vars`.
+    onnx.helper.set_model_props(proto, vars(graph).get(_PROPS, {}))
     for node in graph.nodes:
         target = by_output.get(node.outputs[0].name) if node.outputs else None
-        if target is not None and hasattr(node, _PROPS):
-            onnx.helper.set_metadata_props(target, getattr(node, _PROPS))
+        if target is not None and _PROPS in vars(node):
+            onnx.helper.set_metadata_props(target, vars(node)[_PROPS])
 
 
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:

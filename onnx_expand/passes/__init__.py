@@ -1,10 +1,13 @@
 """The rewrites: `Expand` and `Fold`, passes over `onnx_ir.Model`."""
 
+from onnx_expand.passes.borders import Border
 from onnx_expand.passes.expand import Expand, ExpandReport, ExpandResult
 from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
 from onnx_expand.passes.partition import Policy
+from onnx_expand.passes.preprocess import Preprocess
 
 __all__ = [
+    "Border",
     "Expand",
     "ExpandReport",
     "ExpandResult",
@@ -12,4 +15,5 @@ __all__ = [
     "FoldReport",
     "FoldResult",
     "Policy",
+    "Preprocess",
 ]

@@ -31,12 +31,14 @@ class Site:
         result: What is there now.
         before: The cost of what was there.
         after: The cost of what is there now.
+        border: How a padded border was bridged, `exact` where nothing had to be.
     """
 
     nodes: tuple[str, ...]
     result: tuple[str, ...]
     before: Cost
     after: Cost
+    border: Border = Border.EXACT
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class FoldReport:
                     "result": list(site.result),
                     "before": vars(site.before),
                     "after": vars(site.after),
+                    "border": str(site.border),
                 }
                 for site in self.sites
             ],
@@ -107,10 +110,13 @@ class Fold(ir.passes.InPlacePass):
     Attributes:
         policy: What to merge.
         border: What to do where a bias meets a padded border.
+        image: The name of an input behind which any rewrite of a border may be used, the cheapest
+            that applies; for preprocessing.
     """
 
     policy: Policy = Policy.AUTO
     border: Border = Border.EXACT
+    image: str | None = None
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
@@ -120,7 +126,7 @@ class Fold(ir.passes.InPlacePass):
             # The note outlives the units, so that folding once more changes nothing.
             marked = EXPANDED in model.metadata_props or drop_incomplete(model)
             policy = Policy.MARKED if marked else Policy.CHEAPEST
-        run = _Run(model, policy, self.border)
+        run = _Run(model, policy, self.border, self.image)
         for graph in list(model.graphs()):
             run.fold_graph(graph)
         run.rewriter.finish()
@@ -135,10 +141,11 @@ class Fold(ir.passes.InPlacePass):
 class _Run:
     """One run over one model."""
 
-    def __init__(self, model: ir.Model, policy: Policy, border: Border) -> None:
+    def __init__(self, model: ir.Model, policy: Policy, border: Border, image: str | None) -> None:
         self.facts = Facts(model)
         self.policy = policy
         self.border = border
+        self.image = image
         self.rewriter = Rewriter(model)
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
@@ -149,16 +156,24 @@ class _Run:
         self.kept += [_kept(b) for b in breaks]
         for chain in chains:
             self._fold_chain(_partitioner(chain, self.facts))
-        if self.border is not Border.EXACT and self.policy is not Policy.MARKED:
+        if self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
                 pass
 
     def _bridge_chain(self, chain: Chain) -> bool:
         """Merge the first two maps of a chain that only a bias at a border keeps apart."""
+        ways = [self.border] if self.border is not Border.EXACT else []
+        if not ways and chain.root.name == self.image:
+            ways = [Border.PAD, Border.ONES, Border.MAP]
+        if not ways:
+            return False
         part = _partitioner(chain, self.facts)
         for span in part.bridgeable():
             old = [node for element in part.inside(span) for node in element.nodes()]
-            nodes = self._bridge(part, span, self.facts.shape(chain.root))
+            for way in ways:
+                nodes = self._bridge(way, part, span, self.facts.shape(chain.root))
+                if not isinstance(nodes, Refusal):
+                    break
             labels = tuple(map(label, old))
             if isinstance(nodes, Refusal):
                 refused = Kept(labels, nodes)
@@ -171,12 +186,12 @@ class _Run:
             weight = max((v.const_value.size for v in constants if v.const_value), default=0)
             size = sum(v.const_value.size for v in constants if v.const_value)
             after = Cost(weight * part.positions_after(span), size, len(nodes))
-            self._replace(old, nodes, part.as_is(span), after)
+            self._replace(old, nodes, part.as_is(span), after, way)
             return True
         return False
 
     def _bridge(
-        self, part: Partitioner, span: Span, shape: Shape | None
+        self, way: Border, part: Partitioner, span: Span, shape: Shape | None
     ) -> list[ir.Node] | Refusal:
         inside = part.inside(span)
         links = [linear for element in inside for linear in element.leaves()]
@@ -187,7 +202,7 @@ class _Run:
             target = self._target(inside[0].input, links, old, self._template(inside, links))
             static = shape is not None and None not in shape[2:]
             extents = part.extents_before(span) if static else (None,) * g.rank
-            return bridge(self.border, f, g, extents, target)
+            return bridge(way, f, g, extents, target)
         except RefusedError as error:
             return error.refusal
 
@@ -214,12 +229,17 @@ class _Run:
         self._replace(old, new, part.as_is(span), merged.cost)
 
     def _replace(
-        self, old: Sequence[ir.Node], new: Sequence[ir.Node], before: Cost, after: Cost
+        self,
+        old: Sequence[ir.Node],
+        new: Sequence[ir.Node],
+        before: Cost,
+        after: Cost,
+        border: Border = Border.EXACT,
     ) -> None:
         labels = tuple(map(label, old))
         self.rewriter.replace(old, new)
         self.facts.transfer(old[-1].outputs[0], new[-1].outputs[0])
-        self.sites.append(Site(labels, tuple(map(label, new)), before, after))
+        self.sites.append(Site(labels, tuple(map(label, new)), before, after, border))
 
     def _write(self, part: Partitioner, span: Span) -> list[ir.Node] | Refusal:
         """The nodes that a span becomes; nothing in the graph is touched yet."""

@@ -1,0 +1,99 @@
+"""What a model takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+__all__ = ["Port", "Signature"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a model.
+
+    Attributes:
+        name: Its name.
+        dtype: Type of its elements, None where it is no tensor or the model does not say.
+        shape: Extents; a name for a symbolic one, None for a nameless one. None without a rank.
+    """
+
+    name: str
+    dtype: ir.DataType | None
+    shape: tuple[int | str | None, ...] | None
+
+    @classmethod
+    def of(cls, value: ir.Value) -> Port:
+        """Read a graph input or output."""
+        tensor = isinstance(value.type, ir.TensorType)
+        shape = None
+        if value.shape is not None:
+            shape = tuple(d if isinstance(d, int) else d.value or None for d in value.shape)
+        return cls(value.name or "", value.dtype if tensor else None, shape)
+
+    def symbols(self) -> tuple[int | str, ...]:
+        """Extents, with a name of its own for each nameless one."""
+        return tuple(
+            f"{self.name}[{axis}]" if extent is None else extent
+            for axis, extent in enumerate(self.shape or ())
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes and returns, by name.
+
+    Attributes:
+        inputs: What a caller must give: no initializers that can be overridden.
+        outputs: What the model returns.
+    """
+
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Signature:
+        """Read a model."""
+        given = (v for v in model.graph.inputs if v.name not in model.graph.initializers)
+        inputs, outputs = map(Port.of, given), map(Port.of, model.graph.outputs)
+        return cls({p.name: p for p in inputs}, {p.name: p for p in outputs})
+
+    def differences(self, other: Signature) -> list[str]:
+        """Where a caller of this model, A, would notice that it is the other, B.
+
+        Symbolic extents go with anything, but where A takes any extent B must do so too.
+        """
+        found = []
+        for kind, left, right in (
+            ("input", self.inputs, other.inputs),
+            ("output", self.outputs, other.outputs),
+        ):
+            found += [f"{kind} '{name}' is in A only" for name in left if name not in right]
+            found += [f"{kind} '{name}' is in B only" for name in right if name not in left]
+            for name in left:
+                if name in right:
+                    found += _port_differences(kind, left[name], right[name])
+        return found
+
+
+def _port_differences(kind: str, a: Port, b: Port) -> Iterator[str]:
+    if a.dtype != b.dtype:
+        yield f"{kind} '{a.name}' is {a.dtype} in A, {b.dtype} in B"
+    if a.shape is None or b.shape is None:
+        return
+    shapes = f"{_shape_text(a)} in A, {_shape_text(b)} in B"
+    if len(a.shape) != len(b.shape):
+        yield f"{kind} '{a.name}' has {len(a.shape)} axes in A, {len(b.shape)} in B: {shapes}"
+        return
+    for axis, (left, right) in enumerate(zip(a.shape, b.shape, strict=True)):
+        # What A accepts, B must accept; what B says beyond A does not matter.
+        narrower = kind == "input" and isinstance(right, int) and not isinstance(left, int)
+        conflict = isinstance(left, int) and isinstance(right, int) and left != right
+        if narrower or conflict:
+            yield f"{kind} '{a.name}' differs on axis {axis}: {shapes}"
+
+
+def _shape_text(port: Port) -> str:
+    return "[" + ", ".join(str("?" if d is None else d) for d in port.shape or ()) + "]"

@@ -1,0 +1,121 @@
+"""The outcome of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_expand.equivalence.compare import Figure, number
+
+__all__ = ["Verdict"]
+
+_LARGE_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two models compute the same, with the figures behind it.
+
+    Attributes:
+        equal: Whether they do.
+        differences: What differs, one sentence each; empty when equal.
+        outputs: One figure per output, input and provider.
+        basis: What the tolerance was derived from.
+        providers: Where the models ran.
+        notes: What a reader should know besides.
+    """
+
+    equal: bool
+    differences: tuple[str, ...]
+    outputs: tuple[Figure, ...]
+    basis: str
+    providers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, figures: Sequence[Figure], basis: str, providers: tuple[str, ...]) -> Verdict:
+        """Conclude from what was measured."""
+        differences = tuple(_differences(figures))
+        notes = tuple(_notes(figures))
+        return cls(not differences, differences, tuple(figures), basis, providers, notes)
+
+    @property
+    def worst(self) -> Figure | None:
+        """The figure with the largest ratio, if anything ran."""
+        return max(self.outputs, key=lambda figure: figure.ratio, default=None)
+
+    @property
+    def max_error(self) -> float:
+        """The error of the worst figure."""
+        return self.worst.max_error if self.worst else 0.0
+
+    @property
+    def floor(self) -> float:
+        """What rounding does to A, where the worst figure was taken."""
+        return self.worst.floor if self.worst else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """The error over the tolerance of the worst figure; at most 1 when equal."""
+        return self.worst.ratio if self.worst else (0.0 if self.equal else math.inf)
+
+    def __bool__(self) -> bool:
+        return self.equal
+
+    def summary(self) -> str:
+        """The verdict in one line."""
+        if not self.equal:
+            more = len(self.differences) - 1
+            tail = f" (and {more} more)" if more else ""
+            return f"different: {self.differences[0]}{tail}"
+        places = {(figure.place.sample, figure.place.provider) for figure in self.outputs}
+        return (
+            f"equal on {len(places)} inputs ({', '.join(self.providers)}): largest error "
+            f"{self.max_error:.2g}, {self.ratio:.2f} of the tolerance ({self.basis})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """This verdict as strict JSON types: what is not finite is a string."""
+        return {
+            "schema": 1,
+            "equal": self.equal,
+            "summary": self.summary(),
+            "differences": list(self.differences),
+            "basis": self.basis,
+            "providers": list(self.providers),
+            "max_error": number(self.max_error),
+            "floor": number(self.floor),
+            "ratio": number(self.ratio),
+            "notes": list(self.notes),
+            "outputs": [figure.as_dict() for figure in self.outputs],
+        }
+
+
+def _differences(figures: Sequence[Figure]) -> Iterator[str]:
+    for output in dict.fromkeys(figure.place.output for figure in figures):
+        mine = [figure for figure in figures if figure.place.output == output]
+        wrong = [figure for figure in mine if not figure.equal]
+        if wrong:
+            worst = max(wrong, key=lambda figure: figure.ratio)
+            where = f"on {worst.place.sample}, {worst.place.provider}"
+            count = f"differs on {len(wrong)} of {len(mine)} inputs"
+            yield f"output '{output}': {worst.problem} ({where}; {count})"
+
+
+def _notes(figures: Sequence[Figure]) -> Iterator[str]:
+    for output in dict.fromkeys(figure.place.output for figure in figures):
+        mine = [figure for figure in figures if figure.place.output == output]
+        odd = [figure for figure in mine if figure.non_finite]
+        if odd:
+            yield (
+                f"output '{output}' has NaN or infinity, at the same places in both, on "
+                f"{len(odd)} of {len(mine)} inputs"
+            )
+        shares = [figure.tolerance / figure.scale for figure in mine if figure.scale]
+        if max(shares, default=0.0) > _LARGE_SHARE:
+            yield (
+                f"output '{output}' is compared loosely, by {max(shares):.0%} of its largest "
+                "value: A amplifies rounding that much"
+            )

@@ -1,0 +1,119 @@
+"""Put image preprocessing in front of a model, for fold to take it into the first convolution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.lower import constant
+from onnx_expand.passes.rewrite import Rewriter
+
+__all__ = ["Preprocess"]
+
+
+@dataclass(frozen=True)
+class Preprocess(ir.passes.InPlacePass):
+    """Let a model take raw pixels: `y = (x - mean) / std`, with red and blue swapped on request.
+
+    The input keeps its name, type and shape. Mean and deviation are in the order of the channels
+    that the model was trained with.
+
+    Attributes:
+        mean: One number for each channel, or one for all.
+        std: As `mean`.
+        swap_rb: Whether the channels come in the opposite order.
+        input: The name of the input; may be left out where there is just one.
+
+    Raises:
+        UsageError: A number is not finite, a deviation is not positive, or an input has no such
+            name.
+        UnsupportedError: The input is no floating-point image with a static number of channels.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    swap_rb: bool = False
+    input: str | None = None
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise UsageError("mean and std must be finite numbers")
+        if min(self.std) <= 0:
+            raise UsageError(f"std holds {min(self.std):g}; a deviation is above 0")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Insert the preprocessing in place."""
+        image = self.find_input(model)
+        channels = self._channels(image)
+        mean, std = (self._spread(name, channels) for name in ("mean", "std"))
+        dtype = image.dtype
+        assert dtype is not None
+        if self.swap_rb:
+            mean, std = mean[::-1], std[::-1]
+        name, rewriter = image.name or "input", Rewriter(model)
+        readers = list(image.uses())
+        steps: list[tuple[str, ir.Value, dict[str, int]]] = []
+        column = (1, channels, 1, 1)
+        if np.any(mean):
+            steps.append(("Sub", constant(mean.reshape(column), f"{name}.mean", dtype), {}))
+        if np.any(std != 1):
+            steps.append(("Div", constant(std.reshape(column), f"{name}.std", dtype), {}))
+        if self.swap_rb:
+            order = ir.Tensor(np.arange(channels)[::-1].copy(), name=f"{name}.order")
+            steps.append(("Gather", ir.val(order.name, const_value=order), {"axis": 1}))
+        value, nodes = image, []
+        for op_type, operand, attributes in steps:
+            operand.name = rewriter.unique(operand.name or name)
+            node = ir.node(
+                op_type,
+                [value, operand],
+                attributes,
+                name=rewriter.unique(f"{name}.{op_type.lower()}"),
+            )
+            value = node.outputs[0]
+            value.name = rewriter.unique(f"{node.name}.out")
+            value.shape, value.type = image.shape, image.type
+            nodes.append(node)
+            model.graph.register_initializer(operand)
+        for use in readers:
+            use.node.replace_input_with(use.idx, value)
+        if nodes and len(model.graph):
+            model.graph.insert_before(model.graph[0], nodes)
+        return ir.passes.PassResult(model, bool(nodes))
+
+    def find_input(self, model: ir.Model) -> ir.Value:
+        """The input that holds the image."""
+        held = model.graph.initializers
+        inputs = {v.name: v for v in model.graph.inputs if v.name not in held}
+        names = ", ".join(f"'{name}'" for name in inputs)
+        if self.input is None:
+            if len(inputs) != 1:
+                raise UsageError(f"the model has the inputs {names}; name one with --input")
+            return next(iter(inputs.values()))
+        if self.input not in inputs:
+            raise UsageError(f"the model has no input '{self.input}'; it has {names}")
+        return inputs[self.input]
+
+    def _channels(self, image: ir.Value) -> int:
+        shape = image.shape
+        if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
+            raise UnsupportedError(
+                f"input '{image.name}' is no image [N, C, H, W] with a static number of channels"
+            )
+        if image.dtype is None or not image.dtype.is_floating_point():
+            raise UnsupportedError(
+                f"input '{image.name}' has type {image.dtype}; preprocessing needs floating point"
+            )
+        if image.is_graph_output():
+            raise UnsupportedError(f"input '{image.name}' is also an output of the graph")
+        return shape[1]
+
+    def _spread(self, name: str, channels: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        numbers = np.asarray(getattr(self, name), dtype=np.float64)
+        if numbers.size not in {1, channels}:
+            raise UsageError(f"{name} has {numbers.size} numbers; give 1 or {channels}")
+        return np.broadcast_to(numbers, (channels,)).copy()

@@ -1,0 +1,241 @@
+"""Operators for onnx's reference evaluator, where its own are slow or not in float64.
+
+The classes carry the operators' names, by which the evaluator finds them. Attributes arrive by
+keyword, None where the node does not state them and ONNX has no default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx.reference.op_run import OpRun
+
+from onnx_expand.runtimes._windows import Windows
+
+__all__ = ["KERNELS"]
+
+Array = npt.NDArray[Any]
+Ints = Sequence[int] | None
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+class Conv(OpRun):
+    """onnx's own gathers all windows in Python loops."""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        auto_pad: str | None = None,
+        dilations: Ints = None,
+        group: int | None = None,
+        kernel_shape: Ints = None,
+        pads: Ints = None,
+        strides: Ints = None,
+    ) -> tuple[Array]:
+        groups = group or 1
+        windows = Windows.of(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
+        padded = windows.pad(x, 0)
+        batch, rows = x.shape[0], w.shape[0] // groups
+        blocks = w.reshape(groups, rows, w.shape[1], *w.shape[2:])
+        y = np.zeros((batch, groups, rows, math.prod(windows.output)), x.dtype)
+        for tap, seen in windows.taps():
+            part = padded[seen].reshape(batch, groups, w.shape[1], y.shape[-1])
+            y += _product(_tap(blocks, tap), part)
+        result = y.reshape(batch, w.shape[0], *windows.output)
+        return (result if b is None else result + _per_channel(b, result.ndim),)
+
+
+class ConvTranspose(OpRun):
+    """onnx's own scatters in Python loops."""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        auto_pad: str | None = None,
+        dilations: Ints = None,
+        group: int | None = None,
+        kernel_shape: Ints = None,
+        output_padding: Ints = None,
+        output_shape: Ints = None,
+        pads: Ints = None,
+        strides: Ints = None,
+    ) -> tuple[Array]:
+        if output_shape is not None or (auto_pad or "NOTSET") not in {"NOTSET", "VALID"}:
+            raise NotImplementedError("ConvTranspose with output_shape or auto_pad")
+        rank, groups, kernel = x.ndim - 2, group or 1, w.shape[2:]
+        steps = tuple(strides or (1,) * rank)
+        holes = tuple(dilations or (1,) * rank)
+        extra = tuple(output_padding or (0,) * rank)
+        cut = tuple(pads or (0,) * (2 * rank))
+        full = tuple(
+            (size - 1) * steps[i] + (kernel[i] - 1) * holes[i] + 1 + extra[i]
+            for i, size in enumerate(x.shape[2:])
+        )
+        y = np.zeros((x.shape[0], w.shape[1] * groups, *full), x.dtype)
+        blocks = w.reshape(groups, w.shape[0] // groups, w.shape[1], *kernel)
+        source = x.reshape(x.shape[0], groups, w.shape[0] // groups, -1)
+        for tap, seen in Windows(kernel, steps, holes, (0,) * rank, x.shape[2:]).taps():
+            part = _product(_tap(blocks, tap).swapaxes(1, 2), source)
+            y[seen] += part.reshape(*y.shape[:2], *x.shape[2:])
+        keep = [slice(cut[i], full[i] - cut[i + rank]) for i in range(rank)]
+        y = y[(slice(None), slice(None), *keep)]
+        return (y if b is None else y + _per_channel(b, y.ndim),)
+
+
+class MaxPool(OpRun):
+    """onnx's own visits each window in Python."""
+
+    def _run(
+        self,
+        x: Array,
+        *,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: Ints = None,
+        kernel_shape: Ints = None,
+        pads: Ints = None,
+        storage_order: int | None = None,
+        strides: Ints = None,
+    ) -> tuple[Array, ...]:
+        windows = Windows.of(
+            x.shape[2:],
+            kernel_shape or (),
+            strides,
+            dilations,
+            pads,
+            auto_pad,
+            ceil_mode=bool(ceil_mode),
+        )
+        lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        padded = windows.pad(x, lowest)
+        y = np.full((*x.shape[:2], *windows.output), lowest, x.dtype)
+        if len(self.output) == 1:
+            for _, seen in windows.taps():
+                np.maximum(y, padded[seen], out=y)
+            return (y,)
+        if storage_order:
+            raise NotImplementedError("MaxPool with column-major indices")
+        places = windows.pad(np.arange(x.size).reshape(x.shape), -1)
+        where = np.full(y.shape, -1, np.int64)
+        for _, seen in windows.taps():
+            better = padded[seen] > y
+            y, where = np.where(better, padded[seen], y), np.where(better, places[seen], where)
+        return y, where
+
+
+class AveragePool(OpRun):
+    """onnx's own visits each window in Python."""
+
+    def _run(
+        self,
+        x: Array,
+        *,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        count_include_pad: int | None = None,
+        dilations: Ints = None,
+        kernel_shape: Ints = None,
+        pads: Ints = None,
+        strides: Ints = None,
+    ) -> tuple[Array]:
+        kernel, sizes = kernel_shape or (), x.shape[2:]
+        windows = Windows.of(
+            sizes, kernel, strides, dilations, pads, auto_pad, ceil_mode=bool(ceil_mode)
+        )
+        inside = np.ones((1, 1, *sizes), x.dtype)
+        if count_include_pad and pads:
+            # Only the stated padding counts: not what ceil_mode reads beyond it.
+            rank = len(sizes)
+            widths = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
+            inside = np.pad(inside, widths, constant_values=1)
+            shifted = Windows(
+                windows.kernel, windows.strides, windows.dilations, (0,) * rank, windows.output
+            )
+            counted = shifted.pad(inside, 0)
+        else:
+            counted = windows.pad(inside, 0)
+        padded = windows.pad(x, 0)
+        total = np.zeros((*x.shape[:2], *windows.output), x.dtype)
+        count = np.zeros((1, 1, *windows.output), x.dtype)
+        for _, seen in windows.taps():
+            total += padded[seen]
+            count += counted[seen]
+        return (total / count,)
+
+
+class BatchNormalization(OpRun):
+    """onnx's own takes every node of opset 7 to 13 for one that trains."""
+
+    def _run(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        mean: Array,
+        var: Array,
+        *,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        training_mode: int | None = None,
+        is_test: int | None = None,
+        spatial: int | None = None,
+        consumed_inputs: Ints = None,
+    ) -> tuple[Array, ...]:
+        opset = self.run_params["opsets"].get("", 0)
+        trains = bool(training_mode) if opset >= 14 else len(self.output) > 1
+        if (opset < 7 and not is_test) or (opset < 14 and trains) or spatial == 0:
+            raise NotImplementedError("BatchNormalization that trains, in an opset before 14")
+        used_mean, used_var = mean, var
+        if trains:
+            axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+            used_mean, used_var = x.mean(axis=axes), x.var(axis=axes)
+        factor = scale / np.sqrt(used_var + float(epsilon))
+        y = (x - _per_channel(used_mean, x.ndim)) * _per_channel(factor, x.ndim)
+        y = y + _per_channel(bias, x.ndim)
+        if not trains:
+            return (y,)
+        kept = float(momentum)
+        moved = [
+            old * kept + new * (1 - kept) for old, new in ((mean, used_mean), (var, used_var))
+        ]
+        return (y, *moved)
+
+
+class Erf(OpRun):
+    """onnx's own computes in float32."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (_erf(x) if x.size else x,)
+
+
+KERNELS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization, Erf]
+
+
+def _product(left: Array, right: Array) -> Array:
+    """[g, m, c] @ [n, g, c, p]; one channel per group is no matter for a matrix product."""
+    if left.shape[2] == 1:
+        return left[None] * right
+    product: Array = np.matmul(left[None], right)
+    return product
+
+
+def _tap(weight: Array, tap: tuple[int, ...]) -> Array:
+    """[g, m, c] of one tap of a weight [g, m, c, ...]."""
+    index: Any = (..., *tap)
+    part: Array = weight[index]
+    return part
+
+
+def _per_channel(vector: Array, rank: int) -> Array:
+    return vector.reshape(-1, *(1,) * (rank - 2))

@@ -1,0 +1,73 @@
+"""What every runtime offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.errors import UnsupportedError
+
+__all__ = ["Runtime", "Session", "Source", "Tensors", "first_line", "only_arrays"]
+
+Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Source: TypeAlias = ir.Model | Path
+
+
+class Session(Protocol):
+    """A model that is ready to run."""
+
+    def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            feeds: An array for every input, by name.
+
+        Returns:
+            An array for every output, by name, in the order of the model.
+
+        Raises:
+            UnsupportedError: The runtime cannot run the model on these arrays.
+        """
+
+
+class Runtime(Protocol):
+    """A way to run models."""
+
+    @property
+    def name(self) -> str:
+        """How messages name the runtime."""
+
+    def session(self, source: Source, label: str = "model") -> Session:
+        """Prepare a model.
+
+        Args:
+            source: The model, which is not changed, or the binary ONNX file that holds it.
+            label: How messages name the model.
+
+        Raises:
+            UnsupportedError: The runtime is missing, or cannot load the model.
+        """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a runtime's complaint, which is what a one-line message has room for."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:
+    """Outputs by name.
+
+    Raises:
+        UnsupportedError: One of them is a sequence, map, sparse tensor or missing.
+    """
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, np.ndarray):
+            kind = type(value).__name__
+            raise UnsupportedError(f"{label}: output '{name}' is a {kind}, not a tensor")
+    return dict(zip(names, values, strict=True))

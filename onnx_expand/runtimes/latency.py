@@ -1,0 +1,63 @@
+"""How long models take, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnx_expand.errors import UsageError
+from onnx_expand.runtimes.base import Session, Tensors
+
+__all__ = ["latency"]
+
+_WARM_UP = 0.2  # the share of the time that goes to runs which are not counted
+_FEWEST = 5
+
+
+def latency(
+    sessions: Mapping[str, Session], feeds: Tensors, *, seconds: float = 2.0
+) -> dict[str, tuple[float, float]]:
+    """Measure sessions on the same inputs, in turns.
+
+    Runs alternate (A B A B ...), so that a machine that slows down or speeds up meanwhile does so
+    for all of them. Prepare the sessions as they are deployed: `OnnxRuntime(optimize=True)`.
+
+    Args:
+        sessions: The sessions, by the name that the result has for them.
+        feeds: An array for every input, by name.
+        seconds: How long to measure, in all; every session runs at least five times.
+
+    Returns:
+        Median and 95th percentile, in seconds, by name.
+
+    Raises:
+        UsageError: There is no session, or no time.
+        UnsupportedError: A session cannot run on these arrays.
+    """
+    if not sessions:
+        raise UsageError("latency needs at least one session")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"seconds is {seconds}; it must be positive and finite")
+    _rounds(sessions, feeds, seconds * _WARM_UP, 1)
+    times = _rounds(sessions, feeds, seconds * (1 - _WARM_UP), _FEWEST)
+    return {
+        name: (float(np.median(values)), float(np.quantile(values, 0.95)))
+        for name, values in times.items()
+    }
+
+
+def _rounds(
+    sessions: Mapping[str, Session], feeds: Tensors, seconds: float, fewest: int
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < fewest or time.perf_counter() < end:
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run(feeds)
+            times[name].append(time.perf_counter() - start)
+        done += 1
+    return times

@@ -1,0 +1,212 @@
+"""onnxruntime, on the CPU or on a CUDA device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.model import save, to_proto
+from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
+
+__all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]
+
+_SUFFIX = "ExecutionProvider"
+_SPELLING = {"cpu": "CPU", "cuda": "CUDA"}
+# Reduced-precision products would drown the differences that a comparison looks for.
+_OPTIONS: dict[str, dict[str, str]] = {"CUDA" + _SUFFIX: {"use_tf32": "0"}}
+_INLINE_LIMIT = (1 << 31) - (1 << 24)
+_FATAL = 4
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """Runs models with onnxruntime.
+
+    Attributes:
+        provider: `cpu` or `cuda`.
+        optimize: Let onnxruntime rewrite the graph, as deployed. Off, what runs is the graph as
+            written, so that a comparison is one of the two graphs.
+        threads: How many threads one operator may use; onnxruntime's choice when missing.
+    """
+
+    provider: str = "cpu"
+    optimize: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.provider not in _SPELLING:
+            raise UsageError(f"provider '{self.provider}' is none of {', '.join(_SPELLING)}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; it must be at least 1")
+
+    @property
+    def name(self) -> str:
+        """How messages name the runtime."""
+        return f"onnxruntime on {_SPELLING[self.provider]}"
+
+    def session(self, source: Source, label: str = "model") -> OrtSession:
+        """Prepare a model.
+
+        Args:
+            source: The model, which is not changed, or the binary ONNX file that holds it.
+            label: How messages name the model.
+
+        Raises:
+            UnsupportedError: onnxruntime is missing, lacks the provider, or cannot load the model.
+        """
+        ort = _import()
+        wanted = _SPELLING[self.provider] + _SUFFIX
+        _require(wanted, ort.get_available_providers())
+        content, directory = _content(source)
+        try:
+            inner = ort.InferenceSession(
+                content,
+                self._options(ort),
+                providers=[(wanted, _OPTIONS.get(wanted, {}))],
+                enable_fallback=0,
+            )
+        except Exception as error:
+            # onnxruntime's exceptions have no common base of their own.
+            _remove(directory)
+            raise UnsupportedError(
+                f"{label}: {self.name} cannot load it: {first_line(error)}"
+            ) from error
+        session = OrtSession(inner, label, self.name)
+        if directory is not None:
+            # The weights may be mapped from the files for as long as the session lives.
+            weakref.finalize(session, _remove, directory)
+        _require(wanted, inner.get_providers()[:1])
+        return session
+
+    def _options(self, ort: Any) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL  # what matters arrives as an exception
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if self.optimize else level.ORT_DISABLE_ALL
+        )
+        if not self.optimize:
+            # Idle threads that spin would take the cores from the other runtimes of a comparison.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        return options
+
+
+class OrtSession:
+    """A model that onnxruntime has loaded."""
+
+    def __init__(self, inner: Any, label: str, runtime: str) -> None:
+        self._inner = inner
+        self._label = label
+        self._runtime = runtime
+        self._names = [output.name for output in inner.get_outputs()]
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers in use, the one that was asked for first."""
+        return tuple(self._inner.get_providers())
+
+    def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            feeds: An array for every input, by name.
+
+        Returns:
+            An array for every output, by name.
+
+        Raises:
+            UnsupportedError: onnxruntime cannot run the model on these arrays.
+        """
+        try:
+            values = self._inner.run(None, dict(feeds))
+        except Exception as error:
+            # onnxruntime's exceptions have no common base of their own.
+            raise UnsupportedError(
+                f"{self._label}: {self._runtime} cannot run it: {first_line(error)}"
+            ) from error
+        return only_arrays(self._names, values, self._label)
+
+
+def detect_providers() -> tuple[str, ...]:
+    """The providers that work on this machine: `cpu`, and `cuda` where a GPU answers.
+
+    Raises:
+        UnsupportedError: onnxruntime is not installed.
+    """
+    offered = _import().get_available_providers()
+    if "CUDA" + _SUFFIX not in offered:
+        return ("cpu",)
+    # The GPU build offers CUDA on machines without a GPU too: only using it tells.
+    tiny = ir.serde.deserialize_model(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) {y = Neg(x)}'
+        )
+    )
+    try:
+        OnnxRuntime("cuda").session(tiny)
+    except UnsupportedError:
+        return ("cpu",)
+    return ("cpu", "cuda")
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime  # only those who run models need it
+    except ImportError:
+        raise UnsupportedError(
+            "check needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"
+        ) from None
+    return onnxruntime
+
+
+def _require(wanted: str, offered: list[str]) -> None:
+    if wanted not in offered:
+        known = {name + _SUFFIX: short for short, name in _SPELLING.items()}
+        short = ", ".join(known[name] for name in offered if name in known) or "none"
+        raise UnsupportedError(
+            f"onnxruntime cannot use provider '{known[wanted]}' here; available: {short}"
+        )
+
+
+def _content(source: Source) -> tuple[str | bytes, Path | None]:
+    """What onnxruntime loads, and the temporary directory that holds it, if any."""
+    if isinstance(source, Path):
+        return os.fspath(source), None
+    if not _needs_file(source):
+        return to_proto(source).SerializeToString(), None
+    directory = Path(tempfile.mkdtemp(prefix="onnx-expand-"))
+    try:
+        save(source, directory / "model.onnx")
+    except BaseException:
+        _remove(directory)
+        raise
+    return os.fspath(directory / "model.onnx"), directory
+
+
+def _needs_file(model: ir.Model) -> bool:
+    # Bytes can neither refer to external weights nor hold more than protobuf's 2 GiB.
+    total = 0
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                return True
+            total += tensor.nbytes if tensor is not None else 0
+    return total > _INLINE_LIMIT
+
+
+def _remove(directory: Path | None) -> None:
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,110 @@
+"""What a model means: every operator in float64, on numpy.
+
+The model's own numbers (weights in float32, say) are taken as exact. What remains is float64's
+rounding, so that the distance of another runtime's result is that runtime's rounding error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.model import load, to_proto
+from onnx_expand.runtimes._double import ROUNDED, to_double
+from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
+
+__all__ = ["Reference", "ReferenceSession"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Runs models in float64 with onnx's reference evaluator and kernels of our own."""
+
+    @property
+    def name(self) -> str:
+        """How messages name the runtime."""
+        return "float64 reference"
+
+    def session(self, source: Source, label: str = "model") -> ReferenceSession:
+        """Prepare a model.
+
+        Args:
+            source: The model, which is not changed, or the binary ONNX file that holds it.
+            label: How messages name the model.
+
+        Raises:
+            UnsupportedError: The reference lacks one of the model's operators.
+        """
+        from onnx.reference import ReferenceEvaluator  # slow to import
+
+        from onnx_expand.runtimes._kernels import KERNELS
+
+        model = source.clone() if hasattr(source, "clone") else load(source)
+        floats = {value.name for value in model.graph.inputs if value.dtype in ROUNDED}
+        rounded = {value.name for value in model.graph.outputs if value.dtype in ROUNDED}
+        try:
+            weights = to_double(model)
+            inner = ReferenceEvaluator(to_proto(model), new_ops=KERNELS)
+        except Exception as error:
+            # Whatever the evaluator lacks, it reports in its own ways.
+            raise UnsupportedError(
+                f"{label}: the {self.name} cannot load it: {first_line(error)}"
+            ) from error
+        return ReferenceSession(inner, label, weights, floats, rounded)
+
+
+class ReferenceSession:
+    """A model in float64."""
+
+    def __init__(
+        self,
+        inner: Any,
+        label: str,
+        weights: dict[str, npt.NDArray[Any]],
+        floats: set[str | None],
+        rounded: set[str | None],
+    ) -> None:
+        self._inner = inner
+        self._label = label
+        self._weights = weights
+        self._floats = floats
+        self._rounded = rounded
+
+    def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            feeds: An array for every input, by name, of the model's own types.
+
+        Returns:
+            An array for every output, by name; float64 where the model has a rounded type.
+
+        Raises:
+            UnsupportedError: The reference lacks an operator, or left float64 on the way.
+        """
+        values: dict[str, Any] = dict(self._weights)
+        for name, array in feeds.items():
+            values[name] = array.astype(np.float64) if name in self._floats else array
+        names = list(self._inner.output_names)
+        try:
+            with np.errstate(all="ignore"):
+                results = self._inner.run(None, values, intermediate=True)
+        except Exception as error:
+            # Whatever the evaluator lacks, it reports in its own ways.
+            raise UnsupportedError(
+                f"{self._label}: the float64 reference cannot run it: {first_line(error)}"
+            ) from error
+        for name, value in results.items():
+            if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16):
+                raise UnsupportedError(
+                    f"{self._label}: the reference has '{name}' in {value.dtype}, not in float64"
+                )
+        outputs = only_arrays(names, [results[name] for name in names], self._label)
+        return {
+            name: np.asarray(value, np.float64) if name in self._rounded else value
+            for name, value in outputs.items()
+        }
