@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from onnx_expand.cli.commands import cli
+from onnx_expand.cli.app import cli
 from onnx_expand.errors import OnnxExpandError
 
 __all__ = ["main"]

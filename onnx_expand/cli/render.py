@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnx_expand.cost import Inspection
+from onnx_expand.equivalence import Verdict
 from onnx_expand.model import check_output, replacing
 from onnx_expand.passes import ExpandReport, FoldReport
 
@@ -21,6 +22,7 @@ __all__ = [
     "print_fold",
     "print_inspection",
     "print_table",
+    "print_verdict",
     "write_json",
 ]
 
@@ -83,9 +85,15 @@ def print_expansion(out: Console, report: ExpandReport) -> None:
     _print_reasons(out, "not expanded", [((s.node,), str(s.refusal)) for s in report.skipped])
 
 
-def print_fold(out: Console, report: FoldReport) -> None:
-    """What fold did."""
-    rows = [(" + ".join(site.nodes), ", ".join(site.result)) for site in report.sites]
+def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> None:
+    """What fold did, or would do."""
+    rows = [
+        (
+            " + ".join(site.nodes),
+            ", ".join(site.result) + ("" if site.border == "exact" else f" ({site.border})"),
+        )
+        for site in report.sites
+    ]
     if rows:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("folded")
@@ -95,9 +103,18 @@ def print_fold(out: Console, report: FoldReport) -> None:
         out.print(table)
         _print_change(out, report.before, report.after)
     else:
-        out.print("Nothing was folded; the model is written as it was.")
+        out.print("Nothing was folded" + ("; the model is written as it was." if written else "."))
     out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
     _print_reasons(out, "kept", [(k.nodes, str(k.refusal)) for k in report.kept])
+
+
+def print_verdict(out: Console, verdict: Verdict) -> None:
+    """What check found."""
+    out.print(verdict.summary(), markup=False)
+    for line in verdict.differences:
+        out.print(f"  {line}", markup=False)
+    for note in verdict.notes:
+        out.print(f"note: {note}", markup=False)
 
 
 def _print_change(out: Console, before: Inspection, after: Inspection) -> None:

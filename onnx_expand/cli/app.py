@@ -1,0 +1,42 @@
+"""The commands under one name."""
+
+from __future__ import annotations
+
+import click
+
+import onnx_expand
+from onnx_expand.cli.check import check
+from onnx_expand.cli.expand import expand
+from onnx_expand.cli.fold import fold
+from onnx_expand.cli.inspect import inspect
+
+__all__ = ["cli"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 99})
+@click.version_option(onnx_expand.__version__, prog_name="onnx-expand")
+def cli() -> None:
+    """Rewrite ONNX models so that they train better and deploy cheaper.
+
+    \b
+    expand   replace linear layers by longer linear chains
+    train    train an ONNX model, usually an expanded one
+    fold     merge linear chains back into the cheapest nodes, exactly
+    check    prove that two models compute the same
+    inspect  count parameters, multiply-accumulates and nodes
+
+    \b
+    The whole loop:
+      onnx-expand expand compact.onnx expanded.onnx --strategy ck+fc --rate 4
+      onnx-expand train expanded.onnx trained.onnx --data digits --epochs 10
+      onnx-expand fold trained.onnx deploy.onnx
+      onnx-expand check trained.onnx deploy.onnx
+
+    \b
+    Exit codes: 0 done, 1 the models differ, 2 wrong usage,
+    3 an unreadable or invalid model, 4 a valid one that cannot be handled.
+    """
+
+
+for command in (expand, fold, check, inspect):
+    cli.add_command(command)

@@ -1,0 +1,47 @@
+"""`onnx-expand inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from onnx_expand.cli import render
+from onnx_expand.cli.options import check_outputs
+from onnx_expand.cost import inspect_model
+from onnx_expand.model import load
+from onnx_expand.passes import Fold, Policy
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
+@click.option(
+    "--sites", is_flag=True, help="Also say what fold would merge, and why not the rest."
+)
+@click.option(
+    "--policy",
+    type=click.Choice([str(policy) for policy in Policy]),
+    default=str(Policy.AUTO),
+    show_default=True,
+    help="The policy of fold that --sites asks about.",
+)
+def inspect(model: str, json_path: str | None, sites: bool, policy: str) -> None:
+    """Count the parameters, multiply-accumulates and nodes of MODEL.
+
+    Counts are for one sample: a symbolic batch counts as one. "MACs" are the products of
+    convolutions and matrix products; "with elementwise" is the way of counting of the ExpandNets
+    paper, which adds biases, normalization, activations and pooling.
+    """
+    check_outputs(json_path)
+    loaded = load(model)
+    figures = inspect_model(loaded)
+    data, out = figures.as_dict(), render.console(quiet=json_path == "-")
+    render.print_inspection(out, figures)
+    if sites:
+        report = Fold(Policy(policy)).call(loaded).report  # the file itself is not touched
+        data["sites"] = report.as_dict()
+        out.print()
+        render.print_fold(out, report, written=False)
+    if json_path:
+        render.write_json(data, json_path)
