@@ -39,6 +39,9 @@ class AffineConv:
         dilations: One per spatial axis.
         pads: Zeros around the input, all begins, then all ends; negative ones cut.
         group: Blocks of channels that do not mix.
+        transposed: Whether input and output positions change places, as in ConvTranspose; the
+            weight keeps its layout. Such a map composes with pointwise ones.
+        extension: Output positions added at the end of each axis of a transposed map.
 
     Raises:
         UsageError: The shapes do not fit each other.
@@ -50,6 +53,8 @@ class AffineConv:
     dilations: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
     group: int = 1
+    transposed: bool = False
+    extension: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         weight = np.asarray(self.weight, dtype=np.float64)
@@ -62,7 +67,7 @@ class AffineConv:
                 raise UsageError(f"the bias has shape {bias.shape}, not {weight.shape[:1]}")
             object.__setattr__(self, "bias", bias)
         # The geometry fills in defaults and refuses what does not fit.
-        for name in ("strides", "dilations", "pads"):
+        for name in ("strides", "dilations", "pads", "extension"):
             object.__setattr__(self, name, getattr(self.geometry, name))
 
     @classmethod
@@ -91,6 +96,8 @@ class AffineConv:
             pads=tuple(self.pads),
             group=self.group,
             bias=self.bias is not None and bool(np.any(self.bias)),
+            transposed=self.transposed,
+            extension=tuple(self.extension),
         )
 
     @property
@@ -137,21 +144,45 @@ class AffineConv:
                 f"the input has shape {x.shape}; [N, {geometry.in_channels}] and "
                 f"{self.rank} spatial axes are needed"
             )
+        y = self._scatter(x) if self.transposed else self._gather(x)
+        return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * self.rank)
+
+    def _gather(self, x: Array) -> Array:
+        geometry, groups = self.geometry, self.group
         extents = geometry.output_extents(x.shape[2:])
         x = _pad(x, geometry)
-        samples, groups = x.shape[0], self.group
-        y = np.zeros((samples, groups, geometry.out_channels // groups, math.prod(extents)))
+        y = np.zeros((x.shape[0], groups, geometry.out_channels // groups, math.prod(extents)))
         for tap in np.ndindex(*geometry.kernel):
-            window = tuple(
-                slice(t * d, t * d + (size - 1) * s + 1 if size else t * d, s)
-                for t, d, s, size in zip(tap, self.dilations, self.strides, extents, strict=True)
-            )
-            part = x[(slice(None), slice(None), *window)]
-            part = part.reshape(samples, groups, geometry.in_channels // groups, -1)
+            part = x[self._window(tap, extents)]
+            part = part.reshape(x.shape[0], groups, geometry.in_channels // groups, -1)
             taps = self.weight[(slice(None), slice(None), *tap)]
             y += taps.reshape(groups, -1, taps.shape[1]) @ part
-        y = y.reshape(samples, geometry.out_channels, *extents)
-        return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * self.rank)
+        return y.reshape(x.shape[0], geometry.out_channels, *extents)
+
+    def _scatter(self, x: Array) -> Array:
+        geometry, groups = self.geometry, self.group
+        extents, rank = geometry.output_extents(x.shape[2:]), self.rank
+        full = [
+            e + begin + end
+            for e, begin, end in zip(extents, geometry.begins, geometry.ends, strict=True)
+        ]
+        y = np.zeros((x.shape[0], geometry.out_channels, *full))
+        flat = x.reshape(x.shape[0], groups, geometry.in_channels // groups, -1)
+        for tap in np.ndindex(*geometry.kernel):
+            taps = self.weight[(slice(None), slice(None), *tap)]
+            part = taps.reshape(groups, -1, taps.shape[1]) @ flat
+            shape = (x.shape[0], geometry.out_channels, *x.shape[2:])
+            y[self._window(tap, x.shape[2:])] += part.reshape(shape)
+        inner = (slice(b, b + e) for b, e in zip(geometry.begins[:rank], extents, strict=True))
+        return y[(slice(None), slice(None), *inner)]
+
+    def _window(self, tap: tuple[int, ...], extents: Sequence[int]) -> tuple[slice, ...]:
+        """The padded positions that one tap of the kernel meets."""
+        spans = (
+            slice(t * d, t * d + (size - 1) * s + 1 if size else t * d, s)
+            for t, d, s, size in zip(tap, self.dilations, self.strides, extents, strict=True)
+        )
+        return (slice(None), slice(None), *spans)
 
     # -- Composition ----------------------------------------------------------------------------
 
@@ -168,6 +199,8 @@ class AffineConv:
             raise RefusedError(first.measured(geometry, self))
         rank = geometry.rank
         f, g = first.at_rank(rank), self.at_rank(rank)
+        if geometry.transposed:
+            return _shaped(geometry, _contract_pointwise(g, f), _composed_bias(g, f))
         weight = np.zeros(geometry.weight_shape)
         # One matrix product for each tap of the kernel with fewer taps, over all of the other's.
         if math.prod(g.geometry.kernel) <= math.prod(f.geometry.kernel):
@@ -181,14 +214,7 @@ class AffineConv:
                 shift = [t * d for t, d in zip(tap, f.dilations, strict=True)]
                 product = _contract(g.weight, g.group, f.weight[(..., *tap)], f.group)
                 weight[_support(geometry, shift, g.geometry.kernel, steps)] += product
-        return AffineConv(
-            weight,
-            _composed_bias(g, f),
-            geometry.strides,
-            geometry.dilations,
-            geometry.pads,
-            geometry.group,
-        )
+        return _shaped(geometry, weight, _composed_bias(g, f))
 
     def then(self, second: AffineConv) -> AffineConv:
         """`second` after `self`, as one convolution: `second @ self`."""
@@ -200,7 +226,7 @@ class AffineConv:
         The error is measured in float64 on a normal random input: `border_error` is the largest
         absolute difference, `output_scale` the largest magnitude of the true output.
         """
-        if refusal.reason is not Reason.BORDER:
+        if refusal.reason is not Reason.BORDER or second.transposed:
             return refusal
         rank = max(self.rank, second.rank)
         f, g = self.at_rank(rank), second.at_rank(rank)
@@ -253,6 +279,7 @@ class AffineConv:
             (g.in_channels, g.out_channels, g.strides)
             == (geometry.in_channels, geometry.out_channels, geometry.strides)
             and g.group % geometry.group == 0
+            and (g.transposed, g.extension) == (geometry.transposed, geometry.extension)
             and g.overhang == geometry.overhang
             and all(s % d == 0 for s, d in zip(shift, geometry.dilations, strict=True))
             and all(
@@ -273,14 +300,7 @@ class AffineConv:
         weight = np.zeros(geometry.weight_shape)
         dense = _regrouped(own.weight, g.group, geometry.group)
         weight[_support(geometry, shift, g.kernel, g.dilations)] = dense
-        return AffineConv(
-            weight,
-            self.bias,
-            geometry.strides,
-            geometry.dilations,
-            geometry.pads,
-            geometry.group,
-        )
+        return _shaped(geometry, weight, self.bias)
 
     def finest(self) -> AffineConv:
         """The same map with as many groups as the zeros of its weight allow."""
@@ -295,6 +315,13 @@ class AffineConv:
             if not np.any(blocks & ~np.eye(group, dtype=bool)):
                 return replace(self, weight=_split(self.weight, own, group), group=group)
         return self
+
+
+def _shaped(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
+    g = geometry
+    return AffineConv(
+        weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension
+    )
 
 
 def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
@@ -395,6 +422,14 @@ def _contract(w2: Array, group2: int, w1: Array, group1: int) -> Array:
         product = np.moveaxis(product, 1, 2)
     product = product.reshape(n, taps2, m // group, -1)
     return np.moveaxis(product, 1, 2).reshape(n, m // group, *kernel)
+
+
+def _contract_pointwise(g: AffineConv, f: AffineConv) -> Array:
+    """The weight of two maps of which one is pointwise."""
+    if g.geometry.is_pointwise:
+        matrix = g.weight.reshape(g.weight.shape[:2])
+        return _contract(matrix, g.group, f.weight, f.group)
+    return _contract(g.weight, g.group, f.weight.reshape(f.weight.shape[:2]), f.group)
 
 
 def _composed_bias(g: AffineConv, f: AffineConv) -> Array | None:

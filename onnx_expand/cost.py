@@ -46,15 +46,15 @@ class Cost:
         Args:
             form: How it is written.
             geometry: The map.
-            positions: Output positions of one sample.
+            positions: Output positions of one sample; input positions of a transposed map.
             shift_only: Whether an elementwise map only adds.
         """
         channels = geometry.out_channels
         if form is Form.ELEMENTWISE:
             steps = (not shift_only) + geometry.bias
             return cls(0, channels * steps, max(1, steps))
-        # Only a Conv node has groups.
-        dense = geometry.group if form is not Form.CONV else 1
+        # Only convolutions have groups.
+        dense = 1 if form in {Form.CONV, Form.CONV_TRANSPOSE} else geometry.group
         products = geometry.macs_per_position * dense
         nodes = 1 + (form is Form.MATMUL and geometry.bias)
         return cls(products * positions, products + channels * geometry.bias, nodes)

@@ -32,6 +32,9 @@ class Geometry:
         pads: All begins, then all ends, as in ONNX.
         group: Blocks of channels that do not mix.
         bias: Whether something other than zero is added.
+        transposed: Whether input and output positions change places, as in ConvTranspose: input
+            position j reaches output positions `j * stride - pad + t * dilation`.
+        extension: Per spatial axis, output positions added at the end of a transposed map.
     """
 
     in_channels: int
@@ -42,6 +45,8 @@ class Geometry:
     pads: tuple[int, ...] = ()
     group: int = 1
     bias: bool = False
+    transposed: bool = False
+    extension: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rank = len(self.kernel)
@@ -49,6 +54,7 @@ class Geometry:
             ("strides", 1, rank),
             ("dilations", 1, rank),
             ("pads", 0, 2 * rank),
+            ("extension", 0, rank),
         ):
             given = tuple(int(v) for v in getattr(self, name)) or (default,) * length
             if len(given) != length:
@@ -88,7 +94,8 @@ class Geometry:
     @property
     def is_pointwise(self) -> bool:
         """Whether every output position reads just the input position of the same index."""
-        return set(self.kernel) | set(self.strides) <= {1} and not any(self.pads)
+        plain = not any(self.pads) and not any(self.extension)
+        return plain and set(self.kernel) | set(self.strides) <= {1}
 
     @property
     def is_per_channel(self) -> bool:
@@ -107,11 +114,24 @@ class Geometry:
 
     @property
     def macs_per_position(self) -> int:
-        """Products for one output position."""
+        """Products for one output position, for one input position of a transposed map."""
         return math.prod(self.weight_shape)
 
     def output_extents(self, extents: Sequence[int]) -> tuple[int, ...]:
         """Spatial extents of the output for those of the input; never below zero."""
+        if self.transposed:
+            return tuple(
+                max(0, (size - 1) * stride + reach - begin - end + more)
+                for size, begin, end, reach, stride, more in zip(
+                    extents,
+                    self.begins,
+                    self.ends,
+                    self.reach,
+                    self.strides,
+                    self.extension,
+                    strict=True,
+                )
+            )
         return tuple(
             max(0, (size + begin + end - reach) // stride + 1)
             for size, begin, end, reach, stride in zip(
@@ -121,7 +141,8 @@ class Geometry:
 
     def macs(self, extents: Sequence[int]) -> int:
         """Products for one sample whose input has these spatial extents."""
-        return self.macs_per_position * math.prod(self.output_extents(extents))
+        positions = extents if self.transposed else self.output_extents(extents)
+        return self.macs_per_position * math.prod(positions)
 
     def at_rank(self, rank: int) -> Geometry:
         """The same map with a matrix taken as a kernel of ones in size.
@@ -134,7 +155,14 @@ class Geometry:
         if self.rank:
             raise UsageError(f"a kernel of rank {self.rank} does not act on {rank} axes")
         ones = (1,) * rank
-        return replace(self, kernel=ones, strides=ones, dilations=ones, pads=(0,) * 2 * rank)
+        return replace(
+            self,
+            kernel=ones,
+            strides=ones,
+            dilations=ones,
+            pads=(0,) * 2 * rank,
+            extension=(0,) * rank,
+        )
 
     def then(self, other: Geometry) -> Geometry | Refusal:
         """The geometry of `other` applied after this one, or why it is not one convolution.
@@ -147,6 +175,14 @@ class Geometry:
             return refusal
         rank = max(self.rank, other.rank)
         first, second = self.at_rank(rank), other.at_rank(rank)
+        if first.transposed or second.transposed:
+            return replace(
+                first if first.transposed else second,
+                in_channels=first.in_channels,
+                out_channels=second.out_channels,
+                group=math.gcd(first.group, second.group),
+                bias=first.bias or second.bias,
+            )
         reach, dilations = [], []
         for axis in range(rank):
             stride = first.strides[axis]
@@ -185,6 +221,11 @@ class Geometry:
                 f"one branch maps {a.in_channels} to {a.out_channels} channels, the other "
                 f"{b.in_channels} to {b.out_channels}",
             )
+        if a.transposed or b.transposed:
+            channels = {"group": 1, "bias": False}
+            if replace(a, **channels) != replace(b, **channels):
+                return Refusal(Reason.GEOMETRY, "transposed convolutions of different shapes")
+            return replace(a, group=math.gcd(a.group, b.group), bias=a.bias or b.bias)
         if a.strides != b.strides or a.overhang != b.overhang:
             return Refusal(
                 Reason.GEOMETRY,
@@ -226,6 +267,21 @@ class Geometry:
                 Reason.GEOMETRY,
                 f"{self.out_channels} channels come out and {other.in_channels} go in",
                 {"out_channels": self.out_channels, "in_channels": other.in_channels},
+            )
+        if self.transposed and not other.is_pointwise:
+            return Refusal(
+                Reason.GEOMETRY, "a transposed convolution composes with pointwise maps only"
+            )
+        if other.transposed and not self.is_pointwise:
+            return Refusal(
+                Reason.GEOMETRY, "pointwise maps alone compose with a transposed convolution"
+            )
+        if other.transposed and self.bias:
+            return Refusal(
+                Reason.BORDER,
+                "a bias before a transposed convolution counts once for each tap that reaches a "
+                "position, and their number varies",
+                {"bias": True},
             )
         return None
 

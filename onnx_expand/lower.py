@@ -21,7 +21,13 @@ from google.protobuf import json_format
 from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift import Axes, Linear, conv_geometry
+from onnx_expand.lift import (
+    Axes,
+    Linear,
+    conv_geometry,
+    conv_transpose_geometry,
+    swap_channels,
+)
 from onnx_expand.values import Facts
 
 __all__ = ["Form", "Names", "Target", "Template", "constant", "form_of", "lower"]
@@ -33,6 +39,7 @@ class Form(Enum):
     """The kinds of node that an affine convolution can be written as."""
 
     CONV = "Conv"
+    CONV_TRANSPOSE = "ConvTranspose"
     GEMM = "Gemm"
     MATMUL = "MatMul"
     ELEMENTWISE = "Mul, Add"
@@ -62,7 +69,7 @@ def form_of(geometry: Geometry, axes: Axes | None, rank: int | None) -> Form | R
         known = axes is None or axes[1] < 0 or rank is not None
         return Form.ELEMENTWISE if known else Refusal(Reason.UNKNOWN_SHAPE, "the rank is unknown")
     if geometry.rank:
-        return Form.CONV
+        return Form.CONV_TRANSPOSE if geometry.transposed else Form.CONV
     if rank == 2:
         return Form.GEMM
     if axes[0] == axes[1] and axes[0] - (rank or 0) in {-1, -2}:
@@ -143,8 +150,8 @@ class Template:
 
 
 def _fresh(form: Form, affine: AffineConv, axes: Axes, rank: int | None, name: str) -> Template:
-    if form is Form.CONV:
-        return _fresh_conv(affine, name)
+    if form in {Form.CONV, Form.CONV_TRANSPOSE}:
+        return _fresh_conv(form, affine, name)
     n, m = affine.weight.shape[0], affine.geometry.in_channels
     if form is Form.MATMUL:
         right = axes[0] - (rank or 0) == -1
@@ -161,7 +168,7 @@ def _fresh(form: Form, affine: AffineConv, axes: Axes, rank: int | None, name: s
     return Template(node, (), 0 if right else 1, (n, m), (n,) if right else (n, 1))
 
 
-def _fresh_conv(affine: AffineConv, name: str) -> Template:
+def _fresh_conv(form: Form, affine: AffineConv, name: str) -> Template:
     g = affine.geometry
     attributes: dict[str, Any] = {
         "dilations": g.dilations,
@@ -170,8 +177,12 @@ def _fresh_conv(affine: AffineConv, name: str) -> Template:
         "pads": g.pads,
         "strides": g.strides,
     }
-    node = ir.node("Conv", [], attributes, name=name)
-    return Template(node, (), 0, g.weight_shape, (g.out_channels,))
+    shape = g.weight_shape
+    if g.transposed:
+        attributes["output_padding"] = g.extension
+        shape = (g.in_channels, g.out_channels // g.group, *g.kernel)
+    node = ir.node(form.value, [], attributes, name=name)
+    return Template(node, (), 0, shape, (g.out_channels,))
 
 
 # -- Writing ----------------------------------------------------------------------------------
@@ -227,13 +238,17 @@ def _write_conv(
 ) -> list[ir.Node]:
     shape = target.facts.shape(target.x)
     try:
-        geometry = conv_geometry(template.node, template.weight, shape)
+        if template.node.op_type == "ConvTranspose":
+            geometry = conv_transpose_geometry(template.node, template.weight)
+        else:
+            geometry = conv_geometry(template.node, template.weight, shape)
     except RefusedError as error:
         raise UsageError(str(error)) from None
     if geometry.rank != affine.rank:
         raise UsageError("the template has another rank")
     fitted = affine.embedded(replace(geometry, bias=affine.geometry.bias))
-    inputs = [target.x, constant(fitted.weight, target.names.weight, target.dtype)]
+    weight = swap_channels(fitted.weight, fitted.group) if fitted.transposed else fitted.weight
+    inputs = [target.x, constant(weight, target.names.weight, target.dtype)]
     if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
         inputs.append(constant(fitted.bias, target.names.bias, target.dtype))
     return [_like(template.node, inputs)]
@@ -283,7 +298,12 @@ def _write_matmul(
     return [node] if shift is None else [node, _add(node.outputs[0], shift, target)]
 
 
-_WRITERS = {"Conv": _write_conv, "Gemm": _write_gemm, "MatMul": _write_matmul}
+_WRITERS = {
+    "Conv": _write_conv,
+    "ConvTranspose": _write_conv,
+    "Gemm": _write_gemm,
+    "MatMul": _write_matmul,
+}
 
 
 def _write_elementwise(

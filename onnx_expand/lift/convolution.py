@@ -11,10 +11,10 @@ import onnx_ir as ir
 from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift.base import Linear, input_of, ints_of, lifts, refuse
+from onnx_expand.lift.base import Array, Linear, input_of, ints_of, lifts, refuse
 from onnx_expand.values import Facts, Shape
 
-__all__ = ["conv_geometry"]
+__all__ = ["conv_geometry", "conv_transpose_geometry", "swap_channels"]
 
 
 @lifts("Conv")
@@ -83,3 +83,63 @@ def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geom
     less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
     pads = less + more if auto_pad == "SAME_UPPER" else more + less
     return replace(base, pads=tuple(pads))
+
+
+@lifts("ConvTranspose")
+def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
+    weight, bias = input_of(node, 1), input_of(node, 2, optional=True)
+    geometry = replace(
+        conv_transpose_geometry(node, facts.dims(weight)),
+        bias=bias is not None and bool(np.any(facts.array(bias))),
+    )
+
+    def load() -> AffineConv:
+        g = geometry
+        return AffineConv(
+            swap_channels(facts.array(weight), g.group),
+            None if bias is None else facts.array(bias),
+            g.strides,
+            g.dilations,
+            g.pads,
+            g.group,
+            transposed=True,
+            extension=g.extension,
+        )
+
+    return Linear(node, 0, geometry, (1, 1), load, weight, bias)
+
+
+def conv_transpose_geometry(node: ir.Node, weight: Sequence[int]) -> Geometry:
+    """The geometry of a ConvTranspose node, bias left out.
+
+    Args:
+        node: Gives the attributes.
+        weight: The shape of the weight, [m, n / group, *kernel].
+
+    Raises:
+        RefusedError: Its padding depends on the input (`auto_pad`, `output_shape`).
+    """
+    if node.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", ""}:
+        refuse("it has auto_pad")
+    if ints_of(node, "output_shape"):
+        refuse("it has output_shape")
+    kernel, group = tuple(weight[2:]), node.attributes.get_int("group", 1)
+    if not kernel:
+        refuse("its weight has no spatial axis")
+    return Geometry(
+        weight[0],
+        weight[1] * group,
+        kernel,
+        ints_of(node, "strides"),
+        ints_of(node, "dilations"),
+        ints_of(node, "pads"),
+        group,
+        transposed=True,
+        extension=ints_of(node, "output_padding"),
+    )
+
+
+def swap_channels(weight: Array, group: int) -> Array:
+    """[m, n / group, *kernel] as [n, m / group, *kernel], and the other way round."""
+    blocks = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+    return blocks.swapaxes(1, 2).reshape(-1, weight.shape[0] // group, *weight.shape[2:])

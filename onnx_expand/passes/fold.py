@@ -250,7 +250,7 @@ class _Run:
         template = self._template(inside, links)
         try:
             affine = part.load(span)
-            if merged.form is Form.CONV:
+            if merged.form in {Form.CONV, Form.CONV_TRANSPOSE}:
                 affine = affine.finest()
             old = [node for element in inside for node in element.nodes()]
             target = self._target(inside[0].input, links, old, template)

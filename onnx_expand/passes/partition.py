@@ -260,7 +260,7 @@ class Partitioner:
         form = form_of(geometry, axes, self.rank)
         if isinstance(form, Refusal):
             return form
-        positions = self.positions_after(span)
+        positions = self._positions(geometry, span)
         shift_only = all(element.shift_only for element in inside)
         return Merged(geometry, form, axes, Cost.of_form(form, geometry, positions, shift_only))
 
@@ -311,6 +311,13 @@ class Partitioner:
     def _is_per_channel(self, span: Span) -> bool:
         geometry = self._geometry(span)
         return isinstance(geometry, Geometry) and geometry.is_per_channel
+
+    def _positions(self, geometry: Geometry, span: Span) -> int:
+        """The positions at which a map of this geometry in the place of a span multiplies."""
+        if not geometry.transposed:
+            return self.positions_after(span)
+        # Pointwise maps may come first; the transposed one reads as many positions as they.
+        return math.prod(self._extents[span.first])
 
     def positions_after(self, span: Span) -> int:
         """Output positions of a span, for one sample."""
@@ -364,7 +371,8 @@ class Partitioner:
     def _leaf_cost(self, index: int) -> Cost:
         element = self.elements[index]
         assert isinstance(element, Leaf)
-        return Cost.of_node(element.linear, math.prod(self._extents[index + 1]), self.facts)
+        positions = self._positions(element.geometry, Span(index, index))
+        return Cost.of_node(element.linear, positions, self.facts)
 
     # -- Reasons ----------------------------------------------------------------------------
 
