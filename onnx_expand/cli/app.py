@@ -9,6 +9,7 @@ from onnx_expand.cli.check import check
 from onnx_expand.cli.expand import expand
 from onnx_expand.cli.fold import fold
 from onnx_expand.cli.inspect import inspect
+from onnx_expand.cli.train import train
 
 __all__ = ["cli"]
 
@@ -38,5 +39,5 @@ def cli() -> None:
     """
 
 
-for command in (expand, fold, check, inspect):
+for command in (expand, train, fold, check, inspect):
     cli.add_command(command)
