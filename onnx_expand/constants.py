@@ -7,14 +7,15 @@ types, as a runtime would; the graph is left as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-__all__ = ["PURE_OPS", "evaluate", "is_safe_size"]
+__all__ = ["PURE_OPS", "evaluate", "is_safe_size", "run_nodes"]
 
 _LARGEST = 1 << 27  # elements; more than any weight
 
@@ -34,11 +35,33 @@ PURE_OPS = _GROWING | {
 """Ops without state, randomness or subgraphs, which give the same output each time."""
 
 
-def is_safe_size(node: ir.Node, shape: Sequence[int | None] | None) -> bool:
-    """Whether an output of this shape may be computed; a huge one may be a trap."""
-    if shape is None or None in shape:
-        return node.op_type not in _GROWING
-    return math.prod(d for d in shape if d is not None) <= _LARGEST
+def is_safe_size(
+    node: ir.Node,
+    shape: Sequence[int | None] | None,
+    inputs: Sequence[npt.NDArray[np.generic] | None],
+) -> bool:
+    """Whether an output may be computed; a huge one may be a trap.
+
+    Args:
+        node: A node of a pure op.
+        shape: The shape of its output, where it is known.
+        inputs: What it reads.
+    """
+    if shape is not None and None not in shape:
+        return math.prod(d for d in shape if d is not None) <= _LARGEST
+    if node.op_type not in _GROWING:
+        return True
+    numbers = [None if a is None else np.asarray(a, dtype=np.float64).ravel() for a in inputs]
+    if node.op_type == "ConstantOfShape" and numbers[0] is not None:
+        size = np.prod(numbers[0])
+    elif node.op_type == "Expand" and numbers[0] is not None and numbers[1] is not None:
+        size = np.prod(np.maximum(numbers[1], 1)) * max(1, numbers[0].size)
+    elif node.op_type == "Range" and all(n is not None for n in numbers):
+        start, limit, delta = (float(n[0]) for n in numbers if n is not None)
+        size = np.float64(abs(limit - start) / abs(delta) if delta else np.inf)
+    else:
+        return False
+    return bool(size <= _LARGEST)
 
 
 def evaluate(
@@ -63,15 +86,33 @@ def evaluate(
             feeds[name] = array
     del proto.input[:]
     proto.input.extend(names)
-    untyped = [onnx.helper.make_empty_tensor_value_info(n) for n in feeds]
-    outputs = [onnx.helper.make_empty_tensor_value_info(n) for n in proto.output if n]
-    graph = onnx.helper.make_graph([proto], "constant", untyped, outputs)
+    return _run([proto], feeds, [n for n in proto.output if n], opset)
+
+
+def run_nodes(
+    nodes: Sequence[ir.Node], feeds: Mapping[str, npt.NDArray[Any]], result: str, opset: int
+) -> npt.NDArray[Any] | None:
+    """One result of several nodes, in topological order; None where there is none."""
+    protos = [ir.serde.serialize_node(node) for node in nodes]
+    found = _run(protos, feeds, [result], opset)
+    return None if found is None else found[0]
+
+
+def _run(
+    protos: Sequence[onnx.NodeProto],
+    feeds: Mapping[str, npt.NDArray[Any]],
+    results: Sequence[str],
+    opset: int,
+) -> list[npt.NDArray[Any]] | None:
+    untyped = [onnx.helper.make_empty_tensor_value_info(name) for name in feeds]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in results]
+    graph = onnx.helper.make_graph(protos, "constant", untyped, outputs)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     from onnx.reference import ReferenceEvaluator  # imports every op; few models need it
 
     try:
         with np.errstate(all="ignore"):
-            return list(ReferenceEvaluator(model).run(None, feeds))
+            return list(ReferenceEvaluator(model).run(None, dict(feeds)))
     except Exception:
         # Whatever the reason, what cannot be evaluated here is left to the runtime.
         return None

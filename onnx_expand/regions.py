@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv, compose_chain
-from onnx_expand.errors import Reason, Refusal
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.frames import Frame, find_frames
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear, lift
 from onnx_expand.values import Facts, Shape
@@ -30,14 +31,21 @@ _NOMINAL = 1 << 16
 
 @dataclass(frozen=True)
 class Leaf:
-    """One linear node."""
+    """One linear node, or a frame: nodes that pad with constants.
+
+    A frame is no convolution by itself. After a map that continues with just these constants
+    beyond its border, it only moves the border outwards.
+    """
 
     linear: Linear
+    frame: Frame | None = None
 
     @property
-    def geometry(self) -> Geometry:
+    def geometry(self) -> Geometry | Refusal:
         """The node's map."""
-        return self.linear.geometry
+        if self.frame is None:
+            return self.linear.geometry
+        return Refusal(Reason.BORDER, "padding with constants is no convolution by itself")
 
     @property
     def axes(self) -> Axes | None:
@@ -65,7 +73,9 @@ class Leaf:
         return self.linear.y
 
     def load(self) -> AffineConv:
-        """The node's numbers; raises `RefusedError` when they are not finite."""
+        """The node's numbers; raises `RefusedError` when there are none or not finite ones."""
+        if isinstance(self.geometry, Refusal):
+            raise RefusedError(self.geometry)
         return self.linear.load()
 
     def leaves(self) -> Iterator[Linear]:
@@ -73,12 +83,12 @@ class Leaf:
         yield self.linear
 
     def nodes(self) -> Iterator[ir.Node]:
-        """All nodes."""
-        yield self.linear.node
+        """All nodes, the one that computes the output last."""
+        yield from (self.linear.node,) if self.frame is None else self.frame.nodes
 
     def on(self, axis: int, channels: int) -> Leaf:
         """The element for so many channels on an axis, if any axis would do."""
-        return Leaf(self.linear.on(axis, channels))
+        return replace(self, linear=self.linear.on(axis, channels))
 
 
 @dataclass(frozen=True)
@@ -151,9 +161,7 @@ class Join:
     def load(self) -> AffineConv:
         """The numbers of the whole; raises `RefusedError` where there is no single map."""
         maps = [
-            compose_chain([e.load() for e in branch])
-            if branch
-            else AffineConv.identity(self.in_channels)
+            chain_affine(branch) if branch else AffineConv.identity(self.in_channels)
             for branch in self.branches
         ]
         if self.is_concat:
@@ -195,15 +203,71 @@ Element = Leaf | Join
 def chain_geometry(elements: Sequence[Element]) -> Geometry | Refusal | None:
     """The map that elements compute one after the other; None for no element."""
     total: Geometry | None = None
-    for element in elements:
-        geometry = element.geometry
-        if isinstance(geometry, Refusal):
-            return geometry
-        joined = geometry if total is None else total.then(geometry)
+    for i, element in enumerate(elements):
+        joined = next_geometry(elements[:i], total, element)
         if isinstance(joined, Refusal):
             return joined
         total = joined
     return total
+
+
+def next_geometry(
+    before: Sequence[Element], geometry: Geometry | None, element: Element
+) -> Geometry | Refusal:
+    """The map of some elements, whose geometry is given, and one more."""
+    if geometry is None:
+        return element.geometry
+    if not isinstance(element, Leaf) or element.frame is None:
+        following = element.geometry
+        return following if isinstance(following, Refusal) else geometry.then(following)
+    refusal = _fill_differs(before, element.frame)
+    if refusal is not None:
+        return refusal
+    joined = replace(geometry, bias=False).then(element.linear.geometry)
+    return joined if isinstance(joined, Refusal) else replace(joined, bias=geometry.bias)
+
+
+def chain_affine(elements: Sequence[Element]) -> AffineConv:
+    """The numbers of elements one after the other.
+
+    Raises:
+        RefusedError: There is no such map, or its numbers are not finite.
+    """
+    parts: list[AffineConv] = []
+    for element in elements:
+        if not isinstance(element, Leaf) or element.frame is None or not parts:
+            parts.append(element.load())
+            continue
+        whole = compose_chain(parts)
+        padded = element.linear.load() @ replace(whole, bias=None)
+        parts = [replace(padded, bias=whole.bias)]
+    return compose_chain(parts)
+
+
+def _fill_differs(before: Sequence[Element], frame: Frame) -> Refusal | None:
+    """Why a frame's constants are not what some elements continue with beyond their border.
+
+    A graph computes the constants in its own type; they count as equal when rounding explains
+    the difference.
+    """
+    try:
+        bias = chain_affine(before).bias
+    except RefusedError as error:
+        return error.refusal
+    own = np.zeros_like(frame.fill) if bias is None else bias
+    largest = max(1.0, float(np.max(np.abs(own), initial=0.0)))
+    difference = float(np.max(np.abs(own - frame.fill), initial=0.0))
+    if difference <= _FILL_ROUNDING * largest:
+        return None
+    return Refusal(
+        Reason.BORDER,
+        "the border is filled with other numbers than the nodes before compute there",
+        {"border_error": difference},
+    )
+
+
+# Eight units in the last place of float32: a shift is a difference of a few rounded products.
+_FILL_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
 def _stacked(maps: Sequence[AffineConv]) -> list[AffineConv]:
@@ -252,7 +316,7 @@ class Break:
 
 def find_chains(graph: ir.Graph, facts: Facts) -> tuple[list[Chain], list[Break]]:
     """The maximal affine regions of a graph, in order, and why they end where they do."""
-    finder = _Finder(facts)
+    finder = _Finder(facts, find_frames(graph, facts))
     for node in graph:
         finder.visit(node)
     return finder.chains(), finder.breaks
@@ -311,8 +375,10 @@ class _Segment:
 class _Finder:
     """Grows regions along the nodes of one graph."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, frames: Sequence[Frame]) -> None:
         self.facts = facts
+        self._framed = {node for frame in frames for node in frame.nodes}
+        self._frames = {frame.nodes[-1]: frame for frame in frames}
         self.breaks: list[Break] = []
         self._segments: dict[ir.Value, _Segment] = {}
         self._continued: set[ir.Value] = set()
@@ -320,6 +386,10 @@ class _Finder:
 
     def visit(self, node: ir.Node) -> None:
         """Take in the next node, in topological order."""
+        if node in self._framed:
+            if node in self._frames:
+                self._append_frame(self._frames[node])
+            return
         lifted = lift(node, self.facts)
         if isinstance(lifted, Linear):
             self._mappers[node] = lifted.x
@@ -345,7 +415,7 @@ class _Finder:
     def _explain(self, value: ir.Value) -> None:
         """Record why the linear nodes that read the end of a region do not continue it."""
         readers = [n for n in value.consumers() if self._mappers.get(n) is value]
-        producer, count = value.producer(), len(value.uses())
+        producer, count = value.producer(), len(self.facts.readers(value))
         if not readers or producer is None:
             return
         nodes, between = (producer, *readers), value.name or ""
@@ -362,13 +432,31 @@ class _Finder:
 
     def _append_leaf(self, linear: Linear) -> None:
         above = self._alone(linear.x, linear.node)
+        self._append(Leaf(linear), frozenset([linear.node]), above)
+
+    def _append_frame(self, frame: Frame) -> None:
+        channels, rank = frame.fill.size, len(frame.pads) // 2
+        ones = (1,) * rank
+        geometry = Geometry(channels, channels, ones, pads=frame.pads, group=channels)
+
+        def load() -> AffineConv:
+            return replace(AffineConv.identity(channels, rank), pads=frame.pads)
+
+        slot = frame.pad.inputs.index(frame.x)
+        node = frame.nodes[-1]
+        linear = Linear(node, slot, geometry, (1, 1), load, entry=frame.pad)
+        readers = set(self.facts.readers(frame.x))
+        alone = readers <= set(frame.nodes) and not frame.x.is_graph_output()
+        above = self._segments.get(frame.x) if alone else None
+        self._append(Leaf(linear, frame), frozenset(frame.nodes), above)
+
+    def _append(self, leaf: Leaf, entries: frozenset[ir.Node], above: _Segment | None) -> None:
+        linear = leaf.linear
         start = None if linear.axes is None else linear.axes[0]
         if above is not None and None not in (above.out_axis, start) and above.out_axis != start:
             above = None
-        m, n = linear.geometry.in_channels, linear.geometry.out_channels
-        span = _Ends(linear.axes, m, n)
-        entries = frozenset([linear.node])
-        self._put(linear.x, entries, above, Leaf(linear), span)
+        ends = _Ends(linear.axes, linear.geometry.in_channels, linear.geometry.out_channels)
+        self._put(linear.x, entries, above, leaf, ends)
 
     def _append_join(self, node: ir.Node) -> None:
         """Make a join of a node whose inputs all come from one value along regions."""
@@ -397,7 +485,7 @@ class _Finder:
             if segment is not None:
                 self._continued.add(value)
         # What lies above the fork belongs to the region when nothing else reads the fork.
-        inside = set(root.consumers()) <= entries and not root.is_graph_output()
+        inside = set(self.facts.readers(root)) <= entries and not root.is_graph_output()
         above = self._segments.get(root) if inside else None
         if above is not None and above.out_axis is not None and ends.axes is not None:
             above = above if above.out_axis == ends.axes[0] else None
@@ -420,7 +508,9 @@ class _Finder:
     def _alone(self, value: ir.Value, reader: ir.Node) -> _Segment | None:
         """The region that ends at a value, if only `reader` reads it, and once."""
         segment = self._segments.get(value)
-        if segment is None or value.is_graph_output() or len(value.uses()) != 1:
+        if segment is None or value.is_graph_output():
+            return None
+        if self.facts.readers(value) != [reader]:
             return None
         producer = value.producer()
         return segment if producer is not None and producer.graph is reader.graph else None

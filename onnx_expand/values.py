@@ -107,7 +107,7 @@ class Facts:
         node = value.producer()
         if value in self._known or node is None or not _is_pure(node):
             return []
-        if node.op_type == "Shape":
+        if node.op_type in {"Shape", "Size"}:
             return []
         inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
         return [
@@ -124,10 +124,10 @@ class Facts:
         if node.op_type == "Constant" and node.domain == "":
             self._known[value] = _constant_node(value)
             return
-        if not _is_pure(node) or not is_safe_size(node, self.shape(value)):
+        arrays = self._operands(node) if _is_pure(node) else None
+        if arrays is None or not is_safe_size(node, self.shape(value), arrays):
             return
-        arrays = self._operands(node)
-        results = None if arrays is None else evaluate(node, arrays, self.opset)
+        results = evaluate(node, arrays, self.opset)
         if results is None:
             return
         for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
@@ -135,7 +135,7 @@ class Facts:
 
     def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
         """The constants that a node reads, None if one of its inputs is none."""
-        if node.op_type == "Shape":
+        if node.op_type in {"Shape", "Size"}:
             shape = self.shape(node.inputs[0])
             static = shape is not None and None not in shape
             # Only the extents matter: a view of one number has them without the memory.
@@ -168,6 +168,19 @@ class Facts:
             RefusedError: As `tensor`.
         """
         return _dims(self.tensor(value))
+
+    def readers(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that read a value's numbers, one entry for each use.
+
+        A Shape whose result is static does not, nor a CastLike that takes the type only.
+        """
+        return [use.node for use in value.uses() if not self.is_fixed(use.node)]
+
+    def is_fixed(self, node: ir.Node) -> bool:
+        """Whether a node computes a constant although what it reads is none."""
+        if node.domain or node.op_type not in {"Shape", "Size", "CastLike"}:
+            return False
+        return self.is_constant(node.outputs[0])
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether `tensor` has an answer."""

@@ -48,6 +48,8 @@ class Linear:
             from the back where not; None if any axis would do.
         weight: The constant that holds the weight, where the node has one.
         bias: The constant that holds the bias, where the node has one.
+        shift_only: Whether the node only adds a constant.
+        entry: The node that reads x, where several nodes are taken as one.
         load: Reads the numbers; raises `RefusedError` when they are not finite.
     """
 
@@ -59,11 +61,12 @@ class Linear:
     weight: ir.Value | None = None
     bias: ir.Value | None = None
     shift_only: bool = False
+    entry: ir.Node | None = None
 
     @property
     def x(self) -> ir.Value:
         """The value that the node maps, as the graph is now."""
-        return input_of(self.node, self.slot)
+        return input_of(self.entry or self.node, self.slot)
 
     @property
     def y(self) -> ir.Value:

@@ -237,9 +237,18 @@ class _Run:
         border: Border = Border.EXACT,
     ) -> None:
         labels = tuple(map(label, old))
+        self._settle_constants(old)
         self.rewriter.replace(old, new)
         self.facts.transfer(old[-1].outputs[0], new[-1].outputs[0])
         self.sites.append(Site(labels, tuple(map(label, new)), before, after, border))
+
+    def _settle_constants(self, old: Sequence[ir.Node]) -> None:
+        """Write down what outside nodes compute from the shape or type of what goes."""
+        going = set(old)
+        for value in (out for node in old for out in node.outputs):
+            for reader in list(value.consumers()):
+                if reader not in going and value is not old[-1].outputs[0]:
+                    self.rewriter.freeze(reader.outputs[0], self.facts.tensor(reader.outputs[0]))
 
     def _write(self, part: Partitioner, span: Span) -> list[ir.Node] | Refusal:
         """The nodes that a span becomes; nothing in the graph is touched yet."""

@@ -17,14 +17,14 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv, compose_chain
+from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes
 from onnx_expand.lower import Form, form_of
 from onnx_expand.passes.units import Member, unit_member
-from onnx_expand.regions import Break, Element, Join, Leaf
+from onnx_expand.regions import Break, Element, Join, Leaf, chain_affine, next_geometry
 from onnx_expand.values import Facts
 
 __all__ = ["Merged", "Partitioner", "Policy", "Span", "units_of"]
@@ -274,7 +274,7 @@ class Partitioner:
         Raises:
             RefusedError: They are not finite, or there is no such map.
         """
-        return compose_chain([element.load() for element in self.inside(span)])
+        return chain_affine(self.inside(span))
 
     def as_is(self, span: Span) -> Cost:
         """The cost of all of a span's nodes as they stand."""
@@ -333,11 +333,9 @@ class Partitioner:
             end -= 1
         geometry = known.get(Span(span.first, end), self.elements[end].geometry)
         for last in range(end + 1, span.last + 1):
-            following = self.elements[last].geometry
-            if isinstance(following, Refusal):
-                geometry = following
-            elif isinstance(geometry, Geometry):
-                geometry = geometry.then(following)
+            if isinstance(geometry, Geometry):
+                before = self.elements[span.first : last]
+                geometry = next_geometry(before, geometry, self.elements[last])
             known[Span(span.first, last)] = geometry
         return geometry
 
@@ -371,7 +369,9 @@ class Partitioner:
     def _leaf_cost(self, index: int) -> Cost:
         element = self.elements[index]
         assert isinstance(element, Leaf)
-        positions = self._positions(element.geometry, Span(index, index))
+        if element.frame is not None:
+            return Cost(0, 0, len(element.frame.nodes))
+        positions = self._positions(element.linear.geometry, Span(index, index))
         return Cost.of_node(element.linear, positions, self.facts)
 
     # -- Reasons ----------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def units_of(elements: Sequence[Element]) -> Iterator[tuple[Span, Member]]:
 def _is_matrix(element: Element) -> bool:
     if not isinstance(element, Leaf) or element.axes is None or element.axes[0] != element.axes[1]:
         return False
-    geometry = element.geometry
+    geometry = element.linear.geometry
     return geometry.rank == 0 and (geometry.group == 1 or geometry.is_per_channel)
 
 
