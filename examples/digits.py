@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @click.command()
 @click.option("--out", type=Path, default=Path("demo"), show_default=True, help="Output folder.")
-@click.option("--epochs", type=click.IntRange(min=1), default=15, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=3), default=3, show_default=True)
 @click.option("--rate", type=float, default=4.0, show_default=True, help="Expansion rate.")
-@click.option("--lr", type=float, default=0.01, show_default=True, help="Learning rate.")
+@click.option("--lr", type=float, default=0.02, show_default=True, help="Learning rate.")
 def command(out: Path, epochs: int, seeds: int, rate: float, lr: float) -> int:
     """Expand, train, fold and check SmallNet on handwritten digits."""
     from onnx_expand.train import TrainOptions, image_input, load_data
