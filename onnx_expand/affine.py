@@ -351,23 +351,28 @@ _RUN = 32
 
 
 def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
-    geometry = {(i, i): f.geometry for i, f in enumerate(run)}
-    cost = dict.fromkeys(geometry, 0)
+    # Shapes of the products of every stretch, as they come out from left to right.
+    geometry = {}
+    for i, f in enumerate(run):
+        product: Geometry | Refusal = f.geometry
+        for j in range(i, len(run)):
+            if j > i and isinstance(product, Geometry):
+                product = product.then(run[j].geometry)
+            if isinstance(product, Refusal):
+                break
+            geometry[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
+    cost = {(i, i): 0 for i in range(len(run))}
     split: dict[tuple[int, int], int] = {}
     for length in range(1, len(run)):
         for i in range(len(run) - length):
             j = i + length
-            for k in range(i, j):
-                if (i, k) not in geometry or (k + 1, j) not in geometry:
-                    continue
-                first, second = geometry[i, k], geometry[k + 1, j]
-                joined = first.then(second)
-                if isinstance(joined, Refusal):
-                    continue
-                work = math.prod(second.weight_shape) * math.prod(first.weight_shape[1:])
-                total = cost[i, k] + cost[k + 1, j] + work
-                if (i, j) not in cost or total < cost[i, j]:
-                    geometry[i, j], cost[i, j], split[i, j] = joined, total, k
+            options = [
+                (cost[i, k] + cost[k + 1, j] + _work(geometry[i, k], geometry[k + 1, j]), k)
+                for k in range(i, j)
+                if (i, k) in cost and (k + 1, j) in cost
+            ]
+            if (i, j) in geometry and options:
+                cost[i, j], split[i, j] = min(options)
 
     def contract(i: int, j: int) -> AffineConv:
         # A run that composes in no order is contracted as it stands, for the refusal it raises.
@@ -377,6 +382,11 @@ def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
         return contract(i, k).then(contract(k + 1, j))
 
     return contract(0, len(run) - 1)
+
+
+def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
+    """Products of composing two maps, each given as its weight's size and its output channels."""
+    return second[0] * (first[0] // first[1])
 
 
 def _pad(x: Array, geometry: Geometry) -> Array:

@@ -92,7 +92,7 @@ def fold(
         preprocess.call(model)
     elif image is not None:
         raise UsageError("--input goes with --mean, --std or --swap-rb")
-    outcome = Fold(Policy(policy), Border(border), image).call(model).report
+    outcome = Fold(Policy(policy), Border(border), image, measure=True).call(model).report
     out = render.console(quiet=report == "-")
     verdict = None if dry_run or checks == 0 else _verify(source, preprocess, model, checks, out)
     if verdict is not None and not verdict.equal:

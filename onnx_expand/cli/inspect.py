@@ -39,7 +39,9 @@ def inspect(model: str, json_path: str | None, sites: bool, policy: str) -> None
     data, out = figures.as_dict(), render.console(quiet=json_path == "-")
     render.print_inspection(out, figures)
     if sites:
-        report = Fold(Policy(policy)).call(loaded).report  # the file itself is not touched
+        report = (
+            Fold(Policy(policy), measure=True).call(loaded).report
+        )  # the file itself is not touched
         data["sites"] = report.as_dict()
         out.print()
         render.print_fold(out, report, written=False)

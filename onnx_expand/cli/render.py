@@ -117,7 +117,9 @@ def print_verdict(out: Console, verdict: Verdict) -> None:
         out.print(f"note: {note}", markup=False)
 
 
-def _print_change(out: Console, before: Inspection, after: Inspection) -> None:
+def _print_change(out: Console, before: Inspection | None, after: Inspection | None) -> None:
+    if before is None or after is None:
+        return
     rows = [
         (name, _count(getattr(before, key)), _count(getattr(after, key)))
         for name, key in (("nodes", "nodes"), ("parameters", "parameters"), ("MACs", "macs"))

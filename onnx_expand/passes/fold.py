@@ -58,23 +58,23 @@ class FoldReport:
         policy: The policy that decided; never `auto`.
         sites: What was merged.
         kept: What was not, each with its reason.
-        before: The model as it came.
+        before: The model as it came, where it was measured.
         after: The model as it is.
     """
 
     policy: Policy
     sites: tuple[Site, ...]
     kept: tuple[Kept, ...]
-    before: Inspection
-    after: Inspection
+    before: Inspection | None
+    after: Inspection | None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
         return {
             "schema": 1,
             "policy": str(self.policy),
-            "before": self.before.as_dict(),
-            "after": self.after.as_dict(),
+            "before": None if self.before is None else self.before.as_dict(),
+            "after": None if self.after is None else self.after.as_dict(),
             "folded": [
                 {
                     "nodes": list(site.nodes),
@@ -112,15 +112,17 @@ class Fold(ir.passes.InPlacePass):
         border: What to do where a bias meets a padded border.
         image: The name of an input behind which any rewrite of a border may be used, the cheapest
             that applies; for preprocessing.
+        measure: Whether to inspect the model before and after, for the report.
     """
 
     policy: Policy = Policy.AUTO
     border: Border = Border.EXACT
     image: str | None = None
+    measure: bool = False
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
-        before = inspect_model(model)
+        before = inspect_model(model) if self.measure else None
         policy = self.policy
         if policy is Policy.AUTO:
             # The note outlives the units, so that folding once more changes nothing.
@@ -133,7 +135,7 @@ class Fold(ir.passes.InPlacePass):
         drop_incomplete(model)
         if policy is not Policy.MARKED:
             model.metadata_props.pop(EXPANDED, None)
-        after = inspect_model(model) if run.sites else before
+        after = inspect_model(model) if self.measure else None
         report = FoldReport(policy, tuple(run.sites), tuple(run.kept), before, after)
         return FoldResult(model, bool(run.sites), report)
 

@@ -1,0 +1,287 @@
+"""Shape arithmetic on Python numbers.
+
+Sizes are read from a tensor's shape, gathered, multiplied and given to Reshape. Done with tensors,
+each step would be a kernel, and each use a wait for the device; so numbers that come from a shape
+stay Python ints, and lists of them, until something needs a tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from onnx_expand.train.registry import Attributes
+from onnx_expand.train.tensors import DTYPES
+
+__all__ = ["HostOp", "Known", "as_tensor", "find_host", "integers", "numbers"]
+
+Number = int | float
+HostValue = Number | list[Number]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A value that is a Python number or list while the module runs.
+
+    Attributes:
+        value: The node that computes it, or for a constant the number or list itself.
+        dtype: The element type of the tensor that it stands for.
+        rank: 0 for a number, 1 for a list.
+    """
+
+    value: Any
+    dtype: torch.dtype
+    rank: int
+
+
+@dataclass(frozen=True)
+class HostOp:
+    """How one operator is computed on numbers (rank 0) and lists of them (rank 1).
+
+    Attributes:
+        function: Takes the inputs in order and the attributes by name.
+        rank: The rank of the result on these inputs; above 1 it cannot be computed here.
+        like: The input whose element type the result has; None where it is another one.
+    """
+
+    function: Callable[..., HostValue]
+    rank: Callable[[Sequence[Known], Attributes], int]
+    like: int | None = 0
+
+
+def integers(value: Number | Sequence[Number] | torch.Tensor) -> list[int]:
+    """A setting of a node as Python ints, whichever way it came."""
+    return [int(v) for v in numbers(value)]
+
+
+def numbers(value: Number | Sequence[Number] | torch.Tensor) -> list[Number]:
+    """A setting of a node as Python numbers, whichever way it came."""
+    if isinstance(value, torch.Tensor):
+        return list(value.reshape(-1).tolist())
+    return list(value) if isinstance(value, Sequence) else [value]
+
+
+def as_tensor(value: HostValue, dtype: torch.dtype, like: torch.Tensor | None) -> torch.Tensor:
+    """Python numbers as a tensor, on the device of `like`."""
+    return torch.tensor(value, dtype=dtype, device=None if like is None else like.device)
+
+
+def _each(function: Callable[..., Number], *values: HostValue) -> HostValue:
+    """Apply a function element by element; numbers and lists of one element are repeated."""
+    lists = [value for value in values if isinstance(value, list)]
+    if not lists:
+        return function(*values)
+    length = max(len(value) for value in lists) if all(lists) else 0
+    rows = []
+    for value in values:
+        row = value if isinstance(value, list) else [value]
+        rows.append(row * length if len(row) == 1 else row)
+    return [function(*row) for row in zip(*rows, strict=True)]
+
+
+def _quotient(a: Number, b: Number) -> Number:
+    if isinstance(a, float) or isinstance(b, float):
+        return a / b
+    # ONNX divides integers towards zero; sizes are hardly ever negative.
+    return a // b if (a >= 0) == (b > 0) else -(-a // b)
+
+
+def _choice(condition: Number, a: Number, b: Number) -> Number:
+    return a if condition else b
+
+
+def add(a: HostValue, b: HostValue) -> HostValue:
+    """A + b."""
+    return _each(operator.add, a, b)
+
+
+def sub(a: HostValue, b: HostValue) -> HostValue:
+    """A - b."""
+    return _each(operator.sub, a, b)
+
+
+def mul(a: HostValue, b: HostValue) -> HostValue:
+    """A * b."""
+    return _each(operator.mul, a, b)
+
+
+def div(a: HostValue, b: HostValue) -> HostValue:
+    """A / b; integers are divided towards zero."""
+    return _each(_quotient, a, b)
+
+
+def mod(a: HostValue, b: HostValue, *, fmod: int = 0) -> HostValue:
+    """The remainder."""
+    return _each(math.fmod if fmod else operator.mod, a, b)
+
+
+def equal(a: HostValue, b: HostValue) -> HostValue:
+    """A == b."""
+    return _each(operator.eq, a, b)
+
+
+def where(condition: HostValue, a: HostValue, b: HostValue) -> HostValue:
+    """A where the condition holds, b elsewhere."""
+    return _each(_choice, condition, a, b)
+
+
+def maximum(*values: HostValue) -> HostValue:
+    """The largest."""
+    return functools.reduce(functools.partial(_each, max), values)
+
+
+def minimum(*values: HostValue) -> HostValue:
+    """The smallest."""
+    return functools.reduce(functools.partial(_each, min), values)
+
+
+def neg(a: HostValue) -> HostValue:
+    """-a."""
+    return _each(operator.neg, a)
+
+
+def sqrt(a: HostValue) -> HostValue:
+    """The square root."""
+    return _each(math.sqrt, a)
+
+
+def floor(a: HostValue) -> HostValue:
+    """Rounded down."""
+    return _each(math.floor, a)
+
+
+def ceil(a: HostValue) -> HostValue:
+    """Rounded up."""
+    return _each(math.ceil, a)
+
+
+def identity(a: HostValue) -> HostValue:
+    """A."""
+    return a
+
+
+def cast(a: HostValue, *, to: int, saturate: int = 1, round_mode: str = "up") -> HostValue:
+    """A as float, int or bool."""
+    dtype = DTYPES[to]
+    if dtype.is_floating_point:
+        return _each(float, a)
+    return _each(bool if dtype is torch.bool else int, a)
+
+
+def gather(data: list[Number], indices: HostValue, *, axis: int = 0) -> HostValue:
+    """The elements at some positions."""
+    if isinstance(indices, list):
+        return [data[int(index)] for index in indices]
+    return data[int(indices)]
+
+
+def concat(*values: list[Number], axis: int) -> HostValue:
+    """One list after the other."""
+    return [number for value in values for number in value]
+
+
+def slices(
+    data: list[Number],
+    starts: list[int],
+    ends: list[int],
+    axes: list[int] | None = None,
+    steps: list[int] | None = None,
+) -> HostValue:
+    """Part of a list."""
+    step = numbers(steps)[0] if steps is not None else 1
+    first, last = numbers(starts)[0], numbers(ends)[0]
+    return data[slice(int(first), int(last), int(step))]
+
+
+def unsqueeze(data: Number, axes: HostValue) -> HostValue:
+    """A number as a list."""
+    return [data]
+
+
+def squeeze(data: list[Number], axes: HostValue | None = None) -> HostValue:
+    """A list of one element as a number."""
+    return data[0]
+
+
+def reduce_prod(
+    data: HostValue,
+    axes: HostValue | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+) -> HostValue:
+    """The product of a list."""
+    product = math.prod(numbers(data))
+    return [product] if keepdims and isinstance(data, list) else product
+
+
+def reshape(data: HostValue, shape: HostValue, *, allowzero: int = 0) -> HostValue:
+    """A number as a list, or the other way."""
+    return numbers(data) if shape else numbers(data)[0]
+
+
+def _same_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    return max(known.rank for known in inputs)
+
+
+def _gather_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    return inputs[1].rank if inputs[0].rank == 1 else 2
+
+
+def _list_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    return 1 if inputs[0].rank == 1 else 2
+
+
+def _unsqueeze_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    axes = inputs[1].value if len(inputs) == 2 else attributes["axes"]
+    return 1 if inputs[0].rank == 0 and axes in ([0], [-1], 0, -1) else 2
+
+
+def _squeeze_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    return 0 if inputs[0].rank == 1 else 2
+
+
+def _reduce_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    return inputs[0].rank if attributes.get("keepdims", 1) else 0
+
+
+def _reshape_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
+    shape = inputs[1].value
+    return len(shape) if isinstance(shape, list) else 2
+
+
+_TABLE = {
+    "Add": HostOp(add, _same_rank),
+    "Cast": HostOp(cast, _same_rank, None),
+    "Ceil": HostOp(ceil, _same_rank),
+    "Concat": HostOp(concat, _list_rank),
+    "Div": HostOp(div, _same_rank),
+    "Equal": HostOp(equal, _same_rank, None),
+    "Floor": HostOp(floor, _same_rank),
+    "Gather": HostOp(gather, _gather_rank),
+    "Identity": HostOp(identity, _same_rank),
+    "Max": HostOp(maximum, _same_rank),
+    "Min": HostOp(minimum, _same_rank),
+    "Mod": HostOp(mod, _same_rank),
+    "Mul": HostOp(mul, _same_rank),
+    "Neg": HostOp(neg, _same_rank),
+    "ReduceProd": HostOp(reduce_prod, _reduce_rank),
+    "Reshape": HostOp(reshape, _reshape_rank),
+    "Slice": HostOp(slices, _list_rank),
+    "Sqrt": HostOp(sqrt, _same_rank),
+    "Squeeze": HostOp(squeeze, _squeeze_rank),
+    "Sub": HostOp(sub, _same_rank),
+    "Unsqueeze": HostOp(unsqueeze, _unsqueeze_rank),
+    "Where": HostOp(where, _same_rank, 1),
+}
+
+
+def find_host(domain: str, name: str) -> HostOp | None:
+    """How an operator is computed on Python numbers, where it can be."""
+    return _TABLE.get(name) if domain in {"", "ai.onnx"} else None

@@ -1,0 +1,29 @@
+"""The translations; importing this package registers them all."""
+
+from onnx_expand.train.ops import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    normalization,
+    pooling,
+    reduction,
+    resize,
+    sequence,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "normalization",
+    "pooling",
+    "reduction",
+    "resize",
+    "sequence",
+    "shape",
+]

@@ -1,0 +1,135 @@
+"""Picking elements, and putting them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from onnx_expand.train.host import integers
+from onnx_expand.train.registry import Attributes, op
+
+Positions = list[int | float] | torch.Tensor
+
+
+@op("Gather", weights=(0,))
+def gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
+    """Slices of x at some positions of an axis."""
+    axis %= x.ndim
+    flat = _positive(indices.reshape(-1), x.shape[axis])
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, flat).reshape(shape)
+
+
+@op("GatherElements")
+def gather_elements(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
+    """Elements of x at positions of an axis, one for each element of `indices`."""
+    return x.gather(axis, _positive(indices, x.shape[axis]))
+
+
+@op("GatherND")
+def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) -> torch.Tensor:
+    """Slices of x at coordinates, the last axis of `indices`."""
+    outer, depth = x.shape[:batch_dims], indices.shape[-1]
+    batch = [
+        torch.arange(extent, device=x.device).reshape(
+            [-1 if axis == i else 1 for axis in range(indices.ndim - 1)]
+        )
+        for i, extent in enumerate(outer)
+    ]
+    return x[(*batch, *(indices[..., i] for i in range(depth)))]
+
+
+def _check_scatter(attributes: Attributes) -> str:
+    reduction = attributes.get("reduction", "none")
+    return "" if reduction in {"none", "add"} else f"reduction '{reduction}'"
+
+
+@op("ScatterND", check=_check_scatter)
+def scatter_nd(
+    x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, reduction: str = "none"
+) -> torch.Tensor:
+    """X with other slices at some coordinates."""
+    where = tuple(indices[..., i] for i in range(indices.shape[-1]))
+    return x.index_put(where, updates, accumulate=reduction == "add")
+
+
+@op("ScatterElements", check=_check_scatter)
+def scatter_elements(
+    x: torch.Tensor,
+    indices: torch.Tensor,
+    updates: torch.Tensor,
+    *,
+    axis: int = 0,
+    reduction: str = "none",
+) -> torch.Tensor:
+    """X with other elements at some positions of an axis."""
+    index = _positive(indices, x.shape[axis])
+    if reduction == "add":
+        return x.scatter_add(axis, index, updates)
+    return x.scatter(axis, index, updates)
+
+
+@op("Slice", static=(1, 2, 3, 4))
+def slices(
+    x: torch.Tensor,
+    starts: Positions,
+    ends: Positions,
+    axes: Positions | None = None,
+    steps: Positions | None = None,
+) -> torch.Tensor:
+    """Part of x: from start to before end, by step, along some axes."""
+    first, last = integers(starts), integers(ends)
+    where: Sequence[int] = range(len(first)) if axes is None else integers(axes)
+    strides = [1] * len(first) if steps is None else integers(steps)
+    picks = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(where, first, last, strides, strict=True):
+        if step > 0:
+            picks[axis] = slice(start, end, step)
+        else:
+            # torch has no negative steps.
+            positions = range(*slice(start, end, step).indices(x.shape[axis]))
+            x = x.index_select(
+                axis, torch.tensor(list(positions), dtype=torch.int64, device=x.device)
+            )
+    return x[tuple(picks)]
+
+
+@op("OneHot", static=(1,))
+def one_hot(
+    indices: torch.Tensor, depth: Positions, values: torch.Tensor, *, axis: int = -1
+) -> torch.Tensor:
+    """One of two values: on where the position equals the index, off elsewhere."""
+    length = integers(depth)[0]
+    axis = axis % (indices.ndim + 1)
+    places = torch.arange(length, device=indices.device)
+    places = places.reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])
+    wanted = torch.where(indices < 0, indices + length, indices).unsqueeze(axis)
+    return torch.where(places == wanted, values[1], values[0])
+
+
+@op("Trilu", static=(1,))
+def trilu(x: torch.Tensor, k: Positions | None = None, *, upper: int = 1) -> torch.Tensor:
+    """The upper or lower triangle."""
+    diagonal = 0 if k is None else integers(k)[0]
+    return x.triu(diagonal) if upper else x.tril(diagonal)
+
+
+@op("TopK", static=(1,))
+def top_k(
+    x: torch.Tensor,
+    k: Positions,
+    *,
+    axis: int = -1,
+    largest: int = 1,
+    sorted: int = 1,
+    outputs: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest or smallest elements along an axis, and where they are."""
+    found = torch.topk(x, integers(k)[0], dim=axis, largest=bool(largest), sorted=bool(sorted))
+    return found.values, found.indices
+
+
+def _positive(indices: torch.Tensor, length: int) -> torch.Tensor:
+    """Positions counted from the start, where negative ones count from the end."""
+    return torch.where(indices < 0, indices + length, indices).to(torch.int64)

@@ -1,0 +1,41 @@
+"""Gemm, MatMul, Einsum."""
+
+from __future__ import annotations
+
+import torch
+
+from onnx_expand.train.registry import op
+
+
+@op("MatMul", weights=(0, 1))
+def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Numpy's matmul."""
+    return torch.matmul(a, b)
+
+
+@op("Gemm", since=7, weights=(1, 2))
+def gemm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,  # noqa: N803
+    transB: int = 0,  # noqa: N803
+) -> torch.Tensor:
+    """The sum alpha * a' @ b' + beta * c of matrices, with c broadcast to the product."""
+    a = a.t() if transA else a
+    b = b.t() if transB else b
+    product = torch.matmul(a, b)
+    if alpha != 1:
+        product = product * alpha
+    if c is None or beta == 0:
+        return product
+    return product + (c if beta == 1 else c * beta)
+
+
+@op("Einsum")
+def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:
+    """Einstein's summation."""
+    return torch.einsum(equation.replace(" ", ""), *operands)

@@ -1,0 +1,125 @@
+"""Pools, local and global."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from onnx_expand.train.ops.windows import Windows, pad_spatial, spatial_rank_problem, windows
+from onnx_expand.train.registry import Attributes, op
+
+_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def _check(attributes: Attributes) -> str:
+    return spatial_rank_problem(attributes.get("kernel_shape"))
+
+
+def _torch_pads(geometry: Windows, ceil_mode: int) -> bool:
+    """Whether torch's pools accept this geometry as it is."""
+    half = all(2 * p <= k for p, k in zip(geometry.begin, geometry.kernel, strict=True))
+    return geometry.symmetric and half and not ceil_mode
+
+
+@op("MaxPool", check=_check)
+def max_pool(
+    x: torch.Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    storage_order: int = 0,
+    strides: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """The largest value of each window."""
+    size = x.shape[2:]
+    geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
+    padding: Sequence[int] = geometry.begin
+    if not _torch_pads(geometry, ceil_mode):
+        end = geometry.fit(size, geometry.counts(size, bool(ceil_mode)))
+        x = pad_spatial(x, geometry.begin, end, _lowest(x.dtype))
+        padding = [0] * len(end)
+    result: torch.Tensor = _MAX[len(geometry.kernel)](
+        x, geometry.kernel, geometry.strides, padding, geometry.dilations
+    )
+    return result
+
+
+@op("AveragePool", check=_check)
+def average_pool(
+    x: torch.Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """The mean of each window."""
+    size = x.shape[2:]
+    geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
+    if _torch_pads(geometry, ceil_mode) and set(geometry.dilations) == {1}:
+        result: torch.Tensor = _AVERAGE[len(size)](
+            x,
+            geometry.kernel,
+            geometry.strides,
+            geometry.begin,
+            count_include_pad=bool(count_include_pad),
+        )
+        return result
+    counts = geometry.counts(size, bool(ceil_mode))
+    ones = x.new_ones((1, 1, *size))
+    if count_include_pad:
+        # The declared padding counts; what ceil_mode adds after it does not.
+        ones = pad_spatial(ones, geometry.begin, geometry.end, 1.0)
+        inside = _window_sums(ones, geometry, counts, geometry.begin)
+    else:
+        inside = _window_sums(ones, geometry, counts, [0] * len(size))
+    return _window_sums(x, geometry, counts, [0] * len(size)) / inside
+
+
+def _window_sums(
+    x: torch.Tensor, geometry: Windows, counts: Sequence[int], present: Sequence[int]
+) -> torch.Tensor:
+    """The sum over each window, by slices; `present` positions before the input are in x."""
+    begin = [p - held for p, held in zip(geometry.begin, present, strict=True)]
+    steps = zip(counts, geometry.strides, geometry.extents, strict=True)
+    length = [(n - 1) * s + e for n, s, e in steps]
+    end = [n - b - m for n, b, m in zip(length, begin, x.shape[2:], strict=True)]
+    x = pad_spatial(x, begin, end)
+    total: torch.Tensor | None = None
+    for taps in itertools.product(*(range(k) for k in geometry.kernel)):
+        part = x
+        for axis, tap in enumerate(taps):
+            first = tap * geometry.dilations[axis]
+            stride = geometry.strides[axis]
+            last = first + (counts[axis] - 1) * stride + 1
+            part = part[(slice(None),) * (axis + 2) + (slice(first, last, stride),)]
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    return float("-inf") if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+@op("GlobalAveragePool")
+def global_average_pool(x: torch.Tensor) -> torch.Tensor:
+    """The mean of each channel, [N, C, 1, ...]."""
+    return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+@op("GlobalMaxPool")
+def global_max_pool(x: torch.Tensor) -> torch.Tensor:
+    """The largest value of each channel, [N, C, 1, ...]."""
+    return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)

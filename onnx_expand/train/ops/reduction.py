@@ -1,0 +1,131 @@
+"""Reductions over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from onnx_expand.train.host import integers
+from onnx_expand.train.registry import op
+
+Axes = int | Sequence[int] | torch.Tensor | None
+
+
+def _axes(x: torch.Tensor, axes: Axes, noop: int) -> tuple[int, ...]:
+    """The axes to reduce; none given means all of them, or none when `noop`."""
+    given = () if axes is None else tuple(integers(axes))
+    if given or noop:
+        return given
+    return tuple(range(x.ndim))
+
+
+@op("ReduceSum", static=(1,))
+def reduce_sum(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The sum."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return x.sum(dim=dims, keepdim=bool(keepdims), dtype=x.dtype) if dims else x
+
+
+@op("ReduceMean", static=(1,))
+def reduce_mean(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The mean."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return x.mean(dim=dims, keepdim=bool(keepdims)) if dims else x
+
+
+@op("ReduceMax", static=(1,))
+def reduce_max(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The largest element."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return x.amax(dim=dims, keepdim=bool(keepdims)) if dims else x
+
+
+@op("ReduceMin", static=(1,))
+def reduce_min(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The smallest element."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return x.amin(dim=dims, keepdim=bool(keepdims)) if dims else x
+
+
+@op("ReduceProd", static=(1,))
+def reduce_prod(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The product."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    for axis in sorted((dim % x.ndim for dim in dims), reverse=True):
+        x = x.prod(dim=axis, keepdim=bool(keepdims), dtype=x.dtype)
+    return x
+
+
+@op("ReduceL1", static=(1,))
+def reduce_l1(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The sum of absolute values."""
+    return reduce_sum(x.abs(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes)
+
+
+@op("ReduceL2", static=(1,))
+def reduce_l2(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The Euclidean norm."""
+    squares = reduce_sum_square(
+        x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
+    )
+    return squares.sqrt().to(x.dtype)
+
+
+@op("ReduceSumSquare", static=(1,))
+def reduce_sum_square(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The sum of squares."""
+    return reduce_sum(x * x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes)
+
+
+@op("ReduceLogSum", static=(1,))
+def reduce_log_sum(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The logarithm of the sum."""
+    return reduce_sum(x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes).log()
+
+
+@op("ReduceLogSumExp", static=(1,))
+def reduce_log_sum_exp(
+    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> torch.Tensor:
+    """The logarithm of the sum of exponentials."""
+    dims = _axes(x, axes, noop_with_empty_axes)
+    return torch.logsumexp(x, dim=dims, keepdim=bool(keepdims)) if dims else x
+
+
+@op("ArgMax")
+def arg_max(
+    x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
+) -> torch.Tensor:
+    """The position of the largest element along an axis."""
+    if not select_last_index:
+        return x.argmax(dim=axis, keepdim=bool(keepdims))
+    return x.shape[axis] - 1 - x.flip(axis).argmax(dim=axis, keepdim=bool(keepdims))
+
+
+@op("ArgMin")
+def arg_min(
+    x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
+) -> torch.Tensor:
+    """The position of the smallest element along an axis."""
+    if not select_last_index:
+        return x.argmin(dim=axis, keepdim=bool(keepdims))
+    return x.shape[axis] - 1 - x.flip(axis).argmin(dim=axis, keepdim=bool(keepdims))

@@ -1,0 +1,125 @@
+"""The table of translations: which torch function computes an ONNX operator.
+
+A translation is one module-level function. Its positional parameters are the node's inputs, its
+other parameters the node's attributes, by ONNX's names; what an operator set moved from an
+attribute to an input therefore needs no second function. Two parameter names are special:
+`outputs`, by which a function learns how many results the node has (it then returns a tuple), and
+`like`, the graph's first input, for functions that create tensors and need a device.
+
+A translation with state that depends on `.training` is an `nn.Module` without parameters: the
+attributes go to its constructor, the inputs to `forward`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["Attributes", "Op", "find", "op", "registered", "unary"]
+
+Attributes = Mapping[str, Any]
+Check = Callable[[Attributes], str]
+Target = TypeVar("Target", bound="Callable[..., Any] | type[torch.nn.Module]")
+
+
+@dataclass(frozen=True)
+class Op:
+    """How one operator, from one operator set on, is computed.
+
+    Attributes:
+        target: The function, or the class of the module.
+        since: The first operator set whose definition this is.
+        weights: Input slots that hold weights: trained even when they have one element.
+        frozen: Input slots that are never trained.
+        static: Input slots that hold sizes, axes or other settings. Constants arrive there as
+            Python numbers and lists, and are never trained.
+        host_rank: For functions that return Python numbers: the rank of the result.
+        check: Says why these attributes cannot be translated; empty when they can.
+        parameters: The names of the function's parameters.
+    """
+
+    target: Callable[..., Any]
+    since: int
+    weights: frozenset[int]
+    frozen: frozenset[int]
+    static: frozenset[int]
+    host_rank: int | None
+    check: Check | None
+    parameters: frozenset[str]
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the target is a class of modules."""
+        return isinstance(self.target, type)
+
+
+_TABLE: dict[tuple[str, str], list[Op]] = {}
+
+
+def op(
+    name: str,
+    *,
+    domain: str = "",
+    since: int = 1,
+    weights: tuple[int, ...] = (),
+    frozen: tuple[int, ...] = (),
+    static: tuple[int, ...] = (),
+    host_rank: int | None = None,
+    check: Check | None = None,
+) -> Callable[[Target], Target]:
+    """Register the decorated function or module class as an operator's translation.
+
+    Args:
+        name: The operator's ONNX name.
+        domain: Its domain; ONNX's own when missing.
+        since: See `Op`, like the other arguments.
+        weights: See `Op`.
+        frozen: See `Op`.
+        static: See `Op`.
+        host_rank: See `Op`.
+        check: See `Op`.
+    """
+
+    def register(target: Target) -> Target:
+        parameters = frozenset(inspect.signature(target).parameters)
+        entry = Op(
+            target,
+            since,
+            frozenset(weights),
+            frozenset(frozen),
+            frozenset(static),
+            host_rank,
+            check,
+            parameters,
+        )
+        _add(domain, name, entry)
+        return target
+
+    return register
+
+
+def unary(**functions: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Register torch functions of one tensor that compute operators without attributes."""
+    nothing: frozenset[int] = frozenset()
+    for name, function in functions.items():
+        _add("", name, Op(function, 1, nothing, nothing, nothing, None, None, frozenset()))
+
+
+def find(domain: str, name: str, opset: int) -> Op | None:
+    """The translation of an operator in an operator set, if there is one."""
+    domain = "" if domain == "ai.onnx" else domain
+    entries = [entry for entry in _TABLE.get((domain, name), []) if entry.since <= opset]
+    return max(entries, key=lambda entry: entry.since, default=None)
+
+
+def registered() -> list[tuple[str, str]]:
+    """The operators that have a translation, as (domain, name)."""
+    return sorted(_TABLE)
+
+
+def _add(domain: str, name: str, entry: Op) -> None:
+    _TABLE.setdefault((domain, name), []).append(entry)
