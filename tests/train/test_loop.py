@@ -1,0 +1,198 @@
+"""Training lowers the loss, repeats itself, and stops with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from onnx_expand.errors import UnsupportedError, UsageError  # noqa: E402
+from onnx_expand.train import (  # noqa: E402
+    Dataset,
+    DivergedError,
+    EpochResult,
+    TrainOptions,
+    evaluate,
+    load_data,
+    to_torch,
+    train,
+    write_back,
+)
+from tests.train.graphs import images, parse, reference, with_weights  # noqa: E402
+
+HEADS = ["y = Identity(z)", "y = Softmax(z)", "y = LogSoftmax(z)"]
+
+
+def network(head: str = HEADS[0], opset: int = 17) -> onnx.ModelProto:
+    """A convolution, BatchNormalization, and three classes."""
+    model = parse(
+        "c = Conv(x, w) b = BatchNormalization(c, s, t, m, v) r = Relu(b)"
+        f"p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, g) {head}",
+        "(float[n, 1, 6, 6] x) => (float[n, 3] y)",
+        "float[4] s = {1, 1, 1, 1}, float[4] t = {0, 0, 0, 0}, float[4] m = {0, 0, 0, 0},"
+        "float[4] v = {1, 1, 1, 1}",
+        opset,
+    )
+    return with_weights(model, w=images(4, 1, 3, 3), g=images(4, 3, seed=1))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Stripes in three directions, in noise."""
+    rng = np.random.default_rng(0)
+    y = np.arange(150) % 3
+    rows, columns = np.mgrid[:6, :6]
+    patterns = np.stack([rows % 2, columns % 2, (rows + columns) % 2]).astype(np.float32)
+    x = patterns[y][:, None] * 2 - 1 + rng.normal(0, 0.3, (150, 1, 6, 6))
+    path: Path = tmp_path_factory.mktemp("data") / "stripes.npz"
+    np.savez(path, x=x.astype(np.float32), y=y)
+    return load_data(path, channels=1, size=(6, 6), classes=3)
+
+
+@dataclass
+class Recorder:
+    """Keeps what it is told."""
+
+    batches: list[tuple[int, int]] = field(default_factory=list)
+    epochs: list[EpochResult] = field(default_factory=list)
+
+    def on_batch(self, done: int, total: int) -> None:
+        """Keeps it."""
+        self.batches.append((done, total))
+
+    def on_epoch(self, result: EpochResult) -> None:
+        """Keeps it."""
+        self.epochs.append(result)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_training_learns(data: Dataset, head: str) -> None:
+    """The loss falls whatever the graph ends in, and onnxruntime confirms the accuracy."""
+    model = network(head)
+    module = to_torch(model)
+    history = train(module, data, TrainOptions(epochs=8, lr=0.1, batch=16))
+    assert history.epochs[-1].loss < history.epochs[0].loss / 2
+    assert history.accuracy > 0.9
+    assert evaluate(module, data) == history.accuracy
+    (scores,) = reference(write_back(module, model), data.x_test)
+    assert np.mean(scores.argmax(axis=1) == data.y_test) == history.accuracy
+
+
+def test_the_head_does_not_change_what_is_learnt(data: Dataset) -> None:
+    """Logits, probabilities and their logarithms give the same losses, old definitions too."""
+    options = TrainOptions(epochs=2, lr=0.05, batch=32)
+    losses = [
+        [epoch.loss for epoch in train(to_torch(network(head, opset)), data, options).epochs]
+        for head, opset in [(HEADS[0], 17), (HEADS[1], 17), (HEADS[2], 17), (HEADS[1], 11)]
+    ]
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=1e-5)
+
+
+def test_a_seed_fixes_the_result(data: Dataset) -> None:
+    """Equal seeds give equal weights, another seed others, and torch's own state is left alone."""
+
+    def run(seed: int) -> dict[str, Any]:
+        module = to_torch(network())
+        train(module, data, TrainOptions(epochs=2, batch=32, seed=seed))
+        return module.state_dict()
+
+    state = torch.random.get_rng_state()
+    first, second, third = run(1), run(1), run(2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_progress_is_told(data: Dataset) -> None:
+    """Each step and epoch is reported, and a rest of one sample is left out."""
+    recorder = Recorder()
+    count = len(data.y_train)
+    module = to_torch(network())
+    history = train(module, data, TrainOptions(epochs=2, batch=count - 1), recorder)
+    assert recorder.batches == [(1, 1), (1, 1)]
+    assert tuple(recorder.epochs) == history.epochs
+    assert [epoch.epoch for epoch in recorder.epochs] == [1, 2]
+    assert not module.training
+    recorder = Recorder()
+    train(module, data, TrainOptions(epochs=1, batch=count - 2), recorder)
+    assert recorder.batches == [(1, 2), (2, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_divergence_is_an_error_with_advice(data: Dataset) -> None:
+    """A loss that is not finite names the epoch and the step."""
+    with pytest.raises(DivergedError, match=r"epoch \d+, step \d+; lower the learning rate"):
+        train(to_torch(network()), data, TrainOptions(epochs=50, lr=1e30))
+
+
+def test_a_model_without_weights_is_refused(data: Dataset) -> None:
+    """There must be something to train."""
+    model = parse(
+        "p = GlobalMaxPool(x) y = Flatten(p)", "(float[n, 1, 6, 6] x) => (float[n, 1] y)"
+    )
+    with pytest.raises(UnsupportedError, match="nothing to train"):
+        train(to_torch(model), data)
+
+
+def test_data_and_model_must_fit(data: Dataset) -> None:
+    """A fixed batch, an output that is no classifier's, and too few classes are told apart."""
+    fixed = parse(
+        "s = Constant<value_ints=[1, 36]>() f = Reshape(x, s) y = Gemm(f, g)",
+        "(float[1, 1, 6, 6] x) => (float[1, 3] y)",
+    )
+    with pytest.raises(UnsupportedError, match=r"does not run on a batch of .*dynamic batch"):
+        train(to_torch(with_weights(fixed, g=images(36, 3))), data)
+    spatial = parse("y = Conv(x, w)", "(float[n, 1, 6, 6] x) => (float[n, 3, 4, 4] y)")
+    with pytest.raises(UnsupportedError, match=r"is \[2, 3, 4, 4\]"):
+        train(to_torch(with_weights(spatial, w=images(3, 1, 3, 3))), data)
+    small = parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 1, 6, 6] x) => (float[n, 2] y)")
+    with pytest.raises(UnsupportedError, match="2 classes, and the data has a label 2"):
+        train(to_torch(with_weights(small, g=images(36, 2))), data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"batch": 0}, "batch"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"schedule": "linear"}, "none of constant, step, cosine"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    """Values that make no sense are refused by name."""
+    with pytest.raises(UsageError, match=message):
+        TrainOptions(**options)
+
+
+def test_schedules() -> None:
+    """The rate stays, falls tenfold after each third, or follows a cosine."""
+    assert TrainOptions(lr=0.1).rate(9) == 0.1
+    step = TrainOptions(epochs=150, lr=0.01, schedule="step")
+    assert [step.rate(e) for e in (0, 49, 50, 99, 100, 149)] == pytest.approx(
+        [0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001]
+    )
+    cosine = TrainOptions(epochs=4, lr=1.0, schedule="cosine")
+    assert [cosine.rate(e) for e in (0, 2)] == pytest.approx([1.0, 0.5])
+
+
+def test_without_torch_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra."""
+    import importlib
+    import sys
+
+    for name in [n for n in sys.modules if n.startswith("onnx_expand.train")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UnsupportedError, match=r"onnx-expand\[train\]"):
+        importlib.import_module("onnx_expand.train")
