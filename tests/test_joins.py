@@ -166,7 +166,7 @@ def test_a_bottleneck_beside_a_residual_stays() -> None:
 
 
 def test_branches_that_broadcast_are_no_sum() -> None:
-    """The sum x + mean(x) broadcasts over positions: no convolution of these sizes, and left alone."""
+    """The sum x + mean(x) broadcasts over positions, which no convolution does: it stays."""
     model = graph(
         "g (float[N,4,6,6] x) => (float[N,4,6,6] y) "
         "{ a = GlobalAveragePool(x) b = Conv(a, w) y = Add(x, b) }",
