@@ -53,15 +53,15 @@ def is_safe_size(
         return True
     numbers = [None if a is None else np.asarray(a, dtype=np.float64).ravel() for a in inputs]
     if node.op_type == "ConstantOfShape" and numbers[0] is not None:
-        size = np.prod(numbers[0])
+        size = float(np.prod(numbers[0]))
     elif node.op_type == "Expand" and numbers[0] is not None and numbers[1] is not None:
-        size = np.prod(np.maximum(numbers[1], 1)) * max(1, numbers[0].size)
+        size = float(np.prod(np.maximum(numbers[1], 1))) * max(1, numbers[0].size)
     elif node.op_type == "Range" and all(n is not None for n in numbers):
         start, limit, delta = (float(n[0]) for n in numbers if n is not None)
-        size = np.float64(abs(limit - start) / abs(delta) if delta else np.inf)
+        size = abs(limit - start) / abs(delta) if delta else math.inf
     else:
         return False
-    return bool(size <= _LARGEST)
+    return size <= _LARGEST
 
 
 def evaluate(

@@ -222,8 +222,7 @@ class Geometry:
                 f"{b.in_channels} to {b.out_channels}",
             )
         if a.transposed or b.transposed:
-            channels = {"group": 1, "bias": False}
-            if replace(a, **channels) != replace(b, **channels):
+            if replace(a, group=1, bias=False) != replace(b, group=1, bias=False):
                 return Refusal(Reason.GEOMETRY, "transposed convolutions of different shapes")
             return replace(a, group=math.gcd(a.group, b.group), bias=a.bias or b.bias)
         if a.strides != b.strides or a.overhang != b.overhang:
