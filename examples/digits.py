@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @click.command()
 @click.option("--out", type=Path, default=Path("demo"), show_default=True, help="Output folder.")
-@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--seeds", type=click.IntRange(min=3), default=3, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--seeds", type=click.IntRange(min=3), default=5, show_default=True)
 @click.option("--rate", type=float, default=4.0, show_default=True, help="Expansion rate.")
 @click.option("--lr", type=float, default=0.02, show_default=True, help="Learning rate.")
 def command(out: Path, epochs: int, seeds: int, rate: float, lr: float) -> int:
