@@ -81,7 +81,7 @@ def command(out: Path, epochs: int, seeds: int, rate: float, lr: float) -> int:
     console.print(f"data: {data.description}", markup=False)
     runs = []
     for seed in range(seeds):
-        options = TrainOptions(epochs=epochs, lr=lr, batch=64, seed=seed)
+        options = TrainOptions(epochs=epochs, lr=lr, batch=64, seed=seed, schedule="step")
         runs.append(_run(out, data, options, rate, console))
     figures = _figures(out, data.x_test)
     _print(console, figures, runs)

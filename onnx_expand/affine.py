@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
+from onnx_expand.grouped import contract, regroup, split
 
-__all__ = ["AffineConv", "compose_chain"]
+__all__ = ["AffineConv"]
 
 Array = npt.NDArray[np.float64]
 
@@ -206,13 +207,13 @@ class AffineConv:
         if math.prod(g.geometry.kernel) <= math.prod(f.geometry.kernel):
             for tap in np.ndindex(*g.geometry.kernel):
                 shift = [t * d * s for t, d, s in zip(tap, g.dilations, f.strides, strict=True)]
-                product = _contract(g.weight[(..., *tap)], g.group, f.weight, f.group)
+                product = contract(g.weight[(..., *tap)], g.group, f.weight, f.group)
                 weight[_support(geometry, shift, f.geometry.kernel, f.dilations)] += product
         else:
             steps = [d * s for d, s in zip(g.dilations, f.strides, strict=True)]
             for tap in np.ndindex(*f.geometry.kernel):
                 shift = [t * d for t, d in zip(tap, f.dilations, strict=True)]
-                product = _contract(g.weight, g.group, f.weight[(..., *tap)], f.group)
+                product = contract(g.weight, g.group, f.weight[(..., *tap)], f.group)
                 weight[_support(geometry, shift, g.geometry.kernel, steps)] += product
         return _shaped(geometry, weight, _composed_bias(g, f))
 
@@ -298,7 +299,7 @@ class AffineConv:
         if not fits:
             raise UsageError(f"{geometry} does not contain {g}")
         weight = np.zeros(geometry.weight_shape)
-        dense = _regrouped(own.weight, g.group, geometry.group)
+        dense = regroup(own.weight, g.group, geometry.group)
         weight[_support(geometry, shift, g.kernel, g.dilations)] = dense
         return _shaped(geometry, weight, self.bias)
 
@@ -306,14 +307,14 @@ class AffineConv:
         """The same map with as many groups as the zeros of its weight allow."""
         n, m, own = self.weight.shape[0], self.geometry.in_channels, self.group
         used = np.any(self.weight != 0, axis=tuple(range(2, self.weight.ndim)))
-        mixes = _regrouped(used, own, 1)
+        mixes = regroup(used, own, 1)
         most = math.gcd(n, m)
         for group in range(most, own, -1):
             if most % group or group % own:
                 continue
             blocks = mixes.reshape(group, n // group, group, m // group).any(axis=(1, 3))
             if not np.any(blocks & ~np.eye(group, dtype=bool)):
-                return replace(self, weight=_split(self.weight, own, group), group=group)
+                return replace(self, weight=split(self.weight, own, group), group=group)
         return self
 
 
@@ -322,71 +323,6 @@ def _shaped(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv
     return AffineConv(
         weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension
     )
-
-
-def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
-    """The composition of a chain, first map first, contracted in the cheapest order.
-
-    The order is that of the matrix-chain problem, solved exactly for runs of up to 32 maps; longer
-    chains are contracted run by run.
-
-    Raises:
-        RefusedError: The chain is not one convolution.
-        UsageError: The chain is empty.
-    """
-    if not chain:
-        raise UsageError("a chain has at least one map")
-    parts = list(chain)
-    while len(parts) > 1:
-        runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
-        try:
-            parts = [_contract_run(run) for run in runs]
-        except RefusedError:
-            # Whether a border is exact can depend on the order; the chain's own one decides.
-            return functools.reduce(AffineConv.then, parts)
-    return parts[0]
-
-
-_RUN = 32
-
-
-def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
-    # Shapes of the products of every stretch, as they come out from left to right.
-    geometry = {}
-    for i, f in enumerate(run):
-        product: Geometry | Refusal = f.geometry
-        for j in range(i, len(run)):
-            if j > i and isinstance(product, Geometry):
-                product = product.then(run[j].geometry)
-            if isinstance(product, Refusal):
-                break
-            geometry[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
-    cost = {(i, i): 0 for i in range(len(run))}
-    split: dict[tuple[int, int], int] = {}
-    for length in range(1, len(run)):
-        for i in range(len(run) - length):
-            j = i + length
-            options = [
-                (cost[i, k] + cost[k + 1, j] + _work(geometry[i, k], geometry[k + 1, j]), k)
-                for k in range(i, j)
-                if (i, k) in cost and (k + 1, j) in cost
-            ]
-            if (i, j) in geometry and options:
-                cost[i, j], split[i, j] = min(options)
-
-    def contract(i: int, j: int) -> AffineConv:
-        # A run that composes in no order is contracted as it stands, for the refusal it raises.
-        if i == j:
-            return run[i]
-        k = split.get((i, j), j - 1)
-        return contract(i, k).then(contract(k + 1, j))
-
-    return contract(0, len(run) - 1)
-
-
-def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
-    """Products of composing two maps, each given as its weight's size and its output channels."""
-    return second[0] * (first[0] // first[1])
 
 
 def _pad(x: Array, geometry: Geometry) -> Array:
@@ -406,40 +342,12 @@ def _support(
     return (slice(None), slice(None), *spans)
 
 
-def _contract(w2: Array, group2: int, w1: Array, group1: int) -> Array:
-    """Contract [n, p / group2, *k2] with [p, m / group1, *k1] over p; one of k1, k2 is empty.
-
-    Returns:
-        [n, m / gcd(group1, group2), *k]: blocks of a coarser structure are left out.
-    """
-    group = math.gcd(group1, group2)
-    if group1 > group and group2 > group:
-        w1, group1 = _regrouped(w1, group1, group), group
-    kernel = w2.shape[2:] + w1.shape[2:]
-    n, p, m = w2.shape[0], w1.shape[0], w1.shape[1] * group1
-    left: npt.NDArray[Any] = np.moveaxis(
-        w2.reshape(n, p // group2, -1), 1, 2
-    )  # [n, k2, p / group2]
-    taps2, right = left.shape[1], w1.reshape(p, -1)
-    if group1 == group:  # every block of w2 reads some rows of one block of w1
-        left = left.reshape(group2, -1, p // group2)
-        product = left @ right.reshape(group2, p // group2, -1)
-    else:  # every block of w2 reads several whole blocks of w1
-        ratio = group1 // group
-        left = left.reshape(group, -1, ratio, p // group1).swapaxes(1, 2)
-        product = left @ right.reshape(group, ratio, p // group1, -1)
-        product = product.reshape(group, ratio, n // group * taps2, m // group1, -1)
-        product = np.moveaxis(product, 1, 2)
-    product = product.reshape(n, taps2, m // group, -1)
-    return np.moveaxis(product, 1, 2).reshape(n, m // group, *kernel)
-
-
 def _contract_pointwise(g: AffineConv, f: AffineConv) -> Array:
     """The weight of two maps of which one is pointwise."""
     if g.geometry.is_pointwise:
         matrix = g.weight.reshape(g.weight.shape[:2])
-        return _contract(matrix, g.group, f.weight, f.group)
-    return _contract(g.weight, g.group, f.weight.reshape(f.weight.shape[:2]), f.group)
+        return contract(matrix, g.group, f.weight, f.group)
+    return contract(g.weight, g.group, f.weight.reshape(f.weight.shape[:2]), f.group)
 
 
 def _composed_bias(g: AffineConv, f: AffineConv) -> Array | None:
@@ -450,23 +358,3 @@ def _composed_bias(g: AffineConv, f: AffineConv) -> Array | None:
         taps.reshape(g.group, -1, taps.shape[1]) @ f.bias.reshape(g.group, -1, 1)
     ).ravel()
     return carried if g.bias is None else g.bias + carried
-
-
-def _regrouped(weight: npt.NDArray[Any], group: int, coarser: int) -> npt.NDArray[Any]:
-    """[n, m / group, ...] with the blocks of `coarser` groups, zeros between those of `group`."""
-    if group == coarser:
-        return weight
-    (n, width), ratio = weight.shape[:2], group // coarser
-    blocks = weight.reshape(coarser, ratio, n // group, width, -1)
-    out = np.zeros((coarser, ratio, n // group, ratio, width, blocks.shape[-1]), weight.dtype)
-    block = np.arange(ratio)
-    out[:, block, :, block] = blocks.swapaxes(0, 1)
-    return out.reshape(n, width * ratio, *weight.shape[2:])
-
-
-def _split(weight: Array, group: int, finer: int) -> Array:
-    """The inverse of `_regrouped`, for a weight whose other blocks are zero."""
-    ratio, (n, width) = finer // group, weight.shape[:2]
-    blocks = weight.reshape(group, ratio, n // finer, ratio, width // ratio, -1)
-    block = np.arange(ratio)
-    return blocks[:, block, :, block].swapaxes(0, 1).reshape(n, width // ratio, *weight.shape[2:])

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnx_expand.affine import AffineConv, compose_chain
+from onnx_expand.affine import AffineConv
+from onnx_expand.contraction import compose_chain
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
 from tests.strategies import RANKS, affine_convs, geometries, rounding, sample_input

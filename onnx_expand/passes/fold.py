@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost, Inspection, inspect_model
+from onnx_expand.elements import Element
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear
 from onnx_expand.lower import Form, Names, Target, Template, lower
@@ -16,7 +17,7 @@ from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
-from onnx_expand.regions import Break, Chain, Element, find_chains
+from onnx_expand.regions import Break, Chain, find_chains
 from onnx_expand.values import Facts, Shape
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]

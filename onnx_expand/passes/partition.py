@@ -14,17 +14,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost
+from onnx_expand.elements import Element, Join, Leaf, chain_affine, next_geometry
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes
 from onnx_expand.lower import Form, form_of
+from onnx_expand.passes.matrices import MatrixChain
 from onnx_expand.passes.units import Member, unit_member
-from onnx_expand.regions import Break, Element, Join, Leaf, chain_affine, next_geometry
+from onnx_expand.regions import Break
 from onnx_expand.values import Facts
 
 __all__ = ["Merged", "Partitioner", "Policy", "Span", "units_of"]
@@ -159,54 +160,16 @@ class Partitioner:
         return best[-1][1], backwards[::-1]
 
     def _choose_matrices(self, policy: Policy) -> tuple[Cost, list[_Piece]]:
-        """`_choose` for a long chain of matrices: all spans with one end at a time, as arrays.
-
-        The product of a span maps the channels that its first matrix reads to those that its last
-        one writes, whatever lies between, so that its cost is known from its two ends.
-        """
-        geometries = [e.geometry for e in self.elements if isinstance(e.geometry, Geometry)]
-        count, positions = len(geometries), math.prod(self.extents)
-        reads = np.array([g.in_channels for g in geometries])
-        flags = np.array([(not g.is_per_channel, g.bias) for g in geometries])
-        scaled = np.array([[not e.shift_only] for e in self.elements])
-        flags = np.concatenate([flags, scaled], axis=1)
-        # Per prefix: macs, parameters, nodes and merges of its best partition.
-        best = np.zeros((count + 1, 4), dtype=np.int64)
-        pieces: list[_Piece] = []
-        for last, geometry in enumerate(geometries):
-            ends = np.logical_or.accumulate(flags[last::-1], axis=0)[::-1].astype(np.int64)
-            dense, bias, scale = ends.T
-            n = geometry.out_channels
-            products = dense * reads[: last + 1] * n
-            steps = scale + bias
-            costs = np.stack(
-                [
-                    products * positions,
-                    products + n * np.where(dense, bias, steps),
-                    np.where(dense, 1 + bias * (self.rank != 2), np.maximum(1, steps)),
-                    np.ones_like(products),
-                ],
-                axis=1,
-            )
-            own = self._leaf_cost(last)
-            costs[last] = own.macs, own.parameters, own.nodes, 0
-            totals = best[: last + 1] + costs
-            candidates = np.arange(last + 1)
-            if self.forbidden:
-                allowed = [Span(i, last) not in self.forbidden for i in range(last + 1)]
-                candidates = candidates[allowed]
-            for column in (*policy.columns, 3):
-                values = totals[candidates, column]
-                candidates = candidates[values == values.min()]
-            first = int(candidates[-1])
-            best[last + 1] = totals[first]
-            pieces.append(_Piece(Span(first, last), merge=first < last))
-        chosen = []
-        while count:
-            chosen.append(pieces[count - 1])
-            count = pieces[count - 1].span.first
-        macs, parameters, nodes, _ = map(int, best[-1])
-        return Cost(macs, parameters, nodes), chosen[::-1]
+        chain = MatrixChain(
+            geometries=[e.geometry for e in self.elements if isinstance(e.geometry, Geometry)],
+            shift_only=[element.shift_only for element in self.elements],
+            own=[self._leaf_cost(i) for i in range(len(self.elements))],
+            positions=math.prod(self.extents),
+            gemm=self.rank == 2,
+        )
+        forbidden = {(span.first, span.last) for span in self.forbidden}
+        cost, spans = chain.partition(policy.columns, forbidden)
+        return cost, [_Piece(Span(a, b), merge=a < b) for a, b in spans]
 
     def _pieces_ending(self, last: int) -> Iterator[_Piece]:
         """The pieces that end at an element: as it is, or merged with those before it."""

@@ -1,0 +1,77 @@
+"""Composing a chain of maps in the order that takes the fewest products."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Refusal, RefusedError, UsageError
+from onnx_expand.geometry import Geometry
+
+__all__ = ["compose_chain"]
+
+_RUN = 32
+
+
+def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
+    """The composition of a chain, first map first, contracted in the cheapest order.
+
+    The order is that of the matrix-chain problem, solved exactly for runs of up to 32 maps; longer
+    chains are contracted run by run.
+
+    Raises:
+        RefusedError: The chain is not one convolution.
+        UsageError: The chain is empty.
+    """
+    if not chain:
+        raise UsageError("a chain has at least one map")
+    parts = list(chain)
+    while len(parts) > 1:
+        runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
+        try:
+            parts = [_contract_run(run) for run in runs]
+        except RefusedError:
+            # Whether a border is exact can depend on the order; the chain's own one decides.
+            return functools.reduce(AffineConv.then, parts)
+    return parts[0]
+
+
+def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
+    # Shapes of the products of every stretch, as they come out from left to right.
+    geometry = {}
+    for i, f in enumerate(run):
+        product: Geometry | Refusal = f.geometry
+        for j in range(i, len(run)):
+            if j > i and isinstance(product, Geometry):
+                product = product.then(run[j].geometry)
+            if isinstance(product, Refusal):
+                break
+            geometry[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
+    cost = {(i, i): 0 for i in range(len(run))}
+    split: dict[tuple[int, int], int] = {}
+    for length in range(1, len(run)):
+        for i in range(len(run) - length):
+            j = i + length
+            options = [
+                (cost[i, k] + cost[k + 1, j] + _work(geometry[i, k], geometry[k + 1, j]), k)
+                for k in range(i, j)
+                if (i, k) in cost and (k + 1, j) in cost
+            ]
+            if (i, j) in geometry and options:
+                cost[i, j], split[i, j] = min(options)
+
+    def contract(i: int, j: int) -> AffineConv:
+        # A run that composes in no order is contracted as it stands, for the refusal it raises.
+        if i == j:
+            return run[i]
+        k = split.get((i, j), j - 1)
+        return contract(i, k).then(contract(k + 1, j))
+
+    return contract(0, len(run) - 1)
+
+
+def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
+    """Products of composing two maps, each given as its weight's size and its output channels."""
+    return second[0] * (first[0] // first[1])

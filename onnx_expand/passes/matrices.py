@@ -1,0 +1,103 @@
+"""The partition of long chains of matrices, by arrays instead of span by span.
+
+The product of a span of matrices maps the channels that its first one reads to those that its last
+one writes, whatever lies between, so that its cost is known from its two ends. All spans with one
+end are costed at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_expand.cost import Cost
+from onnx_expand.geometry import Geometry
+
+__all__ = ["MatrixChain"]
+
+_Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MatrixChain:
+    """A chain of matrices and maps per channel.
+
+    Attributes:
+        geometries: The maps, all of rank 0, with one group or one for each channel.
+        shift_only: For each, whether it only adds.
+        own: For each, what its node costs as it stands.
+        positions: How many vectors are mapped.
+        gemm: Whether a product with a bias is one node.
+    """
+
+    geometries: Sequence[Geometry]
+    shift_only: Sequence[bool]
+    own: Sequence[Cost]
+    positions: int
+    gemm: bool
+
+    def partition(
+        self, columns: Sequence[int], forbidden: Set[tuple[int, int]] = frozenset()
+    ) -> tuple[Cost, list[tuple[int, int]]]:
+        """The partition of least cost, as spans with both ends included.
+
+        Of equal partitions the one with fewer merges and shorter last spans is chosen.
+
+        Args:
+            columns: The order in which macs (0), parameters (1) and nodes (2) are minimized.
+            forbidden: Spans that must not be merged.
+        """
+        count = len(self.geometries)
+        # Per prefix: macs, parameters, nodes and merges of its best partition.
+        best = np.zeros((count + 1, 4), dtype=np.int64)
+        starts: list[int] = []
+        for last in range(count):
+            totals = best[: last + 1] + self._costs(last)
+            candidates = np.arange(last + 1)
+            if forbidden:
+                candidates = candidates[[(i, last) not in forbidden for i in range(last + 1)]]
+            for column in (*columns, 3):
+                values = totals[candidates, column]
+                candidates = candidates[values == values.min()]
+            starts.append(int(candidates[-1]))
+            best[last + 1] = totals[starts[-1]]
+        spans = []
+        while count:
+            spans.append((starts[count - 1], count - 1))
+            count = starts[count - 1]
+        macs, parameters, nodes, _ = map(int, best[-1])
+        return Cost(macs, parameters, nodes), spans[::-1]
+
+    def _costs(self, last: int) -> _Integers:
+        """Macs, parameters, nodes and merges of every span that ends at an element."""
+        reads, traits = self._traits
+        ends = np.logical_or.accumulate(traits[last::-1], axis=0)[::-1].astype(np.int64)
+        dense, bias, scale = ends.T
+        n = self.geometries[last].out_channels
+        products, steps = dense * reads[: last + 1] * n, scale + bias
+        costs = np.stack(
+            [
+                products * self.positions,
+                products + n * np.where(dense, bias, steps),
+                np.where(dense, 1 + bias * (not self.gemm), np.maximum(1, steps)),
+                np.ones_like(products),
+            ],
+            axis=1,
+        )
+        own = self.own[last]
+        costs[last] = own.macs, own.parameters, own.nodes, 0
+        return costs
+
+    @functools.cached_property
+    def _traits(self) -> tuple[_Integers, _Integers]:
+        """Per map: the channels that it reads; whether it mixes channels, shifts, scales."""
+        reads = np.array([g.in_channels for g in self.geometries])
+        traits = [
+            (not g.is_per_channel, g.bias, not shift)
+            for g, shift in zip(self.geometries, self.shift_only, strict=True)
+        ]
+        return reads, np.array(traits, dtype=np.int64)
