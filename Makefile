@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest -n 2
+
+# A long run of the random graphs: folding must change no number, whatever the graph.
+fuzz: setup
+	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
 
 clean:
 	rm -rf $(VENV) demo dist

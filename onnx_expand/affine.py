@@ -68,7 +68,7 @@ class AffineConv:
                 raise UsageError(f"the bias has shape {bias.shape}, not {weight.shape[:1]}")
             object.__setattr__(self, "bias", bias)
         # The geometry fills in defaults and refuses what does not fit.
-        for name in ("strides", "dilations", "pads", "extension"):
+        for name in ("strides", "dilations", "pads", "transposed", "extension"):
             object.__setattr__(self, name, getattr(self.geometry, name))
 
     @classmethod
@@ -110,6 +110,11 @@ class AffineConv:
     def parameters(self) -> int:
         """Elements of weight and bias."""
         return self.weight.size + (0 if self.bias is None else self.bias.size)
+
+    @property
+    def has_unit_weight(self) -> bool:
+        """Whether every weight is one."""
+        return bool(np.all(self.weight == 1))
 
     def macs(self, extents: Sequence[int] = ()) -> int:
         """Products for one sample whose input has these spatial extents."""

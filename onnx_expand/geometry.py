@@ -69,6 +69,8 @@ class Geometry:
             )
         steps = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilations, strict=True))
         object.__setattr__(self, "dilations", tuple(steps))
+        if self.transposed and self.is_pointwise:
+            object.__setattr__(self, "transposed", False)  # positions do not change places
 
     @property
     def rank(self) -> int:

@@ -247,7 +247,8 @@ def _write_conv(
     if geometry.rank != affine.rank:
         raise UsageError("the template has another rank")
     fitted = affine.embedded(replace(geometry, bias=affine.geometry.bias))
-    weight = swap_channels(fitted.weight, fitted.group) if fitted.transposed else fitted.weight
+    swapped = template.node.op_type == "ConvTranspose"
+    weight = swap_channels(fitted.weight, fitted.group) if swapped else fitted.weight
     inputs = [target.x, constant(weight, target.names.weight, target.dtype)]
     if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
         inputs.append(constant(fitted.bias, target.names.bias, target.dtype))

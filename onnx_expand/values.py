@@ -244,19 +244,20 @@ def _infer(
     pending: list[tuple[ir.Graph, onnx.GraphProto]] = [(model.graph, inferred.graph)]
     while pending:
         graph, described = pending.pop()
-        types = {v.name: v.type.tensor_type for v in (*described.value_info, *described.output)}
+        described_values = (*described.input, *described.value_info, *described.output)
+        types = {v.name: v.type.tensor_type for v in described_values}
+        for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
+            kind = types.get(value.name or "")
+            if kind is None:
+                continue
+            if kind.elem_type:
+                dtypes[value] = ir.DataType(kind.elem_type)
+            if kind.HasField("shape"):
+                dims = kind.shape.dim
+                shapes[value] = tuple(
+                    d.dim_value if d.HasField("dim_value") else None for d in dims
+                )
         for node, same in zip(graph, described.node, strict=True):
-            for value in node.outputs:
-                kind = types.get(value.name or "")
-                if kind is None:
-                    continue
-                if kind.elem_type:
-                    dtypes[value] = ir.DataType(kind.elem_type)
-                if kind.HasField("shape"):
-                    dims = kind.shape.dim
-                    shapes[value] = tuple(
-                        d.dim_value if d.HasField("dim_value") else None for d in dims
-                    )
             for attribute in same.attribute:
                 if attribute.HasField("g"):
                     pending.append((node.attributes[attribute.name].as_graph(), attribute.g))

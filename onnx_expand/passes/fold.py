@@ -152,13 +152,21 @@ class _Run:
         self.rewriter = Rewriter(model)
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
+        # Whether a result came out simpler than its parts foretold, a bias that cancelled for
+        # instance, so that more may merge now.
+        self.simpler = False
 
     def fold_graph(self, graph: ir.Graph) -> None:
         """Fold one graph; the graphs within its nodes are folded by calls of their own."""
-        chains, breaks = find_chains(graph, self.facts)
-        self.kept += [_kept(b) for b in breaks]
-        for chain in chains:
-            self._fold_chain(_partitioner(chain, self.facts))
+        kept: list[Kept] = []
+        self.simpler = True
+        while self.simpler:
+            self.simpler = False
+            chains, breaks = find_chains(graph, self.facts)
+            kept = [_kept(b) for b in breaks]
+            for chain in chains:
+                kept += self._fold_chain(_partitioner(chain, self.facts))
+        self.kept += kept
         if self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
                 pass
@@ -209,7 +217,8 @@ class _Run:
         except RefusedError as error:
             return error.refusal
 
-    def _fold_chain(self, partitioner: Partitioner) -> None:
+    def _fold_chain(self, partitioner: Partitioner) -> list[Kept]:
+        """Merge what the policy chooses in one chain; why the rest stays."""
         while True:
             merges = list(partitioner.merges(self.policy))
             written = [(part, span, self._write(part, span)) for part, span in merges]
@@ -220,10 +229,11 @@ class _Run:
                     part.forbidden[span] = nodes
                 else:
                     _discard(nodes)
-        self.kept += [_kept(b) for b in partitioner.refusals(self.policy)]
+        kept = [_kept(b) for b in partitioner.refusals(self.policy)]
         for part, span, nodes in written:
             assert not isinstance(nodes, Refusal)
             self._put(part, span, nodes)
+        return kept
 
     def _put(self, part: Partitioner, span: Span, new: list[ir.Node]) -> None:
         merged = part.merged(span)
@@ -264,6 +274,9 @@ class _Run:
             affine = part.load(span)
             if merged.form in {Form.CONV, Form.CONV_TRANSPOSE}:
                 affine = affine.finest()
+            scales = not all(element.shift_only for element in inside)
+            self.simpler |= affine.geometry != merged.geometry
+            self.simpler |= scales and merged.form is Form.ELEMENTWISE and affine.has_unit_weight
             old = [node for element in inside for node in element.nodes()]
             target = self._target(inside[0].input, links, old, template)
             nodes = lower(affine, merged.form, merged.axes, target, template)

@@ -264,6 +264,8 @@ class Partitioner:
             before = self._geometry(Span(first, last - 1))
             if isinstance(before, Refusal) or isinstance(following, Refusal):
                 continue
+            if before.transposed or following.transposed:
+                continue
             exact, span = before.then(following), Span(first, last)
             merged = replace(before, bias=False).then(following)
             if isinstance(exact, Geometry) or isinstance(merged, Refusal):

@@ -1,0 +1,91 @@
+"""Whatever the graph: folding changes no number, adds no product, and is done when it is done."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnx_expand
+from onnx_expand.passes import Border, Policy
+from onnx_expand.runtimes import Reference
+from tests.graphs_text import fold
+from tests.random_graphs import random_graph
+
+# `make fuzz` raises it.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "250"))
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def outputs(
+    model: onnx.ModelProto, x: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    """What a model computes in float64, its outputs in order."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    found = Reference().session(ir.serde.deserialize_model(own), "model").run({"x": x})
+    return [np.asarray(found[value.name], np.float64) for value in model.graph.output]
+
+
+def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int) -> None:
+    """Assert that two float32 models agree to the rounding of float32 weights."""
+    assert [v.name for v in a.graph.output] == [v.name for v in b.graph.output]
+    assert a.graph.input == b.graph.input
+    x = np.random.default_rng(seed).standard_normal((2, 4, 9, 8))
+    for first, second in zip(outputs(a, x), outputs(b, x), strict=True):
+        assert first.shape == second.shape
+        # Weights are rounded once to float32; what a chain amplifies, it amplifies of that.
+        scale = max(1.0, float(np.max(np.abs(first), initial=0.0)))
+        np.testing.assert_allclose(second, first, rtol=0, atol=3e-5 * scale)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(SEEDS, st.integers(2, 14), st.sampled_from([Policy.CHEAPEST, Policy.ALWAYS]))
+def test_folding_changes_no_number(seed: int, length: int, policy: Policy) -> None:
+    """Folded and original agree; the cheapest policy adds no product; folding twice is once."""
+    model = random_graph(seed, length=length)
+    onnx.checker.check_model(model, full_check=True)
+    folded, _ = fold(model, policy)
+    assert_same(model, folded, seed)
+    again, report = fold(folded, policy)
+    assert again.SerializeToString() == folded.SerializeToString()
+    assert not report.sites
+    assert fold(model, policy)[0].SerializeToString() == folded.SerializeToString()
+    if policy is Policy.CHEAPEST:
+        before, after = onnx_expand.inspect(model).macs, onnx_expand.inspect(folded).macs
+        assert before is not None
+        assert after is not None
+        assert after <= before
+    else:
+        assert len(folded.graph.node) <= len(model.graph.node)
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(SEEDS, st.integers(2, 10), st.sampled_from([Border.ONES, Border.MAP, Border.PAD]))
+def test_bridged_borders_change_no_number(seed: int, length: int, border: Border) -> None:
+    """However borders are bridged, the outputs stay."""
+    model = random_graph(seed, length=length)
+    folded, _ = fold(model, border=border)
+    assert_same(model, folded, seed)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_other_types_fold_too(dtype: type) -> None:
+    """In float64 the folded graph agrees to float64; in float16 to float16."""
+    tolerance = 1e-11 if dtype is np.float64 else 2e-2
+    folds = 0
+    for seed in range(40):
+        model = random_graph(seed, length=6, dtype=dtype)
+        folded, report = fold(model)
+        folds += len(report.sites)
+        x = np.random.default_rng(seed).standard_normal((2, 4, 9, 8))
+        for first, second in zip(outputs(model, x), outputs(folded, x), strict=True):
+            scale = max(1.0, float(np.max(np.abs(first), initial=0.0)))
+            np.testing.assert_allclose(second, first, rtol=0, atol=tolerance * scale)
+    assert folds > 20
