@@ -33,8 +33,11 @@ def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
         try:
             parts = [_contract_run(run) for run in runs]
         except RefusedError:
-            # Whether a border is exact can depend on the order; the chain's own one decides.
-            return functools.reduce(AffineConv.then, parts)
+            # Whether a border is exact can depend on the order: padding may be cut off later.
+            try:
+                return functools.reduce(AffineConv.__matmul__, reversed(parts))
+            except RefusedError:
+                return functools.reduce(AffineConv.then, parts)
     return parts[0]
 
 
