@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -33,11 +32,7 @@ def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
         try:
             parts = [_contract_run(run) for run in runs]
         except RefusedError:
-            # Whether a border is exact can depend on the order: padding may be cut off later.
-            try:
-                return functools.reduce(AffineConv.__matmul__, reversed(parts))
-            except RefusedError:
-                return functools.reduce(AffineConv.then, parts)
+            return _contract_somehow(parts)
     return parts[0]
 
 
@@ -78,3 +73,38 @@ def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
 def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
     """Products of composing two maps, each given as its weight's size and its output channels."""
     return second[0] * (first[0] // first[1])
+
+
+def _contract_somehow(parts: Sequence[AffineConv]) -> AffineConv:
+    """Contract a chain that does not compose from the left.
+
+    Whether a border is exact depends on the order: padding may be cut off again further on.
+    """
+    known: dict[tuple[int, int], AffineConv | RefusedError] = {}
+
+    def contract(i: int, j: int) -> AffineConv | RefusedError:
+        if i == j:
+            return parts[i]
+        if (i, j) not in known:
+            known[i, j] = join(i, j)
+        return known[i, j]
+
+    def join(i: int, j: int) -> AffineConv | RefusedError:
+        refusal: RefusedError | None = None
+        for k in reversed(range(i, j)):
+            first, second = contract(i, k), contract(k + 1, j)
+            if isinstance(first, RefusedError) or isinstance(second, RefusedError):
+                refused = first if isinstance(first, RefusedError) else second
+                refusal = refusal or (refused if isinstance(refused, RefusedError) else None)
+                continue
+            try:
+                return first.then(second)
+            except RefusedError as error:
+                refusal = refusal or error
+        assert refusal is not None
+        return refusal
+
+    whole = contract(0, len(parts) - 1)
+    if isinstance(whole, RefusedError):
+        raise whole
+    return whole

@@ -65,7 +65,7 @@ def form_of(geometry: Geometry, axes: Axes | None, rank: int | None) -> Form | R
     """
     if min(geometry.pads, default=0) < 0:
         return Refusal(Reason.UNSUPPORTED, "a Conv node cannot cut its input (negative pads)")
-    if axes is None or geometry.is_per_channel:
+    if axes is None or (geometry.is_per_channel and axes[0] == axes[1]):
         known = axes is None or axes[1] < 0 or rank is not None
         return Form.ELEMENTWISE if known else Refusal(Reason.UNKNOWN_SHAPE, "the rank is unknown")
     if geometry.rank:
@@ -204,6 +204,8 @@ def lower(
     axes: Axes | None,
     target: Target,
     template: Template | None = None,
+    *,
+    restore: bool = False,
 ) -> list[ir.Node]:
     """Write a map as nodes, in order; the last one's first output is the result.
 
@@ -216,21 +218,29 @@ def lower(
         axes: Its channel axes.
         target: Where it goes.
         template: A node to write it like; ignored where the map does not fit it.
+        restore: Whether the template goes before the form.
 
     Raises:
         RefusedError: A number does not fit the type.
     """
     rank = target.facts.rank(target.x)
+    if template is not None and axes and (restore or _may_follow(template, form, affine)):
+        try:
+            return _WRITERS[template.node.op_type](affine, template, axes, target)
+        except UsageError:
+            pass  # the result has another geometry than the template
     if form is Form.ELEMENTWISE:
         return _write_elementwise(affine, axes, rank, target)
     assert axes is not None
-    if template is not None and template.node.op_type == form.value:
-        try:
-            return _WRITERS[form.value](affine, template, axes, target)
-        except UsageError:
-            pass  # the result has another geometry than the template
     fresh = _fresh(form, affine, axes, rank, target.names.node)
     return _WRITERS[form.value](affine, fresh, axes, target)
+
+
+def _may_follow(template: Template, form: Form, affine: AffineConv) -> bool:
+    """Whether a form's cost is also that of the template's op: a MatMul is a Gemm without bias."""
+    op = template.node.op_type
+    biased = affine.bias is not None and bool(np.any(affine.bias))
+    return op == form.value or (op == "MatMul" and form is Form.GEMM and not biased)
 
 
 def _write_conv(

@@ -279,7 +279,9 @@ class _Run:
             self.simpler |= scales and merged.form is Form.ELEMENTWISE and affine.has_unit_weight
             old = [node for element in inside for node in element.nodes()]
             target = self._target(inside[0].input, links, old, template)
-            nodes = lower(affine, merged.form, merged.axes, target, template)
+            units = [unit for unit, _ in units_of(inside)]
+            whole = bool(units) and len(units[0]) == len(inside)
+            nodes = lower(affine, merged.form, merged.axes, target, template, restore=whole)
         except RefusedError as error:
             return error.refusal
         except MemoryError:

@@ -302,21 +302,23 @@ class Partitioner:
                 before = self.elements[span.first : last]
                 geometry = next_geometry(before, geometry, self.elements[last])
             if isinstance(geometry, Refusal):
-                geometry = self._from_the_right(Span(span.first, last)) or geometry
+                geometry = self._in_two_parts(Span(span.first, last)) or geometry
             known[Span(span.first, last)] = geometry
         return geometry
 
-    def _from_the_right(self, span: Span) -> Geometry | None:
-        """The map of a span whose first element composes with all the others at once.
+    def _in_two_parts(self, span: Span) -> Geometry | None:
+        """The map of a span that composes in another order than from the left.
 
         Padding that stands in the way may be cut off again further on.
         """
-        first = self.elements[span.first].geometry
-        if len(span) < 3 or isinstance(first, Refusal):
-            return None
-        rest = self._geometry(Span(span.first + 1, span.last))
-        joined = rest if isinstance(rest, Refusal) else first.then(rest)
-        return joined if isinstance(joined, Geometry) else None
+        for middle in range(span.first, span.last - 1):
+            first = self._geometry(Span(span.first, middle))
+            second = self._geometry(Span(middle + 1, span.last))
+            if isinstance(first, Geometry) and isinstance(second, Geometry):
+                joined = first.then(second)
+                if isinstance(joined, Geometry):
+                    return joined
+        return None
 
     @functools.cached_property
     def _geometries(self) -> dict[Span, Geometry | Refusal]:
