@@ -61,12 +61,17 @@ class Cost:
 
     @classmethod
     def of_node(cls, linear: Linear, positions: int, facts: Facts) -> Cost:
-        """The cost of a node as it stands, each constant counted wherever it is read."""
-        inputs = linear.node.inputs
-        constants = (v for i, v in enumerate(inputs) if v is not None and i != linear.slot)
-        products = linear.geometry.macs_per_position if linear.node.op_type in _PRODUCTS else 0
-        parameters = sum(math.prod(facts.dims(value)) for value in constants)
-        return cls(products * positions, parameters, 1)
+        """The cost of a node as it stands, each constant counted wherever it is read.
+
+        A number that is broadcast counts for each channel, as it would in a merged node.
+        """
+        geometry, inputs = linear.geometry, linear.node.inputs
+        constants = [v for i, v in enumerate(inputs) if v is not None and i != linear.slot]
+        sizes = [math.prod(facts.dims(value)) for value in constants]
+        if linear.node.op_type in _PRODUCTS:
+            products = geometry.macs_per_position * positions
+            return cls(products, max(sum(sizes), geometry.parameters), 1)
+        return cls(0, sum(max(size, geometry.out_channels) for size in sizes), 1)
 
 
 # -- Parameters -------------------------------------------------------------------------------

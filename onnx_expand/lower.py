@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -352,14 +353,16 @@ def constant(array: Array, name: str, dtype: ir.DataType) -> ir.Value:
     Raises:
         RefusedError: A number does not fit the type.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         cast = array.astype(dtype.numpy())
-    if not np.all(np.isfinite(cast.astype(np.float64))):
+    largest = float(np.max(np.abs(array), initial=0.0))
+    smallest = float(ml_dtypes.finfo(dtype.numpy()).smallest_normal)  # type: ignore[no-untyped-call]
+    if not np.all(np.isfinite(cast.astype(np.float64))) or 0 < largest < smallest:
         raise RefusedError(
             Refusal(
                 Reason.OVERFLOW,
-                f"the merged weights reach {np.max(np.abs(array)):.3g}, more than {dtype} holds",
-                {"largest": float(np.max(np.abs(array)))},
+                f"the merged weights reach {largest:.3g}, which {dtype} does not hold",
+                {"largest": largest},
                 "fold the model in a wider type",
             )
         )

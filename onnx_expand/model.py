@@ -40,7 +40,7 @@ ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs
 Caller = TypeVar("Caller")
 
 # protobuf cannot hold a message of 2 GiB; larger weights go to one file beside the model.
-_DESCRIBED = "onnx_expand.value_info"
+_ORIGIN = "onnx_expand.origin"
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
 
@@ -126,12 +126,10 @@ def replacing(path: Path) -> Iterator[Path]:
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto that shares nothing with it."""
     proto = ir.serde.serialize_model(model)
-    # onnx-ir describes every initializer in value_info too; only what was there is kept.
-    described = model.meta.get(_DESCRIBED, frozenset())
-    held = {tensor.name for tensor in proto.graph.initializer} - described
-    infos = [info for info in proto.graph.value_info if info.name not in held]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(infos)
+    origin: _Origin = model.meta.get(_ORIGIN, _Origin())
+    _drop_descriptions(proto.graph, origin.described)
+    for name in origin.empty:
+        setattr(proto, name, "")
     return proto
 
 
@@ -247,10 +245,49 @@ def _restore_metadata(proto: onnx.ModelProto, graph: Any) -> None:
             onnx.helper.set_metadata_props(target, vars(node)[_PROPS])
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What onnx-ir does not remember of a proto.
+
+    Attributes:
+        described: Names of values that have a value_info.
+        empty: Texts of the model that are there but empty.
+    """
+
+    described: frozenset[str] = frozenset()
+    empty: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> _Origin:
+        names = {info.name for graph in _graphs(proto.graph) for info in graph.value_info}
+        texts = ("producer_name", "producer_version", "domain", "doc_string")
+        empty = tuple(t for t in texts if proto.HasField(t) and not getattr(proto, t))
+        return cls(frozenset(names), empty)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _drop_descriptions(graph: onnx.GraphProto, described: frozenset[str]) -> None:
+    """Remove the value_info that onnx-ir adds for every initializer."""
+    for body in _graphs(graph):
+        held = {tensor.name for tensor in body.initializer} - described
+        infos = [info for info in body.value_info if info.name not in held]
+        del body.value_info[:]
+        body.value_info.extend(infos)
+
+
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     try:
         model = ir.serde.deserialize_model(proto)
-        model.meta[_DESCRIBED] = frozenset(info.name for info in proto.graph.value_info)
+        model.meta[_ORIGIN] = _Origin.of(proto)
         return model
     except Exception as error:
         # onnx-ir reports what it cannot hold by several exception types.

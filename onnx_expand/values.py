@@ -56,6 +56,11 @@ class Facts:
         if old in self._dtypes:
             self._dtypes[new] = self._dtypes[old]
 
+    def note_rank(self, value: ir.Value, rank: int) -> None:
+        """Remember the rank that an op's definition gives to a value of unknown shape."""
+        if self.shape(value) is None:
+            self._inferred[value] = (None,) * rank
+
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The type of a value's numbers, if known."""
         return value.dtype if value.dtype is not None else self._dtypes.get(value)

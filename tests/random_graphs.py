@@ -33,7 +33,7 @@ class _Builder:
 
     def constant(self, array: npt.ArrayLike, dtype: type | None = None) -> str:
         name = f"c{len(self.constants)}"
-        cast = np.asarray(array).astype(dtype or self.dtype)
+        cast: npt.NDArray[Any] = np.asarray(array).astype(dtype or self.dtype)
         self.constants.append(numpy_helper.from_array(cast, name))
         return name
 

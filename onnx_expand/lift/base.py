@@ -100,7 +100,7 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         The map; or why a node of a linear op is none; or None for a node that is not linear.
     """
     lifter = _LIFTERS.get(node.op_type) if node.domain == "" else None
-    if lifter is None or not node.outputs:
+    if lifter is None or not node.outputs or not _is_float(node, facts):
         return None
     try:
         linear = lifter(node, facts)
@@ -111,6 +111,13 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         return error.refusal
     except UsageError as error:  # shapes that contradict each other
         return Refusal(Reason.UNSUPPORTED, str(error))
+
+
+def _is_float(node: ir.Node, facts: Facts) -> bool:
+    """Whether a node computes floating-point numbers: others wrap around, or are none."""
+    values = (node.outputs[0], *(v for v in node.inputs if v is not None))
+    dtype = next((d for d in map(facts.dtype, values) if d is not None), None)
+    return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
 
 
 def _is_used(output: ir.Value, node: ir.Node) -> bool:

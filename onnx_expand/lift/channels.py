@@ -78,8 +78,8 @@ def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
     if not second and node.op_type == "Div":
         return None  # a constant divided by an activation
     x, constant = (a, b) if second else (b, a)
-    if not facts.tensor(constant).dtype.is_floating_point():
-        return None
+    if facts.opset < 7:
+        refuse("it broadcasts by the rules before opset 7")
     axes, values = _channel_values(facts, x, constant)
     ones = np.ones_like(values)
     if node.op_type == "Add":

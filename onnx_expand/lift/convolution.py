@@ -26,6 +26,9 @@ def _conv(node: ir.Node, facts: Facts) -> Linear | None:
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
 
+    for value in (x, node.outputs[0]):
+        facts.note_rank(value, geometry.rank + 2)
+
     def load() -> AffineConv:
         return AffineConv(
             facts.array(weight),

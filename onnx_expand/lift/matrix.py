@@ -14,6 +14,10 @@ from onnx_expand.values import Facts
 @lifts("Gemm")
 def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     a, b, c = input_of(node, 0), input_of(node, 1), input_of(node, 2, optional=True)
+    for value in (a, b, node.outputs[0]):
+        facts.note_rank(value, 2)
+    if c is not None and facts.opset < 7:
+        refuse("it broadcasts its C by the rules before opset 7")
     alpha = node.attributes.get_float("alpha", 1.0)
     beta = node.attributes.get_float("beta", 1.0)
     trans_a = bool(node.attributes.get_int("transA", 0))

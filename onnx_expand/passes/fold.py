@@ -252,7 +252,9 @@ class _Run:
         labels = tuple(map(label, old))
         self._settle_constants(old)
         self.rewriter.replace(old, new)
-        self.facts.transfer(old[-1].outputs[0], new[-1].outputs[0])
+        for node in new:
+            if node.op_type != "Pad":  # whatever else comes before the result has its shape
+                self.facts.transfer(old[-1].outputs[0], node.outputs[0])
         self.sites.append(Site(labels, tuple(map(label, new)), before, after, border))
 
     def _settle_constants(self, old: Sequence[ir.Node]) -> None:
@@ -274,14 +276,14 @@ class _Run:
             affine = part.load(span)
             if merged.form in {Form.CONV, Form.CONV_TRANSPOSE}:
                 affine = affine.finest()
-            scales = not all(element.shift_only for element in inside)
             self.simpler |= affine.geometry != merged.geometry
-            self.simpler |= scales and merged.form is Form.ELEMENTWISE and affine.has_unit_weight
             old = [node for element in inside for node in element.nodes()]
             target = self._target(inside[0].input, links, old, template)
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
             nodes = lower(affine, merged.form, merged.axes, target, template, restore=whole)
+            # Several nodes, or one for all channels alike, have merits of their own next time.
+            self.simpler |= len(nodes) > 1 or merged.form is Form.ELEMENTWISE
         except RefusedError as error:
             return error.refusal
         except MemoryError:
@@ -305,11 +307,10 @@ class _Run:
         old: Sequence[ir.Node],
         template: Template | None,
     ) -> Target:
-        free = self.rewriter.own_names(old)
-        dtype = next(
-            (self.facts.tensor(c).dtype for link in links for c in (link.weight, link.bias) if c),
-            self.facts.dtype(x),
-        )
+        free = set(self.rewriter.own_names(old))
+        constants = (c for link in links for c in (link.weight, link.bias) if c is not None)
+        known = (self.facts.dtype(v) for v in (x, old[-1].outputs[0], *constants))
+        dtype = next((d for d in known if d is not None), None)
         if dtype is None:
             raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
         return Target(x, dtype, self._names(old, links, template, free), self.facts)
@@ -319,7 +320,7 @@ class _Run:
         old: Sequence[ir.Node],
         links: Sequence[Linear],
         template: Template | None,
-        free: Sequence[str],
+        free: set[str],
     ) -> Names:
         shift = next((link for link in links if link.node.op_type == "Add"), None)
         biases = [link.bias.name for link in links if link.bias is not None and link.bias.name]
@@ -332,13 +333,9 @@ class _Run:
             weight = template.input_name(1 - template.slot if template.slot < 2 else 1) or weight
             bias = template.input_name(2) or (biases[0] if biases else _bias_name(weight))
         add = shift.node.name if shift is not None and shift.node.name else f"{node}.bias"
-        unique = self.rewriter.unique
-        return Names(
-            node,
-            unique(weight, free=free),
-            unique(bias, free=free),
-            unique(add, free=free),
-        )
+        free.discard(node)
+        weight, bias, add = (self.rewriter.unique(n, free=free) for n in (weight, bias, add))
+        return Names(node, weight, bias, add)
 
 
 def _bias_name(weight: str) -> str:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost
 from onnx_expand.elements import Element, Join, Leaf, chain_affine, next_geometry
-from onnx_expand.errors import Reason, Refusal
+from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes
 from onnx_expand.lower import Form, form_of
@@ -136,7 +136,7 @@ class Partitioner:
         if policy is Policy.MARKED:
             pieces = self._marked()
             return sum_costs(self._piece_cost(piece, policy) for piece in pieces), pieces
-        if len(self.elements) > _LONGEST and self.rank and all(map(_is_matrix, self.elements)):
+        if len(self.elements) > _LONGEST and self._is_matrix_chain():
             return self._choose_matrices(policy)
         # Per prefix: its key with the number of merges, its cost, its last piece. Of equal
         # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
@@ -158,6 +158,12 @@ class Partitioner:
             backwards.append(chosen)
             chosen = best[chosen.span.first][2]
         return best[-1][1], backwards[::-1]
+
+    def _is_matrix_chain(self) -> bool:
+        axes = self.elements[0].axes
+        if self.rank is None or axes is None or not all(map(_is_matrix, self.elements)):
+            return False
+        return isinstance(form_of(Geometry(2, 2), axes, self.rank), Form)
 
     def _choose_matrices(self, policy: Policy) -> tuple[Cost, list[_Piece]]:
         chain = MatrixChain(
@@ -387,14 +393,23 @@ class Partitioner:
             return _NOT_MARKED
         pair = self.merged(Span(a.last, b.first))
         if isinstance(pair, Refusal):
-            if pair.reason is Reason.BORDER:
-                return self.elements[a.last].load().measured(pair, self.elements[b.first].load())
-            return pair
+            return self._measured(pair, a.last)
         merged = self.merged(Span(a.first, b.last))
         if isinstance(merged, Refusal):
             return merged
         apart = sum_costs(self._piece_cost(_Piece(s, merge=len(s) > 1), policy) for s in (a, b))
         return _dearer(merged.cost, apart)
+
+
+    def _measured(self, refusal: Refusal, index: int) -> Refusal:
+        """A refusal to merge an element with the next, with the error at the border."""
+        if refusal.reason is not Reason.BORDER:
+            return refusal
+        try:
+            first, second = (element.load() for element in self.elements[index : index + 2])
+        except RefusedError:
+            return refusal
+        return first.measured(refusal, second)
 
 
 _NOT_MARKED = Refusal(
@@ -440,6 +455,8 @@ def _extents_after(element: Element, extents: tuple[int, ...]) -> tuple[int, ...
 
 
 def _dearer(merged: Cost, apart: Cost) -> Refusal:
+    if merged == apart:
+        return Refusal(Reason.COST, "merging would gain nothing")
     numbers = {
         "macs_apart": apart.macs,
         "macs_merged": merged.macs,

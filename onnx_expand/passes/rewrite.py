@@ -38,17 +38,20 @@ class Rewriter:
             for node in graph:
                 self._taken.update([node.name or "", *(v.name or "" for v in node.outputs)])
 
-    def unique(self, name: str, *, free: Sequence[str] = ()) -> str:
+    def unique(self, name: str, *, free: set[str] | None = None) -> str:
         """A name that nothing in the model has, the wanted one if possible.
 
         Args:
             name: The wanted name.
-            free: Names that the nodes about to be replaced give up.
+            free: Names that the nodes about to be replaced give up; a name that is given out is
+                taken from them.
         """
+        given_up = set() if free is None else free
         candidate, count = name, 1
-        while candidate in self._taken and candidate not in free:
+        while candidate in self._taken and candidate not in given_up:
             candidate, count = f"{name}_{count}", count + 1
         self._taken.add(candidate)
+        given_up.discard(candidate)
         return candidate
 
     def own_names(self, nodes: Sequence[ir.Node]) -> list[str]:
@@ -102,7 +105,7 @@ class Rewriter:
         graph = node.graph if node is not None else None
         if node is None or not isinstance(graph, ir.Graph):
             raise ModelError(f"'{value.name}' is computed by no node of a graph")
-        name = self.unique(value.name or "constant", free=[value.name or ""])
+        name = self.unique(value.name or "constant", free={value.name or ""})
         array = tensor.numpy()
         constant = ir.val(name, const_value=ir.Tensor(array, tensor.dtype, name=name))
         value.replace_all_uses_with(constant)
