@@ -138,9 +138,10 @@ class Inspection:
     Attributes:
         parameters: Elements of the weights that training moves.
         macs: Products of convolutions and matrix products; None where a shape is not static.
-        macs_with_elementwise: The count of the ExpandNets paper: products, one per element for
-            each convolution's bias, two for batch normalization, one for an activation or an
-            elementwise sum, one per input of a pooling.
+        macs_with_elementwise: The count of the ExpandNets paper: products and, on feature maps
+            (three axes or more), one per element for each convolution's bias, two for batch
+            normalization, one for an activation or an elementwise sum, one per input of a
+            pooling. Of fully connected layers it counts the products alone.
         ops: Nodes by op type.
         linear_nodes: Nodes that are affine convolutions with constant weights.
         nodes: All nodes.
@@ -245,7 +246,10 @@ def _elementwise(node: ir.Node, facts: Facts) -> int | None:
         return 0
     if node.op_type in _POOLS:
         return _size(facts.shape(node.inputs[0]))
-    size = _size(facts.shape(node.outputs[0]))
+    shape = facts.shape(node.outputs[0])
+    if shape is not None and len(shape) < 3:
+        return 0  # a fully connected layer, of which only products count
+    size = _size(shape)
     if node.op_type == "BatchNormalization":
         return None if size is None else 2 * size
     biased = node.op_type == "Conv" and len(node.inputs) > 2 and node.inputs[2] is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -224,6 +224,7 @@ def lower(
     Raises:
         RefusedError: A number does not fit the type.
     """
+    _check_scale(affine, target.dtype)
     rank = target.facts.rank(target.x)
     if template is not None and axes and (restore or _may_follow(template, form, affine)):
         try:
@@ -355,19 +356,33 @@ def constant(array: Array, name: str, dtype: ir.DataType) -> ir.Value:
     """
     with np.errstate(over="ignore", under="ignore"):
         cast = array.astype(dtype.numpy())
-    largest = float(np.max(np.abs(array), initial=0.0))
-    smallest = float(ml_dtypes.finfo(dtype.numpy()).smallest_normal)  # type: ignore[no-untyped-call]
-    if not np.all(np.isfinite(cast.astype(np.float64))) or 0 < largest < smallest:
-        raise RefusedError(
-            Refusal(
-                Reason.OVERFLOW,
-                f"the merged weights reach {largest:.3g}, which {dtype} does not hold",
-                {"largest": largest},
-                "fold the model in a wider type",
-            )
-        )
+    if not np.all(np.isfinite(cast.astype(np.float64))):
+        _refuse_numbers(float(np.max(np.abs(array))), dtype)
     tensor = ir.Tensor(np.ascontiguousarray(cast).reshape(cast.shape), dtype, name=name)
     return ir.val(name, const_value=tensor)
+
+
+def _check_scale(affine: AffineConv, dtype: ir.DataType) -> None:
+    """Refuse weights of which all that one channel writes, or reads, is too small for a type."""
+    smallest = float(ml_dtypes.finfo(dtype.numpy()).smallest_normal)  # type: ignore[no-untyped-call]
+    sizes = np.abs(affine.weight).reshape(affine.group, -1, *affine.weight.shape[1:])
+    inner = tuple(range(3, sizes.ndim))
+    for axes in ((2, *inner), (1, *inner)):
+        largest = sizes.max(axis=axes, initial=0.0)
+        lost = largest[(largest > 0) & (largest < smallest)]
+        if lost.size:
+            _refuse_numbers(float(lost.min()), dtype)
+
+
+def _refuse_numbers(number: float, dtype: ir.DataType) -> NoReturn:
+    raise RefusedError(
+        Refusal(
+            Reason.OVERFLOW,
+            f"merged weights come to {number:.3g}, which {dtype} does not hold",
+            {"weight": number},
+            "fold the model in a wider type",
+        )
+    )
 
 
 def _like(node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Node:

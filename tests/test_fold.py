@@ -267,6 +267,22 @@ def test_underflow_in_half_precision_is_refused() -> None:
     np.testing.assert_allclose(after.astype(float), before.astype(float), rtol=0.02)
 
 
+def test_underflow_in_one_channel_is_refused() -> None:
+    """A channel whose product of weights vanishes in float16 is kept, whatever the others are."""
+    model = graph(
+        "g (float16[N,4] x) => (float16[N,4] y) { a = Mul(x, u) y = Mul(a, v) }",
+        {
+            "u": np.array([1, 1, 1, 1e-5], np.float16),
+            "v": np.array([1, 1, 1, 1e-3], np.float16),
+        },
+    )
+    folded, _ = fold(model)
+    x = np.full((1, 4), 1e4, np.float16)
+    results: list[Any] = [ReferenceEvaluator(m).run(None, {"x": x}) for m in (model, folded)]
+    (before,), (after,) = results
+    np.testing.assert_allclose(after.astype(float), before.astype(float), rtol=0.02)
+
+
 def test_a_weight_of_two_nodes_is_copied_on_write() -> None:
     """Merging one reader of a shared weight leaves the weight as it is for the other reader."""
     constants = weights(w=(4, 4, 1, 1), k=(4, 1, 1))

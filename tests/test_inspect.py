@@ -38,7 +38,7 @@ def test_the_compact_networks() -> None:
     figures = onnx_expand.inspect(smallnet.build(stages=4))
     assert figures.parameters == 150_346
     assert millions(figures.macs) == 6.04
-    assert millions(figures.macs_with_elementwise) == 6.12
+    assert millions(figures.macs_with_elementwise) == 6.11
     assert onnx_expand.inspect(smallnet.build()).parameters == 66_186
 
 

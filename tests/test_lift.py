@@ -358,7 +358,6 @@ def test_weights_that_are_not_finite_are_found_when_loaded(weight: Array) -> Non
 
 def test_broadcasting_of_old_operators_is_refused() -> None:
     """Before opset 7, Add aligns its constant with an axis that an attribute names."""
-    # BUG: the attribute `axis` is not looked at; here channels are taken for columns.
     model = onnx.parser.parse_model(
         '<ir_version: 3, opset_import: ["" : 6]> g (float[1,4,4,4] x, float[4] c) '
         "=> (float[1,4,4,4] y) { y = Add<axis=1, broadcast=1>(x, c) }"
