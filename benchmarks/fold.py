@@ -30,7 +30,8 @@ def chain(count: int, *, width: int, relu_every: int = 0) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     nodes, constants, value = [], [], "x"
     for i in range(count):
-        weight = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+        # Orthogonal, so that the product of thousands neither grows nor vanishes.
+        weight = np.linalg.qr(rng.standard_normal((width, width)))[0].astype(np.float32)
         constants.append(numpy_helper.from_array(weight, f"w{i}"))
         constants.append(numpy_helper.from_array(weight[0], f"b{i}"))
         nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"g{i}"], f"g{i}"))
@@ -111,38 +112,23 @@ def arithmetic() -> None:
 
 def memory(folder: Path) -> None:
     """3 GB of external weights: the peak memory of a process that folds them."""
-    source, target = folder / "big.onnx", folder / "big.out.onnx"
-    width = 8192
-    model = chain(1, width=width)
-    del model.graph.initializer[:]
-    nodes, value, values = [], "x", []
-    rng = np.random.default_rng(0)
+    source, target, width = folder / "big.onnx", folder / "big.out.onnx", 8192
+    block = np.random.default_rng(0).standard_normal((64, width)).astype(np.float32) / 64
+    x = ir.val("x", dtype=ir.DataType.FLOAT, shape=["N", width])
+    nodes, constants, value = [], [], x
     for i in range(12):
-        block = rng.standard_normal((64, width)).astype(np.float32) / 64
-        weight = np.tile(block, (width // 64, 1))
-        values.append(ir.val(f"w{i}", const_value=ir.Tensor(weight, name=f"w{i}")))
-        scale = ir.Tensor(np.full((), 0.5, np.float32), name=f"s{i}")
-        values.append(ir.val(f"s{i}", const_value=scale))
-        nodes += [
-            helper.make_node("MatMul", [value, f"w{i}"], [f"m{i}"]),
-            helper.make_node(
-                "Relu" if i % 4 else "Mul", [f"m{i}"] + [f"s{i}"] * (not i % 4), [f"v{i}"]
-            ),
-        ]
-        value = f"v{i}"
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    model.graph.output[0].name = value
-    bare = ir.serde.deserialize_model(model)
-    by_name = {v.name: v for node in bare.graph for v in node.inputs if v is not None}
-    for weight_value in values:
-        held = by_name.get(weight_value.name)
-        if held is not None:
-            held.const_value = weight_value.const_value
-            bare.graph.register_initializer(held)
-    ir.save(bare, source, external_data="big.data")
+        for op, array in (("MatMul", np.tile(block, (width // 64, 1))), ("Mul", block[:1, :1])):
+            constants.append(ir.val(f"{op}{i}", const_value=ir.Tensor(array, name=f"{op}{i}")))
+            nodes.append(ir.node(op, [value, constants[-1]]))
+            value = nodes[-1].outputs[0]
+        nodes.append(ir.node("Relu", [value]))
+        value = nodes[-1].outputs[0]
+    value.shape, value.type = x.shape, x.type
+    opsets = {"": 17}
+    graph = ir.Graph([x], [value], nodes=nodes, initializers=constants, opset_imports=opsets)
+    ir.save(ir.Model(graph, ir_version=8), source, external_data="big.data")
+    del graph, nodes, constants, value
     size = (folder / "big.data").stat().st_size
-    del bare, values, by_name
     code = (
         "import resource, onnx_expand as oe; oe.fold({!r}, {!r}); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"

@@ -226,7 +226,7 @@ class _Run:
                 break
             for part, span, nodes in written:
                 if isinstance(nodes, Refusal):
-                    part.forbidden[span] = nodes
+                    part.forbid(span, nodes)
                 else:
                     _discard(nodes)
         kept = [_kept(b) for b in partitioner.refusals(self.policy)]

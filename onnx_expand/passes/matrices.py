@@ -8,6 +8,7 @@ end are costed at once.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -41,7 +42,10 @@ class MatrixChain:
     gemm: bool
 
     def partition(
-        self, columns: Sequence[int], forbidden: Set[tuple[int, int]] = frozenset()
+        self,
+        columns: Sequence[int],
+        forbidden: Set[tuple[int, int]] = frozenset(),
+        longest: int = sys.maxsize,
     ) -> tuple[Cost, list[tuple[int, int]]]:
         """The partition of least cost, as spans with both ends included.
 
@@ -50,6 +54,7 @@ class MatrixChain:
         Args:
             columns: The order in which macs (0), parameters (1) and nodes (2) are minimized.
             forbidden: Spans that must not be merged.
+            longest: No longer span is merged.
         """
         count = len(self.geometries)
         # Per prefix: macs, parameters, nodes and merges of its best partition.
@@ -57,9 +62,9 @@ class MatrixChain:
         starts: list[int] = []
         for last in range(count):
             totals = best[: last + 1] + self._costs(last)
-            candidates = np.arange(last + 1)
+            candidates = np.arange(max(0, last + 1 - longest), last + 1)
             if forbidden:
-                candidates = candidates[[(i, last) not in forbidden for i in range(last + 1)]]
+                candidates = candidates[[(int(i), last) not in forbidden for i in candidates]]
             for column in (*columns, 3):
                 values = totals[candidates, column]
                 candidates = candidates[values == values.min()]

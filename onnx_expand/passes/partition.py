@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -33,6 +34,7 @@ __all__ = ["Merged", "Partitioner", "Policy", "Span", "units_of"]
 # Longer spans are not looked at where kernels have spatial axes: no network has so many of them
 # with nothing in between, and the work grows with the square.
 _LONGEST = 64
+_TRIES = 8
 
 
 class Policy(StrEnum):
@@ -97,6 +99,7 @@ class Partitioner:
         rank: The rank of the tensors along it, where known.
         facts: What is known about the model.
         forbidden: Spans that turned out not to merge, with the reason.
+        longest: No longer span is looked at.
     """
 
     elements: Sequence[Element]
@@ -104,7 +107,17 @@ class Partitioner:
     rank: int | None
     facts: Facts
     forbidden: dict[Span, Refusal] = field(default_factory=dict)
+    longest: int = sys.maxsize
     _chosen: tuple[object, tuple[Cost, list[_Piece]]] | None = None
+
+    def forbid(self, span: Span, refusal: Refusal) -> None:
+        """Leave out a span whose numbers turned out not to merge.
+
+        After several of them long spans are given up: trying each in turn would take forever.
+        """
+        self.forbidden[span] = refusal
+        if len(self.forbidden) > _TRIES:
+            self.longest = min(self.longest, max(1, len(span) // 2))
 
     # -- Choosing ---------------------------------------------------------------------------
 
@@ -174,7 +187,7 @@ class Partitioner:
             gemm=self.rank == 2,
         )
         forbidden = {(span.first, span.last) for span in self.forbidden}
-        cost, spans = chain.partition(policy.columns, forbidden)
+        cost, spans = chain.partition(policy.columns, forbidden, self.longest)
         return cost, [_Piece(Span(a, b), merge=a < b) for a, b in spans]
 
     def _pieces_ending(self, last: int) -> Iterator[_Piece]:
@@ -182,7 +195,7 @@ class Partitioner:
         yield _Piece(Span(last, last), merge=False)
         if isinstance(self.elements[last], Join) and self._merges(Span(last, last)):
             yield _Piece(Span(last, last), merge=True)
-        for first in range(last - 1, max(-1, last - _LONGEST), -1):
+        for first in range(last - 1, max(-1, last - min(_LONGEST, self.longest)), -1):
             if self._merges(Span(first, last)):
                 yield _Piece(Span(first, last), merge=True)
 
