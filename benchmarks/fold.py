@@ -125,7 +125,9 @@ def memory(folder: Path) -> None:
         value = nodes[-1].outputs[0]
     value.shape, value.type = x.shape, x.type
     opsets = {"": 17}
-    graph = ir.Graph([x], [value], nodes=nodes, initializers=constants, opset_imports=opsets)
+    graph = ir.Graph(
+        [x], [value], nodes=nodes, initializers=constants, opset_imports=opsets, name="big"
+    )
     ir.save(ir.Model(graph, ir_version=8), source, external_data="big.data")
     del graph, nodes, constants, value
     size = (folder / "big.data").stat().st_size
