@@ -86,12 +86,11 @@ def _ones(pair: _Pair) -> list[ir.Node] | Refusal:
     carried = replace(g, bias=None) @ AffineConv(f.bias.reshape(-1, 1)).at_rank(g.rank)
     carried = carried.embedded(replace(dense.geometry, in_channels=1, group=1, bias=False))
     whole = replace(dense, weight=np.concatenate([dense.weight, carried.weight], axis=1))
-    x, rank = pair.target.x, g.rank + 2
+    rank = g.rank + 2
     pads = np.zeros(2 * rank, dtype=np.int64)
     pads[rank + 1] = 1
     padded = _pad_node(pair.target, pads, 1.0)
     nodes = lower(whole, Form.CONV, (1, 1), replace(pair.target, x=padded.outputs[0]))
-    assert x is padded.inputs[0]
     return [padded, *nodes]
 
 
