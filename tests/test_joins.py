@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -275,3 +276,15 @@ def test_preprocessing_goes_into_the_first_convolution(
     form = {site.border for site in report.sites} - {Border.EXACT}
     assert form == ({Border.PAD if len(mean) == 1 else Border.ONES} if pad else set())
     assert onnx_expand.check(expected, folded, samples=1)
+
+
+def test_a_bias_of_two_axes_is_refused() -> None:
+    """A bias that no runtime accepts, as an exporter writes it, is refused and does no harm."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,5,5] x) => (float[N,4,5,5] y) '
+        "{ a = Conv(x, w, b) y = Conv(a, w) }"
+    )
+    for name, shape in (("w", (4, 4, 1, 1)), ("b", (4, 2))):
+        array = np.ones(shape, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    assert ops(onnx_expand.fold(model)) == ["Conv", "Conv"]

@@ -26,6 +26,7 @@ def _conv(node: ir.Node, facts: Facts) -> Linear | None:
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
 
+    _check_bias(bias, geometry, facts)
     for value in (x, node.outputs[0]):
         facts.note_rank(value, geometry.rank + 2)
 
@@ -88,6 +89,11 @@ def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geom
     return replace(base, pads=tuple(pads))
 
 
+def _check_bias(bias: ir.Value | None, geometry: Geometry, facts: Facts) -> None:
+    if bias is not None and facts.dims(bias) != (geometry.out_channels,):
+        refuse(f"its bias has shape {list(facts.dims(bias))}, not [{geometry.out_channels}]")
+
+
 @lifts("ConvTranspose")
 def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
     weight, bias = input_of(node, 1), input_of(node, 2, optional=True)
@@ -95,6 +101,7 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
         conv_transpose_geometry(node, facts.dims(weight)),
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
+    _check_bias(bias, geometry, facts)
 
     def load() -> AffineConv:
         g = geometry

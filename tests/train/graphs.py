@@ -59,7 +59,10 @@ def assert_same(model: onnx.ModelProto, *inputs: Array) -> None:
         value = ours.detach().numpy()
         assert value.dtype == theirs.dtype
         assert value.shape == theirs.shape
-        np.testing.assert_allclose(value, theirs, rtol=1e-5, atol=2e-6)
+        # Where large terms cancel, rounding is that of the terms: judge by the largest output.
+        finite = np.abs(theirs[np.isfinite(theirs)]) if theirs.dtype.kind == "f" else theirs[:0]
+        scale = max(1.0, float(np.max(finite, initial=0.0)))
+        np.testing.assert_allclose(value, theirs, rtol=1e-5, atol=2e-6 * scale)
 
 
 def images(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
