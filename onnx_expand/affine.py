@@ -111,11 +111,6 @@ class AffineConv:
         """Elements of weight and bias."""
         return self.weight.size + (0 if self.bias is None else self.bias.size)
 
-    @property
-    def has_unit_weight(self) -> bool:
-        """Whether every weight is one."""
-        return bool(np.all(self.weight == 1))
-
     def macs(self, extents: Sequence[int] = ()) -> int:
         """Products for one sample whose input has these spatial extents."""
         return self.geometry.macs(extents)

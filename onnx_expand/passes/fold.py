@@ -167,7 +167,8 @@ class _Run:
             for chain in chains:
                 kept += self._fold_chain(_partitioner(chain, self.facts))
         self.kept += kept
-        if self.policy is not Policy.MARKED:
+        bridges = self.border is not Border.EXACT or self.image is not None
+        if bridges and self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
                 pass
 
@@ -180,7 +181,7 @@ class _Run:
             return False
         part = _partitioner(chain, self.facts)
         for span in part.bridgeable():
-            old = [node for element in part.inside(span) for node in element.nodes()]
+            old = part.nodes(span)
             for way in ways:
                 nodes = self._bridge(way, part, span, self.facts.shape(chain.root))
                 if not isinstance(nodes, Refusal):
@@ -204,9 +205,7 @@ class _Run:
     def _bridge(
         self, way: Border, part: Partitioner, span: Span, shape: Shape | None
     ) -> list[ir.Node] | Refusal:
-        inside = part.inside(span)
-        links = [linear for element in inside for linear in element.leaves()]
-        old = [node for element in inside for node in element.nodes()]
+        inside, links, old = part.inside(span), part.leaves(span), part.nodes(span)
         try:
             f = part.load(Span(span.first, span.last - 1))
             g = part.load(Span(span.last, span.last))
@@ -238,8 +237,7 @@ class _Run:
     def _put(self, part: Partitioner, span: Span, new: list[ir.Node]) -> None:
         merged = part.merged(span)
         assert isinstance(merged, Merged)
-        old = [node for element in part.inside(span) for node in element.nodes()]
-        self._replace(old, new, part.as_is(span), merged.cost)
+        self._replace(part.nodes(span), new, part.as_is(span), merged.cost)
 
     def _replace(
         self,
@@ -269,16 +267,14 @@ class _Run:
         """The nodes that a span becomes; nothing in the graph is touched yet."""
         merged = part.merged(span)
         assert isinstance(merged, Merged)
-        inside = part.inside(span)
-        links = [linear for element in inside for linear in element.leaves()]
+        inside, links = part.inside(span), part.leaves(span)
         template = self._template(inside, links)
         try:
             affine = part.load(span)
             if merged.form in {Form.CONV, Form.CONV_TRANSPOSE}:
                 affine = affine.finest()
             self.simpler |= affine.geometry != merged.geometry
-            old = [node for element in inside for node in element.nodes()]
-            target = self._target(inside[0].input, links, old, template)
+            target = self._target(inside[0].input, links, part.nodes(span), template)
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
             nodes = lower(affine, merged.form, merged.axes, target, template, restore=whole)

@@ -22,7 +22,7 @@ from onnx_expand.cost import Cost
 from onnx_expand.elements import Element, Join, Leaf, chain_affine, next_geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift import Axes
+from onnx_expand.lift import Axes, Linear
 from onnx_expand.lower import Form, form_of
 from onnx_expand.passes.matrices import MatrixChain
 from onnx_expand.passes.units import Member, unit_member
@@ -249,6 +249,14 @@ class Partitioner:
     def inside(self, span: Span) -> Sequence[Element]:
         """The elements of a span."""
         return self.elements[span.first : span.last + 1]
+
+    def nodes(self, span: Span) -> list[ir.Node]:
+        """The nodes of a span, the one that computes its output last."""
+        return [node for element in self.inside(span) for node in element.nodes()]
+
+    def leaves(self, span: Span) -> list[Linear]:
+        """The linear nodes of a span."""
+        return [linear for element in self.inside(span) for linear in element.leaves()]
 
     def load(self, span: Span) -> AffineConv:
         """The numbers of a span as one map.
