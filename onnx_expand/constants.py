@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-__all__ = ["PURE_OPS", "evaluate", "is_safe_size", "run_nodes"]
+__all__ = ["MOVING_OPS", "PURE_OPS", "evaluate", "is_safe_size", "run_nodes"]
 
 _LARGEST = 1 << 27  # elements; more than any weight
 
@@ -33,6 +33,14 @@ PURE_OPS = _GROWING | {
     *("Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Trilu", "Unsqueeze", "Where"),
 }
 """Ops without state, randomness or subgraphs, which give the same output each time."""
+
+MOVING_OPS = frozenset(
+    {
+        *("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"),
+        *("Squeeze", "Transpose", "Unsqueeze"),
+    }
+)
+"""Ops whose output is made of elements of their inputs as they are."""
 
 
 def is_safe_size(
@@ -59,6 +67,12 @@ def is_safe_size(
     elif node.op_type == "Range" and all(n is not None for n in numbers):
         start, limit, delta = (float(n[0]) for n in numbers if n is not None)
         size = abs(limit - start) / abs(delta) if delta else math.inf
+    elif node.op_type == "Pad" and len(inputs) > 1 and numbers[1] is not None:
+        added, extents = numbers[1], () if inputs[0] is None else inputs[0].shape
+        if len(added) != 2 * len(extents):
+            return False
+        around = np.maximum(added, 0).reshape(2, -1).sum(axis=0)
+        size = float(np.prod(extents + around))
     else:
         return False
     return size <= _LARGEST

@@ -75,6 +75,8 @@ def form_of(geometry: Geometry, axes: Axes | None, rank: int | None) -> Form | R
         return Form.GEMM
     if axes[0] == axes[1] and axes[0] - (rank or 0) in {-1, -2}:
         return Form.MATMUL
+    if axes == (1, 1) and rank in {4, 5}:
+        return Form.CONV
     return Refusal(Reason.UNSUPPORTED, f"no single node mixes channels on axis {axes[0]}")
 
 
@@ -226,6 +228,8 @@ def lower(
     """
     _check_scale(affine, target.dtype)
     rank = target.facts.rank(target.x)
+    if form is Form.CONV and not affine.rank and rank is not None:
+        affine = affine.at_rank(rank - 2)
     if template is not None and axes and (restore or _may_follow(template, form, affine)):
         try:
             return _WRITERS[template.node.op_type](affine, template, axes, target)

@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
-from onnx_expand.constants import PURE_OPS, evaluate, is_safe_size
+from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate, is_safe_size
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.shapes import Dim, Inference
 
 __all__ = ["Facts", "Shape"]
 
 Shape = tuple[int | None, ...]
 
-# Weights above this size tell shape inference nothing, and would be copied for it.
-_SMALL = 1024
-# Below this many bytes a copy of all weights costs less than taking them out.
-_CHEAP = 1 << 25
+# Numbers from here down stand for extents that are not static: no graph computes with such.
+_UNKNOWN = -(1 << 62)
+# Each round of inference gets past at least one more computed shape.
+_ROUNDS = 16
 
 
 class Facts:
@@ -35,11 +35,29 @@ class Facts:
 
     def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
         self.opset = model.graph.opset_imports.get("", 0)
-        self._inferred, self._dtypes = _infer(model, one_sample=one_sample)
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
+        self._unknowns: dict[object, int] = {}
+        inference = Inference(model, one_sample=one_sample)
+        self._inferred, self._dtypes = inference.dims, inference.dtypes
+        inference.run()
+        for _ in range(_ROUNDS):
+            if not inference.fill_in(self._number):
+                break
+            self._known.clear()  # more shapes, hence more constants
+            self._partial.clear()
+            inference.run()
+
+    def _number(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        return self.tensor(value).numpy() if self.is_constant(value) else None
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The extents of a value, None for one that is not static; None if the rank is unknown."""
+        dims = self.named_shape(value)
+        return None if dims is None else tuple(d if isinstance(d, int) else None for d in dims)
+
+    def named_shape(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
+        """As `shape`, with the names of extents that are not static but have one."""
         if value is None:
             return None
         if value.const_value is not None:
@@ -47,7 +65,8 @@ class Facts:
         own, inferred = _plain(value.shape), self._inferred.get(value)
         if own is None or inferred is None or len(own) != len(inferred):
             return own if own is not None else inferred
-        return tuple(a if a is not None else b for a, b in zip(own, inferred, strict=True))
+        pairs = zip(own, inferred, strict=True)
+        return tuple(b if a is None or isinstance(b, int) else a for a, b in pairs)
 
     def transfer(self, old: ir.Value, new: ir.Value) -> None:
         """Let a value that takes another's place keep what is known about it."""
@@ -129,6 +148,8 @@ class Facts:
         if node.op_type == "Constant" and node.domain == "":
             self._known[value] = _constant_node(value)
             return
+        if self._evaluate_extents(node):
+            return
         arrays = self._operands(node) if _is_pure(node) else None
         if arrays is None or not is_safe_size(node, self.shape(value), arrays):
             return
@@ -137,6 +158,50 @@ class Facts:
             return
         for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
             self._known[output] = ir.Tensor(np.asarray(array), name=output.name)
+
+    def _evaluate_extents(self, node: ir.Node) -> bool:
+        """Follow extents through a node that only moves them; whether that was all to do."""
+        if node.domain or not node.outputs:
+            return False
+        if node.op_type == "Shape":
+            dims = self.named_shape(node.inputs[0])
+            if dims is None or all(isinstance(d, int) for d in dims):
+                return False
+            marks = [self._mark(d, node.inputs[0], i) for i, d in enumerate(dims)]
+            start = node.attributes.get_int("start", 0)
+            end = node.attributes.get_int("end", len(dims))
+            self._note(node.outputs[0], np.array(marks[start:end], np.int64))
+            return True
+        if node.op_type not in MOVING_OPS or not any(v in self._partial for v in node.inputs):
+            return False
+        arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
+        if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
+            return True
+        results = evaluate(node, arrays, self.opset)
+        outputs = [out for out in node.outputs if out.name]
+        for output, array in zip(outputs, results or (), strict=False):
+            self._note(output, np.asarray(array))
+        return True
+
+    def _partial_array(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        if value in self._partial:
+            return self._partial[value]
+        return self.tensor(value).numpy() if self.is_constant(value) else None
+
+    def _note(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
+        if array.dtype != np.int64:
+            return
+        if np.any(array <= _UNKNOWN):
+            self._known[value], self._partial[value] = None, array
+        else:
+            self._known[value] = ir.Tensor(array, name=value.name)
+
+    def _mark(self, dim: Dim, value: ir.Value | None, axis: int) -> int:
+        """The number that stands for an extent while it is moved about."""
+        if isinstance(dim, int):
+            return dim
+        key = dim if dim is not None else (value, axis)
+        return self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
 
     def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
         """The constants that a node reads, None if one of its inputs is none."""
@@ -177,15 +242,30 @@ class Facts:
     def readers(self, value: ir.Value) -> list[ir.Node]:
         """The nodes that read a value's numbers, one entry for each use.
 
-        A Shape whose result is static does not, nor a CastLike that takes the type only.
+        A Shape of which only static extents are used does not, nor a CastLike that takes the type
+        only.
         """
         return [use.node for use in value.uses() if not self.is_fixed(use.node)]
 
     def is_fixed(self, node: ir.Node) -> bool:
-        """Whether a node computes a constant although what it reads is none."""
+        """Whether all that comes of a node is constant although what it reads is none."""
+        return self.fixed_values(node) is not None
+
+    def fixed_values(self, node: ir.Node) -> list[ir.Value] | None:
+        """The constants that come of a node which reads none; None if anything else does."""
         if node.domain or node.op_type not in {"Shape", "Size", "CastLike"}:
-            return False
-        return self.is_constant(node.outputs[0])
+            return None
+        found: list[ir.Value] = []
+        pending = list(node.outputs)
+        while pending:
+            value = pending.pop()
+            if self.is_constant(value):
+                found.append(value)
+            elif value in self._partial and not value.is_graph_output():
+                pending += [out for user in value.consumers() for out in user.outputs]
+            else:
+                return None
+        return found
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether `tensor` has an answer."""
@@ -227,82 +307,7 @@ def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     return tuple(d for d in tensor.shape if isinstance(d, int))
 
 
-def _plain(shape: ir.Shape | None) -> Shape | None:
+def _plain(shape: ir.Shape | None) -> tuple[Dim, ...] | None:
     if shape is None:
         return None
-    return tuple(d if isinstance(d, int) else None for d in shape)
-
-
-def _infer(
-    model: ir.Model, *, one_sample: bool
-) -> tuple[dict[ir.Value, Shape], dict[ir.Value, ir.DataType]]:
-    """The shapes and types that ONNX's own inference adds to those written in the model."""
-    proto = _without_weights(model)
-    if one_sample:
-        _set_batch(proto.graph)
-    shapes: dict[ir.Value, Shape] = {}
-    dtypes: dict[ir.Value, ir.DataType] = {}
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return shapes, dtypes  # what the model states itself remains
-    pending: list[tuple[ir.Graph, onnx.GraphProto]] = [(model.graph, inferred.graph)]
-    while pending:
-        graph, described = pending.pop()
-        described_values = (*described.input, *described.value_info, *described.output)
-        types = {v.name: v.type.tensor_type for v in described_values}
-        for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
-            kind = types.get(value.name or "")
-            if kind is None:
-                continue
-            if kind.elem_type:
-                dtypes[value] = ir.DataType(kind.elem_type)
-            if kind.HasField("shape"):
-                dims = kind.shape.dim
-                shapes[value] = tuple(
-                    d.dim_value if d.HasField("dim_value") else None for d in dims
-                )
-        for node, same in zip(graph, described.node, strict=True):
-            for attribute in same.attribute:
-                if attribute.HasField("g"):
-                    pending.append((node.attributes[attribute.name].as_graph(), attribute.g))
-    return shapes, dtypes
-
-
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto in which large initializers are inputs: their numbers tell nothing."""
-    graphs = list(model.graphs())
-    weights = [
-        tensor.nbytes
-        for graph in graphs
-        for tensor in (value.const_value for value in graph.initializers.values())
-        if tensor is not None and tensor.size > _SMALL
-    ]
-    if sum(weights) <= _CHEAP:
-        return ir.serde.serialize_model(model)
-    twin = model.clone()
-    for graph in twin.graphs():
-        for name, value in list(graph.initializers.items()):
-            tensor = value.const_value
-            if tensor is not None and tensor.size > _SMALL:
-                value.shape, value.dtype = ir.Shape(_dims(tensor)), tensor.dtype
-                value.const_value = None
-                del graph.initializers[name]
-                if not value.is_graph_input():
-                    graph.inputs.append(value)
-    return ir.serde.serialize_model(twin)
-
-
-def _set_batch(graph: onnx.GraphProto) -> None:
-    """Let the first axis of every input, where it is symbolic, be one sample."""
-    batches = set()
-    for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if dims and not dims[0].HasField("dim_value"):
-            batches.add(dims[0].dim_param)
-            dims[0].dim_value = 1
-    batches.discard("")
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in batches:
-                dim.dim_value = 1
+    return tuple(d if isinstance(d, int) else d.value for d in shape)

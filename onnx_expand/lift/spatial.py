@@ -86,6 +86,7 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
         axes = tuple(range(len(starts))) if named is None else _integers(facts, named)
         steps = (1,) * len(starts) if stepped is None else _integers(facts, stepped)
     cuts = {a % rank: (s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
+    cuts = {axis: cut for axis, cut in cuts.items() if not _is_whole(*cut, shape[axis])}
     channels = cuts.pop(1, None) if rank > 1 else None
     if 0 in cuts or (channels is not None and cuts):
         return None  # it cuts the batch, or several things at once
@@ -99,6 +100,13 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
             refuse(f"it takes steps of {step} along axis {axis}")
         pads[axis - 2], pads[axis - 2 + rank - 2] = _cut(start, end, shape[axis])
     return _depthwise(node, facts, (1,) * (rank - 2), pads=tuple(pads))
+
+
+def _is_whole(start: int, end: int, step: int, size: int | None) -> bool:
+    """Whether a slice takes all of an axis."""
+    if size is not None:
+        return slice(start, end, step).indices(size) == (0, size, 1)
+    return start == 0 and end >= _FAR - 1 and step == 1
 
 
 def _cut(start: int, end: int, size: int | None) -> tuple[int, int]:

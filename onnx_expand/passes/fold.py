@@ -17,6 +17,7 @@ from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
+from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.regions import Break, Chain, find_chains
 from onnx_expand.values import Facts, Shape
 
@@ -167,6 +168,11 @@ class _Run:
             for chain in chains:
                 kept += self._fold_chain(_partitioner(chain, self.facts))
         self.kept += kept
+        if self.policy is not Policy.MARKED:
+            for frozen in freeze_weights(graph, self.facts, self.rewriter):
+                now, before = frozen.parameters
+                costs = Cost(0, before, len(frozen.nodes)), Cost(0, now, 0)
+                self.sites.append(Site(frozen.nodes, (frozen.name,), *costs))
         bridges = self.border is not Border.EXACT or self.image is not None
         if bridges and self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
@@ -261,7 +267,8 @@ class _Run:
         for value in (out for node in old for out in node.outputs):
             for reader in list(value.consumers()):
                 if reader not in going and value is not old[-1].outputs[0]:
-                    self.rewriter.freeze(reader.outputs[0], self.facts.tensor(reader.outputs[0]))
+                    for constant in self.facts.fixed_values(reader) or ():
+                        self.rewriter.freeze(constant, self.facts.tensor(constant))
 
     def _write(self, part: Partitioner, span: Span) -> list[ir.Node] | Refusal:
         """The nodes that a span becomes; nothing in the graph is touched yet."""

@@ -99,8 +99,8 @@ class Rewriter:
                 graph.register_initializer(value)
                 count += 1
 
-    def freeze(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
-        """Put a constant in the place of a value, and drop the node that computed it."""
+    def freeze(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
+        """Put a constant in the place of a value, and drop what computed it; the new name."""
         node = value.producer()
         graph = node.graph if node is not None else None
         if node is None or not isinstance(graph, ir.Graph):
@@ -108,10 +108,13 @@ class Rewriter:
         name = self.unique(value.name or "constant", free={value.name or ""})
         array = tensor.numpy()
         constant = ir.val(name, const_value=ir.Tensor(array, tensor.dtype, name=name))
+        read = [v for v in node.inputs if v is not None]
         value.replace_all_uses_with(constant)
         graph.remove(node, safe=True)
+        self._drop(read)
         self._place[graph, name] = (float(len(self._place)),)
         graph.register_initializer(constant)
+        return name
 
     def _places(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> dict[int, tuple[float, ...]]:
         """The first place in the initializers that belongs to each input index of some nodes."""

@@ -50,41 +50,12 @@ class Obstacle:
 
 
 OBSTACLES = (
-    Obstacle(
-        "the weight's arithmetic stays in front of a single linear node, which nothing rewrites",
-        (
-            *("lora linear, inside", "lora conv, inside", "refconv"),
-            *("weight norm", "weight standardization"),
-        ),
-        (*SCRIPT, Route.RAW),
-    ),
-    Obstacle(
-        "the weight's arithmetic stays in front of a single linear node, which nothing rewrites",
-        ("weight norm",),
-        (Route.KEPT_HW, Route.RAW_HW),
-    ),
-    Obstacle(
-        "a weight is computed with a Pad whose size is not known before it runs",
-        ("orepa, einsum",),
-        SCRIPT,
-    ),
-    Obstacle(
-        "an AveragePool reads a frame, whose output has no inferred shape",
-        ("dbb", "dbb, stride 2"),
-        SCRIPT,
-    ),
     Obstacle("frames need static extents", ("bn and pad",), (Route.RAW_HW,)),
     Obstacle(
-        "the shape behind a Pad is not inferred, so that the bias added there may broadcast",
-        ("bias as padding, by a detour",),
+        "the branches' channels do not mix, which is not seen",
+        ("chunked",),
         (*SCRIPT, Route.KEPT_HW),
     ),
-    Obstacle(
-        "a Slice that takes the whole batch is not seen to be none",
-        ("acnet, sliced",),
-        (Route.RAW, Route.RAW_HW),
-    ),
-    Obstacle("where to cut is computed from Shape(x)", ("chunked",), (*SCRIPT, Route.KEPT_HW)),
     Obstacle("Split is not lifted", ("chunked",), (Route.DYNAMO,)),
     Obstacle("SplitToSequence is not lifted", ("chunked",), (Route.RAW, Route.RAW_HW)),
     Obstacle("a Reshape from channels to features is a wall", ("bn flatten linear",), STATIC),

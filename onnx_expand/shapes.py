@@ -1,0 +1,168 @@
+"""Shapes and types that a model does not state, by ONNX's own inference.
+
+That inference gives up where an extent is computed by more than a few ops. What such computations
+come to is often a constant all the same; with the constants filled in, inference gets further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+__all__ = ["Dim", "Inference"]
+
+Dim = int | str | None
+"""An extent: static, known by a name, or unknown."""
+
+# Weights above this size tell shape inference nothing, and would be copied for it.
+_SMALL = 1024
+# Below this many bytes a copy of all weights costs less than taking them out.
+_CHEAP = 1 << 25
+
+# Inputs whose numbers decide the shape of the output.
+_DECIDING = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "ReduceMean": (1,),
+    "ReduceSum": (1,),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "Unsqueeze": (1,),
+}
+
+_Pairs = Iterator[tuple[ir.Graph, onnx.GraphProto]]
+
+
+class Inference:
+    """Shape inference on one model, which stays as it is.
+
+    Args:
+        model: The model.
+        one_sample: Take a symbolic batch, the first axis of an input, as one.
+
+    Attributes:
+        dims: The extents of each value whose rank is known.
+        dtypes: The types of values.
+    """
+
+    def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
+        self.dims: dict[ir.Value, tuple[Dim, ...]] = {}
+        self.dtypes: dict[ir.Value, ir.DataType] = {}
+        self._model = model
+        self._proto = _without_weights(model)
+        if one_sample:
+            _set_batch(self._proto.graph)
+        self._filled: set[tuple[ir.Node, int]] = set()
+
+    def run(self) -> None:
+        """Infer what can be inferred."""
+        try:
+            inferred = onnx.shape_inference.infer_shapes(
+                self._proto, strict_mode=False, data_prop=True
+            )
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            return  # what the model states itself remains
+        for graph, described in _pairs(self._model.graph, inferred.graph):
+            described_values = (*described.input, *described.value_info, *described.output)
+            types = {v.name: v.type.tensor_type for v in described_values}
+            for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
+                kind = types.get(value.name or "")
+                if kind is None:
+                    continue
+                if kind.elem_type:
+                    self.dtypes[value] = ir.DataType(kind.elem_type)
+                if kind.HasField("shape"):
+                    self.dims[value] = tuple(map(_dim, kind.shape.dim))
+
+    def fill_in(self, constant: Callable[[ir.Value], npt.NDArray[np.generic] | None]) -> bool:
+        """Give inference the numbers that decide shapes it does not know.
+
+        Args:
+            constant: The constant that a value comes to, None if it is none.
+
+        Returns:
+            Whether there were any new ones.
+        """
+        before = len(self._filled)
+        for graph, described in _pairs(self._model.graph, self._proto.graph):
+            for node, proto in zip(graph, described.node, strict=True):
+                if node.domain or node.op_type not in _DECIDING or self._is_known(node):
+                    continue
+                for index in _DECIDING[node.op_type]:
+                    value = node.inputs[index] if index < len(node.inputs) else None
+                    producer = None if value is None else value.producer()
+                    if value is None or producer is None or (node, index) in self._filled:
+                        continue
+                    array = None if producer.op_type == "Constant" else constant(value)
+                    if array is not None and array.size <= _SMALL:
+                        self._filled.add((node, index))
+                        proto.input[index] = name = f"{len(self._filled)}:{value.name}"
+                        described.initializer.append(onnx.numpy_helper.from_array(array, name))
+        return len(self._filled) > before
+
+    def _is_known(self, node: ir.Node) -> bool:
+        shapes = (self.dims.get(out) for out in node.outputs)
+        return all(dims is not None and all(isinstance(d, int) for d in dims) for dims in shapes)
+
+
+def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:
+    """A graph and its proto, then those within its nodes."""
+    yield graph, described
+    for node, same in zip(graph, described.node, strict=True):
+        for attribute in same.attribute:
+            if attribute.HasField("g"):
+                yield from _pairs(node.attributes[attribute.name].as_graph(), attribute.g)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto in which large initializers are inputs: their numbers tell nothing."""
+    graphs = list(model.graphs())
+    weights = [
+        tensor.nbytes
+        for graph in graphs
+        for tensor in (value.const_value for value in graph.initializers.values())
+        if tensor is not None and tensor.size > _SMALL
+    ]
+    if sum(weights) <= _CHEAP:
+        return ir.serde.serialize_model(model)
+    twin = model.clone()
+    for graph in twin.graphs():
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is not None and tensor.size > _SMALL:
+                extents = [d for d in tensor.shape if isinstance(d, int)]
+                value.shape, value.dtype = ir.Shape(extents), tensor.dtype
+                value.const_value = None
+                del graph.initializers[name]
+                if not value.is_graph_input():
+                    graph.inputs.append(value)
+    return ir.serde.serialize_model(twin)
+
+
+def _set_batch(graph: onnx.GraphProto) -> None:
+    """Let the first axis of every input, where it is symbolic, be one sample."""
+    batches = set()
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            batches.add(dims[0].dim_param)
+            dims[0].dim_value = 1
+    batches.discard("")
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in batches:
+                dim.dim_value = 1

@@ -1,0 +1,132 @@
+"""Weights that a graph computes from constants are written down, where that costs no memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import onnx_expand
+from onnx_expand.passes import Policy
+from tests.graphs_text import fold, graph, ops, weights
+
+
+def test_arithmetic_before_a_lone_layer_is_written_down() -> None:
+    """A low-rank update inside a layer becomes its weight, and the parts of it go."""
+    model = graph(
+        """
+        g (float[N,4,5,5] x) => (float[N,6,5,5] y) {
+            two = Constant <value: tensor = float {2}> ()
+            ab = MatMul(a, b)
+            shape = Constant <value: tensor = int64[4] {6,4,1,1}> ()
+            kernel = Reshape(ab, shape)
+            scaled = Mul(kernel, two)
+            sum = Add(w, scaled)
+            y = Conv(x, sum)
+        }
+        """,
+        weights(a=(6, 2), b=(2, 4), w=(6, 4, 1, 1)),
+    )
+    folded, report = fold(model)
+    assert ops(folded) == ["Conv"]
+    assert [i.name for i in folded.graph.initializer] == ["sum"]
+    assert [site.result for site in report.sites] == [("sum",)]
+    assert onnx_expand.check(model, folded)
+
+
+def test_weights_stored_in_half_precision_stay_so() -> None:
+    """Writing a Cast down would double the file."""
+    half = weights(w=(64, 64))["w"].astype(np.float16)
+    model = graph(
+        """
+        g (float[N,64] x) => (float[N,64] y) {
+            w32 = Cast <to: int = 1> (w)
+            y = MatMul(x, w32)
+        }
+        """,
+        {"w": half},
+    )
+    folded, report = fold(model)
+    assert ops(folded) == ["Cast", "MatMul"]
+    assert not report.sites
+
+
+def test_a_transposed_weight_that_nothing_else_reads_is_written_down() -> None:
+    """A Transpose of a weight takes no more memory once it is done; one that is tied would."""
+    text = """
+        g (float[N,64] x) => (float[N,32] y{more}) {{
+            t = Transpose <perm: ints = [1, 0]> (w)
+            y = MatMul(x, t)
+            {node}
+        }}
+        """
+    alone = graph(text.format(more="", node=""), weights(w=(32, 64)))
+    tied = graph(text.format(more=", float[32,64] z", node="z = Identity(w)"), weights(w=(32, 64)))
+    assert ops(fold(alone)[0]) == ["MatMul"]
+    assert ops(fold(tied)[0]) == ["Transpose", "MatMul", "Identity"]
+
+
+def test_a_computed_constant_that_is_an_output_stays() -> None:
+    """Its node gives a value that a caller asks for."""
+    model = graph(
+        """
+        g (float[N,4] x) => (float[N,4] y, float[4,4] t) {
+            t = Mul(w, w)
+            y = MatMul(x, t)
+        }
+        """,
+        weights(w=(4, 4)),
+    )
+    folded, _ = fold(model)
+    assert ops(folded) == ["Mul", "MatMul"]
+
+
+def test_all_readers_of_a_computed_weight_get_the_same() -> None:
+    """One constant takes the place of the value for each of its readers."""
+    model = graph(
+        """
+        g (float[N,4] x) => (float[N,4] y) {
+            t = Mul(w, w)
+            a = MatMul(x, t)
+            r = Relu(a)
+            y = MatMul(r, t)
+        }
+        """,
+        weights(w=(4, 4)),
+    )
+    folded, _ = fold(model)
+    assert ops(folded) == ["MatMul", "Relu", "MatMul"]
+    assert len(folded.graph.initializer) == 1
+    assert onnx_expand.check(model, folded)
+
+
+def test_undoing_an_expansion_leaves_computed_weights() -> None:
+    """The policy marked touches nothing that expand did not make."""
+    model = graph(
+        "g (float[N,4] x) => (float[N,4] y) { t = Mul(w, w)\n y = MatMul(x, t) }",
+        weights(w=(4, 4)),
+    )
+    assert ops(fold(model, Policy.MARKED)[0]) == ["Mul", "MatMul"]
+
+
+def test_a_static_extent_of_a_dynamic_shape_is_a_constant() -> None:
+    """Where to cut, computed from the number of channels of a value with a dynamic batch."""
+    model = graph(
+        """
+        g (float[N,4,5,5] x) => (float[N,2,5,5] y) {
+            s = Shape(x)
+            one = Constant <value: tensor = int64 {1}> ()
+            c = Gather(s, one)
+            two = Constant <value: tensor = int64 {2}> ()
+            half = Div(c, two)
+            axis = Constant <value: tensor = int64[1] {0}> ()
+            end = Unsqueeze(half, axis)
+            start = Constant <value: tensor = int64[1] {0}> ()
+            axes = Constant <value: tensor = int64[1] {1}> ()
+            cut = Slice(x, start, end, axes)
+            y = Mul(cut, f)
+        }
+        """,
+        {"f": np.arange(1, 3, dtype=np.float32).reshape(2, 1, 1)},
+    )
+    folded, _ = fold(model, Policy.ALWAYS)
+    assert ops(folded) == ["Conv"], ops(folded)
+    assert onnx_expand.check(model, folded)
