@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -63,6 +64,10 @@ class Leaf:
         """The value that the element computes."""
         return self.linear.y
 
+    def leaves_parts(self) -> bool:
+        """Whether the node also copies channels that other elements read."""
+        return self.linear.is_part
+
     def load(self) -> AffineConv:
         """The node's numbers; raises `RefusedError` when there are none or not finite ones."""
         if isinstance(self.geometry, Refusal):
@@ -75,7 +80,12 @@ class Leaf:
 
     def nodes(self) -> Iterator[ir.Node]:
         """All nodes, the one that computes the output last."""
-        yield from (self.linear.node,) if self.frame is None else self.frame.nodes
+        if self.frame is not None:
+            yield from self.frame.nodes
+            return
+        if self.linear.entry is not None:
+            yield self.linear.entry
+        yield self.linear.node
 
     def on(self, axis: int, channels: int) -> Leaf:
         """The element for so many channels on an axis, if any axis would do."""
@@ -116,6 +126,10 @@ class Join:
         """The value that the element computes."""
         return self.node.outputs[0]
 
+    def leaves_parts(self) -> bool:
+        """A join holds all that its branches read."""
+        return False
+
     @property
     def is_concat(self) -> bool:
         """Whether the branches' channels are put after each other."""
@@ -133,7 +147,26 @@ class Join:
             if isinstance(joined, Refusal):
                 return joined
             total = joined
-        return total
+        blocks = self._blocks()
+        return total if blocks is None else replace(total, group=blocks)
+
+    def _blocks(self) -> int | None:
+        """Blocks of channels that do not mix, where each branch reads a part of its own."""
+        m, count = self.in_channels, len(self.branches)
+        if not self.is_concat or m % count or self.out_channels % count:
+            return None
+        groups = []
+        for i, branch in enumerate(self.branches):
+            part = branch[0].linear.picks if branch and isinstance(branch[0], Leaf) else None
+            if part != (i * m // count, (i + 1) * m // count):
+                return None
+            rest = chain_geometry(branch[1:])
+            if isinstance(rest, Refusal):
+                return None
+            if (m if rest is None else rest.out_channels * count) != self.out_channels:
+                return None
+            groups.append(m // count if rest is None else rest.group)
+        return count * math.gcd(*groups)
 
     def _parts(self) -> list[Geometry] | Refusal:
         """The geometries of the branches, each with all output channels."""

@@ -17,7 +17,7 @@ from onnx_expand.elements import Element, Join, Leaf
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift import Axes, Linear, lift
+from onnx_expand.lift import Axes, Linear, lift, lift_parts
 from onnx_expand.values import Facts, Shape
 
 __all__ = ["Break", "Chain", "find_chains"]
@@ -135,6 +135,11 @@ class _Finder:
             if node in self._frames:
                 self._append_frame(self._frames[node])
             return
+        for part in lift_parts(node, self.facts):
+            # What lies above belongs to all parts: it is linked where they meet again.
+            ends = _Ends(part.axes, part.geometry.in_channels, part.geometry.out_channels)
+            entry = frozenset([part.entry or part.node])
+            self._segments[part.y] = _Segment(part.x, entry, None, Leaf(part), ends)
         lifted = lift(node, self.facts)
         if isinstance(lifted, Linear):
             self._mappers[node] = lifted.x
@@ -150,11 +155,14 @@ class _Finder:
         for value, segment in self._segments.items():
             if value in self._continued:
                 continue
-            elements = segment.elements()
-            shape = self.facts.shape(segment.root)
-            rank = None if shape is None else len(shape)
-            found.append(Chain(segment.root, elements, _extents(elements, shape), rank))
-            self._explain(value)
+            root, elements = segment.root, segment.elements()
+            if elements[0].leaves_parts():
+                root, elements = elements[0].output, elements[1:]
+            if elements:
+                shape = self.facts.shape(root)
+                rank = None if shape is None else len(shape)
+                found.append(Chain(root, elements, _extents(elements, shape), rank))
+                self._explain(value)
         return found
 
     def _explain(self, value: ir.Value) -> None:
@@ -217,7 +225,7 @@ class _Finder:
             *(frozenset([node]) if s is None else s.entries for s in segments)
         )
         ends = _joint_ends(node, segments, self.facts.shape(root))
-        if ends is None:
+        if ends is None or not _holds_all_parts(segments):
             return
         branches = tuple(() if s is None else s.elements() for s in segments)
         if ends.axes is not None:
@@ -262,6 +270,23 @@ class _Finder:
 
 
 _JOINS = {"Add", "Sub", "Sum", "Concat"}
+
+
+def _holds_all_parts(segments: Sequence[_Segment | None]) -> bool:
+    """Whether of every node that cuts channels into parts all parts that are read are here."""
+    starts = [s.elements()[0] for s in segments if s is not None]
+    parts = [e.linear for e in starts if isinstance(e, Leaf) and e.linear.is_part]
+    here = {part.y for part in parts}
+    for part in parts:
+        used = {out for out in part.node.outputs if out.uses() or out.is_graph_output()}
+        if part.entry is not None:
+            sequence = part.entry.outputs[0]
+            if sequence.is_graph_output():
+                return False
+            used = {user.outputs[0] for user in sequence.consumers()}
+        if not used <= here:
+            return False
+    return True
 
 
 def _joint_ends(

@@ -159,6 +159,26 @@ def _gather(b: _Builder, x: _Value) -> _Value | None:
     return b.add("Gather", [x.name, indices], n, x.size, axis=1)
 
 
+def _parts(b: _Builder, x: _Value) -> _Value | None:
+    """Cut the channels in two, map each part or not, and put them together again."""
+    if x.channels < 2:
+        return None
+    first = int(b.pick(1, x.channels // 2))
+    counts = [first, x.channels - first]
+    names = [f"v{len(b.nodes)}.{i}" for i in range(2)]
+    inputs = [x.name, b.constant(counts, np.int64)]
+    b.nodes.append(helper.make_node("Split", inputs, names, name=f"n{len(b.nodes)}", axis=1))
+    parts = [_Value(name, c, x.size) for name, c in zip(names, counts, strict=True)]
+    b.values += parts
+    for i, part in enumerate(parts):
+        if b.pick(True, True, False):
+            w = b.weight(part.channels, part.channels, 3, 3)
+            parts[i] = b.add("Conv", [part.name, w], part.channels, x.size, pads=[1] * 4)
+    if b.pick(True, False, False):
+        parts.reverse()
+    return b.add("Concat", [p.name for p in parts], x.channels, x.size, axis=1)
+
+
 def _join(b: _Builder, x: _Value) -> _Value | None:
     op = b.pick("Add", "Sub", "Sum", "Concat")
     fits = [
@@ -173,6 +193,7 @@ def _join(b: _Builder, x: _Value) -> _Value | None:
 _MAKERS = (
     *(_conv, _conv, _conv, _conv, _batch_norm, _batch_norm, _arithmetic, _arithmetic),
     *(_plain, _pool, _pad, _slice, _gather, _join, _join, _join, _join, _conv_transpose),
+    _parts,
 )
 
 

@@ -288,3 +288,47 @@ def test_a_bias_of_two_axes_is_refused() -> None:
         array = np.ones(shape, np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     assert ops(onnx_expand.fold(model)) == ["Conv", "Conv"]
+
+
+def chunked(concat: str = "Concat <axis: int = 1> (p, q)", more: str = "") -> onnx.ModelProto:
+    """Two halves of the channels, each with a convolution of its own."""
+    return graph(
+        f"""
+        g (float[N,8,5,5] x) => (float[N,8,5,5] y{", float[N,4,5,5] b" if more else ""}) {{
+            a, b = Split <axis: int = 1> (x)
+            p = Conv <pads: ints = [1, 1, 1, 1]> (a, v)
+            q = Conv <pads: ints = [1, 1, 1, 1]> (b, w)
+            y = {concat}
+        }}
+        """,
+        weights(v=(4, 4, 3, 3), w=(4, 4, 3, 3)),
+        opset=13,
+    )
+
+
+def test_convolutions_of_parts_are_one_with_groups() -> None:
+    """Split, Conv each and Concat are one grouped convolution of as many products."""
+    model = chunked()
+    folded, _ = fold(model)
+    assert ops(folded) == ["Conv"]
+    assert onnx.helper.get_node_attr_value(folded.graph.node[0], "group") == 2
+    assert onnx_expand.check(model, folded)
+
+
+def test_parts_that_are_swapped_are_no_groups() -> None:
+    """Merged, the halves would be one dense convolution of twice the products."""
+    model = chunked("Concat <axis: int = 1> (q, p)")
+    folded, _ = fold(model)
+    assert ops(folded) == ["Split", "Conv", "Conv", "Concat"]
+    always, _ = fold(model, Policy.ALWAYS)
+    assert ops(always) == ["Conv"]
+    assert onnx_expand.check(model, always)
+
+
+def test_a_part_that_is_read_elsewhere_keeps_the_split() -> None:
+    """The output b comes from the Split, which merging would remove."""
+    model = chunked(more="b")
+    folded, report = fold(model, Policy.ALWAYS)
+    assert ops(folded) == ["Split", "Conv", "Conv", "Concat"]
+    assert onnx_expand.check(model, folded)
+    assert not report.sites

@@ -7,6 +7,7 @@ A new linear op is one function in one of the files here and a row in its test.
 from onnx_expand.lift import channels, matrix, spatial
 from onnx_expand.lift.base import Axes, Linear, lift
 from onnx_expand.lift.convolution import conv_geometry, conv_transpose_geometry, swap_channels
+from onnx_expand.lift.parts import lift_parts
 
 __all__ = [
     "Axes",
@@ -15,6 +16,7 @@ __all__ = [
     "conv_geometry",
     "conv_transpose_geometry",
     "lift",
+    "lift_parts",
     "matrix",
     "spatial",
     "swap_channels",

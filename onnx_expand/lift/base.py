@@ -50,6 +50,9 @@ class Linear:
         bias: The constant that holds the bias, where the node has one.
         shift_only: Whether the node only adds a constant.
         entry: The node that reads x, where several nodes are taken as one.
+        output: The index of the output that it computes.
+        picks: First and last plus one of the channels that it copies, where it copies a range.
+        is_part: Whether the nodes also copy other channels, to other values.
         load: Reads the numbers; raises `RefusedError` when they are not finite.
     """
 
@@ -62,6 +65,9 @@ class Linear:
     bias: ir.Value | None = None
     shift_only: bool = False
     entry: ir.Node | None = None
+    output: int = 0
+    picks: tuple[int, int] | None = None
+    is_part: bool = False
 
     @property
     def x(self) -> ir.Value:
@@ -71,7 +77,7 @@ class Linear:
     @property
     def y(self) -> ir.Value:
         """The value that the node computes."""
-        return self.node.outputs[0]
+        return self.node.outputs[self.output]
 
     def on(self, axis: int, channels: int) -> Linear:
         """A map that treats all channels alike, for so many channels on an axis."""

@@ -10,6 +10,8 @@ from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import Linear, input_of, ints_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.values import Facts
 
+__all__ = ["integers_of", "selection"]
+
 _FAR = 1 << 31  # exporters write ends beyond any extent as one of several large numbers
 
 
@@ -22,14 +24,14 @@ def _pad(node: ir.Node, facts: Facts) -> Linear | None:
     if facts.opset < 11:
         pads, value = ints_of(node, "pads"), node.attributes.get_float("value", 0.0)
     else:
-        pads = _integers(facts, input_of(node, 1))
+        pads = integers_of(facts, input_of(node, 1))
         fill = input_of(node, 2, optional=True)
         value = 0.0 if fill is None else float(facts.array(fill).reshape(-1)[0])
     if value and any(p > 0 for p in pads):
         refuse(f"it pads with {value:g}, not with zero")
     rank = _rank(x, facts)
     chosen = input_of(node, 3, optional=True)
-    axes = range(rank) if chosen is None else [a % rank for a in _integers(facts, chosen)]
+    axes = range(rank) if chosen is None else [a % rank for a in integers_of(facts, chosen)]
     begins, ends = [0] * rank, [0] * rank
     for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         begins[axis], ends[axis] = begin, end
@@ -62,7 +64,7 @@ def _reduce_mean(node: ir.Node, facts: Facts) -> Linear | None:
     x = input_of(node, 0)
     rank = _rank(x, facts)
     chosen = input_of(node, 1, optional=True)
-    axes = ints_of(node, "axes") if chosen is None else _integers(facts, chosen)
+    axes = ints_of(node, "axes") if chosen is None else integers_of(facts, chosen)
     if sorted(a % rank for a in axes) != list(range(2, rank)):
         return None  # a mean over channels, or over some of the positions
     if not node.attributes.get_int("keepdims", 1):
@@ -81,10 +83,10 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
         starts, ends = ints_of(node, "starts"), ints_of(node, "ends")
         axes, steps = ints_of(node, "axes") or tuple(range(len(starts))), (1,) * len(starts)
     else:
-        starts, ends = (_integers(facts, input_of(node, i)) for i in (1, 2))
+        starts, ends = (integers_of(facts, input_of(node, i)) for i in (1, 2))
         named, stepped = (input_of(node, i, optional=True) for i in (3, 4))
-        axes = tuple(range(len(starts))) if named is None else _integers(facts, named)
-        steps = (1,) * len(starts) if stepped is None else _integers(facts, stepped)
+        axes = tuple(range(len(starts))) if named is None else integers_of(facts, named)
+        steps = (1,) * len(starts) if stepped is None else integers_of(facts, stepped)
     cuts = {a % rank: (s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
     cuts = {axis: cut for axis, cut in cuts.items() if not _is_whole(*cut, shape[axis])}
     channels = cuts.pop(1, None) if rank > 1 else None
@@ -93,7 +95,7 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
     if channels is not None:
         if shape[1] is None:
             refuse(f"the number of channels of '{x.name}' is not known")
-        return _selection(node, np.arange(shape[1])[slice(*channels)], shape[1])
+        return selection(node, np.arange(shape[1])[slice(*channels)], shape[1])
     pads = [0] * 2 * (rank - 2)
     for axis, (start, end, step) in cuts.items():
         if step != 1:
@@ -130,11 +132,11 @@ def _gather(node: ir.Node, facts: Facts) -> Linear | None:
         return None
     if not facts.is_constant(chosen) or shape[1] is None or len(facts.dims(chosen)) != 1:
         return None
-    indices = np.array(_integers(facts, chosen))
-    return _selection(node, indices % shape[1], shape[1])
+    indices = np.array(integers_of(facts, chosen))
+    return selection(node, indices % shape[1], shape[1])
 
 
-def _selection(
+def selection(
     node: ir.Node, indices: np.ndarray[tuple[int], np.dtype[np.int64]], m: int
 ) -> Linear:
     """A map that writes some of its m input channels, each as it is."""
@@ -144,7 +146,9 @@ def _selection(
         weight[np.arange(len(indices)), indices] = 1
         return AffineConv(weight)
 
-    return Linear(node, 0, Geometry(m, len(indices)), (1, 1), load)
+    is_range = len(indices) > 0 and bool(np.all(np.diff(indices) == 1))
+    picks = (int(indices[0]), int(indices[-1]) + 1) if is_range else None
+    return Linear(node, 0, Geometry(m, len(indices)), (1, 1), load, picks=picks)
 
 
 def _depthwise(
@@ -190,5 +194,6 @@ def _rank(x: ir.Value, facts: Facts) -> int:
     return rank
 
 
-def _integers(facts: Facts, value: ir.Value) -> tuple[int, ...]:
+def integers_of(facts: Facts, value: ir.Value) -> tuple[int, ...]:
+    """The integers of a constant; raises `RefusedError` where it is none."""
     return tuple(int(v) for v in facts.tensor(value).numpy().reshape(-1))

@@ -233,10 +233,12 @@ class Partitioner:
         """A span as one map, or why it is none."""
         if span in self.forbidden:
             return self.forbidden[span]
+        inside = self.inside(span)
+        if inside[0].leaves_parts():
+            return Refusal(Reason.SHARED, "other channels of the same node go elsewhere")
         geometry = self._geometry(span)
         if isinstance(geometry, Refusal):
             return geometry
-        inside = self.inside(span)
         known = [element.axes for element in inside if element.axes is not None]
         axes = (known[0][0], known[-1][1]) if known else None
         form = form_of(geometry, axes, self.rank)
@@ -252,7 +254,8 @@ class Partitioner:
 
     def nodes(self, span: Span) -> list[ir.Node]:
         """The nodes of a span, the one that computes its output last."""
-        return [node for element in self.inside(span) for node in element.nodes()]
+        nodes = (node for element in self.inside(span) for node in element.nodes())
+        return list(dict.fromkeys(nodes))
 
     def leaves(self, span: Span) -> list[Linear]:
         """The linear nodes of a span."""

@@ -51,13 +51,6 @@ class Obstacle:
 
 OBSTACLES = (
     Obstacle("frames need static extents", ("bn and pad",), (Route.RAW_HW,)),
-    Obstacle(
-        "the branches' channels do not mix, which is not seen",
-        ("chunked",),
-        (*SCRIPT, Route.KEPT_HW),
-    ),
-    Obstacle("Split is not lifted", ("chunked",), (Route.DYNAMO,)),
-    Obstacle("SplitToSequence is not lifted", ("chunked",), (Route.RAW, Route.RAW_HW)),
     Obstacle("a Reshape from channels to features is a wall", ("bn flatten linear",), STATIC),
     Obstacle("a Transpose is a wall", ("transposed conv1d", "repbn, sequence"), STATIC),
 )

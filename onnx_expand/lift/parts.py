@@ -1,0 +1,78 @@
+"""Cutting the channels into parts."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.lift.base import Linear, input_of, ints_of
+from onnx_expand.lift.spatial import integers_of, selection
+from onnx_expand.values import Facts
+
+__all__ = ["lift_parts"]
+
+_SPLITS = {"Split", "SplitToSequence"}
+
+
+def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
+    """The maps of a node that cuts the channels into parts, one for each part.
+
+    Args:
+        node: A Split, or a SequenceAt that takes one part of a SplitToSequence.
+        facts: What is known about the model.
+    """
+    sequence = node.inputs[0] if node.op_type == "SequenceAt" and node.inputs else None
+    split = node if sequence is None else sequence.producer()
+    if split is None or node.domain or split.domain or split.op_type not in _SPLITS:
+        return []
+    x = split.inputs[0]
+    shape = facts.shape(x)
+    if x is None or shape is None or len(shape) < 2 or shape[1] is None:
+        return []
+    if split.attributes.get_int("axis", 0) % len(shape) != 1:
+        return []
+    sizes = _sizes(split, shape[1], facts)
+    if sum(sizes) != shape[1]:
+        return []
+    starts = [0, *(int(end) for end in np.cumsum(sizes))]
+    parts = [
+        replace(selection(node, np.arange(a, b), shape[1]), is_part=True)
+        for a, b in itertools.pairwise(starts)
+    ]
+    if split is node:
+        if len(parts) != len(node.outputs):
+            return []
+        named = ((i, part) for i, part in enumerate(parts) if node.outputs[i].name)
+        return [replace(part, output=i) for i, part in named]
+    place = node.inputs[1]
+    if (
+        place is None
+        or not facts.is_constant(place)
+        or not split.attributes.get_int("keepdims", 1)
+    ):
+        return []
+    (i,) = integers_of(facts, place)
+    return [replace(parts[i], entry=split)] if -len(parts) <= i < len(parts) else []
+
+
+def _sizes(split: ir.Node, channels: int, facts: Facts) -> tuple[int, ...]:
+    """How many channels go to each part; nothing where that is not known."""
+    given = input_of(split, 1, optional=True) if len(split.inputs) > 1 else None
+    step = 1
+    if given is not None:
+        if not facts.is_constant(given):
+            return ()
+        sizes = integers_of(facts, given)
+        if facts.dims(given):
+            return sizes
+        step = sizes[0]
+    elif split.op_type == "Split":
+        if ints_of(split, "split"):
+            return ints_of(split, "split")
+        step = -(-channels // split.attributes.get_int("num_outputs", len(split.outputs)))
+    if step < 1:
+        return ()
+    return tuple(min(step, channels - at) for at in range(0, channels, step))
