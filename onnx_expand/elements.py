@@ -17,6 +17,7 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.frames import Frame
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear
+from onnx_expand.renames import Rename
 
 __all__ = ["Element", "Join", "Leaf", "chain_affine", "chain_geometry", "next_geometry"]
 
@@ -221,7 +222,7 @@ class Join:
         )
 
 
-Element = Leaf | Join
+Element = Leaf | Join | Rename
 
 
 def chain_geometry(elements: Sequence[Element]) -> Geometry | Refusal | None:

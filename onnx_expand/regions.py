@@ -18,13 +18,14 @@ from onnx_expand.errors import Reason, Refusal
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear, lift, lift_parts
+from onnx_expand.renames import Rename, find_rename
 from onnx_expand.values import Facts, Shape
 
-__all__ = ["Break", "Chain", "find_chains"]
+__all__ = ["NOMINAL", "Break", "Chain", "find_chains"]
 
 # Extents that stand for those that are not static: large, so that the positions a border adds or
 # takes away do not decide what is cheaper.
-_NOMINAL = 1 << 16
+NOMINAL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,6 @@ class _Ends:
     in_channels: int
     out_channels: int
 
-    def then(self, after: _Ends) -> _Ends:
-        if after.axes is None:
-            return self
-        if self.axes is None:
-            return after
-        axes = (self.axes[0], after.axes[1])
-        return _Ends(axes, self.in_channels, after.out_channels)
-
 
 @dataclass(frozen=True)
 class _Segment:
@@ -98,6 +91,13 @@ class _Segment:
     def out_axis(self) -> int | None:
         return None if self.ends.axes is None else self.ends.axes[1]
 
+    def has_renames(self) -> bool:
+        """Whether the layout changes on the way."""
+        segment: _Segment | None = self
+        while segment is not None and not isinstance(segment.element, Rename):
+            segment = segment.before
+        return segment is not None
+
     def elements(self) -> tuple[Element, ...]:
         """First to last, each on the channel axes of the region where it takes any."""
         found: list[Element] = []
@@ -110,9 +110,8 @@ class _Segment:
             return tuple(found)
         axis, channels = self.ends.axes[0], self.ends.in_channels
         for i, element in enumerate(found):
-            if element.axes is None:
-                found[i] = element.on(axis, channels)
-            else:
+            found[i] = element = element.on(axis, channels)
+            if element.axes is not None:
                 axis, channels = element.axes[1], element.out_channels
         return tuple(found)
 
@@ -140,6 +139,10 @@ class _Finder:
             ends = _Ends(part.axes, part.geometry.in_channels, part.geometry.out_channels)
             entry = frozenset([part.entry or part.node])
             self._segments[part.y] = _Segment(part.x, entry, None, Leaf(part), ends)
+        rename = find_rename(node, self.facts)
+        if rename is not None:
+            self._append_rename(rename)
+            return
         lifted = lift(node, self.facts)
         if isinstance(lifted, Linear):
             self._mappers[node] = lifted.x
@@ -158,7 +161,7 @@ class _Finder:
             root, elements = segment.root, segment.elements()
             if elements[0].leaves_parts():
                 root, elements = elements[0].output, elements[1:]
-            if elements:
+            if not all(isinstance(element, Rename) for element in elements):
                 shape = self.facts.shape(root)
                 rank = None if shape is None else len(shape)
                 found.append(Chain(root, elements, _extents(elements, shape), rank))
@@ -187,6 +190,15 @@ class _Finder:
         above = self._alone(linear.x, linear.node)
         self._append(Leaf(linear), frozenset([linear.node]), above)
 
+    def _append_rename(self, rename: Rename) -> None:
+        above = self._alone(rename.input, rename.node)
+        if above is not None and above.ends.axes is not None:
+            rename = rename.on(above.ends.axes[1], above.ends.out_channels)
+            if rename.axes is None:
+                return  # channels and positions change places
+        ends = _Ends(rename.axes, *rename.channels)
+        self._put(rename.input, frozenset([rename.node]), above, rename, ends)
+
     def _append_frame(self, frame: Frame) -> None:
         channels, rank = frame.fill.size, len(frame.pads) // 2
         ones = (1,) * rank
@@ -205,9 +217,6 @@ class _Finder:
 
     def _append(self, leaf: Leaf, entries: frozenset[ir.Node], above: _Segment | None) -> None:
         linear = leaf.linear
-        start = None if linear.axes is None else linear.axes[0]
-        if above is not None and None not in (above.out_axis, start) and above.out_axis != start:
-            above = None
         ends = _Ends(linear.axes, linear.geometry.in_channels, linear.geometry.out_channels)
         self._put(linear.x, entries, above, leaf, ends)
 
@@ -217,6 +226,8 @@ class _Finder:
             return
         inputs = [value for value in node.inputs if value is not None]
         segments = [self._alone(value, node) for value in inputs]
+        if any(s is not None and s.has_renames() for s in segments):
+            return
         roots = {v if s is None else s.root for v, s in zip(inputs, segments, strict=True)}
         if len(roots) != 1 or (all(s is None for s in segments) and len(set(inputs)) > 1):
             return
@@ -240,8 +251,6 @@ class _Finder:
         # What lies above the fork belongs to the region when nothing else reads the fork.
         inside = set(self.facts.readers(root)) <= entries and not root.is_graph_output()
         above = self._segments.get(root) if inside else None
-        if above is not None and above.out_axis is not None and ends.axes is not None:
-            above = above if above.out_axis == ends.axes[0] else None
         self._put(root, entries, above, join, ends)
 
     def _put(
@@ -252,11 +261,14 @@ class _Finder:
         element: Element,
         ends: _Ends,
     ) -> None:
-        if above is not None:
-            self._continued.add(x)
-            ends = above.ends.then(ends)
-            x, entries = above.root, above.entries
-        self._segments[element.output] = _Segment(x, entries, above, element, ends)
+        joined = None if above is None else _joined_ends(above, ends)
+        if above is None or joined is None:
+            self._segments[element.output] = _Segment(x, entries, None, element, ends)
+            return
+        self._continued.add(x)
+        self._segments[element.output] = _Segment(
+            above.root, above.entries, above, element, joined
+        )
 
     def _alone(self, value: ir.Value, reader: ir.Node) -> _Segment | None:
         """The region that ends at a value, if only `reader` reads it, and once."""
@@ -267,6 +279,28 @@ class _Finder:
             return None
         producer = value.producer()
         return segment if producer is not None and producer.graph is reader.graph else None
+
+
+def _joined_ends(above: _Segment, ends: _Ends) -> _Ends | None:
+    """The ends of a region and one more element; None where their channels do not meet."""
+    if ends.axes is None:
+        return above.ends
+    if above.ends.axes is not None:
+        if above.ends.axes[1] != ends.axes[0]:
+            return None
+        axes = (above.ends.axes[0], ends.axes[1])
+        return _Ends(axes, above.ends.in_channels, ends.out_channels)
+    # So far all channels were treated alike: on which axis do they lie at the beginning?
+    axis = ends.axes[0]
+    segment: _Segment | None = above
+    while segment is not None:
+        if isinstance(segment.element, Rename):
+            found = segment.element.backward(axis)
+            if found is None:
+                return None
+            axis = found
+        segment = segment.before
+    return _Ends((axis, ends.axes[1]), ends.in_channels, ends.out_channels)
 
 
 _JOINS = {"Add", "Sub", "Sum", "Concat"}
@@ -315,6 +349,8 @@ def _joint_ends(
 
 def _extents(elements: Sequence[Element], shape: Shape | None) -> tuple[int, ...]:
     rank = max((leaf.geometry.rank for e in elements for leaf in e.leaves()), default=0)
+    if any(isinstance(e, Rename) for e in elements) and shape is not None:
+        rank = len(shape) - 2
     if shape is None or len(shape) != rank + 2:
-        return (_NOMINAL,) * rank
-    return tuple(_NOMINAL if size is None else size for size in shape[2:])
+        return (NOMINAL,) * rank
+    return tuple(NOMINAL if size is None else size for size in shape[2:])

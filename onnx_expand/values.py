@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Facts:
         self.opset = model.graph.opset_imports.get("", 0)
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
-        self._unknowns: dict[object, int] = {}
+        self._unknowns: dict[Hashable, int] = {}
         inference = Inference(model, one_sample=one_sample)
         self._inferred, self._dtypes = inference.dims, inference.dtypes
         inference.run()
@@ -67,6 +68,27 @@ class Facts:
             return own if own is not None else inferred
         pairs = zip(own, inferred, strict=True)
         return tuple(b if a is None or isinstance(b, int) else a for a, b in pairs)
+
+    def extents(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
+        """As `shape`, with something for each extent that is not static which stands for it.
+
+        Equal extents may have different stand-ins, but different ones never have the same.
+        """
+        dims = self.named_shape(value)
+        if dims is None:
+            return None
+        return tuple((value, i) if d is None else d for i, d in enumerate(dims))
+
+    def extents_in(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
+        """The extents that the numbers of a value are, None where they are not known."""
+        if value is None:
+            return None
+        known = self.is_constant(value)
+        array = self.tensor(value).numpy() if known else self._partial.get(value)
+        if array is None or array.ndim != 1:
+            return None
+        stand_ins = {mark: key for key, mark in self._unknowns.items()}
+        return tuple(stand_ins.get(int(number), int(number)) for number in array)
 
     def transfer(self, old: ir.Value, new: ir.Value) -> None:
         """Let a value that takes another's place keep what is known about it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
+from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost, Inspection, inspect_model
 from onnx_expand.elements import Element
 from onnx_expand.errors import Reason, Refusal, RefusedError
@@ -15,6 +16,7 @@ from onnx_expand.lift import Linear
 from onnx_expand.lower import Form, Names, Target, Template, lower
 from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
+from onnx_expand.passes.renaming import set_rank, write_renames
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
 from onnx_expand.passes.weights import freeze_weights
@@ -257,7 +259,8 @@ class _Run:
         self._settle_constants(old)
         self.rewriter.replace(old, new)
         for node in new:
-            if node.op_type != "Pad":  # whatever else comes before the result has its shape
+            # Nodes before the result have its shape unless they state their own.
+            if node is new[-1] or (node.op_type != "Pad" and node.outputs[0].shape is None):
                 self.facts.transfer(old[-1].outputs[0], node.outputs[0])
         self.sites.append(Site(labels, tuple(map(label, new)), before, after, border))
 
@@ -281,10 +284,11 @@ class _Run:
             if merged.form in {Form.CONV, Form.CONV_TRANSPOSE}:
                 affine = affine.finest()
             self.simpler |= affine.geometry != merged.geometry
-            target = self._target(inside[0].input, links, part.nodes(span), template)
+            free = set(self.rewriter.own_names(part.nodes(span)))
+            target = self._target(inside[0].input, links, part.nodes(span), template, free)
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
-            nodes = lower(affine, merged.form, merged.axes, target, template, restore=whole)
+            nodes = self._lower(affine, merged, target, template, free, restore=whole)
             # Several nodes, or one for all channels alike, have merits of their own next time.
             self.simpler |= len(nodes) > 1 or merged.form is Form.ELEMENTWISE
         except RefusedError as error:
@@ -293,6 +297,55 @@ class _Run:
             return Refusal(Reason.UNSUPPORTED, "the merged weights do not fit into memory")
         for node in nodes:
             unmark(node)
+        return nodes
+
+    def _lower(
+        self,
+        affine: AffineConv,
+        merged: Merged,
+        target: Target,
+        template: Template | None,
+        free: set[str],
+        *,
+        restore: bool,
+    ) -> list[ir.Node]:
+        """The nodes of a map, with renames around it where its layout has any."""
+        layout, geometry = merged.layout, affine.geometry
+        if layout is None or merged.axes is None:
+            ends: tuple[int | None, int | None] = (None, None)
+        else:
+            first = next(iter(layout.before), None)
+            m = geometry.in_channels
+            if first is not None and layout.spreads:
+                m = first.channels[0]  # what becomes features was scaled by itself at most
+            ends = m, geometry.out_channels
+
+        def unique(name: str) -> str:
+            return self.rewriter.unique(name, free=free)
+
+        nodes: list[ir.Node] = []
+        try:
+            if layout is not None:
+                nodes += write_renames(layout.before, target.x, ends[0], self.facts, unique)
+            x = nodes[-1].outputs[0] if nodes else target.x
+            mapping = lower(
+                affine,
+                merged.form,
+                merged.axes,
+                replace(target, x=x),
+                template,
+                restore=restore,
+            )
+            nodes += mapping
+            if layout is not None:
+                assert merged.rank is not None  # renames are of known rank
+                for node in mapping:
+                    set_rank(node.outputs[0], merged.rank, target.dtype)
+                y = nodes[-1].outputs[0]
+                nodes += write_renames(layout.after, y, ends[1], self.facts, unique)
+        except RefusedError:
+            _discard(nodes)
+            raise
         return nodes
 
     def _template(self, inside: Sequence[Element], links: Sequence[Linear]) -> Template | None:
@@ -309,8 +362,9 @@ class _Run:
         links: Sequence[Linear],
         old: Sequence[ir.Node],
         template: Template | None,
+        free: set[str] | None = None,
     ) -> Target:
-        free = set(self.rewriter.own_names(old))
+        free = set(self.rewriter.own_names(old)) if free is None else free
         constants = (c for link in links for c in (link.weight, link.bias) if c is not None)
         known = (self.facts.dtype(v) for v in (x, old[-1].outputs[0], *constants))
         dtype = next((d for d in known if d is not None), None)

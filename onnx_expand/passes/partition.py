@@ -8,6 +8,7 @@ join is one element of its chain; where it stays, its branches are partitioned f
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import sys
@@ -19,14 +20,23 @@ import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost
-from onnx_expand.elements import Element, Join, Leaf, chain_affine, next_geometry
+from onnx_expand.elements import (
+    Element,
+    Join,
+    Leaf,
+    chain_affine,
+    chain_geometry,
+    next_geometry,
+)
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
+from onnx_expand.layouts import Layout, layouts_of
 from onnx_expand.lift import Axes, Linear
 from onnx_expand.lower import Form, form_of
 from onnx_expand.passes.matrices import MatrixChain
 from onnx_expand.passes.units import Member, unit_member
-from onnx_expand.regions import Break
+from onnx_expand.regions import NOMINAL, Break
+from onnx_expand.renames import Rename
 from onnx_expand.values import Facts
 
 __all__ = ["Merged", "Partitioner", "Policy", "Span", "units_of"]
@@ -73,12 +83,23 @@ class Span:
 
 @dataclass(frozen=True)
 class Merged:
-    """A span as a single map."""
+    """A span as a single map.
+
+    Attributes:
+        geometry: The map.
+        form: How it is written.
+        axes: Its channel axes.
+        cost: What it costs, renames around it included.
+        rank: The rank of the tensors that it maps, where known.
+        layout: Where it stands, if there are renames in the span.
+    """
 
     geometry: Geometry
     form: Form
     axes: Axes | None
     cost: Cost
+    rank: int | None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +231,8 @@ class Partitioner:
         element = self.elements[piece.span.first]
         if isinstance(element, Leaf):
             return self._leaf_cost(piece.span.first)
+        if isinstance(element, Rename):
+            return Cost(0, 0, 1)
         branches = self._branches(piece.span.first)
         return sum_costs(branch.best(policy) for branch in branches) + Cost(0, 0, 1)
 
@@ -236,17 +259,78 @@ class Partitioner:
         inside = self.inside(span)
         if inside[0].leaves_parts():
             return Refusal(Reason.SHARED, "other channels of the same node go elsewhere")
+        if self._has_renames(span):
+            return self._merged_across(span)
         geometry = self._geometry(span)
         if isinstance(geometry, Refusal):
             return geometry
+        return self._as_form(inside, geometry, self._positions(geometry, span), self._rank(span))
+
+    def _as_form(
+        self, inside: Sequence[Element], geometry: Geometry, positions: int, rank: int | None
+    ) -> Merged | Refusal:
         known = [element.axes for element in inside if element.axes is not None]
         axes = (known[0][0], known[-1][1]) if known else None
-        form = form_of(geometry, axes, self.rank)
+        form = form_of(geometry, axes, rank)
         if isinstance(form, Refusal):
             return form
-        positions = self._positions(geometry, span)
         shift_only = all(element.shift_only for element in inside)
-        return Merged(geometry, form, axes, Cost.of_form(form, geometry, positions, shift_only))
+        cost = Cost.of_form(form, geometry, positions, shift_only)
+        return Merged(geometry, form, axes, cost, rank)
+
+    def _has_renames(self, span: Span) -> bool:
+        at = bisect.bisect_left(self._renames, span.first)
+        return at < len(self._renames) and self._renames[at] <= span.last
+
+    def _merged_across(self, span: Span) -> Merged | Refusal:
+        """A span with renames in it as one map with the fewest renames around it."""
+        if span not in self._across:
+            self._across[span] = self._layout(span)
+        return self._across[span]
+
+    def _layout(self, span: Span) -> Merged | Refusal:
+        inside = self.inside(span)
+        nothing = Refusal(Reason.GEOMETRY, "there is nothing but changes of layout")
+        if all(isinstance(element, Rename) for element in inside):
+            return nothing
+        layouts = layouts_of(inside)
+        if isinstance(layouts, Refusal):
+            return layouts
+        refusals = []
+        for layout in layouts:
+            geometry = chain_geometry(layout.elements)
+            if not isinstance(geometry, Geometry):
+                refusals.append(geometry)
+                continue
+            home = span.first + layout.home
+            positions = self._positions(geometry, Span(home, span.last))
+            merged = self._as_form(layout.elements, geometry, positions, self._rank_at(home))
+            if isinstance(merged, Refusal):
+                refusals.append(merged)
+                continue
+            around = Cost(0, 0, len(layout.before) + len(layout.after))
+            return replace(merged, cost=merged.cost + around, layout=layout)
+        return next((r for r in refusals if r is not None), nothing)
+
+    def _rank(self, span: Span) -> int | None:
+        return self._rank_at(span.first)
+
+    def _rank_at(self, index: int) -> int | None:
+        """The rank of the tensors before an element."""
+        at = bisect.bisect_left(self._renames, index)
+        if not at:
+            return self.rank
+        rename = self.elements[self._renames[at - 1]]
+        return len(rename.target) if isinstance(rename, Rename) else None
+
+    @functools.cached_property
+    def _renames(self) -> list[int]:
+        """The indices of elements that are renames."""
+        return [i for i, element in enumerate(self.elements) if isinstance(element, Rename)]
+
+    @functools.cached_property
+    def _across(self) -> dict[Span, Merged | Refusal]:
+        return {}
 
     def inside(self, span: Span) -> Sequence[Element]:
         """The elements of a span."""
@@ -267,6 +351,9 @@ class Partitioner:
         Raises:
             RefusedError: They are not finite, or there is no such map.
         """
+        merged = self._across.get(span)
+        if isinstance(merged, Merged) and merged.layout is not None:
+            return chain_affine(merged.layout.elements)
         return chain_affine(self.inside(span))
 
     def as_is(self, span: Span) -> Cost:
@@ -312,11 +399,11 @@ class Partitioner:
         if not geometry.transposed:
             return self.positions_after(span)
         # Pointwise maps may come first; the transposed one reads as many positions as they.
-        return math.prod(self._extents[span.first])
+        return self._positions_at[span.first]
 
     def positions_after(self, span: Span) -> int:
         """Output positions of a span, for one sample."""
-        return math.prod(self._extents[span.last + 1])
+        return self._positions_at[span.last + 1]
 
     def extents_before(self, span: Span) -> tuple[int, ...]:
         """Spatial extents of a span's input."""
@@ -363,10 +450,34 @@ class Partitioner:
         return extents
 
     @functools.cached_property
+    def _positions_at(self) -> list[int]:
+        """Positions for one sample before the first element and after each.
+
+        Renames keep their number, or turn positions into channels; their extents in another
+        layout are no measure.
+        """
+        if not self._renames:
+            return [math.prod(extents) for extents in self._extents]
+        axes = next((e.axes for e in self.elements if e.axes is not None), None)
+        shape = self.facts.shape(self.elements[0].input) or ()
+        samples = {0, 1 if axes is None else axes[0]}
+        sizes = [NOMINAL if d is None else d for i, d in enumerate(shape) if i not in samples]
+        found = [math.prod(sizes)]
+        for i, element in enumerate(self.elements):
+            count = found[-1]
+            if isinstance(element, Rename):
+                count = count * element.channels[0] // element.channels[1]
+            else:
+                before, after = (math.prod(e) for e in self._extents[i : i + 2])
+                count = count * after // before if before else 0
+            found.append(max(1, count))
+        return found
+
+    @functools.cached_property
     def _subs(self) -> dict[int, list[Partitioner]]:
         return {
             i: [
-                Partitioner(branch, self._extents[i], self.rank, self.facts)
+                Partitioner(branch, self._extents[i], self._rank_at(i), self.facts)
                 for branch in element.branches
                 if branch
             ]
@@ -396,8 +507,9 @@ class Partitioner:
                 yield Break(tuple(_ends(element)), self._why_join(piece.span, policy))
                 for branch in self._branches(piece.span.first):
                     yield from branch.refusals(policy)
-        for i in range(len(pieces) - 1):
-            a, b = pieces[i].span, pieces[i + 1].span
+        mapping = [p for p in pieces if not isinstance(self.elements[p.span.first], Rename)]
+        for i in range(len(mapping) - 1):
+            a, b = mapping[i].span, mapping[i + 1].span
             last, first = self.elements[a.last], self.elements[b.first]
             if isinstance(last.geometry, Refusal) or isinstance(first.geometry, Refusal):
                 continue  # said at the join itself
@@ -471,6 +583,8 @@ def _is_matrix(element: Element) -> bool:
 
 
 def _extents_after(element: Element, extents: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(element, Rename):
+        return tuple(e if isinstance(e, int) else NOMINAL for e in element.target[2:])
     if isinstance(element, Leaf):
         geometry = element.linear.geometry
         return geometry.output_extents(extents) if geometry.rank else extents

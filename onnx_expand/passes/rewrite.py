@@ -85,7 +85,15 @@ class Rewriter:
                 out.shape, out.type = before.shape, before.type
         places = self._places(graph, old)
         read = [value for node in old for value in node.inputs if value is not None]
-        graph.insert_before(old[0], new)
+        # What the new nodes read is there before the first of the old ones, or at least before the
+        # last.
+        given = {v for node in new for v in node.inputs if v is not None} - {
+            node.outputs[0] for node in new
+        }
+        early = given <= {v for v in old[0].inputs if v is not None} | {
+            v for v in given if v.producer() is None
+        }
+        graph.insert_before(old[0] if early else old[-1], new)
         before.replace_all_uses_with(after, replace_graph_outputs=True)
         graph.remove(old, safe=True)
         self._drop(read)

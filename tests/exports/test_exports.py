@@ -49,11 +49,7 @@ class Obstacle:
     routes: tuple[Route, ...]
 
 
-OBSTACLES = (
-    Obstacle("frames need static extents", ("bn and pad",), (Route.RAW_HW,)),
-    Obstacle("a Reshape from channels to features is a wall", ("bn flatten linear",), STATIC),
-    Obstacle("a Transpose is a wall", ("transposed conv1d", "repbn, sequence"), STATIC),
-)
+OBSTACLES = (Obstacle("frames need static extents", ("bn and pad",), (Route.RAW_HW,)),)
 
 # (block, route): what remains and why. A pair that folds fails until it is taken out.
 NOT_YET = {
