@@ -28,13 +28,13 @@ class Layout:
         elements: The elements without renames, all on the axes of this layout.
         before: Renames from the input into this layout.
         after: Renames from this layout to the output.
-        home: The index of the first element that lies in this layout, of all elements.
+        home: Where this layout begins and ends, as indices of all elements.
     """
 
     elements: tuple[Element, ...]
     before: tuple[Rename, ...]
     after: tuple[Rename, ...]
-    home: int
+    home: tuple[int, int]
 
     @property
     def spreads(self) -> bool:
@@ -67,18 +67,18 @@ def layouts_of(elements: Sequence[Element]) -> list[Layout] | Refusal:
         return Refusal(
             Reason.GEOMETRY, "channels that become features with others are mapped on both sides"
         )
-    weights = {layout.home: _weight(elements, layout.home) for layout in found}
-    return sorted(found, key=lambda f: (len(f.before) + len(f.after), -weights[f.home], f.home))
+
+    def preference(layout: Layout) -> tuple[int, int, int]:
+        start, end = layout.home
+        return len(layout.before) + len(layout.after), -_weight(elements[start:end]), start
+
+    return sorted(found, key=preference)
 
 
-def _weight(elements: Sequence[Element], start: int) -> int:
-    """Parameters in the run of elements that starts at an index."""
-    total = 0
-    for element in elements[start:]:
-        if isinstance(element, Rename):
-            break
-        total += sum(linear.geometry.parameters for linear in element.leaves())
-    return total
+def _weight(elements: Sequence[Element]) -> int:
+    """Parameters of some elements."""
+    leaves = (linear for element in elements for linear in element.leaves())
+    return sum(linear.geometry.parameters for linear in leaves)
 
 
 def _is_pointwise(element: Element) -> bool:
@@ -105,9 +105,8 @@ def _at_home(elements: Sequence[Element], start: int, end: int) -> Layout | None
         moved.append(there)
     before = [e for e in elements[:start] if isinstance(e, Rename)]
     after = [e for e in elements[end:] if isinstance(e, Rename)]
-    return Layout(
-        tuple(moved), tuple(without_detours(before)), tuple(without_detours(after)), start
-    )
+    around = tuple(without_detours(before)), tuple(without_detours(after))
+    return Layout(tuple(moved), *around, (start, end))
 
 
 def _moved(element: Element, renames: Sequence[Rename], *, forward: bool) -> Leaf | None:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.values import Facts
 
-__all__ = ["Passage", "Rename", "find_rename", "without_detours"]
+__all__ = ["Extent", "Passage", "Rename", "find_rename", "without_detours"]
 
 Extent = Hashable
 """A number, or whatever stands for one extent that is not static."""
@@ -145,7 +145,12 @@ class Rename:
             return both == tuple(range(len(both)))
         if self.perm is not None or other.perm is not None:
             return False
-        ends = list(other.source), list(self.target)
+        if len(other.target) != len(self.source):
+            return False
+        # What lies between leaves the extents alone, whatever stands for them on its two sides.
+        pairs = zip(self.source, other.target, strict=True)
+        same = {mine: its for mine, its in pairs if not isinstance(mine, int)}
+        ends = list(other.source), [same.get(extent, extent) for extent in self.target]
         if other.axes is not None and self.axes is not None:
             # The number of channels may differ from what it was, on the way in and out alike.
             for extents, axis in zip(ends, (other.axes[0], self.axes[1]), strict=True):
@@ -169,9 +174,28 @@ def find_rename(node: ir.Node, facts: Facts) -> Rename | None:
         if sorted(perm) != list(range(len(source))):
             return None
         return Rename(node, source, tuple(source[axis] for axis in perm), perm)
-    target = _reshaped(node, source, facts) if node.op_type == "Reshape" else None
+    target = _target(node, source, facts)
     target = facts.extents(y) if target is None else target
     return None if target is None else Rename(node, source, target)
+
+
+def _target(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Extent, ...] | None:
+    """The extents that a node gives to its output, spelled like those of its input."""
+    if node.op_type == "Reshape":
+        return _reshaped(node, source, facts)
+    if node.op_type not in {"Squeeze", "Unsqueeze"}:
+        return None
+    chosen = facts.extents_in(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = tuple(node.attributes.get_ints("axes", ())) if chosen is None else chosen
+    numbers = [axis for axis in axes if isinstance(axis, int)]
+    if not numbers or len(numbers) != len(axes):
+        return None
+    if node.op_type == "Squeeze":
+        gone = {axis % len(source) for axis in numbers}
+        return tuple(extent for i, extent in enumerate(source) if i not in gone)
+    rank = len(source) + len(numbers)
+    added, kept = {axis % rank for axis in numbers}, iter(source)
+    return tuple(1 if i in added else next(kept) for i in range(rank))
 
 
 def _reshaped(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Extent, ...] | None:

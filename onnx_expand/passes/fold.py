@@ -16,7 +16,7 @@ from onnx_expand.lift import Linear
 from onnx_expand.lower import Form, Names, Target, Template, lower
 from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
-from onnx_expand.passes.renaming import set_rank, write_renames
+from onnx_expand.passes.renaming import state_shape, write_renames
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
 from onnx_expand.passes.weights import freeze_weights
@@ -281,7 +281,7 @@ class _Run:
         template = self._template(inside, links)
         try:
             affine = part.load(span)
-            if merged.form in {Form.CONV, Form.CONV_TRANSPOSE}:
+            if merged.form not in {Form.GEMM, Form.MATMUL}:
                 affine = affine.finest()
             self.simpler |= affine.geometry != merged.geometry
             free = set(self.rewriter.own_names(part.nodes(span)))
@@ -289,8 +289,10 @@ class _Run:
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
             nodes = self._lower(affine, merged, target, template, free, restore=whole)
-            # Several nodes, or one for all channels alike, have merits of their own next time.
+            # Several nodes, or one for all channels alike, have merits of their own next time; and
+            # a value that was beyond a change of layout may be next to its like now.
             self.simpler |= len(nodes) > 1 or merged.form is Form.ELEMENTWISE
+            self.simpler |= merged.layout is not None
         except RefusedError as error:
             return error.refusal
         except MemoryError:
@@ -338,10 +340,11 @@ class _Run:
             )
             nodes += mapping
             if layout is not None:
-                assert merged.rank is not None  # renames are of known rank
-                for node in mapping:
-                    set_rank(node.outputs[0], merged.rank, target.dtype)
                 y = nodes[-1].outputs[0]
+                axis = None if merged.axes is None else merged.axes[1]
+                for node in mapping if layout.after else ():
+                    extents = layout.after[0].source
+                    state_shape(node.outputs[0], extents, axis, ends[1], target.dtype)
                 nodes += write_renames(layout.after, y, ends[1], self.facts, unique)
         except RefusedError:
             _discard(nodes)

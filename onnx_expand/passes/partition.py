@@ -296,20 +296,23 @@ class Partitioner:
         layouts = layouts_of(inside)
         if isinstance(layouts, Refusal):
             return layouts
-        refusals = []
+        refusals: list[Refusal | None] = []
+        found: list[Merged] = []
         for layout in layouts:
             geometry = chain_geometry(layout.elements)
             if not isinstance(geometry, Geometry):
                 refusals.append(geometry)
                 continue
-            home = span.first + layout.home
-            positions = self._positions(geometry, Span(home, span.last))
-            merged = self._as_form(layout.elements, geometry, positions, self._rank_at(home))
+            start, end = (span.first + index for index in layout.home)
+            positions = self._positions(geometry, Span(start, end - 1))
+            merged = self._as_form(layout.elements, geometry, positions, self._rank_at(start))
             if isinstance(merged, Refusal):
                 refusals.append(merged)
                 continue
             around = Cost(0, 0, len(layout.before) + len(layout.after))
-            return replace(merged, cost=merged.cost + around, layout=layout)
+            found.append(replace(merged, cost=merged.cost + around, layout=layout))
+        if found:
+            return min(found, key=lambda merged: merged.cost)
         return next((r for r in refusals if r is not None), nothing)
 
     def _rank(self, span: Span) -> int | None:

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.renames import Rename
+from onnx_expand.renames import Extent, Rename
 from onnx_expand.values import Facts
 
-__all__ = ["set_rank", "write_renames"]
+__all__ = ["state_shape", "write_renames"]
 
 
 def write_renames(
@@ -56,14 +56,24 @@ def write_renames(
             version=old.version,
         )
         x = node.outputs[0]
-        set_rank(x, len(rename.target), facts.dtype(old.outputs[0]))
+        axis = None if channels is None or rename.axes is None else rename.axes[1]
+        state_shape(x, rename.target, axis, channels, facts.dtype(old.outputs[0]))
         nodes.append(node)
     return nodes
 
 
-def set_rank(value: ir.Value, rank: int, dtype: ir.DataType | None) -> None:
-    """State the rank of a new value, and its type."""
-    value.shape = ir.Shape([None] * rank)
+def state_shape(
+    value: ir.Value,
+    extents: Sequence[Extent],
+    axis: int | None,
+    channels: int | None,
+    dtype: ir.DataType | None,
+) -> None:
+    """State the shape of a new value, which has so many channels on an axis, and its type."""
+    dims = [extent if isinstance(extent, int | str) else None for extent in extents]
+    if axis is not None:
+        dims[axis] = channels
+    value.shape = ir.Shape(dims)
     if dtype is not None:
         value.dtype = dtype
 
