@@ -21,7 +21,7 @@ from onnx_expand.lift import Axes, Linear, lift, lift_parts
 from onnx_expand.renames import Rename, find_rename
 from onnx_expand.values import Facts, Shape
 
-__all__ = ["NOMINAL", "Break", "Chain", "find_chains"]
+__all__ = ["NOMINAL", "Break", "Chain", "connected", "extents_of", "find_chains"]
 
 # Extents that stand for those that are not static: large, so that the positions a border adds or
 # takes away do not decide what is cheaper.
@@ -164,7 +164,7 @@ class _Finder:
             if not all(isinstance(element, Rename) for element in elements):
                 shape = self.facts.shape(root)
                 rank = None if shape is None else len(shape)
-                found.append(Chain(root, elements, _extents(elements, shape), rank))
+                found.append(Chain(root, elements, extents_of(elements, shape), rank))
                 self._explain(value)
         return found
 
@@ -303,6 +303,33 @@ def _joined_ends(above: _Segment, ends: _Ends) -> _Ends | None:
     return _Ends((axis, ends.axes[1]), ends.in_channels, ends.out_channels)
 
 
+def connected(first: Sequence[Element], second: Sequence[Element]) -> list[Element] | None:
+    """Elements of two regions one after the other, on common axes; None where they do not meet."""
+    ends = [e for e in first if e.axes is not None], [e for e in second if e.axes is not None]
+    if ends[0] and ends[1]:
+        before, after = ends[0][-1].axes, ends[1][0].axes
+        assert before is not None
+        assert after is not None
+        return [*first, *second] if before[1] == after[0] else None
+    if any(isinstance(element, Rename) for element in (*first, *second)):
+        return None
+    if ends[0]:
+        last = ends[0][-1]
+        assert last.axes is not None
+        return [*first, *(e.on(last.axes[1], last.out_channels) for e in second)]
+    if ends[1]:
+        start = ends[1][0]
+        assert start.axes is not None
+        return [*(e.on(start.axes[0], _in_channels(start)) for e in first), *second]
+    return [*first, *second]
+
+
+def _in_channels(element: Element) -> int:
+    if isinstance(element, Leaf):
+        return element.linear.geometry.in_channels
+    return element.in_channels if isinstance(element, Join) else element.channels[0]
+
+
 _JOINS = {"Add", "Sub", "Sum", "Concat"}
 
 
@@ -347,7 +374,8 @@ def _joint_ends(
     return _Ends(axes, m, sum(outputs) if node.op_type == "Concat" else outputs[0])
 
 
-def _extents(elements: Sequence[Element], shape: Shape | None) -> tuple[int, ...]:
+def extents_of(elements: Sequence[Element], shape: Shape | None) -> tuple[int, ...]:
+    """Spatial extents of what elements read, nominal where they are not static."""
     rank = max((leaf.geometry.rank for e in elements for leaf in e.leaves()), default=0)
     if any(isinstance(e, Rename) for e in elements) and shape is not None:
         rank = len(shape) - 2

@@ -17,6 +17,7 @@ from onnx_expand.lower import Form, Names, Target, Template, lower
 from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
 from onnx_expand.passes.renaming import state_shape, write_renames
+from onnx_expand.passes.reroot import Reroot, find_reroots
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
 from onnx_expand.passes.weights import freeze_weights
@@ -169,6 +170,8 @@ class _Run:
             kept = [_kept(b) for b in breaks]
             for chain in chains:
                 kept += self._fold_chain(_partitioner(chain, self.facts))
+            if not self.simpler and self.policy is not Policy.MARKED:
+                self.simpler = self._reroot(graph)
         self.kept += kept
         if self.policy is not Policy.MARKED:
             for frozen in freeze_weights(graph, self.facts, self.rewriter):
@@ -179,6 +182,36 @@ class _Run:
         if bridges and self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
                 pass
+
+    def _reroot(self, graph: ir.Graph) -> bool:
+        """Merge a map that several others read into each of them, if that costs less."""
+        chains, _ = find_chains(graph, self.facts)
+        for plan in find_reroots(chains, self.facts, self.policy):
+            if self._take_in(plan):
+                return True
+        return False
+
+    def _take_in(self, plan: Reroot) -> bool:
+        first = plan.parts[0]
+        shared = first.nodes(Span(0, plan.shared - 1))
+        written = [
+            (part, span, self._write(part, span, shared))
+            for combined in plan.parts
+            for part, span in combined.merges(self.policy)
+        ]
+        if any(isinstance(nodes, Refusal) for _, _, nodes in written):
+            for _, _, nodes in written:
+                _discard(nodes if isinstance(nodes, list) else [])
+            return False
+        for part, span, nodes in written:
+            assert isinstance(nodes, list)
+            merged = part.merged(span)
+            assert isinstance(merged, Merged)
+            old = [node for node in part.nodes(span) if node not in shared]
+            labels = tuple(map(label, part.nodes(span)))
+            self._replace(old, nodes, part.as_is(span), merged.cost, labels=labels)
+        self.rewriter.drop(plan.value)
+        return True
 
     def _bridge_chain(self, chain: Chain) -> bool:
         """Merge the first two maps of a chain that only a bias at a border keeps apart."""
@@ -254,8 +287,9 @@ class _Run:
         before: Cost,
         after: Cost,
         border: Border = Border.EXACT,
+        labels: tuple[str, ...] = (),
     ) -> None:
-        labels = tuple(map(label, old))
+        labels = labels or tuple(map(label, old))
         self._settle_constants(old)
         self.rewriter.replace(old, new)
         for node in new:
@@ -273,19 +307,26 @@ class _Run:
                     for constant in self.facts.fixed_values(reader) or ():
                         self.rewriter.freeze(constant, self.facts.tensor(constant))
 
-    def _write(self, part: Partitioner, span: Span) -> list[ir.Node] | Refusal:
-        """The nodes that a span becomes; nothing in the graph is touched yet."""
+    def _write(
+        self, part: Partitioner, span: Span, shared: Sequence[ir.Node] = ()
+    ) -> list[ir.Node] | Refusal:
+        """The nodes that a span becomes; nothing in the graph is touched yet.
+
+        Nodes that are shared with others stay for now, and keep their names.
+        """
         merged = part.merged(span)
         assert isinstance(merged, Merged)
-        inside, links = part.inside(span), part.leaves(span)
-        template = self._template(inside, links)
+        inside = part.inside(span)
+        links = [link for link in part.leaves(span) if link.node not in shared]
+        old = [node for node in part.nodes(span) if node not in shared]
+        template = self._template(inside[: 0 if shared else None], links)
         try:
             affine = part.load(span)
             if merged.form not in {Form.GEMM, Form.MATMUL}:
                 affine = affine.finest()
             self.simpler |= affine.geometry != merged.geometry
-            free = set(self.rewriter.own_names(part.nodes(span)))
-            target = self._target(inside[0].input, links, part.nodes(span), template, free)
+            free = set(self.rewriter.own_names(old))
+            target = self._target(inside[0].input, links, old, template, free)
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
             nodes = self._lower(affine, merged, target, template, free, restore=whole)

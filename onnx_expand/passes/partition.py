@@ -264,7 +264,8 @@ class Partitioner:
         geometry = self._geometry(span)
         if isinstance(geometry, Refusal):
             return geometry
-        return self._as_form(inside, geometry, self._positions(geometry, span), self._rank(span))
+        positions = self._positions(geometry, span)
+        return self._as_form(inside, geometry, positions, self.rank_at(span.first))
 
     def _as_form(
         self, inside: Sequence[Element], geometry: Geometry, positions: int, rank: int | None
@@ -305,7 +306,7 @@ class Partitioner:
                 continue
             start, end = (span.first + index for index in layout.home)
             positions = self._positions(geometry, Span(start, end - 1))
-            merged = self._as_form(layout.elements, geometry, positions, self._rank_at(start))
+            merged = self._as_form(layout.elements, geometry, positions, self.rank_at(start))
             if isinstance(merged, Refusal):
                 refusals.append(merged)
                 continue
@@ -315,10 +316,7 @@ class Partitioner:
             return min(found, key=lambda merged: merged.cost)
         return next((r for r in refusals if r is not None), nothing)
 
-    def _rank(self, span: Span) -> int | None:
-        return self._rank_at(span.first)
-
-    def _rank_at(self, index: int) -> int | None:
+    def rank_at(self, index: int) -> int | None:
         """The rank of the tensors before an element."""
         at = bisect.bisect_left(self._renames, index)
         if not at:
@@ -408,6 +406,10 @@ class Partitioner:
         """Output positions of a span, for one sample."""
         return self._positions_at[span.last + 1]
 
+    def extents_after(self, span: Span) -> tuple[int, ...]:
+        """Spatial extents of a span's output."""
+        return self._extents[span.last + 1]
+
     def extents_before(self, span: Span) -> tuple[int, ...]:
         """Spatial extents of a span's input."""
         return self._extents[span.first]
@@ -480,7 +482,7 @@ class Partitioner:
     def _subs(self) -> dict[int, list[Partitioner]]:
         return {
             i: [
-                Partitioner(branch, self._extents[i], self._rank_at(i), self.facts)
+                Partitioner(branch, self._extents[i], self.rank_at(i), self.facts)
                 for branch in element.branches
                 if branch
             ]

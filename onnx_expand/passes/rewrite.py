@@ -124,6 +124,10 @@ class Rewriter:
         graph.register_initializer(constant)
         return name
 
+    def drop(self, value: ir.Value) -> None:
+        """Remove what computes a value that nothing reads any more."""
+        self._drop([value])
+
     def _places(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> dict[int, tuple[float, ...]]:
         """The first place in the initializers that belongs to each input index of some nodes."""
         places: dict[int, tuple[float, ...]] = {}
