@@ -126,7 +126,7 @@ _ACTIVATIONS = {
 }
 _POOLS = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
 _UNCOUNTED = {
-    *("Einsum", "LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul", "ConvInteger"),
+    *("LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul", "ConvInteger"),
     *("MatMulInteger", "DeformConv", "Attention"),
 }
 
@@ -233,9 +233,29 @@ def _matmul_products(node: ir.Node, facts: Facts) -> int | None:
     return None if outputs is None or not a or a[-1] is None else outputs * a[-1]
 
 
+def _einsum_products(node: ir.Node, facts: Facts) -> int | None:
+    """One product for each choice of all indices, as long as there are two factors."""
+    terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int | None] = {}
+    for term, value in zip(terms, node.inputs, strict=False):
+        shape = facts.shape(value)
+        if shape is None:
+            return None
+        head, dots, tail = term.partition("...")
+        more = len(shape) - len(head) - len(tail) if dots else 0
+        # Axes that the dots stand for are aligned from the back.
+        letters = [*head, *(f".{more - i}" for i in range(more)), *tail]
+        if len(letters) != len(shape):
+            return None
+        for letter, size in zip(letters, shape, strict=True):
+            sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]
+    return _size(tuple(sizes.values())) if len(terms) > 1 else 0
+
+
 _PRODUCTS: dict[str, Callable[[ir.Node, Facts], int | None]] = {
     "Conv": _conv_products,
     "ConvTranspose": _conv_transpose_products,
+    "Einsum": _einsum_products,
     "Gemm": _gemm_products,
     "MatMul": _matmul_products,
 }

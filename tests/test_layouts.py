@@ -123,6 +123,62 @@ def test_channels_in_the_inner_place_are_tiled() -> None:
     assert_folds_to(model, "Flatten", "Gemm")
 
 
+@pytest.mark.parametrize(
+    ("equation", "shape"),
+    [
+        ("bld,de->ble", (6, 5)),
+        ("bld,ed->ble", (5, 6)),
+        ("...d,de->...e", (6, 5)),
+        ("b l d, d e -> b l e", (6, 5)),
+    ],
+)
+def test_an_einsum_that_is_a_product_merges(equation: str, shape: tuple[int, int]) -> None:
+    """Written as an Einsum, a product is a product."""
+    model = graph(
+        f"""
+        g (float[N,4,6] x) => (float[N,4,3] y) {{
+            e = Einsum <equation: string = "{equation}"> (x, v)
+            y = MatMul(e, w)
+        }}
+        """,
+        weights(v=shape, w=(5, 3)),
+    )
+    assert_folds_to(model, "MatMul")
+
+
+def test_an_einsum_along_channels_of_images_is_a_convolution() -> None:
+    """And one that scales along an axis is a scale."""
+    model = graph(
+        """
+        g (float[N,4,5,5] x) => (float[N,3,5,5] y) {
+            s = Einsum <equation: string = "bchw,c->bchw"> (x, f)
+            e = Einsum <equation: string = "oc,bchw->bohw"> (v, s)
+            y = Conv(e, w)
+        }
+        """,
+        weights(f=(4,), v=(6, 4), w=(3, 6, 1, 1)),
+    )
+    assert_folds_to(model, "Conv")
+
+
+@pytest.mark.parametrize(
+    "equation", ["bld,de->bel", "bld,le->bde", "bll,le->be", "bld,dl->bd", "bld,de->bl"]
+)
+def test_an_einsum_that_moves_axes_is_none(equation: str) -> None:
+    """The new axis lies elsewhere, or more than one axis is summed over."""
+    model = graph(
+        f"""
+        g (float[N,4,4] x) => (float y) {{
+            e = Einsum <equation: string = "{equation}"> (x, v)
+            t = Mul(e, two)
+            y = ReduceSum <keepdims: int = 0> (t)
+        }}
+        """,
+        weights(v=(4, 4)) | {"two": np.full((), 2, np.float32)},
+    )
+    assert ops(fold(model, Policy.ALWAYS)[0])[:2] == ["Einsum", "Mul"]
+
+
 def test_convolutions_of_different_layouts_stay_apart() -> None:
     """A kernel along the other axis is no kernel along this one: merging would mix positions."""
     model = graph(

@@ -74,6 +74,69 @@ def _matmul(node: ir.Node, facts: Facts) -> Linear | None:
     return Linear(node, 0 if right else 1, Geometry(m, n), (axis, axis), load, weight)
 
 
+@lifts("Einsum")
+def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
+    """An Einsum that replaces one axis of its input by a matrix product, or scales along it."""
+    if len(node.inputs) != 2:
+        return None
+    a, b = input_of(node, 0), input_of(node, 1)
+    if facts.is_constant(b) == facts.is_constant(a):
+        return None
+    slot = 0 if facts.is_constant(b) else 1
+    x, weight = (a, b) if slot == 0 else (b, a)
+    rank, shape = facts.rank(x), facts.dims(weight)
+    if rank is None:
+        refuse_unknown_rank(x)
+    terms = _einsum_terms(node.attributes.get_string("equation", ""), slot, rank)
+    if terms is None or len(terms[1]) != len(shape):
+        return None
+    before, letters, after = terms
+    gone = [i for i, letter in enumerate(before) if letter not in after]
+    if not gone and len(letters) == 1 and before == after and letters in before:
+        axis = before.index(letters)
+
+        def load_scale() -> AffineConv:
+            return AffineConv.per_channel(facts.array(weight))
+
+        scale = Geometry(shape[0], shape[0], group=shape[0])
+        return Linear(node, slot, scale, (axis, axis), load_scale, weight)
+    if len(gone) != 1 or len(letters) != 2:
+        return None
+    axis = gone[0]
+    if (
+        len(after) != rank
+        or before[:axis] + before[axis + 1 :] != after[:axis] + after[axis + 1 :]
+    ):
+        return None  # the new axis lies elsewhere
+    if set(letters) != {before[axis], after[axis]} or after[axis] in before:
+        return None
+    transposed = letters[0] == before[axis]
+    n, m = shape[::-1] if transposed else shape
+
+    def load() -> AffineConv:
+        matrix = facts.array(weight)
+        return AffineConv(matrix.T if transposed else matrix)
+
+    return Linear(node, slot, Geometry(m, n), (axis, axis), load, weight)
+
+
+def _einsum_terms(equation: str, slot: int, rank: int) -> tuple[str, str, str] | None:
+    """The letters of x, of the weight and of the result, dots spelled out; None if any repeats."""
+    left, arrow, after = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != 2:
+        return None
+    before, letters = terms[slot], terms[1 - slot]
+    dots = rank - len(before.replace("...", ""))
+    if dots < 0 or ("..." not in before and dots):
+        return None
+    # Letters that no equation can hold stand for the dots.
+    spelled = "".join(chr(0x100 + i) for i in range(dots))
+    before, after = before.replace("...", spelled), after.replace("...", spelled)
+    found = (before, letters, after)
+    return found if all(len(set(term)) == len(term) for term in found) else None
+
+
 def _broadcast_bias(facts: Facts, c: ir.Value, axis: int, n: int, rank: int) -> Array:
     array = facts.array(c)
     aligned = (1,) * (rank - array.ndim) + array.shape
