@@ -29,7 +29,8 @@ __all__ = ["fold"]
     default=str(Policy.AUTO),
     show_default=True,
     help="cheapest: never a multiply-accumulate more. always: whatever is exact. marked: undo "
-    "expansions only. auto: marked for a model that expand made, else cheapest.",
+    "expansions only. latency: what is fastest in onnxruntime here. auto: marked for a model that "
+    "expand made, else cheapest.",
 )
 @click.option(
     "--border",

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost, Inspection, inspect_model
-from onnx_expand.elements import Element
+from onnx_expand.elements import Element, Join
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear
 from onnx_expand.lower import Form, Names, Target, Template, lower
@@ -19,6 +19,7 @@ from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, unit
 from onnx_expand.passes.renaming import state_shape, write_renames
 from onnx_expand.passes.reroot import Reroot, find_reroots
 from onnx_expand.passes.rewrite import Rewriter, label
+from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.regions import Break, Chain, find_chains
@@ -118,12 +119,15 @@ class Fold(ir.passes.InPlacePass):
         image: The name of an input behind which any rewrite of a border may be used, the cheapest
             that applies; for preprocessing.
         measure: Whether to inspect the model before and after, for the report.
+        provider: Where the policy `latency` measures, `cpu` or `cuda`; the first that this
+            machine has, when missing.
     """
 
     policy: Policy = Policy.AUTO
     border: Border = Border.EXACT
     image: str | None = None
     measure: bool = False
+    provider: str | None = None
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
@@ -134,6 +138,8 @@ class Fold(ir.passes.InPlacePass):
             marked = EXPANDED in model.metadata_props or drop_incomplete(model)
             policy = Policy.MARKED if marked else Policy.CHEAPEST
         run = _Run(model, policy, self.border, self.image)
+        if policy is Policy.LATENCY:
+            run.stopwatch = Stopwatch(run.facts, self.provider)
         for graph in list(model.graphs()):
             run.fold_graph(graph)
         run.rewriter.finish()
@@ -143,6 +149,9 @@ class Fold(ir.passes.InPlacePass):
         after = inspect_model(model) if self.measure else None
         report = FoldReport(policy, tuple(run.sites), tuple(run.kept), before, after)
         return FoldResult(model, bool(run.sites), report)
+
+
+_ROUNDS = 3
 
 
 class _Run:
@@ -156,6 +165,7 @@ class _Run:
         self.rewriter = Rewriter(model)
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
+        self.stopwatch: Stopwatch | None = None
         # Whether a result came out simpler than its parts foretold, a bias that cancelled for
         # instance, so that more may merge now.
         self.simpler = False
@@ -164,12 +174,16 @@ class _Run:
         """Fold one graph; the graphs within its nodes are folded by calls of their own."""
         kept: list[Kept] = []
         self.simpler = True
-        while self.simpler:
-            self.simpler = False
+        rounds = 0
+        # What is measured is never quite the same twice.
+        while self.simpler and (self.stopwatch is None or rounds < _ROUNDS):
+            self.simpler, rounds = False, rounds + 1
             chains, breaks = find_chains(graph, self.facts)
             kept = [_kept(b) for b in breaks]
             for chain in chains:
-                kept += self._fold_chain(_partitioner(chain, self.facts))
+                part = _partitioner(chain, self.facts)
+                part.clock = None if self.stopwatch is None else self._time
+                kept += self._fold_chain(part)
             if not self.simpler and self.policy is not Policy.MARKED:
                 self.simpler = self._reroot(graph)
         self.kept += kept
@@ -274,6 +288,22 @@ class _Run:
             assert not isinstance(nodes, Refusal)
             self._put(part, span, nodes)
         return kept
+
+    def _time(self, part: Partitioner, span: Span, merge: bool) -> int | None:
+        """How long a span takes as one map, or its only element as it is."""
+        assert self.stopwatch is not None
+        element = part.elements[span.first]
+        if not merge:
+            alone = [element.node] if isinstance(element, Join) else list(element.nodes())
+            return self.stopwatch.nanoseconds(alone)
+        simpler = self.simpler
+        nodes = self._write(part, span)
+        self.simpler = simpler
+        if isinstance(nodes, Refusal):
+            return None
+        taken = self.stopwatch.nanoseconds(nodes)
+        _discard(nodes)
+        return taken
 
     def _put(self, part: Partitioner, span: Span, new: list[ir.Node]) -> None:
         merged = part.merged(span)

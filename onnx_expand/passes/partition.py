@@ -12,7 +12,7 @@ import bisect
 import functools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -58,6 +58,8 @@ class Policy(StrEnum):
     """The fewest nodes, then multiply-accumulates, then parameters."""
     MARKED = "marked"
     """What expand made, and nothing else: the model is given back as it was."""
+    LATENCY = "latency"
+    """The least time, measured in onnxruntime on this machine."""
 
     @property
     def columns(self) -> tuple[int, int, int]:
@@ -110,6 +112,9 @@ class _Piece:
     merge: bool
 
 
+Clock = Callable[["Partitioner", Span, bool], int | None]
+
+
 @dataclass(eq=False)
 class Partitioner:
     """Chooses the partition of one chain of elements, and of the branches within.
@@ -121,6 +126,8 @@ class Partitioner:
         facts: What is known about the model.
         forbidden: Spans that turned out not to merge, with the reason.
         longest: No longer span is looked at.
+        clock: Measures what a span takes, merged or as it is, in nanoseconds; None where it does
+            not run. Needed for the policy `latency`, which is `cheapest` without one.
     """
 
     elements: Sequence[Element]
@@ -129,6 +136,7 @@ class Partitioner:
     facts: Facts
     forbidden: dict[Span, Refusal] = field(default_factory=dict)
     longest: int = sys.maxsize
+    clock: Clock | None = None
     _chosen: tuple[object, tuple[Cost, list[_Piece]]] | None = None
 
     def forbid(self, span: Span, refusal: Refusal) -> None:
@@ -224,6 +232,18 @@ class Partitioner:
         return isinstance(self.merged(span), Merged)
 
     def _piece_cost(self, piece: _Piece, policy: Policy) -> Cost:
+        cost = self._counted(piece, policy)
+        if policy is not Policy.LATENCY or self.clock is None:
+            return cost
+        if piece not in self._timed:
+            self._timed[piece] = self.clock(self, piece.span, piece.merge)
+        taken = self._timed[piece]
+        if taken is None:
+            taken = sys.maxsize if piece.merge else 0
+        branches = () if piece.merge else self._branches(piece.span.first)
+        return replace(cost, macs=taken + sum(branch.best(policy).macs for branch in branches))
+
+    def _counted(self, piece: _Piece, policy: Policy) -> Cost:
         if piece.merge:
             merged = self.merged(piece.span)
             assert isinstance(merged, Merged)
@@ -443,6 +463,10 @@ class Partitioner:
         return None
 
     @functools.cached_property
+    def _timed(self) -> dict[_Piece, int | None]:
+        return {}
+
+    @functools.cached_property
     def _geometries(self) -> dict[Span, Geometry | Refusal]:
         return {}
 
@@ -482,7 +506,9 @@ class Partitioner:
     def _subs(self) -> dict[int, list[Partitioner]]:
         return {
             i: [
-                Partitioner(branch, self._extents[i], self.rank_at(i), self.facts)
+                Partitioner(
+                    branch, self._extents[i], self.rank_at(i), self.facts, clock=self.clock
+                )
                 for branch in element.branches
                 if branch
             ]
