@@ -164,6 +164,8 @@ def find_rename(node: ir.Node, facts: Facts) -> Rename | None:
         return None
     if node.op_type != "Transpose" and node.op_type not in _RESHAPES:
         return None
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None  # its axes are handed over by the callers of its function
     x, y = node.inputs[0], node.outputs[0]
     dtype = facts.dtype(y) or facts.dtype(x)
     source = facts.extents(x)

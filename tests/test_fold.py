@@ -893,3 +893,56 @@ def test_an_expanded_branch_is_restored(conditional: onnx.ModelProto) -> None:
     assert names == [[n.name for n in body.node] for body in bodies(model)]
     for taken in (True, False):
         same(expanded, folded, x=normal(2, 4), c=np.array(taken))
+
+
+def test_a_scale_passes_the_border_that_its_shift_does_not() -> None:
+    """Of a normalization before a padded convolution one addition remains."""
+    model = graph(
+        """
+        g (float[N,4,7,7] x) => (float[N,6,7,7] y) {
+            n = BatchNormalization(x, n_s, n_b, n_m, n_v)
+            y = Conv <pads: ints = [1, 1, 1, 1]> (n, w, b)
+        }
+        """,
+        weights(w=(6, 4, 3, 3), b=(6,)) | bn("n", 4),
+    )
+    folded, report = fold(model)
+    assert ops(folded) == ["Add", "Conv"], [str(k.refusal) for k in report.kept]
+    assert onnx_expand.check(model, folded)
+    again, second = fold(folded)
+    assert not second.sites
+    assert again.SerializeToString() == folded.SerializeToString()
+
+
+def test_a_shift_without_a_scale_stays_with_its_node() -> None:
+    """Where a channel is scaled by zero, its shift cannot be added before."""
+    numbers = bn("n", 4)
+    numbers["n_s"][1] = 0
+    model = graph(
+        """
+        g (float[N,4,7,7] x) => (float[N,6,7,7] y) {
+            n = BatchNormalization(x, n_s, n_b, n_m, n_v)
+            y = Conv <pads: ints = [1, 1, 1, 1]> (n, w)
+        }
+        """,
+        weights(w=(6, 4, 3, 3)) | numbers,
+    )
+    folded, report = fold(model)
+    assert ops(folded) == ["BatchNormalization", "Conv"]
+    assert Reason.BORDER in {kept.refusal.reason for kept in report.kept}
+
+
+def test_a_sum_with_constants_is_a_bias() -> None:
+    """Sum adds any number of constants to its one activation."""
+    model = graph(
+        """
+        g (float[N,4,5,5] x) => (float[N,6,5,5] y) {
+            c = Conv(x, w)
+            y = Sum(a, c, b)
+        }
+        """,
+        weights(w=(6, 4, 1, 1), a=(6, 1, 1)) | {"b": np.full((1,), 0.5, np.float32)},
+    )
+    folded, _ = fold(model)
+    assert ops(folded) == ["Conv"]
+    assert onnx_expand.check(model, folded)

@@ -41,6 +41,11 @@ __all__ = ["fold"]
     "channel of ones to the input. map: add an image of constants. pad: pad with the value that "
     "becomes zero. All are exact; the last three add something.",
 )
+@click.option(
+    "--inline",
+    is_flag=True,
+    help="Put the bodies of local functions in the place of their calls first.",
+)
 @click.option("--mean", metavar="M,...", help="Subtract this from the input image first.")
 @click.option("--std", metavar="S,...", help="Then divide it by this.")
 @click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
@@ -60,6 +65,7 @@ def fold(
     target: str | None,
     policy: str,
     border: str,
+    inline: bool,
     mean: str | None,
     std: str | None,
     swap_rb: bool,
@@ -93,7 +99,8 @@ def fold(
         preprocess.call(model)
     elif image is not None:
         raise UsageError("--input goes with --mean, --std or --swap-rb")
-    outcome = Fold(Policy(policy), Border(border), image, measure=True).call(model).report
+    run = Fold(Policy(policy), Border(border), image, measure=True, inline=inline)
+    outcome = run.call(model).report
     out = render.console(quiet=report == "-")
     verdict = None if dry_run or checks == 0 else _verify(source, preprocess, model, checks, out)
     if verdict is not None and not verdict.equal:

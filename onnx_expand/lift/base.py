@@ -108,6 +108,13 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
     lifter = _LIFTERS.get(node.op_type) if node.domain == "" else None
     if lifter is None or not node.outputs or not _is_float(node, facts):
         return None
+    given = next((a.name for a in node.attributes.values() if a.is_ref()), None)
+    if given is not None:
+        return Refusal(
+            Reason.DYNAMIC,
+            f"its attribute '{given}' is handed over by the callers of its function",
+            hint="inline the functions of the model first",
+        )
     try:
         linear = lifter(node, facts)
         if linear is not None and any(_is_used(out, node) for out in node.outputs[1:]):

@@ -96,6 +96,27 @@ def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
     return _per_channel(node, int(not second), axes, affine, shift=constant, shift_only=only)
 
 
+@lifts("Sum")
+def _sum(node: ir.Node, facts: Facts) -> Linear | None:
+    """A Sum of one activation and constants."""
+    slots = [i for i in range(len(node.inputs)) if not facts.is_constant(input_of(node, i))]
+    if len(slots) != 1 or len(node.inputs) < 2:
+        return None  # several activations meet here
+    if facts.opset < 8:
+        refuse("it broadcasts by the rules before opset 8")
+    x = input_of(node, slots[0])
+    constants = [input_of(node, i) for i in range(len(node.inputs)) if i != slots[0]]
+    parts = [_channel_values(facts, x, constant) for constant in constants]
+    known = {axes for axes, _ in parts} - {None}
+    if len(known) > 1:
+        refuse("its constants vary along different axes")
+    shift = np.sum(np.broadcast_arrays(*(values for _, values in parts)), axis=0)
+    affine = AffineConv.per_channel(np.ones_like(shift), shift)
+    return _per_channel(
+        node, slots[0], next(iter(known), None), affine, shift=constants[0], shift_only=True
+    )
+
+
 def _per_channel(
     node: ir.Node,
     slot: int,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
@@ -13,8 +15,14 @@ from onnx_expand.cost import Cost, Inspection, inspect_model
 from onnx_expand.elements import Element, Join
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear
-from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.lower import Form, Names, Target, Template, constant, lower
 from onnx_expand.passes.borders import Border, bridge
+from onnx_expand.passes.functions import (
+    as_constants,
+    body_of,
+    calls_with_weights,
+    inline_functions,
+)
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
 from onnx_expand.passes.renaming import state_shape, write_renames
 from onnx_expand.passes.reroot import Reroot, find_reroots
@@ -121,6 +129,8 @@ class Fold(ir.passes.InPlacePass):
         measure: Whether to inspect the model before and after, for the report.
         provider: Where the policy `latency` measures, `cpu` or `cuda`; the first that this
             machine has, when missing.
+        inline: Put the bodies of local functions in the place of their calls first, so that
+            weights which callers hand over can be merged.
     """
 
     policy: Policy = Policy.AUTO
@@ -128,6 +138,7 @@ class Fold(ir.passes.InPlacePass):
     image: str | None = None
     measure: bool = False
     provider: str | None = None
+    inline: bool = False
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
@@ -137,18 +148,32 @@ class Fold(ir.passes.InPlacePass):
             # The note outlives the units, so that folding once more changes nothing.
             marked = EXPANDED in model.metadata_props or drop_incomplete(model)
             policy = Policy.MARKED if marked else Policy.CHEAPEST
+        if self.inline and policy is not Policy.MARKED:
+            inline_functions(model)
+        runs = [self._fold(model, policy)]
+        for function in model.functions.values() if policy is not Policy.MARKED else ():
+            runs.append(self._fold(body_of(function, model), policy))
+            as_constants(function.graph)
+        drop_incomplete(model)
+        if policy is not Policy.MARKED:
+            model.metadata_props.pop(EXPANDED, None)
+        after = inspect_model(model) if self.measure else None
+        kept = [kept for run in runs for kept in run.kept]
+        kept += [_kept(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
+        sites = tuple(site for run in runs for site in run.sites)
+        return FoldResult(
+            model, bool(sites), FoldReport(policy, sites, tuple(kept), before, after)
+        )
+
+    def _fold(self, model: ir.Model, policy: Policy) -> _Run:
+        """Fold all graphs of a model, those of its functions aside."""
         run = _Run(model, policy, self.border, self.image)
         if policy is Policy.LATENCY:
             run.stopwatch = Stopwatch(run.facts, self.provider)
         for graph in list(model.graphs()):
             run.fold_graph(graph)
         run.rewriter.finish()
-        drop_incomplete(model)
-        if policy is not Policy.MARKED:
-            model.metadata_props.pop(EXPANDED, None)
-        after = inspect_model(model) if self.measure else None
-        report = FoldReport(policy, tuple(run.sites), tuple(run.kept), before, after)
-        return FoldResult(model, bool(run.sites), report)
+        return run
 
 
 _ROUNDS = 3
@@ -351,7 +376,7 @@ class _Run:
         old = [node for node in part.nodes(span) if node not in shared]
         template = self._template(inside[: 0 if shared else None], links)
         try:
-            affine = part.load(span)
+            affine, shift = _numbers(part, span, merged)
             if merged.form not in {Form.GEMM, Form.MATMUL}:
                 affine = affine.finest()
             self.simpler |= affine.geometry != merged.geometry
@@ -359,7 +384,11 @@ class _Run:
             target = self._target(inside[0].input, links, old, template, free)
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
-            nodes = self._lower(affine, merged, target, template, free, restore=whole)
+            nodes = []
+            if shift is not None:
+                nodes.append(self._add_before(shift, merged, target, free))
+                target = replace(target, x=nodes[0].outputs[0])
+            nodes += self._lower(affine, merged, target, template, free, restore=whole)
             # Several nodes, or one for all channels alike, have merits of their own next time; and
             # a value that was beyond a change of layout may be next to its like now.
             self.simpler |= len(nodes) > 1 or merged.form is Form.ELEMENTWISE
@@ -422,6 +451,25 @@ class _Run:
             raise
         return nodes
 
+    def _add_before(
+        self, shift: npt.NDArray[np.float64], merged: Merged, target: Target, free: set[str]
+    ) -> ir.Node:
+        """The node that adds a shift per channel to the input of a map."""
+        assert merged.axes is not None
+        rank = self.facts.rank(target.x)
+        assert rank is not None or merged.axes[0] < 0
+        behind = -1 - merged.axes[0] if rank is None else rank - 1 - merged.axes[0]
+        stem = target.names.node
+        name = self.rewriter.unique(f"{stem}.shift", free=free)
+        value = constant(shift.reshape(-1, *(1,) * behind), name, target.dtype)
+        node = ir.node("Add", [target.x, value], name=self.rewriter.unique(f"{stem}.add"))
+        out = node.outputs[0]
+        out.dtype = target.dtype
+        dims = self.facts.named_shape(target.x)
+        out.shape = None if dims is None else ir.Shape(dims)
+        self.facts.transfer(target.x, out)
+        return node
+
     def _template(self, inside: Sequence[Element], links: Sequence[Linear]) -> Template | None:
         """The node to write a span like: one that expand replaced, else its heaviest node."""
         for _, member in units_of(inside):
@@ -467,6 +515,20 @@ class _Run:
         free.discard(node)
         weight, bias, add = (self.rewriter.unique(n, free=free) for n in (weight, bias, add))
         return Names(node, weight, bias, add)
+
+
+def _numbers(
+    part: Partitioner, span: Span, merged: Merged
+) -> tuple[AffineConv, npt.NDArray[np.float64] | None]:
+    """The numbers of a span, and the shift that is added before it, if there is one."""
+    if not merged.shifted:
+        return part.load(span), None
+    scaling = part.load(Span(span.first, span.first + merged.shifted - 1))
+    rest = part.load(Span(span.first + merged.shifted, span.last))
+    scale, bias = scaling.weight.reshape(-1), scaling.bias
+    assert bias is not None
+    shift = np.divide(bias, scale, out=np.zeros_like(bias), where=scale != 0)
+    return rest @ replace(scaling, bias=None), shift
 
 
 def _bias_name(weight: str) -> str:

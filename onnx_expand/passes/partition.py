@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
@@ -94,6 +95,8 @@ class Merged:
         cost: What it costs, renames around it included.
         rank: The rank of the tensors that it maps, where known.
         layout: Where it stands, if there are renames in the span.
+        shifted: How many elements at the beginning scale and shift each channel and pass on their
+            scale alone: the shift, which padding must not see, is added before.
     """
 
     geometry: Geometry
@@ -102,6 +105,7 @@ class Merged:
     cost: Cost
     rank: int | None
     layout: Layout | None = None
+    shifted: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Partitioner:
         longest: No longer span is looked at.
         clock: Measures what a span takes, merged or as it is, in nanoseconds; None where it does
             not run. Needed for the policy `latency`, which is `cheapest` without one.
+        may_shift: Whether a shift may be split from its scale.
     """
 
     elements: Sequence[Element]
@@ -137,6 +142,7 @@ class Partitioner:
     forbidden: dict[Span, Refusal] = field(default_factory=dict)
     longest: int = sys.maxsize
     clock: Clock | None = None
+    may_shift: bool = True
     _chosen: tuple[object, tuple[Cost, list[_Piece]]] | None = None
 
     def forbid(self, span: Span, refusal: Refusal) -> None:
@@ -283,9 +289,50 @@ class Partitioner:
             return self._merged_across(span)
         geometry = self._geometry(span)
         if isinstance(geometry, Refusal):
-            return geometry
+            shifted = self._shifted(span) if geometry.reason is Reason.BORDER else None
+            return shifted or geometry
         positions = self._positions(geometry, span)
         return self._as_form(inside, geometry, positions, self.rank_at(span.first))
+
+    def _shifted(self, span: Span) -> Merged | None:
+        """A span as an addition and one map, where only the shift at its beginning is in the way.
+
+        `s x + b` is `s (x + b / s)`: padding zeros behind it is exact for the scale.
+        """
+        if not self.may_shift:
+            return None
+        last = span.first
+        while last < span.last and self._is_per_channel(Span(span.first, last)):
+            before = self._geometry(Span(span.first, last))
+            rest = self._geometry(Span(last + 1, span.last))
+            last += 1
+            if not isinstance(before, Geometry) or not isinstance(rest, Geometry):
+                continue
+            joined = replace(before, bias=False).then(rest)
+            if isinstance(joined, Refusal) or not before.bias:
+                continue
+            key = span, last
+            if key not in self._can_shift:
+                self._can_shift[key] = self._is_shift(Span(span.first, last - 1))
+            if not self._can_shift[key]:
+                continue
+            positions = self._positions(joined, span)
+            merged = self._as_form(self.inside(span), joined, positions, self.rank_at(span.first))
+            if isinstance(merged, Merged):
+                added = Cost(0, before.out_channels, 1)
+                return replace(merged, cost=merged.cost + added, shifted=last - span.first)
+        return None
+
+    def _is_shift(self, span: Span) -> bool:
+        """Whether the shift of every channel can be added before it is scaled."""
+        try:
+            affine = chain_affine(self.inside(span))
+        except RefusedError:
+            return False
+        scale = affine.weight.reshape(-1)
+        if np.all(scale == 1):
+            return False  # there is nothing to pass on
+        return affine.bias is not None and not np.any((scale == 0) & (affine.bias != 0))
 
     def _as_form(
         self, inside: Sequence[Element], geometry: Geometry, positions: int, rank: int | None
@@ -463,6 +510,10 @@ class Partitioner:
         return None
 
     @functools.cached_property
+    def _can_shift(self) -> dict[tuple[Span, int], bool]:
+        return {}
+
+    @functools.cached_property
     def _timed(self) -> dict[_Piece, int | None]:
         return {}
 
@@ -558,15 +609,23 @@ class Partitioner:
         """Why two neighbouring spans of the chosen partition were not merged with each other."""
         if policy is Policy.MARKED:
             return _NOT_MARKED
-        pair = self.merged(Span(a.last, b.first))
+        pair = self._without_shift(Span(a.last, b.first))
         if isinstance(pair, Refusal):
             return self._measured(pair, a.last)
-        merged = self.merged(Span(a.first, b.last))
+        merged = self._without_shift(Span(a.first, b.last))
         if isinstance(merged, Refusal):
             return merged
         apart = sum_costs(self._piece_cost(_Piece(s, merge=len(s) > 1), policy) for s in (a, b))
         return _dearer(merged.cost, apart)
 
+
+    def _without_shift(self, span: Span) -> Merged | Refusal:
+        """A span as a single map, with nothing added before."""
+        merged = self.merged(span)
+        if isinstance(merged, Merged) and merged.shifted:
+            geometry = self._geometry(span)
+            return geometry if isinstance(geometry, Refusal) else merged
+        return merged
 
     def _measured(self, refusal: Refusal, index: int) -> Refusal:
         """A refusal to merge an element with the next, with the error at the border."""

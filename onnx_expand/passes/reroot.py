@@ -75,7 +75,7 @@ def _plan(
         if elements is None:
             return None
         extents = extents_of(elements, shape)
-        part = Partitioner(elements, extents, whole.rank_at(start), facts)
+        part = Partitioner(elements, extents, whole.rank_at(start), facts, may_shift=False)
         merges = list(part.merges(policy))
         if not merges or merges[0][0] is not part:
             return None

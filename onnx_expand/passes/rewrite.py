@@ -81,7 +81,7 @@ class Rewriter:
         for node in new[:-1]:
             out = node.outputs[0]
             out.name = out.name or self.unique(f"{label(node)}.out")
-            if out.shape is None:  # what is written before the last step has the result's shape
+            if out.shape is None and out.type is None:  # what is written before the last step has the result's shape
                 out.shape, out.type = before.shape, before.type
         places = self._places(graph, old)
         read = [value for node in old for value in node.inputs if value is not None]

@@ -1,0 +1,116 @@
+"""Local functions are folded where they stand, or inlined first when that is asked for."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnx_expand
+from onnx_expand.errors import ModelError, Reason
+from onnx_expand.passes import Fold, FoldReport, Policy
+from tests.graphs_text import ops, weights
+
+_TEXT = """
+<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+g (float[N,4,5,5] x) => (float[N,6,5,5] y) {
+    a = own.block(x, v, w)
+    b = own.scale(a)
+    c = own.scale(b)
+    y = own.leak <alpha = 0.5> (c)
+}
+<domain: "own", opset_import: ["" : 17]>
+block (x, v, w) => (y) { a = Conv(x, v)  y = Conv(a, w) }
+<domain: "own", opset_import: ["" : 17]>
+scale (x) => (y) {
+    two = Constant <value: tensor = float {2}> ()
+    three = Constant <value: tensor = float {3}> ()
+    a = Mul(x, two)
+    y = Mul(a, three)
+}
+<domain: "own", opset_import: ["" : 17]>
+leak <alpha> (x) => (y) { y = LeakyRelu <alpha: float = @alpha> (x) }
+"""
+
+
+def model() -> onnx.ModelProto:
+    """A model of four calls."""
+    proto = onnx.parser.parse_model(_TEXT)
+    for name, array in weights(v=(8, 4, 1, 1), w=(6, 8, 1, 1)).items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return proto
+
+
+def fold(proto: onnx.ModelProto, *, inline: bool) -> tuple[onnx.ModelProto, FoldReport]:
+    """A folded copy and the report."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    own = ir.serde.deserialize_model(copy)
+    report = Fold(Policy.CHEAPEST, inline=inline).call(own).report
+    return ir.serde.serialize_model(own), report
+
+
+def test_a_function_is_folded_where_it_stands() -> None:
+    """Two scales in a body become one; the calls stay, and the reason why is told."""
+    pytest.importorskip("onnxruntime")
+    before = model()
+    after, report = fold(before, inline=False)
+    assert ops(after) == ["block", "scale", "scale", "leak"]
+    bodies = {f.name: [n.op_type for n in f.node] for f in after.functions}
+    assert bodies["scale"] == ["Constant", "Mul"]
+    assert bodies["block"] == ["Conv", "Conv"]
+    assert {k.refusal.reason for k in report.kept if k.nodes == ("block",)} <= {Reason.DYNAMIC}
+    assert any("inline" in k.refusal.hint for k in report.kept)
+    onnx.checker.check_model(after)
+    assert onnx_expand.check(before, after)
+
+
+def test_inlined_functions_merge_with_their_neighbours() -> None:
+    """All that is linear in the four calls is one convolution."""
+    pytest.importorskip("onnxruntime")
+    before = model()
+    after, _ = fold(before, inline=True)
+    assert ops(after) == ["Conv", "LeakyRelu"]
+    assert not after.functions
+    assert onnx_expand.check(before, after)
+
+
+def test_folding_functions_twice_is_folding_once() -> None:
+    """A body that was folded has nothing left to fold."""
+    after, _ = fold(model(), inline=False)
+    again, report = fold(after, inline=False)
+    assert not report.sites
+    assert again.SerializeToString() == after.SerializeToString()
+
+
+def test_functions_in_a_circle_are_refused() -> None:
+    """There is no end to inlining them."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+    g (float[4] x) => (float[4] y) { y = own.a(x) }
+    <domain: "own", opset_import: ["" : 17, "own" : 1]>
+    a (x) => (y) { y = own.b(x) }
+    <domain: "own", opset_import: ["" : 17, "own" : 1]>
+    b (x) => (y) { y = own.a(x) }
+    """
+    own = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+    with pytest.raises(ModelError, match="inlined"):
+        Fold(Policy.CHEAPEST, inline=True).call(own)
+
+
+def test_an_attribute_of_the_caller_is_not_known() -> None:
+    """Whether a LeakyRelu is the identity depends on the slope that a caller gives."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+    g (float[N,4] x) => (float[N,4] y) { y = own.f <alpha = 0.5> (x) }
+    <domain: "own", opset_import: ["" : 17]>
+    f <alpha> (x) => (y) {
+        two = Constant <value: tensor = float {2}> ()
+        a = Mul(x, two)
+        b = LeakyRelu <alpha: float = @alpha> (a)
+        y = Mul(b, two)
+    }
+    """
+    after, report = fold(onnx.parser.parse_model(text), inline=False)
+    assert [n.op_type for n in after.functions[0].node] == ["Constant", "Mul", "LeakyRelu", "Mul"]
+    assert not report.sites
