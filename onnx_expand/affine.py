@@ -265,7 +265,14 @@ class AffineConv:
 
     def __neg__(self) -> AffineConv:
         """The map with its output negated."""
-        return replace(self, weight=-self.weight, bias=None if self.bias is None else -self.bias)
+        return self.scaled(-1)
+
+    def scaled(self, factor: float) -> AffineConv:
+        """The map with its output multiplied by a number."""
+        if factor == 1:
+            return self
+        bias = None if self.bias is None else factor * self.bias
+        return replace(self, weight=factor * self.weight, bias=bias)
 
     def embedded(self, geometry: Geometry) -> AffineConv:
         """The same map written with the larger kernel, finer steps and fewer groups of `geometry`.

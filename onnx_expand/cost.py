@@ -18,25 +18,29 @@ from onnx_expand.values import Facts, Shape
 __all__ = ["Cost", "Inspection", "inspect_model", "is_parameter"]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Cost:
-    """What fold minimizes, in this order.
+    """What fold minimizes.
 
     Attributes:
-        macs: Products for one sample.
+        macs: Products of convolutions and matrices for one sample.
         parameters: Elements of constants.
         nodes: Nodes.
+        elementwise: Numbers that scales, shifts and sums write for one sample, each a pass over a
+            tensor that a merged node saves.
     """
 
     macs: int = 0
     parameters: int = 0
     nodes: int = 0
+    elementwise: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.macs + other.macs,
             self.parameters + other.parameters,
             self.nodes + other.nodes,
+            self.elementwise + other.elementwise,
         )
 
     @classmethod
@@ -52,12 +56,15 @@ class Cost:
         channels = geometry.out_channels
         if form is Form.ELEMENTWISE:
             steps = (not shift_only) + geometry.bias
-            return cls(0, channels * steps, max(1, steps))
+            count = max(1, steps)
+            return cls(0, channels * steps, count, channels * count * positions)
         # Only convolutions have groups.
         dense = 1 if form in {Form.CONV, Form.CONV_TRANSPOSE} else geometry.group
         products = geometry.macs_per_position * dense
-        nodes = 1 + (form is Form.MATMUL and geometry.bias)
-        return cls(products * positions, products + channels * geometry.bias, nodes)
+        added = form is Form.MATMUL and geometry.bias
+        elementwise = channels * positions * added
+        parameters = products + channels * geometry.bias
+        return cls(products * positions, parameters, 1 + added, elementwise)
 
     @classmethod
     def of_node(cls, linear: Linear, positions: int, facts: Facts) -> Cost:
@@ -71,8 +78,13 @@ class Cost:
         if linear.node.op_type in _PRODUCTS:
             products = geometry.macs_per_position * positions
             return cls(products, max(sum(sizes), geometry.parameters), 1)
-        return cls(0, sum(max(size, geometry.out_channels) for size in sizes), 1)
+        parameters = sum(max(size, geometry.out_channels) for size in sizes)
+        computes = linear.node.op_type in _STEPS
+        return cls(0, parameters, 1, geometry.out_channels * positions * computes)
 
+
+# Linear ops that compute each number of their output from one of their input.
+_STEPS = {"Add", "BatchNormalization", "Div", "Mul", "Neg", "Sub", "Sum"}
 
 # -- Parameters -------------------------------------------------------------------------------
 

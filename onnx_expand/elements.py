@@ -98,9 +98,9 @@ class Join:
     """Branches of one input whose outputs one node adds, subtracts or concatenates.
 
     Attributes:
-        node: Add, Sub, Sum or Concat.
+        node: Add, Sub, Sum, Mean or Concat.
         branches: In the order of the node's inputs; one without elements is the input itself.
-        signs: 1 or -1 for each branch of a sum.
+        factors: What each branch of a sum counts for.
         axes: The channel axes of all branches, None if any would do.
         in_channels: Channels of the input.
         out_channels: Channels of the output.
@@ -108,7 +108,7 @@ class Join:
 
     node: ir.Node
     branches: tuple[tuple[Element, ...], ...]
-    signs: tuple[int, ...]
+    factors: tuple[float, ...]
     axes: Axes | None
     in_channels: int = 1
     out_channels: int = 1
@@ -191,9 +191,8 @@ class Join:
         ]
         if self.is_concat:
             maps = _stacked(maps)
-        return functools.reduce(
-            AffineConv.__add__, (m if s > 0 else -m for m, s in zip(maps, self.signs, strict=True))
-        )
+        parts = zip(maps, self.factors, strict=True)
+        return functools.reduce(AffineConv.__add__, (m.scaled(factor) for m, factor in parts))
 
     def leaves(self) -> Iterator[Linear]:
         """The linear nodes of all branches."""

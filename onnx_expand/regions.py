@@ -243,8 +243,12 @@ class _Finder:
             branches = tuple(
                 tuple(e.on(ends.axes[0], ends.in_channels) for e in branch) for branch in branches
             )
-        signs = (1, -1) if node.op_type == "Sub" else (1,) * len(inputs)
-        join = Join(node, branches, signs, ends.axes, ends.in_channels, ends.out_channels)
+        factors = (1.0,) * len(inputs)
+        if node.op_type == "Sub":
+            factors = (1.0, -1.0)
+        elif node.op_type == "Mean":
+            factors = (1 / len(inputs),) * len(inputs)
+        join = Join(node, branches, factors, ends.axes, ends.in_channels, ends.out_channels)
         for value, segment in zip(inputs, segments, strict=True):
             if segment is not None:
                 self._continued.add(value)
@@ -330,7 +334,7 @@ def _in_channels(element: Element) -> int:
     return element.in_channels if isinstance(element, Join) else element.channels[0]
 
 
-_JOINS = {"Add", "Sub", "Sum", "Concat"}
+_JOINS = {"Add", "Sub", "Sum", "Mean", "Concat"}
 
 
 def _holds_all_parts(segments: Sequence[_Segment | None]) -> bool:

@@ -180,7 +180,7 @@ def _parts(b: _Builder, x: _Value) -> _Value | None:
 
 
 def _join(b: _Builder, x: _Value) -> _Value | None:
-    op = b.pick("Add", "Sub", "Sum", "Concat")
+    op = b.pick("Add", "Sub", "Sum", "Mean", "Concat")
     fits = [
         v for v in b.values if v.size == x.size and (op == "Concat" or v.channels == x.channels)
     ]

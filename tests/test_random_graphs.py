@@ -54,6 +54,7 @@ def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int) -> None:
 @example(seed=216, length=5, policy=Policy.ALWAYS)  # a scale that comes out as one
 @example(seed=802185, length=7, policy=Policy.ALWAYS)  # the same, two layers on
 @example(seed=1280, length=3, policy=Policy.CHEAPEST)  # parts put together again as they were
+@example(seed=18357, length=6, policy=Policy.CHEAPEST)  # a shift of parts put together again
 @example(seed=12421, length=4, policy=Policy.ALWAYS)  # padding that a slice cuts off again
 @given(SEEDS, st.integers(2, 14), st.sampled_from([Policy.CHEAPEST, Policy.ALWAYS]))
 def test_folding_changes_no_number(seed: int, length: int, policy: Policy) -> None:

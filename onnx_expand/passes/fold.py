@@ -14,7 +14,7 @@ from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost, Inspection, inspect_model
 from onnx_expand.elements import Element, Join
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.lift import Linear
+from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower
 from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.functions import (
@@ -210,7 +210,7 @@ class _Run:
                 part.clock = None if self.stopwatch is None else self._time
                 kept += self._fold_chain(part)
             if not self.simpler and self.policy is not Policy.MARKED:
-                self.simpler = self._reroot(graph)
+                self.simpler = self._drop_copies(graph) or self._reroot(graph)
         self.kept += kept
         if self.policy is not Policy.MARKED:
             for frozen in freeze_weights(graph, self.facts, self.rewriter):
@@ -221,6 +221,23 @@ class _Run:
         if bridges and self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
                 pass
+
+    def _drop_copies(self, graph: ir.Graph) -> bool:
+        """Remove nodes that hand on what they read, unless they name an output of the graph."""
+        before = len(self.sites)
+        for node in list(graph):
+            if node.op_type not in {"Identity", "Dropout"}:
+                continue
+            linear = lift(node, self.facts)
+            if not isinstance(linear, Linear):
+                continue
+            x, y = linear.x, linear.y
+            if y.is_graph_output() or x.graph is not graph or not y.uses():
+                continue
+            y.replace_all_uses_with(x)
+            graph.remove(node, safe=True)
+            self.sites.append(Site((label(node),), (), Cost(0, 0, 1), Cost()))
+        return len(self.sites) > before
 
     def _reroot(self, graph: ir.Graph) -> bool:
         """Merge a map that several others read into each of them, if that costs less."""
@@ -523,7 +540,7 @@ def _numbers(
     """The numbers of a span, and the shift that is added before it, if there is one."""
     if not merged.shifted:
         return part.load(span), None
-    scaling = part.load(Span(span.first, span.first + merged.shifted - 1))
+    scaling = part.load(Span(span.first, span.first + merged.shifted - 1)).finest()
     rest = part.load(Span(span.first + merged.shifted, span.last))
     scale, bias = scaling.weight.reshape(-1), scaling.bias
     assert bias is not None

@@ -52,20 +52,21 @@ class MatrixChain:
         Of equal partitions the one with fewer merges and shorter last spans is chosen.
 
         Args:
-            columns: The order in which macs (0), parameters (1) and nodes (2) are minimized.
+            columns: The order in which macs (0), parameters (1), nodes (2) and elementwise steps
+                (3) are minimized.
             forbidden: Spans that must not be merged.
             longest: No longer span is merged.
         """
         count = len(self.geometries)
-        # Per prefix: macs, parameters, nodes and merges of its best partition.
-        best = np.zeros((count + 1, 4), dtype=np.int64)
+        # Per prefix: macs, parameters, nodes, steps and merges of its best partition.
+        best = np.zeros((count + 1, 5), dtype=np.int64)
         starts: list[int] = []
         for last in range(count):
             totals = best[: last + 1] + self._costs(last)
             candidates = np.arange(max(0, last + 1 - longest), last + 1)
             if forbidden:
                 candidates = candidates[[(int(i), last) not in forbidden for i in candidates]]
-            for column in (*columns, 3):
+            for column in (*columns, 4):
                 values = totals[candidates, column]
                 candidates = candidates[values == values.min()]
             starts.append(int(candidates[-1]))
@@ -74,27 +75,29 @@ class MatrixChain:
         while count:
             spans.append((starts[count - 1], count - 1))
             count = starts[count - 1]
-        macs, parameters, nodes, _ = map(int, best[-1])
-        return Cost(macs, parameters, nodes), spans[::-1]
+        macs, parameters, nodes, elementwise, _ = map(int, best[-1])
+        return Cost(macs, parameters, nodes, elementwise), spans[::-1]
 
     def _costs(self, last: int) -> _Integers:
-        """Macs, parameters, nodes and merges of every span that ends at an element."""
+        """Macs, parameters, nodes, steps and merges of every span that ends at an element."""
         reads, traits = self._traits
         ends = np.logical_or.accumulate(traits[last::-1], axis=0)[::-1].astype(np.int64)
         dense, bias, scale = ends.T
         n = self.geometries[last].out_channels
-        products, steps = dense * reads[: last + 1] * n, scale + bias
+        products, steps = dense * reads[: last + 1] * n, np.maximum(1, scale + bias)
+        added = bias * (not self.gemm)
         costs = np.stack(
             [
                 products * self.positions,
-                products + n * np.where(dense, bias, steps),
-                np.where(dense, 1 + bias * (not self.gemm), np.maximum(1, steps)),
+                products + n * np.where(dense, bias, scale + bias),
+                np.where(dense, 1 + added, steps),
+                n * self.positions * np.where(dense, added, steps),
                 np.ones_like(products),
             ],
             axis=1,
         )
         own = self.own[last]
-        costs[last] = own.macs, own.parameters, own.nodes, 0
+        costs[last] = own.macs, own.parameters, own.nodes, own.elementwise, 0
         return costs
 
     @functools.cached_property

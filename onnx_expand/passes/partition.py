@@ -54,22 +54,22 @@ class Policy(StrEnum):
     AUTO = "auto"
     """`marked` for a model that went through expand, `cheapest` for any other."""
     CHEAPEST = "cheapest"
-    """The fewest multiply-accumulates, then parameters, then nodes."""
+    """The fewest multiply-accumulates, then elementwise steps, then parameters, then nodes."""
     ALWAYS = "always"
-    """The fewest nodes, then multiply-accumulates, then parameters."""
+    """The fewest nodes, then multiply-accumulates, then elementwise steps, then parameters."""
     MARKED = "marked"
     """What expand made, and nothing else: the model is given back as it was."""
     LATENCY = "latency"
     """The least time, measured in onnxruntime on this machine."""
 
     @property
-    def columns(self) -> tuple[int, int, int]:
-        """The order in which macs, parameters and nodes are minimized."""
-        return (2, 0, 1) if self is Policy.ALWAYS else (0, 1, 2)
+    def columns(self) -> tuple[int, ...]:
+        """The order in which macs, parameters, nodes and elementwise steps are minimized."""
+        return (2, 0, 3, 1) if self is Policy.ALWAYS else (0, 3, 1, 2)
 
     def key(self, cost: Cost) -> tuple[int, ...]:
         """What this policy minimizes."""
-        figures = (cost.macs, cost.parameters, cost.nodes)
+        figures = (cost.macs, cost.parameters, cost.nodes, cost.elementwise)
         return tuple(figures[column] for column in self.columns)
 
 
@@ -188,14 +188,14 @@ class Partitioner:
             return self._choose_matrices(policy)
         # Per prefix: its key with the number of merges, its cost, its last piece. Of equal
         # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
-        best: list[tuple[tuple[int, ...], Cost, _Piece | None]] = [((0, 0, 0, 0), Cost(), None)]
+        best: list[tuple[tuple[int, ...], Cost, _Piece | None]] = [((0,) * 5, Cost(), None)]
         for last in range(len(self.elements)):
             found: tuple[tuple[int, ...], Cost, _Piece | None] | None = None
             for piece in self._pieces_ending(last):
                 cost = self._piece_cost(piece, policy)
                 before = best[piece.span.first]
                 total = before[1] + cost
-                key = (*policy.key(total), before[0][3] + piece.merge)
+                key = (*policy.key(total), before[0][-1] + piece.merge)
                 if found is None or key < found[0]:
                     found = key, total, piece
             assert found is not None
@@ -260,7 +260,7 @@ class Partitioner:
         if isinstance(element, Rename):
             return Cost(0, 0, 1)
         branches = self._branches(piece.span.first)
-        return sum_costs(branch.best(policy) for branch in branches) + Cost(0, 0, 1)
+        return sum_costs(branch.best(policy) for branch in branches) + self._join_cost(element)
 
     def _marked(self) -> list[_Piece]:
         """One piece for each complete expanded unit; all else as it is."""
@@ -319,14 +319,15 @@ class Partitioner:
             positions = self._positions(joined, span)
             merged = self._as_form(self.inside(span), joined, positions, self.rank_at(span.first))
             if isinstance(merged, Merged):
-                added = Cost(0, before.out_channels, 1)
+                channels = before.out_channels
+                added = Cost(0, channels, 1, channels * self._positions_at[span.first])
                 return replace(merged, cost=merged.cost + added, shifted=last - span.first)
         return None
 
     def _is_shift(self, span: Span) -> bool:
         """Whether the shift of every channel can be added before it is scaled."""
         try:
-            affine = chain_affine(self.inside(span))
+            affine = chain_affine(self.inside(span)).finest()
         except RefusedError:
             return False
         scale = affine.weight.reshape(-1)
@@ -380,7 +381,7 @@ class Partitioner:
             around = Cost(0, 0, len(layout.before) + len(layout.after))
             found.append(replace(merged, cost=merged.cost + around, layout=layout))
         if found:
-            return min(found, key=lambda merged: merged.cost)
+            return min(found, key=lambda merged: Policy.CHEAPEST.key(merged.cost))
         return next((r for r in refusals if r is not None), nothing)
 
     def rank_at(self, index: int) -> int | None:
@@ -429,10 +430,11 @@ class Partitioner:
         total = Cost()
         for i in range(span.first, span.last + 1):
             branches = self._branches(i)
-            if isinstance(self.elements[i], Leaf):
+            element = self.elements[i]
+            if isinstance(element, Leaf):
                 total += self._leaf_cost(i)
             else:
-                total += Cost(0, 0, 1)
+                total += self._join_cost(element)
             for branch in branches:
                 total += branch.as_is(Span(0, len(branch.elements) - 1))
         return total
@@ -536,11 +538,11 @@ class Partitioner:
         Renames keep their number, or turn positions into channels; their extents in another
         layout are no measure.
         """
-        if not self._renames:
+        shape = self.facts.shape(self.elements[0].input)
+        if shape is None or (self.extents and not self._renames):
             return [math.prod(extents) for extents in self._extents]
-        axes = next((e.axes for e in self.elements if e.axes is not None), None)
-        shape = self.facts.shape(self.elements[0].input) or ()
-        samples = {0, 1 if axes is None else axes[0]}
+        axes = self.elements[0].axes or (1, 1)
+        samples = {0, axes[0] % max(1, len(shape))}
         sizes = [NOMINAL if d is None else d for i, d in enumerate(shape) if i not in samples]
         found = [math.prod(sizes)]
         for i, element in enumerate(self.elements):
@@ -569,6 +571,14 @@ class Partitioner:
 
     def _branches(self, index: int) -> list[Partitioner]:
         return self._subs.get(index, [])
+
+    def _join_cost(self, element: Join | Rename) -> Cost:
+        """What the node of a join, or of a rename, costs by itself."""
+        if isinstance(element, Rename) or element.is_concat:
+            return Cost(0, 0, 1)
+        index = next(i for i, e in enumerate(self.elements) if e is element)
+        steps = (len(element.branches) - 1) * element.out_channels
+        return Cost(0, 0, 1, steps * self._positions_at[index + 1])
 
     def _leaf_cost(self, index: int) -> Cost:
         element = self.elements[index]
