@@ -16,6 +16,12 @@ from onnx_expand.elements import Element, Join
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower
+from onnx_expand.passes.branches import (
+    Spread,
+    find_regroupings,
+    find_spreads,
+    regroup,
+)
 from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.functions import (
     as_constants,
@@ -210,7 +216,9 @@ class _Run:
                 part.clock = None if self.stopwatch is None else self._time
                 kept += self._fold_chain(part)
             if not self.simpler and self.policy is not Policy.MARKED:
-                self.simpler = self._drop_copies(graph) or self._reroot(graph)
+                self.simpler = (
+                    self._drop_copies(graph) or self._reroot(graph) or self._join_branches(graph)
+                )
         self.kept += kept
         if self.policy is not Policy.MARKED:
             for frozen in freeze_weights(graph, self.facts, self.rewriter):
@@ -246,6 +254,38 @@ class _Run:
             if self._take_in(plan):
                 return True
         return False
+
+    def _join_branches(self, graph: ir.Graph) -> bool:
+        """Bring linear nodes next to each other where values of several roots meet."""
+        for spread in find_spreads(graph, self.facts, self.policy):
+            if self._spread(spread):
+                return True
+        chains, _ = find_chains(graph, self.facts)
+        for regrouping in find_regroupings(graph, chains, self.facts, self.policy):
+            regroup(regrouping, self.rewriter, self.facts)
+            return True
+        return False
+
+    def _spread(self, plan: Spread) -> bool:
+        span = Span(0, 1)
+        written = [(part, self._write(part, span, [plan.last])) for part in plan.parts]
+        if any(isinstance(nodes, Refusal) for _, nodes in written):
+            for _, nodes in written:
+                _discard(nodes if isinstance(nodes, list) else [])
+            return False
+        for i, (part, nodes) in enumerate(written):
+            merged = part.merged(span)
+            assert isinstance(nodes, list)
+            assert isinstance(merged, Merged)
+            labels = tuple(map(label, part.nodes(span)))
+            old = part.nodes(Span(0, 0))
+            self._replace(old, nodes, part.as_is(Span(0, 0)), merged.cost, labels=labels)
+            # The value is another one now.
+            nodes[-1].outputs[0].name = self.rewriter.unique(f"{label(plan.join)}.{i}")
+        copy = self.rewriter.copy(plan.join)
+        self.rewriter.replace([plan.join, plan.last], [copy])
+        self.facts.transfer(plan.last.outputs[0], copy.outputs[0])
+        return True
 
     def _take_in(self, plan: Reroot) -> bool:
         first = plan.parts[0]

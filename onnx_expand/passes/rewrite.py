@@ -124,6 +124,20 @@ class Rewriter:
         graph.register_initializer(constant)
         return name
 
+    def copy(self, node: ir.Node) -> ir.Node:
+        """A node like another, with inputs and names of its own inputs and itself."""
+        return ir.Node(
+            node.domain,
+            node.op_type,
+            list(node.inputs),
+            list(node.attributes.values()),
+            name=node.name,
+            doc_string=node.doc_string,
+            metadata_props=dict(node.metadata_props),
+            num_outputs=len(node.outputs),
+            version=node.version,
+        )
+
     def drop(self, value: ir.Value) -> None:
         """Remove what computes a value that nothing reads any more."""
         self._drop([value])
