@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Refusal, RefusedError, UsageError
@@ -12,6 +15,7 @@ from onnx_expand.geometry import Geometry
 __all__ = ["compose_chain"]
 
 _RUN = 32
+_MANY, _SMALL = 8, 64  # matrices, and their size, from and up to which they are stacked
 
 
 def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
@@ -27,6 +31,8 @@ def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
     if not chain:
         raise UsageError("a chain has at least one map")
     parts = list(chain)
+    if len(parts) > 1 and all(map(_is_matrix, parts)):
+        parts = _contract_equals(_without_scales(parts))
     while len(parts) > 1:
         runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
         try:
@@ -34,6 +40,53 @@ def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
         except RefusedError:
             return _contract_somehow(parts)
     return parts[0]
+
+
+def _is_matrix(f: AffineConv) -> bool:
+    return not f.rank and (f.group == 1 or f.geometry.is_per_channel)
+
+
+def _without_scales(parts: Sequence[AffineConv]) -> list[AffineConv]:
+    """A chain of matrices in which maps of single channels are part of their neighbours."""
+    found: list[AffineConv] = []
+    for f in parts:
+        mixes = f.group == 1
+        if found and not (mixes and found[-1].group == 1):
+            found[-1] = f @ found[-1]
+        else:
+            found.append(f)
+    return found
+
+
+def _contract_equals(parts: Sequence[AffineConv]) -> list[AffineConv]:
+    """A chain in which runs of matrices of one square shape are contracted, many at a time.
+
+    Every order costs the same there. A matrix and its bias are one matrix of one more row and
+    column, so that neighbours can be multiplied in pairs, all pairs at once.
+    """
+    found: list[AffineConv] = []
+    for _, run in itertools.groupby(parts, key=_square):
+        maps = list(run)
+        if len(maps) < _MANY or _square(maps[0]) is None:
+            found += maps
+            continue
+        n = maps[0].geometry.in_channels
+        stack = np.zeros((len(maps), n + 1, n + 1))
+        stack[:, :n, :n] = [f.weight for f in maps]
+        stack[:, :n, n] = [np.zeros(n) if f.bias is None else f.bias for f in maps]
+        stack[:, n, n] = 1
+        while len(stack) > 1:
+            odd = stack[len(stack) & ~1 :]
+            stack = np.concatenate([stack[1::2] @ stack[: len(stack) & ~1 : 2], odd])
+        biased = any(f.bias is not None for f in maps)
+        found.append(AffineConv(stack[0, :n, :n], stack[0, :n, n] if biased else None))
+    return found
+
+
+def _square(f: AffineConv) -> int | None:
+    """The size of a square matrix that is small enough for many to be held at once."""
+    n, m = f.weight.shape
+    return n if n == m and f.group == 1 and n <= _SMALL else None
 
 
 def _contract_run(run: Sequence[AffineConv]) -> AffineConv:

@@ -37,6 +37,7 @@ class Facts:
     def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
         self.opset = model.graph.opset_imports.get("", 0)
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
         self._unknowns: dict[Hashable, int] = {}
         inference = Inference(model, one_sample=one_sample)
@@ -62,7 +63,7 @@ class Facts:
         if value is None:
             return None
         if value.const_value is not None:
-            return _dims(value.const_value)
+            return self._extents_of(value.const_value)
         own, inferred = _plain(value.shape), self._inferred.get(value)
         if own is None or inferred is None or len(own) != len(inferred):
             return own if own is not None else inferred
@@ -99,7 +100,7 @@ class Facts:
 
     def note_rank(self, value: ir.Value, rank: int) -> None:
         """Remember the rank that an op's definition gives to a value of unknown shape."""
-        if self.shape(value) is None:
+        if value not in self._inferred and self.shape(value) is None:
             self._inferred[value] = (None,) * rank
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
@@ -259,7 +260,15 @@ class Facts:
         Raises:
             RefusedError: As `tensor`.
         """
-        return _dims(self.tensor(value))
+        return self._extents_of(self.tensor(value))
+
+    def _extents_of(self, tensor: ir.TensorProtocol) -> tuple[int, ...]:
+        # Some tensors make their shape anew each time they are asked.
+        known = self._extents.get(id(tensor))
+        if known is None or known[0] is not tensor:
+            known = tensor, tuple(d for d in tensor.shape if isinstance(d, int))
+            self._extents[id(tensor)] = known
+        return known[1]
 
     def readers(self, value: ir.Value) -> list[ir.Node]:
         """The nodes that read a value's numbers, one entry for each use.
@@ -323,10 +332,6 @@ def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
     if attribute.is_ref() or attribute.name in {"value_string", "value_strings", "sparse_value"}:
         return None
     return ir.convenience.get_const_tensor(value)
-
-
-def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
-    return tuple(d for d in tensor.shape if isinstance(d, int))
 
 
 def _plain(shape: ir.Shape | None) -> tuple[Dim, ...] | None:

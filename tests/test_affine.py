@@ -243,3 +243,23 @@ def test_shapes_that_do_not_fit_are_errors(make: object) -> None:
     assert callable(make)
     with pytest.raises(UsageError):
         make()
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 33, 100])
+def test_chains_of_equal_matrices_compose(count: int) -> None:
+    """Many matrices of one size, with and without biases and scales between, act as one."""
+    rng = np.random.default_rng(count)
+    chain = [AffineConv(rng.standard_normal((5, 3)))]
+    for i in range(count):
+        weight = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+        chain.append(AffineConv(weight, rng.standard_normal(5) if i % 3 else None))
+        if i % 5 == 4:
+            chain.append(AffineConv.per_channel(rng.uniform(0.9, 1.1, 5), rng.standard_normal(5)))
+    chain.append(AffineConv(rng.standard_normal((4, 5)), rng.standard_normal(4)))
+    x = rng.standard_normal((2, 3))
+    expected = x
+    for f in chain:
+        expected = f(expected)
+    found = compose_chain(chain)(x)
+    scale = np.max(np.abs(expected))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * count * scale)

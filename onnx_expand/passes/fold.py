@@ -531,9 +531,11 @@ class _Run:
         """The node to write a span like: one that expand replaced, else its heaviest node."""
         for _, member in units_of(inside):
             return member.template()
-        templates = [(Template.of(link, self.facts), link) for link in links]
-        heavy = [(link.geometry.parameters, t) for t, link in templates if t is not None]
-        return max(heavy, key=lambda pair: pair[0], default=(0, None))[1]
+        for link in sorted(links, key=lambda link: -link.geometry.parameters):
+            template = Template.of(link, self.facts)
+            if template is not None:
+                return template
+        return None
 
     def _target(
         self,
