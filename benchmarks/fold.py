@@ -132,8 +132,10 @@ def memory(folder: Path) -> None:
     del graph, nodes, constants, value
     size = (folder / "big.data").stat().st_size
     code = (
-        "import resource, onnx_expand as oe; oe.fold({!r}, {!r}); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+        # What a process used before it became this one does not count.
+        "import re, onnx_expand as oe; oe.fold({!r}, {!r}); "
+        "status = open('/proc/self/status').read(); "
+        "print(int(re.search('VmHWM:[^0-9]*([0-9]+)', status)[1]) / 2**20)"
     )
     words = [sys.executable, "-c", code.format(str(source), str(target))]
     peak = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)

@@ -202,6 +202,9 @@ class AffineConv:
         f, g = first.at_rank(rank), self.at_rank(rank)
         if geometry.transposed:
             return _shaped(geometry, _contract_pointwise(g, f), _composed_bias(g, f))
+        if math.prod(g.geometry.kernel) == math.prod(f.geometry.kernel) == 1:
+            product = contract(g.weight.reshape(g.weight.shape[:2]), g.group, f.weight, f.group)
+            return _shaped(geometry, product, _composed_bias(g, f))
         weight = np.zeros(geometry.weight_shape)
         # One matrix product for each tap of the kernel with fewer taps, over all of the other's.
         if math.prod(g.geometry.kernel) <= math.prod(f.geometry.kernel):
@@ -305,8 +308,10 @@ class AffineConv:
         )
         if not fits:
             raise UsageError(f"{geometry} does not contain {g}")
-        weight = np.zeros(geometry.weight_shape)
         dense = regroup(own.weight, g.group, geometry.group)
+        if (g.kernel, g.dilations) == (geometry.kernel, geometry.dilations):
+            return _shaped(geometry, dense, self.bias)
+        weight = np.zeros(geometry.weight_shape)
         weight[_support(geometry, shift, g.kernel, g.dilations)] = dense
         return _shaped(geometry, weight, self.bias)
 

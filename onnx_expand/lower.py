@@ -359,20 +359,23 @@ def constant(array: Array, name: str, dtype: ir.DataType) -> ir.Value:
         RefusedError: A number does not fit the type.
     """
     with np.errstate(over="ignore", under="ignore"):
-        cast = array.astype(dtype.numpy())
-    if not np.all(np.isfinite(cast.astype(np.float64))):
+        cast = array.astype(dtype.numpy(), order="C")
+    if not np.all(np.isfinite(cast)):
         _refuse_numbers(float(np.max(np.abs(array))), dtype)
-    tensor = ir.Tensor(np.ascontiguousarray(cast).reshape(cast.shape), dtype, name=name)
+    tensor = ir.Tensor(cast, dtype, name=name)
     return ir.val(name, const_value=tensor)
 
 
 def _check_scale(affine: AffineConv, dtype: ir.DataType) -> None:
     """Refuse weights of which all that one channel writes, or reads, is too small for a type."""
     smallest = float(ml_dtypes.finfo(dtype.numpy()).smallest_normal)  # type: ignore[no-untyped-call]
-    sizes = np.abs(affine.weight).reshape(affine.group, -1, *affine.weight.shape[1:])
-    inner = tuple(range(3, sizes.ndim))
+    numbers = affine.weight.reshape(affine.group, -1, *affine.weight.shape[1:])
+    inner = tuple(range(3, numbers.ndim))
     for axes in ((2, *inner), (1, *inner)):
-        largest = sizes.max(axis=axes, initial=0.0)
+        # Magnitudes of all numbers would be as large as the weight.
+        largest = np.maximum(
+            numbers.max(axis=axes, initial=0.0), -numbers.min(axis=axes, initial=0.0)
+        )
         lost = largest[(largest > 0) & (largest < smallest)]
         if lost.size:
             _refuse_numbers(float(lost.min()), dtype)

@@ -314,8 +314,14 @@ class Facts:
         Raises:
             RefusedError: It is no constant, or holds NaN or infinity.
         """
-        array = np.asarray(self.tensor(value).numpy(), dtype=np.float64)
-        if not np.all(np.isfinite(array)):
+        tensor = self.tensor(value)
+        array = np.asarray(tensor.numpy(), dtype=np.float64)
+        if isinstance(tensor, ir.ExternalTensor) and tensor.dtype != ir.DataType.DOUBLE:
+            tensor.release()  # this is a copy: the file need not stay in memory
+        # A sum is finite only if all of its terms are, and takes no memory.
+        with np.errstate(all="ignore"):
+            is_finite = np.isfinite(array.sum()) or np.all(np.isfinite(array))
+        if not is_finite:
             raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
         return array
 

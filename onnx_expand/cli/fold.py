@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["fold"]
 
 
+_LARGE = 1 << 30  # bytes of weights: comparing needs both models in memory, several times over
+
+
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", required=False)
@@ -124,6 +127,16 @@ def _verify(
     """Compare what was read with what will be written."""
     from onnx_expand.equivalence import check
 
+    size = sum(
+        value.const_value.nbytes
+        for graph in folded.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+    if checks is None and size > _LARGE:
+        message = f"not checked: {size / 2**30:.1f} GiB of weights; --check 1 runs both models"
+        out.print(message, markup=False)
+        return None
     before = load(source)
     if preprocess is not None:
         preprocess.call(before)
