@@ -15,8 +15,9 @@ from tests.graphs_text import graph, weights
 
 def external_model(folder: Path) -> Path:
     """Two products of which the weights, 2 MiB each, lie in a file."""
+    text = "a = MatMul(x, v)\n b = MatMul(a, w)\n y = Relu(b)"
     model = graph(
-        "g (float[N,512] x) => (float[N,512] y) { a = MatMul(x, v)\n b = MatMul(a, w)\n y = Relu(b) }",
+        f"g (float[N,512] x) => (float[N,512] y) {{ {text} }}",
         weights(v=(512, 1024), w=(1024, 512)),
     )
     path = folder / "m.onnx"

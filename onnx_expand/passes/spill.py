@@ -6,7 +6,9 @@ in a temporary file of its own, which goes when nothing refers to it any more.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
 import tempfile
 import weakref
 from pathlib import Path
@@ -22,7 +24,7 @@ class Spill:
     """A directory of weights that goes when the process ends, each file as soon as it can."""
 
     def __init__(self) -> None:
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: Path | None = None
         self._count = 0
 
     def moved(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -31,9 +33,10 @@ class Spill:
             return tensor
         try:
             if self._directory is None:
-                self._directory = tempfile.TemporaryDirectory(prefix="onnx-expand-")
+                self._directory = Path(tempfile.mkdtemp(prefix="onnx-expand-"))
+                atexit.register(shutil.rmtree, self._directory, ignore_errors=True)
             self._count += 1
-            path = Path(self._directory.name) / str(self._count)
+            path = self._directory / str(self._count)
             with path.open("wb") as stream:
                 tensor.tofile(stream)  # type: ignore[attr-defined]
         except OSError:
@@ -47,12 +50,10 @@ class Spill:
             name=tensor.name or "",
             base_dir=path.parent,
         )
-        # The directory outlives its files.
-        weakref.finalize(moved, _remove, path, self._directory)
+        weakref.finalize(moved, _remove, path)
         return moved
 
 
-def _remove(path: Path, directory: tempfile.TemporaryDirectory[str]) -> None:
+def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-    del directory
