@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnx_expand.cost import Inspection
     from onnx_expand.equivalence import Verdict
     from onnx_expand.model import ModelLike
+    from onnx_expand.plans import Plan
 
 __all__ = [
     "AffineConv",
@@ -39,6 +40,7 @@ __all__ = [
     "expand",
     "fold",
     "inspect",
+    "strip_nonlinear",
 ]
 
 __version__ = "0.1.0"
@@ -55,34 +57,74 @@ def expand(
     exclude: str | None = None,
     layers: int = 3,
     seed: int = 0,
+    init: str = "random",
+    plan: str | Plan | None = None,
+    **options: Any,
 ) -> Any:
-    """Replace linear layers by chains of linear layers, to be trained and folded back.
+    """Replace linear layers by chains or sums of linear layers, to be trained and folded back.
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
             changed.
         output: For a path, the file to write; `<stem>.expanded.onnx` beside it when missing.
-        strategy: `cl`, `ck`, `fc`, a combination such as `ck+fc`, or `auto`.
+        strategy: `cl`, `ck`, `fc`, `acnet`, `repvgg`, `dbb`, `mobileone`, `lowrank`, a
+            combination such as `ck+fc`, or `auto`.
         rate: Inner widths are so many times the layer's own.
         first_width: `keep` or `expand` the input width of the first convolutions.
         include: A regular expression; only nodes with a match in their name are expanded.
         exclude: A regular expression; nodes with a match in their name are not expanded.
         layers: How many layers replace a fully connected one, 2 or 3.
         seed: Decides the random numbers that the new layers start from.
+        init: `random`; `preserve` for a model that computes the same; `contracted` for the model
+            itself with the weights of a random expansion contracted at once.
+        plan: Which layers to expand and how: the name of a plan, a file, or a `Plan`.
+        options: The other fields of `onnx_expand.passes.Expand`: nonlinear, norm, branches, rank,
+            ops, kernels, strides, depthwise, residual, place, path, max_params_mult,
+            max_residual. The pass returns a report too.
 
     Returns:
         The expanded model, of the kind that was handed in; for a path, the path written.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
+        UsageError: An option has a value that makes no sense, or there is no such option or plan.
         ModelError: The model cannot be read, or is not valid.
     """
+    from dataclasses import fields
+
     from onnx_expand.model import visit
     from onnx_expand.passes import Expand
 
-    run = Expand(strategy, rate, first_width, include, exclude, layers, seed)
+    known = [field.name for field in fields(Expand) if field.init]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"expand has no option '{name}'; it has {', '.join(known)}")
+    first = (strategy, rate, first_width, include, exclude, layers, seed)
+    run = Expand(*first, init=init, plan=plan, **options)
     guest = visit(model, output, suffix="expanded")
     return guest.leave(run(guest.model).model)
+
+
+def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = None) -> Any:
+    """Remove the activations that `expand(..., nonlinear=...)` put between layers.
+
+    The linear expansion that is left starts from the weights of its non-linear counterpart.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
+            changed.
+        output: For a path, the file to write; `<stem>.linear.onnx` beside it when missing.
+
+    Returns:
+        The model without them, of the kind that was handed in; for a path, the path written.
+
+    Raises:
+        ModelError: The model cannot be read, or is not valid.
+    """
+    from onnx_expand.model import visit
+    from onnx_expand.passes import StripNonlinear
+
+    guest = visit(model, output, suffix="linear")
+    return guest.leave(StripNonlinear()(guest.model).model)
 
 
 def fold(

@@ -15,7 +15,7 @@ from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
 from onnx_expand.values import Facts, Shape
 
-__all__ = ["Cost", "Inspection", "inspect_model", "is_parameter"]
+__all__ = ["Cost", "Inspection", "inspect_model", "is_parameter", "node_counts"]
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,27 @@ def inspect_model(model: ir.Model) -> Inspection:
         unknown=unknown,
         uncounted=sorted(_UNCOUNTED & set(ops)),
     )
+
+
+def node_counts(model: ir.Model) -> dict[str, tuple[int, int | None]]:
+    """For each node, by the name of its output: parameters that it reads, and products.
+
+    Products are those of `inspect_model`, None where a shape is not static.
+    """
+    facts = Facts(model, one_sample=True)
+    return {
+        node.outputs[0].name or "": (
+            sum(
+                value.const_value.size
+                for value in {v for v in node.inputs if v is not None}
+                if value.const_value is not None and value.is_initializer() and is_parameter(value)
+            ),
+            _products(node, facts),
+        )
+        for graph in model.graphs()
+        for node in graph
+        if node.outputs
+    }
 
 
 def _total(counts: list[int | None]) -> int | None:

@@ -78,6 +78,8 @@ class Reason(StrEnum):
     """The weight holds NaN or infinity, which products would spread."""
     POLICY = "policy"
     """The chosen policy leaves this site alone."""
+    ACTIVATION = "activation"
+    """Something that is not linear stands between the layers."""
     STRATEGY = "strategy"
     """The expansion strategy does not apply to this layer."""
     SELECTION = "selection"

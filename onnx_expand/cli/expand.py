@@ -2,63 +2,195 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs
-from onnx_expand.model import load, save
-from onnx_expand.passes import Expand
+from onnx_expand.errors import UsageError
+from onnx_expand.model import check_output, load, replacing, save
+from onnx_expand.passes import Expand, ExpandReport, StripNonlinear
+from onnx_expand.plans import PLANS, plan_text
 
 __all__ = ["expand"]
 
+_SELECTION = (
+    click.option("--include", metavar="RE", help="Only nodes with a match in their name."),
+    click.option("--exclude", metavar="RE", help="Not nodes with a match in their name."),
+    click.option("--ops", metavar="OP,..", help="Only Conv, ConvTranspose, Gemm or MatMul."),
+    click.option("--kernels", metavar="K,..", help="Only these kernels, such as 5,7x1."),
+    click.option("--strides", metavar="S,..", help="Only convolutions of these strides."),
+    click.option("--depthwise/--no-depthwise", default=None, help="Only depthwise ones, or none."),
+    click.option(
+        "--residual/--no-residual", default=None, help="Only layers in residual blocks, or none."
+    ),
+    click.option("--place", metavar="P", help="Only first, inner or last layers; join with +."),
+    click.option(
+        "--path",
+        type=click.Choice(["contracting", "expanding"]),
+        help="Only layers before the first upsampling, or after it.",
+    ),
+)
+_STRATEGY = (
+    click.option(
+        "--strategy",
+        default="auto",
+        show_default=True,
+        metavar="NAME[+NAME..]",
+        help="cl: 1x1, k x k, 1x1. ck: 3x3 layers for a larger kernel. fc: matrices. acnet, "
+        "repvgg, dbb, mobileone: sums of branches. lowrank: a narrow side path for fine-tuning. "
+        "The first that applies is taken; auto is ck+cl+fc.",
+    ),
+    click.option(
+        "--rate", type=float, default=4.0, show_default=True, help="Growth of the widths."
+    ),
+    click.option(
+        "--first-width",
+        type=click.Choice(["keep", "expand"]),
+        default="keep",
+        show_default=True,
+        help="Input width of the first factor of the first convolutions.",
+    ),
+    click.option(
+        "--fc-layers",
+        type=int,
+        default=3,
+        show_default=True,
+        help="Layers for a fully connected one, 2 or 3.",
+    ),
+    click.option(
+        "--branches", type=int, default=4, show_default=True, help="Copies in mobileone."
+    ),
+    click.option("--rank", type=int, default=8, show_default=True, help="Width in lowrank."),
+    click.option(
+        "--norm",
+        type=click.Choice(["auto", "bn", "none"]),
+        default="auto",
+        show_default=True,
+        help="Batch normalization in branches; auto: bn, but none with --init preserve.",
+    ),
+    click.option("--plan", metavar="NAME|F", help="Expand by a plan, named or from a file."),
+    click.option(
+        "--max-params-mult", type=float, metavar="X", help="At most X times the parameters."
+    ),
+)
+_NUMBERS = (
+    click.option(
+        "--init",
+        type=click.Choice(["random", "preserve", "contracted"]),
+        default="random",
+        show_default=True,
+        help="preserve: compute what IN computes. contracted: IN itself, with the weights of a "
+        "random expansion contracted at once.",
+    ),
+    click.option(
+        "--max-residual",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="What --init preserve may miss of a weight, relative to it.",
+    ),
+    click.option(
+        "--nonlinear",
+        type=click.Choice(["relu", "prelu"]),
+        help="Put activations between the layers; --strip-nonlinear removes them again.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the initial numbers."),
+)
+
+
+def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
 
 @click.command()
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT")
+@click.argument("source", metavar="IN", required=False)
+@click.argument("target", metavar="OUT", required=False)
+@_all(_STRATEGY)
+@_all(_NUMBERS)
+@_all(_SELECTION)
+@click.option("--dry-run", is_flag=True, help="Show what would be done; write no model.")
+@click.option("--plan-out", metavar="F", help="Write what was done as a plan, JSON or .yaml.")
+@click.option("--list-plans", is_flag=True, help="Show the plans that come with onnx-expand.")
 @click.option(
-    "--strategy",
-    default="auto",
-    show_default=True,
-    metavar="cl|ck|fc|cl+fc|ck+fc|auto",
-    help="cl: 1x1, k x k, 1x1. ck: 3x3 layers for an odd k above 3. fc: matrices. "
-    "auto: ck where it applies, else cl, and fc.",
+    "--strip-nonlinear", is_flag=True, help="Remove the activations of --nonlinear, only that."
 )
-@click.option("--rate", type=float, default=4.0, show_default=True, help="Growth of the widths.")
-@click.option(
-    "--first-width",
-    type=click.Choice(["keep", "expand"]),
-    default="keep",
-    show_default=True,
-    help="Input width of the first factor of the first convolutions.",
-)
-@click.option("--include", metavar="RE", help="Only nodes with a match in their name.")
-@click.option("--exclude", metavar="RE", help="Not nodes with a match in their name.")
-@click.option(
-    "--fc-layers",
-    type=int,
-    default=3,
-    show_default=True,
-    help="Layers for a fully connected one, 2 or 3.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the initial numbers.")
 @click.option("--report", metavar="F.json", help="Write what was done as JSON; - is stdout.")
-def expand(source: str, target: str, fc_layers: int, report: str | None, **options: Any) -> None:
-    """Replace the linear layers of IN by chains of linear layers, to be trained and folded.
+def expand(
+    source: str | None,
+    target: str | None,
+    dry_run: bool,
+    plan_out: str | None,
+    list_plans: bool,
+    strip_nonlinear: bool,
+    report: str | None,
+    **options: Any,
+) -> None:
+    """Replace the linear layers of IN by chains or sums of layers, to be trained and folded.
 
-    The chains compute nothing that one layer could not, but they train better. 1x1 convolutions
-    are left alone unless --include names them.
+    They compute nothing that one layer could not, but they train better. 1x1 convolutions are
+    left alone unless --include or --kernels asks for them.
 
     \b
     Example: every convolution by 3x3 ones, and fc1 by three layers
       onnx-expand expand net.onnx big.onnx --strategy ck+fc --rate 4 --exclude fc2
+    Example: a pretrained network that computes the same, for fine-tuning
+      onnx-expand expand net.onnx big.onnx --strategy cl --init preserve
+    Example: see and edit a plan first
+      onnx-expand expand net.onnx --plan paper:smallnet-ck --dry-run --plan-out plan.yaml
     """
-    run = Expand(layers=fc_layers, **options)
-    check_outputs(target, report)
+    if list_plans:
+        render.print_plans(render.console(), PLANS)
+        return
+    if source is None or (target is None and not dry_run):
+        raise click.UsageError(f"Missing argument '{'IN' if source is None else 'OUT'}'.")
+    if strip_nonlinear:
+        _strip(source, target, dry_run=dry_run)
+        return
+    run = Expand(layers=options.pop("fc_layers"), **_typed(options))
+    check_outputs(None if dry_run else target, report, plan_out)
     model = load(source)
     outcome = run.call(model).report
-    save(model, target)
+    if target is not None and not dry_run:
+        save(model, target)
+    _write_plan(plan_out, outcome)
     if report:
         render.write_json(outcome.as_dict(), report)
-    render.print_expansion(render.console(quiet=report == "-"), outcome)
+    render.print_expansion(render.console(quiet=report == "-"), outcome, written=not dry_run)
+
+
+def _strip(source: str, target: str | None, *, dry_run: bool) -> None:
+    check_outputs(None if dry_run else target)
+    model = load(source)
+    removed = StripNonlinear().call(model).removed
+    if target is not None and not dry_run:
+        save(model, target)
+    render.console().print(f"{len(removed)} activations removed", markup=False)
+
+
+def _typed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with lists where the command line has text with commas."""
+    for name in ("ops", "kernels", "strides"):
+        text = options[name]
+        options[name] = tuple(part.strip() for part in text.split(",")) if text else ()
+    try:
+        options["strides"] = tuple(map(int, options["strides"]))
+    except ValueError:
+        raise UsageError(f"strides: {','.join(options['strides'])} are no numbers") from None
+    return options
+
+
+def _write_plan(path: str | None, outcome: ExpandReport) -> None:
+    if path is None:
+        return
+    text = plan_text(outcome.plan, yaml=Path(path).suffix.lower() in {".yaml", ".yml"})
+    with replacing(check_output(Path(path))) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -15,12 +15,14 @@ from onnx_expand.cost import Inspection
 from onnx_expand.equivalence import Verdict
 from onnx_expand.model import check_output, replacing
 from onnx_expand.passes import ExpandReport, FoldReport
+from onnx_expand.plans import Plan
 
 __all__ = [
     "console",
     "print_expansion",
     "print_fold",
     "print_inspection",
+    "print_plans",
     "print_table",
     "print_verdict",
     "write_json",
@@ -47,13 +49,16 @@ def write_json(data: Mapping[str, Any], path: str) -> None:
 
 
 def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with its first column to the left and the others to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, title in enumerate(header):
-        table.add_column(title, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    """A table with its first column to the left and the others to the right.
+
+    It is as wide as its cells are: figures that are cut off would be of no use.
+    """
+    lines = [header, *rows] if any(header) else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = [first.ljust(widths[0])]
+        cells += [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        out.print("  ".join(cells).rstrip(), markup=False)
 
 
 def print_inspection(out: Console, figures: Inspection) -> None:
@@ -73,16 +78,51 @@ def print_inspection(out: Console, figures: Inspection) -> None:
         out.print(f"not counted in MACs: {', '.join(figures.uncounted)}")
 
 
-def print_expansion(out: Console, report: ExpandReport) -> None:
-    """What expand did."""
-    rows = [(e.node, " -> ".join(map(str, e.widths)), str(len(e.result))) for e in report.expanded]
-    if rows:
-        print_table(out, ("expanded", "channels", "layers"), rows)
-        _print_change(out, report.before, report.after)
-        out.print("The new layers start from random numbers: train the model before you use it.")
+def print_expansion(out: Console, report: ExpandReport, *, written: bool = True) -> None:
+    """What expand did, or would do."""
+    if not report.expanded:
+        end = "; the model is written as it was." if written else "."
+        out.print(f"Nothing was expanded{end}")
     else:
-        out.print("Nothing was expanded; the model is written as it was.")
+        header, rows = _expansion_rows(report)
+        print_table(out, header, rows)
+        _print_change(out, report.before, report.after)
+        out.print(_START[report.init])
     _print_reasons(out, "not expanded", [((s.node,), str(s.refusal)) for s in report.skipped])
+
+
+_START = {
+    "random": "The new layers start from random numbers: train the model before you use it.",
+    "preserve": "The expanded model computes what the model did, up to rounding and residuals.",
+    "contracted": "The expansion was contracted at once: nodes are as before, weights are not.",
+}
+
+
+def _expansion_rows(report: ExpandReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """One row for each expanded layer, with its figures before and after."""
+    rows = []
+    for e in report.expanded:
+        kernel = "x".join(map(str, e.kernel))
+        row = [
+            e.node,
+            f"{e.op} {kernel}".strip(),
+            str(e.how.strategy),
+            " -> ".join(map(str, e.widths)),
+            f"{e.parameters[0]:,} -> {e.parameters[1]:,}",
+            f"{_count(e.macs[0])} -> {_count(e.macs[1])}",
+        ]
+        if report.init == "preserve":
+            row += [f"{e.residual or 0:.1g}", f"{e.condition or 0:.3g}"]
+        rows.append(tuple(row))
+    header = ("expanded", "layer", "by", "channels", "parameters", "MACs")
+    return header + (("residual", "condition") if report.init == "preserve" else ()), rows
+
+
+def print_plans(out: Console, plans: Mapping[str, Plan]) -> None:
+    """The plans by name."""
+    width = max(map(len, plans))
+    for name, plan in plans.items():
+        out.print(f"{name:<{width}}  {plan.summary}", markup=False)
 
 
 def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> None:

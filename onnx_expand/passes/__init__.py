@@ -5,6 +5,7 @@ from onnx_expand.passes.expand import Expand, ExpandReport, ExpandResult
 from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
 from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.preprocess import Preprocess
+from onnx_expand.passes.strip import StripNonlinear
 
 __all__ = [
     "Border",
@@ -16,4 +17,5 @@ __all__ = [
     "FoldResult",
     "Policy",
     "Preprocess",
+    "StripNonlinear",
 ]

@@ -1,8 +1,7 @@
-"""Expand: replace linear layers by chains of linear layers that train better."""
+"""Expand: replace linear layers by chains or sums of linear layers that train better."""
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,20 +10,32 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.cost import Inspection, inspect_model
-from onnx_expand.errors import Reason, Refusal, UsageError
-from onnx_expand.factorize import Options, factorize, parse_strategy, random_init
-from onnx_expand.geometry import Geometry
-from onnx_expand.lift import Axes, Linear, lift
-from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.cost import Inspection, inspect_model, node_counts
+from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
+from onnx_expand.factorize import (
+    Filled,
+    Options,
+    Unit,
+    factorize,
+    parse_strategy,
+    preserve,
+    random_unit,
+)
+from onnx_expand.lift import Linear
+from onnx_expand.passes.fold import Fold
+from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.rewrite import Rewriter, label
-from onnx_expand.passes.units import EXPANDED, mark, unit_member
+from onnx_expand.passes.selection import Site, survey, why_not
+from onnx_expand.passes.units import EXPANDED, unit_member
+from onnx_expand.passes.writing import UnitWriter
+from onnx_expand.plans import How, Plan, Rule, Select, load_plan, parse_kernel
 from onnx_expand.values import Facts
 
 __all__ = ["Expand", "ExpandReport", "ExpandResult", "Expansion", "Skipped"]
 
-_EXPANDABLE = {"Conv": Form.CONV, "Gemm": Form.GEMM, "MatMul": Form.MATMUL}
+INITS = ("random", "preserve", "contracted")
+ACTIVATIONS = ("relu", "prelu")
+Counts = dict[str, tuple[int, int | None]]
 
 
 @dataclass(frozen=True)
@@ -33,13 +44,45 @@ class Expansion:
 
     Attributes:
         node: The layer's name.
-        result: The names of the layers that replace it.
-        widths: Channels before, between and after them.
+        op: Its op type.
+        kernel: Extents of its kernel, empty for a matrix.
+        how: How it was expanded, complete.
+        result: The names of the nodes that replace it.
+        widths: Channels before, between and after the layers of the chain, or main branch.
+        parameters: Before and after.
+        macs: Products before and after; None where a shape is not static.
+        residual: With `preserve`, the relative norm of what the new layers miss of the weight.
+        condition: With `preserve`, how many times faster the unit learns in one direction than in
+            another, compared with a single layer; infinite if some cannot be learned.
     """
 
     node: str
+    op: str
+    kernel: tuple[int, ...]
+    how: How
     result: tuple[str, ...]
     widths: tuple[int, ...]
+    parameters: tuple[int, int] = (0, 0)
+    macs: tuple[int | None, int | None] = (None, None)
+    residual: float | None = None
+    condition: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The expansion as plain JSON types; an infinite number is the text `inf`."""
+        known = {k: v for k, v in vars(self.how).items() if v is not None}
+        endless = self.condition is not None and not np.isfinite(self.condition)
+        return {
+            "node": self.node,
+            "op": self.op,
+            "kernel": list(self.kernel),
+            "how": known,
+            "result": list(self.result),
+            "widths": list(self.widths),
+            "parameters": list(self.parameters),
+            "macs": list(self.macs),
+            "residual": self.residual,
+            "condition": "inf" if endless else self.condition,
+        }
 
 
 @dataclass(frozen=True)
@@ -52,23 +95,35 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ExpandReport:
-    """What expand did, and what the model costs before and after."""
+    """What expand did, and what the model costs before and after.
+
+    Attributes:
+        expanded: What was replaced.
+        skipped: What was not, each with its reason.
+        before: The model as it came.
+        after: The expanded model; for the initial values `contracted`, before it was contracted.
+        init: How the new layers start.
+    """
 
     expanded: tuple[Expansion, ...]
     skipped: tuple[Skipped, ...]
     before: Inspection
     after: Inspection
+    init: str = "random"
+
+    @property
+    def plan(self) -> dict[str, How]:
+        """How each layer was expanded, by name: expand does the same again with this plan."""
+        return {e.node: e.how for e in self.expanded}
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
         return {
             "schema": 1,
+            "init": self.init,
             "before": self.before.as_dict(),
             "after": self.after.as_dict(),
-            "expanded": [
-                {"node": e.node, "result": list(e.result), "widths": list(e.widths)}
-                for e in self.expanded
-            ],
+            "expanded": [e.as_dict() for e in self.expanded],
             "skipped": [{"node": s.node, **s.refusal.as_dict()} for s in self.skipped],
         }
 
@@ -82,24 +137,47 @@ class ExpandResult(ir.passes.PassResult):
 
 @dataclass(frozen=True)
 class Expand(ir.passes.InPlacePass):
-    """Replace Conv, Gemm and MatMul nodes with constant weights by chains of linear nodes.
+    """Replace Conv, ConvTranspose, Gemm and MatMul nodes with constant weights by several nodes.
 
-    The new layers start from random numbers, as the paper's do: the model has to be trained
-    before it is of use. What replaced what is recorded on the nodes, for fold.
+    What replaced what is recorded on the nodes, for fold.
 
     Attributes:
-        strategy: `cl`, `ck`, `fc`, a combination such as `ck+fc`, or `auto`.
+        strategy: `cl`, `ck`, `fc`, `acnet`, `repvgg`, `dbb`, `mobileone`, `lowrank`, several
+            joined with `+` of which the first that applies is taken, or `auto` (`ck+cl+fc`).
         rate: The expansion rate: inner widths are so many times the layer's own.
         first_width: `keep` leaves the input width of the first convolutions as it is in their
             first factor, `expand` does not.
         include: A regular expression; only nodes with a match in their name are expanded. 1x1
-            convolutions, which the paper leaves alone, are expanded only when it is given.
+            convolutions, which the paper leaves alone, are expanded only where they are asked for
+            by name or kernel.
         exclude: A regular expression; nodes with a match in their name are not expanded.
         layers: How many layers replace a fully connected one, 2 or 3.
         seed: Decides the random numbers, for each node on its own.
+        init: `random` is the framework's default for each layer, as in the paper; the model has
+            to be trained before it is of use. `preserve` lets the expanded model compute what
+            the model does. `contracted` leaves the model as it is but for its weights, which are
+            those of a random expansion contracted at once.
+        nonlinear: `relu` or `prelu` puts activations between the layers of each chain.
+        norm: Batch normalization in the branches of a sum: `bn`, `none`, or `auto`, which is
+            `bn` as in the papers, save with `preserve`: statistics of the first batch would undo
+            that.
+        branches: Copies of the layer that `mobileone` adds up.
+        rank: Inner width of the side path of `lowrank`.
+        plan: A plan, its name or a file; the options above hold for what it leaves open, and
+            the selection must agree.
+        ops: Op types to expand; all if empty.
+        kernels: Kernels to expand, `3` or `(7, 1)` or `7x1`; all if empty.
+        strides: Strides to expand; all if empty.
+        depthwise: Whether to expand depthwise convolutions only, or none of them.
+        residual: Whether to expand layers in residual blocks only, or none of them.
+        place: `first`, `inner`, `last` or several joined with `+`.
+        path: `contracting` or `expanding`: before or after the first upsampling.
+        max_params_mult: The expanded model has at most so many times the parameters: the layers
+            that grow least are expanded.
+        max_residual: The largest relative residual that `preserve` may leave in a layer.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
+        UsageError: An option has a value that makes no sense, or the plan does not fit.
     """
 
     strategy: str = "auto"
@@ -109,140 +187,273 @@ class Expand(ir.passes.InPlacePass):
     exclude: str | None = None
     layers: int = 3
     seed: int = 0
-    _strategies: tuple[str, ...] = field(init=False, repr=False)
+    init: str = "random"
+    nonlinear: str | None = None
+    norm: str = "auto"
+    branches: int = 4
+    rank: int = 8
+    plan: str | Plan | None = None
+    ops: Sequence[str] = ()
+    kernels: Sequence[int | str | tuple[int, ...]] = ()
+    strides: Sequence[int] = ()
+    depthwise: bool | None = None
+    residual: bool | None = None
+    place: str | None = None
+    path: str | None = None
+    max_params_mult: float | None = None
+    max_residual: float = 0.0
+    _select: Select = field(init=False, repr=False)
+    _how: How = field(init=False, repr=False)
+    _plan: Plan | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_strategies", parse_strategy(self.strategy))
-        Options(self.rate, layers=self.layers)
-        if self.first_width not in {"keep", "expand"}:
-            raise UsageError(f"first_width is '{self.first_width}'; give keep or expand")
+        how = How(
+            self.strategy,
+            self.rate,
+            self.layers,
+            self.first_width,
+            self.norm,
+            self.branches,
+            self.rank,
+        )
+        select = Select(
+            tuple(self.ops),
+            tuple(parse_kernel(list(k) if isinstance(k, tuple) else k) for k in self.kernels),
+            tuple(self.strides),
+            self.depthwise,
+            self.residual,
+            self.place,
+            self.path,
+            self.include,
+            self.exclude,
+        )
+        plan = load_plan(self.plan) if isinstance(self.plan, str) else self.plan
+        for name, value in (("_how", how), ("_select", select), ("_plan", plan)):
+            object.__setattr__(self, name, value)
+        self._check_options()
+
+    def _check_options(self) -> None:
         if self.seed < 0:
             raise UsageError(f"the seed is {self.seed}; it must not be negative")
-        for name in ("include", "exclude"):
-            pattern = getattr(self, name)
-            try:
-                re.compile(pattern or "")
-            except re.error as error:
-                raise UsageError(
-                    f"{name}: '{pattern}' is no regular expression: {error}"
-                ) from None
+        if self.init not in INITS:
+            raise UsageError(f"init: '{self.init}' is none of {', '.join(INITS)}")
+        if self.nonlinear is not None and self.nonlinear not in ACTIVATIONS:
+            raise UsageError(f"nonlinear: '{self.nonlinear}' is none of {', '.join(ACTIVATIONS)}")
+        if self.nonlinear is not None and self.init != "random":
+            raise UsageError(
+                f"init {self.init} needs linear chains; leave out nonlinear or use init random"
+            )
+        if self.max_params_mult is not None and not self.max_params_mult >= 1:
+            raise UsageError(f"max_params_mult is {self.max_params_mult}; it must be at least 1")
+        if not 0 <= self.max_residual <= 1:
+            raise UsageError(f"max_residual is {self.max_residual}; it lies between 0 and 1")
 
     def call(self, model: ir.Model) -> ExpandResult:
-        """Expand a model in place."""
-        before = inspect_model(model)
+        """Expand a model in place.
+
+        Raises:
+            UsageError: The plan names nodes that the model does not have, or `contracted` meets a
+                model with expansions in it.
+        """
+        before, counts = inspect_model(model), node_counts(model)
         facts, rewriter = Facts(model), Rewriter(model)
-        first = _first_convolutions(model)
-        expanded: list[Expansion] = []
-        skipped: list[Skipped] = []
-        for node in [node for graph in model.graphs() for node in graph]:
-            linear = self._selected(node, facts)
-            if isinstance(linear, Linear):
-                factors = self._factors(linear, node in first)
-                if isinstance(factors, Refusal):
-                    linear = factors
-                else:
-                    expanded.append(self._replace(linear, factors, facts, rewriter))
-            if isinstance(linear, Refusal):
-                skipped.append(Skipped(label(node), linear))
+        sites = survey(model, facts)
+        self._check_model(sites)
+        run = _Run(self, facts, UnitWriter(facts, rewriter, self.nonlinear), before.parameters)
+        for site in run.within_budget(self._chosen(sites, run)):
+            run.expand(site)
         rewriter.finish()
-        model.metadata_props[EXPANDED] = "true"
-        after = inspect_model(model) if expanded else before
-        report = ExpandReport(tuple(expanded), tuple(skipped), before, after)
+        after = inspect_model(model) if run.expanded else before
+        expanded = run.report(counts, node_counts(model))
+        if self.init == "contracted":
+            Fold(Policy.MARKED).call(model)
+        else:
+            model.metadata_props[EXPANDED] = "true"
+        report = ExpandReport(expanded, tuple(run.skipped), before, after, self.init)
         return ExpandResult(model, True, report)
 
-    def _selected(self, node: ir.Node, facts: Facts) -> Linear | Refusal | None:
-        if node.domain or node.op_type not in _EXPANDABLE:
-            return None
-        name = label(node)
-        if self.include is not None and not re.search(self.include, name):
-            return Refusal(Reason.SELECTION, "its name does not match include")
-        if self.exclude is not None and re.search(self.exclude, name):
-            return Refusal(Reason.SELECTION, "its name matches exclude")
-        if unit_member(node) is not None:
+    def _check_model(self, sites: Sequence[Site]) -> None:
+        if self._plan is not None:
+            unknown = set(self._plan.nodes) - {site.name for site in sites}
+            if unknown:
+                raise UsageError(
+                    f"plan '{self._plan.name}': the model has no layer '{min(unknown)}'"
+                )
+        if self.init == "contracted" and any(unit_member(site.node) for site in sites):
+            raise UsageError("init contracted: the model holds expansions already; fold it first")
+
+    def _chosen(self, sites: Sequence[Site], run: _Run) -> list[_Choice]:
+        """What to expand and how; the rest goes to the run's skipped layers."""
+        counts: dict[Rule, int] = {}
+        chosen = []
+        for site in sites:
+            choice = self._choice(site, counts)
+            if isinstance(choice, Refusal):
+                run.skipped.append(Skipped(site.name, choice))
+            elif choice is not None:
+                chosen.append(choice)
+        return chosen
+
+    def _choice(self, site: Site, counts: dict[Rule, int]) -> _Choice | Refusal | None:
+        refusal = why_not(self._select, site)
+        if refusal is not None:
+            return refusal
+        if unit_member(site.node) is not None:
             return Refusal(Reason.SELECTION, "it is part of an expansion already")
-        linear = lift(node, facts)
+        linear = site.linear
         if not isinstance(linear, Linear) or linear.weight is None:
             return linear if isinstance(linear, Refusal) else None
         if len(linear.weight.uses()) > 1:
             hint = "give each reader its own copy of the weight"
             return Refusal(Reason.SHARED, f"others read '{linear.weight.name}' too", hint=hint)
-        if linear.geometry.rank and set(linear.geometry.kernel) == {1} and self.include is None:
-            hint = "name it with include"
+        found = self._planned(site, linear, counts)
+        if isinstance(found, Refusal):
+            return found
+        how = found.over(self._how)
+        unit = factorize(
+            replace(linear.geometry, bias=linear.bias is not None),
+            parse_strategy(how.strategy or ""),
+            self._options(how, site),
+        )
+        if isinstance(unit, Refusal):
+            return unit
+        return _Choice(site, linear, unit, replace(how, strategy=unit.strategy))
+
+    def _planned(self, site: Site, linear: Linear, counts: dict[Rule, int]) -> How | Refusal:
+        """How the plan, or else the options, say that a layer is expanded."""
+        plan = self._plan
+        if plan is not None and site.name in plan.nodes:
+            return plan.nodes[site.name]
+        rules = (Rule(),) if plan is None else plan.rules
+        reason = Refusal(Reason.SELECTION, "the plan does not name it")
+        for rule in rules:
+            refusal = why_not(rule.select, site) or self._pointwise(linear, rule.select)
+            if refusal is None:
+                counts[rule] = counts.get(rule, 0) + 1
+                limit = rule.select.limit
+                if limit is None or counts[rule] <= limit:
+                    return rule.how
+                refusal = Refusal(Reason.SELECTION, f"{limit} layers were selected before it")
+            reason = refusal
+        return reason
+
+    def _pointwise(self, linear: Linear, select: Select) -> Refusal | None:
+        asked = self._select
+        named = asked.include or select.include or asked.kernels or select.kernels
+        if linear.geometry.rank and set(linear.geometry.kernel) == {1} and not named:
+            hint = "name it with include, or ask for its kernel"
             return Refusal(Reason.SELECTION, "1x1 convolutions are left alone", hint=hint)
-        return linear
-
-    def _factors(self, linear: Linear, first: bool) -> list[Geometry] | Refusal:
-        # Every factor has a bias if the layer has one, even one that is all zeros.
-        layer = replace(linear.geometry, bias=linear.bias is not None)
-        options = Options(self.rate, first and self.first_width == "keep", self.layers)
-        return factorize(layer, self._strategies, options)
-
-    def _replace(
-        self, linear: Linear, factors: Sequence[Geometry], facts: Facts, rewriter: Rewriter
-    ) -> Expansion:
-        node, template = linear.node, Template.of(linear, facts)
-        assert template is not None
-        assert linear.axes is not None
-        assert linear.weight is not None
-        name, rng = label(node), np.random.default_rng([self.seed, _stable_hash(label(node))])
-        form, dtype = _EXPANDABLE[node.op_type], facts.tensor(linear.weight).dtype
-        value, axes, new = linear.x, linear.axes, []
-        for index, factor in enumerate(factors):
-            names = _names(rewriter, node, linear.weight.name or name, index)
-            affine = random_init(factor, rng)
-            new += lower(affine, form, axes, Target(value, dtype, names, facts))
-            shape = _shape_after(value, facts, affine, axes)
-            value, axes = new[-1].outputs[0], (axes[1], axes[1])
-            value.name, value.shape = rewriter.unique(f"{names.node}.out"), shape
-            value.type = ir.TensorType(dtype)
-        mark(new, f"{linear.y.name}", template)
-        rewriter.replace([node], new)
-        widths = (factors[0].in_channels, *(f.out_channels for f in factors))
-        return Expansion(name, tuple(map(label, new)), widths)
-
-
-def _first_convolutions(model: ir.Model) -> set[ir.Node]:
-    """The Conv nodes that no other Conv precedes."""
-    behind: set[ir.Value] = set()
-    first = set()
-    for graph in model.graphs():
-        for node in graph:
-            follows = any(value in behind for value in node.inputs)
-            if node.op_type == "Conv" and not follows:
-                first.add(node)
-            if node.op_type == "Conv" or follows:
-                behind.update(node.outputs)
-    return first
-
-
-def _names(rewriter: Rewriter, node: ir.Node, weight: str, index: int) -> Names:
-    stem, dot, last = weight.rpartition(".")
-    base = stem if dot and last == "weight" else weight
-    name = rewriter.unique(f"{label(node)}.{index}")
-    return Names(
-        name,
-        rewriter.unique(f"{base}.{index}.weight"),
-        rewriter.unique(f"{base}.{index}.bias"),
-        f"{name}.add",
-    )
-
-
-def _shape_after(x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes) -> ir.Shape | None:
-    known = facts.shape(x)
-    if known is None:
         return None
-    own = list(x.shape) if x.shape is not None and len(x.shape) == len(known) else list(known)
-    dims: list[Any] = [k if k is not None else o for k, o in zip(known, own, strict=True)]
-    if axes[0] != axes[1]:
-        dims[axes[0]], dims[axes[1]] = dims[axes[1]], dims[axes[0]]
-    dims[axes[1]] = affine.geometry.out_channels
-    for axis in range(affine.rank):
-        size = known[2 + axis]
-        sizes = [1] * affine.rank if size is None else [size] * affine.rank
-        extent = affine.geometry.output_extents(sizes)[axis]
-        dims[2 + axis] = None if size is None else extent
-    return ir.Shape(dims)
+
+    def _options(self, how: How, site: Site) -> Options:
+        assert how.rate is not None
+        assert how.layers is not None
+        assert how.branches is not None
+        assert how.rank is not None
+        keep = site.reads_image and how.first_width == "keep"
+        norm = how.norm == "bn" or (how.norm == "auto" and self.init != "preserve")
+        return Options(how.rate, keep, how.layers, norm, how.branches, how.rank)
 
 
-def _stable_hash(text: str) -> int:
-    return zlib.crc32(text.encode())
+@dataclass(frozen=True)
+class _Choice:
+    """A layer, and what is to replace it."""
+
+    site: Site
+    linear: Linear
+    unit: Unit
+    how: How
+
+    @property
+    def growth(self) -> int:
+        """Parameters that the unit has more than the layer."""
+        geometry = replace(self.linear.geometry, bias=self.linear.bias is not None)
+        return self.unit.parameters - geometry.parameters
+
+
+class _Run:
+    """One run over one model."""
+
+    def __init__(self, options: Expand, facts: Facts, writer: UnitWriter, size: int) -> None:
+        self.options, self.facts, self.writer, self.size = options, facts, writer, size
+        self.skipped: list[Skipped] = []
+        self.expanded: list[tuple[_Choice, Filled, list[ir.Node]]] = []
+
+    def within_budget(self, choices: list[_Choice]) -> list[_Choice]:
+        """The choices that keep the model small enough, those that grow least first."""
+        most = self.options.max_params_mult
+        if most is None:
+            return choices
+        left = most * self.size - self.size
+        kept = set()
+        for index, choice in sorted(enumerate(choices), key=lambda pair: pair[1].growth):
+            if choice.growth <= left:
+                left -= max(0, choice.growth)
+                kept.add(index)
+                continue
+            message = (
+                f"it would add {choice.growth:,} parameters, and {max(0, int(left)):,} are left"
+            )
+            numbers = {"growth": choice.growth, "left": int(left)}
+            hint = "allow more with max_params_mult, or lower the rate"
+            refusal = Refusal(Reason.COST, message, numbers, hint)
+            self.skipped.append(Skipped(choice.site.name, refusal))
+        return [choice for index, choice in enumerate(choices) if index in kept]
+
+    def expand(self, choice: _Choice) -> None:
+        """Replace one layer, or say why not."""
+        filled = self._filled(choice)
+        written = filled
+        if not isinstance(filled, Refusal):
+            nodes = self.writer.replace(choice.linear, filled)
+            if not isinstance(nodes, Refusal):
+                self.expanded.append((choice, filled, nodes))
+                return
+            written = nodes
+        assert isinstance(written, Refusal)
+        self.skipped.append(Skipped(choice.site.name, written))
+
+    def report(
+        self, before: Counts, after: Counts
+    ) -> tuple[Expansion, ...]:
+        """What was expanded, in order, with what it cost and costs."""
+        found = []
+        for choice, filled, nodes in self.expanded:
+            old = before[nodes[-1].outputs[0].name or ""]
+            new = [after[node.outputs[0].name or ""] for node in nodes]
+            macs = [products for _, products in new]
+            found.append(
+                Expansion(
+                    choice.site.name,
+                    choice.linear.node.op_type,
+                    choice.linear.geometry.kernel,
+                    choice.how,
+                    tuple(map(label, nodes)),
+                    filled.unit.widths,
+                    (old[0], sum(size for size, _ in new)),
+                    (old[1], None if None in macs else sum(m for m in macs if m is not None)),
+                    filled.residual,
+                    filled.condition,
+                )
+            )
+        return tuple(found)
+
+    def _filled(self, choice: _Choice) -> Filled | Refusal:
+        """The numbers that a unit starts with."""
+        name, linear = choice.site.name, choice.linear
+        rng = np.random.default_rng([self.options.seed, zlib.crc32(name.encode())])
+        assert linear.weight is not None
+        dtype = self.facts.tensor(linear.weight).dtype.numpy()
+
+        def rounded(array: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+            with np.errstate(over="ignore", under="ignore"):
+                return array.astype(dtype).astype(np.float64)
+
+        try:
+            target = linear.load()
+        except RefusedError as error:
+            return error.refusal
+        if self.options.init != "preserve":
+            return random_unit(choice.unit, target, rng)
+        most = self.options.max_residual
+        return preserve(choice.unit, target, rng, rounded, most=most)

@@ -34,7 +34,7 @@ from onnx_expand.passes.renaming import state_shape, write_renames
 from onnx_expand.passes.reroot import Reroot, find_reroots
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.stopwatch import Stopwatch
-from onnx_expand.passes.units import EXPANDED, drop_incomplete, unmark
+from onnx_expand.passes.units import EXPANDED, drop_incomplete, nonlinear_units, unmark
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.regions import Break, Chain, find_chains
 from onnx_expand.values import Facts, Shape
@@ -166,6 +166,7 @@ class Fold(ir.passes.InPlacePass):
         after = inspect_model(model) if self.measure else None
         kept = [kept for run in runs for kept in run.kept]
         kept += [_kept(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
+        kept += [Kept(tuple(map(label, nodes)), why) for nodes, why in nonlinear_units(model)]
         sites = tuple(site for run in runs for site in run.sites)
         return FoldResult(
             model, bool(sites), FoldReport(policy, sites, tuple(kept), before, after)

@@ -662,17 +662,30 @@ def sum_costs(costs: Iterator[Cost]) -> Cost:
 
 def units_of(elements: Sequence[Element]) -> Iterator[tuple[Span, Member]]:
     """The complete expanded units among elements, in order."""
-    members: list[Member | None] = [
-        unit_member(element.linear.node) if isinstance(element, Leaf) else None
-        for element in elements
-    ]
+    members = [_member(element) for element in elements]
     for start, member in enumerate(members):
         if member is None or member.index:
+            continue
+        if isinstance(elements[start], Join):
+            yield Span(start, start), member
             continue
         run = members[start : start + member.size]
         places = [(m.unit, m.index) for m in run if m is not None]
         if places == [(member.unit, i) for i in range(member.size)]:
             yield Span(start, start + member.size - 1), member
+
+
+def _member(element: Element) -> Member | None:
+    """The place of an element in a unit; a join that is a whole unit has the unit's first."""
+    if isinstance(element, Leaf):
+        return unit_member(element.linear.node)
+    if not isinstance(element, Join):
+        return None
+    members = [unit_member(node) for node in dict.fromkeys(element.nodes())]
+    known = sorted((m for m in members if m is not None), key=lambda m: m.index)
+    places = [(m.unit, m.index) for m in known]
+    whole = known and places == [(known[0].unit, i) for i in range(known[0].size)]
+    return known[0] if whole and len(known) == len(members) else None
 
 
 def _is_matrix(element: Element) -> bool:

@@ -3,6 +3,9 @@
 Every node of an expanded unit carries, under one metadata key, the unit's identity, its own place
 in it and the template of the node that the unit replaced. Fold uses the record for names and
 layout only; whether the unit can be contracted is decided by its nodes themselves.
+
+Activations that expand put between the layers of a unit carry a key of their own, so that exactly
+they can be removed again.
 """
 
 from __future__ import annotations
@@ -13,11 +16,24 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_expand.errors import Reason, Refusal
 from onnx_expand.lower import Template
 
-__all__ = ["EXPANDED", "Member", "drop_incomplete", "mark", "unit_member", "unmark"]
+__all__ = [
+    "EXPANDED",
+    "Member",
+    "activations",
+    "drop_incomplete",
+    "mark",
+    "mark_activation",
+    "nonlinear_units",
+    "unit_member",
+    "unmark",
+]
 
 _KEY = "onnx_expand.unit"
+_ACTIVATION = "onnx_expand.activation"
+_INSERTED = frozenset({"Relu", "PRelu"})
 
 EXPANDED = "onnx_expand.expanded"
 """Model metadata: the model went through expand, and fold gives back what expand was given."""
@@ -92,3 +108,37 @@ def drop_incomplete(model: ir.Model) -> bool:
             for node, _ in found:
                 unmark(node)
     return complete
+
+
+def mark_activation(node: ir.Node, unit: str) -> None:
+    """Record on a node that expand put it between the layers of a unit."""
+    node.metadata_props[_ACTIVATION] = unit
+
+
+def activations(model: ir.Model) -> list[tuple[ir.Node, str]]:
+    """The activations that expand put between layers, each with its unit."""
+    return [
+        (node, node.metadata_props[_ACTIVATION])
+        for graph in model.graphs()
+        for node in graph
+        if _ACTIVATION in node.metadata_props and node.op_type in _INSERTED and not node.domain
+    ]
+
+
+def nonlinear_units(model: ir.Model) -> list[tuple[list[ir.Node], Refusal]]:
+    """The units that have activations between their layers, and what fold says about them."""
+    units: dict[str, list[ir.Node]] = {}
+    for node, unit in activations(model):
+        units.setdefault(unit, []).append(node)
+    return [
+        (
+            nodes,
+            Refusal(
+                Reason.ACTIVATION,
+                f"{len(nodes)} activations stand between the layers that replaced one",
+                {"activations": len(nodes)},
+                "remove them with expand --strip-nonlinear",
+            ),
+        )
+        for nodes in units.values()
+    ]

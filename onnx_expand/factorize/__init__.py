@@ -1,0 +1,53 @@
+"""The expansions: which layers replace one layer, and the numbers that they start from.
+
+A strategy is one decorated function from the geometry of a layer to a `Unit`: a sum of branches,
+each a chain of steps. The map that a unit computes has exactly the layer's geometry, so that fold
+can contract it again. Numbers are either the framework's defaults or such that the unit computes
+what the layer did.
+"""
+
+# Importing a file registers its strategies.
+from onnx_expand.factorize import branches, chains
+from onnx_expand.factorize.base import (
+    STRATEGIES,
+    Average,
+    Branch,
+    Layer,
+    Norm,
+    Options,
+    Start,
+    Step,
+    Unit,
+    factorize,
+    parse_strategy,
+)
+from onnx_expand.factorize.initial import (
+    Filled,
+    Statistics,
+    as_affine,
+    preserve,
+    random_init,
+    random_unit,
+)
+
+__all__ = [
+    "STRATEGIES",
+    "Average",
+    "Branch",
+    "Filled",
+    "Layer",
+    "Norm",
+    "Options",
+    "Start",
+    "Statistics",
+    "Step",
+    "Unit",
+    "as_affine",
+    "branches",
+    "chains",
+    "factorize",
+    "parse_strategy",
+    "preserve",
+    "random_init",
+    "random_unit",
+]

@@ -1,0 +1,221 @@
+"""What a strategy answers: a unit, that is a sum of branches, each a chain of steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from onnx_expand.errors import Reason, Refusal, UsageError
+from onnx_expand.geometry import Geometry
+
+__all__ = [
+    "STRATEGIES",
+    "Average",
+    "Branch",
+    "Layer",
+    "Norm",
+    "Options",
+    "Start",
+    "Step",
+    "Unit",
+    "factorize",
+    "parse_strategy",
+    "refused",
+    "strategy",
+]
+
+_LAYERS = {2, 3}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How far to expand.
+
+    Attributes:
+        rate: The expansion rate r: inner widths are r times the layer's own.
+        keep_first: Whether this layer keeps its input width in the first factor, as the paper's
+            networks do for the layer that reads the image.
+        layers: How many layers replace a fully connected one, 2 or 3.
+        norm: Whether each branch of a sum ends in batch normalization.
+        branches: How many copies of the layer `mobileone` adds up.
+        rank: Inner width of the side path of `lowrank`.
+
+    Raises:
+        UsageError: A value makes no sense.
+    """
+
+    rate: float = 4.0
+    keep_first: bool = False
+    layers: int = 3
+    norm: bool = False
+    branches: int = 4
+    rank: int = 8
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rate < float("inf")):
+            raise UsageError(f"the expansion rate is {self.rate}; it must be a number above 0")
+        if self.layers not in _LAYERS:
+            raise UsageError(f"{self.layers} fully connected layers were asked for; give 2 or 3")
+        for name in ("branches", "rank"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def width(self, channels: int, group: int) -> int:
+        """So many channels times r, as a whole number of channels per group, at least one."""
+        return group * max(1, round(self.rate * channels / group))
+
+
+class Start(Enum):
+    """What the numbers of a layer are before training, where they are not solved for."""
+
+    RANDOM = "random"
+    """The framework's default."""
+    ZERO = "zero"
+    KEPT = "kept"
+    """Those of the layer that is replaced."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matrix; its bias flag says whether it has a bias, even one of zeros."""
+
+    geometry: Geometry
+    start: Start = Start.RANDOM
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch normalization."""
+
+    channels: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """Each channel is scaled and shifted for itself."""
+        return Geometry(self.channels, self.channels, group=self.channels, bias=True)
+
+
+@dataclass(frozen=True)
+class Average:
+    """Average pooling without padding: a depthwise kernel whose taps are equal and fixed."""
+
+    geometry: Geometry
+
+
+Step = Layer | Norm | Average
+Branch = tuple[Step, ...]
+"""Steps one after the other; none at all for the input itself."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What replaces a layer.
+
+    Attributes:
+        strategy: The strategy's name.
+        branches: Their outputs are added. With several, the first is the main one: a layer of
+            the geometry of the one replaced, perhaps followed by a normalization.
+    """
+
+    strategy: str
+    branches: tuple[Branch, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Elements that training moves."""
+        return sum(
+            2 * step.channels if isinstance(step, Norm) else step.geometry.parameters
+            for branch in self.branches
+            for step in branch
+            if not isinstance(step, Average)
+        )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels before, between and after the layers of a chain, or of the main branch."""
+        layers = [s.geometry for s in self.branches[0] if isinstance(s, Layer)]
+        return (layers[0].in_channels, *(g.out_channels for g in layers))
+
+    def composed(self) -> Geometry | Refusal:
+        """The geometry of the map that the unit computes."""
+        channels = self.widths[0]
+        identity = Geometry(channels, channels, group=channels)
+        total: Geometry | Refusal | None = None
+        for branch in self.branches:
+            whole: Geometry | Refusal = identity
+            if branch:
+                whole = functools.reduce(_then, (s.geometry for s in branch[1:]), _first(branch))
+            if isinstance(whole, Refusal) or isinstance(total, Refusal):
+                return whole if isinstance(whole, Refusal) else _known(total)
+            total = whole if total is None else total.plus(whole)
+        return _known(total)
+
+
+def _first(branch: Branch) -> Geometry | Refusal:
+    return branch[0].geometry
+
+
+def _then(first: Geometry | Refusal, second: Geometry) -> Geometry | Refusal:
+    return first if isinstance(first, Refusal) else first.then(second)
+
+
+def _known(geometry: Geometry | Refusal | None) -> Geometry | Refusal:
+    assert geometry is not None
+    return geometry
+
+
+Strategy = Callable[[Geometry, Options], Unit | Refusal]
+STRATEGIES: dict[str, Strategy] = {}
+"""The strategies by name; `strategy` adds to them."""
+_AUTO = ("ck", "cl", "fc")
+
+
+def strategy(
+    name: str,
+) -> Callable[[Callable[[Geometry, Options], Sequence[Branch] | Refusal]], Strategy]:
+    """Register a function from a layer to the branches that replace it."""
+
+    def register(
+        function: Callable[[Geometry, Options], Sequence[Branch] | Refusal],
+    ) -> Strategy:
+        @functools.wraps(function)
+        def wrapped(layer: Geometry, options: Options) -> Unit | Refusal:
+            branches = function(layer, options)
+            return branches if isinstance(branches, Refusal) else Unit(name, tuple(branches))
+
+        STRATEGIES[name] = wrapped
+        return wrapped
+
+    return register
+
+
+def refused(message: str) -> Refusal:
+    """Say why a strategy does not apply to a layer."""
+    return Refusal(Reason.STRATEGY, message)
+
+
+def parse_strategy(text: str) -> tuple[str, ...]:
+    """The strategies named by a text such as `ck+fc`, to be tried in that order; `auto` is all.
+
+    Raises:
+        UsageError: One of them does not exist.
+    """
+    names = _AUTO if text == "auto" else tuple(text.split("+"))
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown:
+        known = ", ".join([*STRATEGIES, "auto"])
+        raise UsageError(f"strategy '{text}': '{unknown[0]}' is none of {known} (join with '+')")
+    return names
+
+
+def factorize(geometry: Geometry, strategies: Sequence[str], options: Options) -> Unit | Refusal:
+    """What replaces a layer by the first strategy that applies to it, or why none does."""
+    refusals = []
+    for name in strategies:
+        unit = STRATEGIES[name](geometry, options)
+        if not isinstance(unit, Refusal):
+            return unit
+        refusals.append(unit.message)
+    return Refusal(Reason.STRATEGY, "; ".join(refusals))

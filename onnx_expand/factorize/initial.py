@@ -1,0 +1,273 @@
+"""The numbers of a unit: the framework's defaults, or those that preserve a layer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.contraction import compose_chain
+from onnx_expand.errors import Reason, Refusal
+from onnx_expand.factorize.base import Average, Branch, Layer, Norm, Start, Unit
+from onnx_expand.factorize.condition import Path, condition
+from onnx_expand.factorize.kernels import Array, blocks, unblocked
+from onnx_expand.factorize.solve import Rounded, fit_chain
+from onnx_expand.geometry import Geometry
+from onnx_expand.grouped import regroup
+
+__all__ = ["Filled", "Statistics", "as_affine", "preserve", "random_init", "random_unit"]
+
+_EPSILON = 1e-5
+_EXACT = 64 * float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The numbers of a batch normalization in inference form, each [channels]."""
+
+    scale: Array
+    shift: Array
+    mean: Array
+    variance: Array
+    epsilon: float = _EPSILON
+
+    @classmethod
+    def identity(cls, channels: int) -> Statistics:
+        """The framework's default, which changes numbers by its epsilon only."""
+        ones, zeros = np.ones(channels), np.zeros(channels)
+        return cls(ones, zeros, zeros, ones)
+
+    @property
+    def affine(self) -> AffineConv:
+        """The map that it is."""
+        factor = self.scale / np.sqrt(self.variance + self.epsilon)
+        return AffineConv.per_channel(factor, self.shift - factor * self.mean)
+
+
+Part = AffineConv | Statistics
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A unit with numbers.
+
+    Attributes:
+        unit: The unit.
+        parts: For each branch, for each of its steps, the numbers; those of an average too.
+        residual: Relative norm of what the unit misses of the layer, before its last rounding;
+            None where it was not to preserve anything.
+        condition: The condition number of the unit for gradients, None as above.
+    """
+
+    unit: Unit
+    parts: tuple[tuple[Part, ...], ...]
+    residual: float | None = None
+    condition: float | None = None
+
+    @property
+    def affine(self) -> AffineConv:
+        """The map that the unit computes."""
+        channels = self.unit.widths[0]
+        maps = [
+            compose_chain([as_affine(part) for part in parts])
+            if parts
+            else AffineConv.identity(channels)
+            for parts in self.parts
+        ]
+        return functools.reduce(AffineConv.__add__, maps)
+
+
+def as_affine(part: Part) -> AffineConv:
+    """The map of a step."""
+    return part.affine if isinstance(part, Statistics) else part
+
+
+def random_init(geometry: Geometry, rng: np.random.Generator) -> AffineConv:
+    """A layer with the default initial numbers of PyTorch, which the paper trains from.
+
+    Weight and bias are uniform within 1 / sqrt(fan-in) (`kaiming_uniform` with a = sqrt 5). For a
+    transposed convolution PyTorch takes the outputs that an input reaches for its fan-in.
+    """
+    shape = geometry.weight_shape
+    fan_in = int(np.prod(shape[1:]))
+    if geometry.transposed:
+        fan_in = shape[0] // geometry.group * int(np.prod(shape[2:]))
+    bound = 1 / np.sqrt(fan_in)
+    weight = rng.uniform(-bound, bound, shape)
+    bias = rng.uniform(-bound, bound, geometry.out_channels) if geometry.bias else None
+    return _shaped(geometry, weight, bias)
+
+
+def random_unit(unit: Unit, target: AffineConv, rng: np.random.Generator) -> Filled:
+    """A unit with the framework's default numbers; what is to be kept is taken from the layer."""
+    return Filled(unit, tuple(_random_branch(branch, target, rng) for branch in unit.branches))
+
+
+def preserve(
+    unit: Unit,
+    target: AffineConv,
+    rng: np.random.Generator,
+    rounded: Rounded,
+    *,
+    most: float = 0.0,
+) -> Filled | Refusal:
+    """A unit with numbers for which it computes what the layer does.
+
+    Inner biases are zero. In a sum the side branches are random and the main one makes up for
+    them.
+
+    Args:
+        unit: The unit.
+        target: The layer; its bias is None only if it has none.
+        rng: Decides what is left open.
+        rounded: Rounds to the type that the numbers will be stored in.
+        most: The largest relative residual that is allowed; more than rounding is refused beyond.
+
+    Returns:
+        The numbers, or why there are none.
+    """
+    if len(unit.branches) == 1:
+        parts, residual = _fit_branch(unit.branches[0], target, rng, rounded, most)
+        found = [parts]
+    else:
+        found, residual = _with_remainder(unit, target, rng, rounded), 0.0
+    # Half of what storing the numbers costs anyway is no loss.
+    if residual > max(_EXACT, _grain(rounded) / 8, most):
+        return Refusal(
+            Reason.STRATEGY,
+            f"{unit.strategy} with {' -> '.join(map(str, unit.widths))} channels misses "
+            f"{residual:.2g} of the layer's weight",
+            {"residual": residual},
+            "raise the rate, let the first width expand, or allow the residual",
+        )
+    figure = condition(
+        [_path(b, p, target) for b, p in zip(unit.branches, found, strict=True)],
+        blocks(target.weight, target.group).shape,
+        rng,
+    )
+    return Filled(unit, tuple(found), residual, figure)
+
+
+def _grain(rounded: Rounded) -> float:
+    """The distance of 1 from the next number that is stored."""
+    steps = np.exp2(-np.arange(1, 53, dtype=np.float64))
+    kept = steps[rounded(1 + steps) != 1]
+    return float(kept[-1])
+
+
+def _random_branch(
+    branch: Branch, target: AffineConv, rng: np.random.Generator
+) -> tuple[Part, ...]:
+    return tuple(_started(step, target, rng) for step in branch)
+
+
+def _started(step: Layer | Norm | Average, target: AffineConv, rng: np.random.Generator) -> Part:
+    if isinstance(step, Norm):
+        return Statistics.identity(step.channels)
+    if isinstance(step, Average):
+        taps = int(np.prod(step.geometry.kernel))
+        return _shaped(step.geometry, np.full(step.geometry.weight_shape, 1 / taps), None)
+    if step.start is Start.KEPT:
+        return target
+    if step.start is Start.ZERO:
+        bias = np.zeros(step.geometry.out_channels) if step.geometry.bias else None
+        return _shaped(step.geometry, np.zeros(step.geometry.weight_shape), bias)
+    return random_init(step.geometry, rng)
+
+
+def _fit_branch(
+    branch: Branch,
+    target: AffineConv,
+    rng: np.random.Generator,
+    rounded: Rounded,
+    most: float,
+) -> tuple[tuple[Part, ...], float]:
+    """A chain of layers that composes to a layer; the last one gets its bias."""
+    layers = [step.geometry for step in branch if isinstance(step, Layer)]
+    group = target.group
+    widths = [layers[0].in_channels // group, *(g.out_channels // group for g in layers)]
+    wanted = blocks(target.weight, group)
+    fit = fit_chain(widths, [g.kernel for g in layers], wanted, rng, rounded, most=most)
+    parts: list[Part] = []
+    for geometry, kernel in zip(layers, fit.kernels, strict=True):
+        bias = np.zeros(geometry.out_channels) if geometry.bias else None
+        if geometry is layers[-1]:
+            bias = target.bias
+        parts.append(_shaped(geometry, unblocked(kernel), bias))
+    return tuple(parts), fit.residual
+
+
+def _with_remainder(
+    unit: Unit, target: AffineConv, rng: np.random.Generator, rounded: Rounded
+) -> list[tuple[Part, ...]]:
+    """Random side branches, and a main branch that computes what they leave of a layer."""
+    sides = [
+        tuple(_rounded(part, rounded) for part in _random_branch(branch, target, rng))
+        for branch in unit.branches[1:]
+    ]
+    rest = target
+    for parts in sides:
+        rest = rest + -_composed(parts, target)
+    main = unit.branches[0]
+    layer = main[0]
+    assert isinstance(layer, Layer)
+    rest = rest.embedded(replace(layer.geometry, bias=rest.geometry.bias))
+    bias = np.zeros(layer.geometry.out_channels) if rest.bias is None else rest.bias
+    if len(main) == 1:
+        own = bias if layer.geometry.bias else None
+        return [(_shaped(layer.geometry, rest.weight, own),), *sides]
+    still = _rounded(Statistics.identity(layer.geometry.out_channels), rounded)
+    assert isinstance(still, Statistics)
+    factor = as_affine(still).weight.reshape(-1, *(1,) * (rest.weight.ndim - 1))
+    weight = _shaped(layer.geometry, rest.weight / factor, None)
+    return [(weight, replace(still, shift=bias)), *sides]
+
+
+def _composed(parts: Sequence[Part], target: AffineConv) -> AffineConv:
+    if not parts:
+        return AffineConv.identity(target.geometry.in_channels, target.rank)
+    return compose_chain([as_affine(part) for part in parts]).at_rank(target.rank)
+
+
+def _rounded(part: Part, rounded: Rounded) -> Part:
+    if isinstance(part, Statistics):
+        return replace(
+            part,
+            scale=rounded(part.scale),
+            shift=rounded(part.shift),
+            mean=rounded(part.mean),
+            variance=rounded(part.variance),
+            # ONNX keeps this number in 32 bits whatever the model's type is.
+            epsilon=float(np.float32(part.epsilon)),
+        )
+    bias = None if part.bias is None else rounded(part.bias)
+    return replace(part, weight=rounded(part.weight), bias=bias)
+
+
+def _path(branch: Branch, parts: Sequence[Part], target: AffineConv) -> Path:
+    """A branch as kernels in the blocks of the layer that it takes part in."""
+    maps = [as_affine(part) for part in parts]
+    group, rank = target.group, target.rank
+    kernels = [blocks(regroup(f.at_rank(rank).weight, f.group, group), group) for f in maps]
+    trained = [isinstance(step, Layer) for step in branch]
+    if not kernels:  # the input itself
+        one = AffineConv.identity(target.geometry.in_channels, rank)
+        kernels, trained = [blocks(regroup(one.weight, one.group, group), group)], [False]
+    whole = _composed(parts, target).geometry
+    place = tuple(
+        slice((big - small) // step, (big - small) // step + size)
+        for big, small, step, size in zip(
+            target.geometry.begins, whole.begins, target.dilations, whole.kernel, strict=True
+        )
+    )
+    return Path(tuple(kernels), tuple(trained), place)
+
+
+def _shaped(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
+    g = geometry
+    return AffineConv(
+        weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension
+    )

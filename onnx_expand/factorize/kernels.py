@@ -1,0 +1,137 @@
+"""Chains of kernels as plain arrays, composed and differentiated tap by tap.
+
+A kernel is [g, n, m, *taps]: for each of g groups, n outputs of m inputs. Strides, dilations and
+pads play no part here: along a chain in which only the last kernel has a stride, taps compose by
+full convolution. A composition is linear in each of its factors, and the adjoints here are those
+of these linear maps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Array",
+    "adjoint_first",
+    "adjoint_second",
+    "blocks",
+    "compose",
+    "least_squares",
+    "norm",
+    "product",
+    "unblocked",
+]
+
+Array = npt.NDArray[np.float64]
+
+
+def blocks(weight: Array, group: int) -> Array:
+    """[n, m / group, *taps] as [group, n / group, m / group, *taps]."""
+    return weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+
+
+def unblocked(kernel: Array) -> Array:
+    """The inverse of `blocks`."""
+    return kernel.reshape(-1, *kernel.shape[2:])
+
+
+def compose(second: Array, first: Array) -> Array:
+    """`second` after `first`: [g, n, p, *t] and [g, p, m, *u] to [g, n, m, *(t + u - 1)]."""
+    (g, n, p), (m,) = second.shape[:3], first.shape[2:3]
+    taps, inner = second.shape[3:], first.shape[3:]
+    out = np.zeros((g, n, m, *(a + b - 1 for a, b in zip(taps, inner, strict=True))))
+    if np.prod(taps) <= np.prod(inner):
+        flat = first.reshape(g, p, -1)
+        for tap in np.ndindex(*taps):
+            part = second[(..., *tap)] @ flat
+            out[_window(tap, inner)] += part.reshape(g, n, m, *inner)
+        return out
+    flat = np.moveaxis(second.reshape(g, n, p, -1), 3, 2).reshape(g, -1, p)
+    for tap in np.ndindex(*inner):
+        part = np.moveaxis((flat @ first[(..., *tap)]).reshape(g, n, -1, m), 2, 3)
+        out[_window(tap, taps)] += part.reshape(g, n, m, *taps)
+    return out
+
+
+def adjoint_first(second: Array, gradient: Array) -> Array:
+    """The adjoint of `first -> compose(second, first)` at a gradient of the composition."""
+    (g, n, p), m = second.shape[:3], gradient.shape[2]
+    taps = second.shape[3:]
+    inner = [a - b + 1 for a, b in zip(gradient.shape[3:], taps, strict=True)]
+    out = np.zeros((g, p, m, *inner))
+    for tap in np.ndindex(*taps):
+        part = gradient[_window(tap, inner)].reshape(g, n, -1)
+        out += (second[(..., *tap)].swapaxes(1, 2) @ part).reshape(out.shape)
+    return out
+
+
+def adjoint_second(first: Array, gradient: Array) -> Array:
+    """The adjoint of `second -> compose(second, first)` at a gradient of the composition."""
+    g, n = gradient.shape[:2]
+    p, inner = first.shape[1], first.shape[3:]
+    taps = [a - b + 1 for a, b in zip(gradient.shape[3:], inner, strict=True)]
+    flat = first.reshape(g, p, -1).swapaxes(1, 2)
+    out = np.zeros((g, n, p, *taps))
+    for tap in np.ndindex(*taps):
+        out[(..., *tap)] = gradient[_window(tap, inner)].reshape(g, n, -1) @ flat
+    return out
+
+
+def product(chain: Sequence[Array]) -> Array | None:
+    """The composition of a chain, first kernel first; None for an empty one."""
+    return functools.reduce(lambda a, b: compose(b, a), chain) if chain else None
+
+
+def norm(kernel: Array) -> float:
+    """The square root of the sum of squares."""
+    return float(np.linalg.norm(kernel.ravel()))
+
+
+def least_squares(
+    apply: Callable[[Array], Array],
+    adjoint: Callable[[Array], Array],
+    wanted: Array,
+    *,
+    goal: float,
+    steps: int,
+) -> Array:
+    """The smallest x that brings `apply(x)` nearest to `wanted`, by conjugate gradients.
+
+    Conjugate gradients on the normal equations (CGLS, Björck 1996, sec. 7.4), started from zero.
+
+    Args:
+        apply: A linear map.
+        adjoint: Its adjoint.
+        wanted: The right hand side.
+        goal: Stop when the residual's norm is no larger.
+        steps: Stop after so many steps.
+    """
+    rest = wanted.copy()
+    slope = adjoint(rest)
+    x, direction, power = np.zeros_like(slope), slope, float(np.vdot(slope, slope))
+    start = power
+    for _ in range(steps):
+        image = apply(direction)
+        energy = float(np.vdot(image, image))
+        if norm(rest) <= goal or energy == 0 or power <= start * _FLAT:
+            break
+        pace = power / energy
+        x = x + pace * direction
+        rest = rest - pace * image
+        slope = adjoint(rest)
+        last, power = power, float(np.vdot(slope, slope))
+        direction = slope + (power / last) * direction
+    return x
+
+
+# Slopes that fell to this part of the first one, squared, are rounding.
+_FLAT = float(np.finfo(np.float64).eps) ** 2
+
+
+def _window(tap: Sequence[int], extents: Sequence[int]) -> tuple[slice, ...]:
+    spans = (slice(t, t + size) for t, size in zip(tap, extents, strict=True))
+    return (slice(None),) * 3 + tuple(spans)

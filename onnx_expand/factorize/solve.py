@@ -1,0 +1,331 @@
+"""Chains of kernels that compose to a given one.
+
+1x1, kernel, 1x1, and matrices: orthogonal outer factors F1 and F3, a random middle one that is
+then moved just so far that the composition is right,
+
+    F2 = F2o + pinv(F3) (W - F3 F2o F1) pinv(F1),
+
+exact where no inner width is below the outer one next to it; else the outer factors span the
+leading singular directions (Tucker's decomposition), which is the nearest up to a small factor.
+
+Kernels of 3 taps: kernels with a single one in a corner shift the input by 0 or 2; four of them
+per channel leave a kernel that is smaller by two rows and columns, with overlaps shared out
+evenly. Where the widths do not suffice for that, the layers are random. Either way noise and
+rotations make every unit take part, and one layer near the middle is solved for by conjugate
+gradients through the convolutions. What remains is brought down by solving for each layer in turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_expand.factorize.kernels import (
+    Array,
+    adjoint_first,
+    adjoint_second,
+    compose,
+    least_squares,
+    norm,
+    product,
+)
+
+__all__ = ["Fit", "Rounded", "fit_chain"]
+
+Rounded = Callable[[Array], Array]
+"""Rounds numbers to the type that they will be stored in, and gives them back in float64."""
+
+_NOISE = 0.3
+_STEPS = 400
+_SWEEPS = 30
+# A sweep that leaves more of the residual than this is the last: where any residual will do, and
+# where only an exact solution will.
+_STALLED, _HOPELESS = 0.98, 0.5
+_CLOSE = 1e-9  # from here on solving once more for the same layer is enough
+_SMALLEST = 16 * float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Kernels that compose to a given one, or nearly.
+
+    Attributes:
+        kernels: First to last, rounded.
+        residual: Norm of the difference over the norm of the wanted kernel, before the layer
+            that was solved for last was rounded.
+    """
+
+    kernels: tuple[Array, ...]
+    residual: float
+
+
+def fit_chain(
+    widths: Sequence[int],
+    taps: Sequence[tuple[int, ...]],
+    wanted: Array,
+    rng: np.random.Generator,
+    rounded: Rounded,
+    *,
+    most: float = 0.0,
+) -> Fit:
+    """A chain of kernels whose composition is a given kernel.
+
+    Args:
+        widths: Channels per group before, between and after the kernels.
+        taps: The extents of each kernel.
+        wanted: [g, n, m, *taps], their composition.
+        rng: Decides what the equations leave open.
+        rounded: Rounds to the type of the numbers. The layer that is solved for makes up for the
+            rounding of all others.
+        most: A relative residual that will do; the search ends early where it will not be met.
+    """
+    scale = norm(wanted)
+    unit = wanted / scale if scale else wanted
+    if len(taps) <= 3 and all(set(t) <= {1} for i, t in enumerate(taps) if i != 1):
+        return _fit_tucker(widths, wanted, rng, rounded)
+    kernels = _corners(widths, taps, unit) or _random(widths, taps, unit.shape[0], rng)
+    kernels = _stirred(kernels, rng)
+    gain = scale ** (1 / len(kernels)) if scale else 1.0
+    kernels = [rounded(k * gain) for k in kernels]
+    return _solved(kernels, wanted, rounded, most)
+
+
+# -- 1x1, kernel, 1x1 -------------------------------------------------------------------------
+
+
+def _fit_tucker(
+    widths: Sequence[int], wanted: Array, rng: np.random.Generator, rounded: Rounded
+) -> Fit:
+    (g, n, m), taps = wanted.shape[:3], wanted.shape[3:]
+    ones = (1,) * len(taps)
+    gain = _gain(wanted)
+    rows = np.moveaxis(wanted, 2, 1).reshape(g, m, -1)
+    first = gain * _outer(rows, widths[1], rng).swapaxes(1, 2)  # [g, p, m]
+    first = rounded(first.reshape(g, widths[1], m, *ones))
+    last = None
+    q = n
+    if len(widths) == 4:
+        q = widths[2]
+        last = gain * _outer(wanted.reshape(g, n, -1), q, rng)  # [g, n, q]
+        last = rounded(last.reshape(g, n, q, *ones))
+    right = np.linalg.pinv(first.reshape(g, -1, m))
+    left = None if last is None else np.linalg.pinv(last.reshape(g, n, -1))
+
+    def moved(kernel: Array) -> Array:
+        """pinv(F3) kernel pinv(F1)."""
+        flat = np.moveaxis(kernel.reshape(g, n, m, -1), 2, 3).reshape(g, -1, m) @ right
+        inner = np.moveaxis(flat.reshape(g, n, -1, widths[1]), 2, 3)
+        if left is not None:
+            inner = left @ inner.reshape(g, n, -1)
+        return inner.reshape(g, q, widths[1], *taps)
+
+    def composed(middle: Array) -> Array:
+        chain = [first, middle] if last is None else [first, middle, last]
+        whole = product(chain)
+        assert whole is not None
+        return whole
+
+    start = rng.standard_normal((g, q, widths[1], *taps))
+    share = norm(moved(wanted)) or norm(start) / np.sqrt(start[0, :, 0].size)
+    middle = start * (share / norm(start))
+    for _ in range(2):  # the second time takes away the rounding of the first
+        middle = middle + moved(wanted - composed(middle))
+    residual = _relative(wanted - composed(middle), wanted)
+    kernels = (first, rounded(middle), *(() if last is None else (last,)))
+    return Fit(kernels, residual)
+
+
+def _gain(wanted: Array) -> float:
+    """A gain of the outer factors for which no factor learns much faster than the others.
+
+    With orthogonal factors of gain a, the middle one passes a^4 of a gradient on and each outer
+    one up to (s / a)^2, s the largest singular value; they are equal at s^(1/3).
+    """
+    g, n = wanted.shape[:2]
+    largest = np.linalg.norm(wanted.reshape(g, n, -1), ord=2, axis=(1, 2)).max()
+    return float(largest ** (1 / 3)) if largest else 1.0
+
+
+def _outer(rows: Array, width: int, rng: np.random.Generator) -> Array:
+    """[g, m, width] with orthonormal rows, or columns that span the leading directions."""
+    g, m = rows.shape[:2]
+    if width >= m:
+        return np.linalg.qr(rng.standard_normal((g, width, m)))[0].swapaxes(1, 2)
+    leading = np.linalg.svd(rows, full_matrices=False)[0][:, :, :width]
+    if leading.shape[2] < width:  # fewer columns than directions: any will do
+        more = rng.standard_normal((g, m, width - leading.shape[2]))
+        leading = np.linalg.qr(np.concatenate([leading, more], axis=2))[0]
+    return leading @ _rotation(g, width, rng)
+
+
+def _rotation(g: int, width: int, rng: np.random.Generator) -> Array:
+    """[g, width, width], random orthogonal matrices."""
+    q, r = np.linalg.qr(rng.standard_normal((g, width, width)))
+    return np.asarray(q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :])
+
+
+# -- Kernels of 3 taps ------------------------------------------------------------------------
+
+
+def _corners(
+    widths: Sequence[int], taps: Sequence[tuple[int, ...]], wanted: Array
+) -> list[Array] | None:
+    """An exact chain of corner shifts; None where the widths do not suffice."""
+    before: list[Array] = []
+    after: list[Array] = []
+    left, right, rest = 0, len(taps) - 1, wanted
+    while left < right:
+        shifts = [_shifts(taps[i]) for i in (left, right)]
+        if widths[left + 1] >= len(shifts[0]) * rest.shape[2]:
+            before.append(_selector(rest.shape[2], taps[left], shifts[0], wanted.shape[0], 1))
+            pieces = _shared_out(rest, taps[left], shifts[0])
+            rest = np.concatenate(pieces, axis=2)
+            left += 1
+        elif widths[right] >= len(shifts[1]) * rest.shape[1]:
+            after.append(_selector(rest.shape[1], taps[right], shifts[1], wanted.shape[0], 2))
+            pieces = _shared_out(rest, taps[right], shifts[1])
+            rest = np.concatenate(pieces, axis=1)
+            right -= 1
+        else:
+            return None
+    chain = [*before, rest, *after[::-1]]
+    return [
+        _filled_up(kernel, n, m)
+        for kernel, (m, n) in zip(chain, itertools.pairwise(widths), strict=True)
+    ]
+
+
+def _shifts(taps: Sequence[int]) -> list[tuple[int, ...]]:
+    """The corners of a kernel."""
+    return list(itertools.product(*({0, size - 1} for size in taps)))
+
+
+def _selector(
+    channels: int, taps: Sequence[int], shifts: Sequence[tuple[int, ...]], g: int, axis: int
+) -> Array:
+    """For each corner a kernel that shifts every channel; corners are stacked on an axis."""
+    parts = []
+    for shift in shifts:
+        part = np.zeros((g, channels, channels, *taps))
+        index: tuple[Any, ...] = (..., *shift)
+        part[index] = np.eye(channels)
+        parts.append(part)
+    return np.concatenate(parts, axis=axis)
+
+
+def _shared_out(
+    kernel: Array, taps: Sequence[int], shifts: Sequence[tuple[int, ...]]
+) -> list[Array]:
+    """For each corner the part of a kernel that it covers; overlaps are divided evenly."""
+    inner = [k - t + 1 for k, t in zip(kernel.shape[3:], taps, strict=True)]
+    windows: list[tuple[Any, ...]] = [
+        tuple(slice(s, s + size) for s, size in zip(shift, inner, strict=True)) for shift in shifts
+    ]
+    cover = np.zeros(kernel.shape[3:])
+    for window in windows:
+        cover[window] += 1
+    shared = kernel / np.maximum(cover, 1)
+    return [shared[(..., *window)] for window in windows]
+
+
+def _filled_up(kernel: Array, n: int, m: int) -> Array:
+    """A kernel with channels of zeros up to n outputs and m inputs."""
+    more = [(0, 0), (0, n - kernel.shape[1]), (0, m - kernel.shape[2])]
+    return np.pad(kernel, more + [(0, 0)] * (kernel.ndim - 3))
+
+
+def _random(
+    widths: Sequence[int], taps: Sequence[tuple[int, ...]], g: int, rng: np.random.Generator
+) -> list[Array]:
+    """Normal random kernels whose composition has about the norm one."""
+    kernels = [
+        rng.standard_normal((g, n, m, *t)) / np.sqrt(m * np.prod(t))
+        for t, (m, n) in zip(taps, itertools.pairwise(widths), strict=True)
+    ]
+    # Corner shifts at the ends, where they fit, leave a far better conditioned problem between.
+    first, last = _shifts(taps[0]), _shifts(taps[-1])
+    if widths[1] >= len(first) * widths[0]:
+        kernel = _selector(widths[0], taps[0], first, g, 1)
+        kernels[0] = _filled_up(kernel, widths[1], widths[0])
+    if widths[-2] >= len(last) * widths[-1] and len(kernels) > 2:
+        kernel = _selector(widths[-1], taps[-1], last, g, 2)
+        kernels[-1] = _filled_up(kernel, widths[-1], widths[-2])
+    whole = product(kernels)
+    assert whole is not None
+    gain = (1 / norm(whole)) ** (1 / len(kernels))
+    return [kernel * gain for kernel in kernels]
+
+
+def _stirred(kernels: Sequence[Array], rng: np.random.Generator) -> list[Array]:
+    """Kernels of equal gain, with noise, and with inner channels mixed by random rotations."""
+    gains = [norm(k) / np.sqrt(min(k.shape[1:3])) or 1.0 for k in kernels]
+    mean = float(np.exp(np.mean(np.log(gains))))
+    found = []
+    for kernel, gain in zip(kernels, gains, strict=True):
+        kernel = kernel * (mean / gain)
+        noise = rng.standard_normal(kernel.shape)
+        found.append(kernel + noise * (_NOISE * norm(kernel) / (norm(noise) or 1.0)))
+    for i in range(len(found) - 1):
+        turn = _rotation(found[i].shape[0], found[i].shape[1], rng)
+        shape = (*turn.shape, *(1,) * (found[i].ndim - 3))
+        found[i] = compose(turn.reshape(shape), found[i])
+        found[i + 1] = compose(found[i + 1], turn.swapaxes(1, 2).reshape(shape))
+    return found
+
+
+def _solved(kernels: list[Array], wanted: Array, rounded: Rounded, most: float) -> Fit:
+    """Move a layer near the middle, then if need be all in turn, until the composition is right.
+
+    The last one to be solved for makes up for the rounding of all others.
+    """
+    middle = _widest(kernels)
+    kernels[middle], residual = _moved(kernels, middle, wanted)
+    goal = max(most, _SMALLEST)
+    for _ in range(_SWEEPS):
+        if residual <= goal:
+            break
+        before = residual
+        for i in range(len(kernels)):
+            if i != middle and residual > _CLOSE:
+                kernel, residual = _moved(kernels, i, wanted)
+                kernels[i] = rounded(kernel)
+        kernels[middle], residual = _moved(kernels, middle, wanted)
+        if residual > before * (_STALLED if most else _HOPELESS):
+            break
+    kernels[middle] = rounded(kernels[middle])
+    return Fit(tuple(kernels), residual)
+
+
+def _widest(kernels: Sequence[Array]) -> int:
+    """The layer with the most freedom, the one nearest the middle among equals."""
+    half = (len(kernels) - 1) / 2
+    return max(range(len(kernels)), key=lambda i: (kernels[i].size, -abs(i - half), i))
+
+
+def _moved(kernels: Sequence[Array], index: int, wanted: Array) -> tuple[Array, float]:
+    """One layer moved the shortest way that brings the composition nearest, and the residual."""
+    before, after = product(kernels[:index]), product(kernels[index + 1 :])
+
+    def apply(kernel: Array) -> Array:
+        kernel = kernel if before is None else compose(kernel, before)
+        return kernel if after is None else compose(after, kernel)
+
+    def adjoint(gradient: Array) -> Array:
+        gradient = gradient if after is None else adjoint_first(after, gradient)
+        return gradient if before is None else adjoint_second(before, gradient)
+
+    kernel = kernels[index]
+    rest = wanted - apply(kernel)
+    goal = _SMALLEST / 2 * norm(wanted)
+    step = least_squares(apply, adjoint, rest, goal=goal, steps=_STEPS)
+    kernel = kernel + step
+    return kernel, _relative(wanted - apply(kernel), wanted)
+
+
+def _relative(rest: Array, wanted: Array) -> float:
+    scale = norm(wanted)
+    return norm(rest) / scale if scale else norm(rest)

@@ -1,0 +1,199 @@
+"""Writing a unit: the nodes that compute its branches and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.factorize import Average, Filled, Layer, Statistics, as_affine
+from onnx_expand.lift import Axes, Linear
+from onnx_expand.lower import Form, Names, Target, Template, constant, lower
+from onnx_expand.passes.rewrite import Rewriter, label
+from onnx_expand.passes.units import mark, mark_activation
+from onnx_expand.values import Facts
+
+__all__ = ["UnitWriter"]
+
+_MATRICES = {"Gemm": Form.GEMM, "MatMul": Form.MATMUL}
+_SLOPE = 0.25  # what a PRelu starts with (He et al., ICCV 2015)
+
+
+@dataclass
+class UnitWriter:
+    """Writes units in the place of nodes of one model.
+
+    Attributes:
+        facts: What is known about the model.
+        rewriter: Gives names, and puts nodes in place.
+        nonlinear: `relu` or `prelu` between the layers of a chain, or None.
+    """
+
+    facts: Facts
+    rewriter: Rewriter
+    nonlinear: str | None = None
+
+    def replace(self, linear: Linear, filled: Filled) -> list[ir.Node] | Refusal:
+        """Put a unit in the place of a node; its nodes, or why it cannot be."""
+        template = Template.of(linear, self.facts)
+        assert template is not None
+        if self.nonlinear is not None and len(filled.unit.branches) > 1:
+            name = filled.unit.strategy
+            message = f"activations go between the layers of a chain, and {name} is a sum"
+            return Refusal(Reason.STRATEGY, message)
+        written = _Written(self, linear)
+        try:
+            ends = [written.branch(i, filled) for i in range(len(filled.unit.branches))]
+            written.join(ends)
+        except RefusedError as error:
+            written.discard()
+            return error.refusal
+        mark(written.linear, f"{linear.y.name}", template)
+        for node in written.activations:
+            mark_activation(node, f"{linear.y.name}")
+        self.rewriter.replace([linear.node], written.nodes)
+        return written.nodes
+
+
+class _Written:
+    """The nodes of one unit as far as they are written."""
+
+    def __init__(self, writer: UnitWriter, linear: Linear) -> None:
+        assert linear.weight is not None
+        assert linear.axes is not None
+        self._facts, self._rewriter = writer.facts, writer.rewriter
+        self._nonlinear = writer.nonlinear
+        self._node, self._x, self._axes = linear.node, linear.x, linear.axes
+        self._dtype = writer.facts.tensor(linear.weight).dtype
+        self._weight = linear.weight.name or label(linear.node)
+        self.nodes: list[ir.Node] = []
+        self.activations: list[ir.Node] = []
+
+    @property
+    def linear(self) -> list[ir.Node]:
+        """All nodes but the activations."""
+        return [node for node in self.nodes if node not in self.activations]
+
+    def branch(self, index: int, filled: Filled) -> ir.Value:
+        """Write one branch; the value that it ends in."""
+        steps, parts = filled.unit.branches[index], filled.parts[index]
+        value, axes = self._x, self._axes
+        for i, (step, part) in enumerate(zip(steps, parts, strict=True)):
+            place = str(i) if len(filled.unit.branches) == 1 else f"{index}.{i}"
+            names = self._names(place)
+            if i and self._nonlinear is not None:
+                value = self._activated(value, axes, filled.unit.widths[i], place)
+            if isinstance(part, Statistics):
+                self.nodes.append(self._normalization(value, part, names))
+            elif isinstance(step, Average):
+                self.nodes.append(_average(value, step, names))
+            else:
+                assert isinstance(step, Layer)
+                self._layer(value, step, part, axes, names)
+            shape = _shape_after(value, self._facts, as_affine(part), axes)
+            value, axes = self._settled(f"{names.node}.out", shape), (axes[1], axes[1])
+        return value
+
+    def join(self, ends: Sequence[ir.Value]) -> None:
+        """Add the branches up, where there are several."""
+        if len(ends) > 1:
+            name = self._rewriter.unique(f"{label(self._node)}.sum")
+            self.nodes.append(ir.node("Sum", list(ends), name=name))
+
+    def discard(self) -> None:
+        """Take back what was written: it counts as a reader."""
+        for node in self.nodes:
+            for slot in range(len(node.inputs)):
+                node.replace_input_with(slot, None)
+
+    def _settled(self, name: str, shape: ir.Shape | None) -> ir.Value:
+        """The output of the last node, with what is known about it."""
+        value = self.nodes[-1].outputs[0]
+        value.name, value.shape = self._rewriter.unique(name), shape
+        value.type = ir.TensorType(self._dtype)
+        return value
+
+    def _layer(
+        self, value: ir.Value, step: Layer, part: Any, axes: Axes, names: Names
+    ) -> None:
+        form = _MATRICES.get(self._node.op_type, Form.CONV)
+        if step.geometry.transposed:
+            form = Form.CONV_TRANSPOSE
+        new = lower(part, form, axes, Target(value, self._dtype, names, self._facts))
+        self.nodes += new
+        # A bias of zeros is left out where nothing trains; here it has to be.
+        if step.geometry.bias and len(new) == 1 and len(new[0].inputs) == 2:
+            bias = np.zeros(part.geometry.out_channels)
+            column = form is Form.GEMM and axes[1] == 0
+            zeros = constant(bias.reshape((-1, 1) if column else -1), names.bias, self._dtype)
+            new[0].resize_inputs(3)
+            new[0].replace_input_with(2, zeros)
+
+    def _normalization(self, value: ir.Value, part: Statistics, names: Names) -> ir.Node:
+        stem = names.weight.removesuffix(".weight")
+        constants = [
+            constant(array, name, self._dtype)
+            for array, name in (
+                (part.scale, names.weight),
+                (part.shift, names.bias),
+                (part.mean, self._rewriter.unique(f"{stem}.running_mean")),
+                (part.variance, self._rewriter.unique(f"{stem}.running_var")),
+            )
+        ]
+        attributes = {"epsilon": part.epsilon}
+        inputs = [value, *constants]
+        return ir.node("BatchNormalization", inputs, attributes, name=names.node)
+
+    def _activated(self, value: ir.Value, axes: Axes, channels: int, place: str) -> ir.Value:
+        name = self._rewriter.unique(f"{label(self._node)}.{place}.activation")
+        shape = value.shape
+        if self._nonlinear == "relu":
+            node = ir.node("Relu", [value], name=name)
+        else:
+            behind = (self._facts.rank(value) or axes[1] + 1) - 1 - axes[1]
+            slopes = np.full((channels, *(1,) * behind), _SLOPE)
+            slope = constant(slopes, self._rewriter.unique(f"{name}.slope"), self._dtype)
+            node = ir.node("PRelu", [value, slope], name=name)
+        self.nodes.append(node)
+        self.activations.append(node)
+        return self._settled(f"{name}.out", shape)
+
+    def _names(self, place: str) -> Names:
+        stem, dot, last = self._weight.rpartition(".")
+        base = stem if dot and last == "weight" else self._weight
+        name = self._rewriter.unique(f"{label(self._node)}.{place}")
+        return Names(
+            name,
+            self._rewriter.unique(f"{base}.{place}.weight"),
+            self._rewriter.unique(f"{base}.{place}.bias"),
+            f"{name}.add",
+        )
+
+
+def _average(value: ir.Value, step: Average, names: Names) -> ir.Node:
+    attributes = {"kernel_shape": step.geometry.kernel, "strides": step.geometry.strides}
+    return ir.node("AveragePool", [value], attributes, name=names.node)
+
+
+def _shape_after(x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes) -> ir.Shape | None:
+    known = facts.shape(x)
+    if known is None:
+        return None
+    own = list(x.shape) if x.shape is not None and len(x.shape) == len(known) else list(known)
+    dims: list[Any] = [k if k is not None else o for k, o in zip(known, own, strict=True)]
+    if axes[0] != axes[1]:
+        dims[axes[0]], dims[axes[1]] = dims[axes[1]], dims[axes[0]]
+    dims[axes[1]] = affine.geometry.out_channels
+    if affine.geometry.is_pointwise:
+        return ir.Shape(dims)
+    for axis in range(affine.rank):
+        size = known[2 + axis]
+        sizes = [1] * affine.rank if size is None else [size] * affine.rank
+        extent = affine.geometry.output_extents(sizes)[axis]
+        dims[2 + axis] = None if size is None else extent
+    return ir.Shape(dims)
