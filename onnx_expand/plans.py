@@ -226,14 +226,18 @@ def _plan_from(name: str, data: dict[str, Any]) -> Plan:
     _check_keys("the plan", data, ("schema", "summary", "rules", "nodes"))
     if data.get("schema", 1) != 1:
         raise UsageError(f"schema is {data['schema']!r}; this version reads schema 1")
-    rules, nodes = data.get("rules") or [], data.get("nodes") or {}
+    rules = [] if data.get("rules") is None else data["rules"]
+    nodes = {} if data.get("nodes") is None else data["nodes"]
     if not isinstance(rules, list) or not isinstance(nodes, dict):
         raise UsageError("'rules' is a list and 'nodes' a mapping from node names")
     return Plan(
         name,
         str(data.get("summary", "")),
         tuple(_rule_from(f"rule {i + 1}", rule) for i, rule in enumerate(rules)),
-        {str(node): _how_from(f"node '{node}'", how or {}) for node, how in nodes.items()},
+        {
+            str(node): _how_from(f"node '{node}'", {} if how is None else how)
+            for node, how in nodes.items()
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -51,6 +52,8 @@ def with_numbers(geometry: Geometry, seed: int) -> AffineConv:
         geometry.dilations,
         geometry.pads,
         geometry.group,
+        geometry.transposed,
+        geometry.extension,
     )
 
 
@@ -68,6 +71,32 @@ def affine_convs(
         geometries(rank=rank, in_channels=in_channels, channels=channels, padded=padded)
     )
     return with_numbers(geometry, draw(st.integers(0, 2**32 - 1)))
+
+
+@st.composite
+def layers(draw: st.DrawFn, *, transposed: bool = True) -> Geometry:
+    """A layer that a node can be, of any rank up to 3.
+
+    Kernels are often large or odd and square, as `ck` wants them, and padded by half, as sums of
+    branches want them; some convolutions are transposed.
+    """
+    layer = draw(geometries(channels=(1, 2, 3, 4, 6)))
+    rank = layer.rank
+    if rank and draw(st.booleans()):
+        size = draw(st.sampled_from([3, 4, 5, 6, 7] if rank < 3 else [3, 4, 5]))
+        other = draw(st.sampled_from([size, 1, 3]))
+        layer = replace(layer, kernel=(size, *(other,) * (rank - 1)))
+    if rank and draw(st.booleans()):
+        reach = [r - 1 for r in layer.reach]
+        ends = tuple(r - r // 2 for r in reach)
+        layer = replace(layer, pads=(*(r // 2 for r in reach), *ends))
+    # No node that can be expanded is a matrix with groups, or cuts its input.
+    group = layer.group if rank else 1
+    layer = replace(layer, group=group, pads=tuple(max(0, p) for p in layer.pads))
+    if rank and transposed and draw(st.integers(0, 4)) == 0:
+        pads = tuple(min(p, 1) for p in layer.pads)
+        layer = replace(layer, transposed=True, pads=pads)
+    return layer
 
 
 def sample_input(

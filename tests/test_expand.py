@@ -2,123 +2,83 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import onnx_expand
 from models import mobilenetv2, smallnet
 from onnx_expand.errors import Reason, Refusal, UsageError
-from onnx_expand.factorize import (
-    STRATEGIES,
-    Options,
-    factorize,
-    parse_strategy,
-    random_init,
-)
+from onnx_expand.factorize import Options, Unit, factorize, parse_strategy, random_init
 from onnx_expand.geometry import Geometry
 from onnx_expand.passes import Expand, ExpandReport
 from tests.graphs_text import graph, ops, weights
-from tests.strategies import geometries, rounding, sample_input
-
-RATES = st.sampled_from([0.25, 0.5, 1, 1.5, 2, 4])
 
 
-@st.composite
-def layers(draw: st.DrawFn) -> Geometry:
-    """A layer of any rank up to 3; kernels are often odd and square, as `ck` wants them."""
-    layer = draw(geometries(channels=(1, 2, 3, 4, 6)))
-    if layer.rank and draw(st.booleans()):
-        size = draw(st.sampled_from([5, 7] if layer.rank < 3 else [5]))
-        layer = replace(layer, kernel=(size,) * layer.rank)
-    # No node that can be expanded is a matrix with groups.
-    group = layer.group if layer.rank else 1
-    return replace(layer, group=group, pads=tuple(max(0, p) for p in layer.pads))
-
-
-@settings(max_examples=200, deadline=None)
-@given(layer=layers(), rate=RATES, keep=st.booleans(), count=st.sampled_from([2, 3]))
-def test_factors_compose_to_the_layer(
-    layer: Geometry, rate: float, keep: bool, count: int
-) -> None:
-    """The composition of the factors of every strategy has exactly the layer's geometry."""
-    options = Options(rate, keep, count)
-    for strategy in STRATEGIES.values():
-        factors = strategy(layer, options)
-        if isinstance(factors, Refusal):
-            assert factors.reason is Reason.STRATEGY
-            continue
-        assert len(factors) > 1
-        assert all(not any(f.pads) for f in factors[1:])
-        assert all(set(f.strides) <= {1} for f in factors if f.strides != layer.strides)
-        whole = functools.reduce(_then, factors)
-        assert whole == layer
-
-
-def _then(first: Geometry, second: Geometry) -> Geometry:
-    composed = first.then(second)
-    assert isinstance(composed, Geometry), composed
-    return composed
-
-
-@settings(max_examples=40, deadline=None)
-@given(layer=layers(), rate=RATES, seed=st.integers(0, 2**32 - 1))
-def test_random_factors_act_as_their_composition(layer: Geometry, rate: float, seed: int) -> None:
-    """A chain of random factors computes what the contracted layer does, borders included."""
-    factors = factorize(layer, ("ck", "cl", "fc"), Options(rate))
-    assert not isinstance(factors, Refusal)
-    rng = np.random.default_rng(seed)
-    chain = [random_init(f, rng) for f in factors]
-    whole = functools.reduce(lambda f, g: f.then(g), chain)
-    assert whole.geometry == layer
-    x = sample_input(layer, seed, layer.rank, 12)
-    y = functools.reduce(lambda value, f: f(value), chain, x)
-    np.testing.assert_allclose(whole(x), y, rtol=0, atol=rounding(*chain, whole))
+def chain(layer: Geometry, name: str, options: Options) -> list[Geometry]:
+    """The layers of the chain that a strategy makes of a layer."""
+    unit = factorize(layer, (name,), options)
+    assert isinstance(unit, Unit), unit
+    assert len(unit.branches) == 1
+    return [step.geometry for step in unit.branches[0]]
 
 
 def test_every_layer_has_a_strategy() -> None:
     """`auto` takes the first of ck, cl and fc that applies."""
     assert parse_strategy("auto") == ("ck", "cl", "fc")
-    kernels = {5: 2, 7: 3, 9: 4, 3: 3, 4: 3, 1: 3}
+    kernels = {5: 2, 7: 3, 9: 4, 11: 5, 3: 3, 4: 2, 6: 3, 1: 3}
     for kernel, count in kernels.items():
-        layer = Geometry(3, 8, (kernel, kernel))
-        factors = factorize(layer, parse_strategy("auto"), Options())
-        assert not isinstance(factors, Refusal)
-        assert len(factors) == count
+        unit = factorize(Geometry(3, 8, (kernel, kernel)), parse_strategy("auto"), Options())
+        assert isinstance(unit, Unit)
+        assert len(unit.branches[0]) == count
     assert isinstance(factorize(Geometry(3, 8), ("ck", "cl"), Options()), Refusal)
-    assert isinstance(factorize(Geometry(3, 8, (5, 3)), ("ck",), Options()), Refusal)
+    assert isinstance(factorize(Geometry(3, 8, (3, 2)), ("ck",), Options()), Refusal)
     assert isinstance(factorize(Geometry(3, 8, (3, 3)), ("fc",), Options()), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "parts"),
+    [
+        ((5, 5), [(3, 3), (3, 3)]),
+        ((4, 4), [(3, 3), (2, 2)]),
+        ((7, 1), [(3, 1), (3, 1), (3, 1)]),
+        ((5, 3), [(3, 3), (3, 1)]),
+        ((2, 5), [(2, 3), (1, 3)]),
+        ((6,), [(3,), (3,), (2,)]),
+        ((5, 4, 1), [(3, 3, 1), (3, 2, 1)]),
+    ],
+)
+def test_ck_splits_each_axis_for_itself(
+    kernel: tuple[int, ...], parts: list[tuple[int, ...]]
+) -> None:
+    """Even and non-square kernels are made of kernels of at most 3 taps, too."""
+    assert [f.kernel for f in chain(Geometry(4, 8, kernel), "ck", Options(2))] == parts
 
 
 def test_widths_are_the_papers() -> None:
     """CL, CK, FC and the grouped CL have the paper's channels, paddings and strides."""
     layer = Geometry(3, 8, (7, 7), strides=(2, 2), pads=(3,) * 4, bias=True)
-    cl, ck = (factorize(layer, (name,), Options(2)) for name in ("cl", "ck"))
-    assert not isinstance(cl, Refusal)
-    assert not isinstance(ck, Refusal)
+    cl, ck = (chain(layer, name, Options(2)) for name in ("cl", "ck"))
     assert [f.in_channels for f in cl] + [8] == [3, 6, 16, 8]
     assert [f.in_channels for f in ck] + [8] == [3, 6, 16, 8]
     assert [f.strides for f in cl] == [(1, 1), (2, 2), (1, 1)]
     assert [f.strides for f in ck] == [(1, 1), (1, 1), (2, 2)]
+    assert [f.pads for f in cl] == [(3,) * 4, (0,) * 4, (0,) * 4]
     assert [f.pads for f in ck] == [(3,) * 4, (0,) * 4, (0,) * 4]
     assert all(f.bias for f in (*cl, *ck))
-    depthwise = factorize(Geometry(6, 6, (3, 3), group=6), ("cl",), Options(4))
-    assert not isinstance(depthwise, Refusal)
+    depthwise = chain(Geometry(6, 6, (3, 3), group=6), "cl", Options(4))
     assert [(f.group, f.out_channels) for f in depthwise] == [(6, 24), (6, 24), (6, 6)]
     dense = Geometry(10, 4)
     for count, widths in ((2, [10, 20]), (3, [10, 20, 8])):
-        fc = factorize(dense, ("fc",), Options(2, layers=count))
-        assert not isinstance(fc, Refusal)
+        fc = chain(dense, "fc", Options(2, layers=count))
         assert [f.in_channels for f in fc] == widths
+    for rate, width in ((0.25, 4), (0.3, 5), (1.7, 27), (0.001, 1)):
+        assert chain(Geometry(16, 16, (3, 3)), "cl", Options(rate))[1].in_channels == width
 
 
 def test_the_initial_numbers_are_pytorchs() -> None:
@@ -145,7 +105,7 @@ def test_the_initial_numbers_are_pytorchs() -> None:
         ({"rate": -1}, "rate"),
         ({"rate": math.nan}, "rate"),
         ({"rate": math.inf}, "rate"),
-        ({"strategy": "xl"}, "'xl' is none of cl, ck, fc, auto"),
+        ({"strategy": "xl"}, "'xl' is none of "),
         ({"strategy": ""}, "none of"),
         ({"strategy": "cl+"}, "none of"),
         ({"strategy": "cl+auto"}, "none of"),
@@ -155,6 +115,24 @@ def test_the_initial_numbers_are_pytorchs() -> None:
         ({"layers": 1}, "layers"),
         ({"layers": 4}, "layers"),
         ({"seed": -1}, "seed"),
+        ({"init": "zeros"}, "init"),
+        ({"nonlinear": "tanh"}, "nonlinear"),
+        ({"nonlinear": "relu", "init": "preserve"}, "preserve"),
+        ({"nonlinear": "relu", "init": "contracted"}, "contracted"),
+        ({"norm": "ln"}, "norm"),
+        ({"branches": 0}, "branches"),
+        ({"rank": 0}, "rank"),
+        ({"plan": "no such plan"}, "no such plan"),
+        ({"ops": ("Relu",)}, "Relu"),
+        ({"kernels": ("3y3",)}, "3y3"),
+        ({"kernels": (0,)}, "kernel"),
+        ({"strides": (0,)}, "strides"),
+        ({"place": "middle"}, "middle"),
+        ({"path": "left"}, "left"),
+        ({"max_params_mult": 0.5}, "max_params_mult"),
+        ({"max_params_mult": math.nan}, "max_params_mult"),
+        ({"max_residual": 2}, "max_residual"),
+        ({"no_such": 1}, "no_such"),
     ],
 )
 def test_options_without_sense_are_refused(options: dict[str, Any], words: str) -> None:

@@ -113,11 +113,15 @@ def least_squares(
     rest = wanted.copy()
     slope = adjoint(rest)
     x, direction, power = np.zeros_like(slope), slope, float(np.vdot(slope, slope))
-    start = power
+    gain = 0.0  # the largest that the map was seen to have
     for _ in range(steps):
         image = apply(direction)
-        energy = float(np.vdot(image, image))
-        if norm(rest) <= goal or energy == 0 or power <= start * _FLAT:
+        energy, length = float(np.vdot(image, image)), float(np.vdot(direction, direction))
+        if not energy or not length:
+            break
+        gain = max(gain, energy / length)
+        left = float(np.vdot(rest, rest))
+        if left <= goal**2 or power <= _FLAT * gain * left:
             break
         pace = power / energy
         x = x + pace * direction
@@ -128,8 +132,9 @@ def least_squares(
     return x
 
 
-# Slopes that fell to this part of the first one, squared, are rounding.
-_FLAT = float(np.finfo(np.float64).eps) ** 2
+# A slope that is this part, squared, of what the residual could have is rounding: steps along it
+# lead astray.
+_FLAT = 1e-12**2
 
 
 def _window(tap: Sequence[int], extents: Sequence[int]) -> tuple[slice, ...]:

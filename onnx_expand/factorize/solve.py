@@ -318,12 +318,13 @@ def _moved(kernels: Sequence[Array], index: int, wanted: Array) -> tuple[Array, 
         gradient = gradient if after is None else adjoint_first(after, gradient)
         return gradient if before is None else adjoint_second(before, gradient)
 
-    kernel = kernels[index]
-    rest = wanted - apply(kernel)
+    rest = wanted - apply(kernels[index])
     goal = _SMALLEST / 2 * norm(wanted)
-    step = least_squares(apply, adjoint, rest, goal=goal, steps=_STEPS)
-    kernel = kernel + step
-    return kernel, _relative(wanted - apply(kernel), wanted)
+    kernel = kernels[index] + least_squares(apply, adjoint, rest, goal=goal, steps=_STEPS)
+    better = wanted - apply(kernel)
+    if norm(better) > norm(rest):
+        return kernels[index], _relative(rest, wanted)
+    return kernel, _relative(better, wanted)
 
 
 def _relative(rest: Array, wanted: Array) -> float:
