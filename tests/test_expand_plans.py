@@ -20,6 +20,8 @@ from tests.graphs_text import graph, weights
 from tests.test_expand import expand, skipped
 from tests.test_fold import unlike_only_in_weights
 
+THREE = (4, 4, 3, 3)
+
 
 def names(report: ExpandReport) -> list[str]:
     """The layers that were expanded."""
@@ -64,15 +66,16 @@ def test_layers_are_selected(options: dict[str, Any], expected: list[str]) -> No
 
 def test_depthwise_strided_and_residual_layers_are_told_apart(mobile: onnx.ModelProto) -> None:
     """MobileNetV2's depthwise layers and residual blocks are the ones that its paper lists."""
+    kinds: dict[str, dict[str, Any]] = {
+        "all": {},
+        "depthwise": {"depthwise": True},
+        "halving": {"depthwise": True, "strides": (2,)},
+        "residual": {"residual": True},
+        "outside": {"residual": False},
+    }
     count = {
         key: len(names(expand(mobile, strategy="cl", rate=1, kernels=(3,), **options)[1]))
-        for key, options in {
-            "all": {},
-            "depthwise": {"depthwise": True},
-            "halving": {"depthwise": True, "strides": (2,)},
-            "residual": {"residual": True},
-            "outside": {"residual": False},
-        }.items()
+        for key, options in kinds.items()
     }
     # 17 blocks of which 10 are residual and 4 halve the extents; the stem is one more 3x3.
     assert count == {"all": 18, "depthwise": 17, "halving": 4, "residual": 10, "outside": 8}
@@ -85,7 +88,7 @@ def test_projected_shortcuts_make_residual_blocks() -> None:
         "s = Conv<pads=[1,1,1,1]>(x, w1) a = Relu(s) b = Conv<pads=[1,1,1,1]>(a, w2) c = Relu(b) "
         "d = Conv<pads=[1,1,1,1]>(c, w3) p = Conv(a, w4) e = Add(d, p) f = Relu(e) "
         "h = Conv<pads=[1,1,1,1]>(z, w5) y = Add(f, h) }",
-        weights(**{f"w{i}": (4, 4, 3, 3) for i in (1, 2, 3, 5)}, w4=(4, 4, 1, 1)),
+        weights(w1=THREE, w2=THREE, w3=THREE, w4=(4, 4, 1, 1), w5=THREE),
     )
     names_of_nodes = ["stem", "r", "one", "r2", "two", "short", "sum", "r3", "other", "sum2"]
     model = named(model, *names_of_nodes)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import onnx_expand
 from models import mobilenetv2, smallnet
-from onnx_expand.errors import Reason, UsageError
+from onnx_expand.errors import Reason, Refusal, UsageError
 from onnx_expand.factorize import Options, Unit, factorize, preserve
 from onnx_expand.factorize.condition import Path, condition
 from onnx_expand.factorize.kernels import (
@@ -30,7 +30,7 @@ from tests.strategies import with_numbers
 from tests.test_expand import arrays, expand, skipped
 from tests.test_fold import unlike_only_in_weights
 
-PRESERVED = {"init": "preserve", "first_width": "expand"}
+PRESERVED: dict[str, Any] = {"init": "preserve", "first_width": "expand"}
 
 
 # -- Preserved -------------------------------------------------------------------------------
@@ -188,9 +188,7 @@ def test_least_squares_finds_the_smallest_solution() -> None:
     rng = np.random.default_rng(0)
     for shape in ((4, 9), (9, 4)):
         matrix, wanted = rng.standard_normal(shape), rng.standard_normal(shape[0])
-        x = least_squares(
-            lambda v, m=matrix: m @ v, lambda v, m=matrix: m.T @ v, wanted, goal=0, steps=50
-        )
+        x = least_squares(matrix.dot, matrix.T.dot, wanted, goal=0, steps=50)
         np.testing.assert_allclose(x, np.linalg.pinv(matrix) @ wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -309,3 +307,22 @@ def test_slopes_follow_the_channels() -> None:
     slopes = [a for name, a in arrays(bent).items() if name.endswith("slope")]
     assert [s.shape for s in slopes] == [(8,), (12,)]
     assert all(np.all(s == 0.25) for s in slopes)
+
+
+def test_large_layers_have_a_bound_of_their_condition() -> None:
+    """The bound that large layers get is no less than the number, and not far from it."""
+    from onnx_expand.factorize import condition as module
+
+    for layer, name in ((Geometry(6, 9, (3, 3), group=3), "cl"), (Geometry(9, 6), "fc")):
+        for count in (2, 3):
+            unit = factorize(layer, (name,), Options(2, layers=count))
+            assert isinstance(unit, Unit)
+            target = with_numbers(layer, 0)
+            filled = preserve(unit, target, np.random.default_rng(0), lambda a: a)
+            assert not isinstance(filled, Refusal)
+            kernels = tuple(blocks(f.weight, layer.group) for f in filled.parts[0])  # type: ignore[union-attr]
+            path = Path(kernels, (True,) * len(kernels), (slice(None),) * layer.rank)
+            bound = module._bound(path, np.random.default_rng(1))
+            assert filled.condition is not None
+            assert filled.condition <= bound * (1 + 1e-6)
+            assert bound < 3 * filled.condition

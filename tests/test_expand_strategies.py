@@ -138,8 +138,9 @@ def _assert_equal(found: AffineConv, wanted: AffineConv, rtol: float) -> None:
     whole = found.embedded(replace(wanted.geometry, bias=found.geometry.bias))
     scale = np.max(np.abs(wanted.weight))
     np.testing.assert_allclose(whole.weight, wanted.weight, rtol=0, atol=rtol * scale)
-    biases = [np.zeros(len(f.weight)) if f.bias is None else f.bias for f in (whole, wanted)]
-    np.testing.assert_allclose(*biases, rtol=0, atol=rtol * max(1, np.max(np.abs(biases[1]))))
+    none = np.zeros(len(whole.weight))
+    own, bias = (none if f.bias is None else f.bias for f in (whole, wanted))
+    np.testing.assert_allclose(own, bias, rtol=0, atol=rtol * max(1, np.max(np.abs(bias))))
 
 
 def _assert_alive(filled: Filled) -> None:
@@ -194,7 +195,7 @@ def single(op: str, weight: Array, extents: tuple[int | str, ...], **attributes:
     elif op == "ConvTranspose":
         outputs *= attributes.get("group", 1)
     rng = np.random.default_rng(3)
-    constants = {"w": weight, "b": rng.standard_normal(outputs).astype(weight.dtype)}
+    constants = {"w": weight, "b": np.asarray(rng.standard_normal(outputs), weight.dtype)}
     kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
     nodes = [
         helper.make_node("Relu", ["x"], ["a"], "before"),
@@ -215,7 +216,8 @@ def single(op: str, weight: Array, extents: tuple[int | str, ...], **attributes:
 
 def _weight(*shape: int, dtype: Any = np.float32) -> Array:
     scale = math.sqrt(math.prod(shape[1:]))
-    return (np.random.default_rng(1).standard_normal(shape) / scale).astype(dtype)
+    numbers = np.asarray(np.random.default_rng(1).standard_normal(shape) / scale)
+    return numbers.astype(dtype)
 
 
 CASES: dict[str, Any] = {
@@ -291,7 +293,7 @@ def test_a_preserved_model_is_equal(name: str, case: str, dtype: Any) -> None:
     model = CASES[case]()
     if dtype is np.float16:
         model = _halved(model)
-    options = {"init": "preserve", "rate": 4, "first_width": "expand", "rank": 2}
+    options: dict[str, Any] = {"init": "preserve", "rate": 4, "first_width": "expand", "rank": 2}
     expanded = onnx_expand.expand(model, strategy=name, **options)
     if name == LONG:
         assert len(expanded.graph.node) > 3

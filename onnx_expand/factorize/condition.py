@@ -25,6 +25,8 @@ from onnx_expand.factorize.kernels import (
 __all__ = ["Path", "condition"]
 
 _STEPS = 32
+_FEWEST = 6
+_POWER = 12  # steps of the power method
 _WORK = 2e10  # products to spend on one unit
 _DEAD = 1e-10
 
@@ -45,9 +47,12 @@ class Path:
 
 
 def condition(paths: Sequence[Path], shape: Sequence[int], rng: np.random.Generator) -> float:
-    """The condition number of what a unit makes of gradients, estimated from below.
+    """The condition number of what a unit makes of gradients.
 
-    Lanczos' method with full orthogonalization; exact where its steps reach the dimension.
+    Lanczos' method with full orthogonalization, which estimates it from below and is exact where
+    its steps reach the dimension. For large layers between pointwise ones an upper bound instead:
+    the middle layer moves W by no less than the smallest eigenvalues of F3 F3^T and F1^T F1 say,
+    and all together by no more than the sum of their norms.
 
     Args:
         paths: The branches.
@@ -57,10 +62,12 @@ def condition(paths: Sequence[Path], shape: Sequence[int], rng: np.random.Genera
     Returns:
         At least 1; infinity if some directions cannot be learned at all.
     """
-    movers = [mover for path in paths for mover in _movers(path)]
     size = int(np.prod(shape))
     work = sum(_work(path) for path in paths)
-    steps = int(np.clip(_WORK // max(1, work), 6, _STEPS))
+    if work * _FEWEST > _WORK and len(paths) == 1 and _is_tucker(paths[0]):
+        return _bound(paths[0], rng)
+    movers = [mover for path in paths for mover in _movers(path)]
+    steps = int(np.clip(_WORK // max(1, work), _FEWEST, _STEPS))
     basis = [_normalized(rng.standard_normal(shape))]
     diagonal: list[float] = []
     beside: list[float] = []
@@ -107,10 +114,68 @@ def _moved(gradient: Array, before: Array | None, after: Array | None) -> Array:
 
 
 def _work(path: Path) -> int:
-    """Products of one application, roughly."""
-    taps = max((int(np.prod(k.shape[3:])) for k in path.kernels), default=1)
-    ends = path.kernels[-1].shape[1] + path.kernels[0].shape[2] if path.kernels else 0
-    return sum(2 * k.size * taps * ends // max(k.shape[1:3]) for k in path.kernels)
+    """Products of one application, roughly: every kernel is met on the way there and back."""
+    if not path.kernels:
+        return 0
+    ends = min(path.kernels[-1].shape[1], path.kernels[0].shape[2])
+    taps = [int(np.prod(kernel.shape[3:])) for kernel in path.kernels]
+    others = [max(taps[:i] + taps[i + 1 :], default=1) for i in range(len(taps))]
+    once = sum(k.size * ends * t for k, t in zip(path.kernels, others, strict=True))
+    return 2 * int(once)
+
+
+def _is_tucker(path: Path) -> bool:
+    """Whether only the second of two or three kernels has several taps."""
+    kernels = path.kernels
+    ends = [k for i, k in enumerate(kernels) if i != 1]
+    plain = all(np.prod(k.shape[3:]) == 1 for k in ends)
+    return len(kernels) in {2, 3} and plain and all(path.trained)
+
+
+def _bound(path: Path, rng: np.random.Generator) -> float:
+    """An upper bound of the condition number of a layer between pointwise ones."""
+    first = path.kernels[0].reshape(path.kernels[0].shape[:3])
+    middle = path.kernels[1]
+    grams = [first.swapaxes(1, 2) @ first]
+    last = None
+    if len(path.kernels) == 3:
+        last = path.kernels[2].reshape(path.kernels[2].shape[:3])
+        grams.append(last @ last.swapaxes(1, 2))
+    values = [np.linalg.eigvalsh(gram) for gram in grams]
+    own = [np.prod([v[:, end] for v in values], axis=0) for end in (0, -1)]
+    (g, q, p), taps = middle.shape[:3], int(np.prod(middle.shape[3:]))
+    outwards = middle.reshape(g, q, p, taps)
+    inwards = np.moveaxis(outwards, 2, 1)
+    after = _gain(outwards, last, rng)
+    before = _gain(inwards, first.swapaxes(1, 2), rng) if last is not None else values[0][:, -1]
+    if last is None:  # two layers: the second is moved through the first, the first through it
+        own = [values[0][:, 0], values[0][:, -1]]
+        before = np.zeros(g)
+    largest = float((own[1] + after + before).max())
+    smallest = float(own[0].min())
+    return largest / smallest if smallest > _DEAD * largest else float("inf")
+
+
+def _gain(kernel: Array, outer: Array | None, rng: np.random.Generator) -> Array:
+    """[g], the largest of |outer kernel v|^2 over vectors v of length one, all taps counted."""
+    g, q, p, taps = kernel.shape
+    flat = np.ascontiguousarray(np.moveaxis(kernel, 3, 2)).reshape(g, q * taps, p)
+    vector = rng.standard_normal((g, p, 1))
+    found = np.ones(g)
+    for _ in range(_POWER):
+        vector = vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), _TINY)
+        image = (flat @ vector).reshape(g, q, taps)
+        if outer is not None:
+            seen = outer @ image
+            found = np.sum(seen**2, axis=(1, 2))
+            image = outer.swapaxes(1, 2) @ seen
+        else:
+            found = np.sum(image**2, axis=(1, 2))
+        vector = flat.swapaxes(1, 2) @ image.reshape(g, q * taps, 1)
+    return np.asarray(found)
+
+
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 def _normalized(kernel: Array) -> Array:

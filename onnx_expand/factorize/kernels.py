@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +48,12 @@ def compose(second: Array, first: Array) -> Array:
     if np.prod(taps) <= np.prod(inner):
         flat = first.reshape(g, p, -1)
         for tap in np.ndindex(*taps):
-            part = second[(..., *tap)] @ flat
+            part = _tap(second, tap) @ flat
             out[_window(tap, inner)] += part.reshape(g, n, m, *inner)
         return out
-    flat = np.moveaxis(second.reshape(g, n, p, -1), 3, 2).reshape(g, -1, p)
+    flat = np.ascontiguousarray(np.moveaxis(second.reshape(g, n, p, -1), 3, 2)).reshape(g, -1, p)
     for tap in np.ndindex(*inner):
-        part = np.moveaxis((flat @ first[(..., *tap)]).reshape(g, n, -1, m), 2, 3)
+        part = np.moveaxis((flat @ _tap(first, tap)).reshape(g, n, -1, m), 2, 3)
         out[_window(tap, taps)] += part.reshape(g, n, m, *taps)
     return out
 
@@ -65,7 +66,7 @@ def adjoint_first(second: Array, gradient: Array) -> Array:
     out = np.zeros((g, p, m, *inner))
     for tap in np.ndindex(*taps):
         part = gradient[_window(tap, inner)].reshape(g, n, -1)
-        out += (second[(..., *tap)].swapaxes(1, 2) @ part).reshape(out.shape)
+        out += (_tap(second, tap).swapaxes(1, 2) @ part).reshape(out.shape)
     return out
 
 
@@ -135,6 +136,12 @@ def least_squares(
 # A slope that is this part, squared, of what the residual could have is rounding: steps along it
 # lead astray.
 _FLAT = 1e-12**2
+
+
+def _tap(kernel: Array, tap: Sequence[int]) -> Array:
+    """One tap of a kernel, [g, n, m]; BLAS is not used for numbers that lie apart."""
+    index: tuple[Any, ...] = (..., *tap)
+    return np.ascontiguousarray(kernel[index])
 
 
 def _window(tap: Sequence[int], extents: Sequence[int]) -> tuple[slice, ...]:

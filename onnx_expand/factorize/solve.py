@@ -112,8 +112,8 @@ def _fit_tucker(
         q = widths[2]
         last = gain * _outer(wanted.reshape(g, n, -1), q, rng)  # [g, n, q]
         last = rounded(last.reshape(g, n, q, *ones))
-    right = np.linalg.pinv(first.reshape(g, -1, m))
-    left = None if last is None else np.linalg.pinv(last.reshape(g, n, -1))
+    right = _inverse(first.reshape(g, -1, m).swapaxes(1, 2)).swapaxes(1, 2)
+    left = None if last is None else _inverse(last.reshape(g, n, -1))
 
     def moved(kernel: Array) -> Array:
         """pinv(F3) kernel pinv(F1)."""
@@ -132,9 +132,13 @@ def _fit_tucker(
     start = rng.standard_normal((g, q, widths[1], *taps))
     share = norm(moved(wanted)) or norm(start) / np.sqrt(start[0, :, 0].size)
     middle = start * (share / norm(start))
-    for _ in range(2):  # the second time takes away the rounding of the first
-        middle = middle + moved(wanted - composed(middle))
-    residual = _relative(wanted - composed(middle), wanted)
+    residual = np.inf
+    for _ in range(3):  # from the second time on only rounding is left
+        rest = wanted - composed(middle)
+        before, residual = residual, _relative(rest, wanted)
+        if residual <= _SMALLEST or residual > _STALLED * before:
+            break
+        middle = middle + moved(rest)
     kernels = (first, rounded(middle), *(() if last is None else (last,)))
     return Fit(kernels, residual)
 
@@ -146,8 +150,17 @@ def _gain(wanted: Array) -> float:
     one up to (s / a)^2, s the largest singular value; they are equal at s^(1/3).
     """
     g, n = wanted.shape[:2]
-    largest = np.linalg.norm(wanted.reshape(g, n, -1), ord=2, axis=(1, 2)).max()
-    return float(largest ** (1 / 3)) if largest else 1.0
+    rows = wanted.reshape(g, n, -1)
+    largest = np.linalg.eigvalsh(rows @ rows.swapaxes(1, 2)).max()
+    return float(largest ** (1 / 6)) if largest > 0 else 1.0
+
+
+def _inverse(wide: Array) -> Array:
+    """The pseudo-inverse of wide or tall matrices near to orthogonal ones."""
+    tall = wide.swapaxes(1, 2)
+    if wide.shape[1] <= wide.shape[2]:
+        return np.asarray(tall @ np.linalg.inv(wide @ tall))
+    return np.asarray(np.linalg.inv(tall @ wide) @ tall)
 
 
 def _outer(rows: Array, width: int, rng: np.random.Generator) -> Array:
