@@ -45,6 +45,7 @@ _SWEEPS = 30
 # A sweep that leaves more of the residual than this is the last: where any residual will do, and
 # where only an exact solution will.
 _STALLED, _HOPELESS = 0.98, 0.5
+_WORK = 3e11  # products to spend on one unit
 _CLOSE = 1e-9  # from here on solving once more for the same layer is enough
 _SMALLEST = 16 * float(np.finfo(np.float64).eps)
 
@@ -298,7 +299,9 @@ def _solved(kernels: list[Array], wanted: Array, rounded: Rounded, most: float) 
     middle = _widest(kernels)
     kernels[middle], residual = _moved(kernels, middle, wanted)
     goal = max(most, _SMALLEST)
-    for _ in range(_SWEEPS):
+    # A sweep takes as many solutions as there are layers, each of up to _STEPS steps.
+    sweep = 2 * _STEPS * len(kernels) * _work(kernels)
+    for _ in range(int(np.clip(_WORK // sweep, 1, _SWEEPS))):
         if residual <= goal:
             break
         before = residual
@@ -311,6 +314,14 @@ def _solved(kernels: list[Array], wanted: Array, rounded: Rounded, most: float) 
             break
     kernels[middle] = rounded(kernels[middle])
     return Fit(tuple(kernels), residual)
+
+
+def _work(kernels: Sequence[Array]) -> int:
+    """Products of composing a chain with a layer near its middle, roughly."""
+    middle = kernels[_widest(kernels)]
+    ends = min(kernels[-1].shape[1], kernels[0].shape[2])
+    taps = max(int(np.prod(kernel.shape[3:])) for kernel in kernels) ** 2
+    return int(middle.size * ends * taps)
 
 
 def _widest(kernels: Sequence[Array]) -> int:
