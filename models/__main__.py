@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 
 from models.layers import parameter_count
 from models.registry import Entry, networks
@@ -81,10 +82,15 @@ def _command(entry: Entry) -> click.Command:
 
 def _list() -> None:
     for entry in networks().values():
-        click.echo(f"{entry.name}: {entry.summary}")
-        for option in entry.options:
-            usage = f"--{option.name.replace('_', '-')} {option.default}"
-            click.echo(f"  {usage:<16} {option.help}")
+        model = entry.build()
+        count, shape = f"{parameter_count(model):,}", _shape(model.graph.input[0])
+        click.echo(f"{entry.name:<13} {count:>10} parameters  {shape:<20}  {entry.summary}")
+    click.echo(f"`{_NAME} <name> --help` shows the options of a network.")
+
+
+def _shape(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return f"[{', '.join(dim.dim_param or str(dim.dim_value) for dim in dims)}]"
 
 
 if __name__ == "__main__":

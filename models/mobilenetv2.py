@@ -6,8 +6,9 @@ from typing import Annotated
 
 import onnx
 
-from models.layers import Network, Value
-from models.registry import Opset, Seed, network
+from models.initial import HE_OUT, NORMAL
+from models.layers import Network, Value, check_range
+from models.registry import Batch, Classes, Opset, Seed, Size, network
 from onnx_expand.errors import UsageError
 
 __all__ = ["build"]
@@ -31,17 +32,19 @@ _WIDEST = 100
 @network("mobilenetv2")
 def build(
     *,
-    size: Annotated[int, "height and width of the images"] = 224,
-    classes: Annotated[int, "number of outputs"] = 1000,
+    size: Size = 224,
+    classes: Classes = 1000,
     width: Annotated[float, "factor on the number of channels"] = 1.0,
+    batch: Batch = 0,
     seed: Seed = 0,
     opset: Opset = 17,
 ) -> onnx.ModelProto:
     """MobileNetV2 as in torchvision: inverted residual blocks of depthwise convolutions.
 
-    With 1000 classes and width 1 it has 3,504,872 parameters. Inference-form batch normalization
-    with fresh statistics does not rescale anything, so the signal of a fresh network fades from
-    block to block and hardly reaches the logits until it has been trained.
+    With 1000 classes and width 1 it has 3,504,872 parameters, torchvision's published count.
+    Weights start as torchvision's and the ExpandNets authors' do. Inference-form batch
+    normalization with fresh statistics does not rescale anything, so the signal of a fresh network
+    fades from block to block and hardly reaches the logits until it has been trained.
 
     Returns:
         A model from `input` [batch, 3, size, size] to the logits `output` [batch, classes].
@@ -49,11 +52,18 @@ def build(
     Raises:
         UsageError: A value is out of range.
     """
-    if classes < 1:
-        raise UsageError(f"classes is {classes}; it must be at least 1")
+    check_range("classes", classes, 1)
     if not 0 < width <= _WIDEST:
         raise UsageError(f"width is {width}; it must be above 0 and at most {_WIDEST}")
-    net = Network("mobilenetv2", size, seed=seed, opset=opset)
+    net = Network(
+        "mobilenetv2",
+        size,
+        batch=batch,
+        seed=seed,
+        opset=opset,
+        conv_initial=HE_OUT,
+        dense_initial=NORMAL,
+    )
     x = _conv_bn_relu6(net, "features.0", net.input, _rounded(_STEM * width), 3, stride=2)
     index = 1
     for expansion, channels, blocks, stride in _GROUPS:

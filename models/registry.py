@@ -24,8 +24,11 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import onnx
 
-__all__ = ["Entry", "Opset", "Option", "Seed", "network", "networks"]
+__all__ = ["Batch", "Classes", "Entry", "Opset", "Option", "Seed", "Size", "network", "networks"]
 
+Batch: TypeAlias = Annotated[int, "images in a batch; 0 leaves it open"]
+Classes: TypeAlias = Annotated[int, "number of outputs"]
+Size: TypeAlias = Annotated[int, "height and width of the images"]
 Seed: TypeAlias = Annotated[int, "seed of the initial weights"]
 Opset: TypeAlias = Annotated[int, "version of the ONNX operators"]
 

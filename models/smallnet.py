@@ -6,8 +6,8 @@ from typing import Annotated
 
 import onnx
 
-from models.layers import Network
-from models.registry import Opset, Seed, network
+from models.layers import Network, check_range
+from models.registry import Batch, Classes, Opset, Seed, Size, network
 from onnx_expand.errors import UsageError
 
 __all__ = ["build"]
@@ -21,8 +21,9 @@ def build(
     *,
     kernel: Annotated[int, "size of every convolution's kernel, odd"] = 7,
     stages: Annotated[int, "number of convolutions, 3 or 4"] = 3,
-    classes: Annotated[int, "number of outputs"] = 10,
-    size: Annotated[int, "height and width of the images"] = 32,
+    classes: Classes = 10,
+    size: Size = 32,
+    batch: Batch = 0,
     seed: Seed = 0,
     opset: Opset = 17,
 ) -> onnx.ModelProto:
@@ -30,7 +31,8 @@ def build(
 
     Each stage is convolution, batch normalization, ReLU and 2x2 max-pooling; the channels are
     8, 16, 32 and 64. With kernel 7 and 10 classes it has 66,186 parameters in 3 stages and
-    150,346 in 4.
+    150,346 in 4: the counts of the paper's tables 9 and 6. Weights start as PyTorch's default,
+    as in the authors' code.
 
     Returns:
         A model from `input` [batch, 3, size, size] to the logits `output` [batch, classes].
@@ -42,9 +44,8 @@ def build(
         raise UsageError(f"kernel is {kernel}; it must be odd and at least 1")
     if stages not in (3, 4):
         raise UsageError(f"stages is {stages}; it must be 3 or 4")
-    if classes < 1:
-        raise UsageError(f"classes is {classes}; it must be at least 1")
-    net = Network("smallnet", size, seed=seed, opset=opset)
+    check_range("classes", classes, 1)
+    net = Network("smallnet", size, batch=batch, seed=seed, opset=opset)
     # The paper pads to keep the size, except in its network of 3x3 kernels.
     padding = 0 if kernel == 3 else (kernel - 1) // 2
     x = net.input

@@ -11,8 +11,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
-from models import mobilenetv2, networks, smallnet
+import onnx_expand
+from models import (
+    alexnet,
+    mobilenet,
+    mobilenetv2,
+    networks,
+    resnet18,
+    shufflenetv2,
+    smallnet,
+    unet,
+    yololite,
+)
 from models.__main__ import main
 from models.layers import Network, parameter_count
 from models.registry import network
@@ -20,9 +32,17 @@ from onnx_expand.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 SMALLEST: dict[str, dict[str, Any]] = {
-    "smallnet": {"kernel": 3, "size": 24},
+    "alexnet": {"size": 63, "hidden": 32},
+    "mobilenet": {"size": 32, "width": 0.25},
     "mobilenetv2": {"size": 32, "width": 0.25},
+    "resnet18": {"size": 32},
+    "shufflenetv2": {"size": 32},
+    "smallnet": {"kernel": 3, "size": 24},
+    "unet": {"size": 16, "width": 4},
+    "yololite": {"size": 32, "anchors": 1},
 }
+# What the networks that do not classify images give for 5 classes at these sizes.
+MAPS = {"unet": (5, 16, 16), "yololite": (10, 1, 1)}
 
 
 @pytest.fixture(params=sorted(networks()))
@@ -37,15 +57,86 @@ def tiny(request: pytest.FixtureRequest) -> onnx.ModelProto:
     [
         (smallnet.build, {}, 66_186),
         (smallnet.build, {"stages": 4}, 150_346),
+        (alexnet.build, {}, 61_100_840),
+        (mobilenet.build, {}, 4_231_976),
+        (mobilenet.build, {"width": 0.75}, 2_585_560),
+        (mobilenet.build, {"width": 0.5}, 1_331_592),
+        (mobilenet.build, {"width": 0.25}, 470_072),
         (mobilenetv2.build, {}, 3_504_872),
         (mobilenetv2.build, {"width": 0.5}, 1_968_680),
+        (resnet18.build, {}, 11_689_512),
+        (resnet18.build, {"stem": "cifar", "classes": 10, "size": 32}, 11_173_962),
+        (shufflenetv2.build, {}, 1_366_792),
+        (shufflenetv2.build, {"width": 1.0}, 2_278_604),
+        (shufflenetv2.build, {"width": 1.5}, 3_503_624),
+        (shufflenetv2.build, {"width": 2.0}, 7_393_996),
+        (unet.build, {}, 31_037_698),
+        (unet.build, {"channels": 1, "norm": False}, 31_030_658),
+        (yololite.build, {}, 572_317),
+        (yololite.build, {"classes": 80}, 649_417),
+        (yololite.build, {"norm": True}, 572_941),
     ],
 )
 def test_parameter_counts_are_the_published_ones(
     build: Callable[..., onnx.ModelProto], options: dict[str, Any], count: int
 ) -> None:
-    """The networks have exactly as many parameters as their papers and torchvision report."""
+    """The networks have exactly as many parameters as their docstrings' sources report."""
     assert parameter_count(build(**options)) == count
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "millions"),
+    [
+        # torchvision's figures, and those of the papers for several widths and sizes.
+        (alexnet.build, {}, 714),
+        (resnet18.build, {}, 1814),
+        (shufflenetv2.build, {"width": 1.0}, 145),
+        (mobilenet.build, {}, 569),
+        (mobilenet.build, {"width": 0.75}, 325),
+        (mobilenet.build, {"width": 0.25}, 41),
+        (mobilenet.build, {"size": 192}, 418),
+        (mobilenet.build, {"size": 128}, 186),
+        # 480 million floating-point operations; the paper counts 482.
+        (yololite.build, {}, 240),
+    ],
+)
+def test_multiply_accumulates_are_the_published_ones(
+    build: Callable[..., onnx.ModelProto], options: dict[str, Any], millions: int
+) -> None:
+    """Kernels, strides and paddings are right: products come out as published."""
+    macs = onnx_expand.inspect(build(**options)).macs
+    assert macs is not None
+    assert round(macs / 1e6) == millions
+
+
+def test_unpadded_unet_is_that_of_the_paper() -> None:
+    """From 572 pixels the network of the paper's figure 1 gives 388, by 28 at the bottom."""
+    model = unet.build(size=572, width=2, channels=1, padding="valid", norm=False)
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+        for value in [*model.graph.value_info, *model.graph.output]
+    }
+    assert shapes["output"] == [2, 388, 388]
+    assert shapes["down4.relu2.output"] == [32, 28, 28]
+    assert shapes["up0.cat.output"] == [4, 392, 392]
+
+
+def test_the_shuffle_takes_groups_in_turn() -> None:
+    """Channels of the two halves alternate after the shuffle, as in torchvision."""
+    net = Network("net", 1, channels=6, batch=1, seed=0, opset=17)
+    model = net.finish(net.shuffle("shuffle", net.input, 2))
+    x = np.arange(6, dtype=np.float32).reshape(1, 6, 1, 1)
+    (y,) = ReferenceEvaluator(model).run(None, {"input": x})
+    assert np.asarray(y).ravel().tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def test_the_crop_takes_the_middle() -> None:
+    """A cropped image has lost as much on either side."""
+    net = Network("net", 7, channels=1, batch=1, seed=0, opset=17)
+    model = net.finish(net.crop("crop", net.input, 3))
+    x = np.arange(49, dtype=np.float32).reshape(1, 1, 7, 7)
+    (y,) = ReferenceEvaluator(model).run(None, {"input": x})
+    np.testing.assert_array_equal(y, x[:, :, 2:5, 2:5])
 
 
 @pytest.mark.parametrize(
@@ -71,15 +162,28 @@ def test_every_network_is_valid_and_typed(tiny: onnx.ModelProto) -> None:
         assert all(axis.dim_value > 0 for axis in shape[1:])
 
 
+@pytest.mark.parametrize("name", sorted(networks()))
+@pytest.mark.parametrize("opset", [13, 21])
+def test_every_network_has_a_fixed_batch_and_other_opsets(name: str, opset: int) -> None:
+    """With a batch every shape is static, and old and new operators are used rightly."""
+    model = networks()[name].build(**SMALLEST[name], batch=2, opset=opset)
+    onnx.checker.check_model(model, full_check=True)
+    for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        assert dims[0].dim_value == 2
+        assert all(dim.dim_value > 0 for dim in dims)
+
+
 def test_every_network_runs_on_any_batch(tiny: onnx.ModelProto) -> None:
     """Every network runs in onnxruntime, and the batch does not change a sample's result."""
     ort = pytest.importorskip("onnxruntime")
     session = ort.InferenceSession(tiny.SerializeToString(), providers=["CPUExecutionProvider"])
     size = session.get_inputs()[0].shape[2]
+    maps = MAPS.get(tiny.graph.name, (5,))
     x = np.random.default_rng(1).standard_normal((3, 3, size, size), dtype=np.float32)
     (three,) = session.run(["output"], {"input": x})
     (one,) = session.run(["output"], {"input": x[:1]})
-    assert three.shape == (3, 5)
+    assert three.shape == (3, *maps)
     assert np.isfinite(three).all()
     np.testing.assert_allclose(one, three[:1], rtol=1e-4, atol=1e-6)
 
@@ -115,6 +219,40 @@ def test_weights_start_as_in_pytorch_and_follow_the_seed() -> None:
     assert 0.5 * bound < np.abs(values["conv2.bias"]).max() <= bound
 
 
+@pytest.mark.parametrize(
+    ("build", "options", "weight", "spread", "uniform"),
+    [
+        # sqrt(2 / fan-out): 512 channels, 3 x 3.
+        (resnet18.build, {"size": 32}, "layer4.1.conv1", (2 / (512 * 9)) ** 0.5, False),
+        (mobilenetv2.build, {"size": 32}, "features.18.0", (2 / 1280) ** 0.5, False),
+        (mobilenetv2.build, {"size": 32}, "classifier.1", 0.01, False),
+        # sqrt(2 / fan-in): 512 channels, 3 x 3; a stride of 2 leaves 1024 channels, 1 x 1.
+        (unet.build, {"size": 16}, "down3.conv2", (2 / (512 * 9)) ** 0.5, False),
+        (unet.build, {"size": 16}, "up3.up", (2 / 1024) ** 0.5, False),
+        (yololite.build, {}, "conv6", (2 / (128 * 9)) ** 0.5, True),
+        (shufflenetv2.build, {"size": 32}, "fc", 1024**-0.5, True),
+    ],
+)
+def test_weights_start_as_the_sources_draw_them(
+    build: Callable[..., onnx.ModelProto],
+    options: dict[str, Any],
+    weight: str,
+    spread: float,
+    uniform: bool,
+) -> None:
+    """Each network's weights have its framework's distribution and spread, its biases too."""
+    graph = build(**options).graph
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    array = values[f"{weight}.weight"].ravel()
+    # The standard error of a mean is deviation / sqrt(n); that of a deviation is smaller.
+    deviation = spread / 3**0.5 if uniform else spread
+    assert abs(array.std() / deviation - 1) < 6 / len(array) ** 0.5
+    assert abs(array.mean()) < 6 * deviation / len(array) ** 0.5
+    assert (np.abs(array).max() <= spread * (1 + 1e-6)) == uniform
+    if (bias := values.get(f"{weight}.bias")) is not None:
+        assert bool(bias.any()) == (build is shufflenetv2.build)
+
+
 def test_opset_sets_the_operators_and_the_ir_version() -> None:
     """The default is opset 17 in IR version 8, and another opset gives a valid model too."""
     default = smallnet.build()
@@ -139,6 +277,17 @@ def test_opset_sets_the_operators_and_the_ir_version() -> None:
         ("mobilenetv2 --width nan", "width is nan"),
         ("mobilenetv2 --size 0", "size is 0"),
         ("mobilenetv2 --classes 1000000000", "exceed 2 GiB"),
+        ("mobilenet --width -1", "width is -1"),
+        ("mobilenet --stride 3", "stride is 3"),
+        ("mobilenet --batch -1", "batch is -1"),
+        ("alexnet --size 30", "features.5: a 3x3 window does not fit on its 2x2 input"),
+        ("alexnet --last 0", "last is 0"),
+        ("resnet18 --stem x", "stem is 'x'; give imagenet or cifar"),
+        ("shufflenetv2 --width 0.7", "width is 0.7; it must be one of 0.5, 1, 1.5 and 2"),
+        ("unet --size 100", "size is 100: level 2 has 25 pixels"),
+        ("unet --padding x", "padding is 'x'; give same or valid"),
+        ("yololite --norm maybe", "'maybe' is not a valid boolean"),
+        ("yololite --size 20", "pool5: a 2x2 window does not fit on its 1x1 input"),
         ("resnet", "No such command 'resnet'"),
     ],
 )
@@ -155,13 +304,25 @@ def test_a_bad_option_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_listing_names_networks_and_options(capsys: pytest.CaptureFixture[str]) -> None:
-    """`list` shows every network with each of its options and default values."""
+def test_the_listing_has_a_line_for_each_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """`list` shows every network with its parameters, its input and what it is."""
     assert main(["list"]) == 0
-    listing = capsys.readouterr().out
-    for entry in networks().values():
-        assert f"{entry.name}: {entry.summary}\n" in listing
-    assert "  --width 1.0 " in listing
+    *lines, hint = capsys.readouterr().out.splitlines()
+    assert "--help" in hint
+    assert [line.split()[0] for line in lines] == list(networks())
+    for line, entry in zip(lines, networks().values(), strict=True):
+        assert line.endswith(entry.summary)
+    (mobile,) = [line for line in lines if line.startswith("mobilenetv2 ")]
+    assert " 3,504,872 parameters  [batch, 3, 224, 224] " in mobile
+
+
+def test_help_shows_the_options_of_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` names each option with its meaning and default value."""
+    assert main(["alexnet", "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in networks()["alexnet"].options:
+        assert f"--{option.name}" in text
+    assert "default: 4096" in text
 
 
 def test_the_command_writes_a_model(tmp_path: Path) -> None:
