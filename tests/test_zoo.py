@@ -6,7 +6,10 @@ import onnx
 import pytest
 
 import onnx_expand
+from models import networks
+from tests.graphs import retrained
 from tests.graphs_text import fold
+from tests.test_models import SMALLEST
 from tests.zoo import ZOO
 
 
@@ -36,3 +39,21 @@ def test_the_zoo_computes_the_same_when_folded(name: str) -> None:
             model, onnx_expand.fold(model, policy=policy), samples=1, providers=["cpu"]
         )
         assert verdict, verdict.summary()
+
+
+@pytest.mark.parametrize("name", sorted(networks()))
+def test_the_networks_lose_their_normalizations_and_nothing_else(name: str) -> None:
+    """Each network keeps every other node when folded, and its products, and what it computes."""
+    pytest.importorskip("onnxruntime")
+    options = {"classes": 5, **SMALLEST[name]}
+    if name == "yololite":
+        options["norm"] = True
+    # So large that the pooling over the last image is not that of a single pixel.
+    options["size"] = max(64, options["size"])
+    model = retrained(networks()[name].build(**options))
+    folded, _ = fold(model)
+    before, after = onnx_expand.inspect(model), onnx_expand.inspect(folded)
+    gone = {"BatchNormalization", "Dropout"}
+    assert after.ops == {op: count for op, count in before.ops.items() if op not in gone}
+    assert after.macs == before.macs
+    assert onnx_expand.check(model, folded, samples=1, providers=["cpu"])
