@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import re
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
 import onnx_expand
 from benchmarks.networks import CASES, NETWORKS, Case, Published, expansion_rows, network_row
 from models import mobilenet, mobilenetv2, networks, shufflenetv2
+from onnx_expand.passes import Expand
+from onnx_expand.plans import PLANS
 from tests.graphs import retrained
 from tests.test_models import SMALLEST
 
@@ -132,3 +136,56 @@ def test_the_table_of_networks_is_up_to_date(entry: Published) -> None:
     assert row in PAGE.read_text(encoding="utf-8").splitlines()
     own, published = (cell.strip() for cell in row.split("|")[2:4])
     assert published.startswith(f"{own} (")
+
+
+# What each plan expands, written down from the paper and the authors' code: a pattern that matches
+# the names of these nodes and of no others.
+PLANNED = {
+    "alexnet": ("alexnet", r"features\.\d+"),
+    "paper:mobilenet": ("mobilenet", r"model\.\d+\.0"),
+    "paper:mobilenetv2": ("mobilenetv2", r"features\.(0|(2|4|7|14)\.conv\.1)\.0"),
+    "paper:mobilenetv2-nonresidual": (
+        "mobilenetv2",
+        r"features\.(0|1\.conv\.0|(2|4|7|11|14|17)\.conv\.1)\.0",
+    ),
+    "paper:shufflenetv2": (
+        "shufflenetv2",
+        r"conv1\.0|stage\d\.0\.branch1\.0|stage\d\.\d\.branch2\.3",
+    ),
+    "paper:smallnet-acnet": ("smallnet", r"conv\d"),
+    "paper:smallnet-ck": ("smallnet", r"conv\d"),
+    "paper:smallnet-ck+fc": ("smallnet", r"conv\d|fc1"),
+    "paper:smallnet-cl": ("smallnet", r"conv\d"),
+    "paper:smallnet-cl+fc": ("smallnet", r"conv\d|fc1"),
+    "paper:smallnet-fc": ("smallnet", r"fc1"),
+    "paper:smallnet-wide-ck": ("smallnet", r"conv\d"),
+    "paper:smallnet-wide-cl": ("smallnet", r"conv\d"),
+    "paper:unet": ("unet", r"down\d\.conv\d"),
+    "paper:yolo-lite": ("yololite", r"conv[1-5]"),
+}
+
+
+def test_every_plan_for_a_network_is_tested() -> None:
+    """A new plan of the paper needs a line above."""
+    assert {name for name in PLANS if name.startswith("paper:")} <= set(PLANNED)
+
+
+@pytest.mark.parametrize("plan", PLANNED)
+def test_plans_expand_what_the_paper_expands(plan: str) -> None:
+    """Each plan chooses the layers that it should, and folding gives back the very graph."""
+    name, pattern = PLANNED[plan]
+    # At full width, where a block has a shortcut or not as in the paper.
+    options = {**SMALLEST[name], "kernel": 7, "size": 32} if name == "smallnet" else SMALLEST[name]
+    full = {"width": 1.0} if name == "mobilenetv2" else {}
+    model = networks()[name].build(**{"classes": 10, **options, **full})
+    rate = RATES.get(name, 2)
+    report = Expand(plan=plan, rate=rate).call(ir.serde.deserialize_model(model)).report
+    chosen = {expansion.node for expansion in report.expanded}
+    expected = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in {"Conv", "Gemm"} and re.fullmatch(pattern, node.name)
+    }
+    assert chosen == expected
+    expanded = onnx_expand.expand(model, plan=plan, rate=rate)
+    assert skeleton(onnx_expand.fold(retrained(expanded))) == skeleton(model)
