@@ -358,21 +358,23 @@ def _smallnets() -> None:
 
 
 def _mobile_networks() -> None:
-    every = Rule(_THREE, How("cl"))
+    # On ImageNet the authors' stem grows its input's width too, unlike SmallNet's on CIFAR.
+    cl = How("cl", first_width="expand")
+    every = Rule(_THREE, cl)
     _named("paper:mobilenet", "MobileNet: CL on every 3x3 convolution, depthwise by group", every)
     _named("paper:shufflenetv2", "ShuffleNetV2: CL on every 3x3 convolution", every)
-    stem = Rule(Select(ops=("Conv",), kernels=((3,),), place="first"), How("cl"))
+    stem = Rule(Select(ops=("Conv",), kernels=((3,),), place="first"), cl)
     halving = Select(ops=("Conv",), kernels=((3,),), strides=(2,), depthwise=True)
     _named(
         "paper:mobilenetv2",
         "MobileNetV2 as the authors' code: CL on the stem and the stride-2 depthwise 3x3",
         stem,
-        Rule(halving, How("cl")),
+        Rule(halving, cl),
     )
     _named(
         "paper:mobilenetv2-nonresidual",
         "MobileNetV2 as the paper's text: CL on every 3x3 outside residual blocks",
-        Rule(Select(ops=("Conv",), kernels=((3,),), residual=False), How("cl")),
+        Rule(Select(ops=("Conv",), kernels=((3,),), residual=False), cl),
     )
 
 
