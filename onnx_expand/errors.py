@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 __all__ = [
+    "DifferentError",
     "ModelError",
     "OnnxExpandError",
     "Reason",
@@ -31,6 +32,12 @@ class OnnxExpandError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
+
+
+class DifferentError(OnnxExpandError):
+    """Two models that should compute the same do not (exit code 1)."""
+
+    exit_code = 1
 
 
 class UsageError(OnnxExpandError, ValueError):

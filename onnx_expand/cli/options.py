@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+
 from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output
+from onnx_expand.recipes import explain
 
-__all__ = ["check_outputs"]
+__all__ = ["check_outputs", "options_of"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def check_outputs(*paths: str | None) -> None:
@@ -15,3 +24,72 @@ def check_outputs(*paths: str | None) -> None:
             check_output(path)
         elif path == "":
             raise UsageError("an output path is empty; name a file")
+
+
+class _Listed(click.ParamType[tuple[Any, ...]]):
+    """Values of one kind, with commas between.
+
+    Args:
+        kind: The kind.
+    """
+
+    name = "list"
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The values of a text."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"'{value}' is no list of {self.kind.__name__} with commas", param, ctx)
+
+
+def options_of(*kinds: type[Any]) -> Callable[[Command], Command]:
+    """One option for each field of some dataclasses, as `recipes.fields.option` declared it.
+
+    What is not said comes as None, so that a recipe can be stronger than the defaults.
+    """
+
+    def decorate(command: Command) -> Command:
+        entries = [entry for kind in kinds for entry in explain(kind).items()]
+        for name, (declared, kind) in reversed(entries):
+            command = _option(name, declared, kind)(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, declared: Any, kind: Any) -> Callable[[Command], Command]:
+    flag = "--" + name.replace("_", "-")
+    text = declared.metadata["help"]
+    default = declared.default
+    if kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}" if default else flag
+    if "[default" not in text and default not in (None, False, ()):
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = "on" if shown is True else f"{shown:g}" if isinstance(shown, float) else shown
+        text += f" [default: {shown}]"
+    settings: dict[str, Any] = {"help": text, "default": None}
+    if declared.metadata["metavar"]:
+        settings["metavar"] = declared.metadata["metavar"]
+    if kind is bool:
+        return click.option(flag, name, is_flag=True, **settings)
+    return click.option(flag, name, type=_type(kind), **settings)
+
+
+def _type(kind: Any) -> Any:
+    """What click calls a field's type."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in {Union, types.UnionType}:
+        return _type(next(part for part in inner if part is not type(None)))
+    if origin is Literal:
+        return click.Choice(inner)
+    if origin is tuple:
+        return _Listed(inner[0])
+    return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs
-from onnx_expand.model import load, save
+from onnx_expand.cli.options import check_outputs, options_of
+from onnx_expand.recipes import GROUPS, RECIPES, Plan
 
 if TYPE_CHECKING:
     from onnx_expand.train import EpochResult
@@ -55,11 +56,30 @@ class TrainingBar:
     def on_epoch(self, result: EpochResult) -> None:
         """Show an epoch's figures."""
         self._done = result.epoch
-        figures = (
-            f"loss {result.loss:.4f}  train {result.train_accuracy:.2%}  "
-            f"test {result.test_accuracy:.2%}"
-        )
+        train = "" if result.train_score is None else f"train {result.train_score:.2%}  "
+        name, score = next(iter(result.figures.items()))
+        test = f"{name} {score:.4g}" if "loss" in name else f"test {score:.2%}"
+        figures = f"loss {result.loss:.4f}  {train}{test}"
         self._bar.update(self._task, figures=figures)
+
+
+class _Screen:
+    """Tells people what an experiment does.
+
+    Args:
+        out: Where.
+    """
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+
+    def say(self, line: str) -> None:
+        """One line of text."""
+        self._out.print(line, markup=False)
+
+    def bar(self, title: str, epochs: int) -> TrainingBar:
+        """The progress of one run."""
+        return TrainingBar(self._out, title, epochs)
 
 
 @click.command()
@@ -68,54 +88,43 @@ class TrainingBar:
 @click.option(
     "--data",
     required=True,
-    metavar="digits|DIR|FILE.npz",
-    help="digits: the handwritten digits of scikit-learn. DIR: one folder of images for each "
-    "class. FILE.npz: arrays x [N, C, H, W] and y [N], or x_train, y_train, x_test, y_test.",
+    metavar="digits|DIR|FILE|PACKAGE:FUNCTION",
+    help="digits: the handwritten digits of scikit-learn. DIR: images in one directory for each "
+    "class, images/ and masks/, PASCAL VOC, Cityscapes, or CIFAR. FILE: an .npz of arrays x "
+    "[N, C, H, W] and y [N], or x_train, y_train, x_test, y_test; or CIFAR as it is published. "
+    "PACKAGE:FUNCTION: what your function returns.",
 )
-@click.option("--epochs", type=int, default=10, show_default=True, help="Passes over the data.")
-@click.option("--lr", type=float, default=0.01, show_default=True, help="Learning rate.")
-@click.option("--batch", type=int, default=128, show_default=True, help="Samples in a step.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of the steps.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
 @click.option(
-    "--schedule",
-    type=click.Choice(["constant", "step", "cosine"]),
-    default="constant",
-    show_default=True,
-    help="step: a tenth of the rate after each third of the epochs.",
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    help="The settings of a published run; options that you give are stronger.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of samples.")
 @click.option("--report", metavar="F.json", help="Write each epoch as JSON; - is stdout.")
+@options_of(*GROUPS.values())
 def train(
-    source: str, target: str, data: str, report: str | None, seed: int, **options: Any
+    source: str, target: str, data: str, recipe: str | None, report: str | None, **said: Any
 ) -> None:
-    """Train IN as a classifier with torch and write it with its new weights to OUT.
+    """Train IN with torch and write it with its new weights to OUT.
 
     OUT is IN with other numbers: nodes, names and all else stay. Batch normalization is trained
-    as such, and its running statistics are written back.
+    as such, and its running statistics are written back. Beside OUT comes a folder with
+    history.csv, curves.png and checkpoints. Under torchrun all processes share each step.
 
     \b
-    Example:
+    Examples:
       onnx-expand train expanded.onnx trained.onnx --data digits --epochs 15 --lr 0.02
+      onnx-expand train expanded.onnx trained.onnx --data cifar-10-python.tar.gz \\
+        --recipe cifar-smallnet --then-fold deploy.onnx
+      torchrun --nproc-per-node 4 -m onnx_expand train net.onnx out.onnx --data imagenet \\
+        --recipe imagenet-mobilenet --workers 8 --amp bf16
+      onnx-expand train net.onnx out.onnx --data imagenet --resume
     """
-    from onnx_expand import train as trainer  # imports torch
+    plan = Plan.of(recipe, **said)
+    check_outputs(target, report, plan.run.then_fold)
+    from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
+    from onnx_expand.experiment import Experiment
 
-    check_outputs(target, report)
-    settings = trainer.TrainOptions(seed=seed, **options)
-    model = load(source)
-    images = trainer.image_input(model)
-    dataset = trainer.load_data(
-        data, channels=images.channels, size=images.size, classes=images.classes
-    )
     out = render.console(quiet=report == "-")
-    out.print(f"data: {dataset.description}", markup=False)
-    module = trainer.to_torch(model)
-    with TrainingBar(out, source, settings.epochs) as bar:
-        history = trainer.train(module, dataset, settings, bar)
-    save(trainer.write_back(module, model), target)
-    if report:
-        render.write_json(dict(history.as_dict()), report)
-    last = history.epochs[-1]
-    out.print(
-        f"test accuracy {last.test_accuracy:.2%} after {last.epoch} epochs, loss {last.loss:.4f}"
-    )
+    done = Experiment(source, target, data, plan).run(_Screen(out))
+    if report and not int(os.environ.get("RANK", "0")):
+        render.write_json(done.as_dict(), report)

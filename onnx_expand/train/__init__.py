@@ -7,21 +7,22 @@ try:
 except ImportError as error:
     raise UnsupportedError("training needs torch: pip install 'onnx-expand[train]'") from error
 
+from onnx_expand.recipes import DataOptions, DistillOptions, TrainOptions, recipe
+from onnx_expand.train.checkpoint import Checkpoints
 from onnx_expand.train.data import Dataset, ImageInput, image_input, load_data
+from onnx_expand.train.distill import Distiller
 from onnx_expand.train.importer import to_torch
 from onnx_expand.train.loop import evaluate, train
 from onnx_expand.train.module import OnnxModule
-from onnx_expand.train.options import (
-    DivergedError,
-    EpochResult,
-    History,
-    Progress,
-    TrainOptions,
-)
+from onnx_expand.train.options import DivergedError, EpochResult, History, Progress
 from onnx_expand.train.writeback import write_back
 
 __all__ = [
+    "Checkpoints",
+    "DataOptions",
     "Dataset",
+    "DistillOptions",
+    "Distiller",
     "DivergedError",
     "EpochResult",
     "History",
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "image_input",
     "load_data",
+    "recipe",
     "to_torch",
     "train",
     "write_back",

@@ -22,43 +22,57 @@ __all__ = ["log_probabilities"]
 # The logarithm of a probability that underflowed has no gradient, so that a final softmax is
 # replaced by its logarithm rather than followed by one.
 _LOGARITHMS: dict[Any, Any] = {softmax: log_softmax, softmax_from: log_softmax_from}
+_SAME = {identity}
 _TRANSPARENT = {flatten, identity, reshape, squeeze}
 
 
 class _LogSoftmax(torch.nn.Module):
-    """A module whose first output, the logits [N, classes, ...], is turned into logarithms."""
+    """A module whose first output, the logits [N, classes, ...], is turned into logarithms.
 
-    def __init__(self, inner: torch.nn.Module) -> None:
+    Args:
+        inner: The module.
+        extras: How many of its last outputs follow the first one.
+    """
+
+    def __init__(self, inner: torch.nn.Module, extras: int) -> None:
         super().__init__()
         self.inner = inner
+        self.extras = extras
         self.training = inner.training
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         output = self.inner(*inputs)
         first = output[0] if isinstance(output, tuple) else output
-        return torch.log_softmax(first, dim=1)
+        scores = torch.log_softmax(first, dim=1)
+        return (scores, *output[-self.extras :]) if self.extras else scores
 
 
-def log_probabilities(module: torch.nn.Module) -> torch.nn.Module:
-    """A module of the same parameters whose output is the logarithm of probabilities.
+def log_probabilities(
+    module: torch.nn.Module, *, dense: bool = False, extras: int = 0
+) -> torch.nn.Module:
+    """A module of the same parameters whose first output is the logarithm of probabilities.
 
     Args:
         module: A classifier that ends in logits, or, where it is an ONNX graph, in Softmax or
-            LogSoftmax over the classes.
+            LogSoftmax over the classes, which are its axis 1.
+        dense: Whether each pixel is classified, so that axis 1 is not the last one.
+        extras: How many of the module's last outputs stay; others but the first go.
     """
     if not isinstance(module, OnnxModule):
-        return _LogSoftmax(module)
+        return _LogSoftmax(module, extras)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     output: Any = graph.graph_copy(module.graph, copies)
-    first = output[0] if isinstance(output, tuple | list) else output
-    graph.output(first)
+    outputs = output if isinstance(output, tuple | list) else (output,)
+    first = outputs[0]
+    graph.output((first, *outputs[-extras:]) if extras else first)
     end = first
-    while end.op == "call_function" and end.target in _TRANSPARENT:
+    while end.op == "call_function" and end.target in (_SAME if dense else _TRANSPARENT):
         end = end.args[0]
-    if end.op == "call_function" and end.kwargs.get("axis", -1) in {-1, 1}:
+    axes = {1, -3} if dense else {-1, 1}
+    if end.op == "call_function" and end.kwargs.get("axis", -1) in axes:
         if end.target in _LOGARITHMS:
             end.target = _LOGARITHMS[end.target]
         if end.target in _LOGARITHMS.values():
             return module.sharing(graph)
-    return _LogSoftmax(module)
+    return _LogSoftmax(module, extras)

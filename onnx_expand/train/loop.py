@@ -1,27 +1,36 @@
-"""The training loop: stochastic gradient descent on the cross-entropy of one output."""
+"""The training loop: epochs of steps, a test after each, and checkpoints between."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.recipes import TrainOptions
+from onnx_expand.train.checkpoint import Checkpoints, digest
 from onnx_expand.train.data import Dataset
-from onnx_expand.train.head import log_probabilities
-from onnx_expand.train.options import (
-    DivergedError,
-    EpochResult,
-    History,
-    Progress,
-    TrainOptions,
-)
+from onnx_expand.train.diagnosis import where_not_finite
+from onnx_expand.train.distill import Distiller
+from onnx_expand.train.feed import Feed, epoch_order, testing
+from onnx_expand.train.options import DivergedError, EpochResult, History, Progress
+from onnx_expand.train.parallel import World
+from onnx_expand.train.samples import Batch
+from onnx_expand.train.steps import Outcome, Stepper, moved
+from onnx_expand.train.synchronous import synchronous
+from onnx_expand.train.tasks import Task, choose
 
 __all__ = ["evaluate", "train"]
+
+_TEST_BATCH = 512
+# How many steps may be on their way to a GPU before their losses are looked at.
+_AHEAD = 32
 
 
 def train(
@@ -29,155 +38,355 @@ def train(
     data: Dataset,
     options: TrainOptions | None = None,
     progress: Progress | None = None,
+    *,
+    teacher: Distiller | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
-    """Train a classifier in place, on the device where it is.
+    """Train a module in place, on the device where it is.
 
-    The loss is the cross-entropy of the first output, [N, classes], of logits or of what a final
-    Softmax or LogSoftmax makes of them. The same seed gives the same weights on the same machine.
+    A classifier's loss is the cross-entropy of the first output, [N, classes], of logits or of
+    what a final Softmax or LogSoftmax makes of them. The same seed gives the same weights on the
+    same machine; a run that goes on from a checkpoint gives those of one that was not interrupted,
+    to the bit on a CPU. Where torch.distributed is set up, the processes share each step.
 
     Args:
-        module: What `to_torch` returns, or another module that takes [N, C, H, W].
-        data: Images and labels.
+        module: What `to_torch` returns, or another module that takes the data's inputs.
+        data: Samples and targets.
         options: The settings; the defaults when missing.
         progress: Is told about each step and epoch.
+        teacher: Whom the module follows besides the labels.
+        checkpoints: Where the state of the run is kept.
 
     Raises:
-        DivergedError: The loss became NaN or infinite.
-        UnsupportedError: Nothing in the module can be trained, or it does not take or classify
-            the data.
+        DivergedError: The loss became NaN or infinite; the last checkpoint stays.
+        UnsupportedError: Nothing in the module can be trained, or it does not take the data.
+        UsageError: The data is labelled for another task, or a checkpoint is of another run.
     """
     options = options or TrainOptions()
-    parameters = [tensor for tensor in module.parameters() if tensor.requires_grad]
-    if not parameters:
+    if not any(p.requires_grad for p in module.parameters()):
         raise UnsupportedError(
             "nothing to train: no initializer of the model is the weight of a node"
         )
-    classifier = log_probabilities(module)
-    _probe(classifier, data)
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-    )
-    order = torch.Generator().manual_seed(options.seed)
-    results = []
     was_training = module.training
-    device = parameters[0].device
+    device = next(p for p in module.parameters() if p.requires_grad).device
+    cuda = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(options.seed)
-            for epoch in range(options.epochs):
-                result = _epoch(classifier, data, options, optimizer, order, epoch, progress)
-                results.append(result)
-                if progress is not None:
-                    progress.on_epoch(result)
+        with (
+            torch.random.fork_rng(cuda),
+            _algorithms(options.deterministic),
+            synchronous(module, options.sync_bn and World.current().size > 1),
+        ):
+            return _Run(module, data, options, progress, teacher, checkpoints).finish()
     finally:
-        classifier.train(was_training)
-    return History(tuple(results))
+        module.train(was_training)
 
 
-def evaluate(module: torch.nn.Module, data: Dataset, *, batch: int = 512) -> float:
-    """The share of the test samples that a classifier gets right, in evaluation mode.
+def evaluate(
+    module: torch.nn.Module,
+    data: Dataset,
+    *,
+    batch: int = _TEST_BATCH,
+    options: TrainOptions | None = None,
+) -> float:
+    """The score of a module on the test data, in evaluation mode: of a classifier its accuracy.
 
     Args:
-        module: Takes [N, C, H, W]; its first output is [N, classes].
-        data: Images and labels.
+        module: Takes the data's inputs.
+        data: Samples and targets.
         batch: How many samples to run at once.
+        options: Tells the task, if it is not what the data is labelled for.
     """
-    was_training = module.training
-    module.eval()
-    right = 0
-    with torch.inference_mode():
-        for start in range(0, len(data.y_test), batch):
-            scores = _scores(module, data.x_test[start : start + batch])
-            labels = torch.from_numpy(data.y_test[start : start + batch]).to(scores.device)
-            right += int((scores.argmax(dim=1) == labels).sum())
-    module.train(was_training)
-    return right / len(data.y_test)
+    task = choose(options or TrainOptions(), data)
+    runner = task.wrap(module)
+    _probe(runner, task, data)
+    return next(iter(_test(runner, task, data, World.current(), batch, 0).values()))
 
 
-def _epoch(
-    classifier: torch.nn.Module,
-    data: Dataset,
-    options: TrainOptions,
-    optimizer: torch.optim.Optimizer,
-    order: torch.Generator,
-    epoch: int,
-    progress: Progress | None,
-) -> EpochResult:
-    begin = time.perf_counter()
-    for group in optimizer.param_groups:
-        group["lr"] = options.rate(epoch)
-    classifier.train()
-    batches = _batches(len(data.y_train), options.batch, order)
-    loss_sum, right, seen = 0.0, 0, 0
-    for step, picks in enumerate(batches, 1):
-        scores = _scores(classifier, data.x_train[picks])
-        labels = torch.from_numpy(data.y_train[picks]).to(scores.device)
-        loss = F.nll_loss(scores, labels)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss is {value} in epoch {epoch + 1}, step {step}; lower the learning rate "
-                f"of {options.rate(epoch):g}"
+class _Run:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        data: Dataset,
+        options: TrainOptions,
+        progress: Progress | None,
+        teacher: Distiller | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.module, self.data, self.options = module, data, options
+        self.progress, self.teacher, self.checkpoints = progress, teacher, checkpoints
+        self.world = World.current()
+        self.task = choose(options, data)
+        self.runner = self.task.wrap(module, teacher.extras if teacher is not None else 0)
+        outputs = _probe(self.runner, self.task, data)
+        unused = _unused(self.runner, data)
+        if teacher is not None:
+            inputs = _few(self.runner, data)[0]
+            named = self.task.metric in {"accuracy", "mIoU"}
+            teacher.prepare(inputs, outputs, distributions=named)
+            teacher.train()
+        self.step = Stepper(
+            module, self.runner, self.task, options, self.world, teacher, unused=unused
+        )
+        self.feed = Feed(data.train, options.seed, self.world, options.accumulate, options.workers)
+        self.order = torch.Generator().manual_seed(options.seed)
+        self.history: list[EpochResult] = []
+        self.best: dict[str, Any] | None = None
+        self.epoch, self.done = 0, 0
+        self.sums = [0.0, 0.0, 0.0]
+        self.unreadable: set[int] = set()
+        self.waiting: list[tuple[int, Outcome]] = []
+        facts = {"train": len(data.train), "test": len(data.test), "task": self.task.metric}
+        self.identity = digest(module, facts) if checkpoints is not None else ""
+        self.begun = time.perf_counter()
+
+    def finish(self) -> History:
+        """Run to the end."""
+        # Dropout differs between processes, and is repeated by the same number of them.
+        torch.manual_seed(self.options.seed + 1_000_003 * self.world.rank)
+        self._load()
+        while self.epoch < self.options.epochs:
+            self._epoch()
+        kept = len(self.history)
+        if self.options.keep == "best" and self.best is not None:
+            kept = self.best["epoch"]
+            self.module.load_state_dict(self.best["module"])
+        else:
+            self.step.average.apply()
+        return History(tuple(self.history), self.task.metric, self.task.greater, kept)
+
+    def _epoch(self) -> None:
+        """The rest of an epoch, from the step that is next."""
+        options = self.options
+        self.order_before = self.order.get_state()
+        order = epoch_order(len(self.data.train), options.batch, self.order)
+        if self.done == 0 and options.reset_momentum:
+            self.step.optimizer.state.clear()
+        self.runner.train()
+        rate = options.rate(self.epoch)
+        for parts in self.feed.epoch(order, self.epoch, self.done):
+            rate = options.rate(self.epoch + self.done / len(order), len(order))
+            self._step(parts, rate)
+            if self.progress is not None:
+                self.progress.on_batch(self.done, len(order))
+            due = self.checkpoints is not None and self.checkpoints.due(self.done)
+            if due and self.done < len(order):
+                self._save()
+        self._look()
+        result = self._result(rate)
+        self.history.append(result)
+        self.epoch, self.done, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        self.order_before = self.order.get_state()
+        if self.checkpoints is not None:
+            self._save()
+        self.begun = time.perf_counter()
+
+    def _step(self, parts: list[Batch], rate: float) -> None:
+        for part in parts:
+            self.unreadable.update(part.unreadable)
+        self.last = parts
+        outcome = self.step.run(parts, rate)
+        self.done += 1
+        self.waiting.append((self.done, outcome))
+        if self.step.device.type == "cpu" or len(self.waiting) >= _AHEAD:
+            self._look()
+
+    def _look(self) -> None:
+        """Read the losses of the steps that have not been looked at.
+
+        Raises:
+            DivergedError: One is not finite.
+        """
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        rows = torch.stack([torch.stack([o.loss, o.right, o.weight]) for _, o in waiting])
+        for (step, _), row in zip(waiting, self.world.sum(rows).tolist(), strict=True):
+            if not math.isfinite(row[0]):
+                self._diverged(step, row[0])
+            self.sums = [total + value for total, value in zip(self.sums, row, strict=True)]
+
+    def _diverged(self, step: int, value: float) -> None:
+        inputs, _ = moved(self.last[0], self.step.device, self.step.dtype)
+        place = where_not_finite(self.module, inputs)
+        kept = ""
+        if self.checkpoints is not None and self.checkpoints.path.exists() and self.history:
+            kept = f"; the state after epoch {len(self.history)} is in {self.checkpoints.path}"
+        raise DivergedError(
+            f"the loss is {value} in epoch {self.epoch + 1}, step {step}; lower the learning "
+            f"rate of {self.options.rate(self.epoch):g}{place}{kept}"
+        )
+
+    def _result(self, rate: float) -> EpochResult:
+        """Test, tell, and keep the weights if they are the best so far."""
+        loss, right, weight = self.sums
+        scored = type(self.task).right is not Task.right
+        with self.step.average.swapped() if self.options.ema else contextlib.nullcontext():
+            with self.step.autocast():
+                figures = _test(
+                    self.runner, self.task, self.data, self.world, _TEST_BATCH,
+                    self.options.workers,
+                )  # fmt: skip
+            score = next(iter(figures.values()))
+            if not math.isfinite(score):
+                raise DivergedError(
+                    f"the {self.task.metric} after epoch {self.epoch + 1} is {score}; lower the "
+                    f"learning rate of {self.options.rate(self.epoch):g}"
+                )
+            missing = set().union(*self.world.gather(self.unreadable))
+            result = EpochResult(
+                self.epoch + 1, rate, loss / weight if weight else 0.0,
+                right / weight if scored and weight else None, score,
+                time.perf_counter() - self.begun, figures, len(missing),
+            )  # fmt: skip
+            self._keep(result)
+            if self.progress is not None:
+                self.progress.on_epoch(result)
+        return result
+
+    def _keep(self, result: EpochResult) -> None:
+        if self.options.keep != "best":
+            return
+        sign = 1 if self.task.greater else -1
+        if self.best is None or sign * result.test_score > sign * self.best["score"]:
+            state = {k: t.detach().clone() for k, t in self.module.state_dict().items()}
+            self.best = {"score": result.test_score, "epoch": result.epoch, "module": state}
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless the weights are no longer finite."""
+        assert self.checkpoints is not None
+        self._look()
+        device = self.step.device
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        states = self.world.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
+        finite = all(bool(torch.isfinite(p).all()) for p in self.step.parameters)
+        if not (self.world.first and finite):
+            return
+        state = {
+            "epoch": self.epoch,
+            "done": self.done,
+            "sums": self.sums,
+            "order": self.order_before,
+            "random": states,
+            "module": self.module.state_dict(),
+            "step": self.step.state_dict(),
+            "best": self.best,
+            "history": [asdict(result) for result in self.history],
+            "unreadable": sorted(self.unreadable),
+        }
+        self.checkpoints.save(state, self.options, self.identity)
+
+    def _load(self) -> None:
+        if self.checkpoints is None:
+            return
+        state = self.checkpoints.load(self.options, self.identity)
+        if state is None:
+            return
+        self.epoch, self.done, self.sums = state["epoch"], state["done"], list(state["sums"])
+        self.order.set_state(state["order"])
+        self.module.load_state_dict(state["module"])
+        self.step.load_state_dict(state["step"])
+        self.best = state["best"]
+        self.history = [EpochResult(**entry) for entry in state["history"]]
+        self.unreadable = set(state["unreadable"])
+        if self.epoch > self.options.epochs:
+            raise UsageError(
+                f"{self.checkpoints.path}: has {self.epoch} epochs, and {self.options.epochs} are "
+                "asked for"
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss_sum += value * len(picks)
-        right += int((scores.detach().argmax(dim=1) == labels).sum())
-        seen += len(picks)
-        if progress is not None:
-            progress.on_batch(step, len(batches))
-    accuracy = evaluate(classifier, data)
-    seconds = time.perf_counter() - begin
-    return EpochResult(
-        epoch + 1, options.rate(epoch), loss_sum / seen, right / seen, accuracy, seconds
-    )
+        if self.world.rank < len(state["random"]):
+            mine = state["random"][self.world.rank]
+            torch.set_rng_state(mine["cpu"])
+            if mine["cuda"] is not None and self.step.device.type == "cuda":
+                torch.cuda.set_rng_state(mine["cuda"], self.step.device)
+        if self.progress is not None:
+            for result in self.history:
+                self.progress.on_epoch(result)
 
 
-def _batches(count: int, batch: int, order: torch.Generator) -> list[npt.NDArray[np.int64]]:
-    """The samples of each step; a rest of one sample, of which no BN has statistics, is left."""
-    shuffled = torch.randperm(count, generator=order).numpy()
-    parts = [shuffled[start : start + batch] for start in range(0, count, batch)]
-    if len(parts) > 1 and len(parts[-1]) == 1 < batch:
-        parts.pop()
-    return parts
+def _test(
+    runner: torch.nn.Module, task: Task, data: Dataset, world: World, batch: int, workers: int
+) -> Mapping[str, float]:
+    """The figures of the test data."""
+    was_training = runner.training
+    runner.eval()
+    meter = task.meter()
+    weight = next(runner.parameters())
+    with torch.inference_mode():
+        for part in testing(data.test, batch, world, workers):
+            inputs, targets = moved(part, weight.device, weight.dtype)
+            meter.update(runner(inputs), targets)
+    meter.merge(world)
+    runner.train(was_training)
+    return meter.figures()
 
 
-def _scores(classifier: torch.nn.Module, images: npt.NDArray[np.float32]) -> torch.Tensor:
-    """The first output as [N, classes]."""
-    weight = next(classifier.parameters())
-    output = classifier(torch.from_numpy(images).to(weight.device, weight.dtype))
-    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    # What ends in a pool or a convolution has trailing axes of extent 1.
-    return first.flatten(1) if first.ndim > 2 and first.shape[2:].numel() == 1 else first
+def _few(runner: torch.nn.Module, data: Dataset) -> tuple[torch.Tensor, Any]:
+    """Two training samples, as they are tested."""
+    weight = next(runner.parameters())
+    return moved(data.train.fetch(np.arange(2), None), weight.device, weight.dtype)
 
 
-def _probe(classifier: torch.nn.Module, data: Dataset) -> None:
+def _probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
     """Run two samples, so that what does not fit is said before anything is trained."""
-    images = data.x_train[:2]
-    given = f"a batch of {list(images.shape)}"
-    was_training = classifier.training
-    classifier.eval()
+    inputs, targets = _few(runner, data)
+    was_training = runner.training
+    runner.eval()
     try:
         with torch.no_grad():
-            scores = _scores(classifier, images)
+            outputs = runner(inputs)
     except (RuntimeError, TypeError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UnsupportedError(
-            f"the model does not run on {given}: {reason}; export it with a dynamic batch axis, "
-            "and one input of images"
+            f"the model does not run on a batch of {list(inputs.shape)}: {reason}; export it with "
+            "a dynamic batch axis, and one input"
         ) from error
     finally:
-        classifier.train(was_training)
-    labels = max(int(data.y_train.max()), int(data.y_test.max()))
-    if scores.ndim != 2 or scores.shape[0] != len(images) or not scores.is_floating_point():
-        raise UnsupportedError(
-            f"the first output of {given} is {list(scores.shape)}; training needs [N, classes]"
-        )
-    if scores.shape[1] <= labels:
-        raise UnsupportedError(
-            f"the model has {scores.shape[1]} classes, and the data has a label {labels}"
-        )
+        runner.train(was_training)
+    task.probe(outputs, targets)
+    _check_classes(outputs, data, task)
+    return outputs
+
+
+def _check_classes(outputs: Any, data: Dataset, task: Task) -> None:
+    """See that there is an output for every label, where the labels are in memory."""
+    if task.metric not in {"accuracy", "mIoU"}:
+        return
+    first = outputs[0] if isinstance(outputs, tuple) else outputs
+    for samples in (data.train, data.test):
+        y = getattr(samples, "y", getattr(getattr(samples, "targets", None), "values", None))
+        if not isinstance(y, np.ndarray):
+            continue
+        labels = int(np.max(y, where=y != data.ignore_label, initial=0))
+        if labels >= first.shape[1]:
+            raise UnsupportedError(
+                f"the model has {first.shape[1]} classes, and the data has a label {labels}"
+            )
+
+
+def _unused(runner: torch.nn.Module, data: Dataset) -> bool:
+    """Whether some weights have no gradient, which torch.distributed wants to know."""
+    if World.current().size == 1:
+        return False
+    was_training = runner.training
+    runner.eval()
+    outputs = runner(_few(runner, data)[0])
+    every = outputs if isinstance(outputs, tuple) else (outputs,)
+    trained = [p for p in runner.parameters() if p.requires_grad]
+    total = sum(output.sum() for output in every if output.is_floating_point())
+    gradients = torch.autograd.grad(total, trained, allow_unused=True)
+    runner.train(was_training)
+    return any(gradient is None for gradient in gradients)
+
+
+@contextlib.contextmanager
+def _algorithms(deterministic: bool) -> Iterator[None]:
+    """Only algorithms that repeat to the bit, while the block runs."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

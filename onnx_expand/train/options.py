@@ -1,68 +1,19 @@
-"""What a training run is asked for, and what it reports."""
+"""What a training run reports."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.recipes import TrainOptions
 
-__all__ = ["DivergedError", "EpochResult", "History", "Progress", "Schedule", "TrainOptions"]
-
-Schedule = Literal["constant", "step", "cosine"]
+__all__ = ["DivergedError", "EpochResult", "History", "Progress", "TrainOptions"]
 
 
 class DivergedError(UnsupportedError):
     """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """The settings of stochastic gradient descent.
-
-    Attributes:
-        epochs: Passes over the training data.
-        lr: The learning rate at the start.
-        batch: Samples in a step.
-        seed: Fixes the order of the samples, and dropout.
-        momentum: The share of the last step that the next one keeps.
-        weight_decay: The weight of half the parameters' squared norm in the loss.
-        schedule: `constant`; `step`, a tenth of the rate after each third of the epochs; or
-            `cosine`, down to nearly zero.
-    """
-
-    epochs: int = 10
-    lr: float = 0.01
-    batch: int = 128
-    seed: int = 0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Schedule = "constant"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UsageError(f"epochs is {self.epochs}; it must be at least 1")
-        if self.batch < 1:
-            raise UsageError(f"batch is {self.batch}; it must be at least 1")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise UsageError(f"lr is {self.lr}; it must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise UsageError(f"weight_decay is {self.weight_decay}; it must be at least 0")
-        if self.schedule not in get_args(Schedule):
-            valid = ", ".join(get_args(Schedule))
-            raise UsageError(f"schedule '{self.schedule}' is none of {valid}")
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        if self.schedule == "step":
-            return float(self.lr * 0.1 ** (3 * epoch // self.epochs))
-        if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return self.lr
 
 
 @dataclass(frozen=True)
@@ -71,35 +22,69 @@ class EpochResult:
 
     Attributes:
         epoch: Its number, from 1.
-        lr: Its learning rate.
+        lr: Its learning rate, in the last step.
         loss: The mean training loss over the epoch's batches.
-        train_accuracy: The share of the training samples that were classified rightly on the way.
-        test_accuracy: The share of the test samples classified rightly at its end.
+        train_score: The share of the training samples that were classified rightly on the way;
+            None where the task has no such thing.
+        test_score: The score of the test data at its end: `History.metric`.
         seconds: How long it took, the test included.
+        figures: All figures of the test data, by name.
+        unreadable: How many different images could not be read so far.
     """
 
     epoch: int
     lr: float
     loss: float
-    train_accuracy: float
-    test_accuracy: float
+    train_score: float | None
+    test_score: float
     seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    unreadable: int = 0
+
+    @property
+    def train_accuracy(self) -> float:
+        """The training score of a classifier."""
+        return float("nan") if self.train_score is None else self.train_score
+
+    @property
+    def test_accuracy(self) -> float:
+        """The test score of a classifier."""
+        return self.test_score
 
 
 @dataclass(frozen=True)
 class History:
-    """What a training run did, epoch by epoch."""
+    """What a training run did, epoch by epoch.
+
+    Attributes:
+        epochs: The epochs.
+        metric: What the score is called.
+        greater: Whether more of it is better.
+        kept: The epoch whose weights stayed, from 1.
+    """
 
     epochs: tuple[EpochResult, ...]
+    metric: str = "accuracy"
+    greater: bool = True
+    kept: int = 0
+
+    @property
+    def score(self) -> float:
+        """The test score of the weights that stayed."""
+        return self.epochs[self.kept - 1].test_score
 
     @property
     def accuracy(self) -> float:
-        """The test accuracy at the end."""
-        return self.epochs[-1].test_accuracy
+        """The test score of a classifier."""
+        return self.score
 
     def as_dict(self) -> Mapping[str, Any]:
         """This history as plain JSON types."""
-        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
+        return {
+            "metric": self.metric,
+            "kept_epoch": self.epochs[self.kept - 1].epoch,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
 
 
 class Progress(Protocol):
@@ -109,4 +94,4 @@ class Progress(Protocol):
         """After each step: how many of the epoch's steps are done."""
 
     def on_epoch(self, result: EpochResult) -> None:
-        """After each epoch: what it did."""
+        """After each epoch: what it did. The module has the weights that were tested."""

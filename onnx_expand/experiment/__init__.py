@@ -1,0 +1,6 @@
+"""A whole experiment: data, training, files, comparison, folding. It needs torch."""
+
+from onnx_expand.experiment.compare import Comparison
+from onnx_expand.experiment.run import Experiment, Report, Watcher
+
+__all__ = ["Comparison", "Experiment", "Report", "Watcher"]

@@ -1,0 +1,106 @@
+"""Which of two models is better, said as far as the seeds tell."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Comparison"]
+
+# Student's t: 97.5 % of the distribution with 1, 2, ... degrees of freedom is below.
+_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+    2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_T_LIMIT = 1.960
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of two models that were trained from the same seeds.
+
+    Attributes:
+        metric: What the score is.
+        greater: Whether more of it is better.
+        names: What the two are called.
+        first: The scores of the first, one for each seed.
+        second: Those of the second.
+    """
+
+    metric: str
+    greater: bool
+    names: tuple[str, str]
+    first: Sequence[float]
+    second: Sequence[float]
+
+    @property
+    def differences(self) -> tuple[float, ...]:
+        """First less second, seed by seed."""
+        return tuple(a - b for a, b in zip(self.first, self.second, strict=True))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the mean difference is with 95 % confidence, by Student's t on the pairs."""
+        count = len(self.first)
+        if count < 2:
+            return None
+        limit = _T[count - 2] if count - 2 < len(_T) else _T_LIMIT
+        center = statistics.mean(self.differences)
+        reach = limit * statistics.stdev(self.differences) / math.sqrt(count)
+        return center - reach, center + reach
+
+    @property
+    def better(self) -> str | None:
+        """The name of the better one; None where the seeds do not tell."""
+        interval = self.interval
+        if interval is None or interval[0] <= 0 <= interval[1]:
+            return None
+        return self.names[0] if (interval[0] > 0) == self.greater else self.names[1]
+
+    def summary(self) -> str:
+        """Both scores, their difference, and the conclusion, in one line."""
+        count = len(self.first)
+        scores = ", ".join(
+            f"{name} {_spread(values, self.metric)}"
+            for name, values in zip(self.names, (self.first, self.second), strict=True)
+        )
+        difference = _number(statistics.mean(self.differences), self.metric, sign=True)
+        head = (
+            f"{self.metric} of {count} seed{'s' * (count > 1)}: {scores}; difference {difference}"
+        )
+        if self.interval is None:
+            return f"{head}; one seed does not tell which is better"
+        low, high = (_number(value, self.metric, sign=True) for value in self.interval)
+        end = (
+            f"{self.better} is better"
+            if self.better is not None
+            else "that does not tell which is better"
+        )
+        return f"{head}, 95 % interval {low} to {high}: {end}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """This comparison as plain JSON types."""
+        return {
+            "metric": self.metric,
+            "names": list(self.names),
+            "scores": [list(self.first), list(self.second)],
+            "differences": list(self.differences),
+            "interval": None if self.interval is None else list(self.interval),
+            "better": self.better,
+        }
+
+
+def _spread(values: Sequence[float], metric: str) -> str:
+    text = _number(statistics.mean(values), metric)
+    if len(values) > 1:
+        text += f" ± {_number(statistics.stdev(values), metric)}"
+    return text
+
+
+def _number(value: float, metric: str, *, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return f"{value:{plus}.4g}" if "loss" in metric else f"{value:{plus}.2%}"

@@ -1,0 +1,156 @@
+"""What an experiment leaves in its folder: figures, curves, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.model import replacing
+from onnx_expand.train import EpochResult
+
+__all__ = ["EventWriter", "Folder", "Row"]
+
+# The name of the model, the seed, and what an epoch did.
+Row = tuple[str, int, EpochResult]
+
+
+class Folder:
+    """The folder of an experiment.
+
+    Args:
+        path: Where it is; `make` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+
+    def make(self) -> None:
+        """Make the folder, and remove what a killed run left half written.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for rest in self.path.glob(".*.part"):
+                rest.unlink()
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be made: {error.strerror or error}") from error
+
+    def checkpoint(self, name: str, seed: int, *, resume: bool) -> Path:
+        """The checkpoint of one run; one of an earlier run is put aside unless it is used."""
+        path = self.path / f"checkpoint-{name}-{seed}.pt"
+        if path.exists() and not resume:
+            path.replace(path.with_suffix(".previous.pt"))
+        return path
+
+    def add(self, name: str, seed: int, result: EpochResult) -> None:
+        """Take in an epoch; one of the same number is replaced."""
+        key = (name, seed, result.epoch)
+        self.rows = [row for row in self.rows if (row[0], row[1], row[2].epoch) != key]
+        self.rows.append((name, seed, result))
+        self._write_csv()
+
+    def _write_csv(self) -> None:
+        extra = list(dict.fromkeys(name for _, _, r in self.rows for name in r.figures))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            [
+                "model",
+                "seed",
+                "epoch",
+                "lr",
+                "loss",
+                "train_score",
+                *extra,
+                "seconds",
+                "unreadable",
+            ]
+        )
+        for name, seed, r in self.rows:
+            score = "" if r.train_score is None else repr(r.train_score)
+            figures = [repr(r.figures[key]) if key in r.figures else "" for key in extra]
+            writer.writerow(
+                [name, seed, r.epoch, repr(r.lr), repr(r.loss), score, *figures,
+                 f"{r.seconds:.3f}", r.unreadable]
+            )  # fmt: skip
+        with replacing(self.path / "history.csv") as partial:
+            partial.write_text(text.getvalue(), encoding="utf-8")
+
+    def draw(self, metric: str) -> bool:
+        """Draw loss and score over the epochs; whether there was something to draw with."""
+        try:
+            import matplotlib as mpl
+        except ImportError:
+            return False
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        for number, name in enumerate(dict.fromkeys(row[0] for row in self.rows)):
+            for place, seed in enumerate(dict.fromkeys(r[1] for r in self.rows if r[0] == name)):
+                results = [r[2] for r in self.rows if r[:2] == (name, seed)]
+                epochs = [result.epoch for result in results]
+                style: dict[str, Any] = {
+                    "color": f"C{number}", "alpha": 0.8, "label": name if place == 0 else None,
+                    "marker": "o" if len(epochs) == 1 else None,
+                }  # fmt: skip
+                left.plot(epochs, [result.loss for result in results], **style)
+                right.plot(epochs, [result.test_score for result in results], **style)
+        left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        right.set(xlabel="epoch", ylabel=f"test: {metric}")
+        right.legend()
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+        with replacing(self.path / "curves.png") as partial:
+            figure.savefig(partial, dpi=120, format="png")
+        plt.close(figure)
+        return True
+
+
+class EventWriter:
+    """Events for TensorBoard, one directory for each run.
+
+    Args:
+        path: Where the directories are.
+
+    Raises:
+        UnsupportedError: tensorboard is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UnsupportedError(
+                "--tensorboard needs tensorboard: pip install 'onnx-expand[tensorboard]'"
+            ) from error
+        self._make: Any = SummaryWriter
+        self._path = path
+        self._writers: dict[str, Any] = {}
+
+    def add(self, name: str, seed: int, result: EpochResult) -> None:
+        """Write the figures of an epoch."""
+        key = f"{name}-{seed}"
+        if key not in self._writers:
+            self._writers[key] = self._make(str(self._path / key))
+        writer = self._writers[key]
+        figures: Mapping[str, float | None] = {
+            "lr": result.lr, "train/loss": result.loss, "train/score": result.train_score,
+            **{f"test/{figure}": value for figure, value in result.figures.items()},
+        }  # fmt: skip
+        for figure, value in figures.items():
+            if value is not None:
+                writer.add_scalar(figure, value, result.epoch)
+        writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        for writer in self._writers.values():
+            writer.close()

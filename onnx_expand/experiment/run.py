@@ -1,0 +1,323 @@
+"""One experiment, from the model's file to the trained one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx_ir as ir
+import torch
+
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.compare import Comparison
+from onnx_expand.experiment.files import EventWriter, Folder
+from onnx_expand.experiment.folding import Folded, fold_and_check
+from onnx_expand.model import check_output, load, save
+from onnx_expand.passes import Fold
+from onnx_expand.recipes import Plan
+from onnx_expand.train import (
+    Checkpoints,
+    Dataset,
+    Distiller,
+    EpochResult,
+    History,
+    Progress,
+    image_input,
+    load_data,
+    to_torch,
+    train,
+    write_back,
+)
+from onnx_expand.train.initialize import initialize
+from onnx_expand.train.parallel import World, device_of, joined
+
+__all__ = ["Experiment", "Report", "Watcher"]
+
+_MAIN, _BASELINE = "model", "baseline"
+
+
+class Watcher(Protocol):
+    """Is told what an experiment does, in the process that speaks to people."""
+
+    def say(self, line: str) -> None:
+        """One line of text."""
+
+    def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
+        """The progress of one run, while the block runs."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment did.
+
+    Attributes:
+        data: The data, in one line.
+        runs: For each run the model's name, the seed and its history.
+        comparison: With the compact model, where that was asked for.
+        folded: The folded model, where that was asked for.
+        settings: All options.
+        normalization: Mean and deviation, as `fold --mean --std` takes them.
+    """
+
+    data: str
+    runs: tuple[tuple[str, int, History], ...]
+    comparison: Comparison | None
+    folded: Folded | None
+    settings: dict[str, Any]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+
+    @property
+    def history(self) -> History:
+        """The first run's, whose weights are written."""
+        return self.runs[0][2]
+
+    def as_dict(self) -> dict[str, Any]:
+        """This report as plain JSON types; the first run's epochs are at the top."""
+        folded = self.folded
+        return {
+            **self.history.as_dict(),
+            "data": self.data,
+            "mean": list(self.normalization[0]),
+            "std": list(self.normalization[1]),
+            "settings": self.settings,
+            "runs": [
+                {"model": name, "seed": seed, **history.as_dict()}
+                for name, seed, history in self.runs
+            ],
+            "comparison": None if self.comparison is None else self.comparison.as_dict(),
+            "fold": None if folded is None else folded.report.as_dict(),
+            "check": folded.verdict.as_dict() if folded and folded.verdict else None,
+        }
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Trains a model, and what else the plan asks for.
+
+    Nothing but the folder of the experiment is written before training has ended; what is written
+    is written whole. Started by `torchrun`, all processes share each step, and the first one
+    writes and speaks.
+
+    Attributes:
+        source: The model's file.
+        target: The file of the trained model.
+        data: As for `load_data`.
+        plan: The settings.
+    """
+
+    source: str
+    target: str
+    data: str
+    plan: Plan
+
+    def run(self, watcher: Watcher) -> Report:
+        """Do it all.
+
+        Raises:
+            UsageError: An option makes no sense, or an output cannot be written.
+            ModelError: The model or the data cannot be read, or they do not fit.
+            UnsupportedError: The model cannot be trained, or the loss diverged.
+            DifferentError: What was trained folds to a model that computes something else.
+        """
+        settings = self.plan.run
+        for path in (self.target, settings.then_fold):
+            if path is not None:
+                check_output(path)
+        if settings.folder is not None and Path(settings.folder).is_file():
+            raise UsageError(f"{settings.folder}: is a file; name a folder")
+        with joined(settings.device) as world:
+            return _Experimenter(self, watcher, world).run()
+
+
+class _Experimenter:
+    """One call of `Experiment.run`, in one of the processes."""
+
+    def __init__(self, experiment: Experiment, watcher: Watcher, world: World) -> None:
+        self.experiment, self.world = experiment, world
+        self.plan, self.settings = experiment.plan, experiment.plan.run
+        self.watcher = watcher
+        self.device = device_of(self.settings.device)
+        target = Path(experiment.target)
+        self.folder = Folder(Path(self.settings.folder or target.with_suffix(".run")))
+        self.events: EventWriter | None = None
+        self.checked = False
+
+    def run(self) -> Report:
+        """See `Experiment.run`."""
+        model = load(self.experiment.source)
+        baseline = self._baseline(model)
+        images = image_input(model)
+        data = load_data(
+            self.experiment.data,
+            channels=images.channels,
+            size=images.size,
+            classes=images.classes if self.plan.train.loss is None else None,
+            options=self.plan.data,
+        )
+        self._introduce(data)
+        if self.settings.tensorboard and self.world.first:
+            self.events = EventWriter(self.folder.path / "tensorboard")
+        if self.world.first:
+            self.folder.make()
+        runs = []
+        written = None
+        for seed in range(self.plan.train.seed, self.plan.train.seed + self.settings.seeds):
+            history, trained = self._train(_MAIN, model, data, seed)
+            runs.append((_MAIN, seed, history))
+            written = written if written is not None else trained
+            if baseline is not None:
+                runs.append((_BASELINE, seed, self._train(_BASELINE, baseline, data, seed)[0]))
+        assert written is not None
+        return self._finish(written, runs, data)
+
+    def _introduce(self, data: Dataset) -> None:
+        self._say(f"data: {data.description}")
+        for line in data.left_out[:3]:
+            self._say(f"left out: {line}")
+        normalization = data.normalization
+        if normalization.mean:
+            mean, std = (
+                ",".join(f"{v:.6g}" for v in values)
+                for values in (normalization.mean, normalization.std)
+            )
+            self._say(f"brightnesses from 0 to 1 are normalised: --mean {mean} --std {std}")
+        if self.plan.notes:
+            self._say(f"recipe {self.plan.notes}")
+        if self.world.size > 1:
+            self._say(f"{self.world.size} processes share each step ({self.device.type})")
+
+    def _baseline(self, model: ir.Model) -> ir.Model | None:
+        asked = self.settings.compare_baseline
+        if asked is None:
+            return None
+        if asked != "fold":
+            return load(asked)
+        compact = model.clone()
+        if not Fold().call(compact).report.sites:
+            raise UnsupportedError(
+                f"{self.experiment.source}: nothing folds, so that it has no compact model to "
+                "compare with"
+            )
+        return compact
+
+    def _train(
+        self, name: str, model: ir.Model, data: Dataset, seed: int
+    ) -> tuple[History, ir.Model]:
+        """One run; the trained model."""
+        options = replace(self.plan.train, seed=seed)
+        if self.settings.reinit:
+            model = initialize(model, seed)
+        teacher = self._teacher()
+        module = to_torch(model) if teacher is None else teacher.student(model)
+        module.to(self.device)
+        path = self.folder.checkpoint(name, seed, resume=self._resume())
+        checkpoints = Checkpoints(path, self.settings.checkpoint_every, resume=self._resume())
+        title = f"{name}, seed {seed}" if self.settings.seeds > 1 else self.experiment.source
+        with self._watched(title, name, seed, module, model) as progress:
+            history = train(
+                module, data, options, progress, teacher=teacher, checkpoints=checkpoints
+            )
+        return history, write_back(module, model)
+
+    def _resume(self) -> bool:
+        # Only the first process may put an old checkpoint aside.
+        return self.settings.resume or not self.world.first
+
+    def _teacher(self) -> Distiller | None:
+        options = self.plan.distill
+        return Distiller(options.teacher, options).to(self.device) if options.teacher else None
+
+    @contextlib.contextmanager
+    def _watched(
+        self, title: str, name: str, seed: int, module: torch.nn.Module, model: ir.Model
+    ) -> Iterator[Progress | None]:
+        if not self.world.first:
+            yield None
+            return
+
+        def after(result: EpochResult) -> None:
+            self.folder.add(name, seed, result)
+            if self.events is not None:
+                self.events.add(name, seed, result)
+            if name == _MAIN and self.settings.fold_check and not self.checked:
+                self.checked = True
+                folded = fold_and_check(write_back(module, model), self.experiment.source)
+                self._say(f"after epoch {result.epoch}: {folded.summary()}")
+
+        with self.watcher.bar(title, self.plan.train.epochs) as bar:
+            yield _Both(bar, after)
+
+    def _finish(
+        self, trained: ir.Model, runs: list[tuple[str, int, History]], data: Dataset
+    ) -> Report:
+        history = runs[0][2]
+        folded = None
+        if self.world.first:
+            if self.settings.then_fold is not None:
+                folded = fold_and_check(trained, self.experiment.source)
+            save(trained, self.experiment.target)
+            if folded is not None and self.settings.then_fold is not None:
+                save(folded.model, self.settings.then_fold)
+                self._say(f"{self.settings.then_fold}: {folded.summary()}")
+            if not self.folder.draw(history.metric):
+                self._say("no curves.png: matplotlib is not installed")
+            if self.events is not None:
+                self.events.close()
+        comparison = self._compare(runs)
+        report = Report(
+            data.description, tuple(runs), comparison, folded, self.plan.as_dict(),
+            (data.normalization.mean, data.normalization.std),
+        )  # fmt: skip
+        self._conclude(report)
+        return report
+
+    def _compare(self, runs: list[tuple[str, int, History]]) -> Comparison | None:
+        if self.settings.compare_baseline is None:
+            return None
+        first, second = (
+            [history.score for name, _, history in runs if name == wanted]
+            for wanted in (_MAIN, _BASELINE)
+        )
+        history = runs[0][2]
+        names = (Path(self.experiment.source).name, "the compact model")
+        return Comparison(history.metric, history.greater, names, first, second)
+
+    def _conclude(self, report: Report) -> None:
+        history = report.history
+        kept = history.epochs[history.kept - 1]
+        if kept.unreadable:
+            self._say(f"{kept.unreadable} images could not be read, and were left out")
+        figures = ", ".join(f"{k} {_figure(k, v)}" for k, v in kept.figures.items())
+        self._say(f"test {figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
+        if report.comparison is not None:
+            self._say(report.comparison.summary())
+            if not self.settings.reinit:
+                self._say(
+                    "the seeds differ in the order of samples, not in the initial weights; "
+                    "--reinit draws these anew"
+                )
+
+    def _say(self, line: str) -> None:
+        if self.world.first:
+            self.watcher.say(line)
+
+
+class _Both:
+    """A bar, and something to do after each epoch."""
+
+    def __init__(self, bar: Progress, after: Callable[[EpochResult], None]) -> None:
+        self.bar, self.after = bar, after
+
+    def on_batch(self, done: int, total: int) -> None:
+        self.bar.on_batch(done, total)
+
+    def on_epoch(self, result: EpochResult) -> None:
+        self.bar.on_epoch(result)
+        self.after(result)
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.4g}" if "loss" in name else f"{value:.2%}"

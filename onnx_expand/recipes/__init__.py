@@ -1,0 +1,24 @@
+"""What a training run is asked for: its settings, and the paper's by name. Neither needs torch."""
+
+from onnx_expand.recipes.options import (
+    DataOptions,
+    DistillOptions,
+    RunOptions,
+    TrainOptions,
+    explain,
+)
+from onnx_expand.recipes.papers import RECIPES, Recipe, recipe
+from onnx_expand.recipes.plan import GROUPS, Plan
+
+__all__ = [
+    "GROUPS",
+    "RECIPES",
+    "DataOptions",
+    "DistillOptions",
+    "Plan",
+    "Recipe",
+    "RunOptions",
+    "TrainOptions",
+    "explain",
+    "recipe",
+]

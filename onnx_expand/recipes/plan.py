@@ -1,0 +1,69 @@
+"""All settings of a run together: the defaults, changed by a recipe, changed by what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnx_expand.errors import UsageError
+from onnx_expand.recipes.fields import explain
+from onnx_expand.recipes.options import DataOptions, DistillOptions, RunOptions, TrainOptions
+from onnx_expand.recipes.papers import recipe as find
+
+__all__ = ["GROUPS", "Plan"]
+
+GROUPS: Mapping[str, type[Any]] = {
+    "train": TrainOptions,
+    "data": DataOptions,
+    "distill": DistillOptions,
+    "run": RunOptions,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a run.
+
+    Attributes:
+        train: How the module is trained.
+        data: How data becomes what the model takes.
+        distill: How a teacher is followed.
+        run: What is written, and how often the whole is done.
+        notes: What the recipe has to say.
+    """
+
+    train: TrainOptions = field(default_factory=TrainOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    notes: str = ""
+
+    @classmethod
+    def of(cls, recipe: str | None = None, **said: Any) -> Plan:
+        """A plan of a recipe and of fields of any group, by name; the latter are stronger.
+
+        Fields that are None were not said.
+
+        Raises:
+            UsageError: There is no such recipe or field, or a value makes no sense.
+        """
+        base = find(recipe) if recipe is not None else None
+        said = {name: value for name, value in said.items() if value is not None}
+        groups = {}
+        for group, kind in GROUPS.items():
+            names = explain(kind)
+            values = dict(getattr(base, group, {})) if base is not None else {}
+            values.update({name: said.pop(name) for name in names if name in said})
+            groups[group] = kind(**values)
+        if said:
+            raise UsageError(f"there is no option {', '.join(sorted(said))}")
+        notes = ""
+        if base is not None:
+            notes = f"{base.name}: as for {base.network}"
+            notes += f"; {base.notes}" if base.notes else ""
+        return cls(**groups, notes=notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """These settings as plain JSON types."""
+        return asdict(self)

@@ -1,0 +1,43 @@
+"""Where a number stopped being finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from onnx_expand.train.module import OnnxModule
+
+__all__ = ["where_not_finite"]
+
+
+class _FoundError(Exception):
+    pass
+
+
+class _Watch(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        first = result[0] if isinstance(result, tuple | list) and result else result
+        computed = isinstance(first, torch.Tensor) and n.op not in {"get_attr", "output"}
+        if computed and first.is_floating_point() and not bool(torch.isfinite(first).all()):
+            raise _FoundError(f"{n.name} ({getattr(n.target, '__name__', n.target)})")
+        return result
+
+
+def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor) -> str:
+    """What is to be said about it, for the end of a sentence; nothing where it is not known."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"; the tensor '{name}' is no longer finite"
+    if not isinstance(module, OnnxModule):
+        return ""
+    try:
+        with torch.no_grad():
+            _Watch(module).run(inputs)
+    except _FoundError as found:
+        return f"; the first node that gave it is {found}"
+    except RuntimeError:
+        return ""
+    return ""

@@ -1,0 +1,117 @@
+"""Several processes, each with a share of every step, through torch.distributed.
+
+`torchrun` starts the processes and tells each by environment variables who it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from onnx_expand.errors import UnsupportedError, UsageError
+
+__all__ = ["World", "device_of", "joined"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run; the default is this one alone.
+
+    Attributes:
+        rank: This one's number, from 0.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> World:
+        """The world that torch.distributed knows of."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks to people."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """Each process's value, in the order of their numbers."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def share(self, value: T) -> T:
+        """The first process's value, in each process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[World]:
+    """Join the processes that torchrun started, if it did, for as long as the block runs.
+
+    Args:
+        device: As in `RunOptions`; decides between nccl and gloo.
+
+    Raises:
+        UnsupportedError: There are more processes than devices, or no connection.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield World.current()
+        return
+    place = device_of(device)
+    try:
+        if place.type == "cuda":
+            torch.cuda.set_device(place)
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise UnsupportedError(f"torch.distributed cannot start: {error}") from error
+    try:
+        yield World.current()
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:N`, or `auto` for cuda where there is one. Under torchrun,
+            `cuda` is the device of the process's own number.
+
+    Raises:
+        UsageError: The device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0")
+    if not number.isdigit() or int(number) >= count:
+        raise UsageError(
+            f"device '{name}': there are {count} cuda devices; number {number} is none"
+        )
+    return torch.device("cuda", int(number))

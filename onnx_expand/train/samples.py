@@ -1,0 +1,380 @@
+"""Samples that a training step asks for by their numbers, whole batches at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from onnx_expand.errors import ModelError
+from onnx_expand.train.augment import (
+    Augment,
+    View,
+    boxes_seen,
+    center,
+    recolour,
+    resample,
+    shift,
+    whole,
+)
+
+__all__ = [
+    "ArraySamples",
+    "Batch",
+    "Boxes",
+    "ItemSamples",
+    "Labels",
+    "Masks",
+    "Normalization",
+    "PictureSamples",
+    "Pictures",
+    "Samples",
+    "UnreadableError",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+Picks: TypeAlias = npt.NDArray[np.int64]
+Draws: TypeAlias = npt.NDArray[np.float64]
+Extents: TypeAlias = tuple[int, int]
+Request: TypeAlias = "tuple[Picks, Draws | None]"
+
+_CACHED = 2**29
+
+
+class UnreadableError(Exception):
+    """An image cannot be decoded; the message names it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step.
+
+    Attributes:
+        inputs: What the model takes, [N, ...].
+        targets: What it should give; its first axis is N.
+        count: How many of the samples count. It is 0 for samples that are only there so that
+            every process has something to run.
+        unreadable: The samples that could not be read.
+    """
+
+    inputs: torch.Tensor
+    targets: Any
+    count: int
+    unreadable: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """(x - mean) / std for each channel, in float64; the default does nothing.
+
+    Attributes:
+        mean: [C].
+        std: [C].
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __call__(self, x: Array) -> npt.NDArray[np.float32]:
+        """Images [N, C, H, W], normalised."""
+        if not self.mean:
+            return np.ascontiguousarray(x, dtype=np.float32)
+        shape = (1, -1, 1, 1)
+        mean, std = (np.asarray(v, np.float64).reshape(shape) for v in (self.mean, self.std))
+        result: npt.NDArray[np.float32] = ((x - mean) / std).astype(np.float32)
+        return result
+
+
+class Samples(ABC):
+    """Samples with targets, by number."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
+        """Some samples.
+
+        Args:
+            picks: Their numbers.
+            draws: Random numbers [N, DRAWS] for augmentation; None as in tests.
+        """
+
+    def __getitem__(self, request: Request) -> Batch:
+        """What torch's loader of data calls."""
+        return self.fetch(*request)
+
+    def stack(self) -> tuple[Array, Array]:
+        """All samples and targets as they are tested, in memory."""
+        batch = self.fetch(np.arange(len(self)), None)
+        return batch.inputs.numpy(), batch.targets.numpy()
+
+
+@dataclass
+class ArraySamples(Samples):
+    """Arrays in memory.
+
+    Args:
+        x: Images [N, C, H, W], uint8 or floating-point.
+        y: Targets [N, ...].
+        normalization: Applied to brightnesses from 0 to 1, or to numbers as they are.
+        augment: What happens to training images.
+    """
+
+    x: Array
+    y: Array
+    normalization: Normalization = Normalization()
+    augment: Augment = field(default_factory=Augment)
+    _ready: Array | None = None
+
+    def __post_init__(self) -> None:
+        floats = 4 * self.x.size
+        if self.augment.none and floats <= _CACHED and self.x.dtype.kind in "fu":
+            self._ready = self._normal(self.x)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
+        """See `Samples`."""
+        if self._ready is not None:
+            x = self._ready[picks]
+        elif draws is None or self.augment.none:
+            x = self._normal(self.x[picks])
+        elif self.augment.shifts_only:
+            x = self._normal(shift(self.x[picks], self.augment, draws))
+        else:
+            x = self._resampled(self.x[picks], draws)
+        return Batch(torch.from_numpy(x), torch.from_numpy(self.y[picks]), len(picks))
+
+    def _normal(self, x: Array) -> Array:
+        if x.dtype == np.uint8:
+            x = x.astype(np.float32) / 255
+        return self.normalization(x) if x.dtype.kind == "f" else x
+
+    def _resampled(self, x: Array, draws: Draws) -> Array:
+        scale = 255 if x.dtype == np.uint8 else 1
+        extents = (x.shape[2], x.shape[3])
+        images = []
+        for image, row in zip(torch.from_numpy(x.astype(np.float32) / scale), draws, strict=True):
+            view = self.augment.view(extents, extents, row)
+            images.append(recolour(resample(image, view, extents), view.gains))
+        return self.normalization(torch.stack(images).numpy())
+
+
+@dataclass
+class Pictures:
+    """Image files, decoded when they are asked for, or once for all.
+
+    Args:
+        paths: The files.
+        decode: Reads one as uint8 [C, H, W]; raises `UnreadableError`.
+    """
+
+    paths: Sequence[Path]
+    decode: Callable[[Path], npt.NDArray[np.uint8]]
+    kept: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        return self.kept[index] if index in self.kept else self.decode(self.paths[index])
+
+    def keep(self, most: float) -> bool:
+        """Hold all images in memory, if they take at most so many bytes."""
+        total = 0
+        for index in range(len(self)):
+            image = self.decode(self.paths[index])
+            total += image.nbytes
+            if total > most:
+                self.kept.clear()
+                return False
+            self.kept[index] = image
+        return True
+
+
+class Labels:
+    """One class for each sample.
+
+    Args:
+        values: int64 [N].
+    """
+
+    def __init__(self, values: npt.NDArray[np.int64]) -> None:
+        self.values = values
+
+    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+        """The target of one sample as a view shows it."""
+        return torch.tensor(int(self.values[index]))
+
+
+class Masks:
+    """A class for each pixel of each sample.
+
+    Args:
+        pictures: Images of one channel whose brightness is the class.
+        classes: How many classes there are; None when any number will do.
+        ignore: The value of pixels that count for nothing.
+        table: What each value means, [256]; None where it is the class itself.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        classes: int | None,
+        ignore: int,
+        table: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.pictures = pictures
+        self.classes = classes
+        self.ignore = ignore
+        self.table = table
+
+    def load(self, index: int) -> npt.NDArray[np.int64]:
+        """The mask of one sample, [H, W].
+
+        Raises:
+            ModelError: It holds a class that there is not.
+        """
+        mask: npt.NDArray[np.int64] = self.pictures[index][0].astype(np.int64)
+        if self.table is not None:
+            mask = self.table[mask]
+        if self.classes is not None:
+            wrong = (mask >= self.classes) & (mask != self.ignore)
+            if wrong.any():
+                raise ModelError(
+                    f"{self.pictures.paths[index]}: label {int(mask[wrong][0])} is not in "
+                    f"0..{self.classes - 1}, the model's classes, nor {self.ignore}, which counts "
+                    "for nothing"
+                )
+        return mask
+
+    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+        """The target of one sample as a view shows it, [H, W]."""
+        mask = torch.from_numpy(self.load(index))[None]
+        return resample(mask, view, extents, fill=self.ignore)[0]
+
+
+class Boxes:
+    """Labelled boxes for each sample.
+
+    Args:
+        values: For each sample [M, 6]: label, left, top, right, bottom in pixels, and 1 where it
+            is too difficult to count.
+    """
+
+    def __init__(self, values: Sequence[npt.NDArray[np.float64]]) -> None:
+        self.values = values
+        self.most = max(1, max(len(boxes) for boxes in values))
+
+    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+        """[most, 6] with the corners as shares of the view; rows of label -1 are none."""
+        result = torch.full((self.most, 6), -1.0)
+        easy = self.values[index][:, 5] == 0
+        row = 0
+        for difficult, part in ((0.0, easy), (1.0, ~easy)):
+            for box in boxes_seen(self.values[index][part, :5], view):
+                result[row, :5] = torch.from_numpy(box)
+                result[row, 5] = difficult
+                row += 1
+        return result
+
+
+@dataclass
+class PictureSamples(Samples):
+    """Image files of any size, brought to the model's.
+
+    Args:
+        pictures: The images.
+        targets: Their targets.
+        extents: The height and width that the model takes.
+        normalization: Applied to brightnesses from 0 to 1.
+        augment: What happens to training images.
+        middle: See `DataOptions.center_crop`.
+    """
+
+    pictures: Pictures
+    targets: Labels | Masks | Boxes
+    extents: Extents
+    normalization: Normalization = Normalization()
+    augment: Augment = field(default_factory=Augment)
+    middle: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
+        """See `Samples`.
+
+        For training another image takes the place of one that cannot be read, so that batches
+        keep their size; for testing it is left out.
+        """
+        images, targets = [], []
+        unreadable: list[int] = []
+        for row, index in enumerate(picks):
+            found = self._sample(int(index), None if draws is None else draws[row], unreadable)
+            if found is not None:
+                images.append(found[0])
+                targets.append(found[1])
+        if not images:
+            raise ModelError(
+                f"{self.pictures.paths[int(picks[0])]}: none of the {len(picks)} images of a "
+                "batch can be read"
+            )
+        x = self.normalization(torch.stack(images).numpy())
+        return Batch(torch.from_numpy(x), torch.stack(targets), len(images), (*unreadable,))
+
+    def _sample(
+        self, index: int, draws: Draws | None, unreadable: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        for _ in range(len(self)):
+            try:
+                return self._seen(index, draws)
+            except UnreadableError:
+                unreadable.append(index)
+                if draws is None:
+                    return None
+                index = (index + 1) % len(self)
+        return None
+
+    def _seen(self, index: int, draws: Draws | None) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.from_numpy(self.pictures[index].astype(np.float32) / 255)
+        source = (image.shape[1], image.shape[2])
+        if draws is not None and not self.augment.none:
+            view = self.augment.view(source, self.extents, draws)
+        elif self.middle is not None:
+            view = center(source, self.extents, self.middle)
+        else:
+            view = whole(source)
+        shown = recolour(resample(image, view, self.extents), view.gains)
+        return shown, self.targets.seen(index, view, self.extents)
+
+
+class ItemSamples(Samples):
+    """A dataset of torch's kind, `dataset[i] == (input, target)`, with its own augmentation.
+
+    Args:
+        items: The dataset.
+    """
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
+        """See `Samples`."""
+        pairs = [self.items[int(index)] for index in picks]
+        inputs, targets = (
+            torch.stack([torch.as_tensor(pair[place]) for pair in pairs]) for place in (0, 1)
+        )
+        return Batch(inputs, targets, len(pairs))
