@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 
@@ -26,7 +26,13 @@ def check_outputs(*paths: str | None) -> None:
             raise UsageError("an output path is empty; name a file")
 
 
-class _Listed(click.ParamType[tuple[Any, ...]]):
+if TYPE_CHECKING:
+    _Parameter = click.ParamType[tuple[Any, ...]]
+else:
+    _Parameter = click.ParamType  # generic in recent versions only
+
+
+class _Listed(_Parameter):
     """Values of one kind, with commas between.
 
     Args:

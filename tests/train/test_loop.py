@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -25,33 +23,15 @@ from onnx_expand.train import (  # noqa: E402
     write_back,
 )
 from tests.train.graphs import images, parse, reference, with_weights  # noqa: E402
+from tests.train.networks import network, write_stripes  # noqa: E402
 
 HEADS = ["y = Identity(z)", "y = Softmax(z)", "y = LogSoftmax(z)"]
-
-
-def network(head: str = HEADS[0], opset: int = 17) -> onnx.ModelProto:
-    """A convolution, BatchNormalization, and three classes."""
-    model = parse(
-        "c = Conv(x, w) b = BatchNormalization(c, s, t, m, v) r = Relu(b)"
-        f"p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, g) {head}",
-        "(float[n, 1, 6, 6] x) => (float[n, 3] y)",
-        "float[4] s = {1, 1, 1, 1}, float[4] t = {0, 0, 0, 0}, float[4] m = {0, 0, 0, 0},"
-        "float[4] v = {1, 1, 1, 1}",
-        opset,
-    )
-    return with_weights(model, w=images(4, 1, 3, 3), g=images(4, 3, seed=1))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Stripes in three directions, in noise."""
-    rng = np.random.default_rng(0)
-    y = np.arange(150) % 3
-    rows, columns = np.mgrid[:6, :6]
-    patterns = np.stack([rows % 2, columns % 2, (rows + columns) % 2]).astype(np.float32)
-    x = patterns[y][:, None] * 2 - 1 + rng.normal(0, 0.3, (150, 1, 6, 6))
-    path: Path = tmp_path_factory.mktemp("data") / "stripes.npz"
-    np.savez(path, x=x.astype(np.float32), y=y)
+    path = write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
     return load_data(path, channels=1, size=(6, 6), classes=3)
 
 

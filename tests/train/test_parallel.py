@@ -1,0 +1,142 @@
+"""Two processes that share each step compute what one does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from onnx_expand.cli import main  # noqa: E402
+from onnx_expand.train import (  # noqa: E402
+    DataOptions,
+    EpochResult,
+    TrainOptions,
+    load_data,
+    to_torch,
+    train,
+)
+from tests.train.networks import network, plain, write_stripes  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+
+# 120 training samples: steps of 32 leave a rest of 24, steps of 14 one of 8. With 59 the last
+# step has two samples: each process has one, in one part instead of two. With 17 it has one more
+# than the processes can share evenly, and with 1 the second process has nothing at all.
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "plain": (plain, {"batch": 32, "accumulate": 3, "ema": 0.5}),
+    "statistics": (network, {"batch": 14, "sync_bn": True, "optimizer": "adamw"}),
+    "odd": (plain, {"batch": 59, "accumulate": 2, "clip": 0.05}),
+    "uneven": (network, {"batch": 17, "sync_bn": True, "weight_decay": 0.1}),
+    "idle": (plain, {"batch": 1, "nesterov": True, "lr": 0.002}),
+}
+
+
+def trained(folder: Path, name: str) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
+    """The weights that one case gives, and its epochs."""
+    build, changes = CASES[name]
+    model = build()
+    for node in model.graph.node:
+        if node.op_type == "Dropout":  # each process draws for itself
+            node.op_type = "Identity"
+    augment = DataOptions(augment=("flip", "crop:1"))
+    data = load_data(folder / "data.npz", channels=1, size=(6, 6), classes=3, options=augment)
+    module = to_torch(model)
+    history = train(module, data, TrainOptions(**{"epochs": 2, "lr": 0.05, **changes}))
+    return module.state_dict(), history.epochs
+
+
+def start(folder: Path, *words: str) -> list[str]:
+    """Run a Python command in two processes, as torchrun does; what each printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    base = {
+        **os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    children = [
+        subprocess.Popen(
+            [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, env={**base, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    results = [child.communicate(timeout=120) for child in children]
+    assert all(child.returncode == 0 for child in children), results
+    return [out for out, _ in results]
+
+
+SCRIPT = """
+import sys, pathlib, torch
+import torch.distributed as dist
+from tests.train.test_parallel import CASES, trained
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+folder = pathlib.Path(sys.argv[1])
+results = {name: trained(folder, name) for name in CASES}
+if dist.get_rank() == 0:
+    weights = {name: (state, [e.test_score for e in epochs], [e.loss for e in epochs])
+               for name, (state, epochs) in results.items()}
+    torch.save(weights, folder / "two.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Weights, losses and scores agree to rounding, whatever the steps leave over."""
+    write_stripes(tmp_path / "data.npz")
+    start(tmp_path, "-c", SCRIPT, str(tmp_path))
+    results = torch.load(tmp_path / "two.pt")
+    for name, (state, scores, losses) in results.items():
+        alone, epochs = trained(tmp_path, name)
+        for key, tensor in alone.items():
+            # Sums of at most 60 terms in another order, amplified by a few steps of rate 0.05.
+            torch.testing.assert_close(
+                state[key], tensor, rtol=2e-5, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
+        assert scores == [e.test_score for e in epochs]
+        np.testing.assert_allclose(losses, [e.loss for e in epochs], rtol=1e-5)
+
+
+def test_only_the_first_process_writes_and_speaks(tmp_path: Path) -> None:
+    """The command under torchrun gives the files of one process, and prints once."""
+    model = network()
+    onnx.save(model, tmp_path / "net.onnx")
+    write_stripes(tmp_path / "data.npz")
+    words = ["--data", "data.npz", "--epochs", "2", "--batch", "30", "--sync-bn"]
+    out, silent = start(
+        tmp_path,
+        "-m",
+        "onnx_expand",
+        "train",
+        "net.onnx",
+        "two.onnx",
+        *words,
+        "--report",
+        "r.json",
+    )
+    assert "2 processes share each step" in out
+    assert silent == ""
+    files = sorted(path.name for path in (tmp_path / "two.run").iterdir())
+    assert [name for name in files if name != "curves.png"] == [
+        "checkpoint-model-0.pt",
+        "history.csv",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["train", "net.onnx", "one.onnx", *words]) == 0
+    one, two = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+        for path in (tmp_path / "one.onnx", tmp_path / "two.onnx")
+    )
+    for key, array in one.items():
+        np.testing.assert_allclose(two[key], array, rtol=2e-5, atol=2e-6)
