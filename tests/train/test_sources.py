@@ -1,4 +1,4 @@
-"""Each layout of data is read as it is published, and what is wrong with it is said in one line."""
+"""Each layout of data is read as it is published; what is wrong with it is one clear line."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_of_normalisation_and_size(tmp_path: Path) -> None:
-    """Given means are used as they are; one number serves all channels; wrong counts are refused."""
+    """Given means are used as they are, one for all channels; wrong counts are refused."""
     for number in range(5):
         paint(tmp_path / "a" / f"{number}.png", noise(8, 8, 3, seed=number))
     options = DataOptions(mean=(0.5,), std=(0.25,), image_size=(4, 4))
