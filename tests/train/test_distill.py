@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: E402, N812
 from onnx_expand.errors import UnsupportedError, UsageError  # noqa: E402
 from onnx_expand.train import (  # noqa: E402
     Dataset,
-    DistillOptions,
     Distiller,
+    DistillOptions,
     TrainOptions,
     load_data,
     to_torch,
@@ -23,6 +23,7 @@ from onnx_expand.train import (  # noqa: E402
     write_back,
 )
 from onnx_expand.train.distill import with_output  # noqa: E402
+from onnx_expand.train.samples import ArraySamples  # noqa: E402
 from tests.train.graphs import images, parse, with_weights  # noqa: E402
 from tests.train.networks import network, write_stripes  # noqa: E402
 
@@ -103,7 +104,7 @@ def test_a_teachers_labels_alone_make_the_student_agree(
 ) -> None:
     """With all weight on the teacher and wrong labels, the student follows the teacher."""
     wrong = Dataset(
-        type(data.train)(data.x_train, (data.y_train + 1) % 3), data.test, data.classes, ""
+        ArraySamples(data.x_train, (data.y_train + 1) % 3), data.test, data.classes, ""
     )
     options = TrainOptions(epochs=20, lr=0.1, batch=16)
     history, _ = follow(teacher, wrong, options, teacher_weight=1.0, temperature=1.0)

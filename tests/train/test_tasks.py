@@ -199,7 +199,7 @@ def test_only_responsible_cells_learn_a_class() -> None:
     objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (1, 0.3, 0.4, 0.9, 0.95, 0)).double()
     task, _ = detection(objects)
     output = torch.randn(1, 14, 3, 3, dtype=torch.float64, requires_grad=True)
-    task.loss(output, objects).backward()
+    task.loss(output, objects).backward()  # type: ignore[no-untyped-call]
     assert output.grad is not None
     assert output.grad.isfinite().all()
     scores = output.grad.reshape(2, 7, 3, 3)[:, 5:]

@@ -1,0 +1,60 @@
+"""Which model is better is said as far as the seeds tell, and no further."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from onnx_expand.experiment.compare import Comparison
+
+
+def compare(first: list[float], second: list[float], *, greater: bool = True) -> Comparison:
+    """A comparison of accuracies, or of losses."""
+    metric = "accuracy" if greater else "test loss"
+    return Comparison(metric, greater, ("big", "small"), first, second)
+
+
+def test_a_clear_difference_is_said() -> None:
+    """All seeds agree: the better one is named, by the sense of the score."""
+    assert compare([0.9, 0.91, 0.92], [0.8, 0.81, 0.83]).better == "big"
+    assert compare([0.9, 0.91, 0.92], [0.8, 0.81, 0.83], greater=False).better == "small"
+    text = compare([0.9, 0.91, 0.92], [0.8, 0.81, 0.83]).summary()
+    assert "big 91.00% ± 1.00%" in text
+    assert text.endswith("big is better")
+
+
+def test_noise_is_not_called_a_gain() -> None:
+    """The interval holds zero, or there is one seed, or no difference: nothing is claimed."""
+    noisy = compare([0.9, 0.8, 0.95], [0.85, 0.85, 0.85])
+    assert noisy.better is None
+    assert noisy.summary().endswith("that does not tell which is better")
+    assert compare([0.9], [0.1]).better is None
+    assert "one seed does not tell" in compare([0.9], [0.1]).summary()
+    assert compare([0.9, 0.9], [0.9, 0.9]).better is None
+
+
+def test_the_interval_is_students() -> None:
+    """Mean and reach of the paired differences, against scipy where it is installed."""
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 5, 31):
+        first, second = rng.random(count), rng.random(count)
+        interval = compare(list(first), list(second)).interval
+        assert interval is not None
+        gaps = first - second
+        reach = stats.t.ppf(0.975, count - 1) * gaps.std(ddof=1) / math.sqrt(count)
+        assert interval[0] == pytest.approx(gaps.mean() - reach, abs=1e-3)
+        assert interval[1] == pytest.approx(gaps.mean() + reach, abs=1e-3)
+
+
+def test_it_covers_the_truth_as_often_as_it_says() -> None:
+    """Two models that are equal are called different in one of twenty comparisons."""
+    rng = np.random.default_rng(1)
+    pairs = rng.normal(0, 1, (2000, 2, 4))
+    wrong = sum(compare(list(a), list(b)).better is not None for a, b in pairs)
+    # 100 are expected; the deviation of such a count is 9.7.
+    assert 60 < wrong < 140

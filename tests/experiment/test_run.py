@@ -1,0 +1,267 @@
+"""The command: files, refusals, comparison, folding."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import onnx_expand  # noqa: E402
+from models import smallnet  # noqa: E402
+from onnx_expand.cli import main  # noqa: E402
+from onnx_expand.errors import DifferentError  # noqa: E402
+from onnx_expand.experiment.folding import fold_and_check  # noqa: E402
+from onnx_expand.model import load  # noqa: E402
+from onnx_expand.train.initialize import initialize  # noqa: E402
+from tests.train.graphs import images, parse, with_weights  # noqa: E402
+from tests.train.networks import network, write_stripes  # noqa: E402
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a network, an expanded one, data, and a file that must stay."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(network(), "net.onnx")
+    onnx_expand.expand("net.onnx", tmp_path / "big.onnx", strategy="cl", rate=2)
+    write_stripes(tmp_path / "data.npz")
+    (tmp_path / "out.onnx").write_bytes(b"precious")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str, str]:
+    """Run `train`; its exit code, output and errors."""
+    code = main(["train", *words.split()])
+    return code, *capsys.readouterr()
+
+
+def test_a_run_leaves_figures_curves_and_a_checkpoint(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything has the same numbers, and says how images were normalised."""
+    code, out, err = run(
+        capsys, "net.onnx out.onnx --data data.npz --epochs 3 --batch 16 --report r.json"
+    )
+    assert (code, err) == (0, "")
+    assert "data: data.npz: 120 training and 30 test images of 1x6x6, 3 classes" in out
+    lines = (folder / "out.run" / "history.csv").read_text().splitlines()
+    rows = list(csv.DictReader(lines))
+    report = json.loads((folder / "r.json").read_text())
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert [float(row["loss"]) for row in rows] == [e["loss"] for e in report["epochs"]]
+    assert [float(row["accuracy"]) for row in rows] == [e["test_score"] for e in report["epochs"]]
+    assert report["settings"]["train"]["batch"] == 16
+    assert (folder / "out.run" / "checkpoint-model-0.pt").exists()
+    assert onnx.load("out.onnx").graph.node[0].op_type == "Conv"
+    if sys.modules.get("matplotlib"):
+        assert (folder / "out.run" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_expansion_is_checked_early_and_folded_late(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the first epoch the sites are named; the folded file has the compact nodes."""
+    code, out, _ = run(
+        capsys, "big.onnx out.onnx --data data.npz --epochs 1 --then-fold small.onnx"
+    )
+    assert code == 0
+    assert re.search(r"after epoch 1: \d+ sites fold; ", out)
+    small, net = onnx.load("small.onnx"), onnx.load("net.onnx")
+    assert [n.op_type for n in small.graph.node] == [n.op_type for n in net.graph.node]
+
+
+def test_a_fold_that_would_be_wrong_stops_training(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first epoch, with exit code 1, and nothing written."""
+    pytest.importorskip("onnxruntime")
+    from dataclasses import replace
+
+    from onnx_expand import affine
+
+    right = affine.AffineConv.__matmul__
+
+    def wrong(g: affine.AffineConv, f: affine.AffineConv) -> affine.AffineConv:
+        product = right(g, f)
+        return replace(product, weight=product.weight * 1.01)
+
+    monkeypatch.setattr(affine.AffineConv, "__matmul__", wrong)
+    with pytest.raises(DifferentError, match="the folded model differs"):
+        fold_and_check(load("big.onnx"), "big.onnx")
+    code, _, err = run(capsys, "big.onnx out.onnx --data data.npz --epochs 50")
+    assert code == 1
+    assert re.fullmatch(r"onnx-expand: error: big.onnx: the folded model differs[^\n]+\n", err)
+    assert Path("out.onnx").read_bytes() == b"precious"
+
+
+def test_the_compact_model_is_trained_from_the_same_seeds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given or folded, each seed trains both; what is written is the first seed's model."""
+    words = "--data data.npz --epochs 2 --batch 16 --seed 4 --repeat 2 --report r.json"
+    code, out, _ = run(capsys, f"big.onnx a.onnx {words} --compare-baseline net.onnx --reinit")
+    assert code == 0
+    assert "accuracy of 2 seeds: big.onnx" in out
+    report = json.loads(Path("r.json").read_text())
+    assert [(r["model"], r["seed"]) for r in report["runs"]] == [
+        ("model", 4), ("baseline", 4), ("model", 5), ("baseline", 5),
+    ]  # fmt: skip
+    assert report["comparison"]["scores"][1] == [
+        r["epochs"][-1]["test_score"] for r in report["runs"] if r["model"] == "baseline"
+    ]
+    code, _, _ = run(
+        capsys, "big.onnx b.onnx --data data.npz --epochs 2 --batch 16 --seed 4 --reinit"
+    )
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+    code, out, _ = run(capsys, f"big.onnx c.onnx {words} --compare-baseline fold")
+    assert code == 0
+    assert "not in the initial weights" in out
+    flat = parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 1, 6, 6] x) => (float[n, 3] y)")
+    onnx.save(with_weights(flat, g=images(36, 3)), "flat.onnx")
+    code, _, err = run(capsys, f"flat.onnx c.onnx {words} --compare-baseline fold")
+    assert code == 4
+    assert "nothing folds" in err
+
+
+def test_initial_weights_are_torchs() -> None:
+    """Of the range that torch's layers have; statistics are reset; shapes and names stay."""
+    model = smallnet.build(kernel=7)
+    new = {t.name: onnx.numpy_helper.to_array(t) for t in _proto(initialize(model, 1)).initializer}
+    old = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    again = {
+        t.name: onnx.numpy_helper.to_array(t) for t in _proto(initialize(model, 1)).initializer
+    }
+    assert {k: v.shape for k, v in new.items()} == {k: v.shape for k, v in old.items()}
+    for node in model.graph.node:
+        if node.op_type not in {"Conv", "Gemm"}:
+            continue
+        weight = new[node.input[1]]
+        fan_in = int(np.prod(weight.shape[1:]))
+        bound = 1 / np.sqrt(fan_in)
+        assert 0.9 * bound < np.abs(weight).max() <= bound
+        assert not np.array_equal(weight, old[node.input[1]])
+        np.testing.assert_array_equal(weight, again[node.input[1]])
+        assert np.abs(new[node.input[2]]).max() <= bound
+
+
+def _proto(model: Any) -> onnx.GraphProto:
+    from onnx_expand.model import to_proto
+
+    return to_proto(model).graph
+
+
+REFUSED = [
+    ("--data data.npz --lr 1e30 --epochs 50", 4, "the loss is nan in epoch"),
+    ("--data data.npz --batch 0", 2, "batch"),
+    ("--data data.npz --betas 1", 2, "betas"),
+    ("--data data.npz --milestones a,b", 2, "milestones"),
+    ("--data data.npz --augment mirror", 2, "mirror"),
+    ("--data data.npz --loss nothing:here", 2, "nothing"),
+    ("--data data.npz --teacher absent.onnx", 3, "absent.onnx"),
+    ("--data data.npz --compare-baseline absent.onnx", 3, "absent.onnx"),
+    ("--data data.npz --then-fold absent/small.onnx", 2, "absent"),
+    ("--data data.npz --folder data.npz", 2, "is a file"),
+    ("--data data.npz --device cuda:77", 2, "cuda"),
+    ("--data data.npz --task detect", 2, "labelled to classify"),
+    ("--data data.npz --recipe unknown", 2, "cifar-smallnet"),
+    ("--data labels.npz", 3, "label 7 is not in 0..2"),
+    ("--data shapes.npz", 3, "the model takes 6x6"),
+    ("--data empty", 3, "holds no images"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(("words", "code", "named"), REFUSED)
+def test_refusals_are_one_line_and_leave_the_output(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: str, code: int, named: str
+) -> None:
+    """Each with its exit code."""
+    x = np.zeros((9, 1, 6, 6), np.float32)
+    np.savez("labels.npz", x=x, y=np.full(9, 7))
+    np.savez("shapes.npz", x=np.zeros((9, 1, 5, 6), np.float32), y=np.arange(9) % 3)
+    (folder / "empty" / "a").mkdir(parents=True)
+    found, _, err = run(capsys, f"net.onnx out.onnx {words}")
+    assert (found, re.fullmatch(r"onnx-expand: error: [^\n]+\n", err) is not None) == (code, True)
+    assert named in err
+    assert Path("out.onnx").read_bytes() == b"precious"
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_divergence_keeps_the_last_good_checkpoint(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that fails later leaves the state before, and names it; the next puts it aside."""
+    assert run(capsys, "net.onnx a.onnx --data data.npz --epochs 1")[0] == 0
+    kept = Path("a.run/checkpoint-model-0.pt").read_bytes()
+    # Two epochs go well, then the rate is multiplied by 1e30.
+    words = "--data data.npz --epochs 9 --schedule step --milestones 2 --gamma 1e30"
+    code, _, err = run(capsys, f"net.onnx a.onnx {words}")
+    assert code == 4
+    assert re.search(r"in epoch [34], step \d+; .*; the state after epoch [23] is in a\.run", err)
+    assert Path("a.run/checkpoint-model-0.previous.pt").read_bytes() == kept
+    state = torch.load("a.run/checkpoint-model-0.pt", weights_only=True)["state"]
+    assert state["epoch"] in {2, 3}
+    assert all(bool(t.isfinite().all()) for t in state["module"].values())
+
+
+def test_unreadable_images_are_said_at_the_end(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out, counted, named; refused with --strict."""
+    image = pytest.importorskip("PIL.Image")
+    for number in range(10):
+        for name in "abc":
+            (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+            image.new("L", (6, 6), number).save(folder / "images" / name / f"{number}.png")
+    (folder / "images" / "b" / "2.png").write_bytes(b"broken")
+    code, out, _ = run(capsys, "net.onnx a.onnx --data images --epochs 1")
+    assert code == 0
+    assert "1 unreadable images left out" in out
+    assert "b/2.png: not an image" in out
+    code, out, _ = run(capsys, "net.onnx a.onnx --data images --epochs 1 --cache 0 --workers 1")
+    assert code == 0
+    assert "1 images could not be read" in out
+    code, _, err = run(capsys, "net.onnx out.onnx --data images --strict")
+    assert code == 3
+    assert "b/2.png: not an image" in err
+
+
+def test_tensorboard_is_optional(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is missing the error says what to install; else each epoch's figures are written."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, _, err = run(capsys, "net.onnx out.onnx --data data.npz --tensorboard")
+    assert code == 4
+    assert "onnx-expand[tensorboard]" in err
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, path: str) -> None:
+            assert path.endswith("model-0")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def flush(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    code, _, _ = run(capsys, "net.onnx a.onnx --data data.npz --tensorboard --epochs 2")
+    assert code == 0
+    assert {(name, step) for name, _, step in written} == {
+        (name, step) for name in ("lr", "train/loss", "train/score", "test/accuracy")
+        for step in (1, 2)
+    }  # fmt: skip
