@@ -238,7 +238,7 @@ def test_unreadable_images_are_said_at_the_end(
 def test_tensorboard_is_optional(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is missing the error says what to install; else each epoch's figures are written."""
+    """Where it is missing the error says what to install; else each epoch has its figures."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code, _, err = run(capsys, "net.onnx out.onnx --data data.npz --tensorboard")
     assert code == 4
