@@ -18,18 +18,14 @@ from onnx_expand.train import sources
 from onnx_expand.train.augment import Augment
 from onnx_expand.train.samples import (
     ArraySamples,
-    Boxes,
     ItemSamples,
-    Labels,
-    Masks,
     Normalization,
-    Pictures,
     PictureSamples,
     Samples,
-    UnreadableError,
 )
 from onnx_expand.train.sources.arrays import from_arrays
 from onnx_expand.train.sources.base import Kind
+from onnx_expand.train.targets import Boxes, Labels, Masks, Pictures, UnreadableError
 
 __all__ = ["Dataset", "ImageInput", "image_input", "load_data"]
 

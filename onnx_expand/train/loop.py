@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from onnx_expand.errors import UnsupportedError, UsageError
@@ -18,13 +17,14 @@ from onnx_expand.train.checkpoint import Checkpoints, digest
 from onnx_expand.train.data import Dataset
 from onnx_expand.train.diagnosis import where_not_finite
 from onnx_expand.train.distill import Distiller
-from onnx_expand.train.feed import Feed, epoch_order, testing
+from onnx_expand.train.feed import Feed, epoch_order
 from onnx_expand.train.options import DivergedError, EpochResult, History, Progress
 from onnx_expand.train.parallel import World
 from onnx_expand.train.samples import Batch
 from onnx_expand.train.steps import Outcome, Stepper, moved
 from onnx_expand.train.synchronous import synchronous
 from onnx_expand.train.tasks import Task, choose
+from onnx_expand.train.trial import few, figures_of, probe, unused
 
 __all__ = ["evaluate", "train"]
 
@@ -98,8 +98,8 @@ def evaluate(
     """
     task = choose(options or TrainOptions(), data)
     runner = task.wrap(module)
-    _probe(runner, task, data)
-    return next(iter(_test(runner, task, data, World.current(), batch, 0).values()))
+    probe(runner, task, data)
+    return next(iter(figures_of(runner, task, data, World.current(), batch, 0).values()))
 
 
 class _Run:
@@ -119,15 +119,15 @@ class _Run:
         self.world = World.current()
         self.task = choose(options, data)
         self.runner = self.task.wrap(module, teacher.extras if teacher is not None else 0)
-        outputs = _probe(self.runner, self.task, data)
-        unused = _unused(self.runner, data)
+        outputs = probe(self.runner, self.task, data)
+        idle = unused(self.runner, data)
         if teacher is not None:
-            inputs = _few(self.runner, data)[0]
+            inputs = few(self.runner, data)[0]
             named = self.task.metric in {"accuracy", "mIoU"}
             teacher.prepare(inputs, outputs, distributions=named)
             teacher.train()
         self.step = Stepper(
-            module, self.runner, self.task, options, self.world, teacher, unused=unused
+            module, self.runner, self.task, options, self.world, teacher, unused=idle
         )
         self.feed = Feed(data.train, options.seed, self.world, options.accumulate, options.workers)
         self.order = torch.Generator().manual_seed(options.seed)
@@ -224,7 +224,7 @@ class _Run:
         scored = type(self.task).right is not Task.right
         with self.step.average.swapped() if self.options.ema else contextlib.nullcontext():
             with self.step.autocast():
-                figures = _test(
+                figures = figures_of(
                     self.runner, self.task, self.data, self.world, _TEST_BATCH,
                     self.options.workers,
                 )  # fmt: skip
@@ -303,81 +303,6 @@ class _Run:
         if self.progress is not None:
             for result in self.history:
                 self.progress.on_epoch(result)
-
-
-def _test(
-    runner: torch.nn.Module, task: Task, data: Dataset, world: World, batch: int, workers: int
-) -> Mapping[str, float]:
-    """The figures of the test data."""
-    was_training = runner.training
-    runner.eval()
-    meter = task.meter()
-    weight = next(runner.parameters())
-    with torch.inference_mode():
-        for part in testing(data.test, batch, world, workers):
-            inputs, targets = moved(part, weight.device, weight.dtype)
-            meter.update(runner(inputs), targets)
-    meter.merge(world)
-    runner.train(was_training)
-    return meter.figures()
-
-
-def _few(runner: torch.nn.Module, data: Dataset) -> tuple[torch.Tensor, Any]:
-    """Two training samples, as they are tested."""
-    weight = next(runner.parameters())
-    return moved(data.train.fetch(np.arange(2), None), weight.device, weight.dtype)
-
-
-def _probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
-    """Run two samples, so that what does not fit is said before anything is trained."""
-    inputs, targets = _few(runner, data)
-    was_training = runner.training
-    runner.eval()
-    try:
-        with torch.no_grad():
-            outputs = runner(inputs)
-    except (RuntimeError, TypeError, IndexError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UnsupportedError(
-            f"the model does not run on a batch of {list(inputs.shape)}: {reason}; export it with "
-            "a dynamic batch axis, and one input"
-        ) from error
-    finally:
-        runner.train(was_training)
-    task.probe(outputs, targets)
-    _check_classes(outputs, data, task)
-    return outputs
-
-
-def _check_classes(outputs: Any, data: Dataset, task: Task) -> None:
-    """See that there is an output for every label, where the labels are in memory."""
-    if task.metric not in {"accuracy", "mIoU"}:
-        return
-    first = outputs[0] if isinstance(outputs, tuple) else outputs
-    for samples in (data.train, data.test):
-        y = getattr(samples, "y", getattr(getattr(samples, "targets", None), "values", None))
-        if not isinstance(y, np.ndarray):
-            continue
-        labels = int(np.max(y, where=y != data.ignore_label, initial=0))
-        if labels >= first.shape[1]:
-            raise UnsupportedError(
-                f"the model has {first.shape[1]} classes, and the data has a label {labels}"
-            )
-
-
-def _unused(runner: torch.nn.Module, data: Dataset) -> bool:
-    """Whether some weights have no gradient, which torch.distributed wants to know."""
-    if World.current().size == 1:
-        return False
-    was_training = runner.training
-    runner.eval()
-    outputs = runner(_few(runner, data)[0])
-    every = outputs if isinstance(outputs, tuple) else (outputs,)
-    trained = [p for p in runner.parameters() if p.requires_grad]
-    total = sum(output.sum() for output in every if output.is_floating_point())
-    gradients = torch.autograd.grad(total, trained, allow_unused=True)
-    runner.train(was_training)
-    return any(gradient is None for gradient in gradients)
 
 
 @contextlib.contextmanager

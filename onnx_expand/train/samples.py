@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,40 +13,29 @@ import torch
 from onnx_expand.errors import ModelError
 from onnx_expand.train.augment import (
     Augment,
-    View,
-    boxes_seen,
     center,
     recolour,
     resample,
     shift,
     whole,
 )
+from onnx_expand.train.targets import Boxes, Extents, Labels, Masks, Pictures, UnreadableError
 
 __all__ = [
     "ArraySamples",
     "Batch",
-    "Boxes",
     "ItemSamples",
-    "Labels",
-    "Masks",
     "Normalization",
     "PictureSamples",
-    "Pictures",
     "Samples",
-    "UnreadableError",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
 Picks: TypeAlias = npt.NDArray[np.int64]
 Draws: TypeAlias = npt.NDArray[np.float64]
-Extents: TypeAlias = tuple[int, int]
 Request: TypeAlias = "tuple[Picks, Draws | None]"
 
 _CACHED = 2**29
-
-
-class UnreadableError(Exception):
-    """An image cannot be decoded; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -167,125 +154,6 @@ class ArraySamples(Samples):
             view = self.augment.view(extents, extents, row)
             images.append(recolour(resample(image, view, extents), view.gains))
         return self.normalization(torch.stack(images).numpy())
-
-
-@dataclass
-class Pictures:
-    """Image files, decoded when they are asked for, or once for all.
-
-    Args:
-        paths: The files.
-        decode: Reads one as uint8 [C, H, W]; raises `UnreadableError`.
-    """
-
-    paths: Sequence[Path]
-    decode: Callable[[Path], npt.NDArray[np.uint8]]
-    kept: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        return self.kept[index] if index in self.kept else self.decode(self.paths[index])
-
-    def keep(self, most: float) -> bool:
-        """Hold all images in memory, if they take at most so many bytes."""
-        total = 0
-        for index in range(len(self)):
-            image = self.decode(self.paths[index])
-            total += image.nbytes
-            if total > most:
-                self.kept.clear()
-                return False
-            self.kept[index] = image
-        return True
-
-
-class Labels:
-    """One class for each sample.
-
-    Args:
-        values: int64 [N].
-    """
-
-    def __init__(self, values: npt.NDArray[np.int64]) -> None:
-        self.values = values
-
-    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
-        """The target of one sample as a view shows it."""
-        return torch.tensor(int(self.values[index]))
-
-
-class Masks:
-    """A class for each pixel of each sample.
-
-    Args:
-        pictures: Images of one channel whose brightness is the class.
-        classes: How many classes there are; None when any number will do.
-        ignore: The value of pixels that count for nothing.
-        table: What each value means, [256]; None where it is the class itself.
-    """
-
-    def __init__(
-        self,
-        pictures: Pictures,
-        classes: int | None,
-        ignore: int,
-        table: npt.NDArray[np.int64] | None = None,
-    ) -> None:
-        self.pictures = pictures
-        self.classes = classes
-        self.ignore = ignore
-        self.table = table
-
-    def load(self, index: int) -> npt.NDArray[np.int64]:
-        """The mask of one sample, [H, W].
-
-        Raises:
-            ModelError: It holds a class that there is not.
-        """
-        mask: npt.NDArray[np.int64] = self.pictures[index][0].astype(np.int64)
-        if self.table is not None:
-            mask = self.table[mask]
-        if self.classes is not None:
-            wrong = (mask >= self.classes) & (mask != self.ignore)
-            if wrong.any():
-                raise ModelError(
-                    f"{self.pictures.paths[index]}: label {int(mask[wrong][0])} is not in "
-                    f"0..{self.classes - 1}, the model's classes, nor {self.ignore}, which counts "
-                    "for nothing"
-                )
-        return mask
-
-    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
-        """The target of one sample as a view shows it, [H, W]."""
-        mask = torch.from_numpy(self.load(index))[None]
-        return resample(mask, view, extents, fill=self.ignore)[0]
-
-
-class Boxes:
-    """Labelled boxes for each sample.
-
-    Args:
-        values: For each sample [M, 6]: label, left, top, right, bottom in pixels, and 1 where it
-            is too difficult to count.
-    """
-
-    def __init__(self, values: Sequence[npt.NDArray[np.float64]]) -> None:
-        self.values = values
-        self.most = max(1, max(len(boxes) for boxes in values))
-
-    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
-        """[most, 6] with the corners as shares of the view; rows of label -1 are none."""
-        result = torch.full((self.most, 6), -1.0)
-        easy = self.values[index][:, 5] == 0
-        row = 0
-        for difficult, part in ((0.0, easy), (1.0, ~easy)):
-            for box in boxes_seen(self.values[index][part, :5], view):
-                result[row, :5] = torch.from_numpy(box)
-                result[row, 5] = difficult
-                row += 1
-        return result
 
 
 @dataclass

@@ -19,7 +19,8 @@ import torch.nn.functional as F  # noqa: E402, N812
 from onnx_expand.errors import UnsupportedError, UsageError  # noqa: E402
 from onnx_expand.train import Dataset, TrainOptions, evaluate, to_torch, train  # noqa: E402
 from onnx_expand.train.parallel import World  # noqa: E402
-from onnx_expand.train.samples import ArraySamples, ItemSamples, Labels  # noqa: E402
+from onnx_expand.train.samples import ArraySamples, ItemSamples  # noqa: E402
+from onnx_expand.train.targets import Labels  # noqa: E402
 from onnx_expand.train.tasks.boxes import (  # noqa: E402
     anchors_of,
     average_precision,

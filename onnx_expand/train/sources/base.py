@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.recipes import DataOptions
-from onnx_expand.train.samples import Boxes, Labels, Masks, Pictures
+from onnx_expand.train.targets import Boxes, Labels, Masks, Pictures
 
 __all__ = ["Array", "Found", "Kind", "Part", "Request", "Size", "every_fifth", "numbered"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from onnx_expand.errors import ModelError
-from onnx_expand.train.samples import Labels, Pictures
 from onnx_expand.train.sources.base import Array, Found, Part, Request, every_fifth
 from onnx_expand.train.sources.pictures import gather, images_in, mode_of
+from onnx_expand.train.targets import Labels, Pictures
 
 __all__ = ["folder", "subset"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from onnx_expand.errors import ModelError
-from onnx_expand.train.samples import Masks
 from onnx_expand.train.sources.base import Array, Found, Part, Request
 from onnx_expand.train.sources.pictures import gather, images_in, mode_of
+from onnx_expand.train.targets import Masks
 
 __all__ = ["is_masks", "masks"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnx_expand.errors import ModelError, UnsupportedError
 from onnx_expand.recipes import DataOptions
-from onnx_expand.train.samples import Pictures, UnreadableError
+from onnx_expand.train.targets import Pictures, UnreadableError
 
 __all__ = ["SUFFIXES", "decode", "gather", "images_in", "mode_of"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.errors import ModelError
-from onnx_expand.train.samples import Boxes
 from onnx_expand.train.sources.base import Found, Part, Request
 from onnx_expand.train.sources.pictures import SUFFIXES, gather, mode_of
+from onnx_expand.train.targets import Boxes
 
 __all__ = ["VOC_CLASSES", "is_voc", "voc"]
 
