@@ -24,6 +24,7 @@ from onnx_expand.train import (
     Distiller,
     EpochResult,
     History,
+    ImageInput,
     Progress,
     image_input,
     load_data,
@@ -149,7 +150,7 @@ class _Experimenter:
         """See `Experiment.run`."""
         model = load(self.experiment.source)
         baseline = self._baseline(model)
-        images = image_input(model)
+        images = self._input(model)
         data = load_data(
             self.experiment.data,
             channels=images.channels,
@@ -172,6 +173,16 @@ class _Experimenter:
                 runs.append((_BASELINE, seed, self._train(_BASELINE, baseline, data, seed)[0]))
         assert written is not None
         return self._finish(written, runs, data)
+
+    def _input(self, model: ir.Model) -> ImageInput:
+        """What the model takes; other things than images come from arrays and functions only."""
+        try:
+            return image_input(model)
+        except UnsupportedError:
+            spec = self.experiment.data
+            if Path(spec).suffix == ".npz" or (":" in spec and not Path(spec).exists()):
+                return ImageInput(0, (None, None), None)
+            raise
 
     def _introduce(self, data: Dataset) -> None:
         self._say(f"data: {data.description}")
@@ -215,6 +226,11 @@ class _Experimenter:
         module.to(self.device)
         path = self.folder.checkpoint(name, seed, resume=self._resume())
         checkpoints = Checkpoints(path, self.settings.checkpoint_every, resume=self._resume())
+        if self.settings.resume:
+            there = path.exists()
+            self._say(
+                f"{path}: {'goes on' if there else 'no checkpoint; starts at the beginning'}"
+            )
         title = f"{name}, seed {seed}" if self.settings.seeds > 1 else self.experiment.source
         with self._watched(title, name, seed, module, model) as progress:
             history = train(
@@ -294,6 +310,8 @@ class _Experimenter:
         self._say(f"test {figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
         if report.comparison is not None:
             self._say(report.comparison.summary())
+            if self.plan.train.keep == "best":
+                self._say("each run counts with its best test epoch, which flatters all of them")
             if not self.settings.reinit:
                 self._say(
                     "the seeds differ in the order of samples, not in the initial weights; "

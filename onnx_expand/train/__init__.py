@@ -9,7 +9,8 @@ except ImportError as error:
 
 from onnx_expand.recipes import DataOptions, DistillOptions, TrainOptions, recipe
 from onnx_expand.train.checkpoint import Checkpoints
-from onnx_expand.train.data import Dataset, ImageInput, image_input, load_data
+from onnx_expand.train.data import ImageInput, image_input, load_data
+from onnx_expand.train.dataset import Dataset
 from onnx_expand.train.distill import Distiller
 from onnx_expand.train.importer import to_torch
 from onnx_expand.train.loop import evaluate, train

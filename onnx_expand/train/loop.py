@@ -14,7 +14,7 @@ import torch
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.checkpoint import Checkpoints, digest
-from onnx_expand.train.data import Dataset
+from onnx_expand.train.dataset import Dataset
 from onnx_expand.train.diagnosis import where_not_finite
 from onnx_expand.train.distill import Distiller
 from onnx_expand.train.feed import Feed, epoch_order

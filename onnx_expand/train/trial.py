@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from onnx_expand.errors import UnsupportedError
-from onnx_expand.train.data import Dataset
+from onnx_expand.train.dataset import Dataset
 from onnx_expand.train.feed import testing
 from onnx_expand.train.parallel import World
 from onnx_expand.train.steps import moved

@@ -265,3 +265,51 @@ def test_tensorboard_is_optional(
         (name, step) for name in ("lr", "train/loss", "train/score", "test/accuracy")
         for step in (1, 2)
     }  # fmt: skip
+
+
+def test_other_things_than_images_are_trained(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of numbers, and tokens, come as arrays; what images have, they have not."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((60, 5)).astype(np.float32)
+    y = (rows[:, 0] > 0).astype(np.int64)
+    tokens = np.where(y[:, None] == 1, 3, 1) + rng.integers(0, 2, (60, 4))
+    np.savez("rows.npz", x=rows, y=y)
+    np.savez("tokens.npz", x=tokens, y=y)
+    flat = parse("h = Gemm(x, v) r = Relu(h) y = Gemm(r, g)", "(float[n, 5] x) => (float[n, 2] y)")
+    onnx.save(with_weights(flat, v=images(5, 8), g=images(8, 2)), "flat.onnx")
+    text = parse(
+        "e = Gather(t, x) a = Constant<value_ints=[1]>() m = ReduceMean<keepdims=0>(e, a)"
+        "y = Gemm(m, g)",
+        "(int64[n, 4] x) => (float[n, 2] y)", opset=18,
+    )  # fmt: skip
+    onnx.save(with_weights(text, t=images(6, 3), g=images(3, 2)), "text.onnx")
+    for name, data in (("flat", "rows"), ("text", "tokens")):
+        words = f"{name}.onnx {name}2.onnx --data {data}.npz --epochs 30 --lr 0.1 --batch 8"
+        code, out, err = run(capsys, words)
+        assert (code, err) == (0, "")
+        found = re.search(r"test accuracy ([\d.]+)% after", out)
+        assert found is not None
+        assert float(found[1]) > 80
+    code, _, err = run(capsys, "flat.onnx out.onnx --data rows.npz --augment flip")
+    assert (code, "augment needs images" in err) == (2, True)
+    code, _, err = run(capsys, "flat.onnx out.onnx --data digits")
+    assert (code, "needs images [N, C, H, W]" in err) == (4, True)
+    code, _, err = run(capsys, "flat.onnx out.onnx --data tokens.npz")
+    assert code == 4
+    assert "does not run on a batch" in err
+
+
+def test_resuming_says_where_it_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a checkpoint from the beginning; with one from there, for more epochs."""
+    code, out, _ = run(capsys, "net.onnx a.onnx --data data.npz --epochs 1 --resume")
+    assert code == 0
+    assert "no checkpoint; starts at the beginning" in out
+    code, out, _ = run(capsys, "net.onnx a.onnx --data data.npz --epochs 2 --resume")
+    assert code == 0
+    assert "goes on" in out
+    assert len(Path("a.run/history.csv").read_text().splitlines()) == 3
+    code, _, err = run(capsys, "net.onnx a.onnx --data data.npz --epochs 2 --resume --lr 1")
+    assert code == 2
+    assert "with lr 0.01, not 1.0" in err

@@ -17,8 +17,12 @@ _WHOLE = {"x", "y"}
 _PARTS = {"x_train", "y_train", "x_test", "y_test"}
 
 
-def npz(path: Path) -> Found:
+def npz(path: Path, *, images: bool = True) -> Found:
     """Arrays `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`.
+
+    Args:
+        path: The file.
+        images: See `from_arrays`.
 
     Raises:
         ModelError: The file is no .npz, has other arrays, or arrays of the wrong shape or type.
@@ -31,10 +35,10 @@ def npz(path: Path) -> Found:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: not an .npz file of plain arrays: {error}") from None
-    return from_arrays(arrays, str(path))
+    return from_arrays(arrays, str(path), images=images)
 
 
-def from_arrays(arrays: Mapping[str, Array], label: str) -> Found:
+def from_arrays(arrays: Mapping[str, Array], label: str, *, images: bool = True) -> Found:
     """Data of named arrays: images [N, C, H, W] or [N, H, W].
 
     Targets are classes [N], or for each pixel [N, H, W].
@@ -42,17 +46,18 @@ def from_arrays(arrays: Mapping[str, Array], label: str) -> Found:
     Args:
         arrays: The arrays.
         label: How errors name them.
+        images: Whether inputs are images, not of any other shape [N, ...].
 
     Raises:
         ModelError: There are other arrays, or some of the wrong shape or type.
     """
     if arrays.keys() >= _WHOLE:
-        x, y = _pair(arrays, "x", "y", label)
+        x, y = _pair(arrays, "x", "y", label, images)
         test = every_fifth(y if y.ndim == 1 else np.zeros(len(y)))
         train, held = Part(x[~test], y[~test]), Part(x[test], y[test])
     elif arrays.keys() >= _PARTS:
-        train = Part(*_pair(arrays, "x_train", "y_train", label))
-        held = Part(*_pair(arrays, "x_test", "y_test", label))
+        train = Part(*_pair(arrays, "x_train", "y_train", label, images))
+        held = Part(*_pair(arrays, "x_test", "y_test", label, images))
         x, y = np.asarray(train.x), np.asarray(train.y)
         if np.asarray(held.x).dtype != x.dtype or np.asarray(held.y).ndim != y.ndim:
             raise ModelError(f"{label}: training and test arrays are not of one kind")
@@ -69,10 +74,11 @@ def from_arrays(arrays: Mapping[str, Array], label: str) -> Found:
 
 
 def _pair(
-    arrays: Mapping[str, Array], inputs: str, labels: str, label: str
+    arrays: Mapping[str, Array], inputs: str, labels: str, label: str, images: bool
 ) -> tuple[Array, Array]:
     x, y = arrays[inputs], arrays[labels]
-    if x.ndim not in {3, 4} or x.size == 0 or x.dtype.kind not in "fiu":
+    wrong = x.ndim not in {3, 4} if images else x.ndim < 1
+    if wrong or x.size == 0 or x.dtype.kind not in "fiu":
         raise ModelError(
             f"{label}: '{inputs}' is {x.dtype} {list(x.shape)}; wanted are numbers [N, C, H, W] "
             "or [N, H, W]"

@@ -25,7 +25,7 @@ class Request:
     """What a model takes, and how the data is wanted.
 
     Attributes:
-        channels: Channels of the images.
+        channels: Channels of the images; 0 for a model that takes something else.
         size: Height and width; None where any will do.
         classes: How many classes the model knows, where that is known.
         options: The settings.

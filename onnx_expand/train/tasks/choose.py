@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx_expand.errors import UsageError
 from onnx_expand.recipes import TrainOptions
-from onnx_expand.train.data import Dataset
+from onnx_expand.train.dataset import Dataset
 from onnx_expand.train.sources.custom import find_function
 from onnx_expand.train.tasks.base import Task
 from onnx_expand.train.tasks.classify import Classify

@@ -1,0 +1,62 @@
+"""Labelled data for training, and other for testing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from onnx_expand.train.samples import Normalization, Samples
+from onnx_expand.train.sources.base import Kind
+
+__all__ = ["Dataset"]
+
+_AS_IS = Normalization()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled data for training, and other for testing.
+
+    Attributes:
+        train: What is trained on.
+        test: What is tested on.
+        classes: The names of the labels.
+        description: One line for people.
+        kind: What the data is labelled for.
+        normalization: What was done to brightnesses from 0 to 1.
+        left_out: The images that cannot be read, as far as that was known on loading.
+        anchors: The shapes of boxes, as shares of the image, for detection.
+        ignore_label: The label of pixels that count for nothing, for segmentation.
+    """
+
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+    description: str
+    kind: Kind = "classify"
+    normalization: Normalization = _AS_IS
+    left_out: tuple[str, ...] = ()
+    anchors: tuple[tuple[float, float], ...] = ()
+    ignore_label: int = 255
+
+    @property
+    def x_train(self) -> npt.NDArray[Any]:
+        """All training inputs [N, ...], without augmentation."""
+        return self.train.stack()[0]
+
+    @property
+    def y_train(self) -> npt.NDArray[Any]:
+        """Their targets."""
+        return self.train.stack()[1]
+
+    @property
+    def x_test(self) -> npt.NDArray[Any]:
+        """All test inputs."""
+        return self.test.stack()[0]
+
+    @property
+    def y_test(self) -> npt.NDArray[Any]:
+        """Their targets."""
+        return self.test.stack()[1]
