@@ -158,7 +158,7 @@ class _Experimenter:
             classes=images.classes if self.plan.train.loss is None else None,
             options=self.plan.data,
         )
-        self._introduce(data)
+        self._introduce(model, data)
         if self.settings.tensorboard and self.world.first:
             self.events = EventWriter(self.folder.path / "tensorboard")
         if self.world.first:
@@ -184,7 +184,7 @@ class _Experimenter:
                 return ImageInput(0, (None, None), None)
             raise
 
-    def _introduce(self, data: Dataset) -> None:
+    def _introduce(self, model: ir.Model, data: Dataset) -> None:
         self._say(f"data: {data.description}")
         for line in data.left_out[:3]:
             self._say(f"left out: {line}")
@@ -199,6 +199,9 @@ class _Experimenter:
             self._say(f"recipe {self.plan.notes}")
         if self.world.size > 1:
             self._say(f"{self.world.size} processes share each step ({self.device.type})")
+            normalized = any(node.op_type == "BatchNormalization" for node in model.graph)
+            if normalized and not self.plan.train.sync_bn:
+                self._say("batch normalization sees each process's part; --sync-bn joins them")
 
     def _baseline(self, model: ir.Model) -> ir.Model | None:
         asked = self.settings.compare_baseline

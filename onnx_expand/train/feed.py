@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,14 +63,20 @@ class Feed:
             epoch: Its number, from 0.
             first: The first step that is wanted, from 0.
         """
-        steps = [self._requests(order[s], epoch, s) for s in range(first, len(order))]
-        flat = [request for step in steps for request in step]
-        batches = iter(_loader(self.samples, flat, self.workers))
-        for picks, step in zip(order[first:], steps, strict=True):
+        rest = range(first, len(order))
+        requests = _Lazy(
+            lambda: (request for s in rest for request in self._requests(order[s], epoch, s))
+        )
+        batches = iter(_loader(self.samples, requests, self.workers))
+        for step in rest:
+            share = len(self._share(order[step]))
+            parts = [next(batches) for _ in range(self._parts(share))]
             # A process that has nothing to do in a step runs a sample that does not count.
-            idle = len(self._share(picks)) == 0
-            parts = [next(batches) for _ in step]
-            yield [_idle(part) for part in parts] if idle else parts
+            yield parts if share else [_idle(part) for part in parts]
+
+    def _parts(self, share: int) -> int:
+        """In how many parts a process runs so many samples."""
+        return max(1, min(self.parts, share))
 
     def _share(self, picks: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.array_split(picks, self.world.size)[self.world.rank]
@@ -80,24 +86,45 @@ class Feed:
         mine, rows = self._share(picks), self._share(draws)
         if not len(mine):
             mine, rows = picks[:1], draws[:1]
-        count = min(self.parts, len(mine))
+        count = self._parts(len(mine))
         pairs = zip(np.array_split(mine, count), np.array_split(rows, count), strict=True)
         return list(pairs)
+
+
+class _Lazy:
+    """Requests that are made when they are asked for: those of an epoch may not fit in memory.
+
+    Args:
+        make: Begins anew.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Request]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.make()
 
 
 def testing(samples: Samples, batch: int, world: World, workers: int) -> Iterator[Batch]:
     """This process's share of the test samples."""
     mine = np.arange(len(samples))[world.rank :: world.size]
-    requests: list[Request] = [
-        (mine[start : start + batch], None) for start in range(0, len(mine), batch)
-    ]
+    requests = _Lazy(
+        lambda: ((mine[start : start + batch], None) for start in range(0, len(mine), batch))
+    )
     yield from _loader(samples, requests, workers)
 
 
-def _loader(samples: Samples, requests: list[Request], workers: int) -> Any:
+def _loader(samples: Samples, requests: _Lazy, workers: int) -> Any:
     if not workers:
         return (samples.fetch(*request) for request in requests)
-    return DataLoader(samples, batch_size=None, sampler=requests, num_workers=workers)  # type: ignore[arg-type]
+    # The loader draws a seed for its workers: not from the generator that dropout uses.
+    return DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=requests,  # type: ignore[arg-type]
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
 
 
 def _idle(batch: Batch) -> Batch:

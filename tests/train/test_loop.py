@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from onnx_expand.errors import UnsupportedError, UsageError  # noqa: E402
 from onnx_expand.train import (  # noqa: E402
+    DataOptions,
     Dataset,
     DivergedError,
     EpochResult,
@@ -23,7 +26,7 @@ from onnx_expand.train import (  # noqa: E402
     write_back,
 )
 from tests.train.graphs import images, parse, reference, with_weights  # noqa: E402
-from tests.train.networks import network, write_stripes  # noqa: E402
+from tests.train.networks import network, plain, write_stripes  # noqa: E402
 
 HEADS = ["y = Identity(z)", "y = Softmax(z)", "y = LogSoftmax(z)"]
 
@@ -176,3 +179,107 @@ def test_without_torch_the_import_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UnsupportedError, match=r"onnx-expand\[train\]"):
         importlib.import_module("onnx_expand.train")
+
+
+def weights(model: Any, data: Dataset, **settings: Any) -> dict[str, Any]:
+    """The weights after a run."""
+    module = to_torch(model)
+    train(module, data, TrainOptions(**settings))
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def without_dropout() -> onnx.ModelProto:
+    """A network in which parts of a batch do not see each other."""
+    model = plain()
+    model.graph.node[2].op_type = "Identity"
+    return model
+
+
+def test_parts_of_a_batch_make_the_same_step(data: Dataset) -> None:
+    """Gradients of parts add up to that of the whole, also when they are not equally long."""
+    common = {"epochs": 2, "batch": 32, "lr": 0.05}
+    whole = weights(without_dropout(), data, **common)
+    for parts in (2, 5, 32):
+        other = weights(without_dropout(), data, accumulate=parts, **common)
+        for name, tensor in whole.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    """Whoever reads and augments the images, the weights are the same to the bit."""
+    path = write_stripes(tmp_path / "data.npz")
+    options = DataOptions(augment=("flip", "crop:1"))
+    data = load_data(path, channels=1, size=(6, 6), classes=3, options=options)
+    alone = weights(plain(), data, epochs=2, batch=32)
+    helped = weights(plain(), data, epochs=2, batch=32, workers=2)
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_shorter_numbers_learn_too(data: Dataset, amp: Any) -> None:
+    """Mixed precision reaches what float32 does; the weights stay float32."""
+    module = to_torch(network())
+    history = train(module, data, TrainOptions(epochs=8, lr=0.1, batch=16, amp=amp))
+    assert history.score > 0.9
+    assert all(p.dtype is torch.float32 for p in module.parameters())
+
+
+def test_the_average_is_that_of_the_weights(data: Dataset) -> None:
+    """After each step the average moves by its decay, at first more; it is what stays."""
+    steps: list[dict[str, Any]] = []
+
+    class Watch:
+        def on_batch(self, done: int, total: int) -> None:
+            steps.append({k: t.clone() for k, t in module.state_dict().items()})
+
+        def on_epoch(self, result: EpochResult) -> None:
+            assert evaluate(module, data) == result.test_score  # the average is tested
+
+    module = to_torch(network())
+    average = {k: t.clone() for k, t in module.state_dict().items()}
+    train(module, data, TrainOptions(epochs=2, batch=30, lr=0.05, ema=0.8), Watch())
+    for number, state in enumerate(steps):
+        decay = min(0.8, (1 + number) / (10 + number))
+        average = {k: decay * t + (1 - decay) * state[k] for k, t in average.items()}
+    for name, tensor in average.items():
+        torch.testing.assert_close(module.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_clipped_together(data: Dataset) -> None:
+    """One step without momentum is as long as the rate times the largest norm."""
+    before = to_torch(network())
+    after = weights(network(), data, epochs=1, batch=120, lr=1.0, momentum=0.0, clip=0.01)
+    trained = [name for name, _ in before.named_parameters()]
+    moved = torch.cat([(after[n] - before.get_parameter(n)).flatten() for n in trained])
+    assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_best_epoch_may_stay(data: Dataset) -> None:
+    """Weights and score are those of the first best epoch."""
+    module = to_torch(network())
+    history = train(module, data, TrainOptions(epochs=6, lr=0.3, batch=16, keep="best"))
+    scores = [epoch.test_score for epoch in history.epochs]
+    assert history.kept == scores.index(max(scores)) + 1
+    assert evaluate(module, data) == history.score == max(scores)
+
+
+def test_momentum_may_be_forgotten(data: Dataset) -> None:
+    """Two epochs with forgotten momentum are two runs of one."""
+    common: dict[str, Any] = {"batch": 120, "lr": 0.05}
+    module = to_torch(network())
+    for seed in (0, 0):
+        train(module, data, TrainOptions(epochs=1, seed=seed, **common))
+    # One batch is the whole data, so that its order only matters to rounding.
+    other = weights(network(), data, epochs=2, reset_momentum=True, **common)
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_decay_pulls_every_weight(data: Dataset) -> None:
+    """Of sgd it is the gradient of half the squared norm."""
+    options = {"epochs": 1, "batch": 120, "lr": 0.1, "momentum": 0.0}
+    start = to_torch(network()).state_dict()
+    free = weights(network(), data, **options)
+    pulled = weights(network(), data, weight_decay=0.2, **options)
+    for name in ("w", "g", "s"):
+        torch.testing.assert_close(pulled[name], free[name] - 0.1 * 0.2 * start[name])

@@ -29,6 +29,7 @@ from onnx_expand.train.tasks.boxes import (  # noqa: E402
 )
 from onnx_expand.train.tasks.classify import Classify  # noqa: E402
 from onnx_expand.train.tasks.detect import Detect  # noqa: E402
+from onnx_expand.train.tasks.own import OwnLoss  # noqa: E402
 from onnx_expand.train.tasks.segment import Segment  # noqa: E402
 from tests.train.graphs import images, parse, with_weights  # noqa: E402
 from tests.train.networks import network, stripes  # noqa: E402
@@ -67,6 +68,37 @@ def test_the_mean_intersection_over_union_by_hand() -> None:
     figures = meter.figures()
     assert figures["mIoU"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert figures["pixel accuracy"] == pytest.approx(3 / 4)
+
+
+class Two(World):
+    """Two processes of which the other has collected the same."""
+
+    def sum(self, tensor: Any) -> Any:
+        """Twice as much, in place."""
+        return tensor.mul_(2)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Both values."""
+        return [value, value]
+
+
+def test_processes_put_their_meters_together() -> None:
+    """Twice the same data gives the same figures, of all tasks."""
+    objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (1, 0.3, 0.4, 0.9, 0.95, 0))
+    tasks: list[tuple[Any, Any, Any]] = [
+        (Classify(), torch.randn(6, 4), torch.arange(6) % 4),
+        (Segment(255), torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))),
+        (Detect(ANCHORS, 2, ItemSamples([])), perfect(objects), objects),
+        (OwnLoss(lambda a, b: (a - b).square().mean(), "own"), torch.ones(3), torch.zeros(3)),
+    ]
+    for task, outputs, wanted in tasks:
+        figures = []
+        for world in (World(), Two(0, 2)):
+            meter = task.meter()
+            meter.update(outputs, wanted)
+            meter.merge(world)
+            figures.append(meter.figures())
+        assert figures[0] == pytest.approx(figures[1])
 
 
 def test_the_five_best_are_counted_where_there_are_many_classes() -> None:
