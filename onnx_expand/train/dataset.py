@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from onnx_expand.train.samples import Normalization, Samples
+from onnx_expand.train.samples import ArraySamples, Normalization, Samples
 from onnx_expand.train.sources.base import Kind
 
 __all__ = ["Dataset"]
@@ -40,6 +41,32 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     anchors: tuple[tuple[float, float], ...] = ()
     ignore_label: int = 255
+
+    @classmethod
+    def of(
+        cls,
+        x_train: npt.NDArray[Any],
+        y_train: npt.NDArray[Any],
+        x_test: npt.NDArray[Any],
+        y_test: npt.NDArray[Any],
+        classes: tuple[str, ...] = (),
+    ) -> Dataset:
+        """Data of arrays that are as the model takes them.
+
+        Args:
+            x_train: Training inputs [N, ...]; bytes are divided by 255.
+            y_train: Their classes [N], or a class for each pixel [N, H, W].
+            x_test: Test inputs.
+            y_test: Their targets.
+            classes: The names of the classes.
+        """
+        train, test = (
+            ArraySamples(np.asarray(x), np.asarray(y, dtype=np.int64))
+            for x, y in ((x_train, y_train), (x_test, y_test))
+        )
+        kind: Kind = "segment" if train.y.ndim == 3 else "classify"
+        described = f"{len(train):,} training and {len(test):,} test samples"
+        return cls(train, test, classes, described, kind)
 
     @property
     def x_train(self) -> npt.NDArray[Any]:

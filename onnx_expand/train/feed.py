@@ -119,7 +119,7 @@ def _loader(samples: Samples, requests: _Lazy, workers: int) -> Any:
         return (samples.fetch(*request) for request in requests)
     # The loader draws a seed for its workers: not from the generator that dropout uses.
     return DataLoader(
-        samples,  # type: ignore[arg-type]
+        samples,
         batch_size=None,
         sampler=requests,  # type: ignore[arg-type]
         num_workers=workers,

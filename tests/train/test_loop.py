@@ -254,6 +254,13 @@ def test_gradients_are_clipped_together(data: Dataset) -> None:
     assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_arrays_are_data_too(data: Dataset) -> None:
+    """Arrays give the weights that the same numbers in a file give."""
+    arrays = Dataset.of(data.x_train, data.y_train, data.x_test, data.y_test, ("a", "b", "c"))
+    first, second = (weights(network(), d, epochs=1, batch=16) for d in (data, arrays))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_the_best_epoch_may_stay(data: Dataset) -> None:
     """Weights and score are those of the first best epoch."""
     module = to_torch(network())
