@@ -76,8 +76,9 @@ def _option(name: str, declared: Any, kind: Any) -> Callable[[Command], Command]
     text = declared.metadata["help"]
     default = declared.default
     if kind is bool:
-        flag = f"{flag}/--no-{flag[2:]}" if default else flag
-    if "[default" not in text and default not in (None, False, ()):
+        # What a recipe switches on can be switched off.
+        flag = f"{flag}/--no-{flag[2:]}"
+    if "[default" not in text and not _silent(default):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         shown = "on" if shown is True else f"{shown:g}" if isinstance(shown, float) else shown
         text += f" [default: {shown}]"
@@ -87,6 +88,11 @@ def _option(name: str, declared: Any, kind: Any) -> Callable[[Command], Command]
     if kind is bool:
         return click.option(flag, name, is_flag=True, **settings)
     return click.option(flag, name, type=_type(kind), **settings)
+
+
+def _silent(default: Any) -> bool:
+    """Whether a default says nothing."""
+    return default is None or default is False or default == ()
 
 
 def _type(kind: Any) -> Any:

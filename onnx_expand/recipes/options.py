@@ -267,7 +267,7 @@ class RunOptions:
 
     folder: str | None = option(
         None,
-        "Folder for history.csv, curves.png and checkpoint.pt. [default: OUT's name with .run]",
+        "Folder for history.csv, curves.png and checkpoints. [default: OUT's name with .run]",
         metavar="DIR",
     )
     resume: bool = option(False, "Go on from the folder's checkpoint, where there is one.")

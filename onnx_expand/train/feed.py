@@ -119,9 +119,9 @@ def _loader(samples: Samples, requests: _Lazy, workers: int) -> Any:
         return (samples.fetch(*request) for request in requests)
     # The loader draws a seed for its workers: not from the generator that dropout uses.
     return DataLoader(
-        samples,
+        samples,  # type: ignore[arg-type]
         batch_size=None,
-        sampler=requests,  # type: ignore[arg-type]
+        sampler=requests,
         num_workers=workers,
         generator=torch.Generator(),
     )

@@ -313,3 +313,18 @@ def test_resuming_says_where_it_starts(folder: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(capsys, "net.onnx a.onnx --data data.npz --epochs 2 --resume --lr 1")
     assert code == 2
     assert "with lr 0.01, not 1.0" in err
+
+
+def test_what_a_recipe_switches_on_can_be_switched_off(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that are given are stronger than a recipe, flags included; its notes are said."""
+    words = "net.onnx a.onnx --data data.npz --recipe imagenet-mobilenet --epochs 1 --batch 16"
+    off = " --no-nesterov --augment flip --report r.json"
+    code, out, _ = run(capsys, words + off)
+    assert code == 0
+    assert "recipe imagenet-mobilenet: as for MobileNet and MobileNetV2" in out
+    settings = json.loads(Path("r.json").read_text())["settings"]
+    assert settings["train"]["nesterov"] is False
+    assert settings["data"]["augment"] == ["flip"]
+    assert (settings["train"]["lr"], settings["train"]["epochs"]) == (0.1, 1)
