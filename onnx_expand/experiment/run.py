@@ -227,9 +227,11 @@ class _Experimenter:
         teacher = self._teacher()
         module = to_torch(model) if teacher is None else teacher.student(model)
         module.to(self.device)
-        path = self.folder.checkpoint(name, seed, resume=self._resume())
-        checkpoints = Checkpoints(path, self.settings.checkpoint_every, resume=self._resume())
-        if self.settings.resume:
+        resume = self.settings.resume
+        # Only the first process puts an old checkpoint aside.
+        path = self.folder.checkpoint(name, seed, resume=resume or not self.world.first)
+        checkpoints = Checkpoints(path, self.settings.checkpoint_every, resume=resume)
+        if resume:
             there = path.exists()
             self._say(
                 f"{path}: {'goes on' if there else 'no checkpoint; starts at the beginning'}"
@@ -240,10 +242,6 @@ class _Experimenter:
                 module, data, options, progress, teacher=teacher, checkpoints=checkpoints
             )
         return history, write_back(module, model)
-
-    def _resume(self) -> bool:
-        # Only the first process may put an old checkpoint aside.
-        return self.settings.resume or not self.world.first
 
     def _teacher(self) -> Distiller | None:
         options = self.plan.distill

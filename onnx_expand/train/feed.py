@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
+from onnx_expand.errors import OnnxExpandError
 from onnx_expand.train.augment import DRAWS
 from onnx_expand.train.parallel import World
 from onnx_expand.train.samples import Batch, Request, Samples
@@ -67,7 +68,7 @@ class Feed:
         requests = _Lazy(
             lambda: (request for s in rest for request in self._requests(order[s], epoch, s))
         )
-        batches = iter(_loader(self.samples, requests, self.workers))
+        batches = _loader(self.samples, requests, self.workers)
         for step in rest:
             share = len(self._share(order[step]))
             parts = [next(batches) for _ in range(self._parts(share))]
@@ -114,17 +115,22 @@ def testing(samples: Samples, batch: int, world: World, workers: int) -> Iterato
     yield from _loader(samples, requests, workers)
 
 
-def _loader(samples: Samples, requests: _Lazy, workers: int) -> Any:
+def _loader(samples: Samples, requests: _Lazy, workers: int) -> Iterator[Batch]:
     if not workers:
-        return (samples.fetch(*request) for request in requests)
+        yield from (samples.fetch(*request) for request in requests)
+        return
     # The loader draws a seed for its workers: not from the generator that dropout uses.
-    return DataLoader(
+    loader: DataLoader[Batch | OnnxExpandError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,
         sampler=requests,
         num_workers=workers,
         generator=torch.Generator(),
     )
+    for batch in loader:
+        if isinstance(batch, OnnxExpandError):
+            raise batch
+        yield batch
 
 
 def _idle(batch: Batch) -> Batch:

@@ -40,7 +40,7 @@ def fit(found: sources.Found, label: str, request: sources.Request) -> Dataset:
     for samples, name in ((train, "training"), (test, "test")):
         if len(samples) < (2 if name == "training" else 1):
             raise ModelError(f"{label}: too few {name} images: {len(samples)}")
-    images = found.pixels and request.channels
+    images = (found.pixels or request.options.mean) and request.channels
     normalization = _normalization(train, label, request) if images else Normalization()
     train = replace(train, normalization=normalization, augment=augment)
     test = replace(test, normalization=normalization)

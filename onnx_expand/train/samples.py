@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from onnx_expand.errors import ModelError
+from onnx_expand.errors import ModelError, OnnxExpandError
 from onnx_expand.train.augment import (
     Augment,
     center,
@@ -94,9 +94,12 @@ class Samples(ABC):
             draws: Random numbers [N, DRAWS] for augmentation; None as in tests.
         """
 
-    def __getitem__(self, request: Request) -> Batch:
-        """What torch's loader of data calls."""
-        return self.fetch(*request)
+    def __getitem__(self, request: Request) -> Batch | OnnxExpandError:
+        """What torch's loader calls; it would wrap an error that left a worker in a traceback."""
+        try:
+            return self.fetch(*request)
+        except OnnxExpandError as error:
+            return error
 
     def stack(self) -> tuple[Array, Array]:
         """All samples and targets as they are tested, in memory."""

@@ -114,28 +114,23 @@ def test_only_the_first_process_writes_and_speaks(tmp_path: Path) -> None:
     model = network()
     onnx.save(model, tmp_path / "net.onnx")
     write_stripes(tmp_path / "data.npz")
-    words = ["--data", "data.npz", "--epochs", "2", "--batch", "30", "--sync-bn"]
-    out, silent = start(
-        tmp_path,
-        "-m",
-        "onnx_expand",
-        "train",
-        "net.onnx",
-        "two.onnx",
-        *words,
-        "--report",
-        "r.json",
-    )
+    words = ["--data", "data.npz", "--batch", "30", "--sync-bn"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["train", "net.onnx", "one.onnx", *words, "--epochs", "2"]) == 0
+        # What one process began two go on with.
+        assert main(["train", "net.onnx", "two.onnx", *words, "--epochs", "1"]) == 0
+    (tmp_path / "two.onnx").unlink()
+    command = ["-m", "onnx_expand", "train", "net.onnx", "two.onnx", *words]
+    out, silent = start(tmp_path, *command, "--epochs", "2", "--resume")
     assert "2 processes share each step" in out
+    assert "goes on" in out
     assert silent == ""
     files = sorted(path.name for path in (tmp_path / "two.run").iterdir())
     assert [name for name in files if name != "curves.png"] == [
         "checkpoint-model-0.pt",
         "history.csv",
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        assert main(["train", "net.onnx", "one.onnx", *words]) == 0
     one, two = (
         {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
         for path in (tmp_path / "one.onnx", tmp_path / "two.onnx")

@@ -18,6 +18,8 @@ Image = pytest.importorskip("PIL.Image")
 from onnx_expand.errors import ModelError, UsageError  # noqa: E402
 from onnx_expand.recipes import DataOptions  # noqa: E402
 from onnx_expand.train import load_data  # noqa: E402
+from onnx_expand.train.feed import Feed  # noqa: E402
+from onnx_expand.train.parallel import World  # noqa: E402
 from onnx_expand.train.samples import PictureSamples  # noqa: E402
 from onnx_expand.train.sources.cifar import unpickle  # noqa: E402
 
@@ -253,6 +255,19 @@ def test_wrong_masks_are_named(tmp_path: Path) -> None:
     (tmp_path / "masks" / "2.png").unlink()
     with pytest.raises(ModelError, match=r"2\.png: has no mask"):
         load_data(tmp_path, channels=3, classes=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_shows_while_training_is_one_line_too(tmp_path: Path, workers: int) -> None:
+    """A label out of range in a mask that is not read before, also from another process."""
+    segments(tmp_path)
+    paint(tmp_path / "masks" / "2.png", np.full((8, 10), 7))
+    data = load_data(tmp_path, channels=3, classes=2, options=DataOptions(cache=0))
+    feed = Feed(data.train, 0, World(), 1, workers)
+    with pytest.raises(ModelError) as caught:
+        list(feed.epoch([np.arange(5)], 0, 0))
+    assert "label 7 is not in 0..1" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_cityscapes_as_published(tmp_path: Path) -> None:
