@@ -103,11 +103,14 @@ class Folder:
                 }  # fmt: skip
                 left.plot(epochs, [result.loss for result in results], **style)
                 right.plot(epochs, [result.test_score for result in results], **style)
-        left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        positive = all(row[2].loss > 0 for row in self.rows)
+        scale = "log" if positive else "linear"
+        left.set(xlabel="epoch", ylabel="training loss", yscale=scale)
         right.set(xlabel="epoch", ylabel=f"test: {metric}")
         right.legend()
         for axes in (left, right):
             axes.grid(alpha=0.3)
+            axes.xaxis.get_major_locator().set_params(integer=True)
         with replacing(self.path / "curves.png") as partial:
             figure.savefig(partial, dpi=120, format="png")
         plt.close(figure)

@@ -208,8 +208,10 @@ class _Run:
             self.sums = [total + value for total, value in zip(self.sums, row, strict=True)]
 
     def _diverged(self, step: int, value: float) -> None:
-        inputs, _ = moved(self.last[0], self.step.device, self.step.dtype)
-        place = where_not_finite(self.module, inputs)
+        place = ""
+        for part in self.last:
+            inputs, _ = moved(part, self.step.device, self.step.dtype)
+            place = place or where_not_finite(self.module, inputs)
         kept = ""
         if self.checkpoints is not None and self.checkpoints.path.exists() and self.history:
             kept = f"; the state after epoch {len(self.history)} is in {self.checkpoints.path}"

@@ -95,9 +95,12 @@ class Stepper:
                 loss, right = self._part(part, everything, last=number == len(parts) - 1)
             losses.append(loss)
             rights.append(right)
-        self._update()
-        self.average.update()
-        return Outcome(torch.stack(losses).sum(), torch.stack(rights).sum(), total)
+        outcome = Outcome(torch.stack(losses).sum(), torch.stack(rights).sum(), total)
+        # Where looking costs nothing, weights that gave no finite loss are left for the diagnosis.
+        if self.device.type != "cpu" or bool(torch.isfinite(outcome.loss)):
+            self._update()
+            self.average.update()
+        return outcome
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The floating-point type in which forward passes run."""

@@ -320,7 +320,7 @@ def test_what_a_recipe_switches_on_can_be_switched_off(
 ) -> None:
     """Options that are given are stronger than a recipe, flags included; its notes are said."""
     words = "net.onnx a.onnx --data data.npz --recipe imagenet-mobilenet --epochs 1 --batch 16"
-    off = " --no-nesterov --augment flip --report r.json"
+    off = " --no-nesterov --augment flip --mean 0 --std 1 --report r.json"
     code, out, _ = run(capsys, words + off)
     assert code == 0
     assert "recipe imagenet-mobilenet: as for MobileNet and MobileNetV2" in out
@@ -328,3 +328,32 @@ def test_what_a_recipe_switches_on_can_be_switched_off(
     assert settings["train"]["nesterov"] is False
     assert settings["data"]["augment"] == ["flip"]
     assert (settings["train"]["lr"], settings["train"]["epochs"]) == (0.1, 1)
+
+
+def test_masks_and_boxes_are_trained_by_the_same_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data says what is learnt; the score is the task's, and the model folds."""
+    pytest.importorskip("PIL.Image")
+    from tests.train.test_sources import segments, voc
+
+    segments(folder / "seg")
+    voc(folder / "voc")
+    body = "h = Conv<pads=[1, 1, 1, 1]>(x, v) y = Conv{}(h, w)"
+    for name, settings, channels, metric, extents in (
+        ("seg", "", 2, "mIoU", "8, 10"),
+        ("voc", "<strides=[4, 4]>", 25, "mAP@0.5", "20, 40"),
+    ):
+        model = parse(
+            body.format(settings),
+            f"(float[n, 3, {extents}] x) => (float[n, {channels}, h, w] y)",
+        )
+        weights = {"v": images(4, 3, 3, 3), "w": images(channels, 4, 1, 1, seed=1)}
+        onnx.save(with_weights(model, **weights), f"{name}.onnx")
+        words = f"{name}.onnx {name}2.onnx --data {name} --epochs 1 --lr 1e-4 --augment flip"
+        code, out, err = run(capsys, f"{words} --then-fold {name}3.onnx")
+        assert (code, err) == (0, "")
+        assert f"test {metric} " in out
+        header = Path(f"{name}2.run/history.csv").read_text().split()[0]
+        assert metric in header
+        assert Path(f"{name}3.onnx").exists()

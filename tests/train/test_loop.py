@@ -115,6 +115,17 @@ def test_divergence_is_an_error_with_advice(data: Dataset) -> None:
         train(to_torch(network()), data, TrainOptions(epochs=50, lr=1e30))
 
 
+def test_the_first_node_without_a_finite_result_is_named(data: Dataset) -> None:
+    """Where all weights are finite, the logarithm that is not is what the error names."""
+    model = parse(
+        "c = Conv(x, w) l = Log(c) p = GlobalAveragePool(l) y = Flatten(p)",
+        "(float[n, 1, 6, 6] x) => (float[n, 4] y)",
+    )
+    module = to_torch(with_weights(model, w=images(4, 1, 3, 3)))
+    with pytest.raises(DivergedError, match=r"epoch 1, step 1; .*the first node .*log"):
+        train(module, data)
+
+
 def test_a_model_without_weights_is_refused(data: Dataset) -> None:
     """There must be something to train."""
     model = parse(
