@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,10 +112,13 @@ class Experiment:
     source: str
     target: str
     data: str
-    plan: Plan
+    plan: Plan = field(default_factory=Plan)
 
-    def run(self, watcher: Watcher) -> Report:
+    def run(self, watcher: Watcher | None = None) -> Report:
         """Do it all.
+
+        Args:
+            watcher: Is told what is done; nobody when missing.
 
         Raises:
             UsageError: An option makes no sense, or an output cannot be written.
@@ -130,7 +133,7 @@ class Experiment:
         if settings.folder is not None and Path(settings.folder).is_file():
             raise UsageError(f"{settings.folder}: is a file; name a folder")
         with joined(settings.device) as world:
-            return _Experimenter(self, watcher, world).run()
+            return _Experimenter(self, watcher or _Nobody(), world).run()
 
 
 class _Experimenter:
@@ -322,6 +325,19 @@ class _Experimenter:
     def _say(self, line: str) -> None:
         if self.world.first:
             self.watcher.say(line)
+
+
+class _Nobody:
+    """A watcher that does not look."""
+
+    def say(self, line: str) -> None: ...
+
+    def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
+        return contextlib.nullcontext(self)
+
+    def on_batch(self, done: int, total: int) -> None: ...
+
+    def on_epoch(self, result: EpochResult) -> None: ...
 
 
 class _Both:

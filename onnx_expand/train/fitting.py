@@ -68,7 +68,8 @@ def _arrays(found: sources.Found, label: str, request: sources.Request) -> tuple
         x = np.asarray(part.x)
         if not request.channels:
             y = np.asarray(part.y).astype(np.int64)
-            result.append(ArraySamples(x.astype(np.float32) if x.dtype.kind == "f" else x, y))
+            kind = np.float32 if x.dtype.kind == "f" else np.int64
+            result.append(ArraySamples(x.astype(kind), y))
             continue
         if x.ndim == 3:
             x = x[:, None]

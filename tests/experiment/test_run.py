@@ -20,8 +20,10 @@ import onnx_expand  # noqa: E402
 from models import smallnet  # noqa: E402
 from onnx_expand.cli import main  # noqa: E402
 from onnx_expand.errors import DifferentError  # noqa: E402
+from onnx_expand.experiment import Experiment  # noqa: E402
 from onnx_expand.experiment.folding import fold_and_check  # noqa: E402
 from onnx_expand.model import load  # noqa: E402
+from onnx_expand.recipes import Plan  # noqa: E402
 from onnx_expand.train.initialize import initialize  # noqa: E402
 from tests.train.graphs import images, parse, with_weights  # noqa: E402
 from tests.train.networks import network, write_stripes  # noqa: E402
@@ -276,7 +278,7 @@ def test_other_things_than_images_are_trained(
     y = (rows[:, 0] > 0).astype(np.int64)
     tokens = np.where(y[:, None] == 1, 3, 1) + rng.integers(0, 2, (60, 4))
     np.savez("rows.npz", x=rows, y=y)
-    np.savez("tokens.npz", x=tokens, y=y)
+    np.savez("tokens.npz", x=tokens.astype(np.uint8), y=y)
     flat = parse("h = Gemm(x, v) r = Relu(h) y = Gemm(r, g)", "(float[n, 5] x) => (float[n, 2] y)")
     onnx.save(with_weights(flat, v=images(5, 8), g=images(8, 2)), "flat.onnx")
     text = parse(
@@ -357,3 +359,17 @@ def test_masks_and_boxes_are_trained_by_the_same_command(
         header = Path(f"{name}2.run/history.csv").read_text().split()[0]
         assert metric in header
         assert Path(f"{name}3.onnx").exists()
+
+
+def test_an_experiment_runs_from_python_in_silence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report has what the command prints."""
+    plan = Plan.of(epochs=1, batch=16, then_fold="small.onnx")
+    report = Experiment("big.onnx", "trained.onnx", "data.npz", plan).run()
+    assert capsys.readouterr() == ("", "")
+    assert len(report.history.epochs) == 1
+    assert report.folded is not None
+    assert len(report.folded.report.sites) > 0
+    assert report.as_dict()["settings"]["train"]["batch"] == 16
+    assert Path("small.onnx").exists()
