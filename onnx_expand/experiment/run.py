@@ -32,6 +32,7 @@ from onnx_expand.train import (
     train,
     write_back,
 )
+from onnx_expand.train.distill import with_output
 from onnx_expand.train.initialize import initialize
 from onnx_expand.train.parallel import World, device_of, joined
 
@@ -210,8 +211,13 @@ class _Experimenter:
         asked = self.settings.compare_baseline
         if asked is None:
             return None
-        if asked != "fold":
-            return load(asked)
+        baseline = load(asked) if asked != "fold" else self._folded(model)
+        if self.plan.distill.teacher and self.plan.distill.student_layer:
+            with_output(baseline, self.plan.distill.student_layer)  # or it fails after hours
+        return baseline
+
+    def _folded(self, model: ir.Model) -> ir.Model:
+        """The compact model that a model folds to."""
         compact = model.clone()
         if not Fold().call(compact).report.sites:
             raise UnsupportedError(
@@ -225,6 +231,9 @@ class _Experimenter:
     ) -> tuple[History, ir.Model]:
         """One run; the trained model."""
         options = replace(self.plan.train, seed=seed)
+        if name == _BASELINE:
+            # A compact layer is its own product.
+            options = replace(options, decay="layer")
         if self.settings.reinit:
             model = initialize(model, seed)
         teacher = self._teacher()

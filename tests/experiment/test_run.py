@@ -373,3 +373,22 @@ def test_an_experiment_runs_from_python_in_silence(
     assert len(report.folded.report.sites) > 0
     assert report.as_dict()["settings"]["train"]["batch"] == 16
     assert Path("small.onnx").exists()
+
+
+def test_a_comparison_is_fair_or_refused_before_it_begins(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A compact layer is its own product; a tensor that the compact model lacks is said first."""
+    words = "big.onnx out.onnx --data data.npz --epochs 1 --batch 16 --compare-baseline net.onnx"
+    code, out, _ = run(capsys, f"{words} --repeat 1 --weight-decay 0.1 --decay product")
+    assert code == 0
+    assert "one seed does not tell which is better" in out
+    inner = next(
+        n.output[0] for n in onnx.load("big.onnx").graph.node
+        if n.output[0] not in {o for m in onnx.load("net.onnx").graph.node for o in m.output}
+    )  # fmt: skip
+    hint = f"--teacher big.onnx --distill hint --student-layer {inner} --teacher-layer {inner}"
+    code, out, err = run(capsys, f"{words} {hint}")
+    assert code == 2
+    assert f"no inner tensor '{inner}'" in err
+    assert "seed 0" not in out

@@ -173,7 +173,7 @@ def test_a_killed_process_is_continued_by_the_next(
     )
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
-    time.sleep(0.3)
+    time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
