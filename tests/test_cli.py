@@ -243,7 +243,9 @@ def test_an_interrupt_leaves_no_partial_file(folder: Path) -> None:
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    # Python ends itself by the signal, which a shell reports as 130 too, where the interrupt came
+    # while it executed a string, as imports do; the line is written all the same.
+    assert process.returncode in {130, -signal.SIGINT}
+    assert err.strip() == "onnx-expand: error: interrupted"
     assert (folder / "out.onnx").read_bytes() == b"precious"
     assert not list(folder.glob(".*"))
