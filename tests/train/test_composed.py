@@ -9,18 +9,19 @@ import numpy as np
 import onnx
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-import onnx_expand  # noqa: E402
-from models import smallnet  # noqa: E402
-from onnx_expand.errors import UsageError  # noqa: E402
-from onnx_expand.train import to_torch  # noqa: E402
-from onnx_expand.train.composed import Composed, composed, once_per_step  # noqa: E402
-from onnx_expand.train.module import OnnxModule  # noqa: E402
-from tests.graphs_text import graph, weights  # noqa: E402
+import onnx_expand
+from models import smallnet
+from onnx_expand.errors import UsageError
+from onnx_expand.train import to_torch
+from onnx_expand.train.composed import Composed, composed, once_per_step
+from onnx_expand.train.module import OnnxModule
+from tests.graphs_text import graph, weights
 
 
 def double(model: onnx.ModelProto) -> OnnxModule:
@@ -65,7 +66,8 @@ def chosen(module: Composed, x: torch.Tensor) -> int:
 def test_random_chains_have_the_same_gradients(seed: int, rank: int, length: int) -> None:
     """Convolutions of any kernel, stride, dilation and group, with padding in the first."""
     rng = np.random.default_rng(seed)
-    axes, text, constants = "xyz"[:rank], [], {}
+    axes, text = "xyz"[:rank], list[str]()
+    constants: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
     channels, value = 4, "x"
     for i in range(length):
         n = int(rng.choice([2, 4, 6]))
@@ -214,15 +216,14 @@ def test_auto_takes_what_costs_fewer_products() -> None:
     assert chosen(module, torch.randn(2, 64)) == 0
     assert chosen(module, torch.randn(512, 64)) == 1
     for batch in (2, 30, 34, 512):
-        (choice,) = [*module.choices([torch.randn(batch, 64)])] or [None]
-        if choice is not None and choice.composes:
-            assert choice.products <= choice.otherwise
+        for choice in module.choices([torch.randn(batch, 64)]):
+            assert not choice.composes or choice.products <= choice.otherwise
 
 
 def test_parts_of_a_batch_compose_once() -> None:
     """The gradients of several passes go through the composition together, and are the same."""
     big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    layerwise, once = double(big), composed(double(big), "composed")
+    layerwise, once = double(big), Composed(double(big), always=True)
     xs = [torch.randn(2, 3, 24, 24, dtype=torch.float64) for _ in range(3)]
     layerwise.zero_grad()
     once.zero_grad()
@@ -235,6 +236,7 @@ def test_parts_of_a_batch_compose_once() -> None:
         kernels = [part.held for part in inner.get_submodule("_composed").children()]
         assert all(kernel is not None for kernel in kernels)
     for (name, a), b in zip(layerwise.named_parameters(), once.parameters(), strict=True):
+        assert a.grad is not None
         scale = max(1.0, float(a.grad.abs().max()))
         torch.testing.assert_close(b.grad, a.grad, rtol=0, atol=1e-11 * scale, msg=name)
 
@@ -255,7 +257,7 @@ def test_the_parameters_are_those_of_the_layers() -> None:
 def test_it_can_be_copied_and_pickled() -> None:
     """Copies have parameters of their own, and compute the same."""
     big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = composed(to_torch(big), "composed")
+    module = Composed(to_torch(big), always=True)
     x = torch.randn(2, 3, 24, 24)
     expected = module(x)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -266,7 +268,7 @@ def test_it_can_be_copied_and_pickled() -> None:
 def test_it_compiles_without_graph_breaks() -> None:
     """The rewritten graph is traced as a whole, forward and backward."""
     big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = composed(to_torch(big), "composed")
+    module = Composed(to_torch(big), always=True)
     module.train()
     x = torch.randn(2, 3, 24, 24)
     expected, own = gradients(module, x)
@@ -285,7 +287,7 @@ def test_it_compiles_without_graph_breaks() -> None:
 def test_half_precision_composes_in_full() -> None:
     """Under autocast the layers' weights are composed in their own type."""
     big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = composed(to_torch(big), "composed")
+    module = Composed(to_torch(big), always=True)
     x = torch.randn(2, 3, 24, 24)
     expected = module(x)
     with torch.autocast("cpu", torch.bfloat16):
