@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,7 +91,12 @@ def joined(device: str) -> Iterator[World]:
         raise UnsupportedError(f"torch.distributed cannot start: {error}") from error
     try:
         yield World.current()
+        # Nobody hangs up while another one still listens.
+        dist.barrier()
     finally:
+        # What holds on to the group in cycles of references would end it while Python is ending,
+        # when its threads can no longer be joined.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -78,17 +78,16 @@ def start(folder: Path, *words: str) -> list[str]:
 
 SCRIPT = """
 import sys, pathlib, torch
-import torch.distributed as dist
+from onnx_expand.train.parallel import joined
 from tests.train.test_parallel import CASES, trained
 torch.set_num_threads(1)
-dist.init_process_group("gloo")
 folder = pathlib.Path(sys.argv[1])
-results = {name: trained(folder, name) for name in CASES}
-if dist.get_rank() == 0:
+with joined("cpu") as world:
+    results = {name: trained(folder, name) for name in CASES}
+if world.first:
     weights = {name: (state, [e.test_score for e in epochs], [e.loss for e in epochs])
                for name, (state, epochs) in results.items()}
     torch.save(weights, folder / "two.pt")
-dist.destroy_process_group()
 """
 
 
