@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -32,6 +33,7 @@ from onnx_expand.train import (
     train,
     write_back,
 )
+from onnx_expand.train.composed import execution_of
 from onnx_expand.train.distill import with_output
 from onnx_expand.train.initialize import initialize
 from onnx_expand.train.parallel import World, device_of, joined
@@ -149,6 +151,7 @@ class _Experimenter:
         self.folder = Folder(Path(self.settings.folder or target.with_suffix(".run")))
         self.events: EventWriter | None = None
         self.checked = False
+        self.explained = False
 
     def run(self) -> Report:
         """See `Experiment.run`."""
@@ -207,6 +210,20 @@ class _Experimenter:
             if normalized and not self.plan.train.sync_bn:
                 self._say("batch normalization sees each process's part; --sync-bn joins them")
 
+    def _explain(self, module: torch.nn.Module, data: Dataset) -> None:
+        """Say once how chains of linear layers run."""
+        if self.explained or not hasattr(data.train, "fetch"):
+            return
+        self.explained = True
+        one = data.train.fetch(np.arange(1), None).inputs
+        batch = -(-self.plan.train.batch // self.plan.train.accumulate // self.world.size)
+        kind = next(module.parameters()).dtype if one.is_floating_point() else one.dtype
+        line = execution_of(
+            module, self.plan.train.execution, torch.zeros(batch, *one.shape[1:], dtype=kind)
+        )
+        if line:
+            self._say(line)
+
     def _baseline(self, model: ir.Model) -> ir.Model | None:
         asked = self.settings.compare_baseline
         if asked is None:
@@ -238,6 +255,7 @@ class _Experimenter:
             model = initialize(model, seed)
         teacher = self._teacher()
         module = to_torch(model) if teacher is None else teacher.student(model)
+        self._explain(module, data)
         module.to(self.device)
         resume = self.settings.resume
         # Only the first process puts an old checkpoint aside.

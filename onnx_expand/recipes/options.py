@@ -14,6 +14,7 @@ __all__ = [
     "DataOptions",
     "Decay",
     "DistillOptions",
+    "Execution",
     "Keep",
     "Layout",
     "Method",
@@ -28,6 +29,7 @@ __all__ = [
 Schedule = Literal["constant", "step", "cosine", "poly"]
 Optimizer = Literal["sgd", "adamw"]
 Decay = Literal["layer", "product"]
+Execution = Literal["auto", "layerwise", "composed"]
 Amp = Literal["off", "bf16", "fp16"]
 Keep = Literal["last", "best"]
 TaskName = Literal["auto", "classify", "segment", "detect"]
@@ -77,6 +79,11 @@ class TrainOptions:
         "layer",
         "What --weight-decay penalises. layer: every weight. product: of an expanded chain the "
         "one kernel that it folds to, of others every weight.",
+    )
+    execution: Execution = option(
+        "auto",
+        "How chains of linear layers run. layerwise: one by one. composed: as the one layer that "
+        "they are, composed in each step. auto: whichever takes fewer products.",
     )
     reset_momentum: bool = option(
         False, "Forget the momentum at the start of each epoch, as the paper's CIFAR code does."

@@ -14,6 +14,7 @@ import torch
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.checkpoint import Checkpoints, digest
+from onnx_expand.train.composed import composed
 from onnx_expand.train.dataset import Dataset
 from onnx_expand.train.diagnosis import where_not_finite
 from onnx_expand.train.distill import Distiller
@@ -118,7 +119,8 @@ class _Run:
         self.progress, self.teacher, self.checkpoints = progress, teacher, checkpoints
         self.world = World.current()
         self.task = choose(options, data)
-        self.runner = self.task.wrap(module, teacher.extras if teacher is not None else 0)
+        wrapped = self.task.wrap(module, teacher.extras if teacher is not None else 0)
+        self.runner = composed(wrapped, options.execution)
         outputs = probe(self.runner, self.task, data)
         idle = unused(self.runner, data)
         if teacher is not None:

@@ -5,6 +5,6 @@ the same gradients, at the cost of the compact layer. What composing costs depen
 alone, what it saves grows with batch and image, so that each chain is decided for itself.
 """
 
-from onnx_expand.train.composed.module import Composed, composed, once_per_step
+from onnx_expand.train.composed.module import Composed, composed, execution_of, once_per_step
 
-__all__ = ["Composed", "composed", "once_per_step"]
+__all__ = ["Composed", "composed", "execution_of", "once_per_step"]

@@ -17,11 +17,19 @@ from onnx_expand.errors import UsageError
 from onnx_expand.geometry import Geometry
 from onnx_expand.train.composed import kernels
 from onnx_expand.train.composed.plan import Choice, choose, measure
-from onnx_expand.train.composed.terms import Layer, Sum, Term, geometry_of, layers, runs
+from onnx_expand.train.composed.terms import (
+    Layer,
+    Sum,
+    Term,
+    geometry_of,
+    layers,
+    normalized,
+    runs,
+)
 from onnx_expand.train.module import OnnxModule
 from onnx_expand.train.ops.convolution import conv
 
-__all__ = ["Composed", "composed", "once_per_step"]
+__all__ = ["Composed", "composed", "execution_of", "once_per_step"]
 
 EXECUTIONS = ("auto", "composed", "layerwise")
 _HOME = "_composed"
@@ -49,6 +57,29 @@ def composed(module: torch.nn.Module, execution: str = "auto") -> torch.nn.Modul
     if isinstance(inner, OnnxModule):
         module.inner = Composed(inner, always=execution == "composed")
     return module
+
+
+def execution_of(module: torch.nn.Module, execution: str, x: torch.Tensor) -> str:
+    """One line that says how the chains of a module run on an input, empty if it has none."""
+    if not isinstance(module, OnnxModule):
+        return ""
+    whole = Composed(module, always=True)
+    if execution == "layerwise":
+        found = [choice for choice in whole.choices([x]) if choice.composes]
+        return f"{len(found)} chains run layer by layer" if found else ""
+    runner = whole if execution == "composed" else Composed(module)
+    chosen = [choice for choice in runner.choices([x]) if choice.composes]
+    chains = max(len(chosen), sum(choice.composes for choice in whole.choices([x])))
+    parts = []
+    if chains:
+        now, before = (sum(getattr(c, n) for c in chosen) for n in ("products", "otherwise"))
+        parts.append(f"{len(chosen)} of {chains} chains run composed")
+        if chosen:
+            parts[-1] += f", {now / 1e6:,.1f} instead of {before / 1e6:,.1f} M products a step"
+    between = normalized(module)
+    if between:
+        parts.append(f"batch normalization between layers keeps {between} pairs apart")
+    return "; ".join(parts)
 
 
 class Composed(torch.nn.Module):

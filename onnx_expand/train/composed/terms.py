@@ -17,7 +17,7 @@ from onnx_expand.train.ops.convolution import conv
 from onnx_expand.train.ops.elementwise import add
 from onnx_expand.train.ops.linear import gemm, matmul
 
-__all__ = ["Layer", "Run", "Sum", "Term", "geometry_of", "products", "runs"]
+__all__ = ["Layer", "Run", "Sum", "Term", "geometry_of", "normalized", "products", "runs"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,24 @@ def runs(module: OnnxModule) -> list[Run]:
             inner.add(term.source)
         ending[node] = (*before, term)
     return [Run(terms) for node, terms in ending.items() if node not in inner]
+
+
+def normalized(module: OnnxModule) -> int:
+    """How many pairs of layers have a normalization between them, and nothing else.
+
+    Its batch statistics depend on what the first layer computes.
+    """
+    layers_of = {node: _layer(module, node) for node in module.graph.nodes}
+    count = 0
+    for node in module.graph.nodes:
+        if node.op != "call_module" or len(node.users) != 1 or not node.args:
+            continue
+        inner = module.get_submodule(str(node.target))
+        (reader,), source = node.users, node.args[0]
+        is_norm = type(inner).__name__ == "BatchNormalization"
+        linear = isinstance(source, fx.Node) and layers_of[source] and layers_of[reader]
+        count += bool(is_norm and linear)
+    return count
 
 
 def _is_alone(term: Term) -> bool:
