@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnx_expand.affine import AffineConv
@@ -180,17 +180,30 @@ def check(
     providers: Sequence[str] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    inputs: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    providers_b: Sequence[str] | None = None,
+    as_deployed: bool = False,
 ) -> Verdict:
     """Compare what two models compute, in onnxruntime, against the rounding of the first.
 
     Args:
         a: The model that is right by definition, of any of the four kinds.
         b: The model to compare with it.
-        samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros.
+        samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros and
+            denormal numbers.
         seed: Decides the inputs.
-        providers: `cpu`, `cuda` or both; all that work on this machine when missing.
+        providers: Of `cpu`, `cuda`, `tensorrt` and `reference`; what works on this machine of the
+            first two when missing.
         rtol: Overrides the measured tolerance: |a - b| <= atol + rtol * |a|.
         atol: As `rtol`.
+        inputs: What to run on instead of random inputs: an `.npz` file, a folder of such, or
+            mappings from input names to arrays.
+        ranges: Smallest and largest number of random inputs, by name; "" is all inputs.
+        shapes: Extents of random inputs, by name; a string is a symbolic extent.
+        providers_b: Where B runs, one for each of `providers`; the same when missing.
+        as_deployed: Let onnxruntime optimize both graphs.
 
     Returns:
         The verdict, which is true when they compute the same.
@@ -202,4 +215,17 @@ def check(
     """
     from onnx_expand.equivalence import check as run
 
-    return run(a, b, samples=samples, seed=seed, providers=providers, rtol=rtol, atol=atol)
+    return run(
+        a,
+        b,
+        samples=samples,
+        seed=seed,
+        providers=providers,
+        rtol=rtol,
+        atol=atol,
+        inputs=inputs,
+        ranges=ranges,
+        shapes=shapes,
+        providers_b=providers_b,
+        as_deployed=as_deployed,
+    )

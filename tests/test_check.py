@@ -94,8 +94,8 @@ def test_a_folded_normalization_passes() -> None:
         assert 0 < verdict.ratio <= 0.5
         assert verdict.worst is not None
         assert 0 < verdict.floor < 1e-5 * verdict.worst.scale
-        assert len(verdict.outputs) == 10
-        assert verdict.summary().startswith("equal on 10 inputs (cpu)")
+        assert len(verdict.outputs) == 11
+        assert verdict.summary().startswith("equal on 11 inputs (cpu)")
 
 
 @pytest.mark.parametrize("name", ["w1", "b1", "w2", "b2"])
@@ -224,7 +224,7 @@ def test_not_a_number_is_equal_to_itself_only() -> None:
     a, b = parse(ports + "{y = Log(x)}"), parse(ports + "{z = Log(x) y = Identity(z)}")
     verdict = cpu(a, b)
     assert verdict
-    assert "NaN or infinity, at the same places in both, on 3 of 4" in verdict.notes[0]
+    assert "NaN or infinity, at the same places in both, on 4 of 5" in verdict.notes[0]
     assert verdict.outputs[0].non_finite > 0
     finite = cpu(a, parse(ports + "{n = Abs(x) y = Log(n)}"))
     assert "nan in A" in finite.differences[0]
@@ -233,7 +233,7 @@ def test_not_a_number_is_equal_to_itself_only() -> None:
         parse(ports + "{n = Neg(x) r = Reciprocal(n) y = Neg(r)}"),
     )
     assert inverse.differences == ()
-    assert inverse.outputs[-1].non_finite == 32
+    assert inverse.outputs[-2].non_finite == 32
 
 
 def test_scalars_and_empty_outputs() -> None:
@@ -343,7 +343,7 @@ def test_verdicts_are_replayable_and_frozen() -> None:
     first = cpu(a, b, seed=3)
     assert first.as_dict() == cpu(a, b, seed=3).as_dict()
     assert first.as_dict() != cpu(a, b, seed=4).as_dict()
-    assert first.as_dict()["schema"] == 1
+    assert first.as_dict()["schema"] == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         first.equal = False  # type: ignore[misc]
 

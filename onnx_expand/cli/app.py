@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import onnx_expand
+from onnx_expand.cli.bench import bench
 from onnx_expand.cli.check import check
 from onnx_expand.cli.expand import expand
 from onnx_expand.cli.fold import fold
@@ -25,6 +26,7 @@ def cli() -> None:
     fold     merge linear chains back into the cheapest nodes, exactly
     check    prove that two models compute the same
     inspect  count parameters, multiply-accumulates and nodes
+    bench    time models side by side
 
     \b
     The whole loop:
@@ -39,5 +41,5 @@ def cli() -> None:
     """
 
 
-for command in (expand, train, fold, check, inspect):
+for command in (expand, train, fold, check, inspect, bench):
     cli.add_command(command)

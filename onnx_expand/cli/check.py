@@ -6,13 +6,14 @@ import click
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs
+from onnx_expand.errors import UsageError
 
-__all__ = ["check"]
+__all__ = ["check", "parse_shape"]
 
 
 @click.command()
 @click.argument("a")
-@click.argument("b")
+@click.argument("b", required=False)
 @click.option(
     "-n",
     "--samples",
@@ -25,22 +26,58 @@ __all__ = ["check"]
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of inputs."
 )
 @click.option(
+    "--inputs",
+    metavar="F.npz|DIR",
+    help="Run on these arrays instead: a file with one for each input, a folder of such files, or "
+    "ONNX test data (input_0.pb, ...).",
+)
+@click.option(
+    "--val-range",
+    "ranges",
+    multiple=True,
+    metavar="[NAME:]LO,HI",
+    help="Draw an input, or all, evenly from a range.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:1,3,H,W",
+    help="Extents of an input; what is no number stays as the model has it.",
+)
+@click.option(
     "--providers",
     metavar="cpu,cuda",
-    help="Where to run; all that work on this machine when missing.",
+    help="Where to run: cpu, cuda, tensorrt, or reference, ONNX's own implementation. cpu, and "
+    "cuda where a GPU answers, when missing.",
 )
+@click.option("--providers-b", metavar="cpu,...", help="Where B runs, if not where A does.")
+@click.option("--as-deployed", is_flag=True, help="Let onnxruntime optimize both graphs.")
 @click.option("--rtol", type=float, help="Allow |a - b| <= atol + rtol * |a| instead.")
 @click.option("--atol", type=float, help="As --rtol.")
+@click.option("--bisect", is_flag=True, help="If they differ, find the first tensor that does.")
+@click.option(
+    "--certificate", metavar="F", help="Verify what fold certified; A and B are what it names."
+)
 @click.option("--json", "json_path", metavar="F", help="Write the verdict as JSON; - is stdout.")
+@click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
 def check(
     a: str,
-    b: str,
+    b: str | None,
     samples: int,
     seed: int,
+    inputs: str | None,
+    ranges: tuple[str, ...],
+    shapes: tuple[str, ...],
     providers: str | None,
+    providers_b: str | None,
+    as_deployed: bool,
     rtol: float | None,
     atol: float | None,
+    bisect: bool,
+    certificate: str | None,
     json_path: str | None,
+    junit: str | None,
 ) -> int:
     """Prove that models A and B compute the same, in onnxruntime with its optimizations off.
 
@@ -51,13 +88,68 @@ def check(
     Examples:
       onnx-expand check trained.onnx deploy.onnx
       onnx-expand check a.onnx b.onnx --json -      # every figure
+      onnx-expand check a.onnx b.onnx --val-range image:0,255 --shape image:1,3,480,640
+      onnx-expand check trained.onnx deploy.onnx --certificate fold.json
     """
+    from onnx_expand.equivalence import bisect as search
     from onnx_expand.equivalence import check as compare
 
-    check_outputs(json_path)
-    names = None if providers is None else providers.split(",")
-    verdict = compare(a, b, samples=samples, seed=seed, providers=names, rtol=rtol, atol=atol)
+    check_outputs(json_path, junit)
+    if b is None:
+        raise UsageError("B is missing; name the model to compare with A")
+    if certificate is not None:
+        from onnx_expand.certificate import verify
+
+        verify(certificate, a, b)
+    verdict = compare(
+        a,
+        b,
+        samples=samples,
+        seed=seed,
+        providers=None if providers is None else providers.split(","),
+        rtol=rtol,
+        atol=atol,
+        inputs=inputs,
+        ranges=dict(map(_range, ranges)) or None,
+        shapes=dict(map(parse_shape, shapes)) or None,
+        providers_b=None if providers_b is None else providers_b.split(","),
+        as_deployed=as_deployed,
+    )
+    out = render.console(quiet=json_path == "-")
+    wrong = [figure for figure in verdict.outputs if not figure.equal]
+    found = None
+    if bisect and wrong:
+        worst = max(wrong, key=lambda figure: figure.ratio)
+        found = search(a, b, verdict.inputs[worst.place.sample])
     if json_path:
-        render.write_json(verdict.as_dict(), json_path)
-    render.print_verdict(render.console(quiet=json_path == "-"), verdict)
+        divergence = None if found is None else found.as_dict()
+        render.write_json({**verdict.as_dict(), "divergence": divergence}, json_path)
+    if junit:
+        from onnx_expand.cli.junit import write_junit
+
+        write_junit(verdict, junit, f"{a} {b}")
+    render.print_verdict(out, verdict)
+    if bisect and not verdict.equal:
+        nothing = "bisect: all tensors of common names agree"
+        out.print(nothing if found is None else found.summary(), markup=False)
     return 0 if verdict.equal else 1
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    name, _, numbers = text.rpartition(":")
+    try:
+        low, high = (float(part) for part in numbers.split(","))
+    except ValueError:
+        raise UsageError(f"--val-range: '{text}' is no range such as image:0,255") from None
+    if not -float("inf") < low <= high < float("inf"):
+        raise UsageError(f"--val-range: {low:g} to {high:g} is no range")
+    return name, (low, high)
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """An input's name and extents from `NAME:1,3,H,W`; raises `UsageError`."""
+    name, colon, extents = text.rpartition(":")
+    parts = [part.strip() for part in extents.split(",")]
+    if not colon or not all(parts):
+        raise UsageError(f"--shape: '{text}' is no shape such as image:1,3,H,W")
+    return name, tuple(int(part) if part.isdigit() else part for part in parts)

@@ -8,6 +8,7 @@ import click
 import onnx_ir as ir
 from rich.console import Console
 
+from onnx_expand.certificate import certify
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs
 from onnx_expand.errors import UnsupportedError, UsageError
@@ -62,6 +63,12 @@ _LARGE = 1 << 30  # bytes of weights: comparing needs both models in memory, sev
     "if they differ; 0 does not. [default: 1, where onnxruntime can run IN]",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write no model.")
+@click.option(
+    "--certificate",
+    metavar="F.json",
+    help="Write hashes of both models, versions, sites and the verdict; `check --certificate` "
+    "verifies them later.",
+)
 @click.option("--report", metavar="F.json", help="Write every site as JSON; - is stdout.")
 def fold(
     source: str,
@@ -75,6 +82,7 @@ def fold(
     image: str | None,
     checks: int | None,
     dry_run: bool,
+    certificate: str | None,
     report: str | None,
 ) -> int:
     """Merge the linear nodes of IN into the fewest, cheapest ones that compute the same.
@@ -93,7 +101,9 @@ def fold(
     """
     if target is None and not dry_run:
         raise UsageError("OUT is missing; name a file, or give --dry-run")
-    check_outputs(target, report)
+    check_outputs(target, report, certificate)
+    if certificate is not None and (target is None or dry_run):
+        raise UsageError("--certificate is about a model that is written; name OUT")
     model = load(source)
     preprocess = None
     if mean or std or swap_rb:
@@ -115,6 +125,9 @@ def fold(
         render.write_json(outcome.as_dict(), report)
     if target is not None and not dry_run:
         save(model, target)
+        if certificate is not None:
+            found = None if verdict is None else verdict.as_dict()
+            render.write_json(certify(source, target, outcome.as_dict(), found), certificate)
     render.print_fold(out, outcome, written=not dry_run)
     if verdict is not None:
         out.print(f"checked: {verdict.summary()}", markup=False)

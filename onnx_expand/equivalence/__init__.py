@@ -1,5 +1,6 @@
 """Whether two models compute the same: the tolerance comes from rounding, not from taste."""
 
+from onnx_expand.equivalence.bisect import Divergence, bisect
 from onnx_expand.equivalence.checking import FACTOR, Figure, Verdict, check
 
-__all__ = ["FACTOR", "Figure", "Verdict", "check"]
+__all__ = ["FACTOR", "Divergence", "Figure", "Verdict", "bisect", "check"]

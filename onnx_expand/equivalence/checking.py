@@ -13,11 +13,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.equivalence.bounds import integer_bounds
 from onnx_expand.equivalence.compare import (
     FACTOR,
     Figure,
@@ -27,7 +28,8 @@ from onnx_expand.equivalence.compare import (
     distance,
     trusted,
 )
-from onnx_expand.equivalence.inputs import Regime, draw, nudge, plan_sizes
+from onnx_expand.equivalence.files import given_inputs, read_inputs
+from onnx_expand.equivalence.inputs import Limits, Regime, draw, nudge, plan_sizes
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
@@ -37,6 +39,11 @@ from onnx_expand.runtimes.ort import OnnxRuntime, detect_providers
 from onnx_expand.runtimes.reference import Reference
 
 __all__ = ["FACTOR", "Figure", "Verdict", "check"]
+
+Given: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
+
+REFERENCE = "reference"
+"""The provider that is no provider: ONNX's reference implementation, as a second opinion."""
 
 _NUDGES = 6
 _SCALES = (100.0, 10.0, 1.0)
@@ -59,6 +66,11 @@ def check(
     rtol: float | None = None,
     atol: float | None = None,
     factor: float = FACTOR,
+    inputs: Given | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    providers_b: Sequence[str] | None = None,
+    as_deployed: bool = False,
 ) -> Verdict:
     """Compare what two models compute.
 
@@ -69,10 +81,17 @@ def check(
         samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros.
             Symbolic dimensions take two sizes in turn.
         seed: Decides the inputs.
-        providers: `cpu`, `cuda` or both; all that work on this machine when missing.
+        providers: Of `cpu`, `cuda`, `tensorrt` and `reference`, ONNX's own implementation; what
+            works on this machine of the first two when missing.
         rtol: Overrides the measured tolerance: |a - b| <= atol + rtol * |a|.
         atol: As `rtol`.
         factor: How many times the measured rounding of A B may be away.
+        inputs: Inputs to run on instead of random ones: a path as `read_inputs` takes it, or
+            mappings from input names to arrays.
+        ranges: Smallest and largest number of random inputs, by name; "" is all inputs.
+        shapes: Extents of random inputs, by name; a string is a symbolic extent.
+        providers_b: Where B runs, one for each of `providers`; the same when missing.
+        as_deployed: Let onnxruntime optimize both graphs.
 
     Returns:
         The verdict, which is true when they compute the same. Models whose inputs or outputs
@@ -90,15 +109,56 @@ def check(
         return Verdict(False, tuple(differences), (), "signatures", ())
     if providers is not None and (isinstance(providers, str) or not providers):
         raise UsageError(f"providers is {providers!r}; give a list, such as ['cpu']")
-    names = detect_providers() if providers is None else tuple(dict.fromkeys(providers))
-    bench = _Bench(left, right, names, Rule(factor, rtol, atol), seed)
-    inputs = bench.inputs(samples)
+    names = detect_providers() if providers is None else _unique(providers, providers_b)
+    seconds = names if providers_b is None else tuple(providers_b)
+    if len(seconds) != len(names):
+        raise UsageError(f"B has {len(seconds)} providers, A {len(names)}; give one for each")
+    limits = Limits(integer_bounds(left.model), ranges or {}, _shapes(left, shapes or {}))
+    bench = _Bench(
+        left, right, list(zip(names, seconds, strict=True)), Rule(factor, rtol, atol), seed,
+        limits, as_deployed,
+    )  # fmt: skip
+    drawn = bench.inputs(samples) if inputs is None else bench.given(inputs)
     if bench.rule.fixed:
-        return bench.verdict(inputs, None, f"rtol {rtol or 0:g}, atol {atol or 0:g}")
+        return bench.verdict(drawn, None, f"rtol {rtol or 0:g}, atol {atol or 0:g}")
     try:
-        return bench.verdict(inputs, _reference(left), "float64 reference")
+        return bench.verdict(drawn, _reference(left), "float64 reference")
     except _NoReferenceError as error:
-        return bench.verdict(inputs, None, f"one unit in the last place of A's inputs; {error}")
+        return bench.verdict(drawn, None, f"one unit in the last place of A's inputs; {error}")
+
+
+def _unique(first: Sequence[str], second: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(first) if second is not None else tuple(dict.fromkeys(first))
+
+
+def _shapes(
+    guest: _Guest, shapes: Mapping[str, Sequence[int | str]]
+) -> dict[str, tuple[int | str, ...]]:
+    """The extents that were asked for, by name.
+
+    Raises:
+        UsageError: There is no such input, or it has other extents.
+    """
+    found = {}
+    for name, wanted in shapes.items():
+        port = guest.signature.inputs.get(name)
+        if port is None:
+            known = ", ".join(guest.signature.inputs)
+            raise UsageError(f"shape: there is no input '{name}'; the inputs are {known}")
+        own = port.symbols()
+        fits = port.shape is None or (
+            len(own) == len(wanted)
+            and all(not isinstance(o, int) or o == w for o, w in zip(own, wanted, strict=True))
+        )
+        if not fits:
+            raise UsageError(f"shape: input '{name}' has extents {list(own)}, not {list(wanted)}")
+        symbols = (
+            own if port.shape is not None else tuple(f"{name}[{i}]" for i in range(len(wanted)))
+        )
+        found[name] = tuple(
+            w if isinstance(w, int) else o for w, o in zip(wanted, symbols, strict=True)
+        )
+    return found
 
 
 class _NoReferenceError(Exception):
@@ -139,19 +199,41 @@ class _Bench:
     """Both models, ready to run on each provider."""
 
     def __init__(
-        self, left: _Guest, right: _Guest, providers: Sequence[str], rule: Rule, seed: int
+        self,
+        left: _Guest,
+        right: _Guest,
+        providers: Sequence[tuple[str, str]],
+        rule: Rule,
+        seed: int,
+        limits: Limits,
+        as_deployed: bool,
     ) -> None:
-        runtimes = {name: OnnxRuntime(name) for name in providers}
         self.rule = rule
+        self._limits = limits
         self._label = left.label
         self._signature = left.signature
         self._seed = seed
         self._eps = _coarsest(left.model)
         self._sessions = {
-            name: tuple(runtime.session(guest.source, guest.label) for guest in (left, right))
-            for name, runtime in runtimes.items()
+            first if first == second else f"{first}/{second}": tuple(
+                _session(name, guest, as_deployed)
+                for name, guest in ((first, left), (second, right))
+            )
+            for first, second in providers
         }
         self._probe = next(iter(self._sessions.values()))[0]
+
+    def given(self, inputs: Given) -> list[tuple[str, Tensors]]:
+        """Inputs that came from elsewhere, as A takes them."""
+        if isinstance(inputs, str | os.PathLike):
+            samples = read_inputs(inputs)
+        else:
+            samples = [(f"given {i + 1}", dict(sample)) for i, sample in enumerate(inputs)]
+        found: list[tuple[str, Tensors]] = list(given_inputs(iter(samples), self._signature))
+        if not found:
+            raise UsageError("inputs: there are none")
+        self._require_determinism(found[0][1])
+        return found
 
     def inputs(self, samples: int) -> list[tuple[str, Tensors]]:
         """Inputs that A can run on, with their names."""
@@ -159,7 +241,8 @@ class _Bench:
         random = (Regime.NORMAL, Regime.UNIFORM, Regime.LARGE)
         regimes = [(regime, turn + 1) for turn in range(samples) for regime in random]
         found: list[tuple[str, Tensors]] = []
-        for place, (regime, turn) in enumerate([*regimes, (Regime.ZEROS, 1)]):
+        last = [(Regime.ZEROS, 1), (Regime.DENORMAL, 1)]
+        for place, (regime, turn) in enumerate([*regimes, *last]):
             size = sizes[place % len(sizes)]
             label = ", ".join([f"{regime} {turn}", *(f"{k}={v}" for k, v in size.items())])
             feeds: Tensors = {}
@@ -167,7 +250,10 @@ class _Bench:
             # Inputs that make A overflow tell how A overflows, not what it computes.
             for scale in _SCALES[::-1] if regime == Regime.LARGE else _SCALES[:1]:
                 rng = np.random.default_rng([self._seed, place])
-                drawn = draw(self._signature, size, regime, rng, scale=scale, integers=integers)
+                drawn = draw(
+                    self._signature, size, regime, rng, scale=scale, integers=integers,
+                    limits=self._limits,
+                )  # fmt: skip
                 share = _finite(self._probe.run(drawn))
                 if share < finite:
                     break
@@ -189,7 +275,7 @@ class _Bench:
             for sample, feeds in inputs
             for figure in self._measure(sample, feeds, reference)
         ]
-        return Verdict.of(figures, basis, tuple(self._sessions))
+        return Verdict.of(figures, basis, tuple(self._sessions), dict(inputs))
 
     def _measure(self, sample: str, feeds: Tensors, reference: Session | None) -> Iterator[Figure]:
         truth = {} if reference is None else _in_float64(reference, feeds)
@@ -229,7 +315,7 @@ class _Bench:
                     for size in sizes:
                         rng = np.random.default_rng(self._seed)
                         args = (self._signature, size, Regime.NORMAL, rng)
-                        self._probe.run(draw(*args, integers=integers))
+                        self._probe.run(draw(*args, integers=integers, limits=self._limits))
                 except UnsupportedError as error:
                     failure = failure or error
                 else:
@@ -255,6 +341,29 @@ class _Bench:
                     f"{self._label}: output '{name}' changes from run to run on equal inputs, so "
                     "that nothing can be compared; remove what draws random numbers"
                 )
+
+
+class _Rounded:
+    """ONNX's reference implementation in float64, its outputs rounded to the model's types."""
+
+    def __init__(self, guest: _Guest) -> None:
+        self._inner = Reference().session(guest.source, guest.label)
+        self._outputs = guest.signature.outputs
+
+    def run(self, feeds: Tensors) -> dict[str, Any]:
+        """Run the model once."""
+        results = dict(self._inner.run(feeds))
+        for name, array in results.items():
+            dtype = self._outputs[name].dtype
+            if dtype is not None and array.dtype.kind == "f":
+                results[name] = array.astype(dtype.numpy())
+        return results
+
+
+def _session(name: str, guest: _Guest, as_deployed: bool) -> Session:
+    if name == REFERENCE:
+        return _Rounded(guest)
+    return OnnxRuntime(name, optimize=as_deployed).session(guest.source, guest.label)
 
 
 def _reference(guest: _Guest) -> Session:

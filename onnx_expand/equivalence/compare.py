@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,10 @@ class Figure:
         ratio: `max_error` over `tolerance`; at most 1 when equal.
         scale: The largest value of the output.
         index: Where the error is largest, or the first place that differs; None without elements.
+        ulp: The largest distance from A's result, in units in the last place of A's numbers.
+        cosine: Of the angle between the two results; None where one of them is zero.
+        border: The largest error at the first or last position of a spatial axis, and that of all
+            other positions; None for an output without spatial axes.
         non_finite: How many NaN and infinities both have at the same places.
         problem: What differs, empty when nothing does.
     """
@@ -83,6 +87,9 @@ class Figure:
     index: tuple[int, ...] | None = None
     non_finite: int = 0
     problem: str = ""
+    ulp: float = 0.0
+    cosine: float | None = None
+    border: tuple[float, float] | None = None
 
     @property
     def equal(self) -> bool:
@@ -103,6 +110,10 @@ class Figure:
             "scale": number(self.scale),
             "index": None if self.index is None else list(self.index),
             "non_finite": self.non_finite,
+            "ulp": number(self.ulp),
+            "cosine": self.cosine,
+            "border_error": None if self.border is None else number(self.border[0]),
+            "interior_error": None if self.border is None else number(self.border[1]),
             "problem": self.problem,
         }
 
@@ -176,7 +187,10 @@ def compare(
         allowed = (rule.atol or 0.0) + (rule.rtol or 0.0) * np.abs(a64)
     else:
         allowed = np.full(a.shape, rule.factor * floor)
-    return _figure(place, error, allowed, floor, scale, int(odd.sum()))
+    figure = _figure(place, error, allowed, floor, scale, int(odd.sum()))
+    return replace(
+        figure, ulp=_ulp(a, a64, b64), cosine=_cosine(a64, b64), border=_by_place(error)
+    )
 
 
 def _figure(
@@ -191,6 +205,33 @@ def _figure(
         problem = f"{worst:.2g} off at {list(at)}, where {tolerance:.2g} is allowed"
     relative = worst / scale if scale else (math.inf if worst else 0.0)
     return Figure(place, worst, relative, floor, tolerance, ratio, scale, at, non_finite, problem)
+
+
+def _ulp(a: Array, a64: Array, b64: Array) -> float:
+    """The largest distance in units in the last place of what A computes."""
+    kind = np.finfo(a.dtype)
+    unit = np.maximum(np.abs(a64), float(kind.tiny)) * float(kind.eps)
+    # The unit of a number is that of the power of two below it.
+    unit = np.exp2(np.floor(np.log2(unit)))
+    return float(np.max(np.abs(b64 - a64) / unit, initial=0.0))
+
+
+def _cosine(a: Array, b: Array) -> float | None:
+    size = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    if not size or not math.isfinite(size):
+        return None
+    return max(-1.0, min(1.0, float(np.vdot(a, b)) / size))
+
+
+def _by_place(error: Array) -> tuple[float, float] | None:
+    """The largest error on the rim of the spatial axes, and within."""
+    if error.ndim < 3:
+        return None
+    inner = (slice(None), slice(None), *(slice(1, -1) for _ in error.shape[2:]))
+    within = float(np.max(error[inner], initial=0.0))
+    rim = np.ones(error.shape, dtype=bool)
+    rim[inner] = False
+    return float(np.max(error, where=rim, initial=0.0)), within
 
 
 def _exact(place: Place, a: Array, b: Array) -> Figure:

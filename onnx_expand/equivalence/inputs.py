@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from onnx_expand.equivalence.signature import Port, Signature
 from onnx_expand.errors import UnsupportedError
 
-__all__ = ["Regime", "Sizes", "draw", "nudge", "plan_sizes"]
+__all__ = ["Limits", "Regime", "Sizes", "draw", "nudge", "plan_sizes"]
 
 Sizes: TypeAlias = Mapping[str, int]
 Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -35,6 +36,21 @@ _EXTENTS = (
 )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is known, or wanted, of the inputs of a model.
+
+    Attributes:
+        below: Exclusive upper bounds of integer inputs, by name.
+        ranges: Smallest and largest number of inputs, by name; "" is all inputs.
+        shapes: Extents of inputs, by name; a string is a symbolic one.
+    """
+
+    below: Mapping[str, int] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+
+
 class Regime(StrEnum):
     """A distribution of inputs."""
 
@@ -46,6 +62,8 @@ class Regime(StrEnum):
     """The normal ones, scaled up: saturates what saturates."""
     ZEROS = "zeros"
     """All zeros: what remains is the biases and the borders."""
+    DENORMAL = "denormal"
+    """Numbers below the smallest normal one, which some devices take for zero."""
 
 
 def plan_sizes(signature: Signature) -> Iterator[tuple[dict[str, int], dict[str, int]]]:
@@ -80,6 +98,7 @@ def draw(
     *,
     scale: float = 100.0,
     integers: int = 4,
+    limits: Limits | None = None,
 ) -> Feeds:
     """Draw an array for every input.
 
@@ -89,7 +108,8 @@ def draw(
         regime: The distribution of floating-point inputs.
         rng: The source of randomness.
         scale: Of the large regime.
-        integers: Integer inputs are below this.
+        integers: Integer inputs are below this where nothing else is known.
+        limits: What is known or wanted of inputs.
 
     Raises:
         UnsupportedError: An input is no tensor, has no known rank, or is of a type that numpy and
@@ -102,8 +122,27 @@ def draw(
                 f"input '{port.name}' has no tensor type or no shape; state both in the model"
             )
         shape = tuple(sizes[d] if isinstance(d, str) else d for d in port.symbols())
-        feeds[port.name] = _array(port, shape, regime, rng, scale, integers)
+        known = limits or Limits()
+        wanted = known.shapes.get(port.name)
+        if wanted is not None:
+            shape = tuple(sizes[d] if isinstance(d, str) else d for d in wanted)
+        below = min(known.below.get(port.name, integers), 1 << 31)
+        array = _array(port, shape, regime, rng, scale, below)
+        span = known.ranges.get(port.name, known.ranges.get(""))
+        feeds[port.name] = array if span is None else _within(array, span, rng)
     return feeds
+
+
+def _within(
+    array: npt.NDArray[Any], span: tuple[float, float], rng: np.random.Generator
+) -> npt.NDArray[Any]:
+    """Numbers of the same type and shape from a range, both ends included."""
+    low, high = span
+    if array.dtype.kind in "iu":
+        return rng.integers(int(low), int(high), array.shape, endpoint=True).astype(array.dtype)
+    if array.dtype.kind != "f":
+        return array
+    return rng.uniform(low, high, array.shape).astype(array.dtype)
 
 
 def nudge(feeds: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> Feeds:
@@ -141,6 +180,9 @@ def _array(
         raise UnsupportedError(f"input '{port.name}' is of type {port.dtype}; check has none such")
     if regime == Regime.ZEROS:
         values = np.zeros(shape)
+    elif regime == Regime.DENORMAL:
+        tiny = float(np.finfo(port.dtype.numpy()).tiny)
+        values = rng.normal(size=shape) * tiny / 8
     elif regime == Regime.UNIFORM:
         values = rng.uniform(0.5, 1.5, shape)
     else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_expand.equivalence.compare import Figure, number
+from onnx_expand.runtimes.base import Tensors
 
 __all__ = ["Verdict"]
 
@@ -25,6 +26,7 @@ class Verdict:
         basis: What the tolerance was derived from.
         providers: Where the models ran.
         notes: What a reader should know besides.
+        inputs: What the models ran on, by the name of the sample.
     """
 
     equal: bool
@@ -33,13 +35,20 @@ class Verdict:
     basis: str
     providers: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    inputs: Mapping[str, Tensors] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, figures: Sequence[Figure], basis: str, providers: tuple[str, ...]) -> Verdict:
+    def of(
+        cls,
+        figures: Sequence[Figure],
+        basis: str,
+        providers: tuple[str, ...],
+        inputs: Mapping[str, Tensors],
+    ) -> Verdict:
         """Conclude from what was measured."""
-        differences = tuple(_differences(figures))
+        found = tuple(_differences(figures))
         notes = tuple(_notes(figures))
-        return cls(not differences, differences, tuple(figures), basis, providers, notes)
+        return cls(not found, found, tuple(figures), basis, providers, notes, inputs)
 
     @property
     def worst(self) -> Figure | None:
@@ -79,7 +88,7 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """This verdict as strict JSON types: what is not finite is a string."""
         return {
-            "schema": 1,
+            "schema": 2,
             "equal": self.equal,
             "summary": self.summary(),
             "differences": list(self.differences),

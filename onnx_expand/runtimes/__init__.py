@@ -5,7 +5,7 @@ runtime lives in one file and imports its backend when it is first used.
 """
 
 from onnx_expand.runtimes.base import Runtime, Session, Tensors
-from onnx_expand.runtimes.latency import latency
+from onnx_expand.runtimes.latency import latency, timings
 from onnx_expand.runtimes.ort import OnnxRuntime, detect_providers
 from onnx_expand.runtimes.reference import Reference
 
@@ -17,4 +17,5 @@ __all__ = [
     "Tensors",
     "detect_providers",
     "latency",
+    "timings",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_expand.errors import UsageError
 from onnx_expand.runtimes.base import Session, Tensors
 
-__all__ = ["latency"]
+__all__ = ["latency", "timings"]
 
 _WARM_UP = 0.2  # the share of the time that goes to runs which are not counted
 _FEWEST = 5
@@ -36,20 +36,37 @@ def latency(
         UsageError: There is no session, or no time.
         UnsupportedError: A session cannot run on these arrays.
     """
+    same = dict.fromkeys(sessions, feeds)
+    return {
+        name: (float(np.median(values)), float(np.quantile(values, 0.95)))
+        for name, values in timings(sessions, same, seconds=seconds).items()
+    }
+
+
+def timings(
+    sessions: Mapping[str, Session], feeds: Mapping[str, Tensors], *, seconds: float = 2.0
+) -> dict[str, list[float]]:
+    """The times of single runs, in turns; the n-th of all sessions were taken together.
+
+    Args:
+        sessions: The sessions, by name.
+        feeds: For each session an array for every input.
+        seconds: How long to measure, in all; a fifth of it warms up and is not counted.
+
+    Raises:
+        UsageError: There is no session, or no time.
+        UnsupportedError: A session cannot run on these arrays.
+    """
     if not sessions:
         raise UsageError("latency needs at least one session")
     if not 0 < seconds < float("inf"):
         raise UsageError(f"seconds is {seconds}; it must be positive and finite")
     _rounds(sessions, feeds, seconds * _WARM_UP, 1)
-    times = _rounds(sessions, feeds, seconds * (1 - _WARM_UP), _FEWEST)
-    return {
-        name: (float(np.median(values)), float(np.quantile(values, 0.95)))
-        for name, values in times.items()
-    }
+    return _rounds(sessions, feeds, seconds * (1 - _WARM_UP), _FEWEST)
 
 
 def _rounds(
-    sessions: Mapping[str, Session], feeds: Tensors, seconds: float, fewest: int
+    sessions: Mapping[str, Session], feeds: Mapping[str, Tensors], seconds: float, fewest: int
 ) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in sessions}
     end = time.perf_counter() + seconds
@@ -57,7 +74,7 @@ def _rounds(
     while done < fewest or time.perf_counter() < end:
         for name, session in sessions.items():
             start = time.perf_counter()
-            session.run(feeds)
+            session.run(feeds[name])
             times[name].append(time.perf_counter() - start)
         done += 1
     return times

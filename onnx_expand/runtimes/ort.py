@@ -21,7 +21,7 @@ from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
 __all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]
 
 _SUFFIX = "ExecutionProvider"
-_SPELLING = {"cpu": "CPU", "cuda": "CUDA"}
+_SPELLING = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
 # Reduced-precision products would drown the differences that a comparison looks for.
 _OPTIONS: dict[str, dict[str, str]] = {"CUDA" + _SUFFIX: {"use_tf32": "0"}}
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
@@ -33,7 +33,7 @@ class OnnxRuntime:
     """Runs models with onnxruntime.
 
     Attributes:
-        provider: `cpu` or `cuda`.
+        provider: `cpu`, `cuda` or `tensorrt`.
         optimize: Let onnxruntime rewrite the graph, as deployed. Off, what runs is the graph as
             written, so that a comparison is one of the two graphs.
         threads: How many threads one operator may use; onnxruntime's choice when missing.

@@ -1,0 +1,197 @@
+"""How fast models are, side by side, and how much memory they take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_expand.equivalence.inputs import Limits, Regime, draw, plan_sizes
+from onnx_expand.equivalence.signature import Signature
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.model import load
+from onnx_expand.runtimes import OnnxRuntime, detect_providers, timings
+
+__all__ = ["Bench", "Timing", "bench"]
+
+_RESAMPLES = 2000
+# What a process used before it began to run a model does not count.
+_PROBE = (
+    "import re, sys, numpy, onnxruntime as ort; "
+    "peak = lambda: int(re.search('VmHWM:[^0-9]*([0-9]+)', open('/proc/self/status').read())[1]); "
+    "before = peak(); options = ort.SessionOptions(); options.log_severity_level = 4; "
+    "session = ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider']); "
+    "feeds = dict(numpy.load(sys.argv[2])); session.run(None, feeds); print(peak() - before)"
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model on one provider.
+
+    Attributes:
+        model: Its path.
+        provider: Where it ran.
+        median: Of the time of a run, in seconds.
+        p95: The 95th percentile.
+        ratio: Median of the ratio to the first model's run of the same turn.
+        interval: 95 % interval of `ratio`, by resampling the turns.
+        runs: How many runs were counted.
+        memory: Bytes that a process with the model needs above one without, on the CPU; None
+            where the system does not tell.
+    """
+
+    model: str
+    provider: str
+    median: float
+    p95: float
+    ratio: float
+    interval: tuple[float, float]
+    runs: int
+    memory: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """These figures as plain JSON types."""
+        return {
+            "model": self.model,
+            "provider": self.provider,
+            "median_seconds": self.median,
+            "p95_seconds": self.p95,
+            "ratio": self.ratio,
+            "ratio_interval": list(self.interval),
+            "runs": self.runs,
+            "memory_bytes": self.memory,
+        }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All timings, and the inputs that they were taken on."""
+
+    timings: tuple[Timing, ...]
+    shapes: dict[str, list[int]]
+    threads: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain JSON types."""
+        return {
+            "schema": 1,
+            "shapes": self.shapes,
+            "threads": self.threads,
+            "timings": [timing.as_dict() for timing in self.timings],
+        }
+
+
+def bench(
+    paths: Sequence[str],
+    *,
+    providers: Sequence[str] | None = None,
+    seconds: float = 5.0,
+    threads: int | None = None,
+    optimize: bool = True,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    memory: bool = True,
+    seed: int = 0,
+) -> Bench:
+    """Time models in turns (A B A B ...) on equal inputs.
+
+    Args:
+        paths: The models' files; the first one is what the others are compared with.
+        providers: Where to run; all that work on this machine when missing.
+        seconds: How long to measure on each provider.
+        threads: How many threads one operator may use.
+        optimize: Let onnxruntime optimize the graphs, as deployed.
+        shapes: Extents of inputs, by name; a string is a symbolic extent.
+        memory: Whether to measure memory, in a process of its own for each model.
+        seed: Decides the inputs.
+
+    Raises:
+        UsageError: There is no model, or an option has a value that makes no sense.
+        ModelError: A model cannot be read, or is not valid.
+        UnsupportedError: onnxruntime or a provider is missing, or a model cannot run.
+    """
+    if not paths:
+        raise UsageError("bench needs at least one model")
+    names = [path if paths.count(path) == 1 else f"{path}#{i}" for i, path in enumerate(paths)]
+    feeds = {
+        name: _feeds(path, shapes or {}, seed) for name, path in zip(names, paths, strict=True)
+    }
+    found: list[Timing] = []
+    for provider in providers or detect_providers():
+        runtime = OnnxRuntime(provider, optimize=optimize, threads=threads)
+        sessions = {
+            name: runtime.session(load(path), path)
+            for name, path in zip(names, paths, strict=True)
+        }
+        times = timings(sessions, feeds, seconds=seconds)
+        for name, path in zip(names, paths, strict=True):
+            found.append(_timing(path, provider, times[name], times[names[0]], seed))
+    if memory:
+        used = {name: _memory(path, feeds[name]) for name, path in zip(names, paths, strict=True)}
+        by_path = {path: used[name] for name, path in zip(names, paths, strict=True)}
+        found = [Timing(**{**vars(timing), "memory": by_path[timing.model]}) for timing in found]
+    extents = {name: list(array.shape) for name, array in feeds[names[0]].items()}
+    return Bench(tuple(found), extents, threads)
+
+
+def _feeds(
+    path: str, shapes: Mapping[str, Sequence[int | str]], seed: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Normal random inputs of a model; symbolic extents take what the check takes first."""
+    model = load(path)
+    signature = Signature.of(model)
+    limits = Limits(shapes={name: tuple(extents) for name, extents in shapes.items()})
+    rng = np.random.default_rng(seed)
+    failure: UnsupportedError | None = None
+    runtime = OnnxRuntime("cpu")
+    session = runtime.session(model, path)
+    for sizes, _ in plan_sizes(signature):
+        feeds = draw(signature, sizes, Regime.NORMAL, rng, limits=limits)
+        try:
+            session.run(feeds)
+        except UnsupportedError as error:
+            failure = failure or error
+            continue
+        return feeds
+    assert failure is not None
+    raise failure
+
+
+def _timing(
+    path: str, provider: str, own: Sequence[float], first: Sequence[float], seed: int
+) -> Timing:
+    ratios = np.asarray(own) / np.asarray(first)
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+    medians = np.median(ratios[picks], axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Timing(
+        path,
+        provider,
+        float(np.median(own)),
+        float(np.quantile(own, 0.95)),
+        float(np.median(ratios)),
+        (float(low), float(high)),
+        len(own),
+    )
+
+
+def _memory(path: str, feeds: Mapping[str, npt.NDArray[Any]]) -> int | None:
+    """What a process that loads and runs a model needs more than one that does not."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.npz"
+        np.savez(inputs, **feeds)
+        words = [sys.executable, "-c", _PROBE, path, str(inputs)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        return int(done.stdout) * 1024
+    except ValueError:
+        return None  # another system, or a model that onnxruntime does not read from its file

@@ -1,0 +1,114 @@
+"""`onnx-expand bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from onnx_expand.cli import render
+from onnx_expand.cli.check import parse_shape
+from onnx_expand.cli.options import check_outputs
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.model import replacing
+
+if TYPE_CHECKING:
+    from onnx_expand.bench import Bench
+
+__all__ = ["bench"]
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
+@click.option("--providers", metavar="cpu,cuda", help="Where to run; all that work when missing.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="How long to measure on each provider; a fifth of it warms up.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator.")
+@click.option("--as-written", is_flag=True, help="Turn onnxruntime's graph optimizations off.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME:1,3,H,W", help="Extents of an input."
+)
+@click.option("--no-memory", is_flag=True, help="Do not measure memory.")
+@click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
+@click.option("--png", metavar="F", help="Draw the medians.")
+def bench(
+    models: tuple[str, ...],
+    providers: str | None,
+    seconds: float,
+    threads: int | None,
+    as_written: bool,
+    shapes: tuple[str, ...],
+    no_memory: bool,
+    json_path: str | None,
+    png: str | None,
+) -> int:
+    """Time models side by side in onnxruntime, in turns, so that ratios hold on a noisy machine.
+
+    \b
+    Examples:
+      onnx-expand bench compact.onnx expanded.onnx folded.onnx
+      onnx-expand bench a.onnx b.onnx --threads 1 --shape image:1,3,480,640 --json -
+    """
+    from onnx_expand.bench import bench as measure
+
+    check_outputs(json_path, png)
+    found = measure(
+        models,
+        providers=None if providers is None else providers.split(","),
+        seconds=seconds,
+        threads=threads,
+        optimize=not as_written,
+        shapes=dict(map(parse_shape, shapes)),
+        memory=not no_memory,
+    )
+    if json_path:
+        render.write_json(found.as_dict(), json_path)
+    out = render.console(quiet=json_path == "-")
+    out.print(_table(found))
+    if png:
+        _draw(found, png)
+    return 0
+
+
+def _table(found: Bench) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model")
+    for title in ("provider", "median", "p95", "ratio", "95 %", "memory"):
+        table.add_column(title, justify="right")
+    for timing in found.timings:
+        memory = "" if timing.memory is None else f"{timing.memory / 2**20:.1f} MiB"
+        low, high = timing.interval
+        table.add_row(
+            timing.model,
+            timing.provider,
+            f"{timing.median * 1e3:.3f} ms",
+            f"{timing.p95 * 1e3:.3f} ms",
+            f"{timing.ratio:.2f}x",
+            f"{low:.2f}-{high:.2f}",
+            memory,
+        )
+    return table
+
+
+def _draw(found: Bench, path: str) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UnsupportedError("--png needs matplotlib: pip install matplotlib") from None
+    labels = [f"{Path(t.model).name} ({t.provider})" for t in found.timings]
+    figure = Figure(figsize=(6, 1 + 0.4 * len(labels)), layout="constrained")
+    axes = figure.add_subplot()
+    medians = [t.median * 1e3 for t in found.timings]
+    spans = [[0.0] * len(medians), [(t.p95 - t.median) * 1e3 for t in found.timings]]
+    axes.barh(labels, medians, xerr=spans, color="#4878a8")
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds: median, and 95th percentile")
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -1,0 +1,208 @@
+"""Where two models begin to differ: the first tensor of one name with other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.equivalence.compare import FACTOR, distance, number
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.model import ModelLike, read
+from onnx_expand.runtimes.base import Tensors
+from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.values import Facts
+
+__all__ = ["Divergence", "bisect"]
+
+_UNITS = 2.0
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first tensor that two models have by one name and compute differently.
+
+    Attributes:
+        tensor: Its name.
+        node_a: The node that computes it in A.
+        node_b: The node that computes it in B.
+        error: Its largest distance.
+        tolerance: What rounding explains.
+        after: The last tensors of common names before it, which agree.
+        replaced: Nodes between these and it that are in A and not in B: what was merged there.
+        compared: How many tensors have a common name.
+    """
+
+    tensor: str
+    node_a: str
+    node_b: str
+    error: float
+    tolerance: float
+    after: tuple[str, ...]
+    replaced: tuple[str, ...]
+    compared: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """This finding as strict JSON types."""
+        return {
+            "tensor": self.tensor,
+            "node_a": self.node_a,
+            "node_b": self.node_b,
+            "error": number(self.error),
+            "tolerance": number(self.tolerance),
+            "after": list(self.after),
+            "replaced": list(self.replaced),
+            "compared": self.compared,
+        }
+
+    def summary(self) -> str:
+        """The finding in one line."""
+        text = (
+            f"first differs '{self.tensor}' (node '{self.node_a}' in A, '{self.node_b}' in B): "
+            f"{self.error:.2g} off, where {self.tolerance:.2g} is rounding"
+        )
+        if self.after:
+            text += f"; behind {', '.join(repr(name) for name in self.after)}, which agree"
+        if self.replaced:
+            text += f"; merged there: {', '.join(self.replaced)}"
+        return text
+
+
+def bisect(
+    a: ModelLike, b: ModelLike, feeds: Tensors, *, provider: str = "cpu"
+) -> Divergence | None:
+    """Find the first tensor of a name that both models have in which they differ.
+
+    A tensor agrees where the two are a few roundings apart that A itself would have there.
+
+    Args:
+        a: The model that is right by definition.
+        b: The other one.
+        feeds: An array for every input.
+        provider: Where to run.
+
+    Returns:
+        The first in A's order; None where all agree.
+
+    Raises:
+        UnsupportedError: onnxruntime cannot run a model with its inner tensors as outputs.
+    """
+    left, right = read(a), read(b)
+    names = _common(left, right)
+    values = [_run(model, names, feeds, provider) for model in (left, right)]
+    noise = _run(left, names, _moved(feeds), provider)
+    agreed: list[str] = []
+    for name in names:
+        x, y = (found[name] for found in values)
+        tolerance = _tolerance(x, noise[name])
+        error = _error(x, y)
+        if error > tolerance:
+            return _found(left, right, name, error, tolerance, agreed, len(names))
+        agreed.append(name)
+    return None
+
+
+def _common(a: ir.Model, b: ir.Model) -> list[str]:
+    """Names of tensors that nodes of both main graphs compute, in A's order."""
+    others = {out.name for node in b.graph for out in node.outputs if out.name}
+    facts = Facts(a)
+    found = []
+    for node in a.graph:
+        for out in node.outputs:
+            dtype = facts.dtype(out)
+            is_number = dtype is not None and (dtype.is_floating_point() or dtype.is_integer())
+            if out.name and out.name in others and is_number and not facts.is_constant(out):
+                found.append(out.name)
+    return found
+
+
+def _run(model: ir.Model, names: Sequence[str], feeds: Tensors, provider: str) -> Tensors:
+    copy = model.clone()
+    facts = Facts(copy)
+    known = {value.name for value in copy.graph.outputs}
+    for node in copy.graph:
+        for out in node.outputs:
+            if out.name in names and out.name not in known:
+                out.dtype = facts.dtype(out) or ir.DataType.FLOAT
+                copy.graph.outputs.append(out)
+    return OnnxRuntime(provider).session(copy, "the inner tensors").run(feeds)
+
+
+def _moved(feeds: Tensors) -> Tensors:
+    """Inputs a unit in the last place away."""
+    return {
+        name: np.nextafter(array, np.inf).astype(array.dtype) if array.dtype.kind == "f" else array
+        for name, array in feeds.items()
+    }
+
+
+def _tolerance(x: Any, moved: Any) -> float:
+    if x.dtype.kind != "f" or x.size == 0:
+        return 0.0
+    scale = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
+    own = distance(x, moved) if x.shape == moved.shape else 0.0
+    eps = float(np.finfo(x.dtype).eps)
+    # Sums of n terms are off by about the square root of n roundings.
+    return FACTOR * max(own, _UNITS * 8 * eps * scale, float(np.finfo(x.dtype).tiny))
+
+
+def _error(x: Any, y: Any) -> float:
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return float("inf")
+    if x.dtype.kind != "f":
+        return float(np.max(x != y, initial=False))
+    odd = ~np.isfinite(x) | ~np.isfinite(y)
+    if np.any(odd & (x != y) & ~(np.isnan(x) & np.isnan(y))):
+        return float("inf")
+    return distance(x, y)
+
+
+def _found(
+    a: ir.Model,
+    b: ir.Model,
+    name: str,
+    error: float,
+    tolerance: float,
+    agreed: Sequence[str],
+    compared: int,
+) -> Divergence:
+    left, right = _producer(a, name), _producer(b, name)
+    mine = {out.name for node in b.graph for out in node.outputs}
+    behind: list[str] = []
+    replaced: list[str] = []
+    pending, seen = [left], {left}
+    while pending:
+        node = pending.pop()
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if value is None or producer is None:
+                continue
+            if value.name in agreed:
+                behind.append(value.name or "")
+            elif producer not in seen:
+                seen.add(producer)
+                pending.append(producer)
+    for node in a.graph:
+        is_gone = all(out.name not in mine for out in node.outputs)
+        if node in seen and node.op_type != "Constant" and (is_gone or node is left):
+            replaced.append(node.name or node.outputs[0].name or node.op_type)
+    return Divergence(
+        name,
+        left.name or left.op_type,
+        right.name or right.op_type,
+        error,
+        tolerance,
+        tuple(dict.fromkeys(behind)),
+        tuple(replaced) if len(replaced) > 1 else (),
+        compared,
+    )
+
+
+def _producer(model: ir.Model, name: str) -> ir.Node:
+    for node in model.graph:
+        if any(out.name == name for out in node.outputs):
+            return node
+    raise UnsupportedError(f"no node computes '{name}'")
