@@ -124,10 +124,8 @@ def bench(
     found: list[Timing] = []
     for provider in providers or detect_providers():
         runtime = OnnxRuntime(provider, optimize=optimize, threads=threads)
-        sessions = {
-            name: runtime.session(load(path), path)
-            for name, path in zip(names, paths, strict=True)
-        }
+        pairs = zip(names, paths, strict=True)
+        sessions = {name: runtime.session(load(path), path) for name, path in pairs}
         times = timings(sessions, feeds, seconds=seconds)
         for name, path in zip(names, paths, strict=True):
             found.append(_timing(path, provider, times[name], times[names[0]], seed))
@@ -188,7 +186,7 @@ def _memory(path: str, feeds: Mapping[str, npt.NDArray[Any]]) -> int | None:
 
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
-        np.savez(inputs, **feeds)
+        np.savez(inputs, **feeds)  # type: ignore[arg-type]
         words = [sys.executable, "-c", _PROBE, path, str(inputs)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     try:

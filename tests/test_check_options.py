@@ -109,7 +109,8 @@ def test_integers_stay_below_what_reads_them() -> None:
     """Indices into a table of 300 rows, through a Cast; a depth of OneHot; an axis of data."""
     model = graph(
         """
-        g (int32[N] tokens, int64[N] kinds, int64[N] free) => (float[N,4] y, float[N,7] z, int64[N] f) {
+        g (int32[N] tokens, int64[N] kinds, int64[N] free)
+            => (float[N,4] y, float[N,7] z, int64[N] f) {
             wide = Cast <to: int = 7> (tokens)
             y = Gather(table, wide)
             depth = Constant <value: tensor = int64 {7}> ()
