@@ -218,9 +218,11 @@ class _Experimenter:
         one = data.train.fetch(np.arange(1), None).inputs
         batch = -(-self.plan.train.batch // self.plan.train.accumulate // self.world.size)
         kind = next(module.parameters()).dtype if one.is_floating_point() else one.dtype
-        line = execution_of(
-            module, self.plan.train.execution, torch.zeros(batch, *one.shape[1:], dtype=kind)
-        )
+        zeros = torch.zeros(batch, *one.shape[1:], dtype=kind)
+        try:
+            line = execution_of(module, self.plan.train.execution, zeros)
+        except (RuntimeError, TypeError, IndexError):
+            return  # data and model do not fit, which is said when they meet
         if line:
             self._say(line)
 
@@ -254,7 +256,11 @@ class _Experimenter:
         if self.settings.reinit:
             model = initialize(model, seed)
         teacher = self._teacher()
-        module = to_torch(model) if teacher is None else teacher.student(model)
+        freeze = self.plan.train.freeze
+        student = to_torch if teacher is None else teacher.student
+        module: torch.nn.Module = student(model, freeze=freeze)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise UsageError(f"freeze: '{freeze}' leaves nothing of {name} to train")
         self._explain(module, data)
         module.to(self.device)
         resume = self.settings.resume

@@ -85,6 +85,9 @@ class TrainOptions:
         "How chains of linear layers run. layerwise: one by one. composed: as the one layer that "
         "they are, composed in each step. auto: whichever takes fewer products.",
     )
+    freeze: str | None = option(
+        None, "Do not train initializers in whose name this is found.", metavar="REGEX"
+    )
     reset_momentum: bool = option(
         False, "Forget the momentum at the start of each epoch, as the paper's CIFAR code does."
     )

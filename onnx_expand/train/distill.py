@@ -74,11 +74,11 @@ class Distiller(torch.nn.Module):
         """How many outputs the student must have besides."""
         return int(self.inner)
 
-    def student(self, model: ModelLike) -> torch.nn.Module:
+    def student(self, model: ModelLike, *, freeze: str | None = None) -> torch.nn.Module:
         """The module of a student, with the outputs that the method needs."""
         if self.options.student_layer is None:
-            return to_torch(model)
-        return to_torch(with_output(model, self.options.student_layer))
+            return to_torch(model, freeze=freeze)
+        return to_torch(with_output(model, self.options.student_layer), freeze=freeze)
 
     def train(self, mode: bool = True) -> Distiller:
         """The teacher stays in evaluation mode."""

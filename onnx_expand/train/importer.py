@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
 from onnx_expand.train.decompose import decompose, inner_nodes
@@ -26,18 +27,21 @@ __all__ = ["to_torch"]
 _HOST_SIZE = 32
 
 
-def to_torch(model: ModelLike) -> OnnxModule:
+def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
     """A torch module that computes what a model computes, in evaluation mode.
 
     Each initializer becomes one parameter or buffer of the same name, shared where it is shared.
     Trained are those of floating-point type that a node uses as a weight: not running statistics,
-    bounds, scales or shapes, and scalars only where a layer has its weights.
+    bounds, scales or shapes, and scalars only where a layer has its weights. Constant nodes that
+    hold such weights count as initializers named after their outputs.
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`. It is not
             changed.
+        freeze: A regular expression; what it finds in an initializer's name is not trained.
 
     Raises:
+        UsageError: `freeze` is no regular expression.
         ModelError: The model is not valid.
         UnsupportedError: Nodes have no translation (all of them are named), or a weight has an
             element type that torch does not have.
@@ -48,9 +52,13 @@ def to_torch(model: ModelLike) -> OnnxModule:
         for name, value in source.graph.initializers.items()
         if value.const_value is not None
     }
+    try:
+        frozen = None if freeze is None else re.compile(freeze)
+    except re.error as error:
+        raise UsageError(f"freeze: '{freeze}' is no regular expression: {error}") from None
     flat = decompose(source)
     plans = _plan(flat)
-    return _Importer(flat, plans, weights).run()
+    return _Importer(flat, plans, weights, frozen).run()
 
 
 def _plan(model: ir.Model) -> dict[ir.Node, Op]:
@@ -100,6 +108,23 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
     return values
 
 
+def _held(
+    graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]
+) -> dict[ir.Node, tuple[ir.Value, torch.Tensor]]:
+    """The floating-point tensors that Constant nodes hold under names of their own."""
+    found = {}
+    for node in graph:
+        if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
+            continue
+        value = node.outputs[0]
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is None or not value.name or value.name in weights:
+            continue
+        if tensor.dtype in DTYPES and tensor.dtype.is_floating_point():
+            found[node] = (value, to_tensor(tensor, value.name))
+    return found
+
+
 class _Importer:
     """Builds the module, node by node."""
 
@@ -108,10 +133,15 @@ class _Importer:
         model: ir.Model,
         plans: Mapping[ir.Node, Op],
         weights: Mapping[str, ir.TensorProtocol],
+        frozen: re.Pattern[str] | None = None,
     ) -> None:
         self.graph = model.graph
         self.plans = plans
-        self.keys = state_keys(weights)
+        self.frozen = frozen
+        held = _held(model.graph, weights)
+        self.held = {node: tensor for node, tensor in held.items() if self._trainable(*tensor)}
+        names = (value.name or "" for value, _ in self.held.values())
+        self.keys = state_keys([*weights, *names])
         self.root = torch.nn.Module()
         self.fx = fx.Graph()
         self.values: dict[ir.Value, fx.Node | Known] = {}
@@ -149,6 +179,10 @@ class _Importer:
             attach(self.root, self.keys[name], tensor)
             if value is not None:
                 self.constants[value] = (self.keys[name], tensor)
+        for value, tensor in self.held.values():
+            key = self.keys[value.name or ""]
+            attach(self.root, key, torch.nn.Parameter(tensor))
+            self.constants[value] = (key, tensor)
         for name, value in self.graph.initializers.items():
             if name not in self.weights and value.const_value is not None:
                 self._buffer(value, to_tensor(value.const_value, name), name)
@@ -156,6 +190,8 @@ class _Importer:
     def _trainable(self, value: ir.Value, tensor: torch.Tensor) -> bool:
         """Whether some node uses a tensor as a weight."""
         if not tensor.is_floating_point():
+            return False
+        if self.frozen is not None and self.frozen.search(value.name or ""):
             return False
         for use in value.uses():
             plan = self.plans.get(use.node)
@@ -167,6 +203,8 @@ class _Importer:
 
     def _constant(self, node: ir.Node, index: int) -> None:
         value = node.outputs[0]
+        if node in self.held:
+            return
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None:
             raise UnsupportedError(f"{inner_nodes([node])}: torch cannot hold this constant")

@@ -56,6 +56,14 @@ def write_back(
         new = _replacement(old, state[name], f"{guest.label}: '{name}'")
         if new is not None:
             value.const_value = new
+    for node in guest.model.graph:
+        attribute = node.attributes.get("value")
+        name = (node.outputs[0].name or "") if node.outputs else ""
+        if node.op_type != "Constant" or name not in state or attribute is None:
+            continue
+        new = _replacement(attribute.as_tensor(), state[name], f"{guest.label}: '{name}'")
+        if new is not None:
+            node.attributes["value"] = ir.AttrTensor("value", new)
     result: Model = guest.leave(guest.model)
     return result
 

@@ -8,8 +8,10 @@ from onnx_expand.train.ops import (
     linear,
     normalization,
     pooling,
+    recurrent,
     reduction,
     resize,
+    sampling,
     sequence,
     shape,
 )
@@ -22,8 +24,10 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
+    "recurrent",
     "reduction",
     "resize",
+    "sampling",
     "sequence",
     "shape",
 ]

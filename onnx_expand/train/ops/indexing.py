@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,10 @@ def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) ->
 
 def _check_scatter(attributes: Attributes) -> str:
     reduction = attributes.get("reduction", "none")
-    return "" if reduction in {"none", "add"} else f"reduction '{reduction}'"
+    return "" if reduction in {"none", *_REDUCTIONS} else f"reduction '{reduction}'"
+
+
+_REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
 @op("ScatterND", check=_check_scatter)
@@ -51,7 +55,18 @@ def scatter_nd(
 ) -> torch.Tensor:
     """X with other slices at some coordinates."""
     where = tuple(indices[..., i] for i in range(indices.shape[-1]))
-    return x.index_put(where, updates, accumulate=reduction == "add")
+    if reduction in {"none", "add"}:
+        return x.index_put(where, updates, accumulate=reduction == "add")
+    # A slice of x is a row of a matrix; each update names one row.
+    depth = indices.shape[-1]
+    rows = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=x.device)
+    for axis, place in enumerate(where):
+        rows = rows * x.shape[axis] + _positive(place, x.shape[axis])
+    width = math.prod(x.shape[depth:])
+    flat = x.reshape(-1, width)
+    index = rows.reshape(-1, 1).expand(-1, width)
+    how = _REDUCTIONS[reduction]
+    return flat.scatter_reduce(0, index, updates.reshape(-1, width), how).reshape(x.shape)
 
 
 @op("ScatterElements", check=_check_scatter)
@@ -65,8 +80,8 @@ def scatter_elements(
 ) -> torch.Tensor:
     """X with other elements at some positions of an axis."""
     index = _positive(indices, x.shape[axis])
-    if reduction == "add":
-        return x.scatter_add(axis, index, updates)
+    if reduction != "none":
+        return x.scatter_reduce(axis, index, updates, _REDUCTIONS[reduction])
     return x.scatter(axis, index, updates)
 
 

@@ -1,0 +1,103 @@
+"""Weights that Constant nodes hold, weights that are not to be trained, and recurrent layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from onnx_expand.errors import UsageError
+from onnx_expand.train import to_torch, write_back
+from tests.graphs_text import graph, weights
+
+
+def held() -> onnx.ModelProto:
+    """Two layers, the first one's weight in a Constant node, and a scalar there too."""
+    model = graph(
+        """
+        g (float[N,3] x) => (float[N,2] y) {
+            a = MatMul(x, v)
+            h = Mul(a, half)
+            y = Gemm(h, w, b)
+        }
+        """,
+        weights(v=(3, 4), w=(4, 2), b=(2,)) | {"half": np.full((), 0.5, np.float32)},
+    )
+    for name in ("v", "half"):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        node = onnx.helper.make_node("Constant", [], [name], value=tensor)
+        model.graph.initializer.remove(tensor)
+        model.graph.node.insert(0, node)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def test_weights_in_constant_nodes_are_trained_and_written_back() -> None:
+    """They are parameters named after the node's output; numbers that are no weights stay."""
+    model = held()
+    module = to_torch(model)
+    assert {name for name, _ in module.named_parameters()} == {"v", "w", "b"}
+    module(torch.randn(5, 3)).square().sum().backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            assert parameter.grad is not None
+            parameter.sub_(parameter.grad, alpha=0.1)
+    trained = write_back(module, model)
+    values = {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in trained.graph.node
+        if node.op_type == "Constant"
+    }
+    np.testing.assert_array_equal(values["v"], module.get_parameter("v").detach().numpy())
+    assert values["half"] == 0.5
+    assert [n.output[0] for n in trained.graph.node] == [n.output[0] for n in model.graph.node]
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(to_torch(trained)(x), module(x))
+
+
+def test_an_untrained_module_changes_nothing() -> None:
+    """Written back at once, the model is the same byte for byte."""
+    model = ir.serde.deserialize_model(held())
+    proto = ir.serde.serialize_model(model)
+    assert write_back(to_torch(proto), proto).SerializeToString() == proto.SerializeToString()
+
+
+def test_names_can_be_frozen() -> None:
+    """What the expression finds stays as it is, and the rest is trained."""
+    module = to_torch(held(), freeze="^(v|b)$")
+    assert {name for name, _ in module.named_parameters()} == {"w"}
+    assert set(module.state_dict()) >= {"w", "b"}
+    with pytest.raises(UsageError, match="regular expression"):
+        to_torch(held(), freeze="(")
+
+
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_recurrent_layers_have_true_gradients(op: str) -> None:
+    """Against differences, in float64, for both directions."""
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+    model = graph(
+        f"""
+        g (float[4,2,3] x) => (float[4,2,2,2] y) {{
+            y = {op} <hidden_size: int = 2, direction: string = "bidirectional"> (x, w, r, b)
+        }}
+        """,
+        weights(w=(2, 2 * gates, 3), r=(2, 2 * gates, 2), b=(2, 4 * gates)),
+    )
+    module = to_torch(model).double()
+    assert len(list(module.parameters())) == 3
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in module.named_parameters()]
+
+    def run(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.func.functional_call(
+            module, dict(zip(names, values, strict=True)), (x,)
+        )
+        return result
+
+    values = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    assert torch.autograd.gradcheck(run, (x, *values))
