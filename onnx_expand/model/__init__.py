@@ -1,0 +1,172 @@
+"""The door: models come in as files, protos, onnx-ir models or graphsurgeon graphs, and leave so.
+
+Inside, every pass works on `onnx_ir.Model`. What is handed in is never changed: files are only
+read, and objects are copied before the first rewrite. A model is checked on its way in, and it is
+refused if it holds anything that it would not hold when it leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+import onnx
+import onnx_ir as ir
+
+from onnx_expand.errors import UsageError
+from onnx_expand.model.fidelity import restore
+from onnx_expand.model.files import check_output, checksum, data_file, holders, replacing
+from onnx_expand.model.graphsurgeon import export_graph, import_graph
+from onnx_expand.model.outline import tensors
+from onnx_expand.model.reading import CHECKSUMS, admit, load
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+__all__ = [
+    "ModelLike",
+    "Visit",
+    "check_output",
+    "load",
+    "read",
+    "replacing",
+    "save",
+    "to_proto",
+    "visit",
+]
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph"
+Caller = TypeVar("Caller")
+
+# protobuf cannot hold a message of 2 GiB; larger weights go to one file beside the model.
+_INLINE_LIMIT = (1 << 31) - (1 << 24)
+
+
+def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write a model file, whole or not at all.
+
+    Weights go to `<file name>.data` beside it when the model has external weights already or is
+    too large for one protobuf message.
+
+    Raises:
+        UsageError: The directory does not exist or cannot be written.
+        UnsupportedError: The model holds something that does not go with what was rewritten.
+    """
+    path = check_output(path)
+    inline, external = _sizes(model)
+    if not external and inline <= _INLINE_LIMIT:
+        with replacing(path) as partial:
+            partial.write_bytes(to_proto(model).SerializeToString())
+        return
+    with data_file(model, path, all_large=inline > _INLINE_LIMIT) as data:
+        proto = to_proto(model)
+        if model.graph.meta.get(CHECKSUMS):
+            digest = checksum(data)
+            for _, tensor in tensors(proto):
+                if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                    tensor.external_data.add(key="checksum", value=digest)
+        with replacing(path) as partial:
+            partial.write_bytes(proto.SerializeToString())
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto that shares nothing with it."""
+    proto = ir.serde.serialize_model(model)
+    restore(model, proto)
+    return proto
+
+
+@dataclass(frozen=True)
+class Visit(Generic[Caller]):
+    """A model on its way through a pass.
+
+    Attributes:
+        model: A private copy that passes may rewrite.
+        leave: Turns the rewritten model into the kind that the caller handed in.
+        label: How messages name the model.
+    """
+
+    model: ir.Model
+    leave: Callable[[ir.Model], Caller]
+    label: str
+
+
+def read(source: ModelLike) -> ir.Model:
+    """A private copy of a model of any kind, or the model in a file.
+
+    Raises:
+        ModelError: The source is not a valid model.
+        UnsupportedError: It holds something that onnx-expand cannot keep.
+        UsageError: The source is of no known kind.
+    """
+    if isinstance(source, str | os.PathLike):
+        return load(source)
+    model: ir.Model = visit(source).model
+    return model
+
+
+def visit(
+    source: ModelLike, output: str | os.PathLike[str] | None = None, *, suffix: str = "out"
+) -> Visit[Any]:
+    """Take in a model of any kind.
+
+    Args:
+        source: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
+        output: For a path, the file to write; `<stem>.<suffix>.onnx` beside it when missing.
+        suffix: See `output`.
+
+    Raises:
+        ModelError: The source is not a valid model.
+        UnsupportedError: It holds something that onnx-expand cannot keep.
+        UsageError: The source is of no known kind, or `output` goes with no path.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        target = path.with_name(f"{path.stem}.{suffix}.onnx") if output is None else Path(output)
+        check_output(target)
+        kind: Any = type(source) if isinstance(source, str | Path) else Path
+
+        def write(model: ir.Model) -> Any:
+            save(model, target)
+            return kind(target)
+
+        return Visit(load(path), write, str(path))
+    if output is not None:
+        raise UsageError("`output` names a file, which goes with a model that is given by path")
+    if isinstance(source, ir.Model):
+        return Visit(source.clone(), lambda model: model, source.graph.name or "model")
+    if isinstance(source, onnx.ModelProto):
+        label = source.graph.name or "model"
+        own = onnx.ModelProto()
+        own.CopyFrom(source)
+        return Visit(admit(own, label), to_proto, label)
+    return _visit_graphsurgeon(source)
+
+
+def _visit_graphsurgeon(source: Any) -> Visit[Any]:
+    import onnx_graphsurgeon as gs  # slow to import, and only its users need it
+
+    if not isinstance(source, gs.Graph):
+        raise UsageError(
+            f"a {type(source).__name__} is no model; give a path, onnx.ModelProto, "
+            "onnx_ir.Model or onnx_graphsurgeon.Graph"
+        )
+    label = source.name or "graph"
+    model = admit(export_graph(source), label)
+    return Visit(model, lambda result: import_graph(to_proto(result)), label)
+
+
+def _sizes(model: ir.Model) -> tuple[int, bool]:
+    """How many bytes of weights lie in the model's own file, and whether some lie elsewhere."""
+    inline, external = 0, False
+    for holder in holders(model):
+        if isinstance(holder.tensor, ir.ExternalTensor):
+            external = True
+        elif holder.tensor.dtype == ir.DataType.STRING:
+            inline += sum(map(len, holder.tensor.numpy().flat))
+        else:
+            inline += holder.tensor.nbytes
+    return inline, external

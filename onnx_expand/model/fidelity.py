@@ -1,0 +1,267 @@
+"""Nothing is lost on the way into `onnx_ir.Model` and out again, or the model is refused.
+
+onnx-ir drops some of what a proto may hold: training_info, sparse initializers, descriptions of
+values that are not there. Which, is found by trying: each model that comes in is written again,
+without its numbers, and compared field by field. What can be put back is kept with its graph, and
+put back when the model leaves; a model with anything else missing is refused by the name of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.model.outline import is_repeated, tensors
+
+__all__ = ["attach", "difference", "oddity", "remember", "restore"]
+
+_ORIGIN = "onnx_expand.origin"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What onnx-ir does not remember of one graph.
+
+    Attributes:
+        described: Names of the values that have a value_info.
+        infos: value_info of what onnx-ir writes none for.
+        annotations: quantization_annotation of what onnx-ir writes none for.
+        sparse: Sparse initializers.
+        rest: Fields of the model itself, with its main graph.
+    """
+
+    described: frozenset[str]
+    infos: tuple[onnx.ValueInfoProto, ...]
+    annotations: tuple[onnx.TensorAnnotation, ...]
+    sparse: tuple[onnx.SparseTensorProto, ...]
+    rest: onnx.ModelProto
+
+
+def remember(model: ir.Model, source: onnx.ModelProto) -> None:
+    """Keep with a model what onnx-ir does not hold of the proto that it was made of."""
+    written = ir.serde.serialize_model(model)
+    rest = onnx.ModelProto()
+    rest.training_info.extend(source.training_info)
+    for name in ("producer_name", "producer_version", "domain", "doc_string"):
+        if source.HasField(name) and not getattr(source, name):
+            setattr(rest, name, "")
+    pairs = zip(_pairs(model.graph, source.graph), _pairs(model.graph, written.graph), strict=True)
+    for (graph, old), (_, new) in pairs:
+        described = {info.name for info in new.value_info}
+        annotated = {note.tensor_name for note in new.quantization_annotation}
+        graph.meta[_ORIGIN] = _Origin(
+            frozenset(info.name for info in old.value_info),
+            tuple(info for info in old.value_info if info.name not in described),
+            tuple(n for n in old.quantization_annotation if n.tensor_name not in annotated),
+            tuple(old.sparse_initializer),
+            rest if graph is model.graph else onnx.ModelProto(),
+        )
+
+
+def attach(source: ir.Model, target: ir.Model) -> None:
+    """Keep with a model what was kept with its twin."""
+    for old, new in zip(source.graphs(), target.graphs(), strict=True):
+        new.meta[_ORIGIN] = old.meta[_ORIGIN]
+
+
+def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
+    """Put back into a proto what `remember` kept with the model that it was made of.
+
+    Raises:
+        UnsupportedError: The model was rewritten in a way that its training_info does not allow.
+    """
+    for _, tensor in tensors(proto):
+        _once(tensor.metadata_props)  # onnx-ir writes them twice
+    for graph, written in _pairs(model.graph, proto.graph):
+        origin = graph.meta.get(_ORIGIN)
+        if isinstance(origin, _Origin):
+            _restore_graph(origin, graph, written)
+            if graph is model.graph:
+                proto.MergeFrom(origin.rest)
+    for training in proto.training_info:
+        _check_training(training, proto.graph)
+
+
+def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    held = {tensor.name for tensor in proto.initializer} - origin.described
+    infos = [info for info in proto.value_info if info.name not in held]
+    # A value that has come since may have the name of a description that was of nothing.
+    ends = {v.name for v in [*graph.inputs, *graph.outputs]}
+    inner = {v.name for node in graph for v in node.outputs} | set(graph.initializers)
+    infos += [info for info in origin.infos if info.name in ends or info.name not in inner]
+    del proto.value_info[:]
+    proto.value_info.extend(infos)
+    proto.quantization_annotation.extend(origin.annotations)
+    proto.sparse_initializer.extend(origin.sparse)
+    present = {tensor.name for tensor in proto.initializer} | ends | inner
+    present |= {sparse.values.name for sparse in origin.sparse}
+    # What annotated values no longer there, scales among them, is not kept alive for their sake.
+    notes = [
+        n
+        for n in proto.quantization_annotation
+        if n in origin.annotations or n.tensor_name in present
+    ]
+    del proto.quantization_annotation[:]
+    proto.quantization_annotation.extend(notes)
+
+
+def _check_training(training: onnx.TrainingInfoProto, graph: onnx.GraphProto) -> None:
+    bound = {entry.key for entry in (*training.initialization_binding, *training.update_binding)}
+    lost = bound - {tensor.name for tensor in graph.initializer}
+    lost -= {tensor.values.name for tensor in graph.sparse_initializer}
+    lost -= {name for tensor in training.algorithm.initializer for name in [tensor.name]}
+    if lost:
+        raise UnsupportedError(
+            f"graph '{graph.name}': its training_info updates '{min(lost)}', which was merged "
+            "into other weights; remove training_info from the model first"
+        )
+
+
+def _pairs(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """A graph and those within its nodes, each with the proto that stands for it."""
+    yield graph, proto
+    for node, written in zip(graph, proto.node, strict=True):
+        for attribute in written.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH and not attribute.ref_attr_name:
+                yield from _pairs(node.attributes[attribute.name].as_graph(), attribute.g)
+            elif attribute.type == onnx.AttributeProto.GRAPHS and not attribute.ref_attr_name:
+                inner = node.attributes[attribute.name].as_graphs()
+                for part, written_part in zip(inner, attribute.graphs, strict=True):
+                    yield from _pairs(part, written_part)
+
+
+def _once(entries: Any) -> None:
+    unique = {entry.key: entry.value for entry in entries}
+    if len(unique) < len(entries):
+        del entries[:]
+        for key, value in unique.items():
+            entries.add(key=key, value=value)
+
+
+# -- Comparing --------------------------------------------------------------------------------
+
+# Lists whose order means nothing, and the field that tells their entries apart.
+_KEYS = {
+    "OperatorSetIdProto": "domain",
+    "StringStringEntryProto": "key",
+    "TensorAnnotation": "tensor_name",
+}
+# onnx-ir writes these by itself; a checksum is of the file as a whole and made anew with it.
+_EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+
+
+def difference(one: Message, other: Message, place: str = "") -> str:
+    """The first place where two messages mean something different; empty where there is none.
+
+    An absent field means the same as its default, save where ONNX tells them apart; lists that
+    are dictionaries in fact have no order.
+    """
+    if one == other:
+        return ""
+    for field in one.DESCRIPTOR.fields:
+        here = f"{place}.{field.name}" if place else field.name
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if is_repeated(field):
+            found = _list_difference(field, a, b, here)
+        elif field.message_type is not None:
+            if one.HasField(field.name) != other.HasField(field.name):
+                return here
+            found = difference(a, b, here)
+        elif field.containing_oneof is not None and not a and not b:
+            # An extent of 0 is not an extent that is unknown; a name of no letters is.
+            both = one.HasField(field.name) == other.HasField(field.name)
+            found = "" if both or isinstance(a, str) else here
+        else:
+            found = "" if _same(a, b) else here
+        if found:
+            return found
+    return ""
+
+
+def _list_difference(field: Any, a: Sequence[Any], b: Sequence[Any], here: str) -> str:
+    kind = field.message_type
+    if kind is None:
+        same = len(a) == len(b) and all(map(_same, a, b))
+        return "" if same else here
+    key = _KEYS.get(kind.name) or ("name" if field.name == "value_info" else None)
+    if field.name == "external_data":
+        extra = sorted({entry.key for entry in a} - _EXTERNAL_KEYS)
+        if extra:
+            return f"{here} '{extra[0]}'"
+        a, b = ([entry for entry in c if entry.key != "checksum"] for c in (a, b))
+    if key is not None:
+        a, b = (_unique(sorted(c, key=lambda entry: str(getattr(entry, key)))) for c in (a, b))
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        found = difference(left, right, f"{here}[{_label(left) or index}]")
+        if found:
+            return found
+    if len(a) == len(b):
+        return ""
+    missing = (a if len(a) > len(b) else b)[min(len(a), len(b))]
+    return f"{here}[{_label(missing) or min(len(a), len(b))}]"
+
+
+def _unique(entries: Sequence[Message]) -> list[Message]:
+    """Sorted entries without those that are said twice."""
+    return [e for i, e in enumerate(entries) if i == 0 or e != entries[i - 1]]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return struct.pack("<d", a) == struct.pack("<d", b)  # NaN is NaN, and -0 is not 0
+    return bool(a == b)
+
+
+def _label(message: Message) -> str:
+    for name in ("name", "key", "tensor_name", "op_type"):
+        text = getattr(message, name, "")
+        if isinstance(text, str) and text:
+            return f"'{text}'"
+    return ""
+
+
+# -- What no program can read -----------------------------------------------------------------
+
+
+def oddity(message: Message, place: str = "") -> str:
+    """The first thing in a message that this version of ONNX does not know; empty if none.
+
+    That is a field without a name, or text that is not UTF-8, which protobuf lets pass.
+    """
+    if len(UnknownFieldSet(message)):
+        number = UnknownFieldSet(message)[0].field_number
+        return f"a field that this version of ONNX does not know (number {number}) in {place}"
+    texts, children = _fields(message.DESCRIPTOR)
+    for name, repeated in texts:
+        value = getattr(message, name)
+        for text in value if repeated else (value,):
+            if isinstance(text, bytes):
+                return f"text that is not UTF-8 in {place}.{name}"
+    for name, repeated in children:
+        if not repeated and not message.HasField(name):
+            continue
+        value = getattr(message, name)
+        for child in value if repeated else (value,):
+            label = _label(child)
+            found = oddity(child, f"{place}.{name}[{label}]" if label else f"{place}.{name}")
+            if found:
+                return found
+    return ""
+
+
+@cache
+def _fields(descriptor: Descriptor) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """The names of the fields of text, and of those of messages, and whether each is a list."""
+    fields = [(field, is_repeated(field)) for field in descriptor.fields]
+    texts = [(f.name, many) for f, many in fields if f.type == FieldDescriptor.TYPE_STRING]
+    return texts, [(f.name, many) for f, many in fields if f.message_type is not None]

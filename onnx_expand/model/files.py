@@ -1,0 +1,276 @@
+"""Writing files whole or not at all.
+
+Whatever ends a write in the middle, a full disk, Ctrl-C or a kill, leaves the file that was there.
+A model whose weights lie in a second file is two files, which no system replaces at once: the new
+weights get a name that the old model does not use, and the old ones go after the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import onnx_ir as ir
+
+from onnx_expand.errors import UsageError
+
+__all__ = ["check_output", "checksum", "data_file", "holders", "replacing"]
+
+_THRESHOLD = 256  # bytes; smaller tensors, shapes among them, stay in the model
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """The path, when a file can be written there.
+
+    Raises:
+        UsageError: Its directory does not exist or cannot be written, or it is no regular file.
+    """
+    path = Path(path)
+    try:
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"{path}: the directory {path.parent} does not exist; create it first"
+            )
+        if path.is_dir():
+            raise UsageError(f"{path}: is a directory; name a file")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no regular file, which writing would replace")
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        raise UsageError(f"{path!s}: cannot be written: {error}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: the directory {path.parent} cannot be written")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without error.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    with _partial(path) as partial:
+        yield partial
+        _finish(partial, path)
+        partial.replace(path)
+        _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that is gone after the block."""
+    partial = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        partial = Path(name)
+        os.close(handle)
+        yield partial
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _finish(partial: Path, path: Path) -> None:
+    """See to it that a file is on the disk, with the rights of the one that it replaces."""
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+
+
+def _sync_directory(directory: Path) -> None:
+    """See to it that a rename is on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    # The only way to read it is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# -- Weights in a file of their own -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A place in a model that holds a tensor."""
+
+    tensor: ir.TensorProtocol
+    put: Callable[[ir.TensorProtocol], None]
+
+
+def holders(model: ir.Model) -> Iterator[Holder]:
+    """All initializers, and the tensors that attributes hold."""
+    graphs = [*model.graphs()]
+    for function in model.functions.values():
+        graphs += [function.graph, *function.graph.subgraphs()]
+    for graph in graphs:
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield Holder(value.const_value, _put_initializer(value))
+        for node in graph:
+            for attribute in list(node.attributes.values()):
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield Holder(attribute.as_tensor(), _put_attribute(node, attribute, None))
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    for index, tensor in enumerate(attribute.as_tensors()):
+                        yield Holder(tensor, _put_attribute(node, attribute, index))
+
+
+def _put_initializer(value: ir.Value) -> Callable[[ir.TensorProtocol], None]:
+    def put(tensor: ir.TensorProtocol) -> None:
+        value.const_value = tensor
+
+    return put
+
+
+def _put_attribute(
+    node: ir.Node, attribute: ir.Attr, index: int | None
+) -> Callable[[ir.TensorProtocol], None]:
+    def put(tensor: ir.TensorProtocol) -> None:
+        doc, name = attribute.doc_string, attribute.name
+        if index is None:
+            node.attributes[name] = ir.AttrTensor(name, tensor, doc_string=doc)
+            return
+        tensors = list(node.attributes[name].as_tensors())
+        tensors[index] = tensor
+        node.attributes[name] = ir.AttrTensors(name, tensors, doc_string=doc)
+
+    return put
+
+
+@contextlib.contextmanager
+def data_file(model: ir.Model, path: Path, *, all_large: bool) -> Iterator[Path]:
+    """Write a model's weights to a file beside `path`, and let the model refer to it.
+
+    Within the block the model's tensors lie in that file, which is yielded; the block must put a
+    model that refers to it at `path`. The file is called `<name>.data`, unless the model that is
+    there refers to a file of this name with other content; then `<name>.1.data`, and the old one
+    goes after the block. Two writers of one model take turns.
+
+    Args:
+        model: The model; as it was, after the block.
+        path: The file of the model.
+        all_large: Whether to move large tensors that lay in the model's own file, too.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    with _partial(path.with_name(path.name + ".data")) as partial:
+        with partial.open("wb") as stream:
+            places = _write(_movable(model, all_large), stream)
+        with _alone(path.parent):
+            target = _choose(path, partial)
+            if target.exists() and filecmp.cmp(partial, target, shallow=False):
+                partial.unlink()
+            else:
+                _finish(partial, target)
+                partial.replace(target)
+            try:
+                for holder, offset, length in places:
+                    holder.put(_reference(holder.tensor, target.name, offset, length))
+                yield target
+            finally:
+                for holder, _, _ in places:
+                    holder.put(holder.tensor)
+            for old in _names(path):
+                if old != target and old.is_file():
+                    old.unlink()
+
+
+def checksum(path: Path) -> str:
+    """The digest of a file that ONNX has for external data: SHA-1, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha1").hexdigest()
+
+
+def _movable(model: ir.Model, all_large: bool) -> list[Holder]:
+    return [
+        holder
+        for holder in holders(model)
+        if isinstance(holder.tensor, ir.ExternalTensor)
+        or (
+            holder.tensor.dtype != ir.DataType.STRING
+            and holder.tensor.nbytes > _THRESHOLD
+            and (all_large or not isinstance(holder.tensor, ir.serde.TensorProtoTensor))
+        )
+    ]
+
+
+def _write(movable: Sequence[Holder], stream: IO[bytes]) -> list[tuple[Holder, int, int]]:
+    """Write tensors one behind the other, a shared one once; the offset and length of each."""
+    places: dict[int, tuple[int, int]] = {}
+    result = []
+    for holder in movable:
+        tensor = holder.tensor
+        if id(tensor) not in places:
+            offset = stream.tell()
+            if hasattr(tensor, "tofile"):
+                tensor.tofile(stream)
+            else:
+                stream.write(tensor.tobytes())
+            places[id(tensor)] = offset, stream.tell() - offset
+        result.append((holder, *places[id(tensor)]))
+    return result
+
+
+def _reference(
+    tensor: ir.TensorProtocol, location: str, offset: int, length: int
+) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        location,
+        offset,
+        length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _names(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}.{infix}data") for infix in ("", "1.", "2.")]
+
+
+def _choose(path: Path, partial: Path) -> Path:
+    """Where the new weights go: not where those of the model that is there lie, if they differ."""
+    content = path.read_bytes() if path.is_file() and path.stat().st_size else b""
+    used = [name for name in _names(path) if name.name.encode() in content]
+    same = (u for u in used if u.is_file() and filecmp.cmp(partial, u, shallow=False))
+    free = (name for name in _names(path) if name not in used)
+    return next(same, None) or next(free, _names(path)[0])
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Wait until no other process is about to replace a model in a directory."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where the last of two writers wins
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,181 @@
+"""Reading models, and what is asked of a model before it is let in."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
+from onnx_expand.model.fidelity import attach, difference, oddity, remember, restore
+from onnx_expand.model.files import holders
+from onnx_expand.model.outline import graphs, outline, tensors, without_data
+from onnx_expand.model.payload import check_payloads
+
+__all__ = ["CHECKSUMS", "admit", "load"]
+
+CHECKSUMS = "onnx_expand.checksums"
+"""Says of a main graph that the external data of its model had checksums."""
+
+_TOO_LARGE = 1 << 31
+_KEEP = "which onnx-expand cannot keep; remove it from the model first"
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """Read and validate a model file; external weights are mapped when they are first used.
+
+    Args:
+        path: A binary ONNX file, or one of ONNX's text formats by its extension.
+
+    Raises:
+        ModelError: The file is missing, is not ONNX, is truncated, or breaks ONNX's rules.
+        UnsupportedError: It holds something that onnx-expand cannot keep.
+    """
+    path = Path(path)
+    return admit(_parse(path), str(path), path.parent)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        if path.is_dir():
+            raise ModelError(f"{path}: is a directory, not an ONNX file")
+        if path.stat().st_size >= _TOO_LARGE:
+            raise ModelError(
+                f"{path}: is larger than a file of protobuf can be (2 GiB); save the model with "
+                "its weights as external data"
+            )
+        return onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except DecodeError:
+        raise ModelError(f"{path}: not an ONNX file, or a truncated one") from None
+    except OnnxExpandError:
+        raise
+    except Exception as error:  # the parsers of the text formats raise what they like
+        raise ModelError(f"{path}: not an ONNX file: {_one_line(error)}") from None
+
+
+def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Model:
+    """A model of a proto that is the door's own, after all that is asked of one.
+
+    Args:
+        proto: The model; it becomes part of the result.
+        label: What messages call it.
+        base: The directory of its external data, if it comes from a file.
+
+    Raises:
+        ModelError: It is not valid.
+        UnsupportedError: It holds something that onnx-expand cannot keep.
+    """
+    # Any file of zero bytes, and many short ones, parse as an empty message.
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError(f"{label}: not an ONNX model, or a truncated one: it holds no graph")
+    problem = oddity(proto, "model")
+    if problem:
+        raise UnsupportedError(f"{label}: holds {problem}, {_KEEP}")
+    check_payloads(proto, label, base)
+    light = outline(proto)
+    _validate(light, label)
+    twin = _deserialize(light, label)
+    _check_fidelity(twin, light, label)
+    model = _deserialize(proto, label)
+    attach(twin, model)
+    for holder in holders(model):
+        if isinstance(holder.tensor, ir.ExternalTensor):
+            holder.tensor.base_dir = base or ""
+    model.graph.meta[CHECKSUMS] = any(
+        entry.key == "checksum" for _, t in tensors(light) for entry in t.external_data
+    )
+    return model
+
+
+def _validate(light: onnx.ModelProto, label: str) -> None:
+    """Let ONNX's checker judge an outline."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(light)
+    without_data(copy)
+    try:
+        onnx.checker.check_model(copy)
+    except Exception as error:  # besides ValidationError, whatever the C++ code raises
+        raise ModelError(f"{label}: not a valid ONNX model: {_one_line(error)}") from None
+
+
+def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
+    for what in _not_held(proto):
+        raise UnsupportedError(f"{label}: holds {what}, {_KEEP}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ir.serde.deserialize_model(proto)
+    except Exception as error:
+        # onnx-ir reports what it cannot hold by several exception types, in each other.
+        raise ModelError(f"{label}: cannot be read: {_cause(error)}") from error
+
+
+def _check_fidelity(model: ir.Model, light: onnx.ModelProto, label: str) -> None:
+    """Refuse a model that would not come out as it came in."""
+    try:
+        remember(model, light)
+        written = ir.serde.serialize_model(model)
+        restore(model, written)
+    except OnnxExpandError:
+        raise
+    except Exception as error:  # as in `_deserialize`
+        raise ModelError(f"{label}: cannot be written again: {_cause(error)}") from error
+    lost = difference(light, written)
+    if lost:
+        raise UnsupportedError(f"{label}: holds '{lost}', {_KEEP}")
+
+
+def _not_held(proto: onnx.ModelProto) -> Iterator[str]:
+    """What onnx-ir is known not to hold, by name."""
+    nodes = [node for graph in graphs(proto) for node in graph.node]
+    nodes += [node for function in proto.functions for node in function.node]
+    kinds = onnx.AttributeProto
+    for node in nodes:
+        for attribute in node.attribute:
+            where = f"attribute '{attribute.name}' of node '{node.name or node.op_type}'"
+            if attribute.type in {kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS}:
+                yield f"a sparse tensor ({where})"
+            elif attribute.type == kinds.UNDEFINED:
+                yield f"an attribute without a type ({where})"
+            elif attribute.type == kinds.STRINGS and not all(map(_is_text, attribute.strings)):
+                yield f"text that is not UTF-8 ({where})"
+    for graph in graphs(proto):
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            kind = _unheld_type(info.type)
+            if kind:
+                yield f"a value of {kind} type ('{info.name}')"
+
+
+def _unheld_type(kind: onnx.TypeProto) -> str:
+    while kind.WhichOneof("value") in {"sequence_type", "optional_type"}:
+        kind = getattr(kind, str(kind.WhichOneof("value"))).elem_type
+    return {"map_type": "map", "opaque_type": "opaque"}.get(str(kind.WhichOneof("value")), "")
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost of several errors, which is the one that tells."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
