@@ -70,7 +70,12 @@ class Inference:
             inferred = onnx.shape_inference.infer_shapes(
                 self._proto, strict_mode=False, data_prop=True
             )
-        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        except (
+            onnx.checker.ValidationError,
+            onnx.shape_inference.InferenceError,
+            RuntimeError,
+            ValueError,
+        ):
             return  # what the model states itself remains
         for graph, described in _pairs(self._model.graph, inferred.graph):
             described_values = (*described.input, *described.value_info, *described.output)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import Error
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_expand
@@ -80,9 +81,7 @@ def _nested() -> onnx.ModelProto:
     ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4])]
     graph = helper.make_graph([node], "nested", inputs, outputs, [weight])
-    return helper.make_model(
-        graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]
-    )
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
 def _with_function() -> onnx.ModelProto:
@@ -111,9 +110,7 @@ def _trained() -> onnx.ModelProto:
     node = helper.make_node("Neg", ["b"], ["b_new"])
     output = helper.make_tensor_value_info("b_new", TensorProto.FLOAT, [4])
     algorithm = helper.make_graph([node], "step", [], [output])
-    model.training_info.append(
-        helper.make_training_info(algorithm, [("b", "b_new")], None, None)
-    )
+    model.training_info.append(helper.make_training_info(algorithm, [("b", "b_new")], None, None))
     note = model.graph.quantization_annotation.add(tensor_name="a")
     note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="b")
     return model
@@ -146,18 +143,18 @@ def broken(seed: int, number: int) -> Broken:
     rng = np.random.default_rng([seed, number])
     content = sources()[int(rng.integers(len(sources())))]
     result = Broken(content)
-    if rng.random() < 0.85:
+    if rng.random() < 0.95:
         model = onnx.ModelProto.FromString(content)
-        for _ in range(int(rng.integers(1, 4))):
+        for _ in range(int(rng.choice([1, 1, 1, 1, 2, 2, 3]))):
             mutation = _MUTATIONS[int(rng.integers(len(_MUTATIONS)))]
             result.mutations.append(mutation.__name__.strip("_"))
             try:
                 mutation(rng, model, result.files)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, LookupError, Error):
                 # protobuf refuses a value that its field cannot hold: nothing was broken.
                 result.mutations[-1] += " (refused)"
         result.content = model.SerializeToString()
-    if rng.random() < 0.3 or not result.mutations:
+    if rng.random() < 0.07 or not result.mutations:
         result.mutations.append("bytes")
         result.content = _scramble(rng, result.content)
     return result
@@ -165,11 +162,11 @@ def broken(seed: int, number: int) -> Broken:
 
 def _scramble(rng: np.random.Generator, content: bytes) -> bytes:
     data = bytearray(content)
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.choice([1, 1, 1, 2, 4]))):
         if not data:
             break
         at, length = int(rng.integers(len(data))), int(rng.integers(1, 9))
-        way = int(rng.integers(6))
+        way = int(rng.choice([0, 0, 0, 1, 2, 3, 4, 5]))
         if way == 0:
             data[at] ^= 1 << int(rng.integers(8))
         elif way == 1:
@@ -217,10 +214,18 @@ def _names(graph: onnx.GraphProto) -> list[str]:
 
 
 def _swap_input(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    node = _node(rng, model)
+    graph = _graph(rng, model)
+    if not graph.node:
+        raise ValueError("no nodes")
+    index = int(rng.integers(len(graph.node)))
+    names = _names(graph)
+    if rng.random() < 0.8:  # what is there before the node is
+        names = [info.name for info in graph.input] + [t.name for t in graph.initializer]
+        names += [name for node in graph.node[:index] for name in node.output]
+    node = graph.node[index]
     if not node.input:
         raise ValueError("no inputs")
-    node.input[int(rng.integers(len(node.input)))] = _pick(rng, _names(_graph(rng, model)))
+    node.input[int(rng.integers(len(node.input)))] = _pick(rng, names)
 
 
 def _swap_output(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
@@ -317,10 +322,19 @@ def _zero_sized(rng: np.random.Generator, model: onnx.ModelProto, files: Files) 
 def _other_data(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
     """A tensor that is well formed, of any type, shape and content."""
     _, tensor = _pick(rng, list(tensors(model)))
-    shape = [int(rng.integers(0, 5)) for _ in range(int(rng.integers(0, 5)))]
-    if rng.random() < 0.7:
-        shape = [d if 0 <= d < 100 else 1 for d in tensor.dims]
     dtype = _pick(rng, ["f4", "f2", "f8", "i8", "i4", "u1", "i1", "?", "c8", "u2"])
+    if rng.random() < 0.8:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = [d if 0 <= d < 100 else 1 for d in tensor.dims]
+    way = rng.random()
+    if way < 0.2:
+        shape = [int(rng.integers(0, 5)) for _ in range(int(rng.integers(0, 5)))]
+    elif way < 0.5 and shape:
+        shape[int(rng.integers(len(shape)))] = int(rng.integers(0, 5))
+    elif way < 0.7:
+        shape = [*shape, 1] if rng.random() < 0.5 else [1, *shape]
+    elif way < 0.8:
+        shape = [int(d) for d in rng.permutation(shape)]
     values = rng.standard_normal(shape) * _pick(rng, [1, 3, 1e6, 1e30, 0])
     with np.errstate(all="ignore"):
         made = numpy_helper.from_array(np.asarray(values).astype(dtype), tensor.name)
@@ -386,36 +400,57 @@ def _non_finite(rng: np.random.Generator, model: onnx.ModelProto, files: Files) 
 
 
 def _attribute(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
+    """Another value of an attribute that the op has, or one that it has not."""
     node = _node(rng, model)
-    way = int(rng.integers(6))
-    if way == 0 or not node.attribute:
-        values: list[Any] = [0, 1, 2, -1, 2**40, 1.5, "x", [1, 1], [], [2, 2, 2, 2], float("nan")]
-        names = ["group", "pads", "strides", "dilations", "kernel_shape", "auto_pad", "axis"]
-        names += ["alpha", "beta", "transA", "transB", "epsilon", "perm", "equation", "to"]
-        names += ["output_padding", "output_shape", "ceil_mode", "count_include_pad", "training_mode"]
-        value = _pick(rng, values)
-        kind = onnx.AttributeProto.INTS if value == [] else None
-        node.attribute.append(helper.make_attribute(_pick(rng, names), value, attr_type=kind))
-        return
-    attribute = _pick(rng, node.attribute)
-    if way == 1:
-        node.attribute.remove(attribute)
-    elif way == 2:
-        attribute.type = int(rng.integers(0, 15))
-    elif way == 3:
-        attribute.i = _pick(rng, _HUGE)
-    elif way == 4:
-        attribute.ref_attr_name = _pick(rng, ["alpha", "x"])
-    elif attribute.ints:
-        attribute.ints[int(rng.integers(len(attribute.ints)))] = _pick(rng, [*_HUGE, 2, 3, 5, 9])
-    else:
-        attribute.f = _pick(rng, [0.0, -1.0, 1e30, float("nan"), float("inf")])
+    known: dict[str, Any] = {"group": None, "auto_pad": None, "x": None}
+    if onnx.defs.has(node.op_type, node.domain) and rng.random() < 0.95:
+        known = dict(onnx.defs.get_schema(node.op_type, node.domain).attributes)
+    name = _pick(rng, sorted(known))
+    old = next((a for a in node.attribute if a.name == name), None)
+    value: Any = 1
+    if old is not None:
+        kinds = {2: _small(rng), 1: _real(rng), 7: _list(rng, old.ints), 3: _mode(rng)}
+        value = kinds.get(old.type, 1)
+        node.attribute.remove(old)
+        if rng.random() < 0.2:
+            return  # the default instead
+    elif known[name] is not None:
+        kind = onnx.defs.OpSchema.AttrType
+        made = {
+            kind.INT: _small(rng),
+            kind.FLOAT: _real(rng),
+            kind.INTS: _list(rng, [1] * int(rng.integers(0, 5))),
+            kind.STRING: _mode(rng),
+        }
+        value = made.get(known[name].type, 1)
+    if rng.random() < 0.1:
+        value = _pick(rng, [1, 1.5, "x", [1, 1], [2, 2, 2, 2], _pick(rng, _HUGE)])
+    integers = onnx.AttributeProto.INTS if value == [] else None
+    node.attribute.append(helper.make_attribute(name, value, attr_type=integers))
+    if rng.random() < 0.05:
+        node.attribute[-1].ref_attr_name = "alpha"
+    if rng.random() < 0.05:
+        node.attribute[-1].type = _pick(rng, range(15))
 
 
-def _auto_pad(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    modes = ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET", "OTHER", b"\xff"]
-    node = _node(rng, model)
-    node.attribute.append(helper.make_attribute("auto_pad", _pick(rng, modes)))
+def _small(rng: np.random.Generator) -> int:
+    return int(_pick(rng, [0, 1, 2, 3, 4, -1, -2, 5, 10, *_HUGE]))
+
+
+def _real(rng: np.random.Generator) -> float:
+    return float(_pick(rng, [0.0, 1.0, -1.0, 0.5, 1e30, 1e-30, np.nan, np.inf]))
+
+
+def _list(rng: np.random.Generator, old: Any) -> list[int]:
+    values = [_small(rng) if rng.random() < 0.5 else int(v) for v in old]
+    way = rng.random()
+    return values if way < 0.7 else values[:-1] if way < 0.85 else [*values, _small(rng)]
+
+
+def _mode(rng: np.random.Generator) -> Any:
+    modes: list[Any] = ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET", "OTHER", "", b"\xff"]
+    modes += ["ij,jk->ik", "...c,cd->...d", "constant", "reflect", "linear", "CRD"]
+    return _pick(rng, modes)
 
 
 def _external(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
@@ -424,7 +459,14 @@ def _external(rng: np.random.Generator, model: onnx.ModelProto, files: Files) ->
     files["weights.bin"] = tensor.raw_data
     tensor.data_location = TensorProto.EXTERNAL
     places = ["weights.bin"] * 4 + ["../weights.bin", "/etc/passwd", "link", "none", "", ".", "\0"]
-    places += ["a/../weights.bin", "model.onnx", "//weights.bin", "C:\\x", "weights.bin/", "é" * 300]
+    places += [
+        "a/../weights.bin",
+        "model.onnx",
+        "//weights.bin",
+        "C:\\x",
+        "weights.bin/",
+        "é" * 300,
+    ]
     entries = {"location": _pick(rng, places)}
     numbers = [0, length, length + 1, -1, 2**63, "x", "1e3", "", " 4", length // 2]
     if rng.random() < 0.5:
@@ -519,9 +561,11 @@ def _into_subgraph(rng: np.random.Generator, model: onnx.ModelProto, files: File
 
 
 _MUTATIONS: tuple[Mutation, ...] = (
-    *(_swap_input, _swap_output, _cycle, _reorder, _arity, _drop_node, _copy_node, _op_type),
-    *(_domain, _opset, _ir_version, _dims, _dims, _zero_sized, _other_data, _other_data),
-    *(_cut_data, _data_type, _value_type, _value_type, _describe, _describe, _non_finite),
-    *(_attribute, _attribute, _attribute, _auto_pad, _external, _external, _initializers),
-    *(_ends, _metadata, _function, _into_subgraph),
+    *(_swap_input,) * 4,
+    *(_other_data,) * 6,
+    *(_attribute,) * 8,
+    *(_value_type, _describe, _non_finite, _metadata) * 2,
+    *(_swap_output, _cycle, _reorder, _arity, _drop_node, _copy_node, _op_type, _domain, _opset),
+    *(_ir_version, _dims, _zero_sized, _cut_data, _data_type, _external, _external, _initializers),
+    *(_ends, _function, _into_subgraph),
 )

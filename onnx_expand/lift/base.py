@@ -117,6 +117,8 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         )
     try:
         linear = lifter(node, facts)
+        if linear is not None:
+            linear = _checked(linear)
         if linear is not None and any(_is_used(out, node) for out in node.outputs[1:]):
             return Refusal(Reason.UNSUPPORTED, f"{node.op_type} has further outputs")
         return linear
@@ -124,6 +126,35 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         return error.refusal
     except UsageError as error:  # shapes that contradict each other
         return Refusal(Reason.UNSUPPORTED, str(error))
+    except _CONTRADICTIONS as error:
+        return _contradiction(error)
+
+
+# What numpy and Python make of operands that do not fit each other, or of attributes of the wrong
+# type; ONNX's checker lets such nodes pass.
+_CONTRADICTIONS = (ArithmeticError, IndexError, TypeError, ValueError)
+
+
+def _contradiction(error: Exception) -> Refusal:
+    text = " ".join(str(error).split())
+    return Refusal(
+        Reason.UNSUPPORTED, f"its operands or attributes contradict each other ({text})"
+    )
+
+
+def _checked(linear: Linear) -> Linear:
+    """A map whose weights are refused, not a crash, if they turn out not to fit."""
+    geometry, load = linear.geometry, linear.load
+    if 0 in (geometry.in_channels, geometry.out_channels, *geometry.kernel):
+        refuse("its weight is empty")
+
+    def checked_load() -> AffineConv:
+        try:
+            return load()
+        except _CONTRADICTIONS as error:
+            raise RefusedError(_contradiction(error)) from error
+
+    return replace(linear, load=checked_load)
 
 
 def _is_float(node: ir.Node, facts: Facts) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -85,10 +85,7 @@ def _typed_problem(tensor: onnx.TensorProto, dtype: ir.DataType, elements: int) 
     needed = elements
     if "COMPLEX" in dtype.name:
         needed = 2 * elements
-    elif dtype.bitwidth in {
-        2,
-        4,
-    }:  # packed into bytes, one in each number; those of 6 bits are not
+    elif dtype != ir.DataType.STRING and dtype.bitwidth in {2, 4}:  # packed into bytes
         needed = (elements * dtype.bitwidth + 7) // 8
     held = len(getattr(tensor, field))
     return "" if held == needed else _amount(tensor, f"{held} numbers", str(needed))
@@ -124,8 +121,8 @@ def _size(base: Path, location: str) -> tuple[int, str]:
     if not location or "\0" in location:
         return 0, "has external data without a location"
     # A model may come from a system whose separator is the other one.
-    parts = PurePosixPath(location.replace("\\", "/")).parts
-    if Path(location).is_absolute() or parts[0] == "/" or parts[0].endswith(":"):
+    plain = location.replace("\\", "/")
+    if Path(location).is_absolute() or plain.startswith("/") or plain[1:2] == ":":
         return 0, f"has external data at the absolute path '{location}', which is refused"
     path, root = base / location, os.path.realpath(base)
     inside = os.path.commonpath([root, os.path.realpath(path)]) == root
@@ -136,7 +133,7 @@ def _size(base: Path, location: str) -> tuple[int, str]:
     except OSError as error:
         reason = error.strerror or error
         return 0, f"has external data at '{location}', which cannot be read: {reason}"
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or plain.endswith("/"):
         return 0, f"has external data at '{location}', which is no regular file"
     if status.st_nlink > 1:
         return 0, f"has external data at '{location}', a file with other (hard) links; copy it"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -96,6 +97,18 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     return model
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without onnx-ir's log of what it leaves out, which is looked for in all it writes."""
+    logger = logging.getLogger("onnx_ir.serde")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _validate(light: onnx.ModelProto, label: str) -> None:
     """Let ONNX's checker judge an outline."""
     copy = onnx.ModelProto()
@@ -105,14 +118,42 @@ def _validate(light: onnx.ModelProto, label: str) -> None:
         onnx.checker.check_model(copy)
     except Exception as error:  # besides ValidationError, whatever the C++ code raises
         raise ModelError(f"{label}: not a valid ONNX model: {_one_line(error)}") from None
+    circle = _circle(light)
+    if circle:
+        raise ModelError(f"{label}: the function '{circle}' calls itself")
+
+
+def _circle(model: onnx.ModelProto) -> str:
+    """A function that calls itself, if only by way of others; empty if there is none."""
+    bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
+    calls = {
+        key: {(n.domain, n.op_type, n.overload) for n in _nodes(f.node)} & set(bodies)
+        for key, f in bodies.items()
+    }
+    while calls:
+        # What calls nothing is not on a circle, and neither is then what calls only such.
+        leaves = {key for key, called in calls.items() if not called & set(calls)}
+        if not leaves:
+            return min(name for _, name, _ in calls)
+        for key in leaves:
+            del calls[key]
+    return ""
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of the graphs within them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
 
 
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     for what in _not_held(proto):
         raise UnsupportedError(f"{label}: holds {what}, {_KEEP}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return ir.serde.deserialize_model(proto)
     except Exception as error:
         # onnx-ir reports what it cannot hold by several exception types, in each other.

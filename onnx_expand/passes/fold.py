@@ -515,7 +515,10 @@ class _Run:
         """The node that adds a shift per channel to the input of a map."""
         assert merged.axes is not None
         rank = self.facts.rank(target.x)
-        assert rank is not None or merged.axes[0] < 0
+        if rank is None and merged.axes[0] >= 0:
+            raise RefusedError(
+                Refusal(Reason.UNKNOWN_SHAPE, f"the rank of '{target.x.name}' is not known")
+            )
         behind = -1 - merged.axes[0] if rank is None else rank - 1 - merged.axes[0]
         stem = target.names.node
         name = self.rewriter.unique(f"{stem}.shift", free=free)

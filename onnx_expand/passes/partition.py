@@ -548,7 +548,7 @@ class Partitioner:
         for i, element in enumerate(self.elements):
             count = found[-1]
             if isinstance(element, Rename):
-                count = count * element.channels[0] // element.channels[1]
+                count = count * element.channels[0] // max(1, element.channels[1])
             else:
                 before, after = (math.prod(e) for e in self._extents[i : i + 2])
                 count = count * after // before if before else 0
