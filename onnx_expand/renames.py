@@ -197,6 +197,8 @@ def _target(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Exte
         return tuple(extent for i, extent in enumerate(source) if i not in gone)
     rank = len(source) + len(numbers)
     added, kept = {axis % rank for axis in numbers}, iter(source)
+    if len(added) < len(numbers):
+        return None  # an axis is named twice
     return tuple(1 if i in added else next(kept) for i in range(rank))
 
 

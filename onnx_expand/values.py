@@ -86,7 +86,7 @@ class Facts:
             return None
         known = self.is_constant(value)
         array = self.tensor(value).numpy() if known else self._partial.get(value)
-        if array is None or array.ndim != 1:
+        if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
             return None
         stand_ins = {mark: key for key, mark in self._unknowns.items()}
         return tuple(stand_ins.get(int(number), int(number)) for number in array)

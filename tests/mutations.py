@@ -150,7 +150,7 @@ def broken(seed: int, number: int) -> Broken:
             result.mutations.append(mutation.__name__.strip("_"))
             try:
                 mutation(rng, model, result.files)
-            except (ValueError, TypeError, LookupError, Error):
+            except (ValueError, TypeError, LookupError, NotImplementedError, Error):
                 # protobuf refuses a value that its field cannot hold: nothing was broken.
                 result.mutations[-1] += " (refused)"
         result.content = model.SerializeToString()

@@ -5,14 +5,16 @@ A new linear op is one function in one of the files here and a row in its test.
 
 # Importing a file registers its ops.
 from onnx_expand.lift import channels, matrix, spatial
-from onnx_expand.lift.base import Axes, Linear, lift
+from onnx_expand.lift.base import CONTRADICTIONS, Axes, Linear, contradiction, lift
 from onnx_expand.lift.convolution import conv_geometry, conv_transpose_geometry, swap_channels
 from onnx_expand.lift.parts import lift_parts
 
 __all__ = [
+    "CONTRADICTIONS",
     "Axes",
     "Linear",
     "channels",
+    "contradiction",
     "conv_geometry",
     "conv_transpose_geometry",
     "lift",

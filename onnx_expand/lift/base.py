@@ -126,16 +126,17 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         return error.refusal
     except UsageError as error:  # shapes that contradict each other
         return Refusal(Reason.UNSUPPORTED, str(error))
-    except _CONTRADICTIONS as error:
-        return _contradiction(error)
+    except CONTRADICTIONS as error:
+        return contradiction(error)
 
 
-# What numpy and Python make of operands that do not fit each other, or of attributes of the wrong
-# type; ONNX's checker lets such nodes pass.
-_CONTRADICTIONS = (ArithmeticError, IndexError, TypeError, ValueError)
+CONTRADICTIONS = (ArithmeticError, IndexError, TypeError, ValueError)
+"""What numpy and Python make of operands that do not fit each other, or of attributes of the wrong
+type; ONNX's checker lets such nodes pass."""
 
 
-def _contradiction(error: Exception) -> Refusal:
+def contradiction(error: Exception) -> Refusal:
+    """What kept nodes that contradict each other as they are."""
     text = " ".join(str(error).split())
     return Refusal(
         Reason.UNSUPPORTED, f"its operands or attributes contradict each other ({text})"
@@ -151,8 +152,8 @@ def _checked(linear: Linear) -> Linear:
     def checked_load() -> AffineConv:
         try:
             return load()
-        except _CONTRADICTIONS as error:
-            raise RefusedError(_contradiction(error)) from error
+        except CONTRADICTIONS as error:
+            raise RefusedError(contradiction(error)) from error
 
     return replace(linear, load=checked_load)
 

@@ -14,7 +14,7 @@ from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost, Inspection, inspect_model
 from onnx_expand.elements import Element, Join
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.lift import Linear, lift
+from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower
 from onnx_expand.passes.branches import (
     Spread,
@@ -207,15 +207,14 @@ class _Run:
         kept: list[Kept] = []
         self.simpler = True
         rounds = 0
-        # What is measured is never quite the same twice.
-        while self.simpler and (self.stopwatch is None or rounds < _ROUNDS):
+        # Every round leaves less to do; but what is measured is never quite the same twice.
+        most = _ROUNDS if self.stopwatch is not None else len(graph) + _ROUNDS
+        while self.simpler and rounds < most:
             self.simpler, rounds = False, rounds + 1
             chains, breaks = find_chains(graph, self.facts)
             kept = [_kept(b) for b in breaks]
             for chain in chains:
-                part = _partitioner(chain, self.facts)
-                part.clock = None if self.stopwatch is None else self._time
-                kept += self._fold_chain(part)
+                kept += self._fold_chain(chain)
             if not self.simpler and self.policy is not Policy.MARKED:
                 self.simpler = (
                     self._drop_copies(graph) or self._reroot(graph) or self._join_branches(graph)
@@ -354,23 +353,42 @@ class _Run:
         except RefusedError as error:
             return error.refusal
 
-    def _fold_chain(self, partitioner: Partitioner) -> list[Kept]:
+    def _fold_chain(self, chain: Chain) -> list[Kept]:
         """Merge what the policy chooses in one chain; why the rest stays."""
-        while True:
-            merges = list(partitioner.merges(self.policy))
-            written = [(part, span, self._write(part, span)) for part, span in merges]
-            if not any(isinstance(nodes, Refusal) for _, _, nodes in written):
-                break
-            for part, span, nodes in written:
-                if isinstance(nodes, Refusal):
-                    part.forbid(span, nodes)
-                else:
-                    _discard(nodes)
-        kept = [_kept(b) for b in partitioner.refusals(self.policy)]
+        try:
+            kept, written = self._plan_chain(_partitioner(chain, self.facts))
+        except CONTRADICTIONS as error:  # shapes that no model could run with
+            nodes = [node for element in chain.elements for node in element.nodes()]
+            return [Kept(tuple(map(label, nodes)), contradiction(error))]
         for part, span, nodes in written:
-            assert not isinstance(nodes, Refusal)
             self._put(part, span, nodes)
         return kept
+
+    def _plan_chain(
+        self, partitioner: Partitioner
+    ) -> tuple[list[Kept], list[tuple[Partitioner, Span, list[ir.Node]]]]:
+        """What the policy chooses in one chain, in no graph yet, and why the rest stays."""
+        partitioner.clock = None if self.stopwatch is None else self._time
+        while True:
+            written: list[tuple[Partitioner, Span, list[ir.Node]]] = []
+            refused: list[tuple[Partitioner, Span, Refusal]] = []
+            try:
+                for part, span in list(partitioner.merges(self.policy)):
+                    nodes = self._write(part, span)
+                    if isinstance(nodes, Refusal):
+                        refused.append((part, span, nodes))
+                    else:
+                        written.append((part, span, nodes))
+                if not refused:
+                    return [_kept(b) for b in partitioner.refusals(self.policy)], written
+            except CONTRADICTIONS:
+                for _, _, nodes in written:
+                    _discard(nodes)
+                raise
+            for _, _, nodes in written:
+                _discard(nodes)
+            for part, span, refusal in refused:
+                part.forbid(span, refusal)
 
     def _time(self, part: Partitioner, span: Span, merge: bool) -> int | None:
         """How long a span takes as one map, or its only element as it is."""
@@ -433,12 +451,14 @@ class _Run:
         links = [link for link in part.leaves(span) if link.node not in shared]
         old = [node for node in part.nodes(span) if node not in shared]
         template = self._template(inside[: 0 if shared else None], links)
+        simpler = self.simpler
         try:
             affine, shift = _numbers(part, span, merged)
             if merged.form not in {Form.GEMM, Form.MATMUL}:
                 affine = affine.finest()
             self.simpler |= affine.geometry != merged.geometry
-            free = set(self.rewriter.own_names(old))
+            # A constant that the nodes map is read by what they become, too.
+            free = set(self.rewriter.own_names(old)) - {inside[0].input.name or ""}
             target = self._target(inside[0].input, links, old, template, free)
             units = [unit for unit, _ in units_of(inside)]
             whole = bool(units) and len(units[0]) == len(inside)
@@ -452,12 +472,32 @@ class _Run:
             self.simpler |= len(nodes) > 1 or merged.form is Form.ELEMENTWISE
             self.simpler |= merged.layout is not None
         except RefusedError as error:
+            self.simpler = simpler
             return error.refusal
         except MemoryError:
+            self.simpler = simpler
             return Refusal(Reason.UNSUPPORTED, "the merged weights do not fit into memory")
+        if not whole and not shared and self._gains_nothing(part, span, nodes, merged):
+            _discard(nodes)
+            self.simpler = simpler
+            return Refusal(Reason.COST, "merging would gain nothing")
         for node in nodes:
             unmark(node)
         return nodes
+
+    def _gains_nothing(
+        self, part: Partitioner, span: Span, nodes: Sequence[ir.Node], merged: Merged
+    ) -> bool:
+        """Whether nodes hold more numbers than was foretold, a bias of zeros say, so that as few
+        as there were would do.
+        """
+        read = {v for node in nodes for v in node.inputs if v is not None}
+        new = [v.const_value for v in read if not v.is_initializer() and v.const_value is not None]
+        sizes = (tensor.size for tensor in new if tensor.dtype.is_floating_point())
+        extra = sum(sizes) - merged.cost.parameters
+        actual = merged.cost + Cost(0, extra, 0)
+        before = part.as_is(span)
+        return extra > 0 and self.policy.key(actual) >= self.policy.key(before)
 
     def _lower(
         self,
