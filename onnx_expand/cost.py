@@ -257,7 +257,8 @@ def _conv_transpose_products(node: ir.Node, facts: Facts) -> int | None:
 
 def _gemm_products(node: ir.Node, facts: Facts) -> int | None:
     outputs, a = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[0])
-    depth = None if a is None else a[0 if node.attributes.get_int("transA", 0) else 1]
+    axis = 0 if node.attributes.get_int("transA", 0) else 1
+    depth = a[axis] if a is not None and len(a) == 2 else None
     return None if outputs is None or depth is None else outputs * depth
 
 

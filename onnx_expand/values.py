@@ -337,6 +337,8 @@ def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
     attribute = next(iter(node.attributes.values()))
     if attribute.is_ref() or attribute.name in {"value_string", "value_strings", "sparse_value"}:
         return None
+    if attribute.type == ir.AttributeType.TENSOR:
+        return attribute.as_tensor()  # onnx-ir's own way would give the attribute's tensor a name
     return ir.convenience.get_const_tensor(value)
 
 

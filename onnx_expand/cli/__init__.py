@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from onnx_expand.cli.app import cli
-from onnx_expand.errors import OnnxExpandError
+from onnx_expand.errors import OnnxExpandError, UnsupportedError
 
 __all__ = ["main"]
 
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 the models differ, 2 wrong usage, 3 an unreadable or invalid
         model, 4 a valid one that cannot be handled. Errors are one line on standard error.
     """
+    # What it warns of is looked for by the door, which says it in one line if it matters.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     try:
         # click's standalone mode would print several lines for one error.
         code = cli.main(
@@ -43,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except click.Abort:
         return _fail("interrupted", _INTERRUPTED)
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error}", UnsupportedError.exit_code)
     except OnnxExpandError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
-from onnx_expand.model.fidelity import restore
+from onnx_expand.model.fidelity import restore, serialize
 from onnx_expand.model.files import check_output, checksum, data_file, holders, replacing
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import tensors
@@ -74,7 +74,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto that shares nothing with it."""
-    proto = ir.serde.serialize_model(model)
+    proto = serialize(model)
     restore(model, proto)
     return proto
 

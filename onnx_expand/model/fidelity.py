@@ -8,6 +8,8 @@ put back when the model leaves; a model with anything else missing is refused by
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model.outline import is_repeated, tensors
 
-__all__ = ["attach", "difference", "oddity", "remember", "restore"]
+__all__ = ["attach", "difference", "oddity", "quiet", "remember", "restore", "serialize"]
 
 _ORIGIN = "onnx_expand.origin"
 
@@ -49,7 +51,7 @@ class _Origin:
 
 def remember(model: ir.Model, source: onnx.ModelProto) -> None:
     """Keep with a model what onnx-ir does not hold of the proto that it was made of."""
-    written = ir.serde.serialize_model(model)
+    written = serialize(model)
     rest = onnx.ModelProto()
     rest.training_info.extend(source.training_info)
     for name in ("producer_name", "producer_version", "domain", "doc_string"):
@@ -66,6 +68,24 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> None:
             tuple(old.sparse_initializer),
             rest if graph is model.graph else onnx.ModelProto(),
         )
+
+
+def serialize(model: ir.Model) -> onnx.ModelProto:
+    """What onnx-ir writes, without its log of what it leaves out."""
+    with quiet():
+        return ir.serde.serialize_model(model)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without onnx-ir's log: what it leaves out is looked for in all that it writes."""
+    logger = logging.getLogger("onnx_ir.serde")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def attach(source: ir.Model, target: ir.Model) -> None:
@@ -223,7 +243,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _label(message: Message) -> str:
-    for name in ("name", "key", "tensor_name", "op_type"):
+    for name in ("name", "key", "tensor_name", "op_type", "domain"):
         text = getattr(message, name, "")
         if isinstance(text, str) and text:
             return f"'{text}'"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +11,15 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
-from onnx_expand.model.fidelity import attach, difference, oddity, remember, restore
+from onnx_expand.model.fidelity import (
+    attach,
+    difference,
+    oddity,
+    quiet,
+    remember,
+    restore,
+    serialize,
+)
 from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, outline, tensors, without_data
 from onnx_expand.model.payload import check_payloads
@@ -97,18 +103,6 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     return model
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without onnx-ir's log of what it leaves out, which is looked for in all it writes."""
-    logger = logging.getLogger("onnx_ir.serde")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _validate(light: onnx.ModelProto, label: str) -> None:
     """Let ONNX's checker judge an outline."""
     copy = onnx.ModelProto()
@@ -153,7 +147,7 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     for what in _not_held(proto):
         raise UnsupportedError(f"{label}: holds {what}, {_KEEP}")
     try:
-        with _quiet():
+        with quiet():
             return ir.serde.deserialize_model(proto)
     except Exception as error:
         # onnx-ir reports what it cannot hold by several exception types, in each other.
@@ -164,7 +158,7 @@ def _check_fidelity(model: ir.Model, light: onnx.ModelProto, label: str) -> None
     """Refuse a model that would not come out as it came in."""
     try:
         remember(model, light)
-        written = ir.serde.serialize_model(model)
+        written = serialize(model)
         restore(model, written)
     except OnnxExpandError:
         raise

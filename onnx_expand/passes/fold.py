@@ -357,7 +357,7 @@ class _Run:
         """Merge what the policy chooses in one chain; why the rest stays."""
         try:
             kept, written = self._plan_chain(_partitioner(chain, self.facts))
-        except CONTRADICTIONS as error:  # shapes that no model could run with
+        except (*CONTRADICTIONS, MemoryError) as error:  # shapes that no model could run with
             nodes = [node for element in chain.elements for node in element.nodes()]
             return [Kept(tuple(map(label, nodes)), contradiction(error))]
         for part, span, nodes in written:
@@ -381,7 +381,7 @@ class _Run:
                         written.append((part, span, nodes))
                 if not refused:
                     return [_kept(b) for b in partitioner.refusals(self.policy)], written
-            except CONTRADICTIONS:
+            except (*CONTRADICTIONS, MemoryError):
                 for _, _, nodes in written:
                     _discard(nodes)
                 raise

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
 from onnx_expand.passes.spill import Spill
+from onnx_expand.passes.units import RECORDS
 
 __all__ = ["Rewriter", "label"]
 
@@ -85,6 +86,7 @@ class Rewriter:
             out.name = out.name or self.unique(f"{label(node)}.out")
             if out.shape is None and out.type is None:  # what is written before the last step has the result's shape
                 out.shape, out.type = before.shape, before.type
+        _describe(new, old)
         places = self._places(graph, old)
         read = [value for node in old for value in node.inputs if value is not None]
         on_disk = any(isinstance(value.const_value, ir.ExternalTensor) for value in read)
@@ -99,6 +101,7 @@ class Rewriter:
         graph.insert_before(old[0] if early else old[-1], new)
         before.replace_all_uses_with(after, replace_graph_outputs=True)
         graph.remove(old, safe=True)
+        gone = {value.name: value for value in read if value.is_initializer()}
         self._drop(read)
         fallback = min(places.values(), default=(float(len(self._place)),))
         count = 0
@@ -110,6 +113,10 @@ class Rewriter:
                 if on_disk:
                     value.const_value = self._spill.moved(value.const_value)
                 graph.register_initializer(value)
+                source = gone.get(value.name)
+                if source is not None:  # what was said of the weight whose name it takes
+                    value.doc_string = source.doc_string
+                    value.metadata_props.update(source.metadata_props)
                 count += 1
 
     def freeze(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
@@ -186,6 +193,16 @@ class Rewriter:
                 inputs = [v for v in node.inputs if v is not None]
                 node.graph.remove(node, safe=True)
                 pending += inputs
+
+
+def _describe(new: Sequence[ir.Node], old: Sequence[ir.Node]) -> None:
+    """Let nodes carry what was said of those that they replace; of several, the namesake first."""
+    for node in new:
+        for source in sorted(old, key=lambda n: n.name != node.name):
+            node.doc_string = node.doc_string or source.doc_string
+            for key, text in source.metadata_props.items():
+                if key not in RECORDS:
+                    node.metadata_props.setdefault(key, text)
 
 
 def _constants(nodes: Sequence[ir.Node]) -> list[ir.Value]:

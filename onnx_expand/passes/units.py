@@ -21,6 +21,7 @@ from onnx_expand.lower import Template
 
 __all__ = [
     "EXPANDED",
+    "RECORDS",
     "Member",
     "activations",
     "drop_incomplete",
@@ -33,6 +34,8 @@ __all__ = [
 
 _KEY = "onnx_expand.unit"
 _ACTIVATION = "onnx_expand.activation"
+RECORDS = frozenset({_KEY, _ACTIVATION})
+"""Node metadata that is of a node's place in a unit, and goes with it."""
 _INSERTED = frozenset({"Relu", "PRelu"})
 
 EXPANDED = "onnx_expand.expanded"
