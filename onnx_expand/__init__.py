@@ -59,6 +59,7 @@ def expand(
     seed: int = 0,
     init: str = "random",
     plan: str | Plan | None = None,
+    assume_constant_initializers: bool = False,
     **options: Any,
 ) -> Any:
     """Replace linear layers by chains or sums of linear layers, to be trained and folded back.
@@ -77,6 +78,7 @@ def expand(
         seed: Decides the random numbers that the new layers start from.
         init: `random`; `preserve` for a model that computes the same; `contracted` for the model
             itself with the weights of a random expansion contracted at once.
+        assume_constant_initializers: As for `fold`.
         plan: Which layers to expand and how: the name of a plan, a file, or a `Plan`.
         options: The other fields of `onnx_expand.passes.Expand`: nonlinear, norm, branches, rank,
             ops, kernels, strides, depthwise, residual, place, path, max_params_mult,
@@ -92,7 +94,7 @@ def expand(
     from dataclasses import fields
 
     from onnx_expand.model import visit
-    from onnx_expand.passes import Expand
+    from onnx_expand.passes import Expand, assume_constant
 
     known = [field.name for field in fields(Expand) if field.init]
     for name in options:
@@ -101,6 +103,8 @@ def expand(
     first = (strategy, rate, first_width, include, exclude, layers, seed)
     run = Expand(*first, init=init, plan=plan, **options)
     guest = visit(model, output, suffix="expanded")
+    if assume_constant_initializers:
+        assume_constant(guest.model)
     return guest.leave(run(guest.model).model)
 
 
@@ -132,6 +136,7 @@ def fold(
     output: str | os.PathLike[str] | None = None,
     *,
     policy: str = "auto",
+    assume_constant_initializers: bool = False,
 ) -> Any:
     """Merge linear nodes into the fewest, cheapest ones that compute the same.
 
@@ -142,6 +147,8 @@ def fold(
         policy: `cheapest` never adds a multiply-accumulate; `always` merges whatever is exact;
             `marked` undoes expansions only; `auto` is `marked` for a model with expansions and
             `cheapest` for any other. `onnx_expand.passes.Fold` returns the reasons too.
+        assume_constant_initializers: Nobody replaces weights that are also inputs of the graph,
+            as all were before IR version 4: take them out of the inputs.
 
     Returns:
         The folded model, of the kind that was handed in; for a path, the path written.
@@ -151,11 +158,13 @@ def fold(
         ModelError: The model cannot be read, or is not valid.
     """
     from onnx_expand.model import visit
-    from onnx_expand.passes import Fold, Policy
+    from onnx_expand.passes import Fold, Policy, assume_constant
 
     if policy not in set(Policy):
         raise UsageError(f"policy '{policy}' is none of {', '.join(Policy)}")
     guest = visit(model, output, suffix="folded")
+    if assume_constant_initializers:
+        assume_constant(guest.model)
     return guest.leave(Fold(Policy(policy))(guest.model).model)
 
 

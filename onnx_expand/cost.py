@@ -73,8 +73,8 @@ class Cost:
         A number that is broadcast counts for each channel, as it would in a merged node.
         """
         geometry, inputs = linear.geometry, linear.node.inputs
-        constants = [v for i, v in enumerate(inputs) if v is not None and i != linear.slot]
-        sizes = [math.prod(facts.dims(value)) for value in constants]
+        others = [v for i, v in enumerate(inputs) if v is not None and i != linear.slot]
+        sizes = [math.prod(facts.dims(value)) for value in others if facts.is_constant(value)]
         if linear.node.op_type in _PRODUCTS:
             products = geometry.macs_per_position * positions
             return cls(products, max(sum(sizes), geometry.parameters), 1)

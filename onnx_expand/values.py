@@ -124,7 +124,7 @@ class Facts:
                     Refusal(
                         Reason.OVERRIDABLE,
                         f"'{value.name}' is also a graph input, so that a caller may replace it",
-                        hint="remove it from the graph's inputs",
+                        hint="if no caller does, give --assume-constant-initializers",
                     )
                 )
             return value.const_value

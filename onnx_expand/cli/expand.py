@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs
+from onnx_expand.cli.options import assume_constant_option, check_outputs
 from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output, load, replacing, save
-from onnx_expand.passes import Expand, ExpandReport, StripNonlinear
+from onnx_expand.passes import Expand, ExpandReport, StripNonlinear, assume_constant
 from onnx_expand.plans import PLANS, plan_text
 
 __all__ = ["expand"]
@@ -123,6 +123,7 @@ def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
 @click.option(
     "--strip-nonlinear", is_flag=True, help="Remove the activations of --nonlinear, only that."
 )
+@assume_constant_option
 @click.option("--report", metavar="F.json", help="Write what was done as JSON; - is stdout.")
 def expand(
     source: str | None,
@@ -131,6 +132,7 @@ def expand(
     plan_out: str | None,
     list_plans: bool,
     strip_nonlinear: bool,
+    assume_constant_initializers: bool,
     report: str | None,
     **options: Any,
 ) -> None:
@@ -158,6 +160,8 @@ def expand(
     run = Expand(layers=options.pop("fc_layers"), **_typed(options))
     check_outputs(None if dry_run else target, report, plan_out)
     model = load(source)
+    if assume_constant_initializers:
+        assume_constant(model)
     outcome = run.call(model).report
     if target is not None and not dry_run:
         save(model, target)

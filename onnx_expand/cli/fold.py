@@ -10,10 +10,10 @@ from rich.console import Console
 
 from onnx_expand.certificate import certify
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs
+from onnx_expand.cli.options import assume_constant_option, check_outputs
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load, save
-from onnx_expand.passes import Border, Fold, Policy, Preprocess
+from onnx_expand.passes import Border, Fold, Policy, Preprocess, assume_constant
 
 if TYPE_CHECKING:
     from onnx_expand.equivalence import Verdict
@@ -62,6 +62,7 @@ _LARGE = 1 << 30  # bytes of weights: comparing needs both models in memory, sev
     help="Compare IN and OUT on N inputs of each kind before OUT is written, and write nothing "
     "if they differ; 0 does not. [default: 1, where onnxruntime can run IN]",
 )
+@assume_constant_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write no model.")
 @click.option(
     "--certificate",
@@ -81,6 +82,7 @@ def fold(
     swap_rb: bool,
     image: str | None,
     checks: int | None,
+    assume_constant_initializers: bool,
     dry_run: bool,
     certificate: str | None,
     report: str | None,
@@ -105,6 +107,8 @@ def fold(
     if certificate is not None and (target is None or dry_run):
         raise UsageError("--certificate is about a model that is written; name OUT")
     model = load(source)
+    if assume_constant_initializers:
+        assume_constant(model)
     preprocess = None
     if mean or std or swap_rb:
         preprocess = Preprocess(_numbers("mean", mean, 0), _numbers("std", std, 1), swap_rb, image)

@@ -12,9 +12,16 @@ from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output
 from onnx_expand.recipes import explain
 
-__all__ = ["check_outputs", "options_of"]
+__all__ = ["assume_constant_option", "check_outputs", "options_of"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+assume_constant_option = click.option(
+    "--assume-constant-initializers",
+    is_flag=True,
+    help="Nobody replaces weights that are also inputs of the graph, as all were before IR "
+    "version 4: take them out of the inputs.",
+)
 
 
 def check_outputs(*paths: str | None) -> None:

@@ -20,7 +20,7 @@ from onnx_expand.errors import UsageError
 from onnx_expand.model.fidelity import restore, serialize
 from onnx_expand.model.files import check_output, checksum, data_file, holders, replacing
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
-from onnx_expand.model.outline import tensors
+from onnx_expand.model.outline import inner_graphs, tensors
 from onnx_expand.model.reading import CHECKSUMS, admit, load
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ __all__ = [
 ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph"
 Caller = TypeVar("Caller")
 
+# The IR version since which an initializer need not be an input.
+_PLAIN_INITIALIZERS = 4
 # protobuf cannot hold a message of 2 GiB; larger weights go to one file beside the model.
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
@@ -76,7 +78,23 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto that shares nothing with it."""
     proto = serialize(model)
     restore(model, proto)
+    if proto.ir_version < _PLAIN_INITIALIZERS:
+        for graph in inner_graphs(proto.graph):
+            _hold_in_nodes(graph)
     return proto
+
+
+def _hold_in_nodes(graph: onnx.GraphProto) -> None:
+    """Make Constant nodes of the initializers that are no inputs, as old IR versions need."""
+    inputs = {info.name for info in graph.input}
+    plain = [tensor for tensor in graph.initializer if tensor.name not in inputs]
+    if not plain:
+        return
+    made = [onnx.helper.make_node("Constant", [], [t.name], name=t.name, value=t) for t in plain]
+    nodes, tensors = list(graph.node), [t for t in graph.initializer if t.name in inputs]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend([*made, *nodes])
+    graph.initializer.extend(tensors)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from onnx_expand.passes.borders import Border
 from onnx_expand.passes.expand import Expand, ExpandReport, ExpandResult
 from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
+from onnx_expand.passes.overridable import assume_constant
 from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.preprocess import Preprocess
 from onnx_expand.passes.strip import StripNonlinear
@@ -18,4 +19,5 @@ __all__ = [
     "Policy",
     "Preprocess",
     "StripNonlinear",
+    "assume_constant",
 ]
