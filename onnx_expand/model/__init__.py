@@ -18,10 +18,10 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
 from onnx_expand.model.fidelity import restore, serialize
-from onnx_expand.model.files import check_output, checksum, data_file, holders, replacing
+from onnx_expand.model.files import check_output, checksum, data_file, holders, movable, replacing
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import inner_graphs, tensors
-from onnx_expand.model.reading import CHECKSUMS, admit, load
+from onnx_expand.model.reading import CHECKSUMS, EXTERNAL, admit, load
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -58,12 +58,13 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
         UnsupportedError: The model holds something that does not go with what was rewritten.
     """
     path = check_output(path)
-    inline, external = _sizes(model)
-    if not external and inline <= _INLINE_LIMIT:
+    large = _inline_size(model) > _INLINE_LIMIT
+    moving = movable(model, all_large=large) if large or _is_external(model) else []
+    if not moving:
         with replacing(path) as partial:
             partial.write_bytes(to_proto(model).SerializeToString())
         return
-    with data_file(model, path, all_large=inline > _INLINE_LIMIT) as data:
+    with data_file(moving, path) as data:
         proto = to_proto(model)
         if model.graph.meta.get(CHECKSUMS):
             digest = checksum(data)
@@ -177,14 +178,19 @@ def _visit_graphsurgeon(source: Any) -> Visit[Any]:
     return Visit(model, lambda result: import_graph(to_proto(result)), label)
 
 
-def _sizes(model: ir.Model) -> tuple[int, bool]:
-    """How many bytes of weights lie in the model's own file, and whether some lie elsewhere."""
-    inline, external = 0, False
+def _is_external(model: ir.Model) -> bool:
+    """Whether some weights lie in another file, or did when the model came in."""
+    if model.graph.meta.get(EXTERNAL):
+        return True
+    return any(isinstance(holder.tensor, ir.ExternalTensor) for holder in holders(model))
+
+
+def _inline_size(model: ir.Model) -> int:
+    """How many bytes of weights lie in the model's own file."""
+    size = 0
     for holder in holders(model):
-        if isinstance(holder.tensor, ir.ExternalTensor):
-            external = True
-        elif holder.tensor.dtype == ir.DataType.STRING:
-            inline += sum(map(len, holder.tensor.numpy().flat))
-        else:
-            inline += holder.tensor.nbytes
-    return inline, external
+        if holder.tensor.dtype == ir.DataType.STRING:
+            size += sum(map(len, holder.tensor.numpy().flat))
+        elif not isinstance(holder.tensor, ir.ExternalTensor):
+            size += holder.tensor.nbytes
+    return size

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
 
-__all__ = ["check_output", "checksum", "data_file", "holders", "replacing"]
+__all__ = ["check_output", "checksum", "data_file", "holders", "movable", "replacing"]
 
 _THRESHOLD = 256  # bytes; smaller tensors, shapes among them, stay in the model
 
@@ -157,25 +157,24 @@ def _put_attribute(
 
 
 @contextlib.contextmanager
-def data_file(model: ir.Model, path: Path, *, all_large: bool) -> Iterator[Path]:
-    """Write a model's weights to a file beside `path`, and let the model refer to it.
+def data_file(tensors: Sequence[Holder], path: Path) -> Iterator[Path]:
+    """Write tensors of a model to a file beside `path`, and let the model refer to it.
 
-    Within the block the model's tensors lie in that file, which is yielded; the block must put a
-    model that refers to it at `path`. The file is called `<name>.data`, unless the model that is
-    there refers to a file of this name with other content; then `<name>.1.data`, and the old one
-    goes after the block. Two writers of one model take turns.
+    Within the block the tensors lie in that file, which is yielded; the block must put a model
+    that refers to it at `path`. The file is called `<name>.data`, unless the model that is there
+    refers to a file of this name with other content; then `<name>.1.data`, and the old one goes
+    after the block. Writers in one directory take turns.
 
     Args:
-        model: The model; as it was, after the block.
+        tensors: What `movable` found in the model, which is as it was after the block.
         path: The file of the model.
-        all_large: Whether to move large tensors that lay in the model's own file, too.
 
     Raises:
         UsageError: It cannot be written.
     """
     with _partial(path.with_name(path.name + ".data")) as partial:
         with partial.open("wb") as stream:
-            places = _write(_movable(model, all_large), stream)
+            places = _write(tensors, stream)
         with _alone(path.parent):
             target = _choose(path, partial)
             if target.exists() and filecmp.cmp(partial, target, shallow=False):
@@ -201,7 +200,13 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha1").hexdigest()
 
 
-def _movable(model: ir.Model, all_large: bool) -> list[Holder]:
+def movable(model: ir.Model, *, all_large: bool) -> list[Holder]:
+    """The tensors that go to a file of their own: those of other files, and large new ones.
+
+    Args:
+        model: The model.
+        all_large: Whether large tensors that lay in the model's own file go, too.
+    """
     return [
         holder
         for holder in holders(model)

@@ -24,10 +24,13 @@ from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, outline, tensors, without_data
 from onnx_expand.model.payload import check_payloads
 
-__all__ = ["CHECKSUMS", "admit", "load"]
+__all__ = ["CHECKSUMS", "EXTERNAL", "admit", "load"]
 
 CHECKSUMS = "onnx_expand.checksums"
 """Says of a main graph that the external data of its model had checksums."""
+
+EXTERNAL = "onnx_expand.external"
+"""Says of a main graph that its model had external data."""
 
 _TOO_LARGE = 1 << 31
 _KEEP = "which onnx-expand cannot keep; remove it from the model first"
@@ -97,9 +100,9 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     for holder in holders(model):
         if isinstance(holder.tensor, ir.ExternalTensor):
             holder.tensor.base_dir = base or ""
-    model.graph.meta[CHECKSUMS] = any(
-        entry.key == "checksum" for _, t in tensors(light) for entry in t.external_data
-    )
+    entries = [entry for _, tensor in tensors(light) for entry in tensor.external_data]
+    model.graph.meta[EXTERNAL] = bool(entries)
+    model.graph.meta[CHECKSUMS] = any(entry.key == "checksum" for entry in entries)
     return model
 
 

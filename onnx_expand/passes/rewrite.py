@@ -81,6 +81,7 @@ class Rewriter:
         after.name, after.shape, after.type = before.name, before.shape, before.type
         after.doc_string = before.doc_string
         after.metadata_props.update(before.metadata_props)
+        after.meta.update(before.meta)  # quantization annotations
         for node in new[:-1]:
             out = node.outputs[0]
             out.name = out.name or self.unique(f"{label(node)}.out")
