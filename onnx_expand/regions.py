@@ -17,7 +17,7 @@ from onnx_expand.elements import Element, Join, Leaf
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift import Axes, Linear, lift, lift_parts
+from onnx_expand.lift import CONTRADICTIONS, Axes, Linear, contradiction, lift, lift_parts
 from onnx_expand.renames import Rename, find_rename
 from onnx_expand.values import Facts, Shape
 
@@ -130,6 +130,12 @@ class _Finder:
 
     def visit(self, node: ir.Node) -> None:
         """Take in the next node, in topological order."""
+        try:
+            self._visit(node)
+        except CONTRADICTIONS as error:
+            self.breaks.append(Break((node,), contradiction(error)))
+
+    def _visit(self, node: ir.Node) -> None:
         if node in self._framed:
             if node in self._frames:
                 self._append_frame(self._frames[node])

@@ -19,6 +19,7 @@ Shape = tuple[int | None, ...]
 
 # Numbers from here down stand for extents that are not static: no graph computes with such.
 _UNKNOWN = -(1 << 62)
+_NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
 # Each round of inference gets past at least one more computed shape.
 _ROUNDS = 16
 
@@ -312,9 +313,12 @@ class Facts:
         """The constant that a value is, in float64.
 
         Raises:
-            RefusedError: It is no constant, or holds NaN or infinity.
+            RefusedError: It is no constant, or holds NaN or infinity, or other than real numbers.
         """
         tensor = self.tensor(value)
+        if tensor.dtype in _NOT_REAL:
+            message = f"'{value.name}' holds {tensor.dtype.name.lower()}, no real numbers"
+            raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
         array = np.asarray(tensor.numpy(), dtype=np.float64)
         if isinstance(tensor, ir.ExternalTensor) and tensor.dtype != ir.DataType.DOUBLE:
             tensor.release()  # this is a copy: the file need not stay in memory

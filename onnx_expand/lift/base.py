@@ -116,7 +116,8 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
             hint="inline the functions of the model first",
         )
     try:
-        linear = lifter(node, facts)
+        with np.errstate(all="ignore"):  # whatever is not finite is refused when it is written
+            linear = lifter(node, facts)
         if linear is not None:
             linear = _checked(linear)
         if linear is not None and any(_is_used(out, node) for out in node.outputs[1:]):
@@ -151,7 +152,8 @@ def _checked(linear: Linear) -> Linear:
 
     def checked_load() -> AffineConv:
         try:
-            return load()
+            with np.errstate(all="ignore"):
+                return load()
         except CONTRADICTIONS as error:
             raise RefusedError(contradiction(error)) from error
 

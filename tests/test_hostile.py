@@ -1,0 +1,186 @@
+"""Broken models do no harm: a share of the fuzzer's, and what it found, one test for each bug."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import onnx_expand
+from onnx_expand.passes import Fold
+from tests.graphs_text import graph
+from tests.hostile import attempt, run
+from tests.mutations import Broken
+from tests.sameness import differences
+
+Array = npt.NDArray[np.generic]
+
+
+def test_a_share_of_the_broken_models() -> None:
+    """Each of some hundred broken models ends with 0, 3 or 4, one line and no traceback."""
+    figures = run(seed=1, numbers=range(300))
+    assert figures["failures"] == []
+    assert figures["codes"]["0"] > 50
+    assert figures["codes"]["3"] > 50
+
+
+def test_an_endless_merge_is_noticed(tmp_path: Path) -> None:
+    """The judge of the fuzzer sees a traceback and a second line of an error."""
+    model = graph("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", {})
+    assert attempt(Broken(model.SerializeToString()), tmp_path).is_fine
+    outcome = attempt(Broken(model.SerializeToString()), tmp_path, ["--no-such-option"])
+    assert outcome.code == 2
+    assert not outcome.is_fine
+
+
+def unchecked(text: str, opset: int = 17, **constants: npt.ArrayLike) -> onnx.ModelProto:
+    """A model that ONNX's checker lets pass although no runtime could run it."""
+    model: onnx.ModelProto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> {text}'
+    )
+    for name, values in constants.items():
+        array = np.asarray(values)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.checker.check_model(model)
+    return model
+
+
+ONES = np.ones((4, 4, 1, 1))
+IMAGE = "g (float[N,4,8,8] x) => (y) ".replace("(y)", "(float[N,4,8,8] y)")
+CONTRADICTIONS = {
+    "normalization of other channels": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = BatchNormalization(a, s, t, s, t) }",
+        w=ONES,
+        s=np.ones(2),
+        t=np.ones(3),
+    ),
+    "slices of several lengths": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = Slice(a, i, j) }",
+        w=ONES,
+        i=np.array([0, 0]),
+        j=np.array([1]),
+    ),
+    "pads of too few axes": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = Pad(a, p) }", w=ONES, p=np.array([0, 0, 1])
+    ),
+    "an axis twice": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = Unsqueeze(a, i) }", w=ONES, i=np.array([0, 0])
+    ),
+    "axes that are no integers": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = Reshape(a, i) }", w=ONES, i=np.array([np.nan, 1.0])
+    ),
+    "complex weights": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = BatchNormalization(a, s, s, s, s) }",
+        w=ONES,
+        s=np.ones(4) * (1 + 1j),
+    ),
+    "kernels of different ranks": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = Conv(a, v) }", w=ONES, v=np.ones((4, 4, 1))
+    ),
+    "no channels": unchecked(
+        IMAGE + "{ a = Conv(x, w) y = Conv(a, v) }",
+        w=np.ones((0, 4, 1, 1)),
+        v=np.ones((4, 0, 1, 1)),
+    ),
+    "group of none": unchecked(IMAGE + "{ a = Conv <group = 0> (x, w) y = Conv(a, w) }", w=ONES),
+    "a product of an image": unchecked(
+        "g (float[N] x) => (float[N] y) { a = Gemm(x, w) y = Gemm(a, w) }", w=np.ones((4, 4))
+    ),
+    "pads without end": unchecked(
+        IMAGE
+        + "{ a = Conv <pads = [8589934592, 0, 0, 0]> (x, w, b) "
+        + "y = Conv <pads = [8589934592, 1, 1, 1]> (a, v) }",
+        w=ONES,
+        b=np.ones(4),
+        v=np.ones((4, 4, 3, 3)),
+    ),
+    "dilations without end": unchecked(
+        IMAGE
+        + "{ a = Conv <dilations = [1099511627776, 1]> (x, w) "
+        + "y = Conv <dilations = [3, 3]> (a, w) }",
+        w=np.ones((4, 4, 3, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_contradictions_are_left_as_they_are(case: str) -> None:
+    """Nodes that do not fit each other stay, with a reason; inspecting them works as well."""
+    model = CONTRADICTIONS[case]
+    onnx_expand.inspect(model)
+    assert differences(model, onnx_expand.fold(model)) == []
+
+
+def test_a_merge_that_gains_nothing_is_not_made_again_and_again() -> None:
+    """A bias of zeros that the plan leaves out and the template keeps is no gain.
+
+    The merge was made without end.
+    """
+    rng = np.random.default_rng(0)
+    model = unchecked(
+        "g (float[N,6,4] x) => (float[1,N,2,4] y) { a = Relu(x) "
+        "b = Transpose <perm = [0, 1, 2]> (a) c = Conv(b, w, z) y = Unsqueeze(c, i) }",
+        w=rng.standard_normal((2, 6, 1)),
+        z=np.zeros(2),
+        i=np.array([0]),
+    )
+    onnx.checker.check_model(onnx_expand.fold(model), full_check=True)
+
+
+def test_a_constant_that_is_mapped_keeps_its_name_for_itself() -> None:
+    """Where linear nodes map a constant, the result's weight takes another name than that."""
+    model = unchecked(
+        "g (float[4] x) => (float[4] y) "
+        "{ a = Dropout(c) b = BatchNormalization(a, c, s, s, s) y = Add(b, x) }",
+        c=np.arange(4.0),
+        s=np.ones(4),
+    )
+    result = onnx_expand.fold(model)
+    onnx.checker.check_model(result)
+    weights = {t.name: t for t in result.graph.initializer}
+    assert len(weights) == len(result.graph.initializer)
+    if "c" in weights:
+        np.testing.assert_array_equal(numpy_helper.to_array(weights["c"]), np.arange(4.0))
+
+
+def test_a_ratio_that_is_computed_costs_nothing() -> None:
+    """A Dropout whose ratio no one knows is counted, and stays."""
+    model = unchecked(
+        "g (float[N,4] x, float r) => (float[N,4] y) { a = Relu(x) b = Dropout(a, r) y = Relu(b) }"
+    )
+    assert len(onnx_expand.fold(model).graph.node) <= 3
+
+
+def test_functions_that_call_each_other_are_refused() -> None:
+    """A circle of functions is an error of the model, not one of shape inference."""
+    model = unchecked("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    model.ir_version = 10
+    model.opset_import.add(domain="own", version=1)
+    opsets = [helper.make_opsetid("own", 1)]
+    for name, other in (("f", "g"), ("g", "f")):
+        body = [helper.make_node(other, ["p"], ["q"], domain="own")]
+        model.functions.append(helper.make_function("own", name, ["p"], ["q"], body, opsets))
+    with pytest.raises(onnx_expand.ModelError, match=r"calls itself|Cycle"):
+        onnx_expand.fold(model)
+
+
+def test_constants_keep_their_own_names() -> None:
+    """Asking what a Constant node holds gives the tensor within it no name."""
+    model = unchecked(
+        "g (float[N,4] x) => (float[N,4] y) { c = Constant <value = float[4] {1, 2, 3, 4}> () "
+        "a = Relu(x) y = Pow(a, c) }"
+    )
+    assert differences(model, onnx_expand.fold(model)) == []
+
+
+def test_reports_of_contradictions_name_the_nodes() -> None:
+    """What was left because it contradicts itself is in the report, with that reason."""
+    visit = onnx_expand.model.visit(CONTRADICTIONS["normalization of other channels"])
+    kept = Fold().call(visit.model).report.kept
+    assert any("contradict" in k.refusal.message and k.nodes for k in kept)
