@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.elements import Element, Join, Leaf
-from onnx_expand.errors import Reason, Refusal
+from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import CONTRADICTIONS, Axes, Linear, contradiction, lift, lift_parts
@@ -98,6 +98,15 @@ class _Segment:
             segment = segment.before
         return segment is not None
 
+    def rank(self) -> int:
+        """The spatial rank at the end; 0 where no kernel says it since the layout changed."""
+        segment: _Segment | None = self
+        while segment is not None and not isinstance(segment.element, Rename):
+            if rank := _rank(segment.element):
+                return rank
+            segment = segment.before
+        return 0
+
     def elements(self) -> tuple[Element, ...]:
         """First to last, each on the channel axes of the region where it takes any."""
         found: list[Element] = []
@@ -132,6 +141,8 @@ class _Finder:
         """Take in the next node, in topological order."""
         try:
             self._visit(node)
+        except RefusedError as error:
+            self.breaks.append(Break((node,), error.refusal))
         except CONTRADICTIONS as error:
             self.breaks.append(Break((node,), contradiction(error)))
 
@@ -271,6 +282,9 @@ class _Finder:
         element: Element,
         ends: _Ends,
     ) -> None:
+        rank = _rank(element)
+        if above is not None and rank and above.rank() not in {0, rank}:
+            above = None  # kernels of other ranks: no model could run with these
         joined = None if above is None else _joined_ends(above, ends)
         if above is None or joined is None:
             self._segments[element.output] = _Segment(x, entries, None, element, ends)
@@ -289,6 +303,10 @@ class _Finder:
             return None
         producer = value.producer()
         return segment if producer is not None and producer.graph is reader.graph else None
+
+
+def _rank(element: Element) -> int:
+    return max((leaf.geometry.rank for leaf in element.leaves()), default=0)
 
 
 def _joined_ends(above: _Segment, ends: _Ends) -> _Ends | None:

@@ -196,4 +196,7 @@ def _rank(x: ir.Value, facts: Facts) -> int:
 
 def integers_of(facts: Facts, value: ir.Value) -> tuple[int, ...]:
     """The integers of a constant; raises `RefusedError` where it is none."""
-    return tuple(int(v) for v in facts.tensor(value).numpy().reshape(-1))
+    tensor = facts.tensor(value)
+    if not tensor.dtype.is_integer():
+        refuse(f"'{value.name}' holds no integers")
+    return tuple(int(v) for v in tensor.numpy().reshape(-1))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,9 @@ from onnx_expand.regions import Break, Chain, find_chains
 from onnx_expand.values import Facts, Shape
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
+
+
+Plan = TypeVar("Plan")
 
 
 @dataclass(frozen=True)
@@ -250,18 +254,18 @@ class _Run:
     def _reroot(self, graph: ir.Graph) -> bool:
         """Merge a map that several others read into each of them, if that costs less."""
         chains, _ = find_chains(graph, self.facts)
-        for plan in find_reroots(chains, self.facts, self.policy):
+        for plan in _possible(find_reroots(chains, self.facts, self.policy)):
             if self._take_in(plan):
                 return True
         return False
 
     def _join_branches(self, graph: ir.Graph) -> bool:
         """Bring linear nodes next to each other where values of several roots meet."""
-        for spread in find_spreads(graph, self.facts, self.policy):
+        for spread in _possible(find_spreads(graph, self.facts, self.policy)):
             if self._spread(spread):
                 return True
         chains, _ = find_chains(graph, self.facts)
-        for regrouping in find_regroupings(graph, chains, self.facts, self.policy):
+        for regrouping in _possible(find_regroupings(graph, chains, self.facts, self.policy)):
             regroup(regrouping, self.rewriter, self.facts)
             return True
         return False
@@ -641,6 +645,12 @@ def _bias_name(weight: str) -> str:
 
 def _partitioner(chain: Chain, facts: Facts) -> Partitioner:
     return Partitioner(chain.elements, chain.extents, chain.rank, facts)
+
+
+def _possible(plans: Iterable[Plan]) -> Iterator[Plan]:
+    """Plans as far as they can be made: shapes that contradict each other end them."""
+    with contextlib.suppress(*CONTRADICTIONS, MemoryError):
+        yield from plans
 
 
 def _discard(nodes: Sequence[ir.Node]) -> None:
