@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lint fuzz clean
+.PHONY: setup demo test lint fuzz fuzz-models large support clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,18 @@ test: lint
 # A long run of the random graphs: folding must change no number, whatever the graph.
 fuzz: setup
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
+
+# Fold 50,000 broken models: no traceback, no hang, bounded memory. The tests run some hundred.
+fuzz-models: setup
+	nice $(BIN)/python -W ignore -m tests.hostile --count 50000
+
+# Models of more than 2 GiB; takes 5 GiB of disk.
+large: setup
+	LARGE=1 $(BIN)/pytest tests/test_door_files.py -k large
+
+# The table of what folds, made by folding.
+support: setup
+	$(BIN)/python -m tests.support docs/support.md
 
 clean:
 	rm -rf $(VENV) demo dist

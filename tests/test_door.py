@@ -146,6 +146,40 @@ def test_training_info_of_merged_weights_is_not_left_to_lie() -> None:
         onnx_expand.fold(rich())
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_sparse_weights_fold_like_others(flat: bool) -> None:
+    """A sparse initializer that is merged is counted in; one that is not stays sparse."""
+    model = small()
+    dense = np.zeros((4, 4), np.float32)
+    dense[0, 1], dense[2, 3] = 2, 3
+    values = numpy_helper.from_array(np.array([2, 3], np.float32), "v")
+    where = np.array([1, 11]) if flat else np.array([[0, 1], [2, 3]])
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(where, ""), [4, 4])
+    del model.graph.initializer[0]
+    model.graph.sparse_initializer.append(sparse)
+    own = door.read(model)
+    assert differences(model, door.to_proto(own.clone())) == []
+    result = onnx_expand.fold(model)
+    w = numpy_helper.to_array(model.graph.initializer[0])
+    (merged,) = (numpy_helper.to_array(t) for t in result.graph.initializer)
+    np.testing.assert_allclose(merged, dense @ w, rtol=1e-6)
+    assert not result.graph.sparse_initializer
+
+
+def test_a_sparse_weight_without_end_is_refused() -> None:
+    """A sparse initializer that would fill the memory when written out is an error by name."""
+    model = small()
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "v"),
+        numpy_helper.from_array(np.array([1]), ""),
+        [2**31, 2**31],
+    )
+    del model.graph.initializer[0]
+    model.graph.sparse_initializer.append(sparse)
+    with pytest.raises(UnsupportedError, match="sparse initializer 'v'"):
+        onnx_expand.fold(model)
+
+
 # -- What is refused --------------------------------------------------------------------------
 
 

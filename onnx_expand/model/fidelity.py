@@ -12,7 +12,7 @@ import contextlib
 import logging
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model.outline import is_repeated, tensors
+from onnx_expand.model.sparse import Sparse, hold
 
 __all__ = ["attach", "difference", "oddity", "quiet", "remember", "restore", "serialize"]
 
@@ -39,6 +40,7 @@ class _Origin:
         infos: value_info of what onnx-ir writes none for.
         annotations: quantization_annotation of what onnx-ir writes none for.
         sparse: Sparse initializers.
+        held: The names of those that are initializers of the graph.
         rest: Fields of the model itself, with its main graph.
     """
 
@@ -47,6 +49,7 @@ class _Origin:
     annotations: tuple[onnx.TensorAnnotation, ...]
     sparse: tuple[onnx.SparseTensorProto, ...]
     rest: onnx.ModelProto
+    held: frozenset[str] = frozenset()
 
 
 def remember(model: ir.Model, source: onnx.ModelProto) -> None:
@@ -88,10 +91,15 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def attach(source: ir.Model, target: ir.Model) -> None:
-    """Keep with a model what was kept with its twin."""
-    for old, new in zip(source.graphs(), target.graphs(), strict=True):
-        new.meta[_ORIGIN] = old.meta[_ORIGIN]
+def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
+    """Keep with a model what was kept with its twin.
+
+    Raises:
+        UnsupportedError: A sparse initializer is too large to be held.
+    """
+    twins = _pairs(source.graph, proto.graph), _pairs(target.graph, proto.graph)
+    for (old, described), (new, _) in list(zip(*twins, strict=True)):
+        new.meta[_ORIGIN] = replace(old.meta[_ORIGIN], held=hold(new, described))
 
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
@@ -113,6 +121,10 @@ def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
 
 
 def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    values = graph.initializers.values()
+    still = {v.name for v in values if isinstance(v.const_value, Sparse)}
+    folded = origin.held - still
+    sparse = [tensor for tensor in origin.sparse if tensor.values.name not in folded]
     held = {tensor.name for tensor in proto.initializer} - origin.described
     infos = [info for info in proto.value_info if info.name not in held]
     # A value that has come since may have the name of a description that was of nothing.
@@ -122,9 +134,12 @@ def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> 
     del proto.value_info[:]
     proto.value_info.extend(infos)
     proto.quantization_annotation.extend(origin.annotations)
-    proto.sparse_initializer.extend(origin.sparse)
+    proto.sparse_initializer.extend(sparse)
+    for index in reversed(range(len(proto.initializer))):
+        if proto.initializer[index].name in still:
+            del proto.initializer[index]
     present = {tensor.name for tensor in proto.initializer} | ends | inner
-    present |= {sparse.values.name for sparse in origin.sparse}
+    present |= {tensor.values.name for tensor in sparse}
     # What annotated values no longer there, scales among them, is not kept alive for their sake.
     notes = [
         n

@@ -20,6 +20,7 @@ from typing import IO
 import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
+from onnx_expand.model.sparse import Sparse
 
 __all__ = ["check_output", "checksum", "data_file", "holders", "movable", "replacing"]
 
@@ -213,6 +214,7 @@ def movable(model: ir.Model, *, all_large: bool) -> list[Holder]:
         if isinstance(holder.tensor, ir.ExternalTensor)
         or (
             holder.tensor.dtype != ir.DataType.STRING
+            and not isinstance(holder.tensor, Sparse)
             and holder.tensor.nbytes > _THRESHOLD
             and (all_large or not isinstance(holder.tensor, ir.serde.TensorProtoTensor))
         )

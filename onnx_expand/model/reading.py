@@ -96,7 +96,10 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     twin = _deserialize(light, label)
     _check_fidelity(twin, light, label)
     model = _deserialize(proto, label)
-    attach(twin, model)
+    try:
+        attach(twin, model, proto)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{label}: {error}") from None
     for holder in holders(model):
         if isinstance(holder.tensor, ir.ExternalTensor):
             holder.tensor.base_dir = base or ""
