@@ -96,7 +96,7 @@ class Linear:
 
 
 Lifter = Callable[[ir.Node, Facts], "Linear | None"]
-_LIFTERS: dict[str, Lifter] = {}
+LIFTERS: dict[str, Lifter] = {}
 
 
 def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
@@ -105,7 +105,7 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
     Returns:
         The map; or why a node of a linear op is none; or None for a node that is not linear.
     """
-    lifter = _LIFTERS.get(node.op_type) if node.domain == "" else None
+    lifter = LIFTERS.get(node.op_type) if node.domain == "" else None
     if lifter is None or not node.outputs or not _is_float(node, facts):
         return None
     given = next((a.name for a in node.attributes.values() if a.is_ref()), None)
@@ -181,7 +181,7 @@ def lifts(*op_types: str) -> Callable[[Lifter], Lifter]:
     """Register the function that lifts nodes of some op types."""
 
     def register(function: Lifter) -> Lifter:
-        _LIFTERS.update(dict.fromkeys(op_types, function))
+        LIFTERS.update(dict.fromkeys(op_types, function))
         return function
 
     return register
