@@ -81,7 +81,8 @@ def attempt(model: Broken, directory: Path, options: Sequence[str] = ("--check",
     except BaseException:
         code, detail = "traceback", traceback.format_exc()
     seconds = time.perf_counter() - start
-    if code in {3, 4} and (len(detail.splitlines()) != 1 or not detail.startswith("onnx-expand:")):
+    lines = [line for line in detail.splitlines() if not line.startswith("onnx-expand: warning: ")]
+    if code in {3, 4} and (len(lines) != 1 or not lines[0].startswith("onnx-expand: error: ")):
         code = f"{code} with more than one line"
     if code != 0 and target.exists():
         code, detail = f"{code} but a file was written", detail

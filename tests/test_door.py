@@ -464,6 +464,28 @@ def test_unknown_ops_are_left_alone() -> None:
     assert differences(model.graph.node[2], result.graph.node[1]) == []
 
 
+def test_ops_that_onnx_does_not_have_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An op of the default domain that is unknown, or younger than the opset, is said once."""
+    model = small()
+    model.graph.node[2].op_type = "Gelu"  # came with opset 20
+    del model.opset_import[:]
+    model.opset_import.add(version=17)
+    with pytest.warns(UserWarning, match="ONNX has no Gelu in the opset of the model"):
+        result = onnx_expand.fold(model)
+    assert [n.op_type for n in result.graph.node] == ["MatMul", "Gelu"]
+    assert differences(model.graph.node[2], result.graph.node[1]) == []
+    path, target = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert main(["fold", str(path), str(target)]) == 0
+    warned = capsys.readouterr().err.splitlines()
+    assert warned == [
+        f"onnx-expand: warning: {path}: ONNX has no Gelu in the opset of the model; left as it is"
+    ]
+    assert differences(result, onnx.load(target)) == []
+
+
 def test_zero_sized_weights_are_left_alone() -> None:
     """A product over no numbers at all is valid ONNX; it stays."""
     model = parsed("g (float[N,0] x) => (float[N,2] y) { a = MatMul(x, v) y = MatMul(a, w) }")

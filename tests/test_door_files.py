@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ from onnx_expand import model as door
 from onnx_expand.cli import main
 
 SIZE = 64
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: these tests write to the disk again and again."""
+    memory = Path("/dev/shm")
+    if os.environ.get("LARGE") or not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
 
 
 def network(seed: int) -> onnx.ModelProto:

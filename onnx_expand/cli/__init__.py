@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +17,7 @@ from onnx_expand.errors import OnnxExpandError, UnsupportedError
 
 __all__ = ["main"]
 
+_OURS = str(Path(__file__).parent.parent)
 _INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 
@@ -29,6 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # What it warns of is looked for by the door, which says it in one line if it matters.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def warn(message: Any, category: Any, filename: str, *place: Any, **more: Any) -> None:
+            if category is UserWarning and _OURS in filename:
+                click.echo(f"onnx-expand: warning: {' '.join(str(message).split())}", err=True)
+            else:
+                show(message, category, filename, *place, **more)
+
+        warnings.filterwarnings("default", category=UserWarning, module=r"onnx_expand\b")
+        warnings.showwarning = warn  # type: ignore[assignment]
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         # click's standalone mode would print several lines for one error.
         code = cli.main(

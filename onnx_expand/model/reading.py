@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -21,8 +21,9 @@ from onnx_expand.model.fidelity import (
     serialize,
 )
 from onnx_expand.model.files import holders
-from onnx_expand.model.outline import graphs, outline, tensors, without_data
+from onnx_expand.model.outline import graphs, outline, tensors
 from onnx_expand.model.payload import check_payloads
+from onnx_expand.model.validity import one_line, validate
 
 __all__ = ["CHECKSUMS", "EXTERNAL", "admit", "load"]
 
@@ -69,7 +70,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OnnxExpandError:
         raise
     except Exception as error:  # the parsers of the text formats raise what they like
-        raise ModelError(f"{path}: not an ONNX file: {_one_line(error)}") from None
+        raise ModelError(f"{path}: not an ONNX file: {one_line(error)}") from None
 
 
 def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Model:
@@ -92,7 +93,7 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
         raise UnsupportedError(f"{label}: holds {problem}, {_KEEP}")
     check_payloads(proto, label, base)
     light = outline(proto)
-    _validate(light, label)
+    validate(light, label)
     twin = _deserialize(light, label)
     _check_fidelity(twin, light, label)
     model = _deserialize(proto, label)
@@ -107,46 +108,6 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     model.graph.meta[EXTERNAL] = bool(entries)
     model.graph.meta[CHECKSUMS] = any(entry.key == "checksum" for entry in entries)
     return model
-
-
-def _validate(light: onnx.ModelProto, label: str) -> None:
-    """Let ONNX's checker judge an outline."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(light)
-    without_data(copy)
-    try:
-        onnx.checker.check_model(copy)
-    except Exception as error:  # besides ValidationError, whatever the C++ code raises
-        raise ModelError(f"{label}: not a valid ONNX model: {_one_line(error)}") from None
-    circle = _circle(light)
-    if circle:
-        raise ModelError(f"{label}: the function '{circle}' calls itself")
-
-
-def _circle(model: onnx.ModelProto) -> str:
-    """A function that calls itself, if only by way of others; empty if there is none."""
-    bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
-    calls = {
-        key: {(n.domain, n.op_type, n.overload) for n in _nodes(f.node)} & set(bodies)
-        for key, f in bodies.items()
-    }
-    while calls:
-        # What calls nothing is not on a circle, and neither is then what calls only such.
-        leaves = {key for key, called in calls.items() if not called & set(calls)}
-        if not leaves:
-            return min(name for _, name, _ in calls)
-        for key in leaves:
-            del calls[key]
-    return ""
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of the graphs within them."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
 
 
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
@@ -214,9 +175,4 @@ def _cause(error: BaseException) -> str:
     """The innermost of several errors, which is the one that tells."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return one_line(error)

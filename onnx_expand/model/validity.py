@@ -1,0 +1,111 @@
+"""Whether a model keeps ONNX's rules."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+from onnx_expand.errors import ModelError
+from onnx_expand.model.outline import without_data
+
+__all__ = ["one_line", "validate"]
+
+_DEFAULT = {"", "ai.onnx"}
+_STRANGE = "onnx_expand.unknown"
+
+
+def validate(light: onnx.ModelProto, label: str) -> None:
+    """Let ONNX's checker judge the outline of a model.
+
+    Ops of the default domain that the model's opset does not have, those of newer versions or of a
+    runtime's own, are no reason to refuse the rest: they stay as they are, with a warning.
+
+    Args:
+        light: The outline, which stays as it is.
+        label: What messages call the model.
+
+    Raises:
+        ModelError: It is not valid.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(light)
+    without_data(copy)
+    strange = _rename_unknown(copy)
+    try:
+        onnx.checker.check_model(copy)
+    except Exception as error:  # besides ValidationError, whatever the C++ code raises
+        raise ModelError(f"{label}: not a valid ONNX model: {one_line(error)}") from None
+    circle = _circle(light)
+    if circle:
+        raise ModelError(f"{label}: the function '{circle}' calls itself")
+    if strange:
+        message = f"ONNX has no {', '.join(strange)} in the opset of the model; left as it is"
+        warnings.warn(f"{label}: {message}", stacklevel=2)
+
+
+def _rename_unknown(model: onnx.ModelProto) -> list[str]:
+    """Give ops that ONNX does not have a domain that it does not judge; their names."""
+    own = {(f.domain, f.name) for f in model.functions}
+    found = set()
+    bodies = [(model.graph.node, model.opset_import)]
+    bodies += [(function.node, function.opset_import) for function in model.functions]
+    for nodes, imports in bodies:
+        version = max((o.version for o in imports if o.domain in _DEFAULT), default=0)
+        unknown = [
+            node
+            for node in _nodes(nodes)
+            if node.domain in _DEFAULT
+            and (node.domain, node.op_type) not in own
+            and node.op_type
+            and not _is_known(node.op_type, version)
+        ]
+        if not unknown or not 0 < version <= onnx.defs.onnx_opset_version():
+            continue
+        found |= {node.op_type for node in unknown}
+        imports.add(domain=_STRANGE, version=1)
+        for node in unknown:
+            node.domain = _STRANGE
+    if found and all(o.domain != _STRANGE for o in model.opset_import):
+        model.opset_import.add(domain=_STRANGE, version=1)
+    return sorted(found)
+
+
+def _is_known(op_type: str, version: int) -> bool:
+    try:
+        return not onnx.defs.get_schema(op_type, version, "").deprecated
+    except Exception:  # onnx raises a type of its own that it does not export
+        return False
+
+
+def _circle(model: onnx.ModelProto) -> str:
+    """A function that calls itself, if only by way of others; empty if there is none."""
+    bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
+    calls = {
+        key: {(n.domain, n.op_type, n.overload) for n in _nodes(function.node)} & set(bodies)
+        for key, function in bodies.items()
+    }
+    while calls:
+        # What calls nothing is not on a circle, and neither is then what calls only such.
+        leaves = {key for key, called in calls.items() if not called & set(calls)}
+        if not leaves:
+            return min(name for _, name, _ in calls)
+        for key in leaves:
+            del calls[key]
+    return ""
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of the graphs within them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
