@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show(message, category, filename, *place, **more)
 
         warnings.filterwarnings("default", category=UserWarning, module=r"onnx_expand\b")
-        warnings.showwarning = warn  # type: ignore[assignment]
+        warnings.showwarning = warn
         return _run(arguments)
 
 
