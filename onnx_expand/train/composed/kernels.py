@@ -5,9 +5,10 @@ The formulas are those of `geometry` and `affine`; here the numbers are tensors 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,12 +20,6 @@ __all__ = ["Kernel", "Meeting", "Place", "composed_kernel", "meeting", "place", 
 Kernel: TypeAlias = "tuple[torch.Tensor, torch.Tensor | None]"
 """A weight [n, m / group, *kernel] and a bias [n]."""
 
-_TRANSPOSE: dict[int, Any] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
-}
-
 
 class Meeting(NamedTuple):
     """How two kernels are composed: everything that their geometries decide.
@@ -33,15 +28,15 @@ class Meeting(NamedTuple):
         kind: `after` or `before` where the second or the first has a single tap, else `wide`.
         rank: Spatial axes of the result.
         groups: Of the first, of the second, of the result.
-        spread: Per axis, how far apart the first one's taps lie on the result's grid.
-        dilation: Per axis, the same of the second.
+        kernel: Taps of the result, per axis.
+        taps: For each pair of taps, those of the first varying fastest, the tap of the result.
     """
 
     kind: str
     rank: int
     groups: tuple[int, int, int]
-    spread: tuple[int, ...]
-    dilation: tuple[int, ...]
+    kernel: tuple[int, ...]
+    taps: tuple[int, ...]
 
 
 class Place(NamedTuple):
@@ -77,13 +72,29 @@ def meeting(one: Geometry, two: Geometry) -> Meeting:
         kind = "after"
     elif set(one.kernel) <= {1} and set(one.strides) <= {1}:
         kind = "before"
-    return Meeting(
-        kind,
-        rank,
-        groups,
-        tuple(max(1, a // d) for a, d in zip(steps1, grid, strict=True)),
-        tuple(max(1, b // d) for b, d in zip(steps2, grid, strict=True)),
-    )
+    kernel, index = _meeting_taps(one, two, grid)
+    return Meeting(kind, rank, groups, kernel, index if kind == "wide" else ())
+
+
+def _meeting_taps(
+    one: Geometry, two: Geometry, grid: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The result's taps per axis, and for each pair of taps which of them it adds to."""
+    ends, places = [], []
+    for axis, step in enumerate(grid):
+        first = [t * one.dilations[axis] // step for t in range(one.kernel[axis])]
+        jump = two.dilations[axis] * one.strides[axis]
+        second = [t * jump // step for t in range(two.kernel[axis])]
+        places.append((first, second))
+        ends.append(first[-1] + second[-1] + 1)
+    index = []
+    for later in itertools.product(*(second for _, second in places)):
+        for earlier in itertools.product(*(first for first, _ in places)):
+            flat = 0
+            for extent, a, b in zip(ends, earlier, later, strict=True):
+                flat = flat * extent + a + b
+            index.append(flat)
+    return tuple(ends), tuple(index)
 
 
 def place(small: Geometry, big: Geometry) -> Place:
@@ -134,16 +145,17 @@ def _before_point(w1: torch.Tensor, w2: torch.Tensor, group: int) -> torch.Tenso
 
 
 def _wide(w1: torch.Tensor, w2: torch.Tensor, how: Meeting) -> torch.Tensor:
-    """Both kernels have taps: a transposed convolution adds them up where they meet."""
+    """Both kernels have taps: one product for all pairs of them, added up where they meet."""
     group = how.groups[2]
-    p, n = w1.shape[0], w2.shape[0]
-    image = _spread(w1, how.spread).transpose(0, 1)  # [m / group, p, ...]
-    blocks = w2.reshape(group, n // group, p // group, *w2.shape[2:])
-    kernel = blocks.transpose(1, 2).reshape(p, n // group, *w2.shape[2:])
-    result: torch.Tensor = _TRANSPOSE[how.rank](
-        image, kernel, stride=1, padding=0, groups=group, dilation=how.dilation
-    )
-    return result.transpose(0, 1)
+    n, p, width = w2.shape[0], w1.shape[0], w1.shape[1]
+    left = w2.reshape(group, n // group, p // group, -1).transpose(2, 3)
+    taps2 = left.shape[2]
+    left = left.reshape(group, n // group * taps2, p // group)
+    pairs = left @ w1.reshape(group, p // group, -1)
+    pairs = pairs.reshape(n, taps2, width, -1).transpose(1, 2).reshape(n, width, -1)
+    index = torch.tensor(how.taps, dtype=torch.int64, device=w1.device)
+    total = pairs.new_zeros(n, width, math.prod(how.kernel))
+    return total.index_add(2, index, pairs).reshape(n, width, *how.kernel)
 
 
 def _bias(

@@ -18,6 +18,11 @@ __all__ = ["Choice", "choose", "measure"]
 
 # Forward, the gradient of the input and that of the weight are as many products each.
 _PASSES = 3
+# Products of composing are of small matrices, and take about twice the time of a convolution's:
+# measured on a CPU, where SmallNet's chains break even at a batch of three.
+_SMALL = 2
+# What the few operations of composing one chain take besides, as so many products.
+_FIXED = 25_000_000
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class Choice:
         composes: Whether it is run as one layer.
         products: Products of one training step, as chosen.
         otherwise: The same for the stretch layer by layer.
+        price: `products`, with those of composing counted by the time that they take.
     """
 
     terms: tuple[Term, ...]
     composes: bool
     products: int
     otherwise: int
+    price: int
 
 
 class _Shapes(fx.Interpreter):
@@ -74,22 +81,18 @@ def measure(
 def choose(
     run: Run, shapes: Mapping[fx.Node, tuple[int, ...]], *, always: bool
 ) -> Iterator[Choice]:
-    """The stretches of a run, of least products in all; of fewest layers when `always`."""
-    terms = run.terms
-    best: list[tuple[tuple[int, int], list[Choice]]] = [((0, 0), [])]
-    for last in range(len(terms)):
-        options = []
-        for first in range(last + 1):
-            choice = _choice(terms[first : last + 1], shapes, always)
-            if choice is None or (len(choice.terms) > 1 and not choice.composes):
-                continue
-            (count, total), before = best[first]
-            kept = [] if not choice.composes and isinstance(choice.terms[0], Layer) else [choice]
-            price = (count + 1, total + choice.products)
-            options.append((price, [*before, *kept]))
-        key = (lambda o: o[0]) if always else (lambda o: o[0][::-1])
-        best.append(min(options, key=key))
-    for choice in best[-1][1]:
+    """What becomes of the stretches of a run.
+
+    The fewest layers where they take fewer products than all layers one by one, or `always`; else,
+    or where that takes half as many, the stretches of least products.
+    """
+    few, whole = _partition(run, shapes, always, fewest=True)
+    if not always:
+        least, cheapest = _partition(run, shapes, always, fewest=False)
+        apart = sum(_apart(layer, shapes) for layer in layers(run.terms))
+        if few > apart or 2 * least < few:
+            whole = cheapest
+    for choice in whole:
         term = choice.terms[0]
         if choice.composes or isinstance(term, Layer):
             yield choice
@@ -99,22 +102,42 @@ def choose(
                 yield from choose(Run(branch), shapes, always=always)
 
 
+def _partition(
+    run: Run, shapes: Mapping[fx.Node, tuple[int, ...]], always: bool, *, fewest: bool
+) -> tuple[int, list[Choice]]:
+    """The price of the best stretches, and the stretches."""
+    best: list[tuple[tuple[int, int], list[Choice]]] = [((0, 0), [])]
+    for last in range(len(run.terms)):
+        options = []
+        for first in range(last + 1):
+            choice = _choice(run.terms[first : last + 1], shapes, always or fewest)
+            if choice is None or (len(choice.terms) > 1 and not choice.composes):
+                continue
+            (count, total), before = best[first]
+            kept = [] if not choice.composes and isinstance(choice.terms[0], Layer) else [choice]
+            options.append(((count + 1, total + choice.price), [*before, *kept]))
+        key = (lambda o: o[0]) if fewest else (lambda o: o[0][::-1])
+        best.append(min(options, key=key))
+    return best[-1][0][1], best[-1][1]
+
+
 def _choice(
     terms: tuple[Term, ...], shapes: Mapping[fx.Node, tuple[int, ...]], always: bool
 ) -> Choice | None:
     """A stretch composed, or a single term as it is if that takes fewer products."""
     apart = sum(_apart(layer, shapes) for layer in layers(terms))
     if len(terms) == 1 and isinstance(terms[0], Layer):
-        return Choice(terms, False, apart, apart)
+        return Choice(terms, False, apart, apart, apart)
     geometry = geometry_of(terms)
     single = len(terms) == 1
     if isinstance(geometry, Refusal) or terms[-1].output not in shapes:
-        return Choice(terms, False, apart, apart) if single else None
+        return Choice(terms, False, apart, apart, apart) if single else None
     positions = _positions(shapes[terms[-1].output], geometry.rank, geometry.out_channels)
-    together = _PASSES * (geometry.macs_per_position * positions + products(terms))
-    if single and together > apart and not always:
-        return Choice(terms, False, apart, apart)
-    return Choice(terms, True, together, apart)
+    macs, composing = geometry.macs_per_position * positions, products(terms)
+    price = _PASSES * (macs + _SMALL * composing) + _FIXED
+    if single and price > apart and not always:
+        return Choice(terms, False, apart, apart, apart)
+    return Choice(terms, True, _PASSES * (macs + composing), apart, price)
 
 
 def _apart(layer: Layer, shapes: Mapping[fx.Node, tuple[int, ...]]) -> int:
