@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from onnx_expand.slices import Slices
+
 __all__ = ["Dim", "Inference"]
 
 Dim = int | str | None
@@ -62,12 +64,12 @@ class Inference:
         self._proto = _without_weights(model)
         if one_sample:
             _set_batch(self._proto.graph)
+        self._slices = Slices(self._proto)
         self._filled: set[tuple[ir.Node, int]] = set()
 
-    def run(self) -> None:
-        """Infer what can be inferred."""
+    def _infer(self) -> onnx.ModelProto | None:
         try:
-            inferred = onnx.shape_inference.infer_shapes(
+            return onnx.shape_inference.infer_shapes(
                 self._proto, strict_mode=False, data_prop=True
             )
         except (
@@ -76,6 +78,14 @@ class Inference:
             RuntimeError,
             ValueError,
         ):
+            return None
+
+    def run(self) -> None:
+        """Infer what can be inferred."""
+        inferred = self._infer()
+        while inferred is not None and self._slices.show(inferred.graph):
+            inferred = self._infer()
+        if inferred is None:
             return  # what the model states itself remains
         for graph, described in _pairs(self._model.graph, inferred.graph):
             described_values = (*described.input, *described.value_info, *described.output)
@@ -113,6 +123,7 @@ class Inference:
                         self._filled.add((node, index))
                         proto.input[index] = name = f"{len(self._filled)}:{value.name}"
                         described.initializer.append(onnx.numpy_helper.from_array(array, name))
+        self._slices.hide()
         return len(self._filled) > before
 
     def _is_known(self, node: ir.Node) -> bool:

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 import onnx_expand
 from onnx_expand.passes import Fold
+from onnx_expand.values import Facts
 from tests.graphs_text import graph
 from tests.hostile import attempt, run
 from tests.mutations import Broken
@@ -168,6 +169,68 @@ def test_functions_that_call_each_other_are_refused() -> None:
         model.functions.append(helper.make_function("own", name, ["p"], ["q"], body, opsets))
     with pytest.raises(onnx_expand.ModelError, match=r"calls itself|Cycle"):
         onnx_expand.fold(model)
+
+
+BACKWARDS = {
+    "negative extents": unchecked(
+        "g (float[1,2,4,4] x) => (float[1,2,4,4] y) "
+        "{ a = Pad(x, p) b = Relu(a) c = Slice(b, i, e, d) y = Relu(c) }",
+        p=np.array([0, 0, -9, 0, 0, 0, 0, 0]),
+        i=np.array([0]),
+        e=np.array([-1]),
+        d=np.array([2]),
+    ),
+    "negative extents behind a slice": unchecked(
+        "g (float[1,2,4,4] x) => (float[1,2,4,4] y) "
+        "{ a = Slice(x, i, e, d) b = Conv(a, w) c = Slice(b, i, e, d) y = Slice(c, i, e, d) }",
+        w=np.ones((2, 2, 9, 9)),
+        i=np.array([0]),
+        e=np.array([-1]),
+        d=np.array([2]),
+    ),
+    "an empty axis backwards": unchecked(
+        "g (float[1,0] x) => (float[1,0] y) { a = Relu(x) y = Slice(a, i, e, d, s) }",
+        i=np.array([-1]),
+        e=np.array([-9]),
+        d=np.array([1]),
+        s=np.array([-1]),
+    ),
+    "an axis that a slice empties backwards": unchecked(
+        "g (float[1,4] x) => (float[1,0] y) { a = Slice(x, e, e, d) y = Slice(a, i, n, d, s) }",
+        i=np.array([-1]),
+        e=np.array([1]),
+        n=np.array([-9]),
+        d=np.array([1]),
+        s=np.array([-1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BACKWARDS)
+def test_slices_that_end_shape_inference_are_kept_from_it(case: str) -> None:
+    """ONNX's inference ends the process on these; two of them are valid models."""
+    model = BACKWARDS[case]
+    assert differences(model, onnx_expand.fold(model)) == []
+
+
+def test_slices_that_are_hidden_at_first_are_inferred_in_the_end() -> None:
+    """What is known behind Slices is known as before, with convolutions between them."""
+    model = graph(
+        "g (float[N,4,9,9] x) => (float[N,P,Q,R] y) "
+        "{ a = Slice(x, i, e, d) b = Conv(a, w) c = Slice(b, i, e, d) f = Relu(c) "
+        "g = Slice(f, i, e, d) h = Relu(g) y = Relu(h) }",
+        {
+            "w": np.ones((4, 4, 3, 3), np.float32),
+            "i": np.array([0]),
+            "e": np.array([-1]),
+            "d": np.array([2]),
+        },
+    )
+    visit = onnx_expand.model.visit(model)
+    facts = Facts(visit.model)
+    shapes = [facts.shape(node.outputs[0]) for node in visit.model.graph]
+    heights = [None if shape is None else shape[2] for shape in shapes]
+    assert heights == [8, 6, 5, 5, 4, 4, 4]
 
 
 def test_constants_keep_their_own_names() -> None:

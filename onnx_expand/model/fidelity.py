@@ -52,8 +52,12 @@ class _Origin:
     held: frozenset[str] = frozenset()
 
 
-def remember(model: ir.Model, source: onnx.ModelProto) -> None:
-    """Keep with a model what onnx-ir does not hold of the proto that it was made of."""
+def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep with a model what onnx-ir does not hold of the proto that it was made of.
+
+    Returns:
+        What onnx-ir writes of the model, without what is kept.
+    """
     written = serialize(model)
     rest = onnx.ModelProto()
     rest.training_info.extend(source.training_info)
@@ -71,6 +75,7 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> None:
             tuple(old.sparse_initializer),
             rest if graph is model.graph else onnx.ModelProto(),
         )
+    return written
 
 
 def serialize(model: ir.Model) -> onnx.ModelProto:

@@ -18,7 +18,6 @@ from onnx_expand.model.fidelity import (
     quiet,
     remember,
     restore,
-    serialize,
 )
 from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, outline, tensors
@@ -124,8 +123,7 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
 def _check_fidelity(model: ir.Model, light: onnx.ModelProto, label: str) -> None:
     """Refuse a model that would not come out as it came in."""
     try:
-        remember(model, light)
-        written = serialize(model)
+        written = remember(model, light)
         restore(model, written)
     except OnnxExpandError:
         raise

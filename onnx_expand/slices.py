@@ -1,0 +1,130 @@
+"""Slices that shape inference may look at.
+
+ONNX's inference ends the process, by an assertion of its C++ library, on a Slice of an axis of
+negative extent, which convolutions and pads of models that could not run lead to, and on one of
+an empty axis in steps backwards, which is valid. So a Slice is hidden from it until the extents
+that it cuts are known not to be of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+__all__ = ["Slices"]
+
+_DOMAIN = "onnx_expand.hidden"
+
+# Ops whose output has no negative extent if their inputs have none.
+_SAFE = {
+    *("Abs", "Add", "And", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Div"),
+    *("Dropout", "Elu", "Equal", "Erf", "Exp", "Flatten", "Gather", "Gelu", "Gemm", "HardSigmoid"),
+    *("HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log", "MatMul", "Max", "Min"),
+    *("Mul", "Neg", "Not", "Or", "PRelu", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu"),
+    *("Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
+    *("Transpose", "Unsqueeze", "Where"),
+}
+
+
+class Slices:
+    """The hidden Slices of a proto that inference is run on.
+
+    Args:
+        model: The proto; its Slices are hidden here, and shown by `show`.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph = model.graph
+        self._unsure: list[onnx.NodeProto] = []
+        own = list(_slices(model.graph.node))
+        # Those of inner graphs and functions stay hidden: what they cut is not known beforehand.
+        inner = list(_slices(_inner(model.graph.node)))
+        for function in model.functions:
+            found = [*_slices(function.node), *_slices(_inner(function.node))]
+            if found:
+                function.opset_import.add(domain=_DOMAIN, version=1)
+            inner += found
+        for node in (*own, *inner):
+            node.domain = _DOMAIN
+        if own or inner:
+            model.opset_import.add(domain=_DOMAIN, version=1)
+        self._constants = {t.name: t for t in model.graph.initializer}
+
+    def show(self, inferred: onnx.GraphProto) -> bool:
+        """Show the Slices that are harmless by what was inferred so far; whether there are any."""
+        shown = 0
+        extents = _extents(inferred)
+        # Values of which the next inference knows more: that may be anything, or nothing negative.
+        open_, fresh = set[str](), set[str]()
+        for node in self._graph.node:
+            reads, hidden = set(node.input), _is_hidden(node)
+            if hidden and self._may_show(node, extents, open_, fresh):
+                node.domain = ""
+                shown += 1
+                if None in extents.get(node.input[0] if node.input else "", [None]):
+                    self._unsure.append(node)
+                fresh.update(node.output)
+            elif reads & open_ or (hidden and reads & fresh):
+                open_.update(node.output)
+            elif reads & fresh:
+                (fresh if node.op_type in _SAFE and not node.domain else open_).update(node.output)
+        return shown > 0
+
+    def hide(self) -> None:
+        """Hide those that cut extents which were not known: they may be, the next time."""
+        for node in self._unsure:
+            node.domain = _DOMAIN
+        self._unsure.clear()
+
+    def _may_show(
+        self,
+        node: onnx.NodeProto,
+        extents: dict[str, list[int | None]],
+        open_: set[str],
+        fresh: set[str],
+    ) -> bool:
+        data = node.input[0] if node.input else ""
+        if data in open_:
+            return False
+        forwards = len(node.input) < 5 or self._is_positive(node.input[4])
+        if data in fresh:
+            return forwards
+        known = [extent for extent in extents.get(data, ()) if extent is not None]
+        return all(extent > 0 or (extent == 0 and forwards) for extent in known)
+
+    def _is_positive(self, name: str) -> bool:
+        """Whether a value holds positive numbers, as far as is known."""
+        if not name:
+            return True
+        tensor = self._constants.get(name)
+        return tensor is not None and bool((onnx.numpy_helper.to_array(tensor) > 0).all())
+
+
+def _extents(graph: onnx.GraphProto) -> dict[str, list[int | None]]:
+    """The extents of the values of known rank, None for one that is not static."""
+    found: dict[str, list[int | None]] = {t.name: list(t.dims) for t in graph.initializer}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        shape = info.type.tensor_type.shape
+        if info.type.tensor_type.HasField("shape"):
+            found[info.name] = [
+                d.dim_value if d.HasField("dim_value") else None for d in shape.dim
+            ]
+    return found
+
+
+def _is_hidden(node: onnx.NodeProto) -> bool:
+    return node.domain == _DOMAIN and node.op_type == "Slice"
+
+
+def _slices(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    return (node for node in nodes if node.op_type == "Slice" and node.domain in {"", "ai.onnx"})
+
+
+def _inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes of the graphs within nodes."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.node
+                yield from _inner(graph.node)
