@@ -227,6 +227,7 @@ def lower(
         RefusedError: A number does not fit the type.
     """
     _check_scale(affine, target.dtype)
+    _check_attributes(affine)
     rank = target.facts.rank(target.x)
     if form is Form.CONV and not affine.rank and rank is not None:
         affine = affine.at_rank(rank - 2)
@@ -240,6 +241,15 @@ def lower(
     assert axes is not None
     fresh = _fresh(form, affine, axes, rank, target.names.node)
     return _WRITERS[form.value](affine, fresh, axes, target)
+
+
+def _check_attributes(affine: AffineConv) -> None:
+    """Refuse a map whose attributes do not fit ONNX's integers."""
+    numbers = (*affine.strides, *affine.dilations, *affine.pads, *affine.extension)
+    if max(map(abs, numbers), default=0) >= 1 << 63:
+        raise RefusedError(
+            Refusal(Reason.GEOMETRY, f"its strides, dilations or pads {numbers} are too large")
+        )
 
 
 def _may_follow(template: Template, form: Form, affine: AffineConv) -> bool:

@@ -101,6 +101,12 @@ CONTRADICTIONS = {
         b=np.ones(4),
         v=np.ones((4, 4, 3, 3)),
     ),
+    "strides without end": unchecked(
+        IMAGE
+        + "{ a = Conv <strides = [4611686018427387904, 1]> (x, w) "
+        + "y = Conv <strides = [2, 2]> (a, w) }",
+        w=ONES,
+    ),
     "dilations without end": unchecked(
         IMAGE
         + "{ a = Conv <dilations = [1099511627776, 1]> (x, w) "

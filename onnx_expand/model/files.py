@@ -35,19 +35,25 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     try:
-        if not path.parent.is_dir():
-            raise UsageError(
-                f"{path}: the directory {path.parent} does not exist; create it first"
-            )
-        if path.is_dir():
-            raise UsageError(f"{path}: is a directory; name a file")
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: is no regular file, which writing would replace")
+        problem = _unwritable(path)
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
-        raise UsageError(f"{path!s}: cannot be written: {error}") from None
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path}: the directory {path.parent} cannot be written")
+        problem = f"cannot be written: {error}"
+    if problem:
+        raise UsageError(f"{path}: {problem}")
     return path
+
+
+def _unwritable(path: Path) -> str:
+    """Why no file can be written at a path; empty if one can."""
+    if not path.parent.is_dir():
+        return f"the directory {path.parent} does not exist; create it first"
+    if path.is_dir():
+        return "is a directory; name a file"
+    if path.exists() and not path.is_file():
+        return "is no regular file, which writing would replace"
+    if not os.access(path.parent, os.W_OK):
+        return f"the directory {path.parent} cannot be written"
+    return ""
 
 
 @contextlib.contextmanager
