@@ -18,11 +18,16 @@ _RUN = 32
 _MANY, _SMALL = 8, 64  # matrices, and their size, from and up to which they are stacked
 
 
-def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
+def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> AffineConv:
     """The composition of a chain, first map first, contracted in the cheapest order.
 
     The order is that of the matrix-chain problem, solved exactly for runs of up to 32 maps; longer
     chains are contracted run by run.
+
+    Args:
+        chain: At least one map.
+        owned: Whether nothing else refers to the numbers of matrices that can be written to, so
+            that they may be changed.
 
     Raises:
         RefusedError: The chain is not one convolution.
@@ -32,7 +37,7 @@ def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
         raise UsageError("a chain has at least one map")
     parts = list(chain)
     if len(parts) > 1 and all(map(_is_matrix, parts)):
-        parts = _contract_equals(_without_scales(parts))
+        parts = _contract_equals(_without_scales(parts, owned))
     while len(parts) > 1:
         runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
         try:
@@ -46,13 +51,23 @@ def _is_matrix(f: AffineConv) -> bool:
     return not f.rank and (f.group == 1 or f.geometry.is_per_channel)
 
 
-def _without_scales(parts: Sequence[AffineConv]) -> list[AffineConv]:
+def _without_scales(parts: Sequence[AffineConv], owned: bool) -> list[AffineConv]:
     """A chain of matrices in which maps of single channels are part of their neighbours."""
     found: list[AffineConv] = []
     for f in parts:
         mixes = f.group == 1
         if found and not (mixes and found[-1].group == 1):
-            found[-1] = f @ found[-1]
+            last = found[-1]
+            if owned and not mixes and last.group == 1 and last.weight.flags.writeable:
+                # A large matrix is not held twice.
+                np.multiply(last.weight, f.weight, out=last.weight)
+                bias = f.bias
+                if last.bias is not None:
+                    scaled = f.weight.reshape(-1) * last.bias
+                    bias = scaled if bias is None else scaled + bias
+                found[-1] = AffineConv(last.weight, bias)
+            else:
+                found[-1] = f @ last
         else:
             found.append(f)
     return found

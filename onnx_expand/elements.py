@@ -262,10 +262,10 @@ def chain_affine(elements: Sequence[Element]) -> AffineConv:
         if not isinstance(element, Leaf) or element.frame is None or not parts:
             parts.append(element.load())
             continue
-        whole = compose_chain(parts)
+        whole = compose_chain(parts, owned=True)
         padded = element.linear.load() @ replace(whole, bias=None)
         parts = [replace(padded, bias=whole.bias)]
-    return compose_chain(parts)
+    return compose_chain(parts, owned=True)
 
 
 def _fill_differs(before: Sequence[Element], frame: Frame) -> Refusal | None:

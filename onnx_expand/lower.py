@@ -29,6 +29,7 @@ from onnx_expand.lift import (
     conv_transpose_geometry,
     swap_channels,
 )
+from onnx_expand.spill import LARGE, Spill
 from onnx_expand.values import Facts
 
 __all__ = ["Form", "Names", "Target", "Template", "constant", "form_of", "lower"]
@@ -193,12 +194,16 @@ def _fresh_conv(form: Form, affine: AffineConv, name: str) -> Template:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a map is written to: its input, the type of its numbers, the names it may use."""
+    """Where a map is written to: its input, the type of its numbers, the names it may use.
+
+    Large constants go to the disk, where there is something to `spill` them to.
+    """
 
     x: ir.Value
     dtype: ir.DataType
     names: Names
     facts: Facts
+    spill: Spill | None = None
 
 
 def lower(
@@ -275,7 +280,7 @@ def _write_conv(
     fitted = affine.embedded(replace(geometry, bias=affine.geometry.bias))
     swapped = template.node.op_type == "ConvTranspose"
     weight = swap_channels(fitted.weight, fitted.group) if swapped else fitted.weight
-    inputs = [target.x, constant(weight, target.names.weight, target.dtype)]
+    inputs = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
         inputs.append(constant(fitted.bias, target.names.bias, target.dtype))
     return [_like(template.node, inputs)]
@@ -293,7 +298,7 @@ def _write_gemm(
         raise UsageError("the template maps other axes, or scales by zero")
     matrix = _matrix(affine) / alpha
     weight = matrix.T if right != bool(transposed[1 if right else 0]) else matrix
-    operands = [target.x, constant(weight, target.names.weight, target.dtype)]
+    operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     inputs = operands if right else operands[::-1]
     if affine.bias is not None and (np.any(affine.bias) or template.input_name(2) != ""):
         shape: tuple[int, ...] = (-1,) if right else (-1, 1)
@@ -316,7 +321,7 @@ def _write_matmul(
     weight = matrix.T if right else matrix
     if np.prod(template.weight) == weight.size and template.weight[-2:] == weight.shape:
         weight = weight.reshape(template.weight)
-    operands = [target.x, constant(weight, target.names.weight, target.dtype)]
+    operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     shift = None
     if affine.bias is not None and np.any(affine.bias):
         bias = affine.bias if right else affine.bias.reshape(-1, 1)
@@ -362,18 +367,37 @@ def _matrix(affine: AffineConv) -> Array:
     return affine.embedded(replace(affine.geometry, group=1)).weight
 
 
-def constant(array: Array, name: str, dtype: ir.DataType) -> ir.Value:
+def constant(array: Array, name: str, dtype: ir.DataType, spill: Spill | None = None) -> ir.Value:
     """A value that holds an array, rounded once to a type.
+
+    Args:
+        array: The numbers.
+        name: What to call it.
+        dtype: The type.
+        spill: Where a large one goes, if not into memory.
 
     Raises:
         RefusedError: A number does not fit the type.
     """
+    tensor: ir.TensorProtocol | None = None
+    if spill is not None and array.nbytes >= LARGE and array.ndim:
+        rows = max(1, _BLOCK // max(1, array.nbytes // max(1, len(array))))
+        blocks = (_rounded(array[i : i + rows], dtype) for i in range(0, len(array), rows))
+        tensor = spill.written(blocks, array.shape, dtype, name)
+    if tensor is None:
+        tensor = ir.Tensor(_rounded(array, dtype), dtype, name=name)
+    return ir.val(name, const_value=tensor)
+
+
+def _rounded(array: Array, dtype: ir.DataType) -> npt.NDArray[Any]:
     with np.errstate(over="ignore", under="ignore"):
         cast = array.astype(dtype.numpy(), order="C")
     if not np.all(np.isfinite(cast)):
         _refuse_numbers(float(np.max(np.abs(array))), dtype)
-    tensor = ir.Tensor(cast, dtype, name=name)
-    return ir.val(name, const_value=tensor)
+    return cast
+
+
+_BLOCK = 1 << 24  # bytes in float64 that are rounded at a time
 
 
 def _check_scale(affine: AffineConv, dtype: ir.DataType) -> None:

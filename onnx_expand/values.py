@@ -22,6 +22,7 @@ _UNKNOWN = -(1 << 62)
 _NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
 # Each round of inference gets past at least one more computed shape.
 _ROUNDS = 16
+_BLOCK = 1 << 24  # bytes that are read at a time
 
 
 class Facts:
@@ -319,15 +320,36 @@ class Facts:
         if tensor.dtype in _NOT_REAL:
             message = f"'{value.name}' holds {tensor.dtype.name.lower()}, no real numbers"
             raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
-        array = np.asarray(tensor.numpy(), dtype=np.float64)
-        if isinstance(tensor, ir.ExternalTensor) and tensor.dtype != ir.DataType.DOUBLE:
-            tensor.release()  # this is a copy: the file need not stay in memory
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= _BLOCK:
+            array = _read(tensor)
+        else:
+            array = np.asarray(tensor.numpy(), dtype=np.float64)
+            if tensor.dtype == ir.DataType.DOUBLE:
+                array = array.view()
+                array.flags.writeable = False  # it is the tensor's own memory
         # A sum is finite only if all of its terms are, and takes no memory.
         with np.errstate(all="ignore"):
             is_finite = np.isfinite(array.sum()) or np.all(np.isfinite(array))
         if not is_finite:
             raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
         return array
+
+
+def _read(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
+    """The numbers of a large tensor, without its file in memory besides."""
+    shape, dtype = tensor.shape.numpy(), np.dtype(tensor.dtype.numpy())
+    size = int(np.prod(shape))
+    if tensor.dtype.bitwidth < 8:
+        return np.asarray(tensor.numpy(), dtype=np.float64)
+    array = np.empty(size, dtype=np.float64)
+    step = _BLOCK // dtype.itemsize
+    with open(tensor.path, "rb") as stream:
+        stream.seek(tensor.offset or 0)
+        for start in range(0, size, step):
+            count = min(step, size - start)
+            block = np.frombuffer(stream.read(count * dtype.itemsize), dtype=dtype)
+            array[start : start + count] = block
+    return array.reshape(shape)
 
 
 def _is_pure(node: ir.Node) -> bool:

@@ -599,7 +599,11 @@ class _Run:
         dtype = next((d for d in known if d is not None), None)
         if dtype is None:
             raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
-        return Target(x, dtype, self._names(old, links, template, free), self.facts)
+        read = (v.const_value for n in old for v in n.inputs if v is not None)
+        # What replaces weights that lie in a file waits in a file, too.
+        on_disk = any(isinstance(tensor, ir.ExternalTensor) for tensor in read)
+        spill = self.rewriter.spill if on_disk else None
+        return Target(x, dtype, self._names(old, links, template, free), self.facts, spill)
 
     def _names(
         self,

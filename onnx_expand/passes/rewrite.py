@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
-from onnx_expand.passes.spill import Spill
+from onnx_expand.spill import Spill
 from onnx_expand.passes.units import RECORDS
 
 __all__ = ["Rewriter", "label"]
@@ -30,7 +30,7 @@ class Rewriter:
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
-        self._spill = Spill()
+        self.spill = Spill()
         self._taken: set[str] = set()
         self._place: dict[tuple[ir.Graph, str], tuple[float, ...]] = {}
         for graph in model.graphs():
@@ -90,7 +90,6 @@ class Rewriter:
         _describe(new, old)
         places = self._places(graph, old)
         read = [value for node in old for value in node.inputs if value is not None]
-        on_disk = any(isinstance(value.const_value, ir.ExternalTensor) for value in read)
         # What the new nodes read is there before the first of the old ones, or at least before the
         # last.
         given = {v for node in new for v in node.inputs if v is not None} - {
@@ -111,8 +110,6 @@ class Rewriter:
                 if value is None or value.const_value is None or value.is_initializer():
                     continue
                 self._place[graph, value.name or ""] = (*places.get(slot, fallback), count)
-                if on_disk:
-                    value.const_value = self._spill.moved(value.const_value)
                 graph.register_initializer(value)
                 source = gone.get(value.name)
                 if source is not None:  # what was said of the weight whose name it takes

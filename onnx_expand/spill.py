@@ -11,13 +11,17 @@ import contextlib
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["Spill"]
+__all__ = ["LARGE", "Spill"]
 
-_LARGE = 1 << 20  # bytes
+LARGE = 1 << 20
+"""Bytes of a tensor that is worth a file."""
 
 
 class Spill:
@@ -27,10 +31,14 @@ class Spill:
         self._directory: Path | None = None
         self._count = 0
 
-    def moved(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        """The tensor, on disk if it is large and there is room for it."""
-        if isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < _LARGE:
-            return tensor
+    def written(
+        self,
+        blocks: Iterable[npt.NDArray[Any]],
+        shape: Sequence[int],
+        dtype: ir.DataType,
+        name: str,
+    ) -> ir.ExternalTensor | None:
+        """A tensor on disk, written block by block; None where there is no room for it."""
         try:
             if self._directory is None:
                 self._directory = Path(tempfile.mkdtemp(prefix="onnx-expand-"))
@@ -38,17 +46,13 @@ class Spill:
             self._count += 1
             path = self._directory / str(self._count)
             with path.open("wb") as stream:
-                tensor.tofile(stream)  # type: ignore[attr-defined]
+                for block in blocks:
+                    stream.write(block.data if block.dtype.isbuiltin == 1 else block.tobytes())
+                size = stream.tell()
         except OSError:
-            return tensor  # no room there: memory will have to do
+            return None  # memory will have to do
         moved = ir.ExternalTensor(
-            path.name,
-            0,
-            tensor.nbytes,
-            tensor.dtype,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=tensor.name or "",
-            base_dir=path.parent,
+            path.name, 0, size, dtype, shape=ir.Shape(shape), name=name, base_dir=path.parent
         )
         weakref.finalize(moved, _remove, path)
         return moved
