@@ -1,114 +1,217 @@
-"""What a training step costs: `python -m benchmarks.train`.
+"""What a training step of an expanded network costs: `python -m benchmarks.train`.
 
-Each expanded network is trained compact, layer by layer, composed, and as `auto` decides, in turns
-within one run; times are ratios to the compact network's. The memory is that of the tensors which
-a forward pass keeps for the backward pass.
+Each network is trained compact, and expanded layer by layer, composed, and with `auto`, in turns
+within one run, so that what else the machine does falls on all of them alike. Figures are ratios
+to the compact network's step: the median over rounds of the ratio within a round.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 
 import onnx_expand
-from models.registry import networks
+from models import mobilenet, mobilenetv2, smallnet, unet
 from onnx_expand.train import to_torch
 from onnx_expand.train.composed import composed
 
-# Network, options, strategy, batch.
-CASES: tuple[tuple[str, Mapping[str, Any], str, int], ...] = (
-    ("smallnet", {}, "cl", 128),
-    ("smallnet", {}, "ck", 128),
-    ("smallnet", {}, "cl+fc", 8),
-    ("smallnet", {}, "cl+fc", 1),
-    ("mobilenetv2", {"size": 32}, "cl", 16),
-)
-ROUNDS = 7
+WAYS = ("compact", "layerwise", "composed", "auto")
 
 
-def modules(model: onnx.ModelProto, strategy: str) -> dict[str, torch.nn.Module]:
-    """The four ways of training one network."""
-    big = onnx_expand.expand(model, strategy=strategy, rate=4)
-    return {
-        "compact": to_torch(model).train(),
-        "layerwise": to_torch(big).train(),
-        "composed": composed(to_torch(big), "composed").train(),
-        "auto": composed(to_torch(big), "auto").train(),
-    }
+@dataclass(frozen=True)
+class Case:
+    """A network and what it is trained on.
+
+    Attributes:
+        name: What the table calls it.
+        build: Makes the compact model.
+        shape: Of a batch.
+        expand: Options of `onnx_expand.expand`.
+        rounds: Turns, where the default would take too long.
+    """
+
+    name: str
+    build: Callable[[], onnx.ModelProto]
+    shape: tuple[int, ...]
+    expand: dict[str, Any] = field(default_factory=lambda: {"strategy": "cl", "rate": 4})
+    rounds: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The row's name."""
+        size = "x".join(map(str, self.shape[1:]))
+        rate = f"{self.expand['strategy']} rate {self.expand['rate']}"
+        return f"{self.name}, {rate}, batch {self.shape[0]} of {size}"
 
 
-def step(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    """One step of SGD with momentum."""
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        y = module(x)
-        (y[0] if isinstance(y, tuple) else y).square().mean().backward()
-        optimizer.step()
-
-    return run
-
-
-def kept(module: torch.nn.Module, x: torch.Tensor) -> int:
-    """Bytes of the tensors that a forward pass keeps, parameters aside."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    found: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = module(x)
-    del y
-    return sum(found.values())
+def gemms(width: int) -> onnx.ModelProto:
+    """Two wide fully connected layers."""
+    rng = np.random.default_rng(0)
+    nodes, constants, value = [], [], "x"
+    for i in range(2):
+        weight = (rng.standard_normal((width, width)) / width**0.5).astype(np.float32)
+        constants.append(numpy_helper.from_array(weight, f"fc{i}.weight"))
+        constants.append(numpy_helper.from_array(weight[0], f"fc{i}.bias"))
+        inputs = [value, f"fc{i}.weight", f"fc{i}.bias"]
+        nodes.append(helper.make_node("Gemm", inputs, [f"g{i}"], f"fc{i}", transB=1))
+        nodes.append(helper.make_node("Relu", [f"g{i}"], [f"r{i}"], f"relu{i}"))
+        value = f"r{i}"
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes, "gemms",
+        [helper.make_tensor_value_info("x", kind, ["N", width])],
+        [helper.make_tensor_value_info(value, kind, ["N", width])],
+        constants,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def measure(name: str, options: Mapping[str, Any], strategy: str, batch: int) -> None:
-    """Print the figures of one case."""
-    model = networks()[name].build(**options)
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    x = torch.randn(batch, *(d.dim_value for d in dims[1:]))
-    found = modules(model, strategy)
-    steps = {key: step(module, x) for key, module in found.items()}
-    for run in steps.values():
-        run()
-    times: dict[str, list[float]] = {key: [] for key in steps}
-    for _ in range(ROUNDS):
-        for key, run in steps.items():
-            begin = time.perf_counter()
-            run()
-            times[key].append(time.perf_counter() - begin)
-    compact = float(np.median(times["compact"]))
-    memory = {key: kept(module, x) for key, module in found.items()}
-    print(f"{name} {strategy}, rate 4, batch {batch}: compact {compact * 1e3:.1f} ms")
-    for key in ("layerwise", "composed", "auto"):
-        ratios = np.array(times[key]) / np.array(times["compact"])
-        print(
-            f"  {key:10} {np.median(ratios):6.2f} x the time, "
-            f"{memory[key] / memory['compact']:5.2f} x the memory"
-        )
+def _small() -> onnx.ModelProto:
+    return smallnet.build()
+
+
+def _mobile() -> onnx.ModelProto:
+    return mobilenet.build(size=32, classes=10, stride=1)
+
+
+def _mobile2() -> onnx.ModelProto:
+    return mobilenetv2.build(size=64, classes=10)
+
+
+def _unet() -> onnx.ModelProto:
+    return unet.build(size=64, width=16)
+
+
+_CK = {"strategy": "ck", "rate": 4}
+_3X3 = {"strategy": "cl", "rate": 4, "kernels": "3"}
+_FC = {"strategy": "fc", "rate": 4}
+_DOWN = {"strategy": "cl", "rate": 4, "path": "contracting"}
+CASES = {
+    "smallnet-cl": Case("SmallNet", _small, (128, 3, 32, 32)),
+    "smallnet-ck": Case("SmallNet", _small, (128, 3, 32, 32), _CK),
+    "smallnet-cl-1": Case("SmallNet", _small, (1, 3, 32, 32)),
+    "smallnet-ck-1": Case("SmallNet", _small, (1, 3, 32, 32), _CK),
+    "smallnet-cl-8": Case("SmallNet", _small, (8, 3, 32, 32)),
+    "smallnet-ck-8": Case("SmallNet", _small, (8, 3, 32, 32), _CK),
+    "mobilenet": Case("MobileNet", _mobile, (128, 3, 32, 32), _3X3, 5),
+    "mobilenet-1": Case("MobileNet", _mobile, (1, 3, 32, 32), _3X3),
+    "mobilenet-8": Case("MobileNet", _mobile, (8, 3, 32, 32), _3X3),
+    "mobilenetv2": Case("MobileNetV2", _mobile2, (16, 3, 64, 64), _3X3, 9),
+    "gemm": Case("two Gemms of 512", lambda: gemms(512), (32, 512), _FC),
+    "gemm-4096": Case("two Gemms of 512", lambda: gemms(512), (4096, 512), _FC),
+    "unet": Case("U-Net of width 16", _unet, (8, 3, 64, 64), _DOWN, 9),
+}
+
+
+class Trainee:
+    """One way to train one network."""
+
+    def __init__(self, module: torch.nn.Module, x: torch.Tensor) -> None:
+        self.module = module.to(x.device).train()
+        self.x = x
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        # Weights that hardly move: neither overflow nor denormals play a part.
+        self.optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9)
+
+    def passes(self) -> float:
+        """Seconds of a forward and a backward pass."""
+        begin = self._now()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.module(self.x).square().mean().backward()
+        return self._now() - begin
+
+    def step(self) -> tuple[float, float]:
+        """Seconds of both passes, and of the whole step with the optimizer's part."""
+        passes = self.passes()
+        begin = self._now()
+        self.optimizer.step()
+        return passes, passes + self._now() - begin
+
+    def saved(self) -> int:
+        """Bytes that a forward pass keeps for the backward pass, without parameters."""
+        held = {p.untyped_storage().data_ptr() for p in self.module.parameters()}
+        sizes: dict[int, int] = {}
+        tensors = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            tensors.append(tensor)  # so that no address is used twice
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in held:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            self.module(self.x)
+        return sum(sizes.values())
+
+    def peak(self) -> int:
+        """The most bytes that a step has in use on a GPU."""
+        torch.cuda.reset_peak_memory_stats()
+        self.step()
+        return torch.cuda.max_memory_allocated()
+
+    def _now(self) -> float:
+        if self.x.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def measure(case: Case, rounds: int, device: str) -> str:
+    """One row of the table."""
+    model = case.build()
+    expanded = onnx_expand.expand(model, **case.expand)
+    x = torch.randn(case.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    trainees = {}
+    for way in WAYS:
+        module = to_torch(model if way == "compact" else expanded)
+        trainees[way] = Trainee(module if way == "compact" else composed(module, way), x)
+    for trainee in trainees.values():
+        trainee.step()
+        trainee.step()
+    times: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, trainee in trainees.items():
+            times[way].append(trainee.step())
+    cells = [case.title, f"{statistics.median(t[1] for t in times['compact']) * 1e3:.1f} ms"]
+    for way in WAYS[1:]:
+        cells.append(" / ".join(_ratio(times[way], times["compact"], part) for part in (0, 1)))
+    memory = [t.peak() if x.is_cuda else t.saved() for t in trainees.values()]
+    cells += [f"{memory[0] / 2**20:.1f} MiB"]
+    cells += [f"{size / memory[0]:.2f}" for size in memory[1:]]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _ratio(
+    times: Sequence[tuple[float, float]], base: Sequence[tuple[float, float]], part: int
+) -> str:
+    ratios = [a[part] / b[part] for a, b in zip(times, base, strict=True)]
+    return f"{statistics.median(ratios):.2f}"
 
 
 def main() -> None:
-    """Measure all cases, or those of one network."""
+    """Run the measurements that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("network", nargs="?", help="only this one")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for case in CASES:
-        if arguments.network in {None, case[0]}:
-            measure(*case)
+    threads = torch.get_num_threads()
+    print(f"{arguments.device}, {threads} threads, torch {torch.__version__}")
+    print("| network | compact step | layerwise | composed | auto "
+          "| memory | layerwise | composed | auto |")  # fmt: skip
+    print("|---|" + "---|" * 8)
+    for name in arguments.cases:
+        case = CASES[name]
+        print(measure(case, case.rounds or arguments.rounds, arguments.device), flush=True)
 
 
 if __name__ == "__main__":

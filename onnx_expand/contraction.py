@@ -12,7 +12,7 @@ from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
 
-__all__ = ["compose_chain", "splits", "work"]
+__all__ = ["compose_chain"]
 
 _RUN = 32
 _MANY, _SMALL = 8, 64  # matrices, and their size, from and up to which they are stacked
@@ -105,29 +105,16 @@ def _square(f: AffineConv) -> int | None:
 
 
 def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
-    split = splits([f.geometry for f in run])
-
-    def contract(i: int, j: int) -> AffineConv:
-        # A run that composes in no order is contracted as it stands, for the refusal it raises.
-        if i == j:
-            return run[i]
-        k = split.get((i, j), j - 1)
-        return contract(i, k).then(contract(k + 1, j))
-
-    return contract(0, len(run) - 1)
-
-
-def splits(run: Sequence[Geometry]) -> dict[tuple[int, int], int]:
-    """Where to divide each stretch of a run so that composing it takes the fewest products.
-
-    Args:
-        run: The maps, first one first.
-
-    Returns:
-        For first and last of each stretch that composes, the last of its first part.
-    """
     # Shapes of the products of every stretch, as they come out from left to right.
-    geometry = _stretches(run)
+    geometry = {}
+    for i, f in enumerate(run):
+        product: Geometry | Refusal = f.geometry
+        for j in range(i, len(run)):
+            if j > i and isinstance(product, Geometry):
+                product = product.then(run[j].geometry)
+            if isinstance(product, Refusal):
+                break
+            geometry[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
     cost = {(i, i): 0 for i in range(len(run))}
     split: dict[tuple[int, int], int] = {}
     for length in range(1, len(run)):
@@ -140,34 +127,15 @@ def splits(run: Sequence[Geometry]) -> dict[tuple[int, int], int]:
             ]
             if (i, j) in geometry and options:
                 cost[i, j], split[i, j] = min(options)
-    return split
 
-
-def work(run: Sequence[Geometry], split: dict[tuple[int, int], int]) -> int:
-    """The products of composing a run, divided as given."""
-    geometry = _stretches(run)
-
-    def count(i: int, j: int) -> int:
+    def contract(i: int, j: int) -> AffineConv:
+        # A run that composes in no order is contracted as it stands, for the refusal it raises.
         if i == j:
-            return 0
-        k = split[i, j]
-        return count(i, k) + count(k + 1, j) + _work(geometry[i, k], geometry[k + 1, j])
+            return run[i]
+        k = split.get((i, j), j - 1)
+        return contract(i, k).then(contract(k + 1, j))
 
-    return count(0, len(run) - 1)
-
-
-def _stretches(run: Sequence[Geometry]) -> dict[tuple[int, int], tuple[int, int]]:
-    """The weight's size and output channels of every stretch that composes."""
-    found = {}
-    for i, f in enumerate(run):
-        product: Geometry | Refusal = f
-        for j in range(i, len(run)):
-            if j > i and isinstance(product, Geometry):
-                product = product.then(run[j])
-            if isinstance(product, Refusal):
-                break
-            found[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
-    return found
+    return contract(0, len(run) - 1)
 
 
 def _work(first: tuple[int, int], second: tuple[int, int]) -> int:

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-__all__ = ["CONSTANTS", "STATEFUL", "state_keys"]
+__all__ = ["COMPOSED", "CONSTANTS", "STATEFUL", "state_keys"]
 
 # Where the importer keeps what is no initializer.
 CONSTANTS = "_constants"
 STATEFUL = "_nodes"
+COMPOSED = "_composed"
 
 # fx writes names into Python code, between double quotes where they are no identifiers.
 _UNQUOTABLE = re.compile(r'["\\\x00-\x1f]')
@@ -21,6 +22,7 @@ _UNQUOTABLE = re.compile(r'["\\\x00-\x1f]')
 _TAKEN = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph()))) | {
     "initializers",
     "sharing",
+    COMPOSED,
     CONSTANTS,
     STATEFUL,
 }

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.averaging import Average
-from onnx_expand.train.composed import once_per_step
+from onnx_expand.train.composed import sharing_kernels
 from onnx_expand.train.decay import Penalty
 from onnx_expand.train.distill import Distiller
 from onnx_expand.train.parallel import World
@@ -91,23 +91,19 @@ class Stepper:
         everything = float(self.world.sum(total.clone()).clamp(min=1.0))
         self.optimizer.zero_grad(set_to_none=True)
         losses, rights = [], []
-        with self._composing(len(parts)):
-            for number, part in enumerate(parts):
-                with self._only_last(number == len(parts) - 1):
-                    loss, right = self._part(part, everything, last=number == len(parts) - 1)
-                losses.append(loss)
-                rights.append(right)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            # Kernels are composed once for all parts.
+            with self._only_last(last), sharing_kernels(self.runner, number, len(parts)):
+                loss, right = self._part(part, everything, last=last)
+            losses.append(loss)
+            rights.append(right)
         outcome = Outcome(torch.stack(losses).sum(), torch.stack(rights).sum(), total)
         # Where looking costs nothing, weights that gave no finite loss are left for the diagnosis.
         if self.device.type != "cpu" or bool(torch.isfinite(outcome.loss)):
             self._update()
             self.average.update()
         return outcome
-
-    def _composing(self, parts: int) -> contextlib.AbstractContextManager[Any]:
-        """Kernels are composed once for all parts; processes exchange what each pass gives."""
-        alone = self.parallel is None
-        return once_per_step(self.runner) if parts > 1 and alone else contextlib.nullcontext()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The floating-point type in which forward passes run."""

@@ -10,7 +10,7 @@ import onnx
 
 from tests.train.graphs import images, parse, with_weights
 
-__all__ = ["network", "stripes", "write_stripes"]
+__all__ = ["chain", "network", "stripes", "write_stripes"]
 
 
 def network(head: str = "y = Identity(z)", opset: int = 17) -> onnx.ModelProto:
@@ -34,6 +34,17 @@ def plain() -> onnx.ModelProto:
         "(float[n, 1, 6, 6] x) => (float[n, 3] y)",
     )
     return with_weights(model, w=images(4, 1, 3, 3), g=images(4, 3, seed=1))
+
+
+def chain() -> onnx.ModelProto:
+    """As `plain`, with two layers in the place of each."""
+    model = parse(
+        "a = Conv(x, v, b) c = Conv(a, w) r = Relu(c)"
+        "p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, g) y = Gemm(z, h)",
+        "(float[n, 1, 6, 6] x) => (float[n, 3] y)",
+    )
+    model = with_weights(model, v=images(6, 1, 1, 1), b=images(6), w=images(4, 6, 3, 3))
+    return with_weights(model, g=images(4, 8, seed=1), h=images(8, 3, seed=2))
 
 
 def stripes(count: int = 150) -> tuple[Any, Any]:

@@ -1,12 +1,12 @@
-"""Chains that are composed compute what their layers compute, and train alike."""
+"""Composed execution: chains run as one layer, with the function and gradients of the chain."""
 
 from __future__ import annotations
 
 import copy
-import pickle
+import math
+from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import pytest
 
 pytest.importorskip("torch")
@@ -16,292 +16,311 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnx_expand
-from models import smallnet
-from onnx_expand.errors import UsageError
+from models import mobilenet, smallnet
+from onnx_expand.affine import AffineConv
+from onnx_expand.contraction import compose_chain
+from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
+from onnx_expand.geometry import Geometry
 from onnx_expand.train import to_torch
-from onnx_expand.train.composed import Composed, composed, once_per_step
-from onnx_expand.train.module import OnnxModule
-from tests.graphs_text import graph, weights
+from onnx_expand.train.composed import Composition, composed, plans_of
+from onnx_expand.train.composed.kernels import Numbers, after, work
+from tests.random_graphs import random_graph
+from tests.strategies import geometries, with_numbers
+from tests.train.chains import (
+    EXACT,
+    FEW,
+    Graph,
+    acnet,
+    assert_equal,
+    chain_of,
+    chains,
+    gradients,
+    image_for,
+    units,
+)
+
+# -- The algebra ------------------------------------------------------------------------------
 
 
-def double(model: onnx.ModelProto) -> OnnxModule:
-    """The module of a model, in float64 and training."""
-    module = to_torch(model).double()
-    module.train()
-    return module
+@FEW
+@given(chains(padded=False))
+def test_kernels_in_torch_are_those_of_the_algebra(maps: list[AffineConv]) -> None:
+    """The kernel of a chain is the one that fold computes."""
+    merged = compose_chain(maps)
+    (found,) = Composition.of(chain_of(maps)).chains
+    tensors = dict(chain_of(maps).named_parameters())
+    numbers = found.chain.numbers(tensors)
+    assert found.chain.whole == merged.geometry
+    scale = max(1.0, float(np.abs(merged.weight).max()))
+    if numbers.weight is not None:
+        error = np.abs(numbers.weight.detach().numpy() - merged.weight).max()
+        assert error <= EXACT * scale
+    bias = np.zeros(len(merged.weight)) if merged.bias is None else merged.bias
+    own = np.zeros_like(bias) if numbers.bias is None else numbers.bias.detach().numpy()
+    assert np.abs(own - bias).max() <= EXACT * max(1.0, np.abs(bias).max())
 
 
-def gradients(
-    module: torch.nn.Module, x: torch.Tensor
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The output, and the gradients of a function of it."""
-    module.zero_grad()
-    y = module(x)
-    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)).sum().backward()
-    return y.detach(), {
-        name.removeprefix("module."): p.grad.clone()
-        for name, p in module.named_parameters()
-        if p.grad is not None
-    }
-
-
-def assert_same(module: OnnxModule, other: torch.nn.Module, x: torch.Tensor) -> None:
-    """Assert equal outputs and gradients, to the rounding of float64."""
-    (y, mine), (z, others) = gradients(module, x), gradients(other, x)
-    scale = max(1.0, float(y.abs().max()))
-    torch.testing.assert_close(z, y, rtol=0, atol=1e-12 * scale)
-    assert mine.keys() == others.keys()
-    for name, own in mine.items():
-        scale = max(1.0, float(own.abs().max()))
-        torch.testing.assert_close(others[name], own, rtol=0, atol=1e-11 * scale)
-
-
-def chosen(module: Composed, x: torch.Tensor) -> int:
-    """How many chains are composed for an input."""
-    return sum(choice.composes for choice in module.choices([x]))
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(2, 4))
-def test_random_chains_have_the_same_gradients(seed: int, rank: int, length: int) -> None:
-    """Convolutions of any kernel, stride, dilation and group, with padding in the first."""
-    rng = np.random.default_rng(seed)
-    axes, text = "xyz"[:rank], list[str]()
-    constants: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
-    channels, value = 4, "x"
-    for i in range(length):
-        n = int(rng.choice([2, 4, 6]))
-        group = int(rng.choice([g for g in (1, 2) if channels % g == 0 == n % g]))
-        kernel = [int(rng.choice([1, 2, 3])) for _ in axes]
-        strides = [int(rng.choice([1, 2])) if i in (0, 2) else 1 for _ in axes]
-        dilations = [int(rng.choice([1, 2])) if i < 2 else 1 for _ in axes]
-        pads = [int(rng.choice([0, 1])) if i == 0 else 0 for _ in range(2 * rank)]
-        bias = bool(rng.choice([True, False]))
-        attributes = f"group: int = {group}, strides: ints = {strides}, pads: ints = {pads}"
-        text.append(
-            f"v{i} = Conv <{attributes}, dilations: ints = {dilations}> "
-            f"({value}, w{i}{f', b{i}' if bias else ''})"
-        )
-        shape = (n, channels // group, *kernel)
-        constants |= weights(
-            seed + i, **{f"w{i}": shape, f"b{i}": (n,)} if bias else {f"w{i}": shape}
-        )
-        channels, value = n, f"v{i}"
-    size = ",".join(["A", "B", *axes.upper()])
-    inputs = ",".join(["N", "4", *["31"] * rank])
-    model = graph(
-        f"g (float[{inputs}] x) => (float[{size}] y) {{ {' '.join(text)} y = Identity({value}) }}",
-        constants,
-    )
-    module = double(model)
-    other = Composed(double(model), always=True)
-    x = torch.from_numpy(rng.standard_normal((2, 4, *[31] * rank)))
-    assert chosen(other, x) >= 1
-    assert_same(module, other, x)
-
-
-@pytest.mark.parametrize("strategy", ["cl", "ck", "fc", "cl+fc"])
-def test_expanded_networks_have_the_same_gradients(strategy: str) -> None:
-    """All units of an expanded network, with what the loss asks of it in auto and composed."""
-    big = onnx_expand.expand(smallnet.build(kernel=5, size=16), strategy=strategy, rate=2)
-    module = double(big)
-    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
-    for execution in ("auto", "composed"):
-        assert_same(module, composed(double(big), execution), x)
-
-
-def test_matrix_chains_and_their_biases_compose() -> None:
-    """Gemm after Gemm, and MatMul with its bias apart, on inputs of any rank."""
-    model = graph(
-        """
-        g (float[N,5,6] x) => (float[N,5,3] y) {
-            a = MatMul(x, u)
-            b = Add(a, p)
-            c = MatMul(b, v)
-            d = MatMul(c, w)
-            y = Add(q, d)
-        }
-        """,
-        weights(u=(6, 20), p=(20,), v=(20, 30), w=(30, 3), q=(3,)),
-    )
-    x = torch.randn(2, 5, 6, dtype=torch.float64)
-    other = Composed(double(model), always=True)
-    assert chosen(other, x) == 1
-    assert_same(double(model), other, x)
-
-
-def test_branches_compose_and_are_added() -> None:
-    """A 3x3, a 1x1 after a 1x1 and the input itself, between two other layers."""
-    model = graph(
-        """
-        g (float[N,3,9,9] x) => (float[N,2,9,9] y) {
-            s = Conv(x, t)
-            a = Conv <pads: ints = [1, 1, 1, 1]> (s, u)
-            b = Conv(s, v, c)
-            d = Conv(b, w)
-            e = Add(a, d)
-            f = Add(e, s)
-            y = Conv(f, z)
-        }
-        """,
-        weights(
-            t=(6, 3, 1, 1), u=(6, 6, 3, 3), v=(9, 6, 1, 1), c=(9,), w=(6, 9, 1, 1), z=(2, 6, 1, 1)
-        ),
-    )
-    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    other = Composed(double(model), always=True)
-    assert chosen(other, x) == 1
-    assert [n.target for n in other.variant([x]).graph.nodes if n.op == "call_module"] == [
-        "_composed.c0"
+@FEW
+@given(geometries(rank=2, padded=False), st.data())
+def test_work_counts_the_products(f: Geometry, data: st.DataObject) -> None:
+    """Work is what contraction needs: every weight of g meets a row of f."""
+    g = data.draw(geometries(rank=2, in_channels=f.out_channels, padded=False))
+    first, second = with_numbers(f, 0), with_numbers(g, 1)
+    numbers = [
+        Numbers(torch.from_numpy(a.weight), None if a.bias is None else torch.from_numpy(a.bias))
+        for a in (first, second)
     ]
-    assert_same(double(model), other, x)
+    product = after(f, g, *numbers)
+    merged = second @ first
+    assert product.weight is not None
+    np.testing.assert_allclose(product.weight.numpy(), merged.weight, atol=EXACT * 1e2)
+    group = math.gcd(f.group, g.group)
+    if not (f.is_per_channel or g.is_per_channel) and group in (f.group, g.group):
+        fan = f.in_channels // f.group * math.prod(f.kernel)
+        assert work(f, g) == math.prod(g.weight_shape) * fan
 
 
-def test_what_pads_behind_a_bias_runs_layer_by_layer() -> None:
-    """The first layer continues with its bias beyond the border, the second one with zeros."""
-    model = graph(
-        """
-        g (float[N,3,9,9] x) => (float[N,2,9,9] y) {
-            a = Conv(x, v, b)
-            y = Conv <pads: ints = [1, 1, 1, 1]> (a, w)
-        }
-        """,
-        weights(v=(6, 3, 1, 1), b=(6,), w=(2, 6, 3, 3)),
+# -- Same function, same gradients ------------------------------------------------------------
+
+
+@FEW
+@given(chains())
+def test_chains_have_the_same_function_and_gradients(maps: list[AffineConv]) -> None:
+    """Whatever rank, stride, dilation, padding and group."""
+    module = chain_of(maps)
+    assert_equal(module, composed(module, "composed"), image_for(maps))
+
+
+@FEW
+@given(chains(), st.integers(0, 3))
+def test_padding_within_a_chain_is_decided_as_fold_decides(
+    maps: list[AffineConv], side: int
+) -> None:
+    """A later layer that pads is composed exactly where the algebra says so."""
+    rank = maps[0].rank
+    if not rank:
+        return
+    pads = [0] * 2 * rank
+    pads[side % (2 * rank)] = 1
+    last = maps[-1]
+    maps[-1] = AffineConv(
+        last.weight, last.bias, last.strides, last.dilations, tuple(pads), last.group
     )
-    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    other = Composed(double(model), always=True)
-    assert chosen(other, x) == 0
-    assert_same(double(model), other, x)
+    module = chain_of(maps)
+    composition = Composition.of(module)
+    total: Geometry | Refusal = maps[0].geometry
+    for f in maps[1:]:
+        total = total if isinstance(total, Refusal) else total.then(f.geometry)
+    run = composed(module, "composed")
+    assert_equal(module, run, image_for(maps))
+    if isinstance(total, Refusal):
+        assert any(apart.refusal.reason is Reason.BORDER for apart in composition.apart)
+        with pytest.raises(RefusedError):
+            _left_to_right(maps)
+    else:
+        (plan,) = plans_of(run, image_for(maps)).values()
+        assert len(plan.pieces) == 1
 
 
-def test_a_normalization_inside_keeps_the_layers() -> None:
-    """Batch statistics lie between the layers while they train."""
-    model = graph(
-        """
-        g (float[N,3,9,9] x) => (float[N,2,9,9] y) {
-            a = Conv(x, v)
-            n = BatchNormalization(a, s, b, m, r)
-            y = Conv(n, w)
-        }
-        """,
-        weights(v=(6, 3, 1, 1), w=(2, 6, 1, 1), s=(6,), b=(6,), m=(6,))
-        | {"r": np.ones(6, np.float32)},
-    )
-    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    assert chosen(Composed(double(model), always=True), x) == 0
+def _left_to_right(maps: Sequence[AffineConv]) -> AffineConv:
+    total = maps[0]
+    for f in maps[1:]:
+        total = f @ total
+    return total
 
 
-def test_a_value_that_is_read_twice_is_computed() -> None:
-    """The middle value is an output as well."""
-    model = graph(
-        """
-        g (float[N,3,5,5] x) => (float[N,2,5,5] y, float[N,6,5,5] a) {
-            a = Conv(x, v)
-            y = Conv(a, w)
-        }
-        """,
-        weights(v=(6, 3, 1, 1), w=(2, 6, 1, 1)),
-    )
-    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    assert chosen(Composed(double(model), always=True), x) == 0
+@settings(FEW, max_examples=80)
+@given(st.integers(0, 10_000), st.integers(3, 14), st.sampled_from(["auto", "composed"]))
+def test_any_graph_has_the_same_function_and_gradients(
+    seed: int, length: int, execution: str
+) -> None:
+    """Forks, joins, extra readers and outputs in the middle included."""
+    module = to_torch(random_graph(seed, length=length, dtype=np.float64))
+    if not any(p.requires_grad for p in module.parameters()):
+        return
+    x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert_equal(module, composed(module, execution), x)
 
 
-def test_auto_takes_what_costs_fewer_products() -> None:
-    """A wide pair of matrices pays from a batch of some hundred on; below, layers are cheaper."""
-    model = graph(
-        "g (float[N,64] x) => (float[N,64] y) { a = MatMul(x, v)\n y = MatMul(a, w) }",
-        weights(v=(64, 256), w=(256, 64)),
-    )
-    module = Composed(to_torch(model))
-    assert chosen(module, torch.randn(2, 64)) == 0
-    assert chosen(module, torch.randn(512, 64)) == 1
-    for batch in (2, 30, 34, 512):
-        for choice in module.choices([torch.randn(batch, 64)]):
-            assert not choice.composes or choice.products <= choice.otherwise
-
-
-def test_parts_of_a_batch_compose_once() -> None:
-    """The gradients of several passes go through the composition together, and are the same."""
-    big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    layerwise, once = double(big), Composed(double(big), always=True)
-    xs = [torch.randn(2, 3, 24, 24, dtype=torch.float64) for _ in range(3)]
-    layerwise.zero_grad()
-    once.zero_grad()
-    for x in xs:
-        layerwise(x).square().sum().backward()
-    with once_per_step(once):
-        for x in xs:
-            once(x).square().sum().backward()
-        inner = once.variant([xs[0]])
-        kernels = [part.held for part in inner.get_submodule("_composed").children()]
-        assert all(kernel is not None for kernel in kernels)
-    for (name, a), b in zip(layerwise.named_parameters(), once.parameters(), strict=True):
-        assert a.grad is not None
-        scale = max(1.0, float(a.grad.abs().max()))
-        torch.testing.assert_close(b.grad, a.grad, rtol=0, atol=1e-11 * scale, msg=name)
-
-
-def test_the_parameters_are_those_of_the_layers() -> None:
-    """Nothing is added to what is saved, and what is trained is what is written back."""
-    big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = to_torch(big)
-    other = composed(module, "composed")
-    other(torch.randn(2, 3, 24, 24))
-    assert {k.removeprefix("module.") for k in other.state_dict()} == set(module.state_dict())
-    assert [id(p) for p in other.parameters()] == [id(p) for p in module.parameters()]
-    assert composed(module, "layerwise") is module
-    with pytest.raises(UsageError, match="auto"):
-        composed(module, "fast")
-
-
-def test_it_can_be_copied_and_pickled() -> None:
-    """Copies have parameters of their own, and compute the same."""
-    big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = Composed(to_torch(big), always=True)
-    x = torch.randn(2, 3, 24, 24)
-    expected = module(x)
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert next(other.parameters()) is not next(module.parameters())
-        torch.testing.assert_close(other(x), expected)
-
-
-def test_it_compiles_without_graph_breaks() -> None:
-    """The rewritten graph is traced as a whole, forward and backward."""
-    big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = Composed(to_torch(big), always=True)
+@pytest.mark.parametrize("strategy", ["cl", "ck+fc"])
+@pytest.mark.parametrize("execution", ["auto", "composed"])
+def test_expanded_networks(strategy: str, execution: str) -> None:
+    """Also in training mode, with batch normalization behind each unit."""
+    module = to_torch(onnx_expand.expand(smallnet.build(), strategy=strategy, rate=2)).double()
     module.train()
-    x = torch.randn(2, 3, 24, 24)
-    expected, own = gradients(module, x)
-    compiled = torch.compile(module.variant([x]), backend="aot_eager", fullgraph=True)
-    module.zero_grad()
-    y = compiled(x)
-    (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
-    torch.testing.assert_close(y.detach(), expected, rtol=1e-4, atol=1e-5)
-    for name, p in module.named_parameters():
-        if name.removeprefix("module.") in own:
-            torch.testing.assert_close(
-                p.grad, own[name.removeprefix("module.")], rtol=1e-3, atol=1e-4
-            )
+    start = copy.deepcopy(module.state_dict())
+    run = composed(module, execution)
+    assert len(units(run)) == (3 if strategy == "cl" else 5)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y1, g1 = gradients(module, x)
+    statistics = copy.deepcopy(module.state_dict())
+    module.load_state_dict(start)
+    y2, g2 = gradients(run, x)
+    for one, other in zip((y1, *g1), (y2, *g2), strict=True):
+        assert float((one - other).abs().max()) <= EXACT * max(1.0, float(one.abs().max()))
+    for key, value in run.state_dict().items():
+        torch.testing.assert_close(value, statistics[key], rtol=EXACT, atol=EXACT)
 
 
-def test_half_precision_composes_in_full() -> None:
-    """Under autocast the layers' weights are composed in their own type."""
-    big = onnx_expand.expand(smallnet.build(kernel=3, size=24), strategy="cl", rate=2)
-    module = Composed(to_torch(big), always=True)
-    x = torch.randn(2, 3, 24, 24)
-    expected = module(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = module(x)
-    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
-    home = module.variant([x]).get_submodule("_composed")
-    weight, _ = next(home.children())(*_first_unit(module, x))
-    assert weight.dtype == torch.float32
+def test_depthwise_units_of_mobilenet() -> None:
+    """All fourteen 3x3 convolutions are composed, by group."""
+    model = mobilenet.build(size=32, classes=10, width=0.25, stride=1)
+    module = to_torch(onnx_expand.expand(model, strategy="cl", rate=2, kernels="3")).double()
+    run = composed(module, "composed")
+    assert len(units(run)) == 14
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_equal(module, run, x)
 
 
-def _first_unit(module: Composed, x: torch.Tensor) -> list[torch.Tensor]:
-    node = next(n for n in module.variant([x]).graph.nodes if n.op == "call_module")
-    found = []
-    for held in node.args:
-        path, _, name = str(held.target).rpartition(".")
-        found.append(getattr(module.module.get_submodule(path), name))
-    return found
+def test_transposed_convolutions_compose_with_pointwise_neighbours() -> None:
+    """Before and behind, by group, with padding and extension."""
+    rng = np.random.default_rng(0)
+    for group in (1, 2):
+        maps = [
+            AffineConv(rng.standard_normal((6, 4 // group, 1, 1)), group=group),
+            AffineConv(
+                rng.standard_normal((4, 6 // group, 3, 2)), rng.standard_normal(4), (2, 2), (2, 1),
+                (1, 0, 0, 1), group, True, (1, 0),
+            ),
+            AffineConv(rng.standard_normal((2, 4, 1, 1)), rng.standard_normal(2)),
+        ]  # fmt: skip
+        module = chain_of(maps)
+        run = composed(module, "composed")
+        (plan,) = plans_of(run, torch.zeros(1, 4, 5, 5, dtype=torch.float64)).values()
+        assert [piece.whole for piece in plan.pieces] == [True]
+        assert_equal(module, run, torch.randn(2, 4, 5, 6, dtype=torch.float64))
+
+
+def test_shifts_scales_and_matrices_of_any_rank() -> None:
+    """MatMul and Add as torch exports Linear, a scale for each feature, alpha and beta."""
+    g = Graph("N", 7, 5)
+    x = g.add("MatMul", "x", g.random("a", 5, 8))
+    x = g.add("Add", g.random("b", 8), x)
+    x = g.add("Mul", x, g.random("c", 8))
+    x = g.add("MatMul", x, g.random("d", 8, 3))
+    x = g.add("Sub", x, g.random("e", 3))
+    x = g.add("Div", x, g.weight("f", np.array([2.0])))
+    module = g.module(x)
+    (plan,) = plans_of(composed(module, "composed"), torch.zeros(2, 7, 5).double()).values()
+    assert len(plan.pieces) == 1
+    assert_equal(module, composed(module, "composed"), torch.randn(2, 7, 5, dtype=torch.float64))
+    g = Graph("N", 5)
+    x = g.add("Gemm", "x", g.random("a", 5, 8), g.random("b", 1, 8), alpha=0.5, beta=2.0)
+    x = g.add("Gemm", x, g.random("c", 3, 8), g.random("d", 1), transB=1, beta=0.0)
+    x = g.add("Gemm", x, g.random("e", 3, 4), g.random("f", 1))
+    module = g.module(x)
+    assert_equal(module, composed(module, "composed"), torch.randn(2, 5, dtype=torch.float64))
+
+
+# -- Branches ---------------------------------------------------------------------------------
+
+
+def test_branches_are_one_kernel() -> None:
+    """RepVGG and ACNet without normalization, with a chain above and below."""
+    g = Graph("N", 4, "H", "W")
+    x = g.add("Conv", "x", g.random("w0", 6, 4, 1, 1))
+    x = acnet(g, x, 6)
+    x = g.add("Conv", x, g.random("w9", 2, 6, 1, 1), g.random("b9", 2))
+    module = g.module(x)
+    composition = Composition.of(module)
+    assert not composition.apart
+    image = torch.randn(2, 4, 7, 6, dtype=torch.float64)
+    run = composed(module, "composed")
+    (plan,) = plans_of(run, image).values()
+    assert [piece[:3] for piece in plan.pieces] == [(0, 2, True)]
+    assert_equal(module, run, image)
+    assert_equal(module, composed(module, "auto"), image)
+
+
+def test_branches_that_stay_are_run_as_they_are() -> None:
+    """With an image of one pixel, kernels are not worth adding."""
+    g = Graph("N", 64, "H", "W")
+    module = g.module(acnet(g, "x", 64))
+    run = composed(module, "auto")
+    image = torch.randn(1, 64, 1, 1, dtype=torch.float64)
+    (plan,) = plans_of(run, image).values()
+    assert not plan.pieces[0].whole
+    assert_equal(module, run, image)
+    (plan,) = plans_of(run, torch.zeros(8, 64, 32, 32, dtype=torch.float64)).values()
+    assert plan.pieces[0].whole
+
+
+def test_differences_and_means_of_branches() -> None:
+    """Sub and Mean weigh their branches; dilated and grouped ones are embedded."""
+    g = Graph("N", 4, "H", "W")
+    a = g.add("Conv", "x", g.random("a", 4, 4, 3, 3), pads=[2] * 4, dilations=[2, 2])
+    b = g.add("Conv", "x", g.random("b", 4, 1, 3, 3), g.random("bb", 4), pads=[1] * 4, group=4)
+    c = g.add("Sub", a, b)
+    d = g.add("Mean", c, "x", "x")
+    module = g.module(d)
+    run = composed(module, "composed")
+    image = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    (plan,) = plans_of(run, image).values()
+    assert len(plan.pieces) == 1
+    assert_equal(module, run, image)
+
+
+# -- What stays layer by layer ----------------------------------------------------------------
+
+
+def test_normalization_in_a_unit_keeps_it_apart_and_is_named() -> None:
+    """Between layers and in branches; the summary says so."""
+    g = Graph("N", 3, "H", "W")
+    x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1))
+    ones = [g.weight(k, np.ones(8)) for k in "smtv"]
+    x = g.add("BatchNormalization", x, *ones)
+    x = g.add("Conv", x, g.random("b", 4, 8, 3, 3))
+    module = g.module(x)
+    composition = Composition.of(module)
+    assert not composition.chains
+    (apart,) = composition.apart
+    assert (apart.first, apart.second) == ("a", "b")
+    assert apart.refusal.reason is Reason.ACTIVATION
+    assert "batch normalization" in composition.summary()
+    assert composition.module("composed") is module
+
+    g = Graph("N", 4, "H", "W")
+    composition = Composition.of(g.module(acnet(g, "x", 4, norm=True)))
+    assert not composition.chains
+    assert "batch normalization stands in the branches" in composition.summary()
+
+
+@pytest.mark.parametrize(("shown", "reason"), [(True, Reason.OUTPUT), (False, Reason.SHARED)])
+def test_values_that_others_read_are_computed(shown: bool, reason: Reason) -> None:
+    """An intermediate that is an output, or that another node reads, ends the chain."""
+    g = Graph("N", 3, "H", "W")
+    x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1))
+    y = g.add("Conv", x, g.random("b", 4, 8, 3, 3))
+    other = x if shown else g.add("Relu", x)
+    module = g.module(y, other)
+    composition = Composition.of(module)
+    assert not composition.chains
+    assert [a.refusal.reason for a in composition.apart] == [reason]
+
+
+def test_a_zero_bias_that_is_trained_counts_as_one() -> None:
+    """Fold may merge across padding while the bias is zero; training would move it."""
+    g = Graph("N", 3, "H", "W")
+    x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1), g.weight("zero", np.zeros(8)))
+    x = g.add("Conv", x, g.random("b", 4, 8, 3, 3), pads=[1] * 4)
+    module = g.module(x)
+    (apart,) = Composition.of(module).apart
+    assert apart.refusal.reason is Reason.BORDER
+    module.get_parameter("zero").requires_grad_(False)
+    assert len(Composition.of(module).chains) == 1
+
+
+def test_other_modules_and_wrong_names() -> None:
+    """Modules that are no ONNX graph are returned as they are."""
+    plain = torch.nn.Linear(2, 2)
+    assert composed(plain, "composed") is plain
+    with pytest.raises(UsageError, match="is none of"):
+        composed(plain, "both")
+    inner = chain_of([AffineConv(np.ones((2, 3))), AffineConv(np.ones((4, 2)))])
+    wrapper = torch.nn.Module()
+    wrapper.inner = inner
+    assert composed(wrapper, "layerwise").inner is inner
+    assert len(units(composed(wrapper, "composed"))) == 1
+    g = Graph("N", 3)
+    with pytest.raises(UsageError, match="auto, composed, layerwise"):
+        composed(g.module(g.add("Relu", "x")), "both")

@@ -24,7 +24,7 @@ from onnx_expand.train import (  # noqa: E402
     to_torch,
     train,
 )
-from tests.train.networks import network, plain, write_stripes  # noqa: E402
+from tests.train.networks import chain, network, plain, write_stripes  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +37,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "odd": (plain, {"batch": 59, "accumulate": 2, "clip": 0.05}),
     "uneven": (network, {"batch": 17, "sync_bn": True, "weight_decay": 0.1}),
     "idle": (plain, {"batch": 1, "nesterov": True, "lr": 0.002}),
+    "composed": (chain, {"batch": 32, "accumulate": 3, "execution": "composed"}),
 }
 
 

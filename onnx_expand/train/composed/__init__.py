@@ -1,10 +1,18 @@
-"""Composed execution: chains of linear layers train as the one layer that they are.
+"""Composed execution: a chain of linear layers is trained as the one layer that it folds to.
 
-The kernels of a chain are composed in each step and one convolution is run: the same function and
-the same gradients, at the cost of the compact layer. What composing costs depends on the weights
-alone, what it saves grows with batch and image, so that each chain is decided for itself.
+In each step the kernels of a chain are multiplied to the compact kernel, which takes the same for
+any batch and image, and one layer is run with it. Function and gradients are those of the chain,
+and the parameters stay those of its layers. Where batch and image are small it is cheaper to run
+layer by layer, so that each chain is decided for itself, at the size at hand.
 """
 
-from onnx_expand.train.composed.module import Composed, composed, execution_of, once_per_step
+from onnx_expand.train.composed.find import Apart
+from onnx_expand.train.composed.module import (
+    Composition,
+    composed,
+    execution_of,
+    plans_of,
+    sharing_kernels,
+)
 
-__all__ = ["Composed", "composed", "execution_of", "once_per_step"]
+__all__ = ["Apart", "Composition", "composed", "execution_of", "plans_of", "sharing_kernels"]

@@ -1,213 +1,207 @@
-"""Composing and adding kernels, in torch, with gradients.
+"""Kernels of two maps as the kernel of one, in torch, so that gradients flow to both.
 
-The formulas are those of `geometry` and `affine`; here the numbers are tensors that are trained.
+The same formulas as in `affine`, without the decisions: whether a composition is exact at borders
+is decided by `Geometry` before anything is multiplied.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.geometry import Geometry
 
-__all__ = ["Kernel", "Meeting", "Place", "composed_kernel", "meeting", "place", "summed"]
+__all__ = ["Numbers", "added", "after", "embedded", "work"]
 
-Kernel: TypeAlias = "tuple[torch.Tensor, torch.Tensor | None]"
-"""A weight [n, m / group, *kernel] and a bias [n]."""
-
-
-class Meeting(NamedTuple):
-    """How two kernels are composed: everything that their geometries decide.
-
-    Attributes:
-        kind: `after` or `before` where the second or the first has a single tap, else `wide`.
-        rank: Spatial axes of the result.
-        groups: Of the first, of the second, of the result.
-        kernel: Taps of the result, per axis.
-        taps: For each pair of taps, those of the first varying fastest, the tap of the result.
-    """
-
-    kind: str
-    rank: int
-    groups: tuple[int, int, int]
-    kernel: tuple[int, ...]
-    taps: tuple[int, ...]
+_TRANSPOSE: dict[int, Any] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
 
 
-class Place(NamedTuple):
-    """How a kernel is embedded in a larger one.
+# From so many products for each tap on, one large product is faster than one for each output.
+_MANY = 1 << 16
+
+
+class Numbers(NamedTuple):
+    """What a geometry leaves open.
 
     Attributes:
-        rank: Spatial axes of the result.
-        groups: Of the kernel and of the result.
-        spread: Per axis, how far apart its taps lie on the result's grid.
-        widths: Zeros around it, the last axis first, as torch wants them.
+        weight: [n, m / group, *kernel]; None for a map that adds a bias and nothing else.
+        bias: [n], or None.
     """
 
-    rank: int
-    groups: tuple[int, int]
-    spread: tuple[int, ...]
-    widths: tuple[int, ...]
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
 
 
-def meeting(one: Geometry, two: Geometry) -> Meeting:
-    """How to compose kernels of two geometries, which compose.
+def after(f: Geometry, g: Geometry, first: Numbers, second: Numbers) -> Numbers:
+    """The numbers of g after f; pads and biases of the geometries are not looked at.
 
-    Tap t2 of the second and t1 of the first meet at `t2 d2 s1 + t1 d1`.
+    Args:
+        f: The geometry of the map that is applied first.
+        g: That of the other one, of the same rank.
+        first: The numbers of f.
+        second: The numbers of g.
     """
-    rank = max(one.rank, two.rank)
-    one, two = one.at_rank(rank), two.at_rank(rank)
-    groups = one.group, two.group, math.gcd(one.group, two.group)
-    steps1 = [d if k > 1 else 0 for k, d in zip(one.kernel, one.dilations, strict=True)]
-    taps2 = zip(two.kernel, two.dilations, one.strides, strict=True)
-    steps2 = [d * s if k > 1 else 0 for k, d, s in taps2]
-    grid = [math.gcd(a, b) or 1 for a, b in zip(steps1, steps2, strict=True)]
-    kind = "wide"
-    if set(two.kernel) <= {1}:
-        kind = "after"
-    elif set(one.kernel) <= {1} and set(one.strides) <= {1}:
-        kind = "before"
-    kernel, index = _meeting_taps(one, two, grid)
-    return Meeting(kind, rank, groups, kernel, index if kind == "wide" else ())
-
-
-def _meeting_taps(
-    one: Geometry, two: Geometry, grid: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The result's taps per axis, and for each pair of taps which of them it adds to."""
-    ends, places = [], []
-    for axis, step in enumerate(grid):
-        first = [t * one.dilations[axis] // step for t in range(one.kernel[axis])]
-        jump = two.dilations[axis] * one.strides[axis]
-        second = [t * jump // step for t in range(two.kernel[axis])]
-        places.append((first, second))
-        ends.append(first[-1] + second[-1] + 1)
-    index = []
-    for later in itertools.product(*(second for _, second in places)):
-        for earlier in itertools.product(*(first for first, _ in places)):
-            flat = 0
-            for extent, a, b in zip(ends, earlier, later, strict=True):
-                flat = flat * extent + a + b
-            index.append(flat)
-    return tuple(ends), tuple(index)
-
-
-def place(small: Geometry, big: Geometry) -> Place:
-    """How to embed a kernel of one geometry in that of another, which contains it."""
-    small = small.at_rank(big.rank)
-    spread, widths = [], list[int]()
-    for axis in range(big.rank):
-        step = big.dilations[axis]
-        spread.append(small.dilations[axis] // step if small.kernel[axis] > 1 else 1)
-        before = (big.begins[axis] - small.begins[axis]) // step
-        reach = (small.kernel[axis] - 1) * spread[-1] + 1
-        widths = [before, big.kernel[axis] - before - reach, *widths]
-    return Place(big.rank, (small.group, big.group), tuple(spread), tuple(widths))
-
-
-def composed_kernel(first: Kernel, second: Kernel, how: Meeting) -> Kernel:
-    """The kernel of `second` after `first`."""
-    group1, group2, group = how.groups
-    w1 = _regrouped(_at_rank(first[0], how.rank), group1, group)
-    w2 = _regrouped(_at_rank(second[0], how.rank), group2, group)
-    if how.kind == "after":
-        weight = _after_point(w1, w2, group)
-    elif how.kind == "before":
-        weight = _before_point(w1, w2, group)
+    w1, b1 = first
+    w2, b2 = second
+    if w1 is None or w2 is None:
+        weight = w2 if w1 is None else w1
+        carried = b1 if w2 is None or b1 is None else _carried(g, w2, b1)
+        return Numbers(weight, _sum(carried, b2))
+    if f.is_per_channel:
+        # Each input channel of g is scaled.
+        blocks = w2.reshape(g.group, g.out_channels // g.group, w2.shape[1], -1)
+        weight = (blocks * w1.reshape(g.group, 1, -1, 1)).reshape(w2.shape)
+        return Numbers(weight, _sum(_behind(g, w2, b1), b2))
+    if g.is_per_channel:
+        weight = w1 * w2.reshape(-1, 1, *[1] * f.rank)
+        return Numbers(weight, _sum(None if b1 is None else b1 * w2.reshape(-1), b2))
+    if math.prod(f.kernel) == 1 or math.prod(g.kernel) == 1:
+        weight = _contracted(f, g, w1, w2)
     else:
-        weight = _wide(w1, w2, how)
-    return weight, _bias(first[1], w2, second[1], group)
+        weight = _spread(f, g, w1, w2)
+    return Numbers(weight, _sum(_behind(g, w2, b1), b2))
 
 
-def _after_point(w1: torch.Tensor, w2: torch.Tensor, group: int) -> torch.Tensor:
-    p, width = w1.shape[:2]
-    n = w2.shape[0]
-    if group == 1:
-        product = w2.reshape(n, p) @ w1.reshape(p, -1)
-    else:
-        left = w2.reshape(group, n // group, p // group)
-        product = left @ w1.reshape(group, p // group, -1)
-    return product.reshape(n, width, *w1.shape[2:])
+def work(f: Geometry, g: Geometry) -> int:
+    """Products of composing g after f."""
+    group = math.gcd(f.group, g.group)
+    size = math.prod(f.weight_shape)
+    if f.group > group and g.group > group:
+        size = size * f.group // group  # written out with zeros first
+    if f.is_per_channel or g.is_per_channel:
+        return max(size, math.prod(g.weight_shape))
+    return math.prod(g.weight_shape) * size // f.out_channels
 
 
-def _before_point(w1: torch.Tensor, w2: torch.Tensor, group: int) -> torch.Tensor:
-    p, width = w1.shape[:2]
-    n, inner = w2.shape[:2]
-    left = w2.reshape(group, n // group, inner, -1).transpose(2, 3)
-    right = w1.reshape(group, 1, p // group, width)
-    product = left @ right  # [group, n / group, taps, m / group]
-    return product.transpose(2, 3).reshape(n, width, *w2.shape[2:])
+def added(a: Numbers, b: Numbers) -> Numbers:
+    """The sum of two maps of one geometry."""
+    assert a.weight is not None
+    assert b.weight is not None
+    return Numbers(a.weight + b.weight, _sum(a.bias, b.bias))
 
 
-def _wide(w1: torch.Tensor, w2: torch.Tensor, how: Meeting) -> torch.Tensor:
-    """Both kernels have taps: one product for all pairs of them, added up where they meet."""
-    group = how.groups[2]
-    n, p, width = w2.shape[0], w1.shape[0], w1.shape[1]
-    left = w2.reshape(group, n // group, p // group, -1).transpose(2, 3)
-    taps2 = left.shape[2]
-    left = left.reshape(group, n // group * taps2, p // group)
-    pairs = left @ w1.reshape(group, p // group, -1)
-    pairs = pairs.reshape(n, taps2, width, -1).transpose(1, 2).reshape(n, width, -1)
-    index = torch.tensor(how.taps, dtype=torch.int64, device=w1.device)
-    total = pairs.new_zeros(n, width, math.prod(how.kernel))
-    return total.index_add(2, index, pairs).reshape(n, width, *how.kernel)
+def embedded(numbers: Numbers, own: Geometry, into: Geometry) -> Numbers:
+    """The same map with the larger kernel, finer steps and fewer groups of another geometry."""
+    assert numbers.weight is not None
+    weight = _regrouped(numbers.weight, own.group, into.group)
+    if (own.kernel, own.dilations) == (into.kernel, into.dilations):
+        return Numbers(weight, numbers.bias)
+    spans = []
+    for axis, step in enumerate(into.dilations):
+        start = (into.begins[axis] - own.begins[axis]) // step
+        stride = own.dilations[axis] // step if own.kernel[axis] > 1 else 1
+        spans.append(slice(start, start + (own.kernel[axis] - 1) * stride + 1, stride))
+    whole = weight.new_zeros(into.weight_shape)
+    whole[(slice(None), slice(None), *spans)] = weight
+    return Numbers(whole, numbers.bias)
 
 
-def _bias(
-    b1: torch.Tensor | None, w2: torch.Tensor, b2: torch.Tensor | None, group: int
-) -> torch.Tensor | None:
-    if b1 is None:
-        return b2
-    taps = w2.flatten(2).sum(-1) if w2.ndim > 2 else w2  # [n, p / group]
-    n, inner = taps.shape
-    carried = taps.reshape(group, n // group, inner) @ b1.reshape(group, inner, 1)
-    carried = carried.reshape(n)
-    return carried if b2 is None else carried + b2
+def _sum(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
-def summed(kernels: Sequence[Kernel], places: Sequence[Place]) -> Kernel:
-    """The sum of kernels of one input, embedded in the union of their supports."""
-    weight: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
-    for (w, b), how in zip(kernels, places, strict=True):
-        own = _regrouped(_at_rank(w, how.rank), *how.groups)
-        own = F.pad(_spread(own, how.spread), how.widths) if how.rank else own
-        weight = own if weight is None else weight + own
-        if b is not None:
-            bias = b if bias is None else bias + b
-    assert weight is not None
-    return weight, bias
+def _behind(g: Geometry, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+    return None if bias is None else _carried(g, weight, bias)
 
 
-def _at_rank(weight: torch.Tensor, rank: int) -> torch.Tensor:
-    if weight.ndim == rank + 2:
-        return weight
-    return weight.reshape(*weight.shape[:2], *[1] * rank)
-
-
-def _spread(weight: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
-    """A kernel with zeros between its taps."""
-    for axis, factor in enumerate(factors, 2):
-        if factor == 1:
-            continue
-        taps = weight.shape[axis]
-        apart = torch.stack([weight, *[torch.zeros_like(weight)] * (factor - 1)], axis + 1)
-        weight = apart.flatten(axis, axis + 1).narrow(axis, 0, (taps - 1) * factor + 1)
-    return weight
+def _carried(g: Geometry, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """What g makes of a constant: its taps summed, times the bias."""
+    taps = weight.flatten(2).sum(dim=2) if math.prod(g.kernel) > 1 else weight.flatten(1)
+    if g.group == 1:
+        return taps.reshape(g.out_channels, -1) @ bias
+    blocks = taps.reshape(g.group, g.out_channels // g.group, -1)
+    return (blocks @ bias.reshape(g.group, -1, 1)).reshape(-1)
 
 
 def _regrouped(weight: torch.Tensor, group: int, coarser: int) -> torch.Tensor:
-    """[n, m / group, ...] with the blocks of fewer groups, zeros between those there were."""
+    """The weight with the blocks of `coarser` groups, zeros between those of `group`."""
     if group == coarser:
         return weight
-    n, width = weight.shape[:2]
-    ratio = group // coarser
+    (n, width), ratio = weight.shape[:2], group // coarser
     blocks = weight.reshape(coarser, ratio, n // group, 1, width, -1)
-    places = torch.eye(ratio, dtype=weight.dtype, device=weight.device)
-    dense = blocks * places.reshape(1, ratio, 1, ratio, 1, 1)
-    return dense.reshape(n, ratio * width, *weight.shape[2:])
+    eye = torch.eye(ratio, dtype=weight.dtype, device=weight.device)
+    whole = blocks * eye.reshape(1, ratio, 1, ratio, 1, 1)
+    return whole.reshape(n, width * ratio, *weight.shape[2:])
+
+
+def _contracted(f: Geometry, g: Geometry, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+    """[n, p / g2, *k2] with [p, m / g1, *k1] over p, where k1 or k2 is all ones."""
+    group1, group2, group = f.group, g.group, math.gcd(f.group, g.group)
+    if group1 > group and group2 > group:
+        w1, group1 = _regrouped(w1, group1, group), group
+    n, p, m = w2.shape[0], w1.shape[0], w1.shape[1]
+    ratio = group1 // group
+    blocks = group2 * ratio
+    taps = math.prod(g.kernel)
+    if taps == 1:
+        left = w2.reshape(group2, n // group2, ratio, p // blocks).transpose(1, 2)
+        right = w1.reshape(group2, ratio, p // blocks, -1)
+        # [group2, ratio, n / group2, m * taps]
+        product = left[0, 0] @ right[0, 0] if blocks == 1 else left @ right
+        product = product.reshape(group2, ratio, n // group2, -1).transpose(1, 2)
+        return product.reshape(n, m * ratio, *f.kernel)
+    if n // group2 * p * m > _MANY:
+        multiply = _as_convolution if w2.device.type == "cpu" else _as_matrices
+        return multiply(w1, w2.flatten(2), group2, ratio).reshape(n, m * ratio, *g.kernel)
+    right = w2.reshape(group2, n // group2, ratio, p // blocks, taps)
+    left = w1.reshape(group2, 1, ratio, p // blocks, m).transpose(3, 4)
+    return (left @ right).reshape(n, m * ratio, *g.kernel)
+
+
+def _as_convolution(w1: torch.Tensor, w2: torch.Tensor, group2: int, ratio: int) -> torch.Tensor:
+    """The rows of w2 as a batch of signals: on a CPU nothing is faster, and nothing is copied."""
+    n, p, m, blocks = w2.shape[0], w1.shape[0], w1.shape[1], group2 * ratio
+    signals = w2.reshape(group2, n // group2, p // group2, -1).transpose(0, 1)
+    signals = signals.reshape(n // group2, p, -1)
+    weight = w1.reshape(blocks, p // blocks, m).transpose(1, 2).reshape(-1, p // blocks, 1)
+    product = F.conv1d(signals, weight, groups=blocks)
+    product = product.reshape(n // group2, group2, m * ratio, -1).transpose(0, 1)
+    return product.reshape(n, m * ratio, -1)
+
+
+def _as_matrices(w1: torch.Tensor, w2: torch.Tensor, group2: int, ratio: int) -> torch.Tensor:
+    """One product of matrices for each block, which a GPU does in full float32."""
+    n, p, m, blocks = w2.shape[0], w1.shape[0], w1.shape[1], group2 * ratio
+    left = w2.reshape(group2, n // group2, ratio, p // blocks, -1).permute(0, 2, 1, 4, 3)
+    left = left.reshape(group2, ratio, -1, p // blocks)
+    product = left @ w1.reshape(group2, ratio, p // blocks, m)
+    product = product.reshape(group2, ratio, n // group2, -1, m).permute(0, 2, 1, 4, 3)
+    return product.reshape(n, m * ratio, -1)
+
+
+def _spread(f: Geometry, g: Geometry, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+    """Kernels of several taps each: every tap of g puts a copy of f's kernel in its place."""
+    group1, group2, group = f.group, g.group, math.gcd(f.group, g.group)
+    if group1 > group and group2 > group:
+        w1, group1 = _regrouped(w1, group1, group), group
+    n, p, m = w2.shape[0], w1.shape[0], w1.shape[1]
+    steps, gaps = _steps(f, g)
+    images = w2.reshape(group2, n // group2, p // group2, *g.kernel)
+    images = images.transpose(0, 1).reshape(n // group2, p, *g.kernel)
+    groups = max(group1, group2)
+    result: torch.Tensor = _TRANSPOSE[f.rank](images, w1, None, steps, 0, 0, groups, gaps)
+    kernel = result.shape[2:]
+    result = result.reshape(n // group2, group2, m * group1 // group, *kernel)
+    return result.transpose(0, 1).reshape(n, m * group1 // group, *kernel)
+
+
+def _steps(f: Geometry, g: Geometry) -> tuple[Sequence[int], Sequence[int]]:
+    """Per axis how far apart taps of g and of f lie, in taps of the result."""
+    steps, gaps = [], []
+    for axis in range(f.rank):
+        step = g.dilations[axis] * f.strides[axis] if g.kernel[axis] > 1 else 0
+        gap = f.dilations[axis] if f.kernel[axis] > 1 else 0
+        unit = math.gcd(step, gap) or 1
+        steps.append(step // unit or 1)
+        gaps.append(gap // unit or 1)
+    return steps, gaps

@@ -1,0 +1,211 @@
+"""Chains of linear layers: which stretches are one map, and in which order their kernels meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+
+from onnx_expand.errors import Refusal
+from onnx_expand.geometry import Geometry
+from onnx_expand.train.composed.kernels import Numbers, added, after, embedded, work
+from onnx_expand.train.composed.layers import Layer, Tensors
+
+__all__ = ["Chain", "Element", "Span", "Sum"]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Branches of one value whose results are added.
+
+    Attributes:
+        branches: Each a chain; None for the value itself.
+        factors: What each branch counts for.
+        geometry: The map of all together.
+    """
+
+    branches: tuple[Chain | None, ...]
+    factors: tuple[float, ...]
+    geometry: Geometry
+
+    @classmethod
+    def of(cls, branches: Sequence[Chain | None], factors: Sequence[float]) -> Sum | Refusal:
+        """The sum of branches, of which one at least has a layer, or why it is no single map."""
+        first = next(branch for branch in branches if branch is not None).whole
+        if isinstance(first, Refusal):
+            return first
+        same = _identity(first)
+        parts = [same if branch is None else branch.whole for branch in branches]
+        total = parts[0]
+        for part in parts[1:]:
+            if isinstance(total, Refusal) or isinstance(part, Refusal):
+                break
+            total = total.plus(part)
+        refusal = next((p for p in (total, *parts) if isinstance(p, Refusal)), None)
+        if refusal is not None or isinstance(total, Refusal):
+            assert refusal is not None
+            return refusal
+        return cls(tuple(branches), tuple(factors), total)
+
+    @property
+    def label(self) -> str:
+        """How people name it."""
+        return " + ".join("x" if b is None else b.label for b in self.branches)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The tensors that it reads."""
+        return tuple(path for b in self.branches if b is not None for path in b.paths)
+
+    def numbers(self, tensors: Tensors) -> Numbers:
+        """Weight and bias of all branches together."""
+        total: Numbers | None = None
+        for branch, factor in zip(self.branches, self.factors, strict=True):
+            own: Geometry | Refusal = _identity(self.geometry)
+            weight, bias = None, None
+            if branch is not None:
+                own, (weight, bias) = branch.whole, branch.numbers(tensors)
+            assert isinstance(own, Geometry)
+            if weight is None:
+                weight = next(iter(tensors.values())).new_ones(own.weight_shape)
+            if factor != 1:
+                weight, bias = weight * factor, None if bias is None else bias * factor
+            part = embedded(Numbers(weight, bias), own, self.geometry)
+            total = part if total is None else added(total, part)
+        assert total is not None
+        return total
+
+
+Element: TypeAlias = "Layer | Sum"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of elements as one map.
+
+    Attributes:
+        geometry: The map; None where the stretch is none, though its kernels can be multiplied.
+        taps: The same without padding and bias.
+        split: The last element of the part that is composed before the two parts are; the only
+            element where there is but one.
+        work: The products of composing these two parts.
+    """
+
+    geometry: Geometry | None
+    taps: Geometry
+    split: int
+    work: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Elements one after the other, with nothing between them.
+
+    Attributes:
+        elements: At least one.
+        spans: Stretches of elements, by the first and the last.
+        ends: By an element why a stretch that ends there does not go on.
+    """
+
+    elements: tuple[Element, ...]
+    spans: Mapping[tuple[int, int], Span]
+    ends: Mapping[int, Refusal]
+
+    @classmethod
+    def of(cls, elements: Sequence[Element]) -> Chain:
+        """The chain of some elements."""
+        return cls(tuple(elements), *_spans(elements))
+
+    def __len__(self) -> int:
+        return len(self.elements)
+
+    @property
+    def label(self) -> str:
+        """How people name it: its first and last layer."""
+        names = [element.label for element in self.elements]
+        return names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The tensors that it reads, each once."""
+        return tuple(dict.fromkeys(path for e in self.elements for path in e.paths))
+
+    @property
+    def whole(self) -> Geometry | Refusal:
+        """The map of all elements, or why there is none."""
+        span = self.spans.get((0, len(self) - 1))
+        if span is not None and span.geometry is not None:
+            return span.geometry
+        return next(refusal for _, refusal in sorted(self.ends.items()))
+
+    def numbers(self, tensors: Tensors, first: int = 0, last: int | None = None) -> Numbers:
+        """Weight and bias of a stretch, [n, m / group, *kernel] and [n]."""
+        last = len(self) - 1 if last is None else last
+        if first == last:
+            return self.elements[first].numbers(tensors)
+        split = self.spans[first, last].split
+        return after(
+            self.spans[first, split].taps,
+            self.spans[split + 1, last].taps,
+            self.numbers(tensors, first, split),
+            self.numbers(tensors, split + 1, last),
+        )
+
+
+def _spans(
+    elements: Sequence[Element],
+) -> tuple[dict[tuple[int, int], Span], dict[int, Refusal]]:
+    """All stretches, each with the order of least products, as for a product of matrices."""
+    count = len(elements)
+    spans: dict[tuple[int, int], Span] = {}
+    cost: dict[tuple[int, int], int] = {}
+    ends: dict[int, Refusal] = {}
+    for i, element in enumerate(elements):
+        taps = _taps(element.geometry)
+        spans[i, i], cost[i, i] = Span(element.geometry, taps, i, 0), 0
+    for length in range(1, count):
+        for i in range(count - length):
+            j = i + length
+            options = []
+            for k in range(i, j):
+                if (i, k) in spans and (k + 1, j) in spans:
+                    products = work(spans[i, k].taps, spans[k + 1, j].taps)
+                    options.append((cost[i, k] + cost[k + 1, j] + products, k, products))
+            if not options:
+                continue
+            cost[i, j], split, products = min(options)
+            taps_of_both = spans[i, split].taps.then(spans[split + 1, j].taps)
+            if isinstance(taps_of_both, Refusal):
+                ends.setdefault(j - 1, taps_of_both)
+                continue
+            geometry: Geometry | None = None
+            before = spans[i, j - 1].geometry if (i, j - 1) in spans else None
+            if before is not None:
+                # The decision that fold makes, from left to right.
+                joined = before.then(elements[j].geometry)
+                if isinstance(joined, Refusal):
+                    ends.setdefault(j - 1, joined)
+                else:
+                    geometry = joined
+            spans[i, j] = Span(geometry, taps_of_both, split, products)
+    return spans, ends
+
+
+def _taps(geometry: Geometry) -> Geometry:
+    nothing = (0,) * len(geometry.pads)
+    return replace(
+        geometry, pads=nothing, bias=False, extension=(0,) * geometry.rank if geometry.rank else ()
+    )
+
+
+def _identity(like: Geometry) -> Geometry:
+    m = like.in_channels
+    return Geometry(m, m, (1,) * like.rank, group=m)
+
+
+def wide(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Tensors in float32 where they are shorter: kernels are not multiplied in halves."""
+    short = {torch.float16, torch.bfloat16}
+    return {k: t.float() if t.dtype in short else t for k, t in tensors.items()}

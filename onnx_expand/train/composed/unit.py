@@ -1,0 +1,277 @@
+"""The module that runs one chain, composed where that is cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from onnx_expand.geometry import Geometry
+from onnx_expand.train.composed.chain import Chain, Sum, wide
+from onnx_expand.train.composed.cost import Piece, Pieces, Situation, apart, best, products
+from onnx_expand.train.composed.kernels import Numbers
+from onnx_expand.train.composed.layers import Tensors
+from onnx_expand.train.ops.convolution import conv, conv_transpose
+
+__all__ = ["Plan", "Sharing", "Unit"]
+
+# Remembered plans: one for each shape of input, of which a run has few.
+_PLANS = 64
+
+
+@dataclass
+class Sharing:
+    """One kernel for several parts of a batch.
+
+    Attributes:
+        parts: How many parts the batch has.
+        last: Whether this is the last part: its backward pass takes all gradients to the weights.
+        active: Whether a part is running.
+        kernels: The kernels in use.
+    """
+
+    parts: int
+    last: bool = False
+    active: bool = False
+    kernels: dict[Any, _Shared] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Hand on gradients that no last backward pass has taken along."""
+        for shared in self.kernels.values():
+            shared.settle()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a chain is run.
+
+    Attributes:
+        pieces: Its stretches.
+        products: The multiply-accumulates of both passes.
+        apart: Those of running it layer by layer.
+    """
+
+    pieces: Pieces
+    products: int
+    apart: int
+
+
+class Unit(torch.nn.Module):
+    """A chain of linear layers. It has no tensors: they come in as arguments.
+
+    Args:
+        chain: The chain.
+        execution: How it is run.
+        first: Whether it maps an input of the whole module.
+    """
+
+    def __init__(self, chain: Chain, execution: str, first: bool = False) -> None:
+        super().__init__()
+        self.chain = chain
+        self.execution = execution
+        self.first = first
+        self.paths = chain.paths
+        self.sharing: Sharing | None = None
+        self._plans: dict[Any, Pieces] = {}
+
+    def forward(self, x: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        """The chain of x; the tensors in the order of `paths`."""
+        given = dict(zip(self.paths, tensors, strict=True))
+        return self._run(self.chain, self.plan(x, given), x, given, ())
+
+    def plan(self, x: torch.Tensor, tensors: Tensors) -> Pieces:
+        """How x is run."""
+        sharing = self._shares()
+        parts = sharing.parts if sharing is not None else 1
+        if torch.compiler.is_compiling():
+            return best(self.chain, self._situation(x, tensors, parts), self.execution)
+        trained = tuple([tensor.requires_grad for tensor in tensors.values()])
+        key = (x.shape, x.requires_grad, torch.is_grad_enabled(), trained, parts)
+        if key not in self._plans:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            situation = self._situation(x, tensors, parts)
+            self._plans[key] = best(self.chain, situation, self.execution)
+        return self._plans[key]
+
+    def planned(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Plan:
+        """How x is run, and what that takes."""
+        given = dict(zip(self.paths, tensors, strict=True))
+        pieces, situation = self.plan(x, given), self._situation(x, given, 1)
+        own, layers = (products(self.chain, p, situation) for p in (pieces, apart(self.chain)))
+        return Plan(pieces, own, layers)
+
+    def _situation(self, x: torch.Tensor, tensors: Tensors, parts: int) -> Situation:
+        rank = self.chain.elements[0].geometry.rank
+        return Situation(
+            x.shape[0] if rank else x.shape[:-1].numel(),
+            tuple(x.shape[2:]) if rank else (),
+            torch.is_grad_enabled(),
+            x.requires_grad,
+            frozenset([path for path, t in tensors.items() if t.requires_grad]),
+            parts,
+        )
+
+    def extra_repr(self) -> str:
+        """The chain, as torch prints it."""
+        return f"{self.chain.label}, {self.execution}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "sharing": None, "_plans": {}}
+
+    def _shares(self) -> Sharing | None:
+        """The kernels that parts of a batch share, where this pass is one of them."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return None
+        return self.sharing if self.sharing is not None and self.sharing.active else None
+
+    def _run(
+        self,
+        chain: Chain,
+        pieces: Pieces,
+        x: torch.Tensor,
+        tensors: Tensors,
+        place: tuple[int, ...],
+    ) -> torch.Tensor:
+        for piece in pieces:
+            element = chain.elements[piece.first]
+            if piece.whole:
+                geometry = chain.spans[piece.first, piece.last].geometry
+                assert geometry is not None
+                x = _apply(geometry, self._numbers(chain, piece, x, tensors, place), x)
+            elif isinstance(element, Sum):
+                x = self._branches(element, piece, x, tensors, (*place, piece.first))
+            else:
+                x = element.run(x, tensors)
+        return x
+
+    def _branches(
+        self, element: Sum, piece: Piece, x: torch.Tensor, tensors: Tensors, place: tuple[int, ...]
+    ) -> torch.Tensor:
+        total: torch.Tensor | None = None
+        for index, (branch, way) in enumerate(zip(element.branches, piece.branches, strict=True)):
+            part = x
+            if branch is not None and way is not None:
+                part = self._run(branch, way, x, tensors, (*place, index))
+            factor = element.factors[index]
+            part = part if factor == 1 else part * factor
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _numbers(
+        self, chain: Chain, piece: Piece, x: torch.Tensor, tensors: Tensors, place: tuple[int, ...]
+    ) -> Numbers:
+        sharing = self._shares()
+        if sharing is None:
+            return _compose(chain, piece, x, tensors)
+        paths = [p for e in chain.elements[piece.first : piece.last + 1] for p in e.paths]
+        used = {path: tensors[path] for path in paths}
+        key = (*place, piece.first, piece.last)
+        versions = [tensor._version for tensor in used.values()]
+        shared = sharing.kernels.get(key)
+        if shared is None or shared.versions != versions:
+            if shared is not None and shared.pending:
+                raise RuntimeError(
+                    f"the weights of {chain.label} changed between two parts of a batch"
+                )
+            # What saves activations in its own way, as checkpoints do, must not save these.
+            with torch.autograd.graph.saved_tensors_hooks(_as_is, _as_is):
+                shared = _Shared(_compose(chain, piece, x, tensors), versions)
+            sharing.kernels[key] = shared
+        return shared.use(sharing.last)
+
+
+class _Shared:
+    """A kernel that several backward passes reach, and one leaves.
+
+    Args:
+        numbers: The kernel, with the graph of its composition.
+        versions: Of the weights.
+    """
+
+    def __init__(self, numbers: Numbers, versions: list[int]) -> None:
+        self.versions = versions
+        self.numbers = numbers
+        self.leaves = Numbers(*(_leaf(tensor) for tensor in numbers))
+        self.hooked = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether gradients wait."""
+        return any(leaf is not None and leaf.grad is not None for leaf in self.leaves)
+
+    def use(self, last: bool) -> Numbers:
+        """The kernel for one more part."""
+        if not last:
+            return self.leaves
+        if not self.hooked:
+            self.hooked = True
+            for tensor, leaf in zip(self.numbers, self.leaves, strict=True):
+                if tensor is not None and leaf is not None and tensor.requires_grad:
+                    tensor.register_hook(_Adder(leaf))  # type: ignore[no-untyped-call]
+        return self.numbers
+
+    def settle(self) -> None:
+        """Hand on gradients that no last part has taken along."""
+        if self.pending:
+            tensors = [t for t in self.use(last=True) if t is not None and t.requires_grad]
+            torch.autograd.backward(tensors, [torch.zeros_like(t) for t in tensors])
+
+
+class _Adder:
+    """Adds the gradient that waits in a leaf, once."""
+
+    def __init__(self, leaf: torch.Tensor) -> None:
+        self.leaf = leaf
+
+    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+        waiting, self.leaf.grad = self.leaf.grad, None
+        return gradient if waiting is None else gradient + waiting
+
+
+def _as_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _leaf(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _compose(chain: Chain, piece: Piece, x: torch.Tensor, tensors: Tensors) -> Numbers:
+    """The kernel of a stretch, multiplied in float32 at least and returned in its own type."""
+    dtype = next(iter(tensors.values())).dtype
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            numbers = chain.numbers(wide(tensors), piece.first, piece.last)
+    else:
+        numbers = chain.numbers(wide(tensors), piece.first, piece.last)
+    return Numbers(*(None if t is None else t.to(dtype) for t in numbers))
+
+
+def _apply(geometry: Geometry, numbers: Numbers, x: torch.Tensor) -> torch.Tensor:
+    """One map of [N, m, ...], or of [..., m] for matrices."""
+    weight, bias = numbers
+    rank = geometry.rank
+    if geometry.is_per_channel:
+        shape = [-1, *[1] * rank]
+        x = x if weight is None else x * weight.reshape(shape)
+        return x if bias is None else x + bias.reshape(shape)
+    assert weight is not None
+    if not rank:
+        return F.linear(x, weight, bias)
+    settings: Any = {
+        "dilations": geometry.dilations,
+        "group": geometry.group,
+        "pads": geometry.pads,
+        "strides": geometry.strides,
+    }
+    if not geometry.transposed:
+        return conv(x, weight, bias, **settings)
+    group = geometry.group
+    blocks = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:]).transpose(1, 2)
+    swapped = blocks.reshape(-1, weight.shape[0] // group, *weight.shape[2:])
+    return conv_transpose(x, swapped, bias, output_padding=geometry.extension, **settings)
