@@ -141,7 +141,9 @@ def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:

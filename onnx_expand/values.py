@@ -371,4 +371,5 @@ def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
 def _plain(shape: ir.Shape | None) -> tuple[Dim, ...] | None:
     if shape is None:
         return None
-    return tuple(d if isinstance(d, int) else d.value for d in shape)
+    # Old exporters wrote -1 for an extent that is not static.
+    return tuple((None if d < 0 else d) if isinstance(d, int) else d.value for d in shape)

@@ -239,6 +239,20 @@ def test_slices_that_are_hidden_at_first_are_inferred_in_the_end() -> None:
     assert heights == [8, 6, 5, 5, 4, 4, 4]
 
 
+def test_negative_extents_are_not_known_ones() -> None:
+    """An extent of -1, as old exporters wrote for one that is not static, is that."""
+    model = unchecked(
+        "g (float[N,4] x) => (float[N,4] y) { a = MatMul(x, w) y = MatMul(a, w) }",
+        w=np.ones((4, 4)),
+    )
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    result = onnx_expand.fold(model)
+    assert len(result.graph.node) == 1
+    assert differences(model.graph.input[0], result.graph.input[0]) == []
+    pytest.importorskip("onnxruntime")
+    assert onnx_expand.check(model, result)
+
+
 def test_constants_keep_their_own_names() -> None:
     """Asking what a Constant node holds gives the tensor within it no name."""
     model = unchecked(

@@ -30,7 +30,7 @@ class Port:
         tensor = isinstance(value.type, ir.TensorType)
         shape = None
         if value.shape is not None:
-            shape = tuple(d if isinstance(d, int) else d.value or None for d in value.shape)
+            shape = tuple(map(_extent, value.shape))
         return cls(value.name or "", value.dtype if tensor else None, shape)
 
     def symbols(self) -> tuple[int | str, ...]:
@@ -39,6 +39,12 @@ class Port:
             f"{self.name}[{axis}]" if extent is None else extent
             for axis, extent in enumerate(self.shape or ())
         )
+
+
+def _extent(dim: int | ir.SymbolicDim) -> int | str | None:
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None  # old exporters wrote -1
+    return dim.value or None
 
 
 @dataclass(frozen=True)
