@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.slices import Slices
+from onnx_expand.hazards import Slices, defuse
 
 __all__ = ["Dim", "Inference"]
 
@@ -64,6 +64,7 @@ class Inference:
         self._proto = _without_weights(model)
         if one_sample:
             _set_batch(self._proto.graph)
+        defuse(self._proto)
         self._slices = Slices(self._proto)
         self._filled: set[tuple[ir.Node, int]] = set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,28 @@ def test_slices_that_are_hidden_at_first_are_inferred_in_the_end() -> None:
     shapes = [facts.shape(node.outputs[0]) for node in visit.model.graph]
     heights = [None if shape is None else shape[2] for shape in shapes]
     assert heights == [8, 6, 5, 5, 4, 4, 4]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_shapes_of_more_axes_than_memory_are_not_inferred(made: bool) -> None:
+    """A list that claims to be longer than any shape would take all memory for its axes."""
+    head = "g (float[1,3,1] x, int64[4611686018427387904] s) => (float[3,3,3] y) "
+    if made:
+        head = "g (float[1,3,1] x) => (float[3,3,3] y) "
+    body = "s = ConstantOfShape(n)" if made else ""
+    model = unchecked(
+        f"{head} {{ {body} y = Expand(x, s) }}", **({"n": np.array([2**62])} if made else {})
+    )
+    if made:
+        fill = numpy_helper.from_array(np.array([1]))
+        model.graph.node[0].attribute.append(helper.make_attribute("value", fill))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), hard))
+    try:
+        assert differences(model, onnx_expand.fold(model)) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_negative_extents_are_not_known_ones() -> None:

@@ -1,9 +1,10 @@
-"""Slices that shape inference may look at.
+"""What ONNX's shape inference must not see, since it would end the process.
 
-ONNX's inference ends the process, by an assertion of its C++ library, on a Slice of an axis of
-negative extent, which convolutions and pads of models that could not run lead to, and on one of
-an empty axis in steps backwards, which is valid. So a Slice is hidden from it until the extents
-that it cuts are known not to be of that kind.
+A Slice of an axis of negative extent, which convolutions and pads of models that could not run
+lead to, and one of an empty axis in steps backwards, which is valid, fail an assertion of its C++
+library: a Slice is hidden until the extents that it cuts are known not to be of that kind. And a
+list of numbers that says a shape gives that shape as many axes as it is long: where a model claims
+that it is longer than any, the memory ends.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-__all__ = ["Slices"]
+__all__ = ["Slices", "defuse"]
 
 _DOMAIN = "onnx_expand.hidden"
+
+_LONGEST = 1 << 16  # no shape has more axes
+_INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+# Ops that make lists as long as a constant among their inputs says.
+_GROWING = {"ConstantOfShape", "Expand", "Pad", "Range", "Resize", "Tile"}
 
 # Ops whose output has no negative extent if their inputs have none.
 _SAFE = {
@@ -99,6 +105,54 @@ class Slices:
             return True
         tensor = self._constants.get(name)
         return tensor is not None and bool((onnx.numpy_helper.to_array(tensor) > 0).all())
+
+
+def defuse(model: onnx.ModelProto) -> None:
+    """Take from a model that inference is run on what claims or makes lists without end."""
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    nodes = [node for body in bodies for node in (*body, *_inner(body))]
+    graphs = [model.graph, *_inner_graphs(nodes)]
+    for graph in graphs:
+        for info in (*graph.input, *graph.value_info, *graph.output):
+            kind = info.type.tensor_type
+            is_long = any(dim.dim_value > _LONGEST for dim in kind.shape.dim)
+            if is_long and kind.elem_type in _INTEGERS and len(kind.shape.dim) == 1:
+                kind.ClearField("shape")
+    constants = {t.name: t for graph in graphs for t in graph.initializer}
+    for node in nodes:
+        if node.op_type == "Constant" and node.output and len(node.attribute) == 1:
+            constants[node.output[0]] = _tensor_of(node.attribute[0])
+    long = {name for name, tensor in constants.items() if _says_long(tensor)}
+    for node in nodes:
+        if node.op_type in _GROWING and long & set(node.input):
+            node.domain = _DOMAIN
+    if long:
+        for holder in (model, *model.functions):
+            holder.opset_import.add(domain=_DOMAIN, version=1)
+
+
+def _tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto:
+    """What a Constant node holds, where that is integers."""
+    if attribute.name in {"value_int", "value_ints"}:
+        values = list(attribute.ints) or [attribute.i]
+        return onnx.TensorProto(data_type=7, dims=[len(values)], int64_data=values)
+    return attribute.t
+
+
+def _says_long(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor is a number that is the length of a list without end."""
+    if tensor.data_type not in _INTEGERS or list(tensor.dims) not in ([], [1]):
+        return False
+    try:
+        return bool(onnx.numpy_helper.to_array(tensor).reshape(-1)[0] > _LONGEST)
+    except (ValueError, IndexError, TypeError):
+        return True  # who knows
+
+
+def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (g for g in (attribute.g, *attribute.graphs) if g.node)
 
 
 def _extents(graph: onnx.GraphProto) -> dict[str, list[int | None]]:
