@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-__all__ = ["Slices", "defuse"]
+__all__ = ["Slices", "defuse", "is_endless"]
 
 _DOMAIN = "onnx_expand.hidden"
 
 _LONGEST = 1 << 16  # no shape has more axes
+_ENDLESS = 1 << 28  # as axes of a shape these take gigabytes; as a list of numbers they are rare
 _INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
 # Ops that make lists as long as a constant among their inputs says.
 _GROWING = {"ConstantOfShape", "Expand", "Pad", "Range", "Resize", "Tile"}
@@ -107,28 +108,51 @@ class Slices:
         return tensor is not None and bool((onnx.numpy_helper.to_array(tensor) > 0).all())
 
 
-def defuse(model: onnx.ModelProto) -> None:
-    """Take from a model that inference is run on what claims or makes lists without end."""
-    bodies = [model.graph.node, *(function.node for function in model.functions)]
-    nodes = [node for body in bodies for node in (*body, *_inner(body))]
+def is_endless(model: onnx.ModelProto) -> bool:
+    """Whether a model claims or makes a list that, as a shape, would take all memory.
+
+    onnxruntime infers shapes as ONNX does, and nothing can be hidden from it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return defuse(copy, _ENDLESS)
+
+
+def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
+    """Take from a model that inference is run on what claims or makes lists without end.
+
+    Args:
+        model: The model.
+        longest: How long a list of integers may be.
+
+    Returns:
+        Whether there was any.
+    """
+    nodes = [*model.graph.node, *_inner(model.graph.node)]
+    for function in model.functions:
+        nodes += [*function.node, *_inner(function.node)]
     graphs = [model.graph, *_inner_graphs(nodes)]
+    found = False
     for graph in graphs:
         for info in (*graph.input, *graph.value_info, *graph.output):
             kind = info.type.tensor_type
-            is_long = any(dim.dim_value > _LONGEST for dim in kind.shape.dim)
+            is_long = any(dim.dim_value > longest for dim in kind.shape.dim)
             if is_long and kind.elem_type in _INTEGERS and len(kind.shape.dim) == 1:
                 kind.ClearField("shape")
+                found = True
     constants = {t.name: t for graph in graphs for t in graph.initializer}
     for node in nodes:
         if node.op_type == "Constant" and node.output and len(node.attribute) == 1:
             constants[node.output[0]] = _tensor_of(node.attribute[0])
-    long = {name for name, tensor in constants.items() if _says_long(tensor)}
-    for node in nodes:
-        if node.op_type in _GROWING and long & set(node.input):
-            node.domain = _DOMAIN
-    if long:
-        for holder in (model, *model.functions):
-            holder.opset_import.add(domain=_DOMAIN, version=1)
+    long = {name for name, tensor in constants.items() if _says_long(tensor, longest)}
+    makers = [n for n in nodes if n.op_type in _GROWING and long & set(n.input)]
+    for node in makers:
+        node.domain = _DOMAIN
+    if makers:
+        model.opset_import.add(domain=_DOMAIN, version=1)
+        for function in model.functions:
+            function.opset_import.add(domain=_DOMAIN, version=1)
+    return found or bool(makers)
 
 
 def _tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto:
@@ -139,12 +163,12 @@ def _tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto:
     return attribute.t
 
 
-def _says_long(tensor: onnx.TensorProto) -> bool:
+def _says_long(tensor: onnx.TensorProto, longest: int) -> bool:
     """Whether a tensor is a number that is the length of a list without end."""
     if tensor.data_type not in _INTEGERS or list(tensor.dims) not in ([], [1]):
         return False
     try:
-        return bool(onnx.numpy_helper.to_array(tensor).reshape(-1)[0] > _LONGEST)
+        return bool(onnx.numpy_helper.to_array(tensor).reshape(-1)[0] > longest)
     except (ValueError, IndexError, TypeError):
         return True  # who knows
 

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.hazards import is_endless
 from onnx_expand.model import save, to_proto
 from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
 
@@ -185,7 +186,13 @@ def _content(source: Source) -> tuple[str | bytes, Path | None]:
     if isinstance(source, Path):
         return os.fspath(source), None
     if not _needs_file(source):
-        return to_proto(source).SerializeToString(), None
+        proto = to_proto(source)
+        if is_endless(proto):
+            raise UnsupportedError(
+                "onnxruntime would run out of memory: a list of numbers that may be a shape is "
+                "longer than any shape"
+            )
+        return proto.SerializeToString(), None
     directory = Path(tempfile.mkdtemp(prefix="onnx-expand-"))
     try:
         save(source, directory / "model.onnx")
