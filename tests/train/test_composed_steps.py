@@ -44,24 +44,24 @@ def test_auto_composes_large_batches_only() -> None:
     assert [piece.whole for piece in large.pieces] == [True]
 
 
-def test_what_is_not_trained_costs_no_backward_pass() -> None:
-    """Without gradients, a chain is composed from fewer rows on or from as many."""
-    run = composed(wide(64), "auto")
+def test_products_count_the_passes_that_are_made() -> None:
+    """Forward always; backward for the weights that are trained, and for what leads to them."""
+    run = composed(wide(64), "composed")
+    ends, middle = 64 * 256, 256 * 256
 
-    def least() -> int:
-        for rows in range(1, 4096):
-            (plan,) = plans_of(run, torch.zeros(rows, 64, dtype=torch.float64)).values()
-            if plan.pieces[0].whole and plan.pieces[0].last == 2:
-                return rows
-        raise AssertionError
+    def planned(rows: int) -> tuple[int, int]:
+        (plan,) = plans_of(run, torch.zeros(rows, 64, dtype=torch.float64)).values()
+        return plan.products, plan.apart
 
-    trained = least()
+    # The input of the module needs no gradient; the kernel is 64 x 64, from the last layer on.
+    composing = 64 * middle + 64 * 64 * 256
+    assert planned(10) == (10 * 64 * 64 * 2 + 3 * composing, 10 * (5 * ends + 3 * middle))
+    for name, parameter in run.named_parameters():
+        parameter.requires_grad_(name == "l2.w")  # the last layer alone
+    assert planned(10) == (10 * 64 * 64 * 2 + 2 * composing, 10 * (3 * ends + middle))
     for parameter in run.parameters():
         parameter.requires_grad_(False)
-    with torch.no_grad():
-        tested = least()
-    assert 1 < tested < 4096
-    assert 1 < trained < 4096
+    assert planned(10) == (10 * 64 * 64 + composing, 10 * (2 * ends + middle))
 
 
 def test_a_bottleneck_is_not_composed() -> None:
