@@ -55,6 +55,12 @@ __all__ = ["check", "parse_shape"]
 @click.option("--as-deployed", is_flag=True, help="Let onnxruntime optimize both graphs.")
 @click.option("--rtol", type=float, help="Allow |a - b| <= atol + rtol * |a| instead.")
 @click.option("--atol", type=float, help="As --rtol.")
+@click.option(
+    "--regions/--no-regions",
+    default=True,
+    show_default=True,
+    help="Hold each part in which the graphs differ to its own forward error bound, too.",
+)
 @click.option("--bisect", is_flag=True, help="If they differ, find the first tensor that does.")
 @click.option(
     "--certificate", metavar="F", help="Verify what fold certified; A and B are what it names."
@@ -74,6 +80,7 @@ def check(
     as_deployed: bool,
     rtol: float | None,
     atol: float | None,
+    regions: bool,
     bisect: bool,
     certificate: str | None,
     json_path: str | None,
@@ -114,6 +121,7 @@ def check(
         shapes=dict(map(parse_shape, shapes)) or None,
         providers_b=None if providers_b is None else providers_b.split(","),
         as_deployed=as_deployed,
+        regions=regions,
     )
     out = render.console(quiet=json_path == "-")
     wrong = [figure for figure in verdict.outputs if not figure.equal]

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.equivalence.cells import common_tensors
 from onnx_expand.equivalence.compare import FACTOR, distance, number
+from onnx_expand.equivalence.regions import run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
-from onnx_expand.values import Facts
 
 __all__ = ["Divergence", "bisect"]
 
@@ -91,9 +92,10 @@ def bisect(
         UnsupportedError: onnxruntime cannot run a model with its inner tensors as outputs.
     """
     left, right = read(a), read(b)
-    names = _common(left, right)
-    values = [_run(model, names, feeds, provider) for model in (left, right)]
-    noise = _run(left, names, _moved(feeds), provider)
+    names = common_tensors(left, right)
+    runtime = OnnxRuntime(provider)
+    values = [run_inner(model, names, feeds, runtime) for model in (left, right)]
+    noise = run_inner(left, names, _moved(feeds), runtime)
     agreed: list[str] = []
     for name in names:
         x, y = (found[name] for found in values)
@@ -103,32 +105,6 @@ def bisect(
             return _found(left, right, name, error, tolerance, agreed, len(names))
         agreed.append(name)
     return None
-
-
-def _common(a: ir.Model, b: ir.Model) -> list[str]:
-    """Names of tensors that nodes of both main graphs compute, in A's order."""
-    others = {out.name for node in b.graph for out in node.outputs if out.name}
-    facts = Facts(a)
-    found = []
-    for node in a.graph:
-        for out in node.outputs:
-            dtype = facts.dtype(out)
-            is_number = dtype is not None and (dtype.is_floating_point() or dtype.is_integer())
-            if out.name and out.name in others and is_number and not facts.is_constant(out):
-                found.append(out.name)
-    return found
-
-
-def _run(model: ir.Model, names: Sequence[str], feeds: Tensors, provider: str) -> Tensors:
-    copy = model.clone()
-    facts = Facts(copy)
-    known = {value.name for value in copy.graph.outputs}
-    for node in copy.graph:
-        for out in node.outputs:
-            if out.name in names and out.name not in known:
-                out.dtype = facts.dtype(out) or ir.DataType.FLOAT
-                copy.graph.outputs.append(out)
-    return OnnxRuntime(provider).session(copy, "the inner tensors").run(feeds)
 
 
 def _moved(feeds: Tensors) -> Tensors:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx_expand.equivalence.compare import Figure, number
+from onnx_expand.equivalence.regions import Region
 from onnx_expand.runtimes.base import Tensors
 
 __all__ = ["Verdict"]
@@ -27,6 +28,7 @@ class Verdict:
         providers: Where the models ran.
         notes: What a reader should know besides.
         inputs: What the models ran on, by the name of the sample.
+        regions: The parts in which the graphs differ, each compared by itself.
     """
 
     equal: bool
@@ -36,6 +38,7 @@ class Verdict:
     providers: tuple[str, ...]
     notes: tuple[str, ...] = ()
     inputs: Mapping[str, Tensors] = field(default_factory=dict, repr=False, compare=False)
+    regions: tuple[Region, ...] = ()
 
     @classmethod
     def of(
@@ -49,6 +52,17 @@ class Verdict:
         found = tuple(_differences(figures))
         notes = tuple(_notes(figures))
         return cls(not found, found, tuple(figures), basis, providers, notes, inputs)
+
+    def with_regions(self, regions: Sequence[Region]) -> Verdict:
+        """This verdict and that of the parts in which the graphs differ."""
+        beyond = tuple(region.summary() for region in regions if not region.holds)
+        return replace(
+            self,
+            equal=self.equal and not beyond,
+            differences=(*self.differences, *beyond),
+            notes=(*self.notes, *_region_notes(regions)),
+            regions=tuple(regions),
+        )
 
     @property
     def worst(self) -> Figure | None:
@@ -99,6 +113,7 @@ class Verdict:
             "ratio": number(self.ratio),
             "notes": list(self.notes),
             "outputs": [figure.as_dict() for figure in self.outputs],
+            "regions": [region.as_dict() for region in self.regions],
         }
 
 
@@ -128,3 +143,20 @@ def _notes(figures: Sequence[Figure]) -> Iterator[str]:
                 f"output '{output}' is compared loosely, by {max(shares):.0%} of its largest "
                 "value: A amplifies rounding that much"
             )
+
+
+def _region_notes(regions: Sequence[Region]) -> Iterator[str]:
+    bounded = [region for region in regions if not region.obstacle]
+    if bounded:
+        worst = max(bounded, key=lambda region: region.ratio)
+        held = sum(region.holds for region in bounded)
+        yield (
+            f"{held} of {len(bounded)} parts that differ are within their forward error bounds; "
+            f"the largest error is {worst.ratio:.2g} of the bound, at '{worst.tensor}'"
+        )
+    others = [region for region in regions if region.obstacle]
+    if others:
+        yield (
+            f"{len(others)} parts that differ have no forward error bound, such as that of "
+            f"'{others[0].tensor}': {others[0].obstacle}"
+        )

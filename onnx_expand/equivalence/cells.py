@@ -1,0 +1,224 @@
+"""Which parts of two models stand for one another: what lies between tensors of one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir import convenience
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from onnx_expand.runtimes.base import Tensors
+from onnx_expand.values import Facts
+
+__all__ = ["Cell", "common_tensors", "cut", "differing_cells", "target"]
+
+_SUFFIX = "\u2009(computed)"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What computes one tensor from the nearest tensors before it that both models have.
+
+    Attributes:
+        tensor: The name of the tensor.
+        nodes_a: The nodes of A in between.
+        nodes_b: The nodes of B.
+        inputs: The tensors that either reads.
+    """
+
+    tensor: str
+    nodes_a: tuple[str, ...]
+    nodes_b: tuple[str, ...]
+    inputs: frozenset[str]
+
+
+def common_tensors(a: ir.Model, b: ir.Model) -> list[str]:
+    """Names of the tensors of numbers that nodes of both main graphs compute, in A's order."""
+    others = {out.name for node in b.graph for out in node.outputs if out.name}
+    facts = Facts(a)
+    found = []
+    for node in a.graph:
+        for out in node.outputs:
+            dtype = facts.dtype(out)
+            is_number = dtype is not None and (dtype.is_floating_point() or dtype.is_integer())
+            if out.name and out.name in others and is_number and not facts.is_constant(out):
+                found.append(out.name)
+    return found
+
+
+def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
+    """The cells that the two models do not have node for node alike.
+
+    Args:
+        a: One model.
+        b: The other one.
+        names: The tensors that bound the cells, besides the inputs of the models.
+    """
+    found = []
+    others = {out.name: out for node in b.graph for out in node.outputs if out.name in names}
+    for node in a.graph:
+        for out in node.outputs:
+            if out.name not in names:
+                continue
+            left, right = _Walk.from_(out, names), _Walk.from_(others[out.name], names)
+            if not left.is_like(right):
+                bounds = frozenset(left.inputs | right.inputs)
+                found.append(Cell(out.name or "", left.labels(), right.labels(), bounds))
+    return found
+
+
+class _Walk:
+    """The nodes between a value and the tensors that bound its cell, inputs before users."""
+
+    def __init__(self) -> None:
+        self.nodes: list[ir.Node] = []
+        self.inputs: set[str] = set()
+        self._names: dict[ir.Value, tuple[object, ...]] = {}
+        self._constants: list[ir.TensorProtocol] = []
+        self._text: list[object] = []
+
+    @classmethod
+    def from_(cls, value: ir.Value, names: Set[str]) -> _Walk:
+        """Walk back from a value that a node computes."""
+        walk = cls()
+        start = value.producer()
+        assert start is not None
+        pending: list[tuple[ir.Node, bool]] = [(start, False)]
+        seen: set[ir.Node] = set()
+        while pending:
+            node, is_done = pending.pop()
+            if is_done:
+                walk._add(node)
+                continue
+            if node in seen:
+                continue
+            seen.add(node)
+            pending.append((node, True))
+            for operand in _operands(node):
+                producer = operand.producer()
+                if producer is None or operand.name in names:
+                    walk._note(operand)
+                elif producer not in seen:
+                    pending.append((producer, False))
+        walk._text.append(walk._names[value])
+        return walk
+
+    def _note(self, value: ir.Value) -> None:
+        """A value from outside: a constant, or a tensor that bounds the cell."""
+        if value in self._names:
+            return
+        if value.const_value is not None:
+            self._constants.append(value.const_value)
+            self._names[value] = ("constant", len(self._constants))
+        else:
+            self.inputs.add(value.name or "")
+            self._names[value] = ("input", value.name)
+
+    def _add(self, node: ir.Node) -> None:
+        number = len(self.nodes)
+        self.nodes.append(node)
+        for place, out in enumerate(node.outputs):
+            self._names[out] = ("node", number, place)
+        reads = [None if value is None else self._names.get(value) for value in node.inputs]
+        graphs = [a for a in node.attributes.values() if _is_graph(a)]
+        plain = sorted((name, _text(a)) for name, a in node.attributes.items() if not _is_graph(a))
+        # What inner graphs compute is not compared: such cells differ.
+        alike = object() if graphs else None
+        self._text.append((node.domain, node.op_type, node.overload, plain, reads, alike))
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(
+            node.name or node.outputs[0].name or node.op_type
+            for node in self.nodes
+            if node.op_type != "Constant"
+        )
+
+    def is_like(self, other: _Walk) -> bool:
+        """Whether the two hold the same nodes with the same constants."""
+        if self._text != other._text:
+            return False
+        pairs = zip(self._constants, other._constants, strict=True)
+        return all(
+            x is y or (x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes())
+            for x, y in pairs
+        )
+
+
+def _operands(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, its inner graphs included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if _is_graph(attribute):
+            one = attribute.type == ir.AttributeType.GRAPH
+            for graph in [attribute.value] if one else attribute.value:
+                for inner in graph.all_nodes():
+                    for value in inner.inputs:
+                        if value is not None and value.graph is node.graph:
+                            yield value
+
+
+def _is_graph(attribute: ir.Attr) -> bool:
+    return attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+
+
+def _text(attribute: ir.Attr) -> object:
+    if attribute.is_ref():
+        return ("reference", attribute.ref_attr_name)
+    if attribute.type == ir.AttributeType.TENSOR:
+        tensor = attribute.value
+        return (str(tensor.dtype), tuple(tensor.shape), tensor.tobytes())
+    return str(attribute.value)
+
+
+def target(name: str) -> str:
+    """What a cut model calls a tensor that it computes, since it is given one of that name."""
+    return name + _SUFFIX
+
+
+def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model:
+    """The cells of a model side by side, each between inputs and an output of its own.
+
+    Args:
+        model: The model, which is not changed.
+        cells: The cells, by the name of their tensor.
+        values: An array for each tensor that a cell reads; it decides type and shape.
+
+    Returns:
+        A model from these tensors, by their own names, to those of the cells, called as `target`
+        says.
+    """
+    copy = model.clone()
+    graph = copy.graph
+    bounds = set[str]().union(*(cell.inputs for cell in cells.values()))
+    outputs, given = [], []
+    for node in graph:
+        for out in node.outputs:
+            name = out.name or ""
+            if name in bounds:
+                value = _given(name, values[name])
+                convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
+                given.append(value)
+            if name in cells:
+                out.name = target(name)
+                outputs.append(out)
+            out.shape = None  # it may be stale, and follows from those of the inputs
+    graph.outputs[:] = outputs
+    for value in graph.inputs:
+        if (name := value.name or "") in values:
+            value.shape = ir.Shape(values[name].shape)
+    graph.inputs.extend(given)
+    RemoveUnusedNodesPass()(copy)
+    # Weights that a caller could replace are not replaced here.
+    graph.inputs[:] = [v for v in graph.inputs if v.uses() and not v.is_initializer()]
+    return copy
+
+
+def _given(name: str, array: Any) -> ir.Value:
+    return ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        shape=ir.Shape(array.shape),
+    )

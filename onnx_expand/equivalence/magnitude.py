@@ -1,0 +1,316 @@
+"""Forward error bounds of linear cells: how far rounding can take a result, whatever the order.
+
+A sum of n products, computed in any order with unit roundoff u, is at most gamma_n |w| |x| away
+from w x, where gamma_n = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms,
+2nd ed., sections 3.1 and 3.5). Through a chain of layers the n of the layers add up, and |w| |x|
+becomes |W_k| ... |W_1| |x|: the same graph with all numbers taken absolutely, which is run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.values import Facts
+
+__all__ = ["Rounding", "gamma", "make_absolute", "roundings"]
+
+_COARSE = 0.5
+_LAMBDA = 10.0
+_UNITS = {
+    int(ir.DataType.DOUBLE): 2.0**-53,
+    int(ir.DataType.FLOAT): 2.0**-24,
+    int(ir.DataType.FLOAT16): 2.0**-11,
+    int(ir.DataType.BFLOAT16): 2.0**-8,
+}
+
+# Ops that only move numbers, or weigh them with numbers that are not negative and sum to one.
+_MOVING = {
+    *("Cast", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Identity"),
+    *("Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"),
+    *("Unsqueeze", "MaxPool", "GlobalMaxPool", "Max"),
+}
+# Ops that take no number further from another, nor from zero: absolutely they are nothing.
+_CONTRACTING = {"Abs", "Neg", "Relu", "LeakyRelu", "PRelu", "Clip"}
+_ADDING = {"Add", "Sub", "Sum", "Mean"}
+
+
+def gamma(terms: int, unit: float) -> float:
+    """The relative error that `terms` roundings of unit roundoff `unit` can add up to.
+
+    Where their number times the unit reaches one half, as in float16, the bound that holds with
+    overwhelming probability takes its place: it grows with the square root of the number (Higham
+    and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41,
+    2019), here with ten times it.
+    """
+    if terms * unit < _COARSE:
+        return terms * unit / (1 - terms * unit)
+    return math.expm1(_LAMBDA * math.sqrt(terms) * unit)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What the numbers of a value went through.
+
+    Attributes:
+        terms: How many roundings, one after another.
+        unit: The unit roundoff of the coarsest type on the way.
+    """
+
+    terms: int = 0
+    unit: float = 0.0
+
+    @property
+    def gamma(self) -> float:
+        """The relative error that this can add up to."""
+        return gamma(self.terms, self.unit)
+
+
+def roundings(model: ir.Model) -> dict[str, Rounding | str]:
+    """What each output of a model went through.
+
+    Args:
+        model: A model whose inputs have static shapes.
+
+    Returns:
+        By the name of the output; a sentence about the node that allows no bound where one does.
+    """
+    facts = Facts(model)
+    found: dict[ir.Value, Rounding | str] = {}
+    for node in model.graph:
+        rounding = _after(node, facts, found)
+        found.update(dict.fromkeys(node.outputs, rounding))
+    return {out.name or "": found.get(out, Rounding()) for out in model.graph.outputs}
+
+
+def _after(
+    node: ir.Node, facts: Facts, known: Mapping[ir.Value, Rounding | str]
+) -> Rounding | str:
+    reads = [value for value in node.inputs if value is not None]
+    if all(map(facts.is_constant, reads)):
+        return Rounding()
+    before: list[Rounding] = []
+    for value in reads:
+        rounding = known.get(value, Rounding())
+        if isinstance(rounding, str):
+            return rounding
+        before.append(rounding)
+    dtypes = [facts.dtype(out) for out in node.outputs if out.name]
+    if all(dtype is not None and dtype.is_integer() for dtype in dtypes) and (
+        node.op_type in {"Shape", "Size"} or not any(_is_float(value, facts) for value in reads)
+    ):
+        return Rounding()  # extents and indices
+    rule = _RULES.get(node.op_type) if node.domain in {"", "ai.onnx"} else None
+    own = None if rule is None else rule(node, facts)
+    unit = max((_unit(dtype) for dtype in dtypes), default=math.inf)
+    if own is None or not math.isfinite(unit):
+        name = node.name or node.outputs[0].name
+        return f"there is none for {node.op_type} '{name}'"
+    terms = [rounding.terms for rounding in before]
+    # Both factors of a product bring their errors along, of the terms of a sum the largest counts.
+    earlier = sum(terms) if node.op_type in _PRODUCTS else max(terms)
+    return Rounding(own + earlier, max(unit, *(rounding.unit for rounding in before)))
+
+
+def _unit(dtype: ir.DataType | None) -> float:
+    return math.inf if dtype is None else _UNITS.get(int(dtype), math.inf)
+
+
+def _nothing(node: ir.Node, facts: Facts) -> int | None:
+    del node, facts
+    return 0
+
+
+def _cast(node: ir.Node, facts: Facts) -> int | None:
+    pair = (facts.dtype(node.inputs[0]), facts.dtype(node.outputs[0])) if node.inputs[0] else ()
+    return 1 if pair and all(d is not None and d.is_floating_point() for d in pair) else None
+
+
+def _contracts(node: ir.Node, facts: Facts) -> int | None:
+    if node.op_type == "LeakyRelu":
+        return 1 if abs(node.attributes.get_float("alpha", 0.01)) <= 1 else None
+    if node.op_type == "PRelu":
+        slope = node.inputs[1]
+        known = slope is not None and facts.is_constant(slope)
+        return 1 if known and slope and bool((np.abs(facts.array(slope)) <= 1).all()) else None
+    if node.op_type == "Clip":
+        return 0 if _keeps_zero(node, facts) else None
+    return 0
+
+
+def _keeps_zero(node: ir.Node, facts: Facts) -> bool:
+    for place, name, sign in ((1, "min", -1), (2, "max", 1)):
+        value = node.inputs[place] if len(node.inputs) > place else None
+        if value is None:
+            bound = node.attributes.get_float(name, sign * math.inf)
+        elif facts.is_constant(value):
+            bound = float(facts.array(value).reshape(-1)[0])
+        else:
+            return False
+        if bound * sign < 0:
+            return False
+    return True
+
+
+def _sum(node: ir.Node, facts: Facts) -> int | None:
+    del facts
+    return len(node.inputs)
+
+
+def _kernel(node: ir.Node, facts: Facts) -> int | None:
+    """Conv and ConvTranspose: products of a window, and the bias."""
+    dims = facts.shape(node.inputs[1])
+    if dims is None or None in dims or len(dims) < 2:
+        return None
+    sizes = [extent or 0 for extent in dims]
+    across = sizes[0] if node.op_type == "ConvTranspose" else sizes[1]
+    return across * math.prod(sizes[2:]) + 1
+
+
+def _contraction(node: ir.Node, facts: Facts) -> int | None:
+    """MatMul and Gemm: products over the inner extent; Gemm's two factors and its C."""
+    dims = facts.shape(node.inputs[0])
+    if not dims:
+        return None
+    axis = -2 if node.op_type == "Gemm" and node.attributes.get_int("transA", False) else -1
+    inner = dims[axis]
+    return None if inner is None else inner + 3
+
+
+def _einsum(node: ir.Node, facts: Facts) -> int | None:
+    """Products over the indices that the output does not have."""
+    equation = node.attributes.get_string("equation", "").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        return None
+    extents: dict[str, int] = {}
+    for labels, value in zip(left.split(","), node.inputs, strict=True):
+        dims = facts.shape(value)
+        if dims is None:
+            return None
+        head, _, tail = labels.partition("...")
+        ends = dims[len(dims) - len(tail) :]
+        for label, extent in [*zip(head, dims, strict=False), *zip(tail, ends, strict=True)]:
+            if extent is None:
+                return None
+            extents[label] = max(extent, extents.get(label, 1))
+    summed = [extent for label, extent in extents.items() if label not in right]
+    return math.prod(summed) + len(node.inputs)
+
+
+def _reduction(node: ir.Node, facts: Facts) -> int | None:
+    """Means and sums: as many terms as there are numbers for each of the output."""
+    dims, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
+    if dims is None or out is None or None in dims or None in out:
+        return None
+    size, kept = (math.prod(extent or 0 for extent in shape) for shape in (dims, out))
+    return size // max(1, kept) + 2
+
+
+def _window(node: ir.Node, facts: Facts) -> int | None:
+    del facts
+    return math.prod(node.attributes.get_ints("kernel_shape", [])) + 2
+
+
+def _resize(node: ir.Node, facts: Facts) -> int | None:
+    rank = facts.rank(node.inputs[0])
+    mode = node.attributes.get_string("mode", "nearest")
+    if rank is None or mode not in {"nearest", "linear"}:
+        return None
+    # Weights of positions are computed in the type of the model, too.
+    return 0 if mode == "nearest" else 8 * 2**rank
+
+
+def _normalization(node: ir.Node, facts: Facts) -> int | None:
+    """X less the mean, over the root of the variance, by the scale, and the shift."""
+    fixed = all(value is not None and facts.is_constant(value) for value in node.inputs[1:])
+    is_inference = len([out for out in node.outputs if out.name]) == 1
+    is_inference &= not node.attributes.get_int("training_mode", False)
+    return 8 if fixed and is_inference else None
+
+
+def _division(node: ir.Node, facts: Facts) -> int | None:
+    divisor = node.inputs[1]
+    return 1 if divisor is not None and facts.is_constant(divisor) else None
+
+
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Mul"}
+_Rule = Callable[[ir.Node, Facts], "int | None"]
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(_MOVING, _nothing),
+    "Cast": _cast,
+    **dict.fromkeys(_CONTRACTING, _contracts),
+    **dict.fromkeys(_ADDING, _sum),
+    "Mul": _sum,
+    "Div": _division,
+    **dict.fromkeys(("Conv", "ConvTranspose"), _kernel),
+    **dict.fromkeys(("MatMul", "Gemm"), _contraction),
+    "Einsum": _einsum,
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "GlobalAveragePool"), _reduction),
+    "AveragePool": _window,
+    "Resize": _resize,
+    "BatchNormalization": _normalization,
+}
+
+
+def make_absolute(model: ir.Model) -> None:
+    """Turn a model in place into the one that bounds it: |w| for each weight, + for each -.
+
+    Args:
+        model: A private copy for whose outputs `roundings` has no sentence.
+    """
+    facts = Facts(model)
+    graph = model.graph
+    fixed: dict[ir.Value, ir.Value] = {}
+    for node in list(graph):
+        if all(value is None or facts.is_constant(value) for value in node.inputs):
+            continue
+        for place, value in enumerate(node.inputs):
+            if value is None or not facts.is_constant(value) or not _is_float(value, facts):
+                continue
+            if node.op_type == "BatchNormalization" and place == 4:
+                continue  # the variance
+            sign = -1.0 if node.op_type == "BatchNormalization" and place == 3 else 1.0
+            key = value
+            if sign < 0 or key not in fixed:
+                array = sign * np.abs(facts.array(value))
+                fresh = _initializer(graph, f"|{value.name}|{len(fixed)}", array)
+                fixed[fresh if sign < 0 else key] = fresh
+            else:
+                fresh = fixed[key]
+            node.replace_input_with(place, fresh)
+        if any(_is_float(out, facts) for out in node.outputs):
+            _make_positive(node)
+
+
+def _is_float(value: ir.Value, facts: Facts) -> bool:
+    """Whether a value holds floating-point numbers, as far as is known."""
+    dtype = facts.dtype(value)
+    return dtype is None or dtype.is_floating_point()
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.DOUBLE),
+        shape=ir.Shape(array.shape),
+        const_value=ir.Tensor(array, name=name),
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _make_positive(node: ir.Node) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if name in {"alpha", "beta", "value"} and attribute.type == ir.AttributeType.FLOAT:
+            node.attributes[name] = ir.AttrFloat32(name, abs(attribute.value))
+    if node.op_type == "Sub":
+        node.op_type = "Add"
+    elif node.op_type in _CONTRACTING:
+        node.op_type = "Identity"
+        node.attributes.clear()
+        node.resize_inputs(1)

@@ -1,0 +1,222 @@
+"""Each stretch that differs between two models, by itself, held to its forward error bound.
+
+The end of a deep network forgives what its rounding hides. So every part in which the two models
+differ is run alone besides, on the values that reach it in A, and its result may be no further
+from A's in float64 than rounding in A and in B can take them. That is a bound, no estimate: a
+part beyond it computes something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.equivalence.cells import Cell, common_tensors, cut, differing_cells, target
+from onnx_expand.equivalence.compare import number
+from onnx_expand.equivalence.magnitude import Rounding, make_absolute, roundings
+from onnx_expand.runtimes.base import Runtime, Tensors
+from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.reference import Reference
+from onnx_expand.values import Facts
+
+__all__ = ["Region", "compare_regions", "run_inner"]
+
+Array = npt.NDArray[Any]
+
+# Tensors of one name that are this far apart, by their largest value, are not the same one.
+_STRANGERS = 0.01
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part in which two models differ.
+
+    Attributes:
+        tensor: What it computes.
+        nodes_a: The nodes of A.
+        nodes_b: The nodes of B in their place.
+        provider: Where B's ran.
+        error: The largest distance of B's result from A's in float64, both given the same values.
+        bound: What rounding can amount to, where the error is largest by it.
+        ratio: The error over the bound; above 1 no rounding explains it.
+        obstacle: Why there is no bound, empty if there is one.
+    """
+
+    tensor: str
+    nodes_a: tuple[str, ...]
+    nodes_b: tuple[str, ...]
+    provider: str
+    error: float = 0.0
+    bound: float = 0.0
+    ratio: float = 0.0
+    obstacle: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains the error, as far as is known."""
+        return bool(self.obstacle) or self.ratio <= 1
+
+    def summary(self) -> str:
+        """The region in one line."""
+        nodes = ", ".join(self.nodes_b) or "nothing"
+        return (
+            f"'{self.tensor}', computed by {nodes} in B, is {self.error:.2g} off for what reaches "
+            f"it in A, where rounding is {self.bound:.2g} at most ({self.provider})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """This region as strict JSON types."""
+        return {
+            "tensor": self.tensor,
+            "nodes_a": list(self.nodes_a),
+            "nodes_b": list(self.nodes_b),
+            "provider": self.provider,
+            "error": number(self.error),
+            "bound": number(self.bound),
+            "ratio": number(self.ratio),
+            "obstacle": self.obstacle,
+        }
+
+
+def run_inner(model: ir.Model, names: Sequence[str], feeds: Tensors, runtime: Runtime) -> Tensors:
+    """Run a model with tensors from within as further outputs.
+
+    Raises:
+        UnsupportedError: The runtime cannot.
+    """
+    copy = model.clone()
+    facts = Facts(copy)
+    wanted = set(names).difference(value.name or "" for value in copy.graph.outputs)
+    for node in copy.graph:
+        for out in node.outputs:
+            if out.name in wanted:
+                out.dtype = facts.dtype(out) or ir.DataType.FLOAT
+                copy.graph.outputs.append(out)
+    return runtime.session(copy, "the inner tensors").run(feeds)
+
+
+def compare_regions(
+    a: ir.Model, b: ir.Model, feeds: Tensors, providers: tuple[str, str], slack: float = 1.0
+) -> tuple[Region, ...]:
+    """Compare the parts in which two models differ.
+
+    Tensors of one name that have other numbers are not taken for the same: what lies around them
+    is one part.
+
+    Args:
+        a: The model that is right by definition.
+        b: The other one.
+        feeds: An array for every input.
+        providers: Where A and B run.
+        slack: How many times its bound an error may be.
+
+    Returns:
+        The parts in A's order, none where the two are the same node for node.
+
+    Raises:
+        UnsupportedError: A runtime cannot run a model in parts.
+    """
+    names = common_tensors(a, b)
+    first = OnnxRuntime(providers[0])
+    values = dict(run_inner(a, names, feeds, first))
+    others = run_inner(b, names, feeds, OnnxRuntime(providers[1]))
+    same = {name for name in names if _are_close(values[name], others[name])}
+    ends = {value.name or "" for value in a.graph.outputs}
+    parts = differing_cells(a, b, same | (ends & set(names)))
+    # What is no sum of rounded numbers must be the same, which whoever compares the outputs sees.
+    cells = {cell.tensor: cell for cell in parts if values[cell.tensor].dtype.kind == "f"}
+    values |= feeds
+    bounded: dict[str, tuple[Rounding, Rounding]] = {}
+    found = {}
+    for name, cell in cells.items():
+        if not cell.inputs <= values.keys():
+            found[name] = "it reads values of the graph that are no numbers"
+    cells_run = {name: cell for name, cell in cells.items() if name not in found}
+    if cells_run:
+        left, right = (roundings(cut(model, cells_run, values)) for model in (a, b))
+        for name in cells_run:
+            pair = left[target(name)], right[target(name)]
+            obstacle = next((text for text in pair if isinstance(text, str)), "")
+            if obstacle:
+                found[name] = obstacle
+            else:
+                bounded[name] = cast("tuple[Rounding, Rounding]", pair)
+    measured = _measure(a, b, {n: cells[n] for n in bounded}, bounded, values, providers[1], slack)
+    return tuple(
+        measured.get(name)
+        or Region(name, cell.nodes_a, cell.nodes_b, providers[1], obstacle=found[name])
+        for name, cell in cells.items()
+    )
+
+
+def _are_close(x: Array, y: Array) -> bool:
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if x.dtype.kind != "f" or x.size == 0:
+        return bool(np.array_equal(x, y))
+    with np.errstate(invalid="ignore"):
+        gap = np.max(np.abs(x.astype(np.float64) - y), where=np.isfinite(x - y), initial=0.0)
+    scale = np.max(np.abs(x), where=np.isfinite(x), initial=0.0)
+    return bool(gap <= _STRANGERS * scale)
+
+
+def _measure(
+    a: ir.Model,
+    b: ir.Model,
+    cells: Mapping[str, Cell],
+    bounded: Mapping[str, tuple[Rounding, Rounding]],
+    values: Tensors,
+    provider: str,
+    slack: float,
+) -> dict[str, Region]:
+    """Run the cells that have a bound, all of them at once."""
+    if not cells:
+        return {}
+    left, right = cut(a, cells, values), cut(b, cells, values)
+    truth = _run(left, values, Reference())
+    others = _run(right, values, OnnxRuntime(provider))
+    positive = {
+        name: np.abs(array) if array.dtype.kind == "f" else array for name, array in values.items()
+    }
+    for model in (left, right):
+        make_absolute(model)
+    magnitudes = [_run(model, positive, Reference()) for model in (left, right)]
+    found = {}
+    for name, cell in cells.items():
+        key = target(name)
+        x, y = truth[key], others[key]
+        rounding_a, rounding_b = bounded[name]
+        # One rounding more is that of B's weights.
+        with_weights = Rounding(rounding_b.terms + 1, rounding_b.unit)
+        bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]
+        bound = slack * bound + float(np.finfo(y.dtype).tiny)
+        found[name] = _region(cell, provider, x, y, bound)
+    return found
+
+
+def _run(model: ir.Model, values: Tensors, runtime: Runtime) -> Tensors:
+    feeds = {value.name or "": values[value.name or ""] for value in model.graph.inputs}
+    return runtime.session(model, "the parts that differ").run(feeds)
+
+
+def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Region:
+    nodes = (cell.tensor, cell.nodes_a, cell.nodes_b, provider)
+    if x.shape != y.shape:
+        return Region(*nodes, np.inf, 0.0, np.inf)
+    if provider not in {"cpu", "reference"} and bound.size:
+        # Kernels that transform their windows mix the errors of neighbours.
+        bound = np.full(bound.shape, np.max(bound))
+    error = np.abs(x - y.astype(np.float64))
+    # Where A overflows, so may B, or not.
+    known = np.isfinite(x) & np.isfinite(bound) & (bound < np.finfo(y.dtype).max)
+    if not known.any():
+        return Region(*nodes)
+    error = np.where(known & ~np.isfinite(error), np.inf, np.where(known, error, 0.0))
+    ratio = error / bound
+    at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    return Region(*nodes, float(error[at]), float(bound[at]), float(ratio[at]))
