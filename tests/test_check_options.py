@@ -311,3 +311,61 @@ def test_models_are_timed_in_turns(files: tuple[str, str, str], tmp_path: Path) 
     assert first["memory_bytes"] is None or first["memory_bytes"] > 0
     assert png.read_bytes().startswith(b"\x89PNG")
     assert main(["bench", files[0], "--providers", "nowhere"]) == 2
+
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]> g '
+ODD = {
+    "bfloat16": (
+        "(bfloat16[N,4] x) => (bfloat16[N,4] y)",
+        "f = Cast<to=1>(x) g = Add(f, f) y = Cast<to=16>(g)",
+        "f = Cast<to=1>(x) g = Neg(f) y = Cast<to=16>(g)",
+    ),
+    "float8": (
+        "(float[N] x) => (float8e4m3fn[N] y)",
+        "y = Cast<to=17>(x)",
+        "z = Neg(x) y = Cast<to=17>(z)",
+    ),
+    "int4": (
+        "(int4[N,4] x) => (float[N,4] y)",
+        "y = Cast<to=1>(x)",
+        "z = Cast<to=1>(x) y = Neg(z)",
+    ),
+    "string": ("(string[N] x) => (string[N] y)", "y = Identity(x)", "y = StringConcat(x, x)"),
+    "scalar": ("(float x, int64 i) => (float y)", "y = Neg(x)", "y = Abs(x)"),
+    "no input": (
+        "() => (float y)",
+        "y = Constant<value_float=1.0>()",
+        "y = Constant<value_float=2.0>()",
+    ),
+    "sequence in": (
+        "(seq(float[N,4]) x) => (float[M,4] y)",
+        "y = ConcatFromSequence<axis=0>(x)",
+        "z = ConcatFromSequence<axis=0>(x) y = Neg(z)",
+    ),
+    "sequence out": (
+        "(float[N,4] x) => (seq(float[M,4]) y)",
+        "y = SplitToSequence<axis=1>(x)",
+        "z = Neg(x) y = SplitToSequence<axis=1>(z)",
+    ),
+    "sequence of another length": (
+        "(float[N,4] x) => (seq(float) y)",
+        "y = SplitToSequence<axis=1>(x)",
+        "y = SequenceConstruct(x)",
+    ),
+    "optional": (
+        "(optional(float[N,4]) x) => (float[N,4] y)",
+        "y = OptionalGetElement(x)",
+        "z = OptionalGetElement(x) y = Neg(z)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_ports_that_are_no_arrays(kind: str) -> None:
+    """Whatever a model takes and returns, one that computes something else is told apart."""
+    ports, same, other = ODD[kind]
+    a, b = (onnx.parser.parse_model(HEAD + ports + "{" + body + "}") for body in (same, other))
+    assert onnx_expand.check(a, a, samples=1, providers=["cpu"])
+    verdict = onnx_expand.check(a, b, samples=1, providers=["cpu"])
+    assert not verdict
+    assert verdict.outputs

@@ -15,6 +15,12 @@ from onnx_expand.values import Facts
 
 __all__ = ["Cell", "common_tensors", "cut", "differing_cells", "target"]
 
+# Types that arrays hold and runtimes hand out.
+_NUMBERS = {
+    *(ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE),
+    *(ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64),
+    *(ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64),
+}
 _SUFFIX = "\u2009(computed)"
 
 
@@ -42,8 +48,8 @@ def common_tensors(a: ir.Model, b: ir.Model) -> list[str]:
     found = []
     for node in a.graph:
         for out in node.outputs:
-            dtype = facts.dtype(out)
-            is_number = dtype is not None and (dtype.is_floating_point() or dtype.is_integer())
+            is_tensor = out.type is None or isinstance(out.type, ir.TensorType)
+            is_number = is_tensor and facts.dtype(out) in _NUMBERS
             if out.name and out.name in others and is_number and not facts.is_constant(out):
                 found.append(out.name)
     return found

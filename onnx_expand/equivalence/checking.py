@@ -85,7 +85,7 @@ def check(
     """
     _validate(samples, rtol, atol, factor)
     left, right = Guest.of(a, "A"), Guest.of(b, "B")
-    differences = left.signature.differences(right.signature)
+    differences = left.own.differences(right.own)
     if differences:
         return Verdict(False, tuple(differences), (), "signatures", ())
     if providers is not None and (isinstance(providers, str) or not providers):

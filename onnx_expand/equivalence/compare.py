@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FACTOR", "Figure", "Place", "Rule", "compare", "distance", "trusted"]
+__all__ = ["FACTOR", "Figure", "Place", "Rule", "compare", "distance", "missing", "trusted"]
 
 Array = npt.NDArray[Any]
 
@@ -191,6 +191,11 @@ def compare(
     return replace(
         figure, ulp=_ulp(a, a64, b64), cosine=_cosine(a64, b64), border=_by_place(error)
     )
+
+
+def missing(place: Place, where: str) -> Figure:
+    """The figure of an output that only one of the two models had, such as a part of a list."""
+    return Figure(place, math.inf, math.inf, ratio=math.inf, problem=f"is in {where} only")
 
 
 def _figure(

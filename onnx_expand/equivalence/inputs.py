@@ -19,6 +19,7 @@ __all__ = ["Limits", "Regime", "Sizes", "draw", "nudge", "plan_sizes"]
 Sizes: TypeAlias = Mapping[str, int]
 Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 
+_WORDS = ("", "a", "b", "word", "two words", "\u00e4\u4e2d")
 # One batch of one, where broadcasting hides mistakes, and one of an odd number.
 _BATCHES = (1, 3)
 # Odd and different first: an extent that a graph has baked in by mistake shows. Then what networks
@@ -129,7 +130,8 @@ def draw(
         below = min(known.below.get(port.name, integers), 1 << 31)
         array = _array(port, shape, regime, rng, scale, below)
         span = known.ranges.get(port.name, known.ranges.get(""))
-        feeds[port.name] = array if span is None else _within(array, span, rng)
+        # Without axes, arithmetic makes numbers of arrays.
+        feeds[port.name] = np.asarray(array if span is None else _within(array, span, rng))
     return feeds
 
 
@@ -150,7 +152,7 @@ def nudge(feeds: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> Fe
 
     An array of zeros moves by what would be one unit in the last place of a one.
     """
-    return {name: _nudged(array, rng) for name, array in feeds.items()}
+    return {name: np.asarray(_nudged(array, rng)) for name, array in feeds.items()}
 
 
 def _nudged(array: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -172,6 +174,8 @@ def _array(
     integers: int,
 ) -> npt.NDArray[Any]:
     assert port.dtype is not None
+    if port.dtype == ir.DataType.STRING:
+        return np.asarray(_WORDS, object)[rng.integers(0, len(_WORDS), shape)]
     if port.dtype == ir.DataType.BOOL:
         return rng.integers(0, 2, shape).astype(np.bool_)
     if port.dtype.is_integer() and port.dtype.bitwidth >= 8:

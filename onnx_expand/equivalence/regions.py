@@ -125,6 +125,7 @@ def compare_regions(
     first = OnnxRuntime(providers[0])
     values = dict(run_inner(a, names, feeds, first))
     others = run_inner(b, names, feeds, OnnxRuntime(providers[1]))
+    names = [name for name in names if name in values and name in others]
     same = {name for name in names if _are_close(values[name], others[name])}
     ends = {value.name or "" for value in a.graph.outputs}
     parts = differing_cells(a, b, same | (ends & set(names)))

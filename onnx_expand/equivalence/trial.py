@@ -11,9 +11,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.equivalence.compare import Figure, Place, Rule, compare, distance, trusted
+from onnx_expand.equivalence.compare import (
+    Figure,
+    Place,
+    Rule,
+    compare,
+    distance,
+    missing,
+    trusted,
+)
 from onnx_expand.equivalence.files import given_inputs, read_inputs
 from onnx_expand.equivalence.inputs import Limits, Regime, draw, nudge, plan_sizes
+from onnx_expand.equivalence.ports import with_plain_ports
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
@@ -53,7 +62,8 @@ class Guest:
         label: How messages name it.
         source: What runtimes load: the file itself where there is one that they can read.
         model: The model.
-        signature: Its inputs and outputs.
+        signature: Its inputs and outputs, as arrays hold them.
+        own: Its inputs and outputs as they are.
     """
 
     letter: str
@@ -61,6 +71,7 @@ class Guest:
     source: Source
     model: ir.Model
     signature: Signature
+    own: Signature
 
     @classmethod
     def of(cls, given: ModelLike, letter: str) -> Guest:
@@ -69,14 +80,13 @@ class Guest:
         Raises:
             ModelError: It cannot be read.
         """
-        if isinstance(given, str | os.PathLike):
-            path = Path(given)
-            model = load(path)
-            source: Source = path if path.suffix in _BINARY else model
-            return cls(letter, f"{letter} ({path})", source, model, Signature.of(model))
-        model = read(given)
-        name = model.graph.name or "model"
-        return cls(letter, f"{letter} ({name})", model, model, Signature.of(model))
+        path = Path(given) if isinstance(given, str | os.PathLike) else None
+        own = load(path) if path is not None else read(given)
+        model = with_plain_ports(own)
+        label = f"{letter} ({path or own.graph.name or 'model'})"
+        as_file = path is not None and path.suffix in _BINARY and model is own
+        source: Source = path if path is not None and as_file else model
+        return cls(letter, label, source, model, Signature.of(model), Signature.of(own))
 
 
 class Trial:
@@ -166,7 +176,13 @@ class Trial:
         for provider, (left, right) in self._sessions.items():
             results, others = left.run(feeds), right.run(feeds)
             noise = {} if self.rule.fixed else self._noise(left, feeds, results)
+            lost = [name for name in (*results, *others) if name not in results.keys() & others]
+            for name in lost:
+                where = "A" if name in results else "B"
+                yield missing(Place(name, sample, provider), where)
             for name, a in results.items():
+                if name in lost:
+                    continue
                 eps = max(self._eps, _eps(a.dtype))
                 moved, want = noise.get(name, 0.0), truth.get(name)
                 if want is not None and not trusted(a, want, moved, eps):

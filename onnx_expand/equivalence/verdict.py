@@ -14,6 +14,7 @@ from onnx_expand.runtimes.base import Tensors
 __all__ = ["Verdict"]
 
 _LARGE_SHARE = 0.05
+_NOTHING = 1e-30  # of outputs that are as good as zero no share says anything
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _notes(figures: Sequence[Figure]) -> Iterator[str]:
                 f"output '{output}' has NaN or infinity, at the same places in both, on "
                 f"{len(odd)} of {len(mine)} inputs"
             )
-        shares = [figure.tolerance / figure.scale for figure in mine if figure.scale]
+        shares = [figure.tolerance / figure.scale for figure in mine if figure.scale > _NOTHING]
         if max(shares, default=0.0) > _LARGE_SHARE:
             yield (
                 f"output '{output}' is compared loosely, by {max(shares):.0%} of its largest "

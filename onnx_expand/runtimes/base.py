@@ -61,13 +61,23 @@ def first_line(error: BaseException) -> str:
 
 
 def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:
-    """Outputs by name.
+    """Outputs by name; those in a sequence `q` are `q[0]`, `q[1]`, ..., and one without value none.
 
     Raises:
-        UnsupportedError: One of them is a sequence, map, sparse tensor or missing.
+        UnsupportedError: One of them is a map or sparse tensor.
     """
+    found = {}
     for name, value in zip(names, values, strict=True):
-        if not isinstance(value, np.ndarray):
-            kind = type(value).__name__
-            raise UnsupportedError(f"{label}: output '{name}' is a {kind}, not a tensor")
-    return dict(zip(names, values, strict=True))
+        if value is None:
+            continue
+        parts = (
+            {f"{name}[{i}]": part for i, part in enumerate(value)}
+            if isinstance(value, list)
+            else {name: value}
+        )
+        for key, part in parts.items():
+            if not isinstance(part, np.ndarray | np.generic):
+                kind = type(part).__name__
+                raise UnsupportedError(f"{label}: output '{key}' is a {kind}, not a tensor")
+            found[key] = np.asarray(part)
+    return found
