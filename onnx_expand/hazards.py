@@ -34,6 +34,11 @@ _SAFE = {
 }
 
 
+_STEPS = 8
+_RESHAPING = {"Identity", "Reshape", "Squeeze", "Unsqueeze"}
+_WINDOWED = {"AveragePool", "Conv", "MaxPool"}
+
+
 class Slices:
     """The hidden Slices of a proto that inference is run on.
 
@@ -57,6 +62,17 @@ class Slices:
         if own or inner:
             model.opset_import.add(domain=_DOMAIN, version=1)
         self._constants = {t.name: t for t in model.graph.initializer}
+        self._constants |= {
+            node.output[0]: _tensor_of(node.attribute[0])
+            for node in model.graph.node
+            if node.op_type == "Constant" and node.output and len(node.attribute) == 1
+        }
+        # Values that hold the numbers of another one.
+        self._shaped = {
+            node.output[0]: node.input[0]
+            for node in model.graph.node
+            if node.op_type in _RESHAPING and node.input and node.output
+        }
 
     def show(self, inferred: onnx.GraphProto) -> bool:
         """Show the Slices that are harmless by what was inferred so far; whether there are any."""
@@ -75,7 +91,7 @@ class Slices:
             elif reads & open_ or (hidden and reads & fresh):
                 open_.update(node.output)
             elif reads & fresh:
-                (fresh if node.op_type in _SAFE and not node.domain else open_).update(node.output)
+                (fresh if self._is_safe(node) else open_).update(node.output)
         return shown > 0
 
     def hide(self) -> None:
@@ -100,10 +116,43 @@ class Slices:
         known = [extent for extent in extents.get(data, ()) if extent is not None]
         return all(extent > 0 or (extent == 0 and forwards) for extent in known)
 
+    def _is_safe(self, node: onnx.NodeProto) -> bool:
+        """Whether a node's outputs have no negative extents where its inputs have none."""
+        if node.domain:
+            return False
+        return node.op_type in _SAFE or (node.op_type in _WINDOWED and self._is_padded(node))
+
+    def _is_padded(self, node: onnx.NodeProto) -> bool:
+        """Whether windows fit in whatever they slide over.
+
+        There are (extent + pads - reach) // stride + 1 of them: none at the least, and never
+        fewer, where the pads and one stride together hold the reach of a window.
+        """
+        given = {attribute.name: attribute for attribute in node.attribute}
+        if "auto_pad" in given and given["auto_pad"].s not in {b"", b"NOTSET"}:
+            return given["auto_pad"].s.startswith(b"SAME")
+        kernel = list(given["kernel_shape"].ints) if "kernel_shape" in given else []
+        if not kernel and len(node.input) > 1 and node.input[1] in self._constants:
+            kernel = list(self._constants[node.input[1]].dims)[2:]
+        rank = len(kernel)
+        pads = list(given["pads"].ints) if "pads" in given else [0] * (2 * rank)
+        strides, steps = (
+            list(given[name].ints) if name in given else [1] * rank
+            for name in ("strides", "dilations")
+        )
+        if not rank or (len(pads), len(strides), len(steps)) != (2 * rank, rank, rank):
+            return False
+        return all(
+            pads[axis] + pads[axis + rank] + strides[axis] > steps[axis] * (kernel[axis] - 1) >= 0
+            for axis in range(rank)
+        )
+
     def _is_positive(self, name: str) -> bool:
         """Whether a value holds positive numbers, as far as is known."""
         if not name:
             return True
+        for _ in range(_STEPS):
+            name = self._shaped.get(name, name)
         tensor = self._constants.get(name)
         return tensor is not None and bool((onnx.numpy_helper.to_array(tensor) > 0).all())
 

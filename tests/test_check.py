@@ -403,6 +403,6 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
     text = parse("g (complex64[N] x) => (complex64[N] y) {y = Identity(x)}")
     with pytest.raises(UnsupportedError, match="complex64"):
         cpu(text, text)
-    series = parse("g (seq(float) x) => (seq(float) y) {y = Identity(x)}")
+    series = parse("g (optional(seq(float[N])) x) => (bool y) {y = OptionalHasElement(x)}")
     with pytest.raises(UnsupportedError, match="input 'x' has no tensor type"):
         cpu(series, series)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from onnx_expand.cost import Inspection
 from onnx_expand.equivalence import Verdict
@@ -27,6 +26,9 @@ __all__ = [
     "print_verdict",
     "write_json",
 ]
+
+
+_SITES = 24  # as many as people read through
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -127,20 +129,13 @@ def print_plans(out: Console, plans: Mapping[str, Plan]) -> None:
 
 def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> None:
     """What fold did, or would do."""
-    rows = [
-        (
-            " + ".join(site.nodes),
-            ", ".join(site.result) + ("" if site.border == "exact" else f" ({site.border})"),
-        )
-        for site in report.sites
-    ]
-    if rows:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("folded")
-        table.add_column("into")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
+    for site in report.sites[:_SITES]:
+        border = "" if site.border == "exact" else f" ({site.border})"
+        line = f"folded: {' + '.join(site.nodes)} -> {', '.join(site.result)}{border}"
+        out.print(line, markup=False)
+    if len(report.sites) > _SITES:
+        out.print(f"folded: {len(report.sites) - _SITES} more, all of which are in --report")
+    if report.sites:
         _print_change(out, report.before, report.after)
     else:
         out.print("Nothing was folded" + ("; the model is written as it was." if written else "."))
