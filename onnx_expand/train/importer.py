@@ -58,7 +58,7 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
         raise UsageError(f"freeze: '{freeze}' is no regular expression: {error}") from None
     flat = decompose(source)
     plans = _plan(flat)
-    return _Importer(flat, plans, weights, frozen).run()
+    return _Importer(flat, plans, weights, _held(source.graph, weights), frozen).run()
 
 
 def _plan(model: ir.Model) -> dict[ir.Node, Op]:
@@ -108,10 +108,11 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
     return values
 
 
-def _held(
-    graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]
-) -> dict[ir.Node, tuple[ir.Value, torch.Tensor]]:
-    """The floating-point tensors that Constant nodes hold under names of their own."""
+def _held(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> dict[str, torch.Tensor]:
+    """The floating-point tensors that Constant nodes hold under names of their own.
+
+    Those of functions are no weights: one body may serve many calls, which would each train it.
+    """
     found = {}
     for node in graph:
         if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
@@ -121,7 +122,7 @@ def _held(
         if tensor is None or not value.name or value.name in weights:
             continue
         if tensor.dtype in DTYPES and tensor.dtype.is_floating_point():
-            found[node] = (value, to_tensor(tensor, value.name))
+            found[value.name] = to_tensor(tensor, value.name)
     return found
 
 
@@ -133,13 +134,19 @@ class _Importer:
         model: ir.Model,
         plans: Mapping[ir.Node, Op],
         weights: Mapping[str, ir.TensorProtocol],
+        held: Mapping[str, torch.Tensor],
         frozen: re.Pattern[str] | None = None,
     ) -> None:
         self.graph = model.graph
         self.plans = plans
         self.frozen = frozen
-        held = _held(model.graph, weights)
-        self.held = {node: tensor for node, tensor in held.items() if self._trainable(*tensor)}
+        self.held: dict[ir.Node, tuple[ir.Value, torch.Tensor]] = {}
+        for node in model.graph:
+            name = (node.outputs[0].name or "") if node.outputs else ""
+            if node.op_type == "Constant" and name in held:
+                value, tensor = node.outputs[0], held[name]
+                if self._trainable(value, tensor):
+                    self.held[node] = (value, tensor)
         names = (value.name or "" for value, _ in self.held.values())
         self.keys = state_keys([*weights, *names])
         self.root = torch.nn.Module()

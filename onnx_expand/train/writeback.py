@@ -57,12 +57,16 @@ def write_back(
         if new is not None:
             value.const_value = new
     for node in guest.model.graph:
-        attribute = node.attributes.get("value")
         name = (node.outputs[0].name or "") if node.outputs else ""
-        if node.op_type != "Constant" or name not in state or attribute is None:
+        if node.op_type != "Constant" or name not in state:
             continue
-        new = _replacement(attribute.as_tensor(), state[name], f"{guest.label}: '{name}'")
+        old = ir.convenience.get_const_tensor(node.outputs[0])
+        if old is None:
+            continue
+        new = _replacement(old, state[name], f"{guest.label}: '{name}'")
         if new is not None:
+            # A list or a number may have stood there; a tensor is what holds either.
+            node.attributes.clear()
             node.attributes["value"] = ir.AttrTensor("value", new)
     result: Model = guest.leave(guest.model)
     return result

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import helper
 
 pytest.importorskip("torch")
 
@@ -58,6 +59,48 @@ def test_weights_in_constant_nodes_are_trained_and_written_back() -> None:
     assert [n.output[0] for n in trained.graph.node] == [n.output[0] for n in model.graph.node]
     x = torch.randn(2, 3)
     torch.testing.assert_close(to_torch(trained)(x), module(x))
+
+
+@pytest.mark.parametrize("form", ["value", "value_floats", "value_float"])
+def test_whatever_a_constant_is_written_as_is_written_back(form: str) -> None:
+    """Lists and numbers that are trained do not stay behind in the model."""
+    numbers = {
+        "value": helper.make_tensor("c", 1, [2], [1.0, 2.0]),
+        "value_floats": [1.0, 2.0],
+        "value_float": 3.0,
+    }
+    model = graph(
+        "g (float[N,2] x) => (float[N,2] y) { h = MatMul(x, w) y = Add(h, c) }",
+        weights(w=(2, 2), c=(2,)),
+    )
+    model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "c"))
+    node = helper.make_node("Constant", [], ["c"], **{form: numbers[form]})
+    model.graph.node.insert(0, node)
+    onnx.checker.check_model(model, full_check=True)
+    module = to_torch(model)
+    module(torch.randn(5, 2)).square().sum().backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.sub_(parameter.grad, alpha=0.1)
+    assert ("c" in dict(module.named_parameters())) == (form != "value_float")
+    x = torch.randn(3, 2)
+    torch.testing.assert_close(to_torch(write_back(module, model))(x), module(x))
+
+
+def test_constants_of_functions_are_not_trained() -> None:
+    """The calls of a function share its body, so that none may change it."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[N,2] x) => (float[N,2] y) { h = own.f(x) y = own.f(h) }
+        <domain: "own", opset_import: ["" : 17]>
+        f (a) => (b) { c = Constant<value_floats = [0.5, 2.0]>() b = Mul(a, c) }
+        """
+    )
+    module = to_torch(model)
+    assert dict(module.named_parameters()) == {}
+    x = torch.randn(3, 2)
+    torch.testing.assert_close(to_torch(write_back(module, model))(x), module(x))
 
 
 def test_an_untrained_module_changes_nothing() -> None:
