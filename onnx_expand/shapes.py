@@ -6,7 +6,9 @@ come to is often a constant all the same; with the constants filled in, inferenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +44,8 @@ _DECIDING = {
     "Unsqueeze": (1,),
 }
 
+_MADE_UP = "unk__"
+_Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
 _Pairs = Iterator[tuple[ir.Graph, onnx.GraphProto]]
 
 
@@ -127,9 +131,67 @@ class Inference:
         self._slices.hide()
         return len(self._filled) > before
 
+    def resolve(self, extents: _Extents, extents_in: _Extents) -> bool:
+        """State the -1 of Reshapes that follow although other extents are not static.
+
+        Args:
+            extents: The extents of a value, with stand-ins for those that are not static.
+            extents_in: Those that the numbers of a value are.
+
+        Returns:
+            Whether there were any new ones.
+        """
+        before = len(self._filled)
+        for graph, described in _pairs(self._model.graph, self._proto.graph):
+            for node in graph:
+                if node.op_type != "Reshape" or node.domain or (node, -1) in self._filled:
+                    continue
+                out = node.outputs[0]
+                if len(node.inputs) < 2 or self._is_known(node) or out.is_graph_output():
+                    continue
+                dims = _reshaped(extents(node.inputs[0]), extents_in(node.inputs[1]))
+                if dims is None:
+                    continue
+                self._filled.add((node, -1))
+                _state(described, out, self.dtypes.get(out), dims)
+        return len(self._filled) > before
+
     def _is_known(self, node: ir.Node) -> bool:
         shapes = (self.dims.get(out) for out in node.outputs)
         return all(dims is not None and all(isinstance(d, int) for d in dims) for dims in shapes)
+
+
+def _reshaped(
+    data: tuple[Hashable, ...] | None, wanted: tuple[Hashable, ...] | None
+) -> tuple[Hashable, ...] | None:
+    """The extents that a Reshape with one -1 leads to, if what is not static is on both sides."""
+    if data is None or wanted is None or wanted.count(-1) != 1 or 0 in (*data, *wanted):
+        return None
+    rest = [extent for extent in wanted if extent != -1]
+    left, right = (Counter(e for e in side if not isinstance(e, int)) for side in (data, rest))
+    total, given = (math.prod(e for e in side if isinstance(e, int)) for side in (data, rest))
+    if left != right or total % given:
+        return None
+    return tuple(total // given if extent == -1 else extent for extent in wanted)
+
+
+def _state(
+    graph: onnx.GraphProto,
+    value: ir.Value,
+    dtype: ir.DataType | None,
+    dims: tuple[Hashable, ...],
+) -> None:
+    """Let a graph say the extents of a value; names that inference made up mean nothing to it."""
+    if dtype is None:
+        return
+    named = [
+        d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(_MADE_UP)) else None
+        for d in dims
+    ]
+    name = value.name or ""
+    for info in [info for info in graph.value_info if info.name == name]:
+        graph.value_info.remove(info)
+    graph.value_info.append(onnx.helper.make_tensor_value_info(name, int(dtype), named))
 
 
 def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:

@@ -46,7 +46,8 @@ class Facts:
         self._inferred, self._dtypes = inference.dims, inference.dtypes
         inference.run()
         for _ in range(_ROUNDS):
-            if not inference.fill_in(self._number):
+            stated = inference.resolve(self.extents, self.extents_in)
+            if not inference.fill_in(self._number) and not stated:
                 break
             self._known.clear()  # more shapes, hence more constants
             self._partial.clear()

@@ -216,3 +216,29 @@ def test_every_operator_is_bounded(name: str) -> None:
     assert region.bound < 1e-4
     (region,) = regions(a, moved(also, "o", 2.1 * region.bound + 1e-5))
     assert not region.holds
+
+
+def test_arithmetic_of_weights_is_measured() -> None:
+    """A graph that computes its weights with cancellation may be as far off as that leaves it."""
+    rng = np.random.default_rng(0)
+    big = (1000 + rng.standard_normal((6, 6))).astype(np.float32)
+    near = (big + 1e-3 * rng.standard_normal((6, 6))).astype(np.float32)
+    text = (
+        "g (float[N,6] x) => (float[N,6] y) "
+        "{ d = Div(p, q) e = Div(o, q) w = Sub(d, e) z = MatMul(x, w) y = Relu(z) }"
+    )
+    numbers = {"p": big, "o": near, "q": np.float32(7) * np.ones((6, 6), np.float32)}
+    model = graph(text, numbers)
+    folded = onnx_expand.fold(model)
+    assert [node.op_type for node in folded.graph.node] == ["MatMul", "Relu"]
+    (region,) = regions(model, folded)
+    assert not region.obstacle
+    assert region.holds, region.summary()
+    assert region.error > 1e-6  # which no sum of six products is off by
+    exact = (big.astype(np.float64) - near) / 7
+    other = graph(
+        "g (float[N,6] x) => (float[N,6] y) { z = MatMul(x, w) y = Relu(z) }",
+        {"w": (exact + 1e-3).astype(np.float32)},
+    )
+    (region,) = regions(model, other)
+    assert not region.holds

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import onnx_expand
 from onnx_expand.passes import Policy
+from onnx_expand.values import Facts
 from tests.graphs_text import bn, fold, graph, ops, weights
 
 pytest.importorskip("onnxruntime")
@@ -239,3 +241,65 @@ def test_a_batch_in_another_place_is_no_channel() -> None:
         weights(w=(4, 3)) | {"f": np.arange(1, 5, dtype=np.float32).reshape(4, 1)},
     )
     assert_folds_to(model, "Transpose", "MatMul")
+
+
+def flattened(extents: str) -> str:
+    """A layer whose normalization flattens what it reads, and restores it by the layer's shape."""
+    return f"""
+        g (float[{extents},6] x) => (float[{extents},5] y) {{
+            a = MatMul(x, w)
+            s = Shape(a)
+            f = Flatten<axis=-1>(a)
+            b = BatchNormalization(f, n_s, n_b, n_m, n_v)
+            y = Reshape(b, s)
+        }}
+        """
+
+
+def test_a_shape_that_is_read_is_written_down() -> None:
+    """What a Reshape is told of the layer before does not keep the layer from merging."""
+    model = graph(flattened("N,4"), {**weights(w=(6, 5)), **bn("n", 5)})
+    folded, report = fold(model)
+    assert "BatchNormalization" not in ops(folded)
+    assert "Shape" not in ops(folded)
+    assert ("s",) in [site.nodes for site in report.sites]
+    assert onnx_expand.check(model, folded, samples=1, providers=["cpu"])
+
+
+def test_shapes_of_which_more_is_unknown_are_computed() -> None:
+    """Two unknown extents are no -1: a Reshape that was told so would be none."""
+    model = graph(flattened("N,M"), {**weights(w=(6, 5)), **bn("n", 5)})
+    folded, _ = fold(model)
+    assert "Shape" in ops(folded)
+    assert onnx_expand.check(model, folded, samples=1, providers=["cpu"])
+
+
+def test_a_shape_that_others_read_is_computed() -> None:
+    """An Expand takes -1 for an extent of its own."""
+    end = "z = Reshape(b, s) o = Expand(e, s) y = Add(z, o)"
+    text = flattened("N,4").replace("y = Reshape(b, s)", end)
+    numbers = {**weights(w=(6, 5)), **bn("n", 5), "e": np.ones((1, 1, 5), np.float32)}
+    model = graph(text, numbers)
+    folded, _ = fold(model)
+    assert "Shape" in ops(folded)
+    assert onnx_expand.check(model, folded, samples=1, providers=["cpu"])
+
+
+def test_extents_follow_through_a_reshape_of_symbolic_ones() -> None:
+    """The batch cancels: [N, C, H, W] to [N, C, -1] has H W positions."""
+    model = graph(
+        """
+        g (float[N,3,4,5] x) => (float[N,P,3] y) {
+            s = Shape<start=0, end=2>(x)
+            m = Constant<value_ints=[-1]>()
+            t = Concat<axis=0>(s, m)
+            r = Reshape(x, t)
+            y = Transpose<perm=[0,2,1]>(r)
+        }
+        """,
+        {},
+    )
+    read = ir.serde.deserialize_model(model)
+    facts = Facts(read)
+    node = next(node for node in read.graph if node.op_type == "Reshape")
+    assert facts.shape(node.outputs[0]) == (None, 3, 20)

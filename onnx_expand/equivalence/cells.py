@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.values import Facts
 
-__all__ = ["Cell", "common_tensors", "cut", "differing_cells", "target"]
+__all__ = ["Cell", "common_tensors", "constants_of", "cut", "differing_cells", "target"]
 
 # Types that arrays hold and runtimes hand out.
 _NUMBERS = {
@@ -219,6 +219,21 @@ def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model
     RemoveUnusedNodesPass()(copy)
     # Weights that a caller could replace are not replaced here.
     graph.inputs[:] = [v for v in graph.inputs if v.uses() and not v.is_initializer()]
+    return copy
+
+
+def constants_of(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy of a model that computes nothing but some of its constants.
+
+    Args:
+        model: A model.
+        names: Values that nodes of its main graph compute from constants.
+    """
+    copy = model.clone()
+    values = {out.name: out for node in copy.graph for out in node.outputs}
+    copy.graph.outputs[:] = [values[name] for name in names]
+    RemoveUnusedNodesPass()(copy)
+    copy.graph.inputs[:] = [value for value in copy.graph.inputs if value.uses()]
     return copy
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.values import Facts
 
-__all__ = ["Rounding", "gamma", "make_absolute", "roundings"]
+__all__ = ["Rounding", "computed_constants", "gamma", "make_absolute", "roundings"]
 
 _COARSE = 0.5
 _LAMBDA = 10.0
@@ -257,11 +258,28 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def make_absolute(model: ir.Model) -> None:
+def computed_constants(model: ir.Model) -> list[str]:
+    """The numbers that nodes compute from constants alone, where other nodes read them."""
+    facts = Facts(model)
+    found = {}
+    for node in model.graph:
+        if all(value is None or facts.is_constant(value) for value in node.inputs):
+            continue
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if value is None or producer is None or producer.op_type == "Constant":
+                continue
+            if facts.is_constant(value) and _is_float(value, facts):
+                found[value.name or ""] = None
+    return list(found)
+
+
+def make_absolute(model: ir.Model, drift: Mapping[str, npt.NDArray[np.float64]]) -> None:
     """Turn a model in place into the one that bounds it: |w| for each weight, + for each -.
 
     Args:
         model: A private copy for whose outputs `roundings` has no sentence.
+        drift: How far a constant that the model computes may be off, in unit roundoffs.
     """
     facts = Facts(model)
     graph = model.graph
@@ -277,7 +295,7 @@ def make_absolute(model: ir.Model) -> None:
             sign = -1.0 if node.op_type == "BatchNormalization" and place == 3 else 1.0
             key = value
             if sign < 0 or key not in fixed:
-                array = sign * np.abs(facts.array(value))
+                array = sign * (np.abs(facts.array(value)) + drift.get(value.name or "", 0.0))
                 fresh = _initializer(graph, f"|{value.name}|{len(fixed)}", array)
                 fixed[fresh if sign < 0 else key] = fresh
             else:

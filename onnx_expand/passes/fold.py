@@ -24,6 +24,7 @@ from onnx_expand.passes.branches import (
     regroup,
 )
 from onnx_expand.passes.borders import Border, bridge
+from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.functions import (
     as_constants,
     body_of,
@@ -208,6 +209,9 @@ class _Run:
 
     def fold_graph(self, graph: ir.Graph) -> None:
         """Fold one graph; the graphs within its nodes are folded by calls of their own."""
+        if self.policy is not Policy.MARKED:
+            for gone, name in state_extents(graph, self.facts, self.rewriter):
+                self.sites.append(Site(gone, (name,), Cost(0, 0, len(gone)), Cost()))
         kept: list[Kept] = []
         self.simpler = True
         rounds = 0
