@@ -18,7 +18,7 @@ from onnx_expand.train.decompose import decompose, inner_nodes
 from onnx_expand.train.host import Known, as_tensor, find_host
 from onnx_expand.train.module import OnnxModule, attach, identifier
 from onnx_expand.train.names import CONSTANTS, STATEFUL, state_keys
-from onnx_expand.train.registry import Op, find
+from onnx_expand.train.registry import COMPUTED, Op, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
 
 __all__ = ["to_torch"]
@@ -73,7 +73,8 @@ def _plan(model: ir.Model) -> dict[ir.Node, Op]:
     for node in model.graph:
         if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
             continue
-        plan = find(node.domain, node.op_type, opsets.get(node.domain, 1))
+        domain = COMPUTED if _normalizes_by_computed(node) else node.domain
+        plan = find(domain, node.op_type, opsets.get(node.domain, 1))
         assert plan is not None, "decompose leaves no node without a translation"
         plans[node] = plan
         problem = _problem(node, plan)
@@ -82,6 +83,13 @@ def _plan(model: ir.Model) -> dict[ir.Node, Op]:
     if problems:
         raise UnsupportedError("cannot be trained: " + "; ".join(problems))
     return plans
+
+
+def _normalizes_by_computed(node: ir.Node) -> bool:
+    """Whether a BatchNormalization's statistics are computed, and no running ones."""
+    statistics = node.inputs[3:5] if node.op_type == "BatchNormalization" else ()
+    producers = [value.producer() for value in statistics if value is not None]
+    return any(p is not None and p.op_type != "Constant" for p in producers)
 
 
 def _problem(node: ir.Node, plan: Op) -> str:

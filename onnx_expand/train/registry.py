@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Attributes", "Op", "find", "op", "registered", "unary"]
+__all__ = ["COMPUTED", "Attributes", "Op", "find", "op", "registered", "unary"]
 
 Attributes = Mapping[str, Any]
 Check = Callable[[Attributes], str]
@@ -56,6 +56,9 @@ class Op:
         """Whether the target is a class of modules."""
         return isinstance(self.target, type)
 
+
+COMPUTED = "onnx_expand.computed"
+"""The domain of translations for nodes that compute what is otherwise state."""
 
 _TABLE: dict[tuple[str, str], list[Op]] = {}
 

@@ -18,6 +18,7 @@ from onnx_expand.errors import ModelError, UnsupportedError  # noqa: E402
 from onnx_expand.model import read, to_proto  # noqa: E402
 from onnx_expand.train import to_torch  # noqa: E402
 from onnx_expand.train.names import state_keys  # noqa: E402
+from tests.graphs_text import graph, weights  # noqa: E402
 from tests.train.graphs import assert_same, images, parse, with_weights  # noqa: E402
 
 CLASSIFIER = (
@@ -269,3 +270,33 @@ def test_every_kind_of_model_is_taken(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     with pytest.raises(ModelError, match="no such file"):
         to_torch(tmp_path / "other.onnx")
+
+
+def test_statistics_that_a_graph_computes_are_no_running_ones() -> None:
+    """Weight standardization by a BatchNormalization of the weight trains as it evaluates."""
+    model = graph(
+        """
+        g (float[N,3,5,5] x) => (float[N,4,3,3] y) {
+            s = Constant<value_ints=[1,4,-1]>()
+            f = Reshape(w, s)
+            m3 = ReduceMean<axes=[0,2], keepdims=1>(f)
+            d = Sub(f, m3)
+            q = Mul(d, d)
+            m = ReduceMean<axes=[0,2], keepdims=0>(f)
+            v = ReduceMean<axes=[0,2], keepdims=0>(q)
+            b = BatchNormalization<epsilon=0.01>(f, scale, bias, m, v)
+            t = Constant<value_ints=[4,3,3,3]>()
+            k = Reshape(b, t)
+            y = Conv(x, k)
+        }
+        """,
+        {**weights(w=(4, 3, 3, 3), scale=(4,)), "bias": np.zeros(4, np.float32)},
+    )
+    module = to_torch(model)
+    x = torch.randn(2, 3, 5, 5)
+    expected = module(x)
+    module.train()
+    torch.testing.assert_close(module(x), expected)
+    module(x).square().sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+    assert {name for name, _ in module.named_parameters()} == {"w", "scale", "bias"}

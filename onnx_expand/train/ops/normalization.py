@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import COMPUTED, Attributes, op
 
 __all__ = ["BatchNormalization", "Dropout"]
 
@@ -61,6 +61,25 @@ class BatchNormalization(torch.nn.Module):
     def extra_repr(self) -> str:
         """The settings, as torch prints them."""
         return f"epsilon={self.epsilon:g}, momentum={self.momentum:g}"
+
+
+@op("BatchNormalization", domain=COMPUTED, check=_check_batch_normalization)
+def normalize(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 0,
+    spatial: int = 1,
+) -> torch.Tensor:
+    """As the definition says, in training too: the statistics are the graph's own business."""
+    shape = (-1, *(1,) * (x.ndim - 2))
+    factor = scale * torch.rsqrt(var + epsilon)
+    return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
 
 
 @op("Dropout", static=(1, 2))
