@@ -9,7 +9,7 @@ that it is longer than any, the memory ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 import onnx
 
@@ -77,7 +77,10 @@ class Slices:
     def show(self, inferred: onnx.GraphProto) -> bool:
         """Show the Slices that are harmless by what was inferred so far; whether there are any."""
         shown = 0
-        extents = _extents(inferred)
+        wanted = {node.input[0] for node in self._graph.node if _is_hidden(node) and node.input}
+        if not wanted:
+            return False
+        extents = _extents(inferred, wanted)
         # Values of which the next inference knows more: that may be anything, or nothing negative.
         open_, fresh = set[str](), set[str]()
         for node in self._graph.node:
@@ -228,10 +231,14 @@ def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             yield from (g for g in (attribute.g, *attribute.graphs) if g.node)
 
 
-def _extents(graph: onnx.GraphProto) -> dict[str, list[int | None]]:
-    """The extents of the values of known rank, None for one that is not static."""
-    found: dict[str, list[int | None]] = {t.name: list(t.dims) for t in graph.initializer}
+def _extents(graph: onnx.GraphProto, names: Set[str]) -> dict[str, list[int | None]]:
+    """The extents of those values that have a known rank, None for one that is not static."""
+    found: dict[str, list[int | None]] = {
+        t.name: list(t.dims) for t in graph.initializer if t.name in names
+    }
     for info in (*graph.input, *graph.value_info, *graph.output):
+        if info.name not in names:
+            continue
         shape = info.type.tensor_type.shape
         if info.type.tensor_type.HasField("shape"):
             found[info.name] = [

@@ -92,10 +92,11 @@ def bisect(
         UnsupportedError: onnxruntime cannot run a model with its inner tensors as outputs.
     """
     left, right = read(a), read(b)
-    names = common_tensors(left, right)
+    types = common_tensors(left, right)
+    names = list(types)
     runtime = OnnxRuntime(provider)
-    values = [run_inner(model, names, feeds, runtime) for model in (left, right)]
-    noise = run_inner(left, names, _moved(feeds), runtime)
+    values = [run_inner(model, types, feeds, runtime) for model in (left, right)]
+    noise = run_inner(left, types, _moved(feeds), runtime)
     agreed: list[str] = []
     for name in names:
         x, y = (found[name] for found in values)

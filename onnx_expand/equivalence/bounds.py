@@ -21,6 +21,10 @@ def integer_bounds(model: ir.Model) -> dict[str, int]:
     Gather, GatherElements, GatherND and OneHot imply a bound; where several do, the least counts.
     Inputs that nothing bounds are left out.
     """
+    if all(
+        value.dtype is not None and not value.dtype.is_integer() for value in model.graph.inputs
+    ):
+        return {}
     facts = Facts(model)
     found = {}
     for value in model.graph.inputs:

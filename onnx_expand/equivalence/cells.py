@@ -13,7 +13,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.values import Facts
 
-__all__ = ["Cell", "common_tensors", "constants_of", "cut", "differing_cells", "target"]
+__all__ = [
+    "Cell",
+    "common_tensors",
+    "constants_of",
+    "cut",
+    "differing_cells",
+    "keep_outputs",
+    "target",
+]
 
 # Types that arrays hold and runtimes hand out.
 _NUMBERS = {
@@ -41,17 +49,19 @@ class Cell:
     inputs: frozenset[str]
 
 
-def common_tensors(a: ir.Model, b: ir.Model) -> list[str]:
-    """Names of the tensors of numbers that nodes of both main graphs compute, in A's order."""
+def common_tensors(a: ir.Model, b: ir.Model) -> dict[str, ir.DataType]:
+    """Names and types in A of the tensors of numbers that nodes of both main graphs compute."""
     others = {out.name for node in b.graph for out in node.outputs if out.name}
     facts = Facts(a)
-    found = []
+    found = {}
     for node in a.graph:
         for out in node.outputs:
             is_tensor = out.type is None or isinstance(out.type, ir.TensorType)
-            is_number = is_tensor and facts.dtype(out) in _NUMBERS
-            if out.name and out.name in others and is_number and not facts.is_constant(out):
-                found.append(out.name)
+            dtype = facts.dtype(out) if is_tensor else None
+            if dtype is None or dtype not in _NUMBERS or out.name not in others:
+                continue
+            if out.name and not facts.is_constant(out):
+                found[out.name] = dtype
     return found
 
 
@@ -211,15 +221,22 @@ def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model
                 out.name = target(name)
                 outputs.append(out)
             out.shape = None  # it may be stale, and follows from those of the inputs
-    graph.outputs[:] = outputs
     for value in graph.inputs:
         if (name := value.name or "") in values:
             value.shape = ir.Shape(values[name].shape)
     graph.inputs.extend(given)
-    RemoveUnusedNodesPass()(copy)
+    graph.outputs[:] = outputs
+    keep_outputs(copy, {target(name) for name in cells})
+    return copy
+
+
+def keep_outputs(model: ir.Model, names: Set[str]) -> None:
+    """Remove from a model all that does not compute some of its outputs."""
+    graph = model.graph
+    graph.outputs[:] = [value for value in graph.outputs if value.name in names]
+    RemoveUnusedNodesPass()(model)
     # Weights that a caller could replace are not replaced here.
     graph.inputs[:] = [v for v in graph.inputs if v.uses() and not v.is_initializer()]
-    return copy
 
 
 def constants_of(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -232,8 +249,7 @@ def constants_of(model: ir.Model, names: Sequence[str]) -> ir.Model:
     copy = model.clone()
     values = {out.name: out for node in copy.graph for out in node.outputs}
     copy.graph.outputs[:] = [values[name] for name in names]
-    RemoveUnusedNodesPass()(copy)
-    copy.graph.inputs[:] = [value for value in copy.graph.inputs if value.uses()]
+    keep_outputs(copy, set(names))
     return copy
 
 

@@ -71,16 +71,16 @@ class Rounding:
         return gamma(self.terms, self.unit)
 
 
-def roundings(model: ir.Model) -> dict[str, Rounding | str]:
+def roundings(model: ir.Model, facts: Facts) -> dict[str, Rounding | str]:
     """What each output of a model went through.
 
     Args:
         model: A model whose inputs have static shapes.
+        facts: About it.
 
     Returns:
         By the name of the output; a sentence about the node that allows no bound where one does.
     """
-    facts = Facts(model)
     found: dict[ir.Value, Rounding | str] = {}
     for node in model.graph:
         rounding = _after(node, facts, found)
@@ -258,10 +258,9 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def computed_constants(model: ir.Model) -> list[str]:
+def computed_constants(model: ir.Model, facts: Facts) -> list[str]:
     """The numbers that nodes compute from constants alone, where other nodes read them."""
-    facts = Facts(model)
-    found = {}
+    found: dict[str, None] = {}
     for node in model.graph:
         if all(value is None or facts.is_constant(value) for value in node.inputs):
             continue
@@ -274,14 +273,16 @@ def computed_constants(model: ir.Model) -> list[str]:
     return list(found)
 
 
-def make_absolute(model: ir.Model, drift: Mapping[str, npt.NDArray[np.float64]]) -> None:
+def make_absolute(
+    model: ir.Model, facts: Facts, drift: Mapping[str, npt.NDArray[np.float64]]
+) -> None:
     """Turn a model in place into the one that bounds it: |w| for each weight, + for each -.
 
     Args:
         model: A private copy for whose outputs `roundings` has no sentence.
+        facts: About it.
         drift: How far a constant that the model computes may be off, in unit roundoffs.
     """
-    facts = Facts(model)
     graph = model.graph
     fixed: dict[ir.Value, ir.Value] = {}
     for node in list(graph):

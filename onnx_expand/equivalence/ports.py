@@ -1,9 +1,9 @@
 """Inputs and outputs that no array holds, replaced by some that arrays hold.
 
-numpy and onnxruntime exchange neither bfloat16, float8 and 4-bit numbers nor sequences and optional
-values. A model that takes or returns such is wrapped: a Cast, SequenceConstruct or Optional makes
-the input from plain tensors, a Cast makes the output plain. Both models of a comparison get the
-same, so that what differs between them stays.
+numpy and onnxruntime exchange neither bfloat16, float8 and 4-bit numbers nor sequences and
+optional values. A model that takes or returns such is wrapped: a Cast, SequenceConstruct or
+Optional makes the input from plain tensors, a Cast makes the output plain. Both models of a
+comparison get the same, so that what differs between them stays.
 """
 
 from __future__ import annotations

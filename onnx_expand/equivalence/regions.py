@@ -8,7 +8,7 @@ part beyond it computes something else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from onnx_expand.equivalence.cells import (
     constants_of,
     cut,
     differing_cells,
+    keep_outputs,
     target,
 )
 from onnx_expand.equivalence.compare import number
@@ -95,19 +96,27 @@ class Region:
         }
 
 
-def run_inner(model: ir.Model, names: Sequence[str], feeds: Tensors, runtime: Runtime) -> Tensors:
+def run_inner(
+    model: ir.Model, names: Mapping[str, ir.DataType], feeds: Tensors, runtime: Runtime
+) -> Tensors:
     """Run a model with tensors from within as further outputs.
+
+    Args:
+        model: The model, which is not changed.
+        names: The tensors and their types.
+        feeds: An array for every input.
+        runtime: Where to run.
 
     Raises:
         UnsupportedError: The runtime cannot.
     """
     copy = model.clone()
-    facts = Facts(copy)
-    wanted = set(names).difference(value.name or "" for value in copy.graph.outputs)
+    known = {value.name or "" for value in copy.graph.outputs}
     for node in copy.graph:
         for out in node.outputs:
-            if out.name in wanted:
-                out.dtype = facts.dtype(out) or ir.DataType.FLOAT
+            name = out.name or ""
+            if name in names and name not in known:
+                out.dtype = out.dtype or names[name]
                 copy.graph.outputs.append(out)
     return runtime.session(copy, "the inner tensors").run(feeds)
 
@@ -133,38 +142,79 @@ def compare_regions(
     Raises:
         UnsupportedError: A runtime cannot run a model in parts.
     """
-    names = common_tensors(a, b)
-    first = OnnxRuntime(providers[0])
-    values = dict(run_inner(a, names, feeds, first))
-    others = run_inner(b, names, feeds, OnnxRuntime(providers[1]))
-    names = [name for name in names if name in values and name in others]
+    types = common_tensors(a, b)
+    values = dict(run_inner(a, types, feeds, OnnxRuntime(providers[0])))
+    others = run_inner(b, types, feeds, OnnxRuntime(providers[1]))
+    names = types.keys() & values.keys() & others.keys()
     same = {name for name in names if _are_close(values[name], others[name])}
     ends = {value.name or "" for value in a.graph.outputs}
-    parts = differing_cells(a, b, same | (ends & set(names)))
+    parts = differing_cells(a, b, same | (ends & names))
     # What is no sum of rounded numbers must be the same, which whoever compares the outputs sees.
     cells = {cell.tensor: cell for cell in parts if values[cell.tensor].dtype.kind == "f"}
     values |= feeds
+    found = {
+        name: "it reads values of the graph that are no numbers"
+        for name, cell in cells.items()
+        if not cell.inputs <= values.keys()
+    }
     bounded: dict[str, tuple[Rounding, Rounding]] = {}
-    found = {}
-    for name, cell in cells.items():
-        if not cell.inputs <= values.keys():
-            found[name] = "it reads values of the graph that are no numbers"
-    cells_run = {name: cell for name, cell in cells.items() if name not in found}
-    if cells_run:
-        left, right = (roundings(cut(model, cells_run, values)) for model in (a, b))
-        for name in cells_run:
-            pair = left[target(name)], right[target(name)]
+    run = {name: cell for name, cell in cells.items() if name not in found}
+    measured: dict[str, Region] = {}
+    if run:
+        left, right = (_Side(cut(model, run, values)) for model in (a, b))
+        for name in run:
+            pair = left.roundings[target(name)], right.roundings[target(name)]
             obstacle = next((text for text in pair if isinstance(text, str)), "")
             if obstacle:
                 found[name] = obstacle
             else:
                 bounded[name] = cast("tuple[Rounding, Rounding]", pair)
-    measured = _measure(a, b, {n: cells[n] for n in bounded}, bounded, values, providers[1], slack)
+    if bounded:
+        measured = _measure(left, right, run, bounded, values, providers[1], slack)
     return tuple(
         measured.get(name)
         or Region(name, cell.nodes_a, cell.nodes_b, providers[1], obstacle=found[name])
         for name, cell in cells.items()
     )
+
+
+class _Side:
+    """The parts of one model, cut out."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._facts = Facts(model)
+        self.roundings = roundings(model, self._facts)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Leave out what does not compute these tensors."""
+        keep_outputs(self._model, {target(name) for name in names})
+
+    def run(self, values: Tensors, runtime: Runtime) -> Tensors:
+        """Run the parts on what they read."""
+        return _run(self._model, values, runtime)
+
+    def run_absolutely(self, values: Tensors, unit: float) -> Tensors:
+        """Run the parts with all numbers taken absolutely; they are no good for `run` after."""
+        drift = self._drift(values, unit)
+        make_absolute(self._model, self._facts, drift)
+        positive = {
+            name: np.abs(array) if array.dtype.kind == "f" else array
+            for name, array in values.items()
+        }
+        return _run(self._model, positive, Reference())
+
+    def _drift(self, values: Tensors, unit: float) -> dict[str, npt.NDArray[np.float64]]:
+        """How far constants that the model computes are off in its own types, in roundoffs.
+
+        Arithmetic of weights is no sum of products; what it loses is measured.
+        """
+        names = computed_constants(self._model, self._facts)
+        if not names:
+            return {}
+        alone = constants_of(self._model, names)
+        exact, own = (_run(alone, values, r) for r in (Reference(), OnnxRuntime("cpu")))
+        return {n: np.abs(exact[n] - own[n].astype(np.float64)) / unit for n in names}
 
 
 def _are_close(x: Array, y: Array) -> bool:
@@ -179,8 +229,8 @@ def _are_close(x: Array, y: Array) -> bool:
 
 
 def _measure(
-    a: ir.Model,
-    b: ir.Model,
+    left: _Side,
+    right: _Side,
     cells: Mapping[str, Cell],
     bounded: Mapping[str, tuple[Rounding, Rounding]],
     values: Tensors,
@@ -188,44 +238,21 @@ def _measure(
     slack: float,
 ) -> dict[str, Region]:
     """Run the cells that have a bound, all of them at once."""
-    if not cells:
-        return {}
-    left, right = cut(a, cells, values), cut(b, cells, values)
-    truth = _run(left, values, Reference())
-    others = _run(right, values, OnnxRuntime(provider))
-    positive = {
-        name: np.abs(array) if array.dtype.kind == "f" else array for name, array in values.items()
-    }
-    for model in (left, right):
-        make_absolute(model, _drift(model, bounded, values))
-    magnitudes = [_run(model, positive, Reference()) for model in (left, right)]
+    for side in (left, right):
+        side.keep(bounded)
+    truth = left.run(values, Reference())
+    others = right.run(values, OnnxRuntime(provider))
+    unit = min(rounding.unit for pair in bounded.values() for rounding in pair if rounding.unit)
+    magnitudes = [side.run_absolutely(values, unit) for side in (left, right)]
     found = {}
-    for name, cell in cells.items():
+    for name, (rounding_a, rounding_b) in bounded.items():
         key = target(name)
-        x, y = truth[key], others[key]
-        rounding_a, rounding_b = bounded[name]
         # One rounding more is that of B's weights.
         with_weights = Rounding(rounding_b.terms + 1, rounding_b.unit)
         bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]
-        bound = slack * bound + float(np.finfo(y.dtype).tiny)
-        found[name] = _region(cell, provider, x, y, bound)
+        bound = slack * bound + float(np.finfo(others[key].dtype).tiny)
+        found[name] = _region(cells[name], provider, truth[key], others[key], bound)
     return found
-
-
-def _drift(
-    model: ir.Model, bounded: Mapping[str, tuple[Rounding, Rounding]], values: Tensors
-) -> dict[str, npt.NDArray[np.float64]]:
-    """How far the constants that a model computes are off in its own types, in unit roundoffs.
-
-    Arithmetic of weights is no sum of products; what it loses is measured.
-    """
-    names = computed_constants(model)
-    if not names:
-        return {}
-    alone = constants_of(model, names)
-    exact, own = (_run(alone, values, runtime) for runtime in (Reference(), OnnxRuntime("cpu")))
-    unit = min(rounding.unit for pair in bounded.values() for rounding in pair if rounding.unit)
-    return {name: np.abs(exact[name] - own[name].astype(np.float64)) / unit for name in names}
 
 
 def _run(model: ir.Model, values: Tensors, runtime: Runtime) -> Tensors:

@@ -21,7 +21,10 @@ __all__ = ["KERNELS"]
 Array = npt.NDArray[Any]
 Ints = Sequence[int] | None
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+try:
+    from scipy.special import erf as _erf
+except ImportError:
+    _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class Conv(OpRun):

@@ -61,7 +61,7 @@ def first_line(error: BaseException) -> str:
 
 
 def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:
-    """Outputs by name; those in a sequence `q` are `q[0]`, `q[1]`, ..., and one without value none.
+    """Outputs by name; those in a sequence `q` are `q[0]`, `q[1]`, ...; without a value, none.
 
     Raises:
         UnsupportedError: One of them is a map or sparse tensor.

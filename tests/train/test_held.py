@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -64,7 +66,7 @@ def test_weights_in_constant_nodes_are_trained_and_written_back() -> None:
 @pytest.mark.parametrize("form", ["value", "value_floats", "value_float"])
 def test_whatever_a_constant_is_written_as_is_written_back(form: str) -> None:
     """Lists and numbers that are trained do not stay behind in the model."""
-    numbers = {
+    numbers: dict[str, Any] = {
         "value": helper.make_tensor("c", 1, [2], [1.0, 2.0]),
         "value_floats": [1.0, 2.0],
         "value_float": 3.0,
@@ -81,6 +83,7 @@ def test_whatever_a_constant_is_written_as_is_written_back(form: str) -> None:
     module(torch.randn(5, 2)).square().sum().backward()
     with torch.no_grad():
         for parameter in module.parameters():
+            assert parameter.grad is not None
             parameter.sub_(parameter.grad, alpha=0.1)
     assert ("c" in dict(module.named_parameters())) == (form != "value_float")
     x = torch.randn(3, 2)
