@@ -86,10 +86,14 @@ def _plan(model: ir.Model) -> dict[ir.Node, Op]:
 
 
 def _normalizes_by_computed(node: ir.Node) -> bool:
-    """Whether a BatchNormalization's statistics are computed, and no running ones."""
-    statistics = node.inputs[3:5] if node.op_type == "BatchNormalization" else ()
-    producers = [value.producer() for value in statistics if value is not None]
-    return any(p is not None and p.op_type != "Constant" for p in producers)
+    """Whether a BatchNormalization's statistics are computed or given, and no running ones."""
+    for value in node.inputs[3:5] if node.op_type == "BatchNormalization" else ():
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.op_type != "Constant":
+            return True
+        if producer is None and value is not None and value.const_value is None:
+            return True
+    return False
 
 
 def _problem(node: ir.Node, plan: Op) -> str:

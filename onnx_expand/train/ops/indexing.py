@@ -69,6 +69,7 @@ def scatter_nd(
     return flat.scatter_reduce(0, index, updates.reshape(-1, width), how).reshape(x.shape)
 
 
+@op("Scatter")
 @op("ScatterElements", check=_check_scatter)
 def scatter_elements(
     x: torch.Tensor,
@@ -83,6 +84,32 @@ def scatter_elements(
     if reduction != "none":
         return x.scatter_reduce(axis, index, updates, _REDUCTIONS[reduction])
     return x.scatter(axis, index, updates)
+
+
+def _check_cache(attributes: Attributes) -> str:
+    mode = attributes.get("mode", "linear")
+    return "" if mode in {"linear", "circular"} else f"mode '{mode}'"
+
+
+@op("TensorScatter", check=_check_cache)
+def tensor_scatter(
+    cache: torch.Tensor,
+    update: torch.Tensor,
+    first: torch.Tensor | None = None,
+    *,
+    axis: int = -2,
+    mode: str = "linear",
+) -> torch.Tensor:
+    """A cache with new entries along an axis, from a position of each sample's own."""
+    axis %= cache.ndim
+    places = torch.arange(update.shape[axis], device=cache.device)
+    if first is not None:
+        places = places + first.reshape(-1, 1)
+    if mode == "circular":
+        places = places % cache.shape[axis]
+    shape = [1] * cache.ndim
+    shape[0], shape[axis] = places.numel() // update.shape[axis], update.shape[axis]
+    return cache.scatter(axis, places.reshape(shape).expand_as(update), update)
 
 
 @op("Slice", static=(1, 2, 3, 4))
@@ -148,3 +175,25 @@ def top_k(
 def _positive(indices: torch.Tensor, length: int) -> torch.Tensor:
     """Positions counted from the start, where negative ones count from the end."""
     return torch.where(indices < 0, indices + length, indices).to(torch.int64)
+
+
+@op("Unique")
+def unique(
+    x: torch.Tensor, *, outputs: int, axis: int | None = None, sorted: int = 1
+) -> tuple[torch.Tensor, ...]:
+    """The different elements or slices, where each is first, which each is, and how many."""
+    flat = x.reshape(-1) if axis is None else x
+    along = 0 if axis is None else axis
+    values, inverse, counts = torch.unique(
+        flat, sorted=True, return_inverse=True, return_counts=True, dim=along
+    )
+    places = torch.arange(inverse.numel(), device=x.device)
+    first = torch.full_like(counts, inverse.numel())
+    first = first.scatter_reduce(0, inverse, places, "amin")
+    if not sorted:
+        order = first.argsort()
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=x.device)
+        values, first, counts = values.index_select(along, order), first[order], counts[order]
+        inverse = rank[inverse]
+    return values, first, inverse, counts

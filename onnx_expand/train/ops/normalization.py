@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.train.registry import COMPUTED, Attributes, op
+from onnx_expand.train.tensors import DTYPES
 
 __all__ = ["BatchNormalization", "Dropout"]
 
@@ -124,9 +125,10 @@ def layer_normalization(
     if outputs == 1:
         return (result,)
     axes = tuple(range(axis % x.ndim, x.ndim))
-    mean = x.float().mean(dim=axes, keepdim=True)
-    variance = (x.float() - mean).square().mean(dim=axes, keepdim=True)
-    return result, mean, torch.rsqrt(variance + epsilon)
+    exact, stash = x.to(torch.promote_types(x.dtype, torch.float32)), DTYPES[stash_type]
+    mean = exact.mean(dim=axes, keepdim=True)
+    variance = (exact - mean).square().mean(dim=axes, keepdim=True)
+    return result, mean.to(stash), torch.rsqrt(variance + epsilon).to(stash)
 
 
 @op("RMSNormalization", weights=(1,))
@@ -140,8 +142,9 @@ def rms_normalization(
 ) -> torch.Tensor:
     """Divides by the root of the mean square over all axes from `axis` on."""
     axes = tuple(range(axis % x.ndim, x.ndim))
-    square = x.float().square().mean(dim=axes, keepdim=True)
-    return (x.float() * torch.rsqrt(square + epsilon)).to(x.dtype) * scale
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    square = exact.square().mean(dim=axes, keepdim=True)
+    return (exact * torch.rsqrt(square + epsilon)).to(x.dtype) * scale
 
 
 @op("InstanceNormalization", weights=(1, 2))

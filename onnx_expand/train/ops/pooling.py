@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ def _torch_pads(geometry: Windows, ceil_mode: int) -> bool:
 def max_pool(
     x: torch.Tensor,
     *,
+    outputs: int,
     kernel_shape: Sequence[int],
     auto_pad: str = "NOTSET",
     ceil_mode: int = 0,
@@ -37,19 +39,43 @@ def max_pool(
     pads: Sequence[int] | None = None,
     storage_order: int = 0,
     strides: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """The largest value of each window."""
+) -> tuple[torch.Tensor, ...]:
+    """The largest value of each window, and its place among all elements of x."""
     size = x.shape[2:]
     geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
     padding: Sequence[int] = geometry.begin
+    before = [0] * len(size)  # positions that are added before
     if not _torch_pads(geometry, ceil_mode):
         end = geometry.fit(size, geometry.counts(size, bool(ceil_mode)))
         x = pad_spatial(x, geometry.begin, end, _lowest(x.dtype))
-        padding = [0] * len(end)
-    result: torch.Tensor = _MAX[len(geometry.kernel)](
-        x, geometry.kernel, geometry.strides, padding, geometry.dilations
-    )
-    return result
+        before, padding = list(geometry.begin), [0] * len(end)
+    run = _MAX[len(geometry.kernel)]
+    settings = (geometry.kernel, geometry.strides, padding, geometry.dilations)
+    if outputs == 1:
+        return (run(x, *settings),)
+    y, places = run(x, *settings, return_indices=True)
+    return y, _counted(places, x.shape[2:], before, size, bool(storage_order))
+
+
+def _counted(
+    places: torch.Tensor,
+    padded: Sequence[int],
+    before: Sequence[int],
+    size: Sequence[int],
+    column_major: bool,
+) -> torch.Tensor:
+    """Places within a padded channel as ONNX counts them: over all channels and samples."""
+    along = []
+    for length, first in zip(reversed(padded), reversed(before), strict=True):
+        along.append(places % length - first)
+        places = places // length
+    axes = list(zip(reversed(along), size, strict=True))
+    total = torch.zeros_like(places)
+    for index, length in reversed(axes) if column_major else axes:
+        total = total * length + index
+    channels = torch.arange(places.shape[0] * places.shape[1], device=places.device)
+    shape = (*places.shape[:2], *[1] * len(size))
+    return total + channels.reshape(shape) * math.prod(size)
 
 
 @op("AveragePool", check=_check)

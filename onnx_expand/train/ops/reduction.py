@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,6 +45,8 @@ def reduce_max(
 ) -> torch.Tensor:
     """The largest element."""
     dims = _axes(x, axes, noop_with_empty_axes)
+    if dims and any(x.shape[dim] == 0 for dim in dims):
+        return _of_nothing(x, dims, keepdims, largest=False)
     return x.amax(dim=dims, keepdim=bool(keepdims)) if dims else x
 
 
@@ -53,7 +56,22 @@ def reduce_min(
 ) -> torch.Tensor:
     """The smallest element."""
     dims = _axes(x, axes, noop_with_empty_axes)
+    if dims and any(x.shape[dim] == 0 for dim in dims):
+        return _of_nothing(x, dims, keepdims, largest=True)
     return x.amin(dim=dims, keepdim=bool(keepdims)) if dims else x
+
+
+def _of_nothing(
+    x: torch.Tensor, dims: Sequence[int], keepdims: int, *, largest: bool
+) -> torch.Tensor:
+    """What leaves any number as it is: the largest or smallest of the type."""
+    if x.dtype.is_floating_point:
+        limit: float = math.inf if largest else -math.inf
+    elif x.dtype == torch.bool:
+        limit = largest
+    else:
+        limit = torch.iinfo(x.dtype).max if largest else torch.iinfo(x.dtype).min
+    return x.sum(dim=list(dims), keepdim=bool(keepdims), dtype=x.dtype).fill_(limit)
 
 
 @op("ReduceProd", static=(1,))

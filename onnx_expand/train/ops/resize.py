@@ -18,18 +18,17 @@ _COORDINATES = {
     "half_pixel",
     "half_pixel_symmetric",
     "pytorch_half_pixel",
+    "tf_crop_and_resize",
 }
+_POLICIES = {"stretch": None, "not_larger": min, "not_smaller": max}
 
 
 def _check(attributes: Attributes) -> str:
     transform = attributes.get("coordinate_transformation_mode", "half_pixel")
     if transform not in _COORDINATES:
         return f"coordinate_transformation_mode '{transform}'"
-    if attributes.get("antialias", 0):
-        return "antialias=1"
-    if attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        return f"keep_aspect_ratio_policy '{attributes['keep_aspect_ratio_policy']}'"
-    return ""
+    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
+    return "" if policy in _POLICIES else f"keep_aspect_ratio_policy '{policy}'"
 
 
 @op("Upsample", since=7, static=(1,))
@@ -67,19 +66,46 @@ def resize(
     where = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in axes]
     factors = [float(s) for s in numbers(scales)] if scales is not None else []
     extents = integers(sizes) if sizes is not None else []
+    choose = _POLICIES[keep_aspect_ratio_policy]
+    if extents and choose is not None:
+        lengths = [x.shape[axis] for axis in where]
+        factor = choose(n / length for n, length in zip(extents, lengths, strict=True))
+        extents = [math.floor(factor * length + 0.5) for length in lengths]
+    cropped = coordinate_transformation_mode == "tf_crop_and_resize"
+    ends = [float(r) for r in numbers(roi)] if cropped and roi is not None else []
     for position, axis in enumerate(where):
         length = x.shape[axis]
         out = extents[position] if extents else math.floor(length * factors[position])
         scale = factors[position] if factors else out / length
-        if out == length and scale == 1:
+        if out == length and scale == 1 and not cropped:
             continue
-        places = _coordinates(length, out, scale, coordinate_transformation_mode, x.device)
+        if cropped:
+            crop = ends[position], ends[position + len(where)]
+            places = _cropped(length, out, *crop, x.device)
+        else:
+            places = _coordinates(length, out, scale, coordinate_transformation_mode, x.device)
         if mode == "nearest":
-            x = x.index_select(axis, _nearest(places, nearest_mode).clamp(0, length - 1))
+            y = x.index_select(axis, _nearest(places, nearest_mode).clamp(0, length - 1))
         else:
             a = cubic_coeff_a if mode == "cubic" else None
-            x = _interpolate(x, axis, places, a, bool(exclude_outside))
+            width = min(scale, 1.0) if antialias else 1.0
+            y = _interpolate(x, axis, places, a, width, bool(exclude_outside))
+        if cropped:
+            outside = (places < 0) | (places > length - 1)
+            shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+            y = torch.where(outside.reshape(shape), extrapolation_value, y)
+        x = y
     return x
+
+
+def _cropped(
+    length: int, out: int, first: float, last: float, device: torch.device
+) -> torch.Tensor:
+    """Positions from one to another part of an axis, both from 0 to 1, [out]."""
+    index = torch.arange(out, dtype=torch.float64, device=device)
+    span = (last - first) * (length - 1)
+    places = index * span / (out - 1) if out > 1 else index + span / 2
+    return places + first * (length - 1)
 
 
 def _coordinates(
@@ -113,34 +139,42 @@ def _nearest(places: torch.Tensor, mode: str) -> torch.Tensor:
 
 
 def _interpolate(
-    x: torch.Tensor, axis: int, places: torch.Tensor, a: float | None, exclude_outside: bool
+    x: torch.Tensor,
+    axis: int,
+    places: torch.Tensor,
+    a: float | None,
+    width: float,
+    exclude_outside: bool,
 ) -> torch.Tensor:
-    """Sums of two neighbours, or of four with the cubic kernel of coefficient a."""
-    low = places.floor()
+    """Weighted sums of neighbours: a triangle, or the cubic kernel of coefficient a.
+
+    Kernels are stretched by 1 / width, so that what is made smaller is averaged (antialiasing).
+    """
+    low = places.ceil() - 1  # the neighbour before, never the place itself
     rest = places - low
-    weights = [1 - rest, rest] if a is None else _cubic(rest, a)
-    first = 0 if a is None else -1
-    taps = [low.to(torch.int64) + first + offset for offset in range(len(weights))]
+    reach = 1 if a is None else 2
+    first = math.floor(-reach / width) + 1
+    offsets = range(first, 2 - first)
+    distances = [((offset - rest) * width).abs() for offset in offsets]
+    weights = [(1 - d).clamp(min=0) if a is None else _cubic(d, a) for d in distances]
+    taps = [low.to(torch.int64) + offset for offset in offsets]
     length = x.shape[axis]
     if exclude_outside:
         weights = [w * ((t >= 0) & (t < length)) for w, t in zip(weights, taps, strict=True)]
+    if exclude_outside or width < 1:
         whole = torch.stack(weights).sum(dim=0)
         weights = [w / whole for w in weights]
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
-    parts = [
-        x.index_select(axis, tap.clamp(0, length - 1)) * weight.to(x.dtype).reshape(shape)
-        for tap, weight in zip(taps, weights, strict=True)
-    ]
-    return torch.stack(parts).sum(dim=0)
+    total: torch.Tensor | None = None
+    for tap, weight in zip(taps, weights, strict=True):
+        part = x.index_select(axis, tap.clamp(0, length - 1)) * weight.to(x.dtype).reshape(shape)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
-def _cubic(rest: torch.Tensor, a: float) -> list[torch.Tensor]:
-    """Keys's cubic convolution kernel at the four neighbours of each place."""
-
-    def near(d: torch.Tensor) -> torch.Tensor:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    def far(d: torch.Tensor) -> torch.Tensor:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
-    return [far(rest + 1), near(rest), near(1 - rest), far(2 - rest)]
+def _cubic(d: torch.Tensor, a: float) -> torch.Tensor:
+    """Keys's cubic convolution kernel at distances from the middle."""
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))

@@ -1,0 +1,46 @@
+"""Numbers that are stored as integers.
+
+Only the way back is translated: rounding has no gradient, so that nothing before a QuantizeLinear
+would be trained.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.tensors import DTYPES
+
+
+def _check(attributes: Attributes) -> str:
+    dtype = attributes.get("output_dtype", 0)
+    return "" if not dtype or dtype in DTYPES else f"output_dtype {dtype}"
+
+
+@op("DequantizeLinear", frozen=(1, 2), check=_check)
+def dequantize(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> torch.Tensor:
+    """(x - zero) scale, for the whole, along an axis, or in blocks of it."""
+    dtype = DTYPES[output_dtype] if output_dtype else scale.dtype
+    exact = torch.promote_types(dtype, torch.float32)
+
+    def spread(settings: torch.Tensor) -> torch.Tensor:
+        settings = settings.to(exact)
+        if block_size:
+            whole = settings.repeat_interleave(block_size, dim=axis)
+            return whole.narrow(axis, 0, x.shape[axis])
+        if settings.numel() == 1:
+            return settings.reshape([1] * x.ndim)
+        return settings.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+
+    numbers = x.to(exact)
+    if zero is not None:
+        numbers = numbers - spread(zero)
+    return (numbers * spread(scale)).to(dtype)
