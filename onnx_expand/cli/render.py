@@ -33,7 +33,8 @@ _SITES = 24  # as many as people read through
 
 def console(*, quiet: bool = False) -> Console:
     """The console for people; it stays silent when standard output carries JSON."""
-    return Console(quiet=quiet, highlight=False, soft_wrap=True)
+    # Paths hold colons and brackets of their own.
+    return Console(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
 
 
 def write_json(data: Mapping[str, Any], path: str) -> None:

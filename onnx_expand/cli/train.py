@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs, options_of
+from onnx_expand.errors import OnnxExpandError
 from onnx_expand.recipes import GROUPS, RECIPES, Plan
 
 if TYPE_CHECKING:
@@ -32,11 +36,11 @@ class TrainingBar:
         self._epochs = epochs
         self._done = 0
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=out,
         )
         self._task = self._bar.add_task(title, total=None, figures="")
@@ -82,6 +86,17 @@ class _Screen:
         return TrainingBar(self._out, title, epochs)
 
 
+@contextlib.contextmanager
+def _explained(debug: bool) -> Iterator[None]:
+    """Show the traceback of an error that ends the block, if that is wanted."""
+    try:
+        yield
+    except OnnxExpandError:
+        if debug:
+            traceback.print_exc()
+        raise
+
+
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
@@ -100,9 +115,20 @@ class _Screen:
     help="The settings of a published run; options that you give are stronger.",
 )
 @click.option("--report", metavar="F.json", help="Write each epoch as JSON; - is stdout.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    help="Before the line of an error show its traceback, through your own functions too.",
+)
 @options_of(*GROUPS.values())
 def train(
-    source: str, target: str, data: str, recipe: str | None, report: str | None, **said: Any
+    source: str,
+    target: str,
+    data: str,
+    recipe: str | None,
+    report: str | None,
+    debug: bool,
+    **said: Any,
 ) -> None:
     """Train IN with torch and write it with its new weights to OUT.
 
@@ -125,6 +151,7 @@ def train(
     from onnx_expand.experiment import Experiment
 
     out = render.console(quiet=report == "-")
-    done = Experiment(source, target, data, plan).run(_Screen(out))
+    with _explained(debug):
+        done = Experiment(source, target, data, plan).run(_Screen(out))
     if report and not int(os.environ.get("RANK", "0")):
         render.write_json(done.as_dict(), report)

@@ -164,6 +164,7 @@ class _Experimenter:
             size=images.size,
             classes=images.classes if self.plan.train.loss is None else None,
             options=self.plan.data,
+            numbers=self.plan.train.loss is not None,
         )
         self._introduce(model, data)
         if self.settings.tensorboard and self.world.first:
@@ -344,7 +345,8 @@ class _Experimenter:
         if kept.unreadable:
             self._say(f"{kept.unreadable} images could not be read, and were left out")
         figures = ", ".join(f"{k} {_figure(k, v)}" for k, v in kept.figures.items())
-        self._say(f"test {figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
+        head = "" if figures.startswith("test ") else "test "
+        self._say(f"{head}{figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
         if report.comparison is not None:
             self._say(report.comparison.summary())
             if self.plan.train.keep == "best":

@@ -242,7 +242,11 @@ def recolour(image: torch.Tensor, gains: tuple[float, float, float]) -> torch.Te
 
 
 def shift(
-    images: npt.NDArray[Any], augment: Augment, draws: npt.NDArray[np.float64]
+    images: npt.NDArray[Any],
+    augment: Augment,
+    draws: npt.NDArray[np.float64],
+    *,
+    fill: float = 0,
 ) -> npt.NDArray[Any]:
     """A batch [N, C, H, W] shifted and mirrored; the same as `view` and `resample` for each."""
     count, _, height, width = images.shape
@@ -253,7 +257,7 @@ def shift(
         columns[mirrored] = columns[mirrored, ::-1]
     if augment.pad:
         pad, span = augment.pad, 2 * augment.pad + 1
-        images = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        images = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=fill)
         rows += (draws[:, _DOWN] * span).astype(np.int64)[:, None]
         columns += (draws[:, _RIGHT] * span).astype(np.int64)[:, None]
     picks = np.arange(count)[:, None, None]

@@ -70,6 +70,7 @@ def load_data(
     size: Size = (None, None),
     classes: int | None = None,
     options: DataOptions | None = None,
+    numbers: bool = False,
 ) -> Dataset:
     """Load labelled data.
 
@@ -90,6 +91,8 @@ def load_data(
         size: The height and width that it takes; None for the data's own.
         classes: How many classes it knows, if that is known.
         options: The settings; the defaults when missing.
+        numbers: Whether the targets of arrays may be any numbers [N, ...], for a loss of one's
+            own.
 
     Raises:
         ModelError: The data does not exist, cannot be read, or does not fit the model.
@@ -102,7 +105,7 @@ def load_data(
         if any(own not in {None, want} for own, want in zip(size, asked, strict=True)):
             raise UsageError(f"image_size is {by(asked)}, the model takes {size}")
         size = asked
-    request = sources.Request(channels, size, classes, options)
+    request = sources.Request(channels, size, classes, options, numbers)
     label = os.fspath(spec)
     found = _find(label, request)
     if isinstance(found, Dataset):
@@ -126,7 +129,7 @@ def _find(label: str, request: sources.Request) -> sources.Found | Dataset:
     if kind == "cifar" or (kind == "auto" and sources.is_cifar(path)):
         return sources.cifar(path)
     if path.is_file():
-        return sources.npz(path, images=request.channels > 0)
+        return sources.npz(path, request)
     if kind == "npz":
         raise ModelError(f"{label}: is a directory, not an .npz file")
     if kind == "voc" or (kind == "auto" and sources.is_voc(path)):
@@ -142,14 +145,15 @@ def _called(label: str, request: sources.Request) -> sources.Found | Dataset:
     if isinstance(result, Dataset):
         return result
     if isinstance(result, Mapping):
-        return from_arrays(
-            {k: np.asarray(v) for k, v in result.items()}, label, images=request.channels > 0
-        )
+        return from_arrays({k: np.asarray(v) for k, v in result.items()}, label, request)
     if isinstance(result, tuple | list) and len(result) == 2:
-        train, test = (ItemSamples(part) for part in result)
-        if len(train) and len(test):
-            text = f"{label}: {len(train):,} training and {len(test):,} test samples"
-            return Dataset(train, test, (), text)
+        train, test = (ItemSamples(part, label) for part in result)
+        if not (len(train) and len(test)):
+            raise ModelError(
+                f"{label}: {len(train)} training and {len(test)} test samples are too few"
+            )
+        text = f"{label}: {len(train):,} training and {len(test):,} test samples"
+        return Dataset(train, test, (), text)
     raise UsageError(
         f"data '{label}' returned a {type(result).__name__}; wanted are a Dataset, a mapping of "
         "arrays, four arrays, or two datasets of torch's kind"

@@ -55,16 +55,19 @@ class Dataset:
 
         Args:
             x_train: Training inputs [N, ...]; bytes are divided by 255.
-            y_train: Their classes [N], or a class for each pixel [N, H, W].
+            y_train: Their classes [N], or a class for each pixel [N, H, W]; floating-point
+                numbers of any shape [N, ...] are for a loss of one's own.
             x_test: Test inputs.
             y_test: Their targets.
             classes: The names of the classes.
         """
         train, test = (
-            ArraySamples(np.asarray(x), np.asarray(y, dtype=np.int64))
+            ArraySamples(np.asarray(x), _targets(np.asarray(y)))
             for x, y in ((x_train, y_train), (x_test, y_test))
         )
         kind: Kind = "segment" if train.y.ndim == 3 else "classify"
+        if train.y.dtype.kind == "f":
+            kind = "numbers"
         described = f"{len(train):,} training and {len(test):,} test samples"
         return cls(train, test, classes, described, kind)
 
@@ -87,3 +90,7 @@ class Dataset:
     def y_test(self) -> npt.NDArray[Any]:
         """Their targets."""
         return self.test.stack()[1]
+
+
+def _targets(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return y.astype(np.float32 if y.dtype.kind == "f" else np.int64)

@@ -32,6 +32,11 @@ def fit(found: sources.Found, label: str, request: sources.Request) -> Dataset:
         raise UsageError(f"{label}: jitter needs brightnesses, not numbers of any range")
     if not (augment.none or request.channels):
         raise UsageError(f"{label}: augment needs images; the model takes none")
+    if found.kind == "numbers" and np.asarray(found.train.y).ndim > 2 and not augment.none:
+        raise UsageError(
+            f"{label}: augment moves images, masks and boxes, and not targets of "
+            f"{list(np.asarray(found.train.y).shape)}; change both in a dataset of your own"
+        )
     if isinstance(found.train.x, Pictures):
         train, test = _pictures(found, request)
     else:
@@ -66,8 +71,8 @@ def _arrays(found: sources.Found, label: str, request: sources.Request) -> tuple
     result = []
     for part, name in ((found.train, "training"), (found.test, "test")):
         x = np.asarray(part.x)
+        y = np.asarray(part.y)
         if not request.channels:
-            y = np.asarray(part.y).astype(np.int64)
             kind = np.float32 if x.dtype.kind == "f" else np.int64
             result.append(ArraySamples(x.astype(kind), y))
             continue
@@ -85,9 +90,22 @@ def _arrays(found: sources.Found, label: str, request: sources.Request) -> tuple
                 f"{label}: {name} images are {by(x.shape[2:])}, the model takes {by(wanted)}"
             )
         if x.dtype != np.uint8:
-            x = (x / 255 if x.dtype.kind in "iu" else x).astype(np.float32)
-        result.append(ArraySamples(x, np.asarray(part.y).astype(np.int64), augment=Augment(True)))
+            x = (x / _white(x, label) if x.dtype.kind in "iu" else x).astype(np.float32)
+        beyond = request.options.ignore_label
+        result.append(ArraySamples(x, y, augment=Augment(True), beyond=beyond))
     return result[0], result[1]
+
+
+def _white(x: npt.NDArray[Any], label: str) -> float:
+    """The integer that stands for the brightness 1."""
+    if x.dtype == np.uint16:
+        return 65535.0
+    if x.min() < 0 or x.max() > 255:
+        raise ModelError(
+            f"{label}: images of {x.dtype} go from {x.min()} to {x.max()}; brightnesses are "
+            "integers from 0 to 255, uint16 to 65535, or floating-point numbers of any range"
+        )
+    return 255.0
 
 
 def _pictures(found: sources.Found, request: sources.Request) -> tuple[Any, Any]:
@@ -151,7 +169,7 @@ def _normalization(train: Known, label: str, request: sources.Request) -> Normal
 def _check_labels(
     train: Known, test: Known, found: sources.Found, label: str, request: sources.Request
 ) -> None:
-    if found.kind == "detect":
+    if found.kind in {"detect", "numbers"}:
         return
     limit = request.classes if request.classes is not None else len(found.classes)
     for samples in (train, test):
@@ -180,9 +198,13 @@ def _describe(
     count = len(found.classes) or request.classes
     known = f", {count} classes" if count else ""
     out = f"; {len(found.left_out)} unreadable images left out" if found.left_out else ""
-    what = {"classify": "images", "segment": "images and masks", "detect": "images with boxes"}
+    what = {"segment": "images and masks", "detect": "images with boxes"}
+    if found.kind == "numbers":
+        each = np.asarray(found.train.y).shape[1:]
+        known = f", {by(each)} numbers each" if each else ", a number each"
+    named = what.get(found.kind, "images")
     return (
-        f"{label}: {len(train):,} training and {len(test):,} test {what[found.kind]} of "
+        f"{label}: {len(train):,} training and {len(test):,} test {named} of "
         f"{by(shape)}{known}{out}"
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,6 +21,7 @@ from onnx_expand.train.augment import (
     shift,
     whole,
 )
+from onnx_expand.train.foreign import blamed
 from onnx_expand.train.targets import Boxes, Extents, Labels, Masks, Pictures, UnreadableError
 
 __all__ = [
@@ -99,6 +102,8 @@ class Samples(ABC):
         try:
             return self.fetch(*request)
         except OnnxExpandError as error:
+            # Its cause is not sent with it.
+            error.add_note(traceback.format_exc())
             return error
 
     def stack(self) -> tuple[Array, Array]:
@@ -113,15 +118,17 @@ class ArraySamples(Samples):
 
     Args:
         x: Images [N, C, H, W], uint8 or floating-point.
-        y: Targets [N, ...].
+        y: Targets [N, ...]; integers [N, H, W] are masks, which follow their images.
         normalization: Applied to brightnesses from 0 to 1, or to numbers as they are.
         augment: What happens to training images.
+        beyond: The label of pixels beyond the border of a mask.
     """
 
     x: Array
     y: Array
     normalization: Normalization = Normalization()
     augment: Augment = field(default_factory=Augment)
+    beyond: int = 255
     _ready: Array | None = None
 
     def __post_init__(self) -> None:
@@ -134,29 +141,41 @@ class ArraySamples(Samples):
 
     def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
         """See `Samples`."""
+        y = self.y[picks]
         if self._ready is not None:
             x = self._ready[picks]
         elif draws is None or self.augment.none:
             x = self._normal(self.x[picks])
         elif self.augment.shifts_only:
             x = self._normal(shift(self.x[picks], self.augment, draws))
+            if self.masks:
+                y = shift(y[:, None], self.augment, draws, fill=self.beyond)[:, 0]
         else:
-            x = self._resampled(self.x[picks], draws)
-        return Batch(torch.from_numpy(x), torch.from_numpy(self.y[picks]), len(picks))
+            x, y = self._resampled(self.x[picks], y, draws)
+        return Batch(torch.from_numpy(x), torch.from_numpy(y), len(picks))
+
+    @property
+    def masks(self) -> bool:
+        """Whether the targets are masks."""
+        return self.y.ndim == 3 and self.y.dtype.kind == "i"
 
     def _normal(self, x: Array) -> Array:
         if x.dtype == np.uint8:
             x = x.astype(np.float32) / 255
         return self.normalization(x) if x.dtype.kind == "f" else x
 
-    def _resampled(self, x: Array, draws: Draws) -> Array:
+    def _resampled(self, x: Array, y: Array, draws: Draws) -> tuple[Array, Array]:
         scale = 255 if x.dtype == np.uint8 else 1
         extents = (x.shape[2], x.shape[3])
         images = []
-        for image, row in zip(torch.from_numpy(x.astype(np.float32) / scale), draws, strict=True):
-            view = self.augment.view(extents, extents, row)
+        views = [self.augment.view(extents, extents, row) for row in draws]
+        for image, view in zip(torch.from_numpy(x.astype(np.float32) / scale), views, strict=True):
             images.append(recolour(resample(image, view, extents), view.gains))
-        return self.normalization(torch.stack(images).numpy())
+        if self.masks:
+            marks = zip(torch.from_numpy(y)[:, None], views, strict=True)
+            seen = [resample(mark, view, extents, fill=self.beyond)[0] for mark, view in marks]
+            y = torch.stack(seen).numpy()
+        return self.normalization(torch.stack(images).numpy()), y
 
 
 @dataclass
@@ -234,18 +253,47 @@ class ItemSamples(Samples):
 
     Args:
         items: The dataset.
+        label: How errors name it.
     """
 
-    def __init__(self, items: Any) -> None:
+    def __init__(self, items: Any, label: str = "") -> None:
         self.items = items
+        self.label = f"data '{label}'" if label else "the dataset"
 
     def __len__(self) -> int:
-        return len(self.items)
+        with blamed(self.label):
+            return len(self.items)
 
     def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
-        """See `Samples`."""
-        pairs = [self.items[int(index)] for index in picks]
-        inputs, targets = (
-            torch.stack([torch.as_tensor(pair[place]) for pair in pairs]) for place in (0, 1)
+        """See `Samples`.
+
+        Raises:
+            UsageError: The dataset raises something.
+            ModelError: What it gives for some samples is no pair, or of different shapes.
+        """
+        inputs, targets = zip(*(self._pair(int(index)) for index in picks), strict=True)
+        return Batch(
+            self._stacked("inputs", inputs), self._stacked("targets", targets), len(picks)
         )
-        return Batch(inputs, targets, len(pairs))
+
+    def _pair(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with blamed(f"{self.label}, sample {index},"):
+            pair = self.items[index]
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ModelError(
+                f"{self.label}: sample {index} is a {type(pair).__name__}; wanted is a pair of an "
+                "input and a target"
+            )
+        try:
+            return torch.as_tensor(pair[0]), torch.as_tensor(pair[1])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{self.label}: sample {index} is no tensor: {error}") from error
+
+    def _stacked(self, what: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        shapes = dict.fromkeys(tuple(tensor.shape) for tensor in tensors)
+        if len(shapes) > 1:
+            first, other, *_ = ([*shape] for shape in shapes)
+            raise ModelError(f"{self.label}: {what} are {first} and {other}; they must be alike")
+        stacked = torch.stack([*tensors])
+        whole = what == "targets" and not stacked.is_floating_point()
+        return stacked.long() if whole else stacked

@@ -114,6 +114,7 @@ class Stepper:
     def _part(
         self, part: Batch, everything: float, *, last: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.task.inspect(part.targets)
         inputs, targets = moved(part, self.device, self.dtype)
         with self.autocast():
             outputs = (self.parallel or self.runner)(inputs)

@@ -28,6 +28,7 @@ def figures_of(
     weight = next(runner.parameters())
     with torch.inference_mode():
         for part in testing(data.test, batch, world, workers):
+            task.inspect(part.targets)
             inputs, targets = moved(part, weight.device, weight.dtype)
             meter.update(runner(inputs), targets)
     meter.merge(world)

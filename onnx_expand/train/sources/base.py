@@ -15,7 +15,8 @@ __all__ = ["Array", "Found", "Kind", "Part", "Request", "Size", "every_fifth", "
 
 Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = "tuple[int | None, int | None]"
-Kind = Literal["classify", "segment", "detect"]
+# `numbers`: targets of any shape, for a loss of one's own.
+Kind = Literal["classify", "segment", "detect", "numbers"]
 
 _EVERY = 5
 
@@ -29,12 +30,14 @@ class Request:
         size: Height and width; None where any will do.
         classes: How many classes the model knows, where that is known.
         options: The settings.
+        numbers: Whether targets may be any numbers, since the loss is one's own.
     """
 
     channels: int
     size: Size = (None, None)
     classes: int | None = None
     options: DataOptions = field(default_factory=DataOptions)
+    numbers: bool = False
 
 
 @dataclass(frozen=True)

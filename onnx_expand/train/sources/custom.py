@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnx_expand.errors import UsageError
+from onnx_expand.train.foreign import blamed
 
 __all__ = ["call", "find_function"]
 
@@ -24,16 +25,16 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
         what: What wants it, for errors.
 
     Raises:
-        UsageError: There is no such function.
+        UsageError: There is no such function, or its module raises something.
     """
     module_name, _, name = spec.partition(":")
+    if not (module_name and name):
+        raise UsageError(f"{what} '{spec}': wanted is package.module:function")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    try:
+    with blamed(f"{what} '{spec}': importing {module_name}"):
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{what} '{spec}': {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"{what} '{spec}': {module_name} has no function '{name}'")
@@ -49,14 +50,15 @@ def call(spec: str, request: Any) -> Any:
     the order x_train, y_train, x_test, y_test, or two datasets of torch's kind.
 
     Raises:
-        UsageError: There is no such function, or it does not return data.
+        UsageError: There is no such function, or it raises something.
     """
     function = find_function(spec, "data")
     known = {
         "channels": request.channels, "size": request.size, "classes": request.classes
     }  # fmt: skip
-    parameters = inspect.signature(function).parameters
-    result = function(**{name: value for name, value in known.items() if name in parameters})
+    with blamed(f"data '{spec}'"):
+        parameters = inspect.signature(function).parameters
+        result = function(**{name: value for name, value in known.items() if name in parameters})
     if isinstance(result, tuple | list) and len(result) == 4:
         names = ("x_train", "y_train", "x_test", "y_test")
         return {name: np.asarray(a) for name, a in zip(names, result, strict=True)}

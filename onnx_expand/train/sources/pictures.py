@@ -20,6 +20,8 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRIED = 16
+# 65535 / 255: what 16 bits are divided by to be 8.
+_STEP = 257
 _GIB = 2**30
 
 
@@ -56,10 +58,10 @@ def decode(path: Path, mode: str | None) -> npt.NDArray[np.uint8]:
     try:
         with image_module.open(path) as image:
             # Numbers of a palette are classes; anything but one channel of bytes is no mask.
-            plain = (
-                image.convert(mode) if mode else image.convert("L") if image.mode == "1" else image
-            )
-            array = np.asarray(plain)
+            if mode:
+                array = np.asarray(_bytes(image, image_module, path).convert(mode))
+            else:
+                array = np.asarray(image.convert("L") if image.mode == "1" else image)
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise UnreadableError(f"{path}: not an image, or a damaged one: {error}") from None
     if mode is None and (array.ndim != 2 or array.dtype != np.uint8):
@@ -69,6 +71,26 @@ def decode(path: Path, mode: str | None) -> npt.NDArray[np.uint8]:
         )
     array = array if array.ndim == 3 else array[:, :, None]
     return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _bytes(image: Any, image_module: Any, path: Path) -> Any:
+    """An image whose pixels are bytes: Pillow would clip others at 255.
+
+    Raises:
+        UnreadableError: What its numbers mean as brightnesses is not known.
+    """
+    # Before some version Pillow called 16-bit PNG files 32-bit ones.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if deep:
+        numbers = np.asarray(image).astype(np.int64)
+        return image_module.fromarray(((numbers + _STEP // 2) // _STEP).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise UnreadableError(
+            f"{path}: its pixels are {kind}, of which no white is known; write 8 or 16 bits"
+        )
+    # A palette with transparency loses it by way of RGBA only without a warning.
+    return image.convert("RGBA") if "transparency" in image.info else image
 
 
 def gather(

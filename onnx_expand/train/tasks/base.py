@@ -8,15 +8,38 @@ from typing import Any
 
 import torch
 
+from onnx_expand.errors import ModelError
 from onnx_expand.train.parallel import World
 
-__all__ = ["Meter", "Task", "first_output"]
+__all__ = ["Meter", "Task", "check_labels", "first_output"]
 
 
 def first_output(outputs: Any) -> torch.Tensor:
     """The first of a module's outputs, or its only one."""
     first: torch.Tensor = outputs[0] if isinstance(outputs, tuple | list) else outputs
     return first
+
+
+def check_labels(labels: torch.Tensor, classes: int, ignore: int | None = None) -> None:
+    """See that labels are those of a model's classes; a device would only say that it failed.
+
+    Args:
+        labels: Integers.
+        classes: How many classes the model has.
+        ignore: A label that counts for nothing.
+
+    Raises:
+        ModelError: One is not.
+    """
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore is not None:
+        wrong &= labels != ignore
+    if bool(wrong.any()):
+        end = "" if ignore is None else f", nor {ignore}, which counts for nothing"
+        raise ModelError(
+            f"the data has the label {int(labels[wrong][0])}, which is not in 0..{classes - 1}, "
+            f"the model's classes{end}"
+        )
 
 
 class Meter(ABC):
@@ -61,6 +84,13 @@ class Task(ABC):
 
         Raises:
             UnsupportedError: They do not.
+        """
+
+    def inspect(self, targets: Any) -> None:  # noqa: B027  (not all targets can be wrong)
+        """See that the targets of a batch are possible ones, while they are in main memory.
+
+        Raises:
+            ModelError: They are not.
         """
 
     def weight(self, targets: Any) -> float:

@@ -26,6 +26,10 @@ def choose(options: TrainOptions, data: Dataset) -> Task:
     name = data.kind if options.task == "auto" else options.task
     if name != data.kind and data.classes:
         raise UsageError(f"task is {name}, but the data is labelled to {data.kind}")
+    if name == "numbers":
+        raise UsageError(
+            "the targets are numbers, not classes; say by --loss what is to be learnt"
+        )
     if name == "segment":
         return Segment(data.ignore_label, options.label_smoothing)
     if name == "detect":

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.train.head import log_probabilities
 from onnx_expand.train.parallel import World
-from onnx_expand.train.tasks.base import Meter, Task, first_output
+from onnx_expand.train.tasks.base import Meter, Task, check_labels, first_output
 
 __all__ = ["Classify"]
 
@@ -29,6 +29,7 @@ class Classify(Task):
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.smoothing = smoothing
+        self.classes = 0
 
     def wrap(self, module: torch.nn.Module, extras: int = 0) -> torch.nn.Module:
         """See `Task`: the first output becomes the logarithm of probabilities."""
@@ -47,6 +48,16 @@ class Classify(Task):
             raise UnsupportedError(
                 f"the targets are {list(targets.shape)}; classification needs one for each sample"
             )
+        if targets.is_floating_point():
+            raise UnsupportedError(
+                f"the targets are {targets.dtype}; classification needs integers, and other "
+                "targets a --loss"
+            )
+        self.classes = scores.shape[1]
+
+    def inspect(self, targets: Any) -> None:
+        """See `Task`."""
+        check_labels(targets, self.classes)
 
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
         """See `Task`."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.train.parallel import World
 from onnx_expand.train.samples import Samples
-from onnx_expand.train.tasks.base import Meter, Task, first_output
+from onnx_expand.train.tasks.base import Meter, Task, check_labels, first_output
 from onnx_expand.train.tasks.boxes import anchors_of, average_precision, overlap, suppress
 
 __all__ = ["Detect"]
@@ -79,6 +79,10 @@ class Detect(Task):
         if len(boxes) < count:
             raise UnsupportedError(f"{len(boxes)} boxes are too few for {count} anchors")
         return anchors_of(boxes[:, 3:5] - boxes[:, 1:3], count)
+
+    def inspect(self, targets: Any) -> None:
+        """See `Task`; rows of label -1 are none."""
+        check_labels(targets[..., 0], self.classes, -1)
 
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
         """See `Task`."""

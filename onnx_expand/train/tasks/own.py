@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.train.foreign import blamed
 from onnx_expand.train.parallel import World
 from onnx_expand.train.tasks.base import Meter, Task
 
@@ -30,16 +31,26 @@ class OwnLoss(Task):
         self.label = label
 
     def probe(self, outputs: Any, targets: Any) -> None:
-        """See `Task`."""
-        loss = self.function(outputs, targets)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        """See `Task`; the loss must be one number that has a gradient."""
+        loss = self._called(_leaves(outputs), targets)
+        if not loss.requires_grad:
             raise UnsupportedError(
-                f"loss '{self.label}' returned {_kind(loss)}; wanted is a tensor of one number"
+                f"loss '{self.label}' returned a {loss.dtype} without a gradient; compute it from "
+                "the outputs by operations that have one, and do not detach it"
             )
 
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
         """See `Task`."""
-        return self.function(outputs, targets).reshape(()) * len(targets)
+        return self._called(outputs, targets).reshape(()) * len(targets)
+
+    def _called(self, outputs: Any, targets: Any) -> torch.Tensor:
+        with blamed(f"loss '{self.label}'"):
+            loss = self.function(outputs, targets)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise UnsupportedError(
+                f"loss '{self.label}' returned {_kind(loss)}; wanted is a tensor of one number"
+            )
+        return loss
 
     def meter(self) -> Meter:
         """See `Task`."""
@@ -62,6 +73,13 @@ class _MeanLoss(Meter):
     def figures(self) -> Mapping[str, float]:
         total, count = self.sums.tolist()
         return {"test loss": total / count}
+
+
+def _leaves(outputs: Any) -> Any:
+    """Outputs as if they came from a module that is trained."""
+    if isinstance(outputs, tuple | list):
+        return type(outputs)(_leaves(output) for output in outputs)
+    return outputs.detach().requires_grad_(outputs.is_floating_point())
 
 
 def _kind(value: Any) -> str:

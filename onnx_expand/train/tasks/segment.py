@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.train.head import log_probabilities
 from onnx_expand.train.parallel import World
-from onnx_expand.train.tasks.base import Meter, Task, first_output
+from onnx_expand.train.tasks.base import Meter, Task, check_labels, first_output
 
 __all__ = ["Segment"]
 
@@ -29,6 +29,7 @@ class Segment(Task):
     def __init__(self, ignore: int, smoothing: float = 0.0) -> None:
         self.ignore = ignore
         self.smoothing = smoothing
+        self.classes = 0
 
     def wrap(self, module: torch.nn.Module, extras: int = 0) -> torch.nn.Module:
         """See `Task`: the first output becomes the logarithm of probabilities over axis 1."""
@@ -46,6 +47,16 @@ class Segment(Task):
             raise UnsupportedError(
                 f"the targets are {list(targets.shape)}; segmentation needs masks [N, H, W]"
             )
+        if targets.is_floating_point():
+            raise UnsupportedError(
+                f"the targets are {targets.dtype}; segmentation needs integers, and other targets "
+                "a --loss"
+            )
+        self.classes = first.shape[1]
+
+    def inspect(self, targets: Any) -> None:
+        """See `Task`."""
+        check_labels(targets, self.classes, self.ignore)
 
     def weight(self, targets: Any) -> float:
         """See `Task`: the pixels that count."""
