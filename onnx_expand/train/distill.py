@@ -13,6 +13,7 @@ from onnx_expand.model import ModelLike, read
 from onnx_expand.recipes import DistillOptions
 from onnx_expand.train.head import log_probabilities
 from onnx_expand.train.importer import to_torch
+from onnx_expand.train.parallel import joined_rows
 from onnx_expand.train.tasks.base import first_output
 
 __all__ = ["Distiller", "with_output"]
@@ -130,8 +131,17 @@ class Distiller(torch.nn.Module):
             self.regressor = torch.nn.Linear(channels, wanted, bias=False)
         self.regressor.to(inputs.device)
 
-    def forward(self, inputs: torch.Tensor, student: Any) -> torch.Tensor:
-        """The sum over a batch of what separates student and teacher."""
+    def forward(
+        self, inputs: torch.Tensor, student: Any, count: int | None = None
+    ) -> torch.Tensor:
+        """The sum over a batch of what separates student and teacher.
+
+        Args:
+            inputs: The samples of this process.
+            student: The student's outputs for them.
+            count: How many of them count; all when missing. Where several processes run, `pkt`
+                compares the samples of all.
+        """
         with torch.no_grad():
             taught = self.teacher(inputs)
         own, other = self._pair(student, taught)
@@ -139,7 +149,9 @@ class Distiller(torch.nn.Module):
             return _hinton(own, other, self.options.temperature)
         if self.options.distill == "hint":
             return self._hint(own, other)
-        return _pkt(own.flatten(1), other.flatten(1)) * len(own)
+        kept = slice(count)
+        features, mine = joined_rows(own.flatten(1)[kept])
+        return _pkt(features, joined_rows(other.flatten(1)[kept])[0], mine)
 
     def combine(self, loss: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         """The loss of the labels and that of the teacher."""
@@ -177,13 +189,24 @@ def _hinton(own: torch.Tensor, other: torch.Tensor, temperature: float) -> torch
     return F.kl_div(soft, goal, reduction="sum", log_target=True) * temperature**2
 
 
-def _pkt(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The mean over a batch's pairs of p log(p / q), p the teacher's similarities."""
+def _pkt(own: torch.Tensor, other: torch.Tensor, mine: slice) -> torch.Tensor:
+    """The mean over a batch's pairs of p log(p / q), p the teacher's similarities; times samples.
+
+    Args:
+        own: The student's features, [N, D].
+        other: The teacher's, [N, E].
+        mine: Of which samples the terms are summed; those of all are the whole.
+    """
     tiny = torch.finfo(torch.float32).eps
     rows = []
-    for features in (own.float(), other.float()):
+    for features in (_wide(own), _wide(other)):
         unit = F.normalize(features, dim=1, eps=tiny)
         alike = (unit @ unit.T + 1) / 2
         rows.append(alike / alike.sum(dim=1, keepdim=True))
     q, p = rows
-    return (p * ((p + tiny) / (q + tiny)).log()).mean()
+    return (p * ((p + tiny) / (q + tiny)).log())[mine].sum() / len(own)
+
+
+def _wide(features: torch.Tensor) -> torch.Tensor:
+    short = features.dtype in {torch.float16, torch.bfloat16}
+    return features.float() if short else features

@@ -46,7 +46,7 @@ class Feed:
         samples: What is trained on.
         seed: Decides augmentation.
         world: The processes that share each step.
-        parts: In how many parts each process runs its share.
+        parts: In how many parts each step is run; the processes share each part.
         workers: Processes that read for this one.
     """
 
@@ -70,26 +70,27 @@ class Feed:
         )
         batches = _loader(self.samples, requests, self.workers)
         for step in rest:
-            share = len(self._share(order[step]))
-            parts = [next(batches) for _ in range(self._parts(share))]
-            # A process that has nothing to do in a step runs a sample that does not count.
-            yield parts if share else [_idle(part) for part in parts]
+            # What has nothing to do in a part runs a sample that does not count: all processes
+            # run the same number of parts, or one would wait for another that has finished.
+            yield [
+                next(batches) if len(self._share(part)) else _idle(next(batches))
+                for part in self._parts(order[step])
+            ]
 
-    def _parts(self, share: int) -> int:
-        """In how many parts a process runs so many samples."""
-        return max(1, min(self.parts, share))
+    def _parts(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """What belongs to each part of a step."""
+        return np.array_split(rows, max(1, min(self.parts, len(rows))))
 
-    def _share(self, picks: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.array_split(picks, self.world.size)[self.world.rank]
+    def _share(self, part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.array_split(part, self.world.size)[self.world.rank]
 
     def _requests(self, picks: Picks, epoch: int, step: int) -> list[Request]:
         draws = np.random.default_rng([self.seed, epoch, step]).random((len(picks), DRAWS))
-        mine, rows = self._share(picks), self._share(draws)
-        if not len(mine):
-            mine, rows = picks[:1], draws[:1]
-        count = self._parts(len(mine))
-        pairs = zip(np.array_split(mine, count), np.array_split(rows, count), strict=True)
-        return list(pairs)
+        requests: list[Request] = []
+        for part, rows in zip(self._parts(picks), self._parts(draws), strict=True):
+            mine, own = self._share(part), self._share(rows)
+            requests.append((mine, own) if len(mine) else (part[:1], rows[:1]))
+        return requests
 
 
 class _Lazy:

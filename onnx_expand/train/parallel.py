@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from onnx_expand.errors import UnsupportedError, UsageError
 
-__all__ = ["World", "device_of", "joined"]
+__all__ = ["World", "device_of", "joined", "joined_rows", "summed"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,12 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def spread(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give tensors the first process's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
+
     def share(self, value: T) -> T:
         """The first process's value, in each process."""
         if self.size == 1:
@@ -67,6 +73,49 @@ class World:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+
+class _AllReduce(torch.autograd.Function):
+    """A sum over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, through which gradients flow back to each."""
+    result: torch.Tensor = _AllReduce.apply(tensor)  # type: ignore[no-untyped-call]
+    return result
+
+
+def joined_rows(rows: torch.Tensor) -> tuple[torch.Tensor, slice]:
+    """The rows of all processes, in the order of their numbers.
+
+    Args:
+        rows: This one's, [n, ...]; n may be 0, and differ between processes.
+
+    Returns:
+        All rows, through which gradients flow back to each process, and where this one's are.
+    """
+    world = World.current()
+    if world.size == 1:
+        return rows, slice(0, len(rows))
+    counts = torch.zeros(world.size, dtype=torch.int64, device=rows.device)
+    counts[world.rank] = len(rows)
+    every = world.sum(counts).tolist()
+    first = sum(every[: world.rank])
+    last = first + len(rows)
+    before, after = (rows.new_zeros(n, *rows.shape[1:]) for n in (first, sum(every) - last))
+    return summed(torch.cat([before, rows, after])), slice(first, last)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from onnx_expand.train.decay import Penalty
 from onnx_expand.train.distill import Distiller
 from onnx_expand.train.parallel import World
 from onnx_expand.train.samples import Batch
+from onnx_expand.train.synchronous import Synchronous
 from onnx_expand.train.tasks import Task
 
 __all__ = ["Outcome", "Stepper", "moved"]
@@ -80,6 +81,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
         self.average = Average(module, options.ema)
         self.learners = learners
+        self.statistics = [m for m in runner.modules() if isinstance(m, Synchronous)]
         self.parallel = _parallel(runner, self.device, unused) if world.size > 1 else None
 
     def run(self, parts: Sequence[Batch], rate: float) -> Outcome:
@@ -116,9 +118,11 @@ class Stepper:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.task.inspect(part.targets)
         inputs, targets = moved(part, self.device, self.dtype)
+        for layer in self.statistics:
+            layer.counts = part.count > 0
         with self.autocast():
             outputs = (self.parallel or self.runner)(inputs)
-            taught = self.teacher(inputs, outputs) if self.teacher is not None else None
+            taught = self._taught(inputs, outputs, part.count)
         outputs = _full(outputs)
         loss = self.task.loss(outputs, targets)
         if self.teacher is not None and taught is not None:
@@ -135,6 +139,9 @@ class Stepper:
             right = self.task.right(outputs, targets) if part.count else None
         value = loss.detach().double()
         return value, value.new_zeros(()) if right is None else right.double()
+
+    def _taught(self, inputs: torch.Tensor, outputs: Any, count: int) -> torch.Tensor | None:
+        return None if self.teacher is None else self.teacher(inputs, outputs, count)
 
     def _update(self) -> None:
         extra = self.teacher.regressor if self.teacher is not None else None

@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from onnx_expand.train.ops.normalization import BatchNormalization
+from onnx_expand.train.parallel import summed
 
-__all__ = ["synchronous"]
+__all__ = ["Synchronous", "synchronous"]
 
 
-class _Synchronous(BatchNormalization):
+class Synchronous(BatchNormalization):
     """Normalises by the mean and variance of all processes' shares together.
 
     torch.nn.SyncBatchNorm does so on GPUs only.
+
+    Attributes:
+        counts: Whether this process's samples count; they do not where it only keeps the others
+            company.
     """
+
+    counts: bool = True
 
     def forward(
         self,
@@ -35,38 +40,18 @@ class _Synchronous(BatchNormalization):
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *(1 for _ in axes[1:])]
         wide = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
-        count = _sum(wide.new_full((), x.numel() / x.shape[1]))
-        center = _sum(wide.sum(axes)) / count
+        share = 1.0 if self.counts else 0.0
+        count = summed(wide.new_full((), share * x.numel() / x.shape[1]))
+        center = summed(share * wide.sum(axes)) / count
         shifted = wide - center.reshape(shape)
-        spread = _sum(shifted.square().sum(axes)) / count
+        spread = summed(share * shifted.square().sum(axes)) / count
         with torch.no_grad():
-            share = 1 - self.momentum
-            mean.lerp_(center.detach().to(mean.dtype), share)
+            new = 1 - self.momentum
+            mean.lerp_(center.detach().to(mean.dtype), new)
             unbiased = spread.detach() * (count / (count - 1))
-            var.lerp_(unbiased.to(var.dtype), share)
+            var.lerp_(unbiased.to(var.dtype), new)
         factor = torch.rsqrt(spread + self.epsilon) * scale
         return (shifted * factor.reshape(shape) + bias.reshape(shape)).to(x.dtype)
-
-
-class _AllReduce(torch.autograd.Function):
-    """A sum over all processes, whose gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _sum(tensor: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = _AllReduce.apply(tensor)  # type: ignore[no-untyped-call]
-    return result
 
 
 @contextlib.contextmanager
@@ -82,7 +67,7 @@ def synchronous(module: torch.nn.Module, wanted: bool) -> Iterator[None]:
     if wanted and others:
         warnings.warn("sync_bn is for imported models; wrap torch's own layers", stacklevel=3)
     for parent, name, child in places:
-        twin = _Synchronous(epsilon=child.epsilon, momentum=child.momentum)
+        twin = Synchronous(epsilon=child.epsilon, momentum=child.momentum)
         twin.train(child.training)
         parent.add_module(name, twin)
     try:

@@ -126,14 +126,17 @@ def test_similarities_are_those_of_the_paper() -> None:
     from onnx_expand.train.distill import _pkt
 
     a, b = torch.randn(6, 4), torch.randn(6, 9)
-    assert float(_pkt(a, a * 3)) == pytest.approx(0, abs=1e-6)
+    every = slice(0, 6)
+    assert float(_pkt(a, a * 3, every)) == pytest.approx(0, abs=1e-6)
 
     def rows(x: Any) -> Any:
         alike = (F.cosine_similarity(x[:, None], x[None], dim=2) + 1) / 2
         return alike / alike.sum(1, keepdim=True)
 
     p, q = rows(b), rows(a)
-    torch.testing.assert_close(_pkt(a, b), (p * (p / q).log()).mean(), rtol=1e-3, atol=1e-6)
+    whole = _pkt(a, b, every)
+    torch.testing.assert_close(whole, 6 * (p * (p / q).log()).mean(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(_pkt(a, b, slice(0, 2)) + _pkt(a, b, slice(2, 6)), whole)
 
 
 def test_an_inner_tensor_becomes_the_last_output() -> None:
