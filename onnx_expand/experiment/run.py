@@ -267,7 +267,9 @@ class _Experimenter:
         resume = self.settings.resume
         # Only the first process puts an old checkpoint aside.
         path = self.folder.checkpoint(name, seed, resume=resume or not self.world.first)
-        checkpoints = Checkpoints(path, self.settings.checkpoint_every, resume=resume)
+        checkpoints = Checkpoints(
+            path, self.settings.checkpoint_every, resume=resume, settings=self.plan.deciding
+        )
         if resume:
             there = path.exists()
             self._say(

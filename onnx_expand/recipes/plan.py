@@ -20,6 +20,9 @@ GROUPS: Mapping[str, type[Any]] = {
     "run": RunOptions,
 }
 
+# Where data and teacher are, and how they are kept; what they hold is compared by itself.
+_FREE = {"cache", "layout", "strict", "teacher"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,6 +66,12 @@ class Plan:
             notes = f"{base.name}: as for {base.network}"
             notes += f"; {base.notes}" if base.notes else ""
         return cls(**groups, notes=notes)
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings of data and teacher that decide a run's numbers, by name."""
+        found = {**asdict(self.data), **asdict(self.distill)}
+        return {name: value for name, value in found.items() if name not in _FREE}
 
     def as_dict(self) -> dict[str, Any]:
         """These settings as plain JSON types."""

@@ -17,7 +17,7 @@ from onnx_expand.recipes import TrainOptions
 
 __all__ = ["Checkpoints", "digest"]
 
-_FORMAT = 1
+_FORMAT = 2
 # What may change when a run goes on, since it changes no number.
 _FREE = {"workers", "deterministic"}
 
@@ -29,12 +29,21 @@ class Checkpoints:
         path: The file.
         every: Steps between checkpoints; None for one at the end of each epoch.
         resume: Whether to go on from the file, if it is there.
+        settings: What else decides the numbers of the run, by name: of data and teacher.
     """
 
-    def __init__(self, path: Path, every: int | None = None, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        every: int | None = None,
+        *,
+        resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.every = every
         self.resume = resume
+        self.settings = dict(settings or {})
 
     def due(self, steps: int) -> bool:
         """Whether one is to be written after so many steps of an epoch."""
@@ -48,7 +57,7 @@ class Checkpoints:
         """
         content = {
             "format": _FORMAT,
-            "options": asdict(options),
+            "options": {**asdict(options), **self.settings},
             "identity": identity,
             "state": dict(state),
         }
@@ -84,7 +93,7 @@ class Checkpoints:
         return state
 
     def _compare(self, old: Mapping[str, Any], options: TrainOptions) -> None:
-        new = asdict(options)
+        new = {**asdict(options), **self.settings}
         # More epochs are more of the same, unless the rate depends on how many there are.
         fixed = options.schedule == "constant" or (
             options.schedule == "step" and options.milestones

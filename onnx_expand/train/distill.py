@@ -67,6 +67,8 @@ class Distiller(torch.nn.Module):
             teacher = with_output(teacher, options.teacher_layer)
         module = to_torch(teacher)
         module.requires_grad_(False)
+        kinds = {p.dtype for p in module.parameters() if p.is_floating_point()}
+        self.kind = kinds.pop() if len(kinds) == 1 else None
         self.teacher = module if self.inner else log_probabilities(module)
         self.regressor: torch.nn.Module | None = None
 
@@ -102,8 +104,7 @@ class Distiller(torch.nn.Module):
         if self.options.distill == "kd" and not distributions:
             raise UnsupportedError("kd needs classes; for other tasks take hint or pkt")
         try:
-            with torch.no_grad():
-                taught = self.teacher(inputs)
+            taught = self._teach(inputs)
         except (RuntimeError, TypeError, IndexError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UnsupportedError(
@@ -120,16 +121,16 @@ class Distiller(torch.nn.Module):
                 raise UnsupportedError(
                     f"the hint is {list(other.shape)}, the student's tensor {list(own.shape)}"
                 )
-            self._make_regressor(own.shape[1], other.shape[1], inputs)
+            self._make_regressor(own.shape[1], other.shape[1], own)
 
-    def _make_regressor(self, channels: int, wanted: int, inputs: torch.Tensor) -> None:
+    def _make_regressor(self, channels: int, wanted: int, own: torch.Tensor) -> None:
         if channels == wanted:
             return
         # Initialised without disturbing the generator that training uses.
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             self.regressor = torch.nn.Linear(channels, wanted, bias=False)
-        self.regressor.to(inputs.device)
+        self.regressor.to(own.device, own.dtype)
 
     def forward(
         self, inputs: torch.Tensor, student: Any, count: int | None = None
@@ -142,9 +143,7 @@ class Distiller(torch.nn.Module):
             count: How many of them count; all when missing. Where several processes run, `pkt`
                 compares the samples of all.
         """
-        with torch.no_grad():
-            taught = self.teacher(inputs)
-        own, other = self._pair(student, taught)
+        own, other = self._pair(student, self._teach(inputs))
         if self.options.distill == "kd":
             return _hinton(own, other, self.options.temperature)
         if self.options.distill == "hint":
@@ -152,6 +151,13 @@ class Distiller(torch.nn.Module):
         kept = slice(count)
         features, mine = joined_rows(own.flatten(1)[kept])
         return _pkt(features, joined_rows(other.flatten(1)[kept])[0], mine)
+
+    def _teach(self, inputs: torch.Tensor) -> Any:
+        """What the teacher gives; it may be of another floating-point type than the student."""
+        if self.kind is not None and inputs.is_floating_point():
+            inputs = inputs.to(self.kind)
+        with torch.no_grad():
+            return self.teacher(inputs)
 
     def combine(self, loss: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         """The loss of the labels and that of the teacher."""
@@ -162,8 +168,9 @@ class Distiller(torch.nn.Module):
 
     def _pair(self, student: Any, taught: Any) -> tuple[torch.Tensor, torch.Tensor]:
         if self.inner:
-            return student[-1], taught[-1]
+            return student[-1], taught[-1].to(student[-1].dtype)
         own, other = first_output(student), first_output(taught)
+        other = other.to(own.dtype)
         if own.ndim > 2 and own.shape[2:].numel() == 1:
             own = own.flatten(1)
         if other.ndim > 2 and other.shape[2:].numel() == 1:

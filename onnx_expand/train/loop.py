@@ -139,9 +139,17 @@ class _Run:
         self.sums = [0.0, 0.0, 0.0]
         self.unreadable: set[int] = set()
         self.waiting: list[tuple[int, Outcome]] = []
-        facts = {"train": len(data.train), "test": len(data.test), "task": self.task.metric}
-        self.identity = digest(module, facts) if checkpoints is not None else ""
+        self.identity = self._identity() if checkpoints is not None else ""
         self.begun = time.perf_counter()
+
+    def _identity(self) -> str:
+        """What tells this run from others of the same options."""
+        facts: dict[str, object] = {"task": self.task.metric}
+        for name, samples in (("train", self.data.train), ("test", self.data.test)):
+            facts[name] = (len(samples), samples.fingerprint())
+        if self.teacher is not None:
+            facts["teacher"] = digest(self.teacher.teacher, {})
+        return digest(self.module, facts)
 
     def finish(self) -> History:
         """Run to the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -106,6 +107,10 @@ class Samples(ABC):
             error.add_note(traceback.format_exc())
             return error
 
+    def fingerprint(self) -> bytes:
+        """What tells these samples from others, as far as that is known without reading files."""
+        return b""
+
     def stack(self) -> tuple[Array, Array]:
         """All samples and targets as they are tested, in memory."""
         batch = self.fetch(np.arange(len(self)), None)
@@ -154,6 +159,14 @@ class ArraySamples(Samples):
             x, y = self._resampled(self.x[picks], y, draws)
         return Batch(torch.from_numpy(x), torch.from_numpy(y), len(picks))
 
+    def fingerprint(self) -> bytes:
+        """See `Samples`."""
+        found = hashlib.sha256()
+        for array in (self.x, self.y):
+            found.update(f"{array.dtype} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return found.digest()
+
     @property
     def masks(self) -> bool:
         """Whether the targets are masks."""
@@ -200,6 +213,15 @@ class PictureSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def fingerprint(self) -> bytes:
+        """See `Samples`: the names of the files, and what goes with them."""
+        found = hashlib.sha256(f"{self.extents}".encode())
+        for path in self.pictures.paths:
+            found.update("/".join(path.parts[-2:]).encode() + b"\n")
+        for part in self.targets.content():
+            found.update(part)
+        return found.digest()
 
     def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
         """See `Samples`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -53,6 +53,10 @@ class Labels:
     def __init__(self, values: npt.NDArray[np.int64]) -> None:
         self.values = values
 
+    def content(self) -> Iterator[bytes]:
+        """What tells these targets from others."""
+        yield self.values.tobytes()
+
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
         """The target of one sample as a view shows it."""
         return torch.tensor(int(self.values[index]))
@@ -79,6 +83,10 @@ class Masks:
         self.classes = classes
         self.ignore = ignore
         self.table = table
+
+    def content(self) -> Iterator[bytes]:
+        """What tells these targets from others: the names of the files."""
+        yield from (path.name.encode() + b"\n" for path in self.pictures.paths)
 
     def load(self, index: int) -> npt.NDArray[np.int64]:
         """The mask of one sample, [H, W].
@@ -116,6 +124,10 @@ class Boxes:
     def __init__(self, values: Sequence[npt.NDArray[np.float64]]) -> None:
         self.values = values
         self.most = max(1, max(len(boxes) for boxes in values))
+
+    def content(self) -> Iterator[bytes]:
+        """What tells these targets from others."""
+        yield from (boxes.tobytes() + b"\n" for boxes in self.values)
 
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
         """[most, 6] with the corners as shares of the view; rows of label -1 are none."""
