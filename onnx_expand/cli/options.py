@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
@@ -26,9 +27,13 @@ assume_constant_option = click.option(
 
 def check_outputs(*paths: str | None) -> None:
     """Find out before the work begins that a result could not be written."""
+    written: set[Path] = set()
     for path in paths:
         if path and path != "-":
-            check_output(path)
+            place = check_output(path).resolve()
+            if place in written:
+                raise UsageError(f"{path}: two results would be written there; name another file")
+            written.add(place)
         elif path == "":
             raise UsageError("an output path is empty; name a file")
 

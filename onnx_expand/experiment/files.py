@@ -142,6 +142,9 @@ class EventWriter:
         """Write the figures of an epoch."""
         key = f"{name}-{seed}"
         if key not in self._writers:
+            # A run that goes on tells all its epochs again; what was there would be there twice.
+            for old in (self._path / key).glob("events.out.tfevents.*"):
+                old.unlink()
             self._writers[key] = self._make(str(self._path / key))
         writer = self._writers[key]
         figures: Mapping[str, float | None] = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -36,7 +35,9 @@ from onnx_expand.train import (
 from onnx_expand.train.composed import execution_of
 from onnx_expand.train.distill import with_output
 from onnx_expand.train.initialize import initialize
+from onnx_expand.train.loop import rehearse
 from onnx_expand.train.parallel import World, device_of, joined
+from onnx_expand.train.trial import first_readable
 
 __all__ = ["Experiment", "Report", "Watcher"]
 
@@ -133,6 +134,11 @@ class Experiment:
         for path in (self.target, settings.then_fold):
             if path is not None:
                 check_output(path)
+        if (
+            settings.then_fold
+            and Path(settings.then_fold).resolve() == Path(self.target).resolve()
+        ):
+            raise UsageError(f"{self.target}: is also what then_fold names; name two files")
         if settings.folder is not None and Path(settings.folder).is_file():
             raise UsageError(f"{settings.folder}: is a file; name a folder")
         with joined(settings.device) as world:
@@ -152,6 +158,7 @@ class _Experimenter:
         self.events: EventWriter | None = None
         self.checked = False
         self.explained = False
+        self.gone_on = False
 
     def run(self) -> Report:
         """See `Experiment.run`."""
@@ -167,6 +174,8 @@ class _Experimenter:
             numbers=self.plan.train.loss is not None,
         )
         self._introduce(model, data)
+        if baseline is not None:
+            self._rehearse(baseline, data)
         if self.settings.tensorboard and self.world.first:
             self.events = EventWriter(self.folder.path / "tensorboard")
         if self.world.first:
@@ -188,6 +197,8 @@ class _Experimenter:
             return image_input(model)
         except UnsupportedError:
             spec = self.experiment.data
+            if sum(not value.is_initializer() for value in model.graph.inputs) != 1:
+                raise
             if Path(spec).suffix == ".npz" or (":" in spec and not Path(spec).exists()):
                 return ImageInput(0, (None, None), None)
             raise
@@ -216,7 +227,7 @@ class _Experimenter:
         if self.explained or not hasattr(data.train, "fetch"):
             return
         self.explained = True
-        one = data.train.fetch(np.arange(1), None).inputs
+        one = first_readable(data.train, 1).inputs
         batch = -(-self.plan.train.batch // self.plan.train.accumulate // self.world.size)
         kind = next(module.parameters()).dtype if one.is_floating_point() else one.dtype
         zeros = torch.zeros(batch, *one.shape[1:], dtype=kind)
@@ -235,6 +246,24 @@ class _Experimenter:
         if self.plan.distill.teacher and self.plan.distill.student_layer:
             with_output(baseline, self.plan.distill.student_layer)  # or it fails after hours
         return baseline
+
+    def _rehearse(self, baseline: ir.Model, data: Dataset) -> None:
+        """See that the compact model can be trained, before the other one is for hours."""
+        module = self._student(baseline, _BASELINE)
+        try:
+            rehearse(module, data, self.plan.train)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{self.settings.compare_baseline}: {error}") from error
+
+    def _student(
+        self, model: ir.Model, name: str, teacher: Distiller | None = None
+    ) -> torch.nn.Module:
+        freeze = self.plan.train.freeze
+        build = to_torch if teacher is None else teacher.student
+        module: torch.nn.Module = build(model, freeze=freeze)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise UsageError(f"freeze: '{freeze}' leaves nothing of {name} to train")
+        return module
 
     def _folded(self, model: ir.Model) -> ir.Model:
         """The compact model that a model folds to."""
@@ -257,21 +286,18 @@ class _Experimenter:
         if self.settings.reinit:
             model = initialize(model, seed)
         teacher = self._teacher()
-        freeze = self.plan.train.freeze
-        student = to_torch if teacher is None else teacher.student
-        module: torch.nn.Module = student(model, freeze=freeze)
-        if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise UsageError(f"freeze: '{freeze}' leaves nothing of {name} to train")
+        module = self._student(model, name, teacher)
         self._explain(module, data)
         module.to(self.device)
         resume = self.settings.resume
+        self.gone_on = resume
         # Only the first process puts an old checkpoint aside.
         path = self.folder.checkpoint(name, seed, resume=resume or not self.world.first)
         checkpoints = Checkpoints(
             path, self.settings.checkpoint_every, resume=resume, settings=self.plan.deciding
         )
         if resume:
-            there = path.exists()
+            there = self.gone_on = path.exists()
             self._say(
                 f"{path}: {'goes on' if there else 'no checkpoint; starts at the beginning'}"
             )
@@ -301,7 +327,9 @@ class _Experimenter:
             if name == _MAIN and self.settings.fold_check and not self.checked:
                 self.checked = True
                 folded = fold_and_check(write_back(module, model), self.experiment.source)
-                self._say(f"after epoch {result.epoch}: {folded.summary()}")
+                # The weights of earlier epochs are gone when a run goes on.
+                when = "as it goes on" if self.gone_on else f"after epoch {result.epoch}"
+                self._say(f"{when}: {folded.summary()}")
 
         with self.watcher.bar(title, self.plan.train.epochs) as bar:
             yield _Both(bar, after)
@@ -346,6 +374,8 @@ class _Experimenter:
         kept = history.epochs[history.kept - 1]
         if kept.unreadable:
             self._say(f"{kept.unreadable} images could not be read, and were left out")
+            for line in history.left_out[:3]:
+                self._say(f"left out: {line}")
         figures = ", ".join(f"{k} {_figure(k, v)}" for k, v in kept.figures.items())
         head = "" if figures.startswith("test ") else "test "
         self._say(f"{head}{figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")

@@ -62,7 +62,11 @@ class Checkpoints:
             "state": dict(state),
         }
         with replacing(self.path) as partial:
-            torch.save(content, partial)
+            try:
+                torch.save(content, partial)
+            except RuntimeError as error:
+                # How torch says that a file could not be written to its end.
+                raise OSError("not all of it could be written; is the disk full?") from error
 
     def load(self, options: TrainOptions, identity: str) -> Mapping[str, Any] | None:
         """The state to go on from; None where the run begins.

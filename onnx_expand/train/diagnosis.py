@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,10 +27,17 @@ class _Watch(fx.Interpreter):
         return result
 
 
-def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor) -> str:
-    """What is to be said about it, for the end of a sentence; nothing where it is not known."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Collection[str]) -> str:
+    """What is to be said about it, for the end of a sentence; nothing where it is not known.
+
+    Args:
+        module: The module.
+        inputs: What it was given.
+        sound: The tensors of its state that were finite at the beginning; masks may hold infinity.
+    """
+    state = module.state_dict()
+    for name in sound:
+        if not bool(torch.isfinite(state[name]).all()):
             return f"; the tensor '{name}' is no longer finite"
     if not isinstance(module, OnnxModule):
         return ""

@@ -40,9 +40,11 @@ class _LogSoftmax(torch.nn.Module):
         self.extras = extras
         self.training = inner.training
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         output = self.inner(*inputs)
         first = output[0] if isinstance(output, tuple) else output
+        if first.ndim < 2 or not first.is_floating_point():
+            return output  # nothing of classes, which is said when it is tried
         scores = torch.log_softmax(first, dim=1)
         return (scores, *output[-self.extras :]) if self.extras else scores
 

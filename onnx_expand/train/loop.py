@@ -27,7 +27,7 @@ from onnx_expand.train.synchronous import synchronous
 from onnx_expand.train.tasks import Task, choose
 from onnx_expand.train.trial import few, figures_of, probe, unused
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "rehearse", "train"]
 
 _TEST_BATCH = 512
 # How many steps may be on their way to a GPU before their losses are looked at.
@@ -103,6 +103,17 @@ def evaluate(
     return next(iter(figures_of(runner, task, data, World.current(), batch, 0).values()))
 
 
+def rehearse(module: torch.nn.Module, data: Dataset, options: TrainOptions | None = None) -> None:
+    """See that a module takes some data and gives what the task needs, without training it.
+
+    Raises:
+        UnsupportedError: It does not.
+        UsageError: The data is labelled for another task.
+    """
+    task = choose(options or TrainOptions(), data)
+    probe(task.wrap(module), task, data)
+
+
 class _Run:
     """One call of `train`."""
 
@@ -137,7 +148,12 @@ class _Run:
         self.best: dict[str, Any] | None = None
         self.epoch, self.done = 0, 0
         self.sums = [0.0, 0.0, 0.0]
-        self.unreadable: set[int] = set()
+        # Of training and of test samples.
+        self.unreadable: tuple[set[int], set[int]] = (set(), set())
+        self.sound = [
+            name for name, tensor in module.state_dict().items()
+            if tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+        ]  # fmt: skip
         self.waiting: list[tuple[int, Outcome]] = []
         self.identity = self._identity() if checkpoints is not None else ""
         self.begun = time.perf_counter()
@@ -164,7 +180,9 @@ class _Run:
             self.module.load_state_dict(self.best["module"])
         else:
             self.step.average.apply()
-        return History(tuple(self.history), self.task.metric, self.task.greater, kept)
+        missing = zip((self.data.train, self.data.test), self._missing(), strict=True)
+        left_out = tuple(part.name(index) for part, some in missing for index in sorted(some))
+        return History(tuple(self.history), self.task.metric, self.task.greater, kept, left_out)
 
     def _epoch(self) -> None:
         """The rest of an epoch, from the step that is next."""
@@ -194,7 +212,7 @@ class _Run:
 
     def _step(self, parts: list[Batch], rate: float) -> None:
         for part in parts:
-            self.unreadable.update(part.unreadable)
+            self.unreadable[0].update(part.unreadable)
         self.last = parts
         outcome = self.step.run(parts, rate)
         self.done += 1
@@ -221,17 +239,36 @@ class _Run:
         place = ""
         for part in self.last:
             inputs, _ = moved(part, self.step.device, self.step.dtype)
-            place = place or where_not_finite(self.module, inputs)
-        kept = ""
-        if self.checkpoints is not None and self.checkpoints.path.exists() and self.history:
-            kept = f"; the state after epoch {len(self.history)} is in {self.checkpoints.path}"
+            place = place or where_not_finite(self.module, inputs, self.sound)
         raise DivergedError(
             f"the loss is {value} in epoch {self.epoch + 1}, step {step}; lower the learning "
-            f"rate of {self.options.rate(self.epoch):g}{place}{kept}"
+            f"rate of {self.options.rate(self.epoch):g}{place}{self._last_good()}"
         )
+
+    def _last_good(self) -> str:
+        """Where the last good state is, for the end of a sentence."""
+        if self.checkpoints is None or not self.checkpoints.path.exists() or not self.history:
+            return ""
+        return f"; the state after epoch {len(self.history)} is in {self.checkpoints.path}"
+
+    def _broken(self) -> str:
+        """The name of a tensor that was finite at the beginning and is not now; or nothing."""
+        state = self.module.state_dict()
+        return next((n for n in self.sound if not bool(torch.isfinite(state[n]).all())), "")
+
+    def _missing(self) -> list[set[int]]:
+        """What could not be read, in any process: of training samples, of test samples."""
+        every = self.world.gather(self.unreadable)
+        return [set().union(*(mine[place] for mine in every)) for place in (0, 1)]
 
     def _result(self, rate: float) -> EpochResult:
         """Test, tell, and keep the weights if they are the best so far."""
+        broken = self._broken()
+        if broken:
+            raise DivergedError(
+                f"after epoch {self.epoch + 1} the tensor '{broken}' is no longer finite; lower "
+                f"the learning rate of {self.options.rate(self.epoch):g}{self._last_good()}"
+            )
         loss, right, weight = self.sums
         scored = type(self.task).right is not Task.right
         with self.step.average.swapped() if self.options.ema else contextlib.nullcontext():
@@ -240,7 +277,7 @@ class _Run:
             with self.step.autocast():
                 figures = figures_of(
                     self.runner, self.task, self.data, self.world, _TEST_BATCH,
-                    self.options.workers,
+                    self.options.workers, self.unreadable[1],
                 )  # fmt: skip
             score = next(iter(figures.values()))
             if not math.isfinite(score):
@@ -248,11 +285,11 @@ class _Run:
                     f"the {self.task.metric} after epoch {self.epoch + 1} is {score}; lower the "
                     f"learning rate of {self.options.rate(self.epoch):g}"
                 )
-            missing = set().union(*self.world.gather(self.unreadable))
+            missing = sum(len(part) for part in self._missing())
             result = EpochResult(
                 self.epoch + 1, rate, loss / weight if weight else 0.0,
                 right / weight if scored and weight else None, score,
-                time.perf_counter() - self.begun, figures, len(missing),
+                time.perf_counter() - self.begun, figures, missing,
             )  # fmt: skip
             self._keep(result)
             if self.progress is not None:
@@ -268,14 +305,13 @@ class _Run:
             self.best = {"score": result.test_score, "epoch": result.epoch, "module": state}
 
     def _save(self) -> None:
-        """Write a checkpoint, unless the weights are no longer finite."""
+        """Write a checkpoint, unless tensors are no longer finite."""
         assert self.checkpoints is not None
         self._look()
         device = self.step.device
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         states = self.world.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
-        finite = all(bool(torch.isfinite(p).all()) for p in self.step.parameters)
-        if not (self.world.first and finite):
+        if not self.world.first or self._broken():
             return
         state = {
             "epoch": self.epoch,
@@ -287,7 +323,7 @@ class _Run:
             "step": self.step.state_dict(),
             "best": self.best,
             "history": [asdict(result) for result in self.history],
-            "unreadable": sorted(self.unreadable),
+            "unreadable": [sorted(part) for part in self.unreadable],
         }
         self.checkpoints.save(state, self.options, self.identity)
 
@@ -303,7 +339,8 @@ class _Run:
         self.step.load_state_dict(state["step"])
         self.best = state["best"]
         self.history = [EpochResult(**entry) for entry in state["history"]]
-        self.unreadable = set(state["unreadable"])
+        first, second = map(set, state["unreadable"])
+        self.unreadable = (first, second)
         if self.epoch > self.options.epochs:
             raise UsageError(
                 f"{self.checkpoints.path}: has {self.epoch} epochs, and {self.options.epochs} are "

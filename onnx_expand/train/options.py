@@ -61,12 +61,14 @@ class History:
         metric: What the score is called.
         greater: Whether more of it is better.
         kept: The epoch whose weights stayed, from 1.
+        left_out: What could not be read when it was wanted, by name.
     """
 
     epochs: tuple[EpochResult, ...]
     metric: str = "accuracy"
     greater: bool = True
     kept: int = 0
+    left_out: tuple[str, ...] = ()
 
     @property
     def score(self) -> float:

@@ -107,6 +107,10 @@ class Samples(ABC):
             error.add_note(traceback.format_exc())
             return error
 
+    def name(self, index: int) -> str:
+        """How people find one of them."""
+        return f"sample {index}"
+
     def fingerprint(self) -> bytes:
         """What tells these samples from others, as far as that is known without reading files."""
         return b""
@@ -214,6 +218,10 @@ class PictureSamples(Samples):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def name(self, index: int) -> str:
+        """See `Samples`: its file."""
+        return str(self.pictures.paths[index])
+
     def fingerprint(self) -> bytes:
         """See `Samples`: the names of the files, and what goes with them."""
         found = hashlib.sha256(f"{self.extents}".encode())
@@ -236,11 +244,11 @@ class PictureSamples(Samples):
             if found is not None:
                 images.append(found[0])
                 targets.append(found[1])
+        if not images and draws is not None:
+            raise ModelError(f"{self.name(int(picks[0]))}: none of the images can be read")
         if not images:
-            raise ModelError(
-                f"{self.pictures.paths[int(picks[0])]}: none of the {len(picks)} images of a "
-                "batch can be read"
-            )
+            nothing = torch.zeros(0, len(self.normalization.mean) or 1, *self.extents)
+            return Batch(nothing, torch.zeros(0), 0, (*unreadable,))
         x = self.normalization(torch.stack(images).numpy())
         return Batch(torch.from_numpy(x), torch.stack(targets), len(images), (*unreadable,))
 

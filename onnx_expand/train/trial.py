@@ -8,29 +8,57 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.errors import ModelError, UnsupportedError
 from onnx_expand.train.dataset import Dataset
 from onnx_expand.train.feed import testing
 from onnx_expand.train.parallel import World
+from onnx_expand.train.samples import Batch, Samples
 from onnx_expand.train.steps import moved
 from onnx_expand.train.tasks import Task
 
-__all__ = ["few", "figures_of", "probe", "unused"]
+__all__ = ["few", "figures_of", "first_readable", "probe", "unused"]
 
 
 def figures_of(
-    runner: torch.nn.Module, task: Task, data: Dataset, world: World, batch: int, workers: int
+    runner: torch.nn.Module,
+    task: Task,
+    data: Dataset,
+    world: World,
+    batch: int,
+    workers: int,
+    unreadable: set[int] | None = None,
 ) -> Mapping[str, float]:
-    """The figures of the test data."""
+    """The figures of the test data.
+
+    Args:
+        runner: Takes the data's inputs.
+        task: What is learnt.
+        data: Samples and targets.
+        world: The processes that share the work.
+        batch: How many samples to run at once.
+        workers: Processes that read for this one.
+        unreadable: Gets the numbers of the samples that cannot be read.
+
+    Raises:
+        ModelError: None of them can.
+    """
     was_training = runner.training
     runner.eval()
     meter = task.meter()
     weight = next(runner.parameters())
+    count = torch.zeros((), device=weight.device)
     with torch.inference_mode():
         for part in testing(data.test, batch, world, workers):
+            if unreadable is not None:
+                unreadable.update(part.unreadable)
+            if not part.count:
+                continue
+            count += part.count
             task.inspect(part.targets)
             inputs, targets = moved(part, weight.device, weight.dtype)
             meter.update(runner(inputs), targets)
+    if not world.sum(count):
+        raise ModelError("none of the test images can be read")
     meter.merge(world)
     runner.train(was_training)
     return meter.figures()
@@ -39,7 +67,20 @@ def figures_of(
 def few(runner: torch.nn.Module, data: Dataset) -> tuple[torch.Tensor, Any]:
     """Two training samples, as they are tested."""
     weight = next(runner.parameters())
-    return moved(data.train.fetch(np.arange(2), None), weight.device, weight.dtype)
+    return moved(first_readable(data.train, 2), weight.device, weight.dtype)
+
+
+def first_readable(samples: Samples, count: int) -> Batch:
+    """The first samples of which some can be read, as they are tested.
+
+    Raises:
+        ModelError: There are none.
+    """
+    for first in range(0, len(samples), count):
+        batch = samples.fetch(np.arange(first, min(first + count, len(samples))), None)
+        if batch.count:
+            return batch
+    raise ModelError("none of the training images can be read")
 
 
 def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
