@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import onnx_expand  # noqa: E402
 from onnx_expand.errors import UnsupportedError  # noqa: E402
 from onnx_expand.train import Dataset, TrainOptions, to_torch, train  # noqa: E402
-from onnx_expand.train.decay import Penalty, chains  # noqa: E402
+from onnx_expand.train.decay import Penalty  # noqa: E402
 from onnx_expand.train.samples import ArraySamples  # noqa: E402
 from tests.train.graphs import images, parse, with_weights  # noqa: E402
 
@@ -49,7 +49,7 @@ def test_the_penalty_is_that_of_the_folded_weight(name: str) -> None:
 
 
 def test_fully_connected_chains_are_found() -> None:
-    """Gemm either way round, with a factor, and MatMul; a shared output ends a chain."""
+    """Gemm either way round, with a factor, and MatMul; a layer around which its input goes."""
     model = parse(
         "a = MatMul(x, u) b = Gemm<alpha=2.0>(a, v) c = Gemm<transB=1>(b, w) r = Relu(c)"
         "d = MatMul(r, s) e = MatMul(d, t) y = Add(d, e)",
@@ -58,10 +58,33 @@ def test_fully_connected_chains_are_found() -> None:
     model = with_weights(
         model, u=images(3, 5), v=images(5, 2), w=images(4, 2), s=images(4, 4), t=images(4, 4)
     )
-    (chain,) = chains(to_torch(model))
+    penalty = Penalty.of(to_torch(model), TrainOptions(weight_decay=2.0, decay="product"))
+    assert penalty is not None
     weights = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
     product = weights[0] @ weights[1] * 2 @ weights[2].T
-    np.testing.assert_allclose(chain.kernel().detach().numpy(), product, rtol=1e-5)
+    around = weights[3] @ (np.eye(4) + weights[4])
+    total = float((product**2).sum() + (around**2).sum())
+    assert float(penalty().detach()) == pytest.approx(total, rel=1e-5)
+    assert len(penalty.covered) == 5
+
+
+def test_branches_decay_by_their_sum() -> None:
+    """What RepVGG's branches add up to is what the compact layer decays; biases do not."""
+    model = parse(
+        "a = Conv<pads=[1, 1, 1, 1]>(x, w, b) c = Conv(x, v) y = Sum(a, c, x)",
+        "(float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] y)",
+    )
+    model = with_weights(model, w=images(4, 4, 3, 3), v=images(4, 4, 1, 1), b=images(4))
+    module = to_torch(model)
+    penalty = Penalty.of(module, TrainOptions(weight_decay=2.0, decay="product"))
+    assert penalty is not None
+    w, v = (module.get_parameter(name).detach().numpy() for name in ("w", "v"))
+    w = w.copy()
+    w[:, :, 1, 1] += v[:, :, 0, 0] + np.eye(4)
+    assert float(penalty().detach()) == pytest.approx(float((w**2).sum()), rel=1e-5)
+    assert {id(p) for p in penalty.covered} == {
+        id(module.get_parameter(name)) for name in ("w", "v")
+    }
 
 
 def test_a_step_decays_the_product() -> None:

@@ -6,6 +6,7 @@ and the parameters stay those of its layers. Where batch and image are small it 
 layer by layer, so that each chain is decided for itself, at the size at hand.
 """
 
+from onnx_expand.train.composed.chain import Chain
 from onnx_expand.train.composed.find import Apart
 from onnx_expand.train.composed.module import (
     Composition,
@@ -15,4 +16,12 @@ from onnx_expand.train.composed.module import (
     sharing_kernels,
 )
 
-__all__ = ["Apart", "Composition", "composed", "execution_of", "plans_of", "sharing_kernels"]
+__all__ = [
+    "Apart",
+    "Chain",
+    "Composition",
+    "composed",
+    "execution_of",
+    "plans_of",
+    "sharing_kernels",
+]
