@@ -20,6 +20,7 @@ from onnx_expand.train.module import OnnxModule, attach, identifier
 from onnx_expand.train.names import CONSTANTS, STATEFUL, state_keys
 from onnx_expand.train.registry import COMPUTED, Op, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
+from onnx_expand.values import Facts
 
 __all__ = ["to_torch"]
 
@@ -96,6 +97,34 @@ def _normalizes_by_computed(node: ir.Node) -> bool:
     return False
 
 
+def _moving(model: ir.Model, plans: Mapping[ir.Node, Op]) -> set[ir.Value]:
+    """The values that outputs depend on by their numbers, and not as sizes or settings.
+
+    A constant that only tells a Resize its scales, by way of a Concat, is no weight.
+    """
+    facts = Facts(model)
+
+    def is_number(value: ir.Value) -> bool:
+        dtype = facts.dtype(value)
+        return dtype is None or dtype.is_floating_point()
+
+    found: set[ir.Value] = set()
+    pending = [value for value in model.graph.outputs if is_number(value)]
+    while pending:
+        value = pending.pop()
+        if value in found:
+            continue
+        found.add(value)
+        node = value.producer()
+        plan = plans.get(node) if node is not None else None
+        if node is None or plan is None or plan.host_rank is not None:
+            continue
+        for slot, operand in enumerate(node.inputs):
+            if operand is not None and slot not in plan.static and is_number(operand):
+                pending.append(operand)
+    return found
+
+
 def _problem(node: ir.Node, plan: Op) -> str:
     attributes = _attributes(node)
     for name in attributes:
@@ -152,6 +181,7 @@ class _Importer:
         self.graph = model.graph
         self.plans = plans
         self.frozen = frozen
+        self.moving = _moving(model, plans)
         self.held: dict[ir.Node, tuple[ir.Value, torch.Tensor]] = {}
         for node in model.graph:
             name = (node.outputs[0].name or "") if node.outputs else ""
@@ -208,7 +238,7 @@ class _Importer:
 
     def _trainable(self, value: ir.Value, tensor: torch.Tensor) -> bool:
         """Whether some node uses a tensor as a weight."""
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or value not in self.moving:
             return False
         if self.frozen is not None and self.frozen.search(value.name or ""):
             return False

@@ -147,3 +147,26 @@ def test_recurrent_layers_have_true_gradients(op: str) -> None:
 
     values = [p.detach().clone().requires_grad_() for p in module.parameters()]
     assert torch.autograd.gradcheck(run, (x, *values))
+
+
+def test_settings_that_travel_are_no_weights() -> None:
+    """Scales that a Concat puts together for a Resize have no gradient; nor what is only compared."""
+    model = graph(
+        """
+        g (float[N,2,4,4] x) => (float[N,2,8,8] y) {
+            s = Concat<axis=0>(ones, twos)
+            r = Resize<mode="nearest">(x, , s)
+            c = Greater(r, bound)
+            z = Mul(r, factor)
+            y = Where(c, z, r)
+        }
+        """,
+        {
+            "ones": np.ones(2, np.float32),
+            "twos": np.full(2, 2, np.float32),
+            "bound": np.zeros((1, 2, 1, 1), np.float32),
+            "factor": np.ones((1, 2, 1, 1), np.float32),
+        },
+    )
+    module = to_torch(model)
+    assert [name for name, _ in module.named_parameters()] == ["factor"]
