@@ -187,9 +187,18 @@ def test_checkpointed_activations() -> None:
     assert_equal(module, Checkpointed(composed(module, "composed")), x)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_training_gives_the_same_weights(tmp_path: Path, accumulate: int) -> None:
-    """Two epochs layer by layer and composed, in one part or several, in float64."""
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate": 3},
+        {"ema": 0.9, "clip": 0.05, "optimizer": "adamw"},
+        {"weight_decay": 0.01, "decay": "product"},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+def test_training_gives_the_same_weights(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Two epochs layer by layer and composed, with whatever else is asked for, in float64."""
     data = load_data(write_stripes(tmp_path / "data.npz"), channels=1, size=(6, 6), classes=3)
     states = []
     ways: tuple[Literal["layerwise", "composed"], ...] = ("layerwise", "composed")
@@ -197,12 +206,38 @@ def test_training_gives_the_same_weights(tmp_path: Path, accumulate: int) -> Non
         module = to_torch(chain()).double()
         train(
             module, data,
-            TrainOptions(epochs=2, lr=0.02, batch=32, accumulate=accumulate, execution=execution),
+            TrainOptions(epochs=2, lr=0.02, batch=32, execution=execution, **options),
         )  # fmt: skip
         states.append(module.state_dict())
     for key, tensor in states[0].items():
         torch.testing.assert_close(states[1][key], tensor, rtol=1e-9, atol=1e-9)
     assert not torch.equal(states[0]["w"], to_torch(chain()).double().get_parameter("w"))
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_short_types_go_the_same_way(tmp_path: Path, amp: Literal["bf16", "fp16"]) -> None:
+    """Under autocast, with gradients scaled for fp16, weights move as layer by layer.
+
+    How far may differ: a scale at which gradients overflow skips a step, and which one is large
+    enough depends on what is computed in short numbers.
+    """
+    data = load_data(write_stripes(tmp_path / "data.npz"), channels=1, size=(6, 6), classes=3)
+    start = to_torch(chain()).state_dict()
+    moves = []
+    ways: tuple[Literal["layerwise", "composed"], ...] = ("layerwise", "composed")
+    for execution in ways:
+        module = to_torch(chain())
+        options = TrainOptions(
+            epochs=6, lr=0.001, momentum=0.0, batch=512, execution=execution, amp=amp
+        )
+        train(module, data, options)
+        state = module.state_dict()
+        moves.append({key: state[key] - start[key] for key in start})
+    for key, tensor in moves[0].items():
+        other = moves[1][key]
+        assert float(tensor.abs().max()) > 0
+        cosine = torch.nn.functional.cosine_similarity(tensor.flatten(), other.flatten(), dim=0)
+        assert float(cosine) > 0.99, key
 
 
 # -- Accumulated gradients --------------------------------------------------------------------
