@@ -340,16 +340,16 @@ class _Experimenter:
         history = runs[0][2]
         folded = None
         if self.world.first:
-            if self.settings.then_fold is not None:
-                folded = fold_and_check(trained, self.experiment.source)
+            # What was trained is kept, whatever comes of folding it.
             save(trained, self.experiment.target)
-            if folded is not None and self.settings.then_fold is not None:
-                save(folded.model, self.settings.then_fold)
-                self._say(f"{self.settings.then_fold}: {folded.summary()}")
             if not self.folder.draw(history.metric):
                 self._say("no curves.png: matplotlib is not installed")
             if self.events is not None:
                 self.events.close()
+            if self.settings.then_fold is not None:
+                folded = fold_and_check(trained, self.experiment.source)
+                save(folded.model, self.settings.then_fold)
+                self._say(f"{self.settings.then_fold}: {folded.summary()}")
         comparison = self._compare(runs)
         report = Report(
             data.description, tuple(runs), comparison, folded, self.plan.as_dict(),

@@ -126,7 +126,8 @@ def joined(device: str) -> Iterator[World]:
         device: As in `RunOptions`; decides between nccl and gloo.
 
     Raises:
-        UnsupportedError: There are more processes than devices, or no connection.
+        UnsupportedError: There are more processes than devices, or no connection, or another
+            process has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield World.current()
@@ -142,6 +143,14 @@ def joined(device: str) -> Iterator[World]:
         yield World.current()
         # Nobody hangs up while another one still listens.
         dist.barrier()
+    except RuntimeError as error:
+        # gloo has no type of its own for it.
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise UnsupportedError(
+            f"process {dist.get_rank()} has lost another one, whose error tells why: {reason}"
+        ) from error
     finally:
         # What holds on to the group in cycles of references would end it while Python is ending,
         # when its threads can no longer be joined.
