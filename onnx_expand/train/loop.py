@@ -60,7 +60,8 @@ def train(
 
     Raises:
         DivergedError: The loss became NaN or infinite; the last checkpoint stays.
-        UnsupportedError: Nothing in the module can be trained, or it does not take the data.
+        UnsupportedError: Nothing in the module can be trained, or it does not take the data, or a
+            step does not fit in memory.
         UsageError: The data is labelled for another task, or a checkpoint is of another run.
     """
     options = options or TrainOptions()
@@ -78,8 +79,29 @@ def train(
             synchronous(module, options.sync_bn and World.current().size > 1),
         ):
             return _Run(module, data, options, progress, teacher, checkpoints).finish()
+    except (RuntimeError, ValueError) as error:
+        said = _explained(error, options)
+        if said is None:
+            raise
+        raise said from error
     finally:
         module.train(was_training)
+
+
+def _explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:
+    """What is to be done about some of torch's errors; None for others."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return UnsupportedError(
+            f"a step of {options.batch} samples in {options.accumulate} parts does not fit in "
+            "memory; lower batch, or raise accumulate"
+        )
+    if "more than 1 value per channel" in text:
+        return UnsupportedError(
+            "batch normalization has one number for each channel and no variance in a part of a "
+            "step; raise batch, lower accumulate, or join the processes by sync_bn"
+        )
+    return None
 
 
 def evaluate(

@@ -91,6 +91,8 @@ def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
     try:
         with torch.no_grad():
             outputs = runner(inputs)
+            # A graph of a fixed batch would run this one by chance, and no other.
+            runner(torch.cat([inputs, inputs[:1]]))
     except (RuntimeError, TypeError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UnsupportedError(

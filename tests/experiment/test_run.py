@@ -105,6 +105,29 @@ def test_a_fold_that_would_be_wrong_stops_training(
     assert Path("out.onnx").read_bytes() == b"precious"
 
 
+def test_what_was_trained_stays_when_folding_fails(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of a run its weights are written, and only the folded file is not."""
+
+    def wrong(model: Any, label: str) -> Any:
+        raise DifferentError(f"{label}: the folded model differs")
+
+    monkeypatch.setattr("onnx_expand.experiment.run.fold_and_check", wrong)
+    words = "big.onnx out.onnx --data data.npz --epochs 1 --no-fold-check --then-fold small.onnx"
+    assert run(capsys, words)[0] == 1
+    assert onnx.load("out.onnx").graph.node
+    assert not Path("small.onnx").exists()
+
+
+def test_paths_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Colons and brackets in names mean nothing to the terminal's library."""
+    (folder / "[red]:one:.npz").write_bytes((folder / "data.npz").read_bytes())
+    code, out, _ = run(capsys, "net.onnx a.onnx --data [red]:one:.npz --epochs 1")
+    assert code == 0
+    assert "data: [red]:one:.npz: 120 training" in out
+
+
 def test_the_compact_model_is_trained_from_the_same_seeds(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +195,10 @@ REFUSED = [
     ("--data data.npz --compare-baseline absent.onnx", 3, "absent.onnx"),
     ("--data data.npz --then-fold absent/small.onnx", 2, "absent"),
     ("--data data.npz --folder data.npz", 2, "is a file"),
+    ("--data data.npz --then-fold ./out.onnx", 2, "two results would be written there"),
+    ("--data data.npz --report out.onnx", 2, "two results would be written there"),
+    ("--data data.npz --compare-baseline few.onnx --epochs 1000000", 4, "few.onnx: the model has"),
+    ("--data data.npz --compare-baseline none.onnx --epochs 1000000", 4, "none.onnx: the model"),
     ("--data data.npz --device cuda:77", 2, "cuda"),
     ("--data data.npz --task detect", 2, "labelled to classify"),
     ("--data data.npz --recipe unknown", 2, "cifar-smallnet"),
@@ -191,6 +218,9 @@ def test_refusals_are_one_line_and_leave_the_output(
     np.savez("labels.npz", x=x, y=np.full(9, 7))
     np.savez("shapes.npz", x=np.zeros((9, 1, 5, 6), np.float32), y=np.arange(9) % 3)
     (folder / "empty" / "a").mkdir(parents=True)
+    for name, inputs in (("few", 36), ("none", 35)):
+        flat = parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 1, 6, 6] x) => (float[n, 2] y)")
+        onnx.save(with_weights(flat, g=images(inputs, 2)), f"{name}.onnx")
     found, _, err = run(capsys, f"net.onnx out.onnx {words}")
     assert (found, re.fullmatch(r"onnx-expand: error: [^\n]+\n", err) is not None) == (code, True)
     assert named in err
@@ -258,6 +288,9 @@ def test_tensorboard_is_optional(
 
         def close(self) -> None: ...
 
+    old = folder / "a.run" / "tensorboard" / "model-0" / "events.out.tfevents.1.host"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"of the run that is gone on with")
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
@@ -267,6 +300,7 @@ def test_tensorboard_is_optional(
         (name, step) for name in ("lr", "train/loss", "train/score", "test/accuracy")
         for step in (1, 2)
     }  # fmt: skip
+    assert not old.exists()
 
 
 def test_other_things_than_images_are_trained(
@@ -298,6 +332,12 @@ def test_other_things_than_images_are_trained(
     assert (code, "augment needs images" in err) == (2, True)
     code, _, err = run(capsys, "flat.onnx out.onnx --data digits")
     assert (code, "needs images [N, C, H, W]" in err) == (4, True)
+    both = parse(
+        "h = Gemm(x, v) y = Add(h, z)", "(float[n, 5] x, float[n, 2] z) => (float[n, 2] y)"
+    )
+    onnx.save(with_weights(both, v=images(5, 2)), "both.onnx")
+    code, _, err = run(capsys, "both.onnx out.onnx --data rows.npz")
+    assert (code, "a model of one input; this has 2" in err) == (4, True)
     code, _, err = run(capsys, "flat.onnx out.onnx --data tokens.npz")
     assert code == 4
     assert "does not run on a batch" in err

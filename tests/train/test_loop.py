@@ -135,14 +135,56 @@ def test_a_model_without_weights_is_refused(data: Dataset) -> None:
         train(to_torch(model), data)
 
 
+def test_statistics_that_overflow_end_the_run(data: Dataset) -> None:
+    """Also while the loss stays finite: such a model would be of no use."""
+    model = network()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    # Squares beyond float32; what is normalised by an infinite deviation is zero.
+    large = onnx.numpy_helper.to_array(weight) * np.float32(3e19)
+    weight.CopyFrom(onnx.numpy_helper.from_array(large, "w"))
+    with pytest.raises(DivergedError, match=r"after epoch 1 the tensor 'v' is no longer finite"):
+        train(to_torch(model), data, TrainOptions(lr=1e-30, batch=16))
+
+
+def test_constants_that_are_infinite_are_no_divergence(data: Dataset) -> None:
+    """Masks hold infinity from the beginning."""
+    flat = parse(
+        "f = Flatten(x) z = Gemm(f, g) y = Max(z, low)", "(float[n, 1, 6, 6] x) => (float[n, 3] y)"
+    )
+    low = np.full(3, -np.inf, np.float32)
+    module = to_torch(with_weights(flat, g=images(36, 3), low=low), freeze="low")
+    assert train(module, data, TrainOptions(epochs=1)).score > 0
+
+
+def test_statistics_need_two_numbers(data: Dataset) -> None:
+    """Of a part with one sample there is no variance; the error says what to change."""
+    flat = parse(
+        "f = Flatten(x) z = Gemm(f, g) y = BatchNormalization(z, s, t, m, v)",
+        "(float[n, 1, 6, 6] x) => (float[n, 3] y)",
+        "float[3] s = {1, 1, 1}, float[3] t = {0, 0, 0}, float[3] m = {0, 0, 0},"
+        "float[3] v = {1, 1, 1}",
+    )
+    model = with_weights(flat, g=images(36, 3))
+    for options in (TrainOptions(batch=1), TrainOptions(batch=4, accumulate=4)):
+        with pytest.raises(UnsupportedError, match="raise batch, lower accumulate"):
+            train(to_torch(model), data, options)
+
+
 def test_data_and_model_must_fit(data: Dataset) -> None:
     """A fixed batch, an output that is no classifier's, and too few classes are told apart."""
-    fixed = parse(
-        "s = Constant<value_ints=[1, 36]>() f = Reshape(x, s) y = Gemm(f, g)",
-        "(float[1, 1, 6, 6] x) => (float[1, 3] y)",
+    for batch in (1, 2, 16):
+        fixed = parse(
+            f"s = Constant<value_ints=[{batch}, 36]>() f = Reshape(x, s) y = Gemm(f, g)",
+            f"(float[{batch}, 1, 6, 6] x) => (float[{batch}, 3] y)",
+        )
+        with pytest.raises(UnsupportedError, match=r"does not run on a batch of .*dynamic batch"):
+            train(to_torch(with_weights(fixed, g=images(36, 3))), data)
+    best = parse(
+        "f = Flatten(x) z = Gemm(f, g) y = ArgMax<axis=1, keepdims=0>(z)",
+        "(float[n, 1, 6, 6] x) => (int64[n] y)",
     )
-    with pytest.raises(UnsupportedError, match=r"does not run on a batch of .*dynamic batch"):
-        train(to_torch(with_weights(fixed, g=images(36, 3))), data)
+    with pytest.raises(UnsupportedError, match=r"is \[2\]; classification needs \[N, classes\]"):
+        train(to_torch(with_weights(best, g=images(36, 3))), data)
     spatial = parse("y = Conv(x, w)", "(float[n, 1, 6, 6] x) => (float[n, 3, 4, 4] y)")
     with pytest.raises(UnsupportedError, match=r"is \[2, 3, 4, 4\]"):
         train(to_torch(with_weights(spatial, w=images(3, 1, 3, 3))), data)

@@ -18,6 +18,8 @@ torch = pytest.importorskip("torch")
 from onnx_expand.cli import main  # noqa: E402
 from onnx_expand.train import (  # noqa: E402
     DataOptions,
+    Distiller,
+    DistillOptions,
     EpochResult,
     TrainOptions,
     load_data,
@@ -31,12 +33,20 @@ ROOT = Path(__file__).parents[2]
 # 120 training samples: steps of 32 leave a rest of 24, steps of 14 one of 8. With 59 the last
 # step has two samples: each process has one, in one part instead of two. With 17 it has one more
 # than the processes can share evenly, and with 1 the second process has nothing at all.
+HINT = {"distill": "hint", "student_layer": "c", "teacher_layer": "a", "teacher_weight": 0.5}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "plain": (plain, {"batch": 32, "accumulate": 3, "ema": 0.5}),
     "statistics": (network, {"batch": 14, "sync_bn": True, "optimizer": "adamw"}),
     "odd": (plain, {"batch": 59, "accumulate": 2, "clip": 0.05}),
     "uneven": (network, {"batch": 17, "sync_bn": True, "weight_decay": 0.1}),
     "idle": (plain, {"batch": 1, "nesterov": True, "lr": 0.002}),
+    # 120 = 3 x 37 + 9: parts of 13, 12 and 12 samples, then of 3; the statistics of a part are
+    # over both processes. The last 9 parts of one sample leave the second process idle.
+    "parts": (network, {"batch": 37, "accumulate": 3, "sync_bn": True, "ema": 0.9}),
+    "alone": (network, {"batch": 111, "accumulate": 50, "sync_bn": True}),
+    "kd": (network, {"batch": 37, "sync_bn": True, "teach": {"temperature": 2.0}}),
+    "hint": (plain, {"batch": 37, "clip": 0.1, "teach": HINT}),
+    "pkt": (plain, {"batch": 37, "accumulate": 2, "teach": {"distill": "pkt"}}),
     "composed": (chain, {"batch": 32, "accumulate": 3, "execution": "composed"}),
 }
 
@@ -44,6 +54,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 def trained(folder: Path, name: str) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
     """The weights that one case gives, and its epochs."""
     build, changes = CASES[name]
+    settings = dict(changes)
+    teach = settings.pop("teach", None)
     model = build()
     for node in model.graph.node:
         if node.op_type == "Dropout":  # each process draws for itself
@@ -51,13 +63,24 @@ def trained(folder: Path, name: str) -> tuple[dict[str, Any], tuple[EpochResult,
     augment = DataOptions(augment=("flip", "crop:1"))
     source = folder / ("few.npz" if name == "idle" else "data.npz")
     data = load_data(source, channels=1, size=(6, 6), classes=3, options=augment)
-    module = to_torch(model)
-    history = train(module, data, TrainOptions(**{"epochs": 2, "lr": 0.05, **changes}))
+    teacher = None
+    if teach is not None:
+        teacher = Distiller(chain(), DistillOptions(teacher="given", **teach))
+    module = to_torch(model) if teacher is None else teacher.student(model)
+    options = TrainOptions(**{"epochs": 2, "lr": 0.05, **settings})
+    history = train(module, data, options, teacher=teacher)
     return module.state_dict(), history.epochs
 
 
 def start(folder: Path, *words: str) -> list[str]:
     """Run a Python command in two processes, as torchrun does; what each printed."""
+    results = begin(folder, *words)
+    assert all(code == 0 for code, _, _ in results), results
+    return [out for _, out, _ in results]
+
+
+def begin(folder: Path, *words: str) -> list[tuple[int, str, str]]:
+    """Run a Python command in two processes, as torchrun does; exit code and output of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -73,8 +96,8 @@ def start(folder: Path, *words: str) -> list[str]:
         for rank in ("0", "1")
     ]  # fmt: skip
     results = [child.communicate(timeout=120) for child in children]
-    assert all(child.returncode == 0 for child in children), results
-    return [out for out, _ in results]
+    codes = [child.returncode for child in children]
+    return [(code, *result) for code, result in zip(codes, results, strict=True)]
 
 
 SCRIPT = """
@@ -137,3 +160,27 @@ def test_only_the_first_process_writes_and_speaks(tmp_path: Path) -> None:
     )
     for key, array in one.items():
         np.testing.assert_allclose(two[key], array, rtol=2e-5, atol=2e-6)
+
+
+LOST = """
+import sys
+from onnx_expand.errors import OnnxExpandError, UsageError
+from onnx_expand.train.parallel import joined
+try:
+    with joined("cpu") as world:
+        if not world.first:
+            raise UsageError("this one fails")
+        world.gather("waits")
+except OnnxExpandError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
+    """The one that failed says why; the one that waited for it, that it has lost another."""
+    (first, _, waited), (second, _, failed) = begin(tmp_path, "-c", LOST)
+    assert (first, second) == (1, 1)
+    assert failed.strip() == "UsageError: this one fails"
+    lines = [line for line in waited.splitlines() if not line.startswith("[")]
+    assert len(lines) == 1
+    assert lines[0].startswith("UnsupportedError: process 0 has lost another one")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -27,7 +28,7 @@ from onnx_expand.train import (  # noqa: E402
     to_torch,
     train,
 )
-from tests.train.networks import network, plain, write_stripes  # noqa: E402
+from tests.train.networks import chain, network, plain, stripes, write_stripes  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,46 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Dataset) -
     torch.save({"a": 1}, path)
     with pytest.raises(ModelError, match="not a checkpoint of this version"):
         train(to_torch(network()), data, TrainOptions(epochs=1), checkpoints=again)
+
+
+def test_other_data_or_another_teacher_is_another_run(tmp_path: Path) -> None:
+    """Augmentation, pixels, labels and the teacher's weights belong to what is gone on with."""
+    onnx.save(network(), tmp_path / "net.onnx")
+    onnx.save(plain(), tmp_path / "teacher.onnx")
+    x, y = stripes()
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    command = ["train", str(tmp_path / "net.onnx"), str(tmp_path / "out.onnx"), "--no-fold-check"]
+    command += ["--data", str(tmp_path / "data.npz"), "--teacher", str(tmp_path / "teacher.onnx")]
+    assert main([*command, "--epochs", "1"]) == 0
+    again = [*command, "--epochs", "2", "--resume"]
+    assert main([*again, "--augment", "flip"]) == 2
+    assert main([*again, "--temperature", "3"]) == 2
+    x[70] = -x[70]
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    assert main(again) == 2
+    x[70] = -x[70]
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    onnx.save(chain(), tmp_path / "teacher.onnx")
+    assert main(again) == 2
+    onnx.save(plain(), tmp_path / "teacher.onnx")
+    assert main([*again, "--cache", "0"]) == 0
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, data: Dataset) -> None:
+    """A checkpoint that does not fit leaves the last one, and nothing half written."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "c.pt"
+    train(to_torch(network()), data, TrainOptions(epochs=1), checkpoints=Checkpoints(path))
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(UsageError, match=r"c\.pt: cannot be written: .*is the disk full"):
+            train(to_torch(network()), data, TrainOptions(epochs=1), checkpoints=Checkpoints(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
 
 class Trap:
