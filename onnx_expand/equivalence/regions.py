@@ -267,12 +267,13 @@ def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Regi
     if provider not in {"cpu", "reference"} and bound.size:
         # Kernels that transform their windows mix the errors of neighbours.
         bound = np.full(bound.shape, np.max(bound))
-    error = np.abs(x - y.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(x - y.astype(np.float64))
     # Where A overflows, so may B, or not.
     known = np.isfinite(x) & np.isfinite(bound) & (bound < np.finfo(y.dtype).max)
     if not known.any():
         return Region(*nodes)
     error = np.where(known & ~np.isfinite(error), np.inf, np.where(known, error, 0.0))
-    ratio = error / bound
+    ratio = np.divide(error, bound, out=np.zeros_like(error), where=known)
     at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     return Region(*nodes, float(error[at]), float(bound[at]), float(ratio[at]))

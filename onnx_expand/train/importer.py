@@ -24,6 +24,9 @@ from onnx_expand.values import Facts
 
 __all__ = ["to_torch"]
 
+# What torch's exporter notes of an initializer: whether it was a parameter or a buffer.
+_KIND, _PARAMETER = "pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER"
+
 # Longer lists are data, not shapes.
 _HOST_SIZE = 32
 
@@ -33,8 +36,9 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
 
     Each initializer becomes one parameter or buffer of the same name, shared where it is shared.
     Trained are those of floating-point type that a node uses as a weight: not running statistics,
-    bounds, scales or shapes, and scalars only where a layer has its weights. Constant nodes that
-    hold such weights count as initializers named after their outputs.
+    bounds, scales or shapes, and scalars only where a layer has its weights. Where torch's
+    exporter noted what was a parameter and what a buffer, that decides. Constant nodes that hold
+    such weights count as initializers named after their outputs.
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`. It is not
@@ -59,7 +63,11 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
         raise UsageError(f"freeze: '{freeze}' is no regular expression: {error}") from None
     flat = decompose(source)
     plans = _plan(flat)
-    return _Importer(flat, plans, weights, _held(source.graph, weights), frozen).run()
+    kinds = {
+        name: value.metadata_props.get(_KIND, "")
+        for name, value in source.graph.initializers.items()
+    }
+    return _Importer(flat, plans, weights, _held(source.graph, weights), kinds, frozen).run()
 
 
 def _plan(model: ir.Model) -> dict[ir.Node, Op]:
@@ -176,11 +184,13 @@ class _Importer:
         plans: Mapping[ir.Node, Op],
         weights: Mapping[str, ir.TensorProtocol],
         held: Mapping[str, torch.Tensor],
+        kinds: Mapping[str, str],
         frozen: re.Pattern[str] | None = None,
     ) -> None:
         self.graph = model.graph
         self.plans = plans
         self.frozen = frozen
+        self.kinds = kinds
         self.moving = _moving(model, plans)
         self.held: dict[ir.Node, tuple[ir.Value, torch.Tensor]] = {}
         for node in model.graph:
@@ -242,11 +252,14 @@ class _Importer:
             return False
         if self.frozen is not None and self.frozen.search(value.name or ""):
             return False
+        kind = self.kinds.get(value.name or "", "")
+        if kind and kind != _PARAMETER:
+            return False
         for use in value.uses():
             plan = self.plans.get(use.node)
             if plan is None or use.idx in plan.frozen | plan.static:
                 continue
-            if tensor.numel() > 1 or use.idx in plan.weights:
+            if tensor.numel() > 1 or use.idx in plan.weights or kind == _PARAMETER:
                 return True
         return False
 

@@ -170,3 +170,23 @@ def test_settings_that_travel_are_no_weights() -> None:
     )
     module = to_torch(model)
     assert [name for name, _ in module.named_parameters()] == ["factor"]
+
+
+def test_the_exporters_record_decides() -> None:
+    """A buffer is not trained although it multiplies; a parameter of one number is."""
+    model = graph(
+        "g (float[N,3] x) => (float[N,3] y) { a = Mul(x, buffer) b = Mul(a, weight) y = Mul(b, t) }",
+        {
+            "buffer": np.ones(3, np.float32),
+            "weight": np.ones(3, np.float32),
+            "t": np.ones((), np.float32),
+        },
+    )
+    assert {n for n, _ in to_torch(model).named_parameters()} == {"buffer", "weight"}
+    for name, kind in (("buffer", "BUFFER"), ("weight", "PARAMETER"), ("t", "PARAMETER")):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        info = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+        key = "pkg.torch.export.graph_signature.InputSpec.kind"
+        info.metadata_props.add(key=key, value=kind)
+        model.graph.value_info.append(info)
+    assert {n for n, _ in to_torch(model).named_parameters()} == {"weight", "t"}
