@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import onnx_ir as ir
@@ -18,7 +18,7 @@ from onnx_expand.train.decompose import decompose, inner_nodes
 from onnx_expand.train.host import Known, as_tensor, find_host
 from onnx_expand.train.module import OnnxModule, attach, identifier
 from onnx_expand.train.names import CONSTANTS, STATEFUL, state_keys
-from onnx_expand.train.registry import COMPUTED, Op, find
+from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
 from onnx_expand.values import Facts
 
@@ -62,7 +62,7 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
     except re.error as error:
         raise UsageError(f"freeze: '{freeze}' is no regular expression: {error}") from None
     flat = decompose(source)
-    plans = _plan(flat)
+    plans = _plan(flat, weights.keys())
     kinds = {
         name: value.metadata_props.get(_KIND, "")
         for name, value in source.graph.initializers.items()
@@ -70,8 +70,12 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
     return _Importer(flat, plans, weights, _held(source.graph, weights), kinds, frozen).run()
 
 
-def _plan(model: ir.Model) -> dict[ir.Node, Op]:
+def _plan(model: ir.Model, weights: Set[str]) -> dict[ir.Node, Op]:
     """The translation of each node.
+
+    Args:
+        model: A model without operators that have none.
+        weights: The names of the initializers, though some are graph inputs by now.
 
     Raises:
         UnsupportedError: A node uses a feature that its translation does not have.
@@ -82,7 +86,12 @@ def _plan(model: ir.Model) -> dict[ir.Node, Op]:
     for node in model.graph:
         if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
             continue
-        domain = COMPUTED if _normalizes_by_computed(node) else node.domain
+        domain = node.domain
+        if node.op_type == "BatchNormalization":
+            if node.attributes.get_int("training_mode", False) and _is_of_weights(node, weights):
+                domain = STANDARDIZED
+            elif _normalizes_by_computed(node):
+                domain = COMPUTED
         plan = find(domain, node.op_type, opsets.get(node.domain, 1))
         assert plan is not None, "decompose leaves no node without a translation"
         plans[node] = plan
@@ -103,6 +112,22 @@ def _normalizes_by_computed(node: ir.Node) -> bool:
         if producer is None and value is not None and value.const_value is None:
             return True
     return False
+
+
+def _is_of_weights(node: ir.Node, weights: Set[str]) -> bool:
+    """Whether a node's first input is computed from weights alone."""
+    pending, seen = [node.inputs[0]], set[ir.Value | None]()
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is not None:
+            pending += producer.inputs
+        elif value.const_value is None and value.name not in weights:
+            return False
+    return True
 
 
 def _moving(model: ir.Model, plans: Mapping[ir.Node, Op]) -> set[ir.Value]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["COMPUTED", "Attributes", "Op", "find", "op", "registered", "unary"]
+__all__ = ["COMPUTED", "STANDARDIZED", "Attributes", "Op", "find", "op", "registered", "unary"]
 
 Attributes = Mapping[str, Any]
 Check = Callable[[Attributes], str]
@@ -59,6 +59,9 @@ class Op:
 
 COMPUTED = "onnx_expand.computed"
 """The domain of translations for nodes that compute what is otherwise state."""
+
+STANDARDIZED = "onnx_expand.standardized"
+"""The domain of translations for normalizations of weights, by their own statistics."""
 
 _TABLE: dict[tuple[str, str], list[Op]] = {}
 

@@ -298,3 +298,35 @@ def test_statistics_that_a_graph_computes_are_no_running_ones() -> None:
     module(x).square().sum().backward()
     assert all(p.grad is not None for p in module.parameters())
     assert {name for name, _ in module.named_parameters()} == {"w", "scale", "bias"}
+
+
+def test_weights_that_a_batch_normalization_standardizes() -> None:
+    """In training mode on a weight it is no trap, and the same in training and after."""
+    model = graph(
+        """
+        g (float[N,3,5,5] x) => (float[N,4,3,3] y) {
+            s = Constant<value_ints=[1,4,-1]>()
+            f = Reshape(w, s)
+            b, u, v = BatchNormalization<training_mode=1>(f, scale, bias, zeros, ones)
+            t = Constant<value_ints=[4,3,3,3]>()
+            k = Reshape(b, t)
+            y = Conv(x, k)
+        }
+        """,
+        {
+            **weights(w=(4, 3, 3, 3), scale=(4,)),
+            **{"bias": np.zeros(4, np.float32), "zeros": np.zeros(4, np.float32)},
+            "ones": np.ones(4, np.float32),
+        },
+    )
+    module = to_torch(model)
+    x = torch.randn(2, 3, 5, 5)
+    expected = module(x)
+    module.train()
+    torch.testing.assert_close(module(x), expected)
+    filters = module.get_parameter("w").detach().reshape(4, -1)
+    deviation = filters.std(dim=1, unbiased=False, keepdim=True)
+    own = (filters - filters.mean(dim=1, keepdim=True)) / deviation
+    own = own * module.get_parameter("scale").detach().reshape(-1, 1)
+    wanted = torch.nn.functional.conv2d(x, own.reshape(4, 3, 3, 3))
+    torch.testing.assert_close(expected, wanted, rtol=1e-3, atol=1e-4)

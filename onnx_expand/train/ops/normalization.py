@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.registry import COMPUTED, Attributes, op
+from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Attributes, op
 from onnx_expand.train.tensors import DTYPES
 
 __all__ = ["BatchNormalization", "Dropout"]
@@ -81,6 +81,23 @@ def normalize(
     shape = (-1, *(1,) * (x.ndim - 2))
     factor = scale * torch.rsqrt(var + epsilon)
     return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
+
+
+@op("BatchNormalization", domain=STANDARDIZED)
+def standardize(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 1,
+    spatial: int = 1,
+) -> torch.Tensor:
+    """A weight normalised by its own statistics, in training and after."""
+    return F.batch_norm(x, None, None, scale, bias, training=True, eps=epsilon)
 
 
 @op("Dropout", static=(1, 2))
