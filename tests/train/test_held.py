@@ -150,7 +150,7 @@ def test_recurrent_layers_have_true_gradients(op: str) -> None:
 
 
 def test_settings_that_travel_are_no_weights() -> None:
-    """Scales that a Concat puts together for a Resize have no gradient; nor what is only compared."""
+    """Scales that a Concat puts together for a Resize have no gradient, nor what is compared."""
     model = graph(
         """
         g (float[N,2,4,4] x) => (float[N,2,8,8] y) {
@@ -175,7 +175,8 @@ def test_settings_that_travel_are_no_weights() -> None:
 def test_the_exporters_record_decides() -> None:
     """A buffer is not trained although it multiplies; a parameter of one number is."""
     model = graph(
-        "g (float[N,3] x) => (float[N,3] y) { a = Mul(x, buffer) b = Mul(a, weight) y = Mul(b, t) }",
+        "g (float[N,3] x) => (float[N,3] y) "
+        "{ a = Mul(x, buffer) b = Mul(a, weight) y = Mul(b, t) }",
         {
             "buffer": np.ones(3, np.float32),
             "weight": np.ones(3, np.float32),

@@ -85,7 +85,7 @@ def attention(
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
     """[N, L, heads D] to [N, heads, L, D]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def _frontier(scores: torch.Tensor, before: int, valid: torch.Tensor | None) -> torch.Tensor:

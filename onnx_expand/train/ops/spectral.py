@@ -45,7 +45,8 @@ def _transform(
     is_real = x.shape[-1] == 1
     if onesided and inverse:
         half = torch.view_as_complex(x.contiguous())
-        return torch.fft.irfft(half, size, dim=place).unsqueeze(-1)
+        real: torch.Tensor = torch.fft.irfft(half, size, dim=place)
+        return real.unsqueeze(-1)
     if onesided:
         y = torch.fft.rfft(x[..., 0], size, dim=place)
     else:

@@ -43,7 +43,8 @@ def linear_attention(
 
     def split(x: torch.Tensor, heads: int) -> torch.Tensor:
         """[N, L, heads D] to [L, N, heads, D]."""
-        return x.unflatten(-1, (heads, -1)).movedim(1, 0).to(exact)
+        shape = (*x.shape[:-1], heads, x.shape[-1] // heads)
+        return x.reshape(shape).movedim(1, 0).to(exact)
 
     queries, keys, values = split(q, q_num_heads), split(k, kv_num_heads), split(v, kv_num_heads)
     factor = scale or 1 / math.sqrt(keys.shape[-1])

@@ -1,0 +1,90 @@
+"""What a fold reports: what was merged, what was not and why, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_expand.cost import Cost, Inspection
+from onnx_expand.errors import Refusal
+from onnx_expand.passes.borders import Border
+from onnx_expand.passes.partition import Policy
+from onnx_expand.passes.rewrite import label
+from onnx_expand.regions import Break
+
+__all__ = ["FoldReport", "Kept", "Site", "kept_of"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Nodes that were merged.
+
+    Attributes:
+        nodes: What was there.
+        result: What is there now.
+        before: The cost of what was there.
+        after: The cost of what is there now.
+        border: How a padded border was bridged, `exact` where nothing had to be.
+    """
+
+    nodes: tuple[str, ...]
+    result: tuple[str, ...]
+    before: Cost
+    after: Cost
+    border: Border = Border.EXACT
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Nodes that were not merged, the tensor between them if there is one, and why."""
+
+    nodes: tuple[str, ...]
+    refusal: Refusal
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What fold did, what it left alone, and what the model cost before and after.
+
+    Attributes:
+        policy: The policy that decided; never `auto`.
+        sites: What was merged.
+        kept: What was not, each with its reason.
+        before: The model as it came, where it was measured.
+        after: The model as it is.
+    """
+
+    policy: Policy
+    sites: tuple[Site, ...]
+    kept: tuple[Kept, ...]
+    before: Inspection | None
+    after: Inspection | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        return {
+            "schema": 1,
+            "policy": str(self.policy),
+            "before": None if self.before is None else self.before.as_dict(),
+            "after": None if self.after is None else self.after.as_dict(),
+            "folded": [
+                {
+                    "nodes": list(site.nodes),
+                    "result": list(site.result),
+                    "before": vars(site.before),
+                    "after": vars(site.after),
+                    "border": str(site.border),
+                }
+                for site in self.sites
+            ],
+            "kept": [
+                {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()}
+                for k in self.kept
+            ],
+        }
+
+
+def kept_of(found: Break) -> Kept:
+    """A break as the report has it."""
+    return Kept(tuple(map(label, found.nodes)), found.refusal, found.value)
