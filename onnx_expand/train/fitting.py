@@ -159,7 +159,10 @@ def _normalization(train: Known, label: str, request: sources.Request) -> Normal
         x = train.x / np.float32(255) if train.x.dtype == np.uint8 else train.x
     else:
         picks = np.linspace(0, len(train) - 1, min(len(train), _MEASURED)).astype(np.int64)
-        x = train.fetch(np.unique(picks), None).inputs.numpy()
+        batch = train.fetch(np.unique(picks), None)
+        if not batch.count:
+            raise ModelError(f"{label}: none of {len(picks)} training images can be read")
+        x = batch.inputs.numpy()
     center = x.mean(axis=(0, 2, 3), dtype=np.float64)
     deviation = x.std(axis=(0, 2, 3), dtype=np.float64)
     scale = np.where(deviation > 0, deviation, 1.0)

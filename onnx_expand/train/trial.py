@@ -97,7 +97,7 @@ def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise UnsupportedError(
             f"the model does not run on a batch of {list(inputs.shape)}: {reason}; export it with "
-            "a dynamic batch axis, and one input"
+            "a dynamic batch axis and one input, and give the image_size that it takes"
         ) from error
     finally:
         runner.train(was_training)

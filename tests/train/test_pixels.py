@@ -14,7 +14,7 @@ pytest.importorskip("PIL.Image")
 from onnx_expand.cli import main
 from onnx_expand.errors import ModelError
 from onnx_expand.recipes import DataOptions
-from onnx_expand.train import load_data
+from onnx_expand.train import evaluate, load_data, to_torch
 from onnx_expand.train.augment import DRAWS
 from onnx_expand.train.sources.pictures import decode
 from onnx_expand.train.targets import UnreadableError
@@ -97,7 +97,19 @@ def test_images_that_turn_out_unreadable_are_named(
     assert [line for line in out.splitlines() if line.startswith("left out")] == [
         "left out: train/a/0.png", "left out: train/a/1.png", "left out: val/c/7.png",
     ]  # fmt: skip
+    data = load_data(".", channels=1, options=DataOptions(cache=0))
     for path in Path("val").glob("*/*.png"):
         path.write_bytes(b"")
+    with pytest.raises(ModelError, match="none of the test images can be read"):
+        evaluate(to_torch("net.onnx"), data)
     assert main(command) == 3
-    assert "none of the test images can be read" in capsys.readouterr().err
+    assert "none of its images can be read" in capsys.readouterr().err
+
+
+def test_masks_that_are_none_are_named(tmp_path: Path) -> None:
+    """Masks of colours, all of them: the error says what is wrong with the first."""
+    for number in range(4):
+        for folder in ("images", "masks"):
+            paint(tmp_path / folder / f"{number}.png", noise(6, 6, 3, seed=number))
+    with pytest.raises(ModelError, match=r"masks.0\.png: not a mask: its pixels are uint8 \[3\]"):
+        load_data(tmp_path, channels=3)

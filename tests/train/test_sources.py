@@ -322,7 +322,7 @@ def test_voc_gives_boxes_as_shares_of_the_image(tmp_path: Path) -> None:
         ("<annotation>", "not an annotation"),
         (NOTE.format("dog", 0, "x", 1, 2, 3), "not an annotation"),
         (NOTE.format("dog", 0, 9, 1, 2, 3), "the box of 'dog' has no extent"),
-        (None, r"000001\.xml: not an annotation"),
+        (None, r"000001\.xml: no such annotation"),
     ],
 )
 def test_wrong_annotations_are_named(tmp_path: Path, text: str | None, message: str) -> None:

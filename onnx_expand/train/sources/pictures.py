@@ -115,7 +115,8 @@ def gather(
     reader = functools.partial(decode, mode=mode)
     tried = paths[:: max(1, len(paths) // _TRIED)][:_TRIED]
     sizes = [image.nbytes for path in tried if (image := _try(path, mode)) is not None]
-    few = sizes and float(np.mean(sizes)) * len(paths) <= options.cache * _GIB
+    # Where none of them can be read all are tried, so that the reason is known.
+    few = not sizes or float(np.mean(sizes)) * len(paths) <= options.cache * _GIB
     if not few and not options.strict:
         return Pictures(paths, reader), list(range(len(paths))), ()
     images: list[Any] = []

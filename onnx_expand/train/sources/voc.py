@@ -87,7 +87,7 @@ def _split(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _image(root: Path, stem: str) -> Path:
-    for suffix in (".jpg", *sorted(SUFFIXES)):
+    for suffix in (".jpg", ".JPG", *sorted(SUFFIXES)):
         path = root / "JPEGImages" / f"{stem}{suffix}"
         if path.is_file():
             return path
@@ -104,6 +104,8 @@ def _annotation(root: Path, stem: str) -> Objects:
             name = (item.findtext("name") or "").strip()
             corners = [float(item.findtext(f"bndbox/{k}") or "") for k in _CORNERS]
             objects.append((name, (*corners, float(item.findtext("difficult") or 0))))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such annotation") from None
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise ModelError(f"{path}: not an annotation of VOC: {error}") from None
     for name, (left, top, right, bottom, _) in objects:
