@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import onnx_ir as ir
 import torch
@@ -14,7 +14,8 @@ import torch
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.files import EventWriter, Folder
-from onnx_expand.experiment.folding import Folded, fold_and_check
+from onnx_expand.experiment.folding import fold_and_check
+from onnx_expand.experiment.report import Report
 from onnx_expand.model import check_output, load, save
 from onnx_expand.passes import Fold
 from onnx_expand.recipes import Plan
@@ -39,7 +40,7 @@ from onnx_expand.train.loop import rehearse
 from onnx_expand.train.parallel import World, device_of, joined
 from onnx_expand.train.trial import first_readable
 
-__all__ = ["Experiment", "Report", "Watcher"]
+__all__ = ["Experiment", "Watcher"]
 
 _MAIN, _BASELINE = "model", "baseline"
 
@@ -52,50 +53,6 @@ class Watcher(Protocol):
 
     def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
         """The progress of one run, while the block runs."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an experiment did.
-
-    Attributes:
-        data: The data, in one line.
-        runs: For each run the model's name, the seed and its history.
-        comparison: With the compact model, where that was asked for.
-        folded: The folded model, where that was asked for.
-        settings: All options.
-        normalization: Mean and deviation, as `fold --mean --std` takes them.
-    """
-
-    data: str
-    runs: tuple[tuple[str, int, History], ...]
-    comparison: Comparison | None
-    folded: Folded | None
-    settings: dict[str, Any]
-    normalization: tuple[tuple[float, ...], tuple[float, ...]]
-
-    @property
-    def history(self) -> History:
-        """The first run's, whose weights are written."""
-        return self.runs[0][2]
-
-    def as_dict(self) -> dict[str, Any]:
-        """This report as plain JSON types; the first run's epochs are at the top."""
-        folded = self.folded
-        return {
-            **self.history.as_dict(),
-            "data": self.data,
-            "mean": list(self.normalization[0]),
-            "std": list(self.normalization[1]),
-            "settings": self.settings,
-            "runs": [
-                {"model": name, "seed": seed, **history.as_dict()}
-                for name, seed, history in self.runs
-            ],
-            "comparison": None if self.comparison is None else self.comparison.as_dict(),
-            "fold": None if folded is None else folded.report.as_dict(),
-            "check": folded.verdict.as_dict() if folded and folded.verdict else None,
-        }
 
 
 @dataclass(frozen=True)

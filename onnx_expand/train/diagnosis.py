@@ -1,4 +1,4 @@
-"""Where a number stopped being finite."""
+"""What went wrong in a step: where a number stopped being finite, what torch's errors ask for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.module import OnnxModule
 
-__all__ = ["where_not_finite"]
+__all__ = ["explained", "where_not_finite"]
 
 
 class _FoundError(Exception):
@@ -49,3 +51,19 @@ def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Colle
     except RuntimeError:
         return ""
     return ""
+
+
+def explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:
+    """What is to be done about some of torch's errors; None for others."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return UnsupportedError(
+            f"a step of {options.batch} samples in {options.accumulate} parts does not fit in "
+            "memory; lower batch, or raise accumulate"
+        )
+    if "more than 1 value per channel" in text:
+        return UnsupportedError(
+            "batch normalization has one number for each channel and no variance in a part of a "
+            "step; raise batch, lower accumulate, or join the processes by sync_bn"
+        )
+    return None

@@ -16,7 +16,7 @@ from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.checkpoint import Checkpoints, digest
 from onnx_expand.train.composed import composed
 from onnx_expand.train.dataset import Dataset
-from onnx_expand.train.diagnosis import where_not_finite
+from onnx_expand.train.diagnosis import explained, where_not_finite
 from onnx_expand.train.distill import Distiller
 from onnx_expand.train.feed import Feed, epoch_order
 from onnx_expand.train.options import DivergedError, EpochResult, History, Progress
@@ -80,28 +80,12 @@ def train(
         ):
             return _Run(module, data, options, progress, teacher, checkpoints).finish()
     except (RuntimeError, ValueError) as error:
-        said = _explained(error, options)
+        said = explained(error, options)
         if said is None:
             raise
         raise said from error
     finally:
         module.train(was_training)
-
-
-def _explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:
-    """What is to be done about some of torch's errors; None for others."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return UnsupportedError(
-            f"a step of {options.batch} samples in {options.accumulate} parts does not fit in "
-            "memory; lower batch, or raise accumulate"
-        )
-    if "more than 1 value per channel" in text:
-        return UnsupportedError(
-            "batch normalization has one number for each channel and no variance in a part of a "
-            "step; raise batch, lower accumulate, or join the processes by sync_bn"
-        )
-    return None
 
 
 def evaluate(
