@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -281,6 +283,9 @@ class PictureSamples(Samples):
 class ItemSamples(Samples):
     """A dataset of torch's kind, `dataset[i] == (input, target)`, with its own augmentation.
 
+    What it draws from the generators of torch, numpy and Python for a training sample is decided
+    by the sample's place in the run, as our own augmentation is.
+
     Args:
         items: The dataset.
         label: How errors name it.
@@ -301,7 +306,11 @@ class ItemSamples(Samples):
             UsageError: The dataset raises something.
             ModelError: What it gives for some samples is no pair, or of different shapes.
         """
-        inputs, targets = zip(*(self._pair(int(index)) for index in picks), strict=True)
+        pairs = []
+        for row, index in enumerate(picks):
+            with contextlib.nullcontext() if draws is None else _seeded(draws[row]):
+                pairs.append(self._pair(int(index)))
+        inputs, targets = zip(*pairs, strict=True)
         return Batch(
             self._stacked("inputs", inputs), self._stacked("targets", targets), len(picks)
         )
@@ -327,3 +336,19 @@ class ItemSamples(Samples):
         stacked = torch.stack([*tensors])
         whole = what == "targets" and not stacked.is_floating_point()
         return stacked.long() if whole else stacked
+
+
+@contextlib.contextmanager
+def _seeded(draws: Draws) -> Iterator[None]:
+    """The generators that everybody shares begin at a place of their own while the block runs."""
+    seed = int(draws[0] * 2**32)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # those of devices are not for data
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +18,10 @@ torch = pytest.importorskip("torch")
 from onnx_expand.cli import main  # noqa: E402
 from onnx_expand.errors import ModelError, UsageError  # noqa: E402
 from onnx_expand.train import load_data  # noqa: E402
+from onnx_expand.train.feed import Feed  # noqa: E402
 from onnx_expand.train.foreign import blamed  # noqa: E402
+from onnx_expand.train.parallel import World  # noqa: E402
+from onnx_expand.train.samples import ItemSamples  # noqa: E402
 from tests.train.networks import network  # noqa: E402
 
 MODULE = """\
@@ -170,3 +175,42 @@ def test_targets_of_any_numbers_go_with_a_loss(folder: Path) -> None:
         load_data("mean.npz", channels=1)
     assert load_data("map.npz", channels=1, numbers=True).y_train.shape == (32, 6, 6)
     assert main([*command, "map.npz", "--loss", "ownx:square", "--augment", "flip"]) == 2
+
+
+class Drawing:
+    """A dataset that augments by the generators that everybody shares."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        drawn = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+        return torch.tensor([index, *drawn]), index % 3
+
+
+def test_what_a_dataset_draws_is_repeated() -> None:
+    """By seed, epoch and place alone: whoever reads, and whatever was drawn before."""
+
+    def seen(epoch: int, workers: int, size: int = 1) -> Any:
+        torch.rand(3)
+        order = [np.arange(12)[::-1].copy()]
+        shares = []
+        for rank in range(size):
+            feed = Feed(ItemSamples(Drawing()), 5, World(rank, size), workers=workers)
+            shares += [part.inputs for parts in feed.epoch(order, epoch, 0) for part in parts]
+        return torch.cat(shares)
+
+    state = torch.get_rng_state()
+    first = seen(0, 0)
+    assert torch.equal(torch.rand(4), torch.rand(4, generator=_after(state, 3)))
+    assert len(first[:, 1:].unique()) == 36
+    for other in (seen(0, 0), seen(0, 2), seen(0, 0, size=2)):
+        assert torch.equal(other, first)
+    assert not torch.equal(seen(1, 0), first)
+
+
+def _after(state: Any, count: int) -> Any:
+    generator = torch.Generator()
+    generator.set_state(state)
+    torch.rand(count, generator=generator)
+    return generator
