@@ -218,7 +218,13 @@ class _Experimenter:
         freeze = self.plan.train.freeze
         build = to_torch if teacher is None else teacher.student
         module: torch.nn.Module = build(model, freeze=freeze)
-        if not any(parameter.requires_grad for parameter in module.parameters()):
+        nothing = not any(parameter.requires_grad for parameter in module.parameters())
+        if nothing and freeze is None:
+            raise UnsupportedError(
+                f"{name}: nothing to train: no initializer is a weight through which a gradient "
+                "reaches an output"
+            )
+        if nothing:
             raise UsageError(f"freeze: '{freeze}' leaves nothing of {name} to train")
         return module
 

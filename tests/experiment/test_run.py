@@ -198,6 +198,8 @@ REFUSED = [
     ("--data data.npz --then-fold ./out.onnx", 2, "two results would be written there"),
     ("--data data.npz --report out.onnx", 2, "two results would be written there"),
     ("--data data.npz --compare-baseline few.onnx --epochs 1000000", 4, "few.onnx: the model has"),
+    ("--data data.npz --compare-baseline idle.onnx --epochs 1000000", 4, "nothing to train"),
+    ("--data data.npz --freeze .", 2, "freeze: '.' leaves nothing of model to train"),
     ("--data data.npz --compare-baseline none.onnx --epochs 1000000", 4, "none.onnx: the model"),
     ("--data data.npz --device cuda:77", 2, "cuda"),
     ("--data data.npz --task detect", 2, "labelled to classify"),
@@ -218,6 +220,8 @@ def test_refusals_are_one_line_and_leave_the_output(
     np.savez("labels.npz", x=x, y=np.full(9, 7))
     np.savez("shapes.npz", x=np.zeros((9, 1, 5, 6), np.float32), y=np.arange(9) % 3)
     (folder / "empty" / "a").mkdir(parents=True)
+    idle = parse("p = GlobalMaxPool(x) y = Flatten(p)", "(float[n, 1, 6, 6] x) => (float[n, 1] y)")
+    onnx.save(idle, "idle.onnx")
     for name, inputs in (("few", 36), ("none", 35)):
         flat = parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 1, 6, 6] x) => (float[n, 2] y)")
         onnx.save(with_weights(flat, g=images(inputs, 2)), f"{name}.onnx")
