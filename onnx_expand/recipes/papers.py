@@ -106,7 +106,8 @@ _ALL = (
             "warmup": 1.0,
         },
         {"augment": ("resized-crop:0.5", "flip", "jitter:0.4")},
-        "not all of its settings are published; these follow Darknet's for tiny YOLOv2",
+        "its settings are not published in full; rate, momentum and decay are Darknet's for tiny "
+        "YOLOv2, the others this project's choice",
     ),
     Recipe(
         "cityscapes-unet",
@@ -122,7 +123,8 @@ _ALL = (
             "power": 0.9,
         },
         {"augment": ("zoom:1:2", "flip"), **_IMAGENET},
-        "not all of its settings are published; these are usual ones for Cityscapes",
+        "its settings are not published in full; these are usual ones for Cityscapes, this "
+        "project's choice",
     ),
 )
 

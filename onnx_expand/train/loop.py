@@ -279,7 +279,7 @@ class _Run:
         scored = type(self.task).right is not Task.right
         with self.step.average.swapped() if self.options.ema else contextlib.nullcontext():
             # Statistics of a process's own samples differ; tested is what will be written.
-            self.world.spread(self.module.buffers())
+            self.world.spread(b for b in self.module.buffers() if b.is_floating_point())
             with self.step.autocast():
                 figures = figures_of(
                     self.runner, self.task, self.data, self.world, _TEST_BATCH,

@@ -47,8 +47,10 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, in place."""
+        """The sum over all processes, in place where the tensor is on a device that they share."""
         if self.size > 1:
+            if dist.get_backend() == "nccl":
+                tensor = tensor.cuda()
             dist.all_reduce(tensor)
         return tensor
 

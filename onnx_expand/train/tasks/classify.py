@@ -96,7 +96,7 @@ class _Hits(Meter):
 
     def merge(self, world: World) -> None:
         self.classes = max(world.gather(self.classes))
-        world.sum(self.counts)
+        self.counts = world.sum(self.counts)
 
     def figures(self) -> Mapping[str, float]:
         right, near, total = self.counts.tolist()

@@ -68,7 +68,7 @@ class _MeanLoss(Meter):
         self.sums += torch.stack([loss.double(), loss.new_tensor(len(targets)).double()])
 
     def merge(self, world: World) -> None:
-        world.sum(self.sums)
+        self.sums = world.sum(self.sums)
 
     def figures(self) -> Mapping[str, float]:
         total, count = self.sums.tolist()
