@@ -307,8 +307,10 @@ class ItemSamples(Samples):
             ModelError: What it gives for some samples is no pair, or of different shapes.
         """
         pairs = []
-        for row, index in enumerate(picks):
-            with contextlib.nullcontext() if draws is None else _seeded(draws[row]):
+        with contextlib.nullcontext() if draws is None else _borrowed():
+            for row, index in enumerate(picks):
+                if draws is not None:
+                    _seed(int(draws[row, 0] * 2**32))
                 pairs.append(self._pair(int(index)))
         inputs, targets = zip(*pairs, strict=True)
         return Batch(
@@ -339,16 +341,19 @@ class ItemSamples(Samples):
 
 
 @contextlib.contextmanager
-def _seeded(draws: Draws) -> Iterator[None]:
-    """The generators that everybody shares begin at a place of their own while the block runs."""
-    seed = int(draws[0] * 2**32)
+def _borrowed() -> Iterator[None]:
+    """The generators that everybody shares are after the block as they were before it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)  # those of devices are not for data
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
+
+
+def _seed(seed: int) -> None:
+    """Begin anew with all generators that everybody shares, but for those of devices."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)

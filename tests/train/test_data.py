@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from onnx_expand.errors import ModelError, UnsupportedError
-from onnx_expand.train import image_input, load_data
+from onnx_expand.train import DataOptions, image_input, load_data
 from tests.train.graphs import parse
 
 
@@ -63,6 +63,15 @@ def test_a_folder_has_a_class_for_each_sub_directory(tmp_path: Path) -> None:
     assert data.x_train.shape == (12, 3, 8, 7)
     assert data.y_test.tolist() == [0, 0, 1]
     assert load_data(tmp_path, channels=1).x_train.shape == (12, 1, 6, 6)
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """Some systems put notes of the same name beside each file."""
+    for label in "ab":
+        paint(tmp_path / label, 3, 0)
+        (tmp_path / label / "._0.png").write_bytes(b"notes")
+    data = load_data(tmp_path, channels=3, options=DataOptions(strict=True))
+    assert len(data.train) + len(data.test) == 6
 
 
 def test_a_folder_may_say_what_is_test_data(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ def mode_of(channels: int, label: object) -> str:
 
 
 def images_in(path: Path) -> list[Path]:
-    """The image files in a directory, in order."""
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    """The image files in a directory, in order; hidden ones are some system's notes on others."""
+    return sorted(
+        file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."
+    )
 
 
 def decode(path: Path, mode: str | None) -> npt.NDArray[np.uint8]:
