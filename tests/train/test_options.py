@@ -73,7 +73,7 @@ def test_every_option_is_a_field_and_the_other_way_round() -> None:
     for kind in GROUPS.values():
         assert list(explain(kind)) == [field.name for field in fields(kind)]
     shown = {parameter.name for parameter in command.params}
-    assert shown == {*declared, "source", "target", "data", "recipe", "report"}
+    assert shown == {*declared, "source", "target", "data", "recipe", "report", "debug"}
     for parameter in command.params:
         if parameter.name in declared:
             assert parameter.default is None, parameter.name
