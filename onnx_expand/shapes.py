@@ -211,26 +211,27 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto in which large initializers are inputs: their numbers tell nothing."""
-    graphs = list(model.graphs())
-    weights = [
-        tensor.nbytes
-        for graph in graphs
-        for tensor in (value.const_value for value in graph.initializers.values())
-        if tensor is not None and tensor.size > _SMALL
-    ]
-    if sum(weights) <= _CHEAP:
+    values = [v for graph in model.graphs() for v in graph.initializers.values()]
+    tensors = [value.const_value for value in values if value.const_value is not None]
+    # What lies in another file is not there for inference.
+    elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    if not elsewhere and sum(t.nbytes for t in tensors if t.size > _SMALL) <= _CHEAP:
         return ir.serde.serialize_model(model)
     twin = model.clone()
     for graph in twin.graphs():
         for name, value in list(graph.initializers.items()):
             tensor = value.const_value
-            if tensor is not None and tensor.size > _SMALL:
+            if tensor is None:
+                continue
+            if tensor.size > _SMALL:
                 extents = [d for d in tensor.shape if isinstance(d, int)]
                 value.shape, value.dtype = ir.Shape(extents), tensor.dtype
                 value.const_value = None
                 del graph.initializers[name]
                 if not value.is_graph_input():
                     graph.inputs.append(value)
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
     return ir.serde.serialize_model(twin)
 
 

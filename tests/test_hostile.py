@@ -294,3 +294,13 @@ def test_reports_of_contradictions_name_the_nodes() -> None:
     visit = onnx_expand.model.visit(CONTRADICTIONS["normalization of other channels"])
     kept = Fold().call(visit.model).report.kept
     assert any("contradict" in k.refusal.message and k.nodes for k in kept)
+
+
+def test_integers_in_other_files_tell_shapes(tmp_path: Path) -> None:
+    """The extents of a Reshape are known wherever its numbers lie."""
+    text = "g (float[N,6] x) => (float[N,P,2] y) { y = Reshape(x, s) }"
+    model = graph(text, {"s": np.array([-1, 3, 2])})
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    read = onnx_expand.model.load(tmp_path / "m.onnx")
+    facts = Facts(read)
+    assert facts.shape(next(iter(read.graph)).outputs[0]) == (None, 3, 2)
