@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 
 import onnx_expand
 from onnx_expand.cli import main
@@ -239,6 +240,30 @@ def files(tmp_path: Path) -> tuple[str, str, str]:
     return paths[0], paths[1], paths[2]
 
 
+def test_a_part_that_differs_is_a_failure_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What only the parts show is in the table's notes, in JUnit and in the exit code."""
+    deep = "g (float[N,64] x) => (float[N,64] y) {{ k = MatMul(x, a) r = Relu(k) y = Add(r, d) }}"
+    numbers = weights(3, a=(64, 64)) | {"d": np.full(64, 1e4, np.float32)}
+    a, b = graph(deep.format(), numbers), graph(deep.format(), numbers)
+    array = numpy_helper.to_array(b.graph.initializer[0]).copy()
+    array[0, 0] += 1e-2
+    b.graph.initializer[0].CopyFrom(numpy_helper.from_array(array, "a"))
+    paths = [str(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    for model, path in zip((a, b), paths, strict=True):
+        onnx.save(model, path)
+    junit = tmp_path / "v.xml"
+    assert main(["check", *paths, "--bisect", "--junit", str(junit), "-n", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "different: 'k', computed by k in B" in printed
+    assert "error/tolerance" in printed
+    assert "all tensors" not in printed
+    suite = ElementTree.parse(junit).getroot()
+    assert suite.get("failures") == "1"
+    assert main(["check", *paths, "--no-regions", "-n", "1"]) == 0
+
+
 def test_figures_are_written(files: tuple[str, str, str], tmp_path: Path) -> None:
     """JSON of schema 2 with every figure; JUnit with a case for each."""
     a, b, wrong = files
@@ -253,7 +278,7 @@ def test_figures_are_written(files: tuple[str, str, str], tmp_path: Path) -> Non
     assert first["interior_error"] >= 0
     suite = ElementTree.parse(junit).getroot()
     assert suite.get("failures") == "0"
-    assert int(suite.get("tests", "0")) == len(data["outputs"])
+    assert int(suite.get("tests", "0")) == len(data["outputs"]) + len(data["regions"])
     words = ["check", a, wrong, "--json", str(report), "--junit", str(junit), "--bisect"]
     assert main(words) == 1
     assert json.loads(report.read_text())["divergence"]["tensor"] == "y"

@@ -137,7 +137,8 @@ def check(
 
         write_junit(verdict, junit, f"{a} {b}")
     render.print_verdict(out, verdict)
-    if bisect and not verdict.equal:
+    # A part that differs by itself is named already.
+    if bisect and not verdict.equal and all(region.holds for region in verdict.regions):
         nothing = "bisect: all tensors of common names agree"
         out.print(nothing if found is None else found.summary(), markup=False)
     return 0 if verdict.equal else 1

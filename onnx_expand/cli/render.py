@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from onnx_expand.cost import Inspection
-from onnx_expand.equivalence import Verdict
+from onnx_expand.equivalence import Figure, Verdict
 from onnx_expand.model import check_output, replacing
 from onnx_expand.passes import ExpandReport, FoldReport
 from onnx_expand.plans import Plan
@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+_FIGURES = (
+    *("output", "on", "max abs", "max rel", "ulp", "cosine", "floor", "error/tolerance", "at"),
+    *("border", "interior"),
+)
 _SITES = 24  # as many as people read through
 
 
@@ -145,12 +149,36 @@ def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> Non
 
 
 def print_verdict(out: Console, verdict: Verdict) -> None:
-    """What check found."""
+    """What check found: the verdict, and the worst figure of each output."""
     out.print(verdict.summary(), markup=False)
     for line in verdict.differences:
         out.print(f"  {line}", markup=False)
+    worst: dict[tuple[str, str], Figure] = {}
+    for figure in verdict.outputs:
+        key = (figure.place.output, figure.place.provider)
+        if key not in worst or figure.ratio > worst[key].ratio:
+            worst[key] = figure
+    rows = [_figure_row(figure) for figure in worst.values()]
+    if rows:
+        print_table(out, _FIGURES, rows[:_SITES])
+    if len(rows) > _SITES:
+        out.print(f"{len(rows) - _SITES} more outputs, all of which are in --json")
     for note in verdict.notes:
         out.print(f"note: {note}", markup=False)
+
+
+def _figure_row(figure: Figure) -> tuple[str, ...]:
+    """The worst input of one output, on one provider."""
+    border = figure.border or (None, None)
+    numbers = (
+        *(figure.max_error, figure.relative_error, figure.ulp, figure.floor, figure.ratio),
+        *border,
+    )
+    texts = ["" if number is None else f"{number:.2g}" for number in numbers]
+    cosine = "" if figure.cosine is None else f"{figure.cosine:.6f}"
+    index = "" if figure.index is None else ",".join(map(str, figure.index))
+    place = figure.place
+    return (place.output, place.provider, *texts[:3], cosine, *texts[3:5], index, *texts[5:])
 
 
 def _print_change(out: Console, before: Inspection | None, after: Inspection | None) -> None:
