@@ -12,7 +12,7 @@ __all__ = ["write_junit"]
 
 
 def write_junit(verdict: Verdict, path: str, label: str) -> None:
-    """Write a verdict as one test suite: a case for each figure, and for each part with a bound."""
+    """Write a verdict as one test suite: a case for each figure and each part with a bound."""
     cases = [
         (f.place.provider, f"{f.place.output} on {f.place.sample}", f.problem, _text(f))
         for f in verdict.outputs
