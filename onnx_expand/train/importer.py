@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 from collections.abc import Mapping, Set
@@ -135,10 +136,13 @@ def _moving(model: ir.Model, plans: Mapping[ir.Node, Op]) -> set[ir.Value]:
 
     A constant that only tells a Resize its scales, by way of a Concat, is no weight.
     """
-    facts = Facts(model)
+
+    @functools.cache
+    def facts() -> Facts:
+        return Facts(model)  # takes far longer than the import itself: only where it must
 
     def is_number(value: ir.Value) -> bool:
-        dtype = facts.dtype(value)
+        dtype = value.dtype if value.dtype is not None else facts().dtype(value)
         return dtype is None or dtype.is_floating_point()
 
     found: set[ir.Value] = set()

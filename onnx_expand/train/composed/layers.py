@@ -5,7 +5,7 @@ A new linear op is one function here: it takes a node and says which layer it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -327,8 +327,3 @@ def _scale(weight: torch.Tensor, bias: None, channels: int, rank: int, inverse: 
 def is_same(node: fx.Node) -> bool:
     """Whether a node hands on what it is given."""
     return node.op == "call_function" and node.target is identity
-
-
-def paths_of(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """The tensors that layers read, each once, in order."""
-    return tuple(dict.fromkeys(path for layer in layers for path in layer.paths))
