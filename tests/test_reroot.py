@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 import onnx_expand
 from onnx_expand.errors import Reason
 from onnx_expand.passes import Policy
 from tests.graphs_text import bn, fold, graph, ops, weights
+
+pytest.importorskip("onnxruntime")
 
 
 def test_a_scale_and_shift_move_into_three_projections() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import onnx_expand
 from onnx_expand.passes import Policy
 from tests.graphs_text import fold, graph, ops, weights
+
+pytest.importorskip("onnxruntime")
 
 
 def test_arithmetic_before_a_lone_layer_is_written_down() -> None:
