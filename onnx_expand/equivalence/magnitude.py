@@ -218,12 +218,17 @@ def _window(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _resize(node: ir.Node, facts: Facts) -> int | None:
-    rank = facts.rank(node.inputs[0])
+    """Sums of neighbours, whose weights are what is left of places up to the extents."""
+    dims, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
     mode = node.attributes.get_string("mode", "nearest")
-    if rank is None or mode not in {"nearest", "linear"}:
+    if dims is None or out is None or None in dims or None in out:
         return None
-    # Weights of positions are computed in the type of the model, too.
-    return 0 if mode == "nearest" else 8 * 2**rank
+    extents = [(a or 1, b or 1) for a, b in zip(dims, out, strict=True)]
+    if mode == "nearest":
+        # Elsewhere rounding of a place may choose another neighbour.
+        return 0 if all(b % a == 0 for a, b in extents) else None
+    # Places are computed in the type of the model: they are off by roundings of their own size.
+    return 4 * len(extents) * max(map(max, extents)) if mode == "linear" else None
 
 
 def _normalization(node: ir.Node, facts: Facts) -> int | None:
