@@ -10,13 +10,7 @@ from typing import Any
 
 __all__ = ["Comparison"]
 
-# Student's t: 97.5 % of the distribution with 1, 2, ... degrees of freedom is below.
-_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-    2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-_T_LIMIT = 1.960
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,9 @@ class Comparison:
         count = len(self.first)
         if count < 2:
             return None
-        limit = _T[count - 2] if count - 2 < len(_T) else _T_LIMIT
+        from scipy.special import stdtrit  # slow to import
+
+        limit = float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2))
         center = statistics.mean(self.differences)
         reach = limit * statistics.stdev(self.differences) / math.sqrt(count)
         return center - reach, center + reach
