@@ -92,7 +92,7 @@ def run(name: str, epochs: int = 3) -> tuple[onnx.ModelProto, Dataset]:
     module = to_torch(expanded)
     LOOPS[name](module, batches, epochs)
     trained: onnx.ModelProto = write_back(module, expanded)
-    folded: onnx.ModelProto = onnx_expand.fold(trained)
+    folded: onnx.ModelProto = onnx_expand.fold(trained, verify=True)
     return folded, data
 
 

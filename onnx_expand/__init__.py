@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.errors import (
+    DifferentError,
     ModelError,
     OnnxExpandError,
     Reason,
@@ -22,13 +24,17 @@ from onnx_expand.errors import (
 )
 
 if TYPE_CHECKING:
+    from onnx_ir import Model
+
     from onnx_expand.cost import Inspection
     from onnx_expand.equivalence import Verdict
     from onnx_expand.model import ModelLike
+    from onnx_expand.passes import Verification
     from onnx_expand.plans import Plan
 
 __all__ = [
     "AffineConv",
+    "DifferentError",
     "ModelError",
     "OnnxExpandError",
     "Reason",
@@ -58,9 +64,24 @@ def expand(
     layers: int = 3,
     seed: int = 0,
     init: str = "random",
+    nonlinear: str | None = None,
+    norm: str = "auto",
+    branches: int = 4,
+    rank: int = 8,
     plan: str | Plan | None = None,
+    ops: Sequence[str] = (),
+    kernels: Sequence[int | str | tuple[int, ...]] = (),
+    strides: Sequence[int] = (),
+    depthwise: bool | None = None,
+    residual: bool | None = None,
+    place: str | None = None,
+    path: str | None = None,
+    max_params_mult: float | None = None,
+    max_residual: float = 0.0,
     assume_constant_initializers: bool = False,
-    **options: Any,
+    verify: bool | int = False,
+    report: bool = False,
+    **unknown: Any,
 ) -> Any:
     """Replace linear layers by chains or sums of linear layers, to be trained and folded back.
 
@@ -78,34 +99,57 @@ def expand(
         seed: Decides the random numbers that the new layers start from.
         init: `random`; `preserve` for a model that computes the same; `contracted` for the model
             itself with the weights of a random expansion contracted at once.
-        assume_constant_initializers: As for `fold`.
+        nonlinear: `relu` or `prelu` puts activations between the layers of each chain.
+        norm: Batch normalization in the branches of a sum: `bn`, `none` or `auto`.
+        branches: Copies of the layer in `mobileone`.
+        rank: Inner width of the side path of `lowrank`.
         plan: Which layers to expand and how: the name of a plan, a file, or a `Plan`.
-        options: The other fields of `onnx_expand.passes.Expand`: nonlinear, norm, branches, rank,
-            ops, kernels, strides, depthwise, residual, place, path, max_params_mult,
-            max_residual. The pass returns a report too.
+        ops: Op types to expand; all when empty.
+        kernels: Kernels to expand, such as `3` or `7x1`; all when empty.
+        strides: Strides to expand; all when empty.
+        depthwise: Whether to expand depthwise convolutions only, or none of them.
+        residual: Whether to expand layers in residual blocks only, or none of them.
+        place: `first`, `inner`, `last` or several joined with `+`.
+        path: `contracting` or `expanding`: before or after the first upsampling.
+        max_params_mult: The expanded model has at most so many times the parameters.
+        max_residual: The largest relative residual that `preserve` may leave in a layer.
+        assume_constant_initializers: As for `fold`.
+        verify: As for `fold`; where `init` claims no equality, only that the expanded model runs.
+        report: Return the report as well.
+        unknown: Refused by name.
 
     Returns:
-        The expanded model, of the kind that was handed in; for a path, the path written.
+        The expanded model, of the kind that was handed in; for a path, the path written. With
+        `report` a pair of it and the `onnx_expand.passes.ExpandReport`.
 
     Raises:
-        UsageError: An option has a value that makes no sense, or there is no such option or plan.
+        UsageError: An option has a value that makes no sense, or there is no such plan.
         ModelError: The model cannot be read, or is not valid.
+        DifferentError: The expanded model is verified and does not compute what it should.
+        UnsupportedError: A number of inputs is to be verified, and the model does not run here.
     """
     from dataclasses import fields
 
     from onnx_expand.model import visit
     from onnx_expand.passes import Expand, assume_constant
 
-    known = [field.name for field in fields(Expand) if field.init]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"expand has no option '{name}'; it has {', '.join(known)}")
-    first = (strategy, rate, first_width, include, exclude, layers, seed)
-    run = Expand(*first, init=init, plan=plan, **options)
+    for name in unknown:
+        known = ", ".join(field.name for field in fields(Expand) if field.init)
+        raise UsageError(f"expand has no option '{name}'; it has {known}")
+    run = Expand(
+        strategy, rate, first_width, include, exclude, layers, seed, init, nonlinear, norm,
+        branches, rank, plan, ops, kernels, strides, depthwise, residual, place, path,
+        max_params_mult, max_residual,
+    )  # fmt: skip
     guest = visit(model, output, suffix="expanded")
     if assume_constant_initializers:
         assume_constant(guest.model)
-    return guest.leave(run(guest.model).model)
+    before = guest.model.clone()
+    result = run.call(guest.model)
+    exact = result.report.is_exact
+    found = _verified(verify, before, result.model, guest.label, "expanded", exact=exact)
+    left = guest.leave(result.model)
+    return (left, replace(result.report, verification=found)) if report else left
 
 
 def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = None) -> Any:
@@ -136,7 +180,16 @@ def fold(
     output: str | os.PathLike[str] | None = None,
     *,
     policy: str = "auto",
+    border: str = "exact",
+    inline: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    swap_rb: bool = False,
+    input: str | None = None,
     assume_constant_initializers: bool = False,
+    verify: bool | int = False,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    report: bool = False,
 ) -> Any:
     """Merge linear nodes into the fewest, cheapest ones that compute the same.
 
@@ -145,27 +198,78 @@ def fold(
             changed.
         output: For a path, the file to write; `<stem>.folded.onnx` beside it when missing.
         policy: `cheapest` never adds a multiply-accumulate; `always` merges whatever is exact;
-            `marked` undoes expansions only; `auto` is `marked` for a model with expansions and
-            `cheapest` for any other. `onnx_expand.passes.Fold` returns the reasons too.
+            `marked` undoes expansions only; `latency` is what onnxruntime runs fastest here;
+            `auto` is `marked` for a model with expansions and `cheapest` for any other.
+        border: What to do where a bias meets a padded border: `exact` leaves the nodes apart;
+            `ones`, `map` and `pad` merge them, and add something.
+        inline: Put the bodies of local functions in the place of their calls first.
+        mean: Subtract this from the input image first: one number, or one for each channel.
+        std: Then divide it by this.
+        swap_rb: The image comes with red and blue swapped.
+        input: The input that holds the image; may be left out where there is just one.
         assume_constant_initializers: Nobody replaces weights that are also inputs of the graph,
             as all were before IR version 4: take them out of the inputs.
+        verify: Compare both models in onnxruntime before the folded one is handed over. True
+            does so where onnxruntime can run the model; a number is the inputs of each kind, and
+            it is an error if the model does not run. False runs nothing, and the report says so.
+        shapes: Extents of the inputs to verify on, by name; a string is a symbolic extent.
+        report: Return the report as well.
 
     Returns:
-        The folded model, of the kind that was handed in; for a path, the path written.
+        The folded model, of the kind that was handed in; for a path, the path written. With
+        `report` a pair of it and the `onnx_expand.passes.FoldReport`: what was folded, why the
+        rest was not, and whether the result was verified.
 
     Raises:
-        UsageError: There is no such policy.
+        UsageError: An option has a value that makes no sense.
         ModelError: The model cannot be read, or is not valid.
+        DifferentError: The folded model is verified and does not compute the same, or does not
+            run where the model does. Nothing was written.
+        UnsupportedError: A number of inputs is to be verified, and the model does not run here.
     """
     from onnx_expand.model import visit
-    from onnx_expand.passes import Fold, Policy, assume_constant
+    from onnx_expand.passes import Fold, Preprocess, assume_constant
 
-    if policy not in set(Policy):
-        raise UsageError(f"policy '{policy}' is none of {', '.join(Policy)}")
+    run = Fold(policy, border, input, report, inline=inline)  # type: ignore[arg-type]
+    preprocess = Preprocess.asked(mean, std, swap_rb, input)
     guest = visit(model, output, suffix="folded")
     if assume_constant_initializers:
         assume_constant(guest.model)
-    return guest.leave(Fold(Policy(policy))(guest.model).model)
+    if preprocess is not None:
+        run = replace(run, image=preprocess.find_input(guest.model).name)
+        preprocess.call(guest.model)
+    before = guest.model.clone()
+    result = run.call(guest.model)
+    found = _verified(verify, before, result.model, guest.label, "folded", shapes=shapes)
+    left = guest.leave(result.model)
+    return (left, replace(result.report, verification=found)) if report else left
+
+
+def _verified(
+    asked: bool | int,
+    before: Model,
+    after: Model,
+    label: str,
+    what: str,
+    *,
+    exact: bool = True,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+) -> Verification:
+    """Whether a model was compared with what a pass was given, and is the same."""
+    from onnx_expand.passes import Verification
+
+    if asked is False:
+        return Verification()
+    if not isinstance(asked, int) or asked < 1:
+        raise UsageError(f"verify is {asked!r}; give True, False or a number of inputs")
+    from onnx_expand.verification import require_equal, verify, verify_runs
+
+    samples = None if asked is True else asked
+    if exact:
+        found = verify(before, after, samples=samples, shapes=shapes)
+    else:
+        found = verify_runs(before, after, shapes=shapes)
+    return require_equal(found, f"{label}: the {what} model differs")
 
 
 def inspect(model: ModelLike) -> Inspection:
@@ -194,6 +298,7 @@ def check(
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     providers_b: Sequence[str] | None = None,
     as_deployed: bool = False,
+    regions: bool = True,
 ) -> Verdict:
     """Compare what two models compute, in onnxruntime, against the rounding of the first.
 
@@ -213,6 +318,7 @@ def check(
         shapes: Extents of random inputs, by name; a string is a symbolic extent.
         providers_b: Where B runs, one for each of `providers`; the same when missing.
         as_deployed: Let onnxruntime optimize both graphs.
+        regions: Hold each part in which the graphs differ to its own forward error bound, too.
 
     Returns:
         The verdict, which is true when they compute the same.
@@ -237,4 +343,5 @@ def check(
         shapes=shapes,
         providers_b=providers_b,
         as_deployed=as_deployed,
+        regions=regions,
     )

@@ -540,13 +540,16 @@ def test_fold_undoes_expand(source: str, strategy: str, first_width: str) -> Non
     """Folding an expanded model gives back its very nodes, names, attributes and layout."""
     model = SOURCES[source]()
     expanded = onnx_expand.expand(model, strategy=strategy, rate=1, first_width=first_width)
-    for policy in ("auto", "marked"):
+    # An expansion that applied to nothing left a model like any other.
+    nothing = expanded.SerializeToString() == model.SerializeToString()
+    for policy in ("marked",) if nothing else ("auto", "marked"):
         back = onnx_expand.fold(expanded, policy=policy)
         assert [n.SerializeToString() for n in back.graph.node] == [
             n.SerializeToString() for n in model.graph.node
         ]
         assert unlike_only_in_weights(back, model)
-    assert onnx_expand.fold(back).SerializeToString() == back.SerializeToString()
+    again = onnx_expand.fold(back, policy="marked" if nothing else "auto")
+    assert again.SerializeToString() == back.SerializeToString()
 
 
 def test_empty_texts_that_are_written_out_stay() -> None:

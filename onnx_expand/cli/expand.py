@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import onnx_ir as ir
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import assume_constant_option, check_outputs
-from onnx_expand.errors import UsageError
+from onnx_expand.cli.options import assume_constant_option, check_option, check_outputs
 from onnx_expand.model import check_output, load, replacing, save
-from onnx_expand.passes import Expand, ExpandReport, StripNonlinear, assume_constant
+from onnx_expand.passes import (
+    Expand,
+    ExpandReport,
+    StripNonlinear,
+    Verification,
+    assume_constant,
+)
 from onnx_expand.plans import PLANS, plan_text
 
 __all__ = ["expand"]
@@ -123,6 +130,7 @@ def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
 @click.option(
     "--strip-nonlinear", is_flag=True, help="Remove the activations of --nonlinear, only that."
 )
+@check_option
 @assume_constant_option
 @click.option("--report", metavar="F.json", help="Write what was done as JSON; - is stdout.")
 def expand(
@@ -132,6 +140,7 @@ def expand(
     plan_out: str | None,
     list_plans: bool,
     strip_nonlinear: bool,
+    checks: int | None,
     assume_constant_initializers: bool,
     report: str | None,
     **options: Any,
@@ -157,18 +166,38 @@ def expand(
     if strip_nonlinear:
         _strip(source, target, dry_run=dry_run)
         return
-    run = Expand(layers=options.pop("fc_layers"), **_typed(options))
+    given = {name: value for name, value in options.items() if value is not None}
+    run = Expand(layers=given.pop("fc_layers"), **given)
     check_outputs(None if dry_run else target, report, plan_out)
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
     outcome = run.call(model).report
+    out = render.console(quiet=report == "-")
+    if not dry_run and checks != 0:
+        found = _verify(source, model, outcome, checks)
+        outcome = replace(outcome, verification=found)
+        render.refuse_difference(out, found, f"{source}: the expanded model differs", target)
     if target is not None and not dry_run:
         save(model, target)
     _write_plan(plan_out, outcome)
     if report:
         render.write_json(outcome.as_dict(), report)
-    render.print_expansion(render.console(quiet=report == "-"), outcome, written=not dry_run)
+    render.print_expansion(out, outcome, written=not dry_run)
+    if not dry_run:
+        out.print(outcome.verification.text, markup=False)
+
+
+def _verify(
+    source: str, expanded: ir.Model, outcome: ExpandReport, checks: int | None
+) -> Verification:
+    """Compare what was read with what will be written, by as much as is claimed of it."""
+    from onnx_expand.verification import verify, verify_runs
+
+    before = load(source)  # anew: what expanding shares with it would not be found
+    if outcome.is_exact:
+        return verify(before, expanded, samples=checks)
+    return verify_runs(before, expanded)
 
 
 def _strip(source: str, target: str | None, *, dry_run: bool) -> None:
@@ -178,18 +207,6 @@ def _strip(source: str, target: str | None, *, dry_run: bool) -> None:
     if target is not None and not dry_run:
         save(model, target)
     render.console().print(f"{len(removed)} activations removed", markup=False)
-
-
-def _typed(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with lists where the command line has text with commas."""
-    for name in ("ops", "kernels", "strides"):
-        text = options[name]
-        options[name] = tuple(part.strip() for part in text.split(",")) if text else ()
-    try:
-        options["strides"] = tuple(map(int, options["strides"]))
-    except ValueError:
-        raise UsageError(f"strides: {','.join(options['strides'])} are no numbers") from None
-    return options
 
 
 def _write_plan(path: str | None, outcome: ExpandReport) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import click
 import onnx_ir as ir
-from rich.console import Console
 
 from onnx_expand.certificate import certify
 from onnx_expand.cli import render
-from onnx_expand.cli.options import assume_constant_option, check_outputs
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.cli.options import assume_constant_option, check_option, check_outputs
+from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
-from onnx_expand.passes import Border, Fold, Policy, Preprocess, assume_constant
-
-if TYPE_CHECKING:
-    from onnx_expand.equivalence import Verdict
+from onnx_expand.passes import Border, Fold, Policy, Preprocess, Verification, assume_constant
 
 __all__ = ["fold"]
-
-
-_LARGE = 1 << 30  # bytes of weights: comparing needs both models in memory, several times over
 
 
 @click.command()
@@ -54,14 +47,7 @@ _LARGE = 1 << 30  # bytes of weights: comparing needs both models in memory, sev
 @click.option("--std", metavar="S,...", help="Then divide it by this.")
 @click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
 @click.option("--input", "image", metavar="NAME", help="The input that holds the image.")
-@click.option(
-    "--check",
-    "checks",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Compare IN and OUT on N inputs of each kind before OUT is written, and write nothing "
-    "if they differ; 0 does not. [default: 1, where onnxruntime can run IN]",
-)
+@check_option
 @assume_constant_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write no model.")
 @click.option(
@@ -86,7 +72,7 @@ def fold(
     dry_run: bool,
     certificate: str | None,
     report: str | None,
-) -> int:
+) -> None:
     """Merge the linear nodes of IN into the fewest, cheapest ones that compute the same.
 
     A model that expand made is given back as it was before, with its trained weights. In any
@@ -109,67 +95,37 @@ def fold(
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
-    preprocess = None
-    if mean or std or swap_rb:
-        preprocess = Preprocess(_numbers("mean", mean, 0), _numbers("std", std, 1), swap_rb, image)
+    preprocess = Preprocess.asked(mean, std, swap_rb, image)
+    if preprocess is not None:
         image = preprocess.find_input(model).name
         preprocess.call(model)
-    elif image is not None:
-        raise UsageError("--input goes with --mean, --std or --swap-rb")
     run = Fold(Policy(policy), Border(border), image, measure=True, inline=inline)
     outcome = run.call(model).report
     out = render.console(quiet=report == "-")
-    verdict = None if dry_run or checks == 0 else _verify(source, preprocess, model, checks, out)
-    if verdict is not None and not verdict.equal:
-        render.print_verdict(out, verdict)
-        message = f"{source}: the folded model differs; {target} was not written"
-        click.echo(f"onnx-expand: error: {message}", err=True)
-        return 1
+    if not dry_run and checks != 0:
+        found = _verify(source, preprocess, model, checks)
+        outcome = replace(outcome, verification=found)
+        render.refuse_difference(out, found, f"{source}: the folded model differs", target)
     if report:
         render.write_json(outcome.as_dict(), report)
     if target is not None and not dry_run:
         save(model, target)
         if certificate is not None:
-            found = None if verdict is None else verdict.as_dict()
-            render.write_json(certify(source, target, outcome.as_dict(), found), certificate)
+            verdict = outcome.verification.verdict
+            stated = None if verdict is None else verdict.as_dict()
+            render.write_json(certify(source, target, outcome.as_dict(), stated), certificate)
     render.print_fold(out, outcome, written=not dry_run)
-    if verdict is not None:
-        out.print(f"checked: {verdict.summary()}", markup=False)
-    return 0
+    if not dry_run:
+        out.print(outcome.verification.text, markup=False)
 
 
 def _verify(
-    source: str, preprocess: Preprocess | None, folded: ir.Model, checks: int | None, out: Console
-) -> Verdict | None:
+    source: str, preprocess: Preprocess | None, folded: ir.Model, checks: int | None
+) -> Verification:
     """Compare what was read with what will be written."""
-    from onnx_expand.equivalence import check
+    from onnx_expand.verification import verify
 
-    size = sum(
-        value.const_value.nbytes
-        for graph in folded.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
-    if checks is None and size > _LARGE:
-        message = f"not checked: {size / 2**30:.1f} GiB of weights; --check 1 runs both models"
-        out.print(message, markup=False)
-        return None
-    before = load(source)
+    before = load(source)  # anew: what folding shares with it would not be found
     if preprocess is not None:
         preprocess.call(before)
-    try:
-        return check(before, folded, samples=checks or 1)
-    except UnsupportedError as error:
-        if checks is not None:
-            raise  # it was asked for
-        out.print(f"not checked: {error}", markup=False)
-        return None
-
-
-def _numbers(name: str, text: str | None, default: float) -> tuple[float, ...]:
-    if text is None:
-        return (default,)
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--{name}: '{text}' is no list of numbers such as 0.5,0.5,0.5") from None
+    return verify(before, folded, samples=checks)

@@ -13,7 +13,7 @@ from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output
 from onnx_expand.recipes import explain
 
-__all__ = ["assume_constant_option", "check_outputs", "options_of"]
+__all__ = ["assume_constant_option", "check_option", "check_outputs", "options_of"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,6 +22,15 @@ assume_constant_option = click.option(
     is_flag=True,
     help="Nobody replaces weights that are also inputs of the graph, as all were before IR "
     "version 4: take them out of the inputs.",
+)
+
+check_option = click.option(
+    "--check",
+    "checks",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Compare IN and OUT on N inputs of each kind before OUT is written, and write nothing "
+    "if they differ or OUT does not run; 0 does not. [default: 1, where onnxruntime can run IN]",
 )
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from onnx_expand.cost import Inspection
 from onnx_expand.equivalence import Figure, Verdict
+from onnx_expand.errors import DifferentError
 from onnx_expand.model import check_output, replacing
-from onnx_expand.passes import ExpandReport, FoldReport
+from onnx_expand.passes import ExpandReport, FoldReport, Verification
 from onnx_expand.plans import Plan
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "print_plans",
     "print_table",
     "print_verdict",
+    "refuse_difference",
     "write_json",
 ]
 
@@ -94,13 +96,24 @@ def print_expansion(out: Console, report: ExpandReport, *, written: bool = True)
         header, rows = _expansion_rows(report)
         print_table(out, header, rows)
         _print_change(out, report.before, report.after)
-        out.print(_START[report.init])
+        out.print(_claim(report))
     _print_reasons(out, "not expanded", [((s.node,), str(s.refusal)) for s in report.skipped])
+
+
+def _claim(report: ExpandReport) -> str:
+    """What may be said of the numbers of an expanded model."""
+    if report.init != "preserve":
+        return _START[report.init]
+    if not report.is_exact:
+        return (
+            "The expanded model approximates the model: the layers miss up to "
+            f"{report.residual:.2g} of their weights."
+        )
+    return "The expanded model computes what the model did, up to rounding."
 
 
 _START = {
     "random": "The new layers start from random numbers: train the model before you use it.",
-    "preserve": "The expanded model computes what the model did, up to rounding and residuals.",
     "contracted": "The expansion was contracted at once: nodes are as before, weights are not.",
 }
 
@@ -165,6 +178,19 @@ def print_verdict(out: Console, verdict: Verdict) -> None:
         out.print(f"{len(rows) - _SITES} more outputs, all of which are in --json")
     for note in verdict.notes:
         out.print(f"note: {note}", markup=False)
+
+
+def refuse_difference(out: Console, found: Verification, what: str, target: str | None) -> None:
+    """Show what differs, and end the command, if a model is not to be written.
+
+    Raises:
+        DifferentError: What was made does not compute what it should, or does not run.
+    """
+    if found.equal is not False:
+        return
+    if found.verdict.outputs:
+        print_verdict(out, found.verdict)
+    raise DifferentError(f"{what}: {found.verdict.differences[0]}; {target} was not written")
 
 
 def _figure_row(figure: Figure) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_expand.equivalence import Verdict, check
-from onnx_expand.errors import DifferentError, Reason, UnsupportedError
+from onnx_expand.equivalence import Verdict
+from onnx_expand.errors import Reason
 from onnx_expand.passes import Fold, FoldReport
+from onnx_expand.verification import require_equal, verify
 
 __all__ = ["Folded", "fold_and_check"]
 
@@ -22,15 +22,17 @@ class Folded:
 
     Attributes:
         model: The folded model.
-        report: What fold did.
-        verdict: Whether it computes the same; None where that could not be found out.
-        note: Why it could not.
+        report: What fold did, and whether the model computes the same.
     """
 
     model: ir.Model
     report: FoldReport
-    verdict: Verdict | None
-    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the model computes the same; None where that could not be found out."""
+        found: Verdict | None = self.report.verification.verdict
+        return found
 
     def summary(self) -> str:
         """One line for people."""
@@ -38,7 +40,9 @@ class Folded:
         text = f"{len(self.report.sites)} sites fold"
         if kept:
             text += f", {len(kept)} do not ({kept[0].nodes[0]}: {kept[0].refusal.reason})"
-        return f"{text}; {self.verdict.summary() if self.verdict is not None else self.note}"
+        if not self.report.sites:
+            return f"{text}; nothing folds"
+        return f"{text}; {self.report.verification.text.removeprefix('checked: ')}"
 
 
 def fold_and_check(model: ir.Model, label: str) -> Folded:
@@ -49,18 +53,12 @@ def fold_and_check(model: ir.Model, label: str) -> Folded:
         label: How an error names it.
 
     Raises:
-        DifferentError: The folded model does not compute the same.
+        DifferentError: The folded model does not compute the same, or does not run where the
+            model does.
     """
     folded = model.clone()
-    report = Fold().call(folded).report
-    if not report.sites:
-        return Folded(folded, report, None, "nothing folds")
-    if importlib.util.find_spec("onnxruntime") is None:
-        return Folded(folded, report, None, "not checked: onnxruntime is not installed")
-    try:
-        verdict = check(model, folded, samples=1)
-    except UnsupportedError as error:
-        return Folded(folded, report, None, f"not checked: {error}")
-    if not verdict.equal:
-        raise DifferentError(f"{label}: the folded model differs: {verdict.summary()}")
-    return Folded(folded, report, verdict)
+    result = Fold().call(folded)
+    if not result.modified:
+        return Folded(folded, result.report)
+    found = require_equal(verify(model, folded), f"{label}: the folded model differs")
+    return Folded(folded, replace(result.report, verification=found))

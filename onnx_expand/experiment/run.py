@@ -17,7 +17,6 @@ from onnx_expand.experiment.files import EventWriter, Folder
 from onnx_expand.experiment.folding import fold_and_check
 from onnx_expand.experiment.report import Report
 from onnx_expand.model import check_output, load, save
-from onnx_expand.passes import Fold
 from onnx_expand.recipes import Plan
 from onnx_expand.train import (
     Checkpoints,
@@ -230,13 +229,13 @@ class _Experimenter:
 
     def _folded(self, model: ir.Model) -> ir.Model:
         """The compact model that a model folds to."""
-        compact = model.clone()
-        if not Fold().call(compact).report.sites:
+        compact = fold_and_check(model, self.experiment.source)
+        if not compact.report.sites:
             raise UnsupportedError(
                 f"{self.experiment.source}: nothing folds, so that it has no compact model to "
                 "compare with"
             )
-        return compact
+        return compact.model
 
     def _train(
         self, name: str, model: ir.Model, data: Dataset, seed: int

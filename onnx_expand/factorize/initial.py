@@ -60,12 +60,14 @@ class Filled:
         residual: Relative norm of what the unit misses of the layer, before its last rounding;
             None where it was not to preserve anything.
         condition: The condition number of the unit for gradients, None as above.
+        is_exact: Whether the unit misses no more of the layer than storing its numbers does.
     """
 
     unit: Unit
     parts: tuple[tuple[Part, ...], ...]
     residual: float | None = None
     condition: float | None = None
+    is_exact: bool = False
 
     @property
     def affine(self) -> AffineConv:
@@ -135,7 +137,8 @@ def preserve(
     else:
         found, residual = _with_remainder(unit, target, rng, rounded), 0.0
     # Half of what storing the numbers costs anyway is no loss.
-    if residual > max(_EXACT, _grain(rounded) / 8, most):
+    exact = residual <= max(_EXACT, _grain(rounded) / 8)
+    if not exact and residual > most:
         return Refusal(
             Reason.STRATEGY,
             f"{unit.strategy} with {' -> '.join(map(str, unit.widths))} channels misses "
@@ -148,7 +151,7 @@ def preserve(
         blocks(target.weight, target.group).shape,
         rng,
     )
-    return Filled(unit, tuple(found), residual, figure)
+    return Filled(unit, tuple(found), residual, figure, exact)
 
 
 def _grain(rounded: Rounded) -> float:

@@ -6,6 +6,7 @@ from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
 from onnx_expand.passes.overridable import assume_constant
 from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.preprocess import Preprocess
+from onnx_expand.passes.report import Verification
 from onnx_expand.passes.strip import StripNonlinear
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Policy",
     "Preprocess",
     "StripNonlinear",
+    "Verification",
     "assume_constant",
 ]

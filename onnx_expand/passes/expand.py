@@ -23,9 +23,12 @@ from onnx_expand.factorize import (
 )
 from onnx_expand.lift import Linear
 from onnx_expand.passes.fold import Fold
+from onnx_expand.passes.options import settle
 from onnx_expand.passes.partition import Policy
+from onnx_expand.passes.report import Verification
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.selection import Site, survey, why_not
+from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.units import EXPANDED, unit_member
 from onnx_expand.passes.writing import UnitWriter
 from onnx_expand.plans import How, Plan, Rule, Select, load_plan, parse_kernel
@@ -54,6 +57,7 @@ class Expansion:
         residual: With `preserve`, the relative norm of what the new layers miss of the weight.
         condition: With `preserve`, how many times faster the unit learns in one direction than in
             another, compared with a single layer; infinite if some cannot be learned.
+        is_exact: Whether the new layers compute what the layer did, up to rounding.
     """
 
     node: str
@@ -66,6 +70,7 @@ class Expansion:
     macs: tuple[int | None, int | None] = (None, None)
     residual: float | None = None
     condition: float | None = None
+    is_exact: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The expansion as plain JSON types; an infinite number is the text `inf`."""
@@ -82,6 +87,7 @@ class Expansion:
             "macs": list(self.macs),
             "residual": self.residual,
             "condition": "inf" if endless else self.condition,
+            "exact": self.is_exact,
         }
 
 
@@ -103,6 +109,7 @@ class ExpandReport:
         before: The model as it came.
         after: The expanded model; for the initial values `contracted`, before it was contracted.
         init: How the new layers start.
+        verification: Whether the model computes the same; the pass itself runs no model.
     """
 
     expanded: tuple[Expansion, ...]
@@ -110,6 +117,17 @@ class ExpandReport:
     before: Inspection
     after: Inspection
     init: str = "random"
+    verification: Verification = field(default_factory=Verification)
+
+    @property
+    def residual(self) -> float:
+        """The largest relative norm of what the new layers miss of a weight."""
+        return max((e.residual or 0.0 for e in self.expanded), default=0.0)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the expanded model claims to compute what the model did."""
+        return self.init == "preserve" and all(e.is_exact for e in self.expanded)
 
     @property
     def plan(self) -> dict[str, How]:
@@ -123,6 +141,7 @@ class ExpandReport:
             "init": self.init,
             "before": self.before.as_dict(),
             "after": self.after.as_dict(),
+            "verification": self.verification.as_dict(),
             "expanded": [e.as_dict() for e in self.expanded],
             "skipped": [{"node": s.node, **s.refusal.as_dict()} for s in self.skipped],
         }
@@ -207,6 +226,7 @@ class Expand(ir.passes.InPlacePass):
     _plan: Plan | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        settle(self)
         how = How(
             self.strategy,
             self.rate,
@@ -255,6 +275,7 @@ class Expand(ir.passes.InPlacePass):
             UsageError: The plan names nodes that the model does not have, or `contracted` meets a
                 model with expansions in it.
         """
+        given = Snapshot.of(model)
         before, counts = inspect_model(model), node_counts(model)
         facts, rewriter = Facts(model), Rewriter(model)
         sites = survey(model, facts)
@@ -267,10 +288,10 @@ class Expand(ir.passes.InPlacePass):
         expanded = run.report(counts, node_counts(model))
         if self.init == "contracted":
             Fold(Policy.MARKED).call(model)
-        else:
+        elif run.expanded:
             model.metadata_props[EXPANDED] = "true"
         report = ExpandReport(expanded, tuple(run.skipped), before, after, self.init)
-        return ExpandResult(model, True, report)
+        return ExpandResult(model, Snapshot.of(model) != given, report)
 
     def _check_model(self, sites: Sequence[Site]) -> None:
         if self._plan is not None:
@@ -434,6 +455,7 @@ class _Run:
                     (old[1], None if None in macs else sum(m for m in macs if m is not None)),
                     filled.residual,
                     filled.condition,
+                    filled.is_exact,
                 )
             )
         return tuple(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_expand.cost import inspect_model
+from onnx_expand.errors import UsageError
 from onnx_expand.passes.borders import Border
 from onnx_expand.passes.folding import FoldRun
 from onnx_expand.passes.functions import (
@@ -15,13 +16,17 @@ from onnx_expand.passes.functions import (
     calls_with_weights,
     inline_functions,
 )
+from onnx_expand.passes.options import settle
 from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
 from onnx_expand.passes.rewrite import label
+from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.units import EXPANDED, drop_incomplete, nonlinear_units
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
+
+_PROVIDERS = ("cpu", "cuda")
 
 
 @dataclass
@@ -37,7 +42,8 @@ class Fold(ir.passes.InPlacePass):
 
     The model keeps its inputs, outputs and names; a result takes the names of the heaviest node
     that it replaces, or those recorded by expand. Weights that something else reads stay as they
-    are. All arithmetic is float64 with one rounding to the model's type at the end.
+    are. All arithmetic is float64; each round of rewriting rounds its results to the model's
+    type once.
 
     Attributes:
         policy: What to merge.
@@ -49,6 +55,9 @@ class Fold(ir.passes.InPlacePass):
             machine has, when missing.
         inline: Put the bodies of local functions in the place of their calls first, so that
             weights which callers hand over can be merged.
+
+    Raises:
+        UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
     """
 
     policy: Policy = Policy.AUTO
@@ -58,8 +67,14 @@ class Fold(ir.passes.InPlacePass):
     provider: str | None = None
     inline: bool = False
 
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.provider not in {None, *_PROVIDERS}:
+            raise UsageError(f"provider '{self.provider}' is none of {', '.join(_PROVIDERS)}")
+
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
+        given = Snapshot.of(model)
         before = inspect_model(model) if self.measure else None
         policy = self.policy
         if policy is Policy.AUTO:
@@ -80,9 +95,8 @@ class Fold(ir.passes.InPlacePass):
         kept += [kept_of(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
         kept += [Kept(tuple(map(label, nodes)), why) for nodes, why in nonlinear_units(model)]
         sites = tuple(site for run in runs for site in run.sites)
-        return FoldResult(
-            model, bool(sites), FoldReport(policy, sites, tuple(kept), before, after)
-        )
+        report = FoldReport(policy, sites, tuple(kept), before, after)
+        return FoldResult(model, Snapshot.of(model) != given, report)
 
     def _fold(self, model: ir.Model, policy: Policy) -> FoldRun:
         """Fold all graphs of a model, those of its functions aside."""

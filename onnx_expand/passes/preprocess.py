@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.lower import constant
+from onnx_expand.passes.options import settle
 from onnx_expand.passes.rewrite import Rewriter
 
 __all__ = ["Preprocess"]
@@ -40,10 +42,29 @@ class Preprocess(ir.passes.InPlacePass):
     input: str | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
+        for name in ("mean", "std"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} holds no number; give one for each channel, or one")
         if not all(map(math.isfinite, (*self.mean, *self.std))):
             raise UsageError("mean and std must be finite numbers")
         if min(self.std) <= 0:
             raise UsageError(f"std holds {min(self.std):g}; a deviation is above 0")
+
+    @classmethod
+    def asked(cls, mean: Any, std: Any, swap_rb: bool, image: str | None) -> Preprocess | None:
+        """The preprocessing that options ask for; None if they ask for none.
+
+        Raises:
+            UsageError: An option makes no sense, or an input is named and nothing is done to it.
+        """
+        given = {"mean": mean, "std": std, "swap_rb": swap_rb or None}
+        given = {name: value for name, value in given.items() if value not in (None, "")}
+        if not given:
+            if image is not None:
+                raise UsageError("an input is named; say with mean, std or swap_rb what to do to it")
+            return None
+        return cls(**given, input=image)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert the preprocessing in place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_expand.cost import Cost, Inspection
@@ -12,7 +12,7 @@ from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.rewrite import label
 from onnx_expand.regions import Break
 
-__all__ = ["FoldReport", "Kept", "Site", "kept_of"]
+__all__ = ["FoldReport", "Kept", "Site", "Verification", "kept_of"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,28 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Verification:
+    """Whether a pass's result was compared with what the pass was given.
+
+    Attributes:
+        verdict: The `onnx_expand.equivalence.Verdict`; None where the two were not compared.
+        text: The verdict in one line, or why there is none.
+    """
+
+    verdict: Any = None
+    text: str = "not checked: this was not asked for"
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether both compute the same; None where that is not known."""
+        return None if self.verdict is None else bool(self.verdict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome as plain JSON types."""
+        return {"checked": self.verdict is not None, "equal": self.equal, "text": self.text}
+
+
+@dataclass(frozen=True)
 class FoldReport:
     """What fold did, what it left alone, and what the model cost before and after.
 
@@ -53,6 +75,7 @@ class FoldReport:
         kept: What was not, each with its reason.
         before: The model as it came, where it was measured.
         after: The model as it is.
+        verification: Whether it computes the same; the pass itself runs no model.
     """
 
     policy: Policy
@@ -60,6 +83,7 @@ class FoldReport:
     kept: tuple[Kept, ...]
     before: Inspection | None
     after: Inspection | None
+    verification: Verification = field(default_factory=Verification)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
@@ -68,6 +92,7 @@ class FoldReport:
             "policy": str(self.policy),
             "before": None if self.before is None else self.before.as_dict(),
             "after": None if self.after is None else self.after.as_dict(),
+            "verification": self.verification.as_dict(),
             "folded": [
                 {
                     "nodes": list(site.nodes),

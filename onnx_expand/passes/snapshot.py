@@ -1,0 +1,107 @@
+"""What a model says, to be compared with what it says after a pass: `modified` is no guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+__all__ = ["Snapshot"]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor; it is read only where another object has taken its place."""
+
+    tensor: ir.TensorProtocol
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Tensor):
+            return NotImplemented
+        a, b = self.tensor, other.tensor
+        if a is b:
+            return True
+        same = (a.dtype, a.shape, a.name) == (b.dtype, b.shape, b.name)
+        if same and a.dtype == ir.DataType.STRING:
+            return bool((a.numpy() == b.numpy()).all())
+        return same and a.tobytes() == b.tobytes()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a model's file would hold, tensors by reference.
+
+    Attributes:
+        content: Nested tuples, in the order of the file.
+    """
+
+    content: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Snapshot:
+        """Take down what a model says now."""
+        fields = (
+            *(model.ir_version, model.producer_name, model.producer_version, model.domain),
+            *(model.model_version, model.doc_string, _mapping(model.metadata_props)),
+            _mapping(model.opset_imports),
+        )
+        functions = tuple(map(_function, model.functions.values()))
+        return cls((*fields, functions, tuple(_graph(model.graph))))
+
+
+def _function(function: ir.Function) -> tuple[Any, ...]:
+    return (
+        *(function.identifier(), function.doc_string, _mapping(function.metadata_props)),
+        _mapping(function.opset_imports),
+        tuple(map(_attribute, function.attributes.values())),
+        tuple(_graph(function.graph)),
+    )
+
+
+def _graph(graph: ir.Graph) -> Iterator[tuple[Any, ...]]:
+    yield (graph.name, graph.doc_string, _mapping(graph.metadata_props))
+    yield tuple(map(_value, graph.inputs))
+    yield tuple(map(_value, graph.outputs))
+    for value in graph.initializers.values():
+        yield (*_value(value), None if value.const_value is None else _Tensor(value.const_value))
+    for node in graph:
+        yield (
+            *(node.domain, node.op_type, node.overload, node.name, node.doc_string),
+            _mapping(node.metadata_props),
+            tuple(None if value is None else value.name for value in node.inputs),
+            tuple(map(_value, node.outputs)),
+            tuple(map(_attribute, node.attributes.values())),
+        )
+
+
+def _value(value: ir.Value) -> tuple[Any, ...]:
+    shape = None if value.shape is None else tuple(map(str, value.shape))
+    return (
+        *(value.name, str(value.type), shape, value.doc_string, _mapping(value.metadata_props)),
+    )
+
+
+def _attribute(attribute: ir.Attr) -> tuple[Any, ...]:
+    kind, value = attribute.type, attribute.value
+    stated: Any
+    if attribute.is_ref():
+        stated = attribute.ref_attr_name
+    elif kind == ir.AttributeType.GRAPH:
+        stated = tuple(_graph(value))
+    elif kind == ir.AttributeType.GRAPHS:
+        stated = tuple(tuple(_graph(graph)) for graph in value)
+    elif kind == ir.AttributeType.TENSOR:
+        stated = _Tensor(value)
+    elif kind == ir.AttributeType.TENSORS:
+        stated = tuple(map(_Tensor, value))
+    else:
+        stated = repr(value)  # NaN too is what it was
+    return (attribute.name, kind, attribute.doc_string, stated)
+
+
+def _mapping(given: Any) -> tuple[tuple[Any, Any], ...]:
+    return tuple(given.items())
