@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from onnx_expand.train.module import OnnxModule, attach, identifier
 from onnx_expand.train.names import CONSTANTS, STATEFUL, state_keys
 from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
+from onnx_expand.train.unsigned import UNSIGNED, detour, direct
 from onnx_expand.values import Facts
 
 __all__ = ["to_torch"]
@@ -162,6 +163,49 @@ def _moving(model: ir.Model, plans: Mapping[ir.Node, Op]) -> set[ir.Value]:
     return found
 
 
+def _detours(model: ir.Model, plans: Mapping[ir.Node, Op]) -> dict[ir.Node, Callable[..., Any]]:
+    """How nodes are computed that read types which torch does not compute with.
+
+    Raises:
+        UnsupportedError: Some are not computed at all.
+    """
+    wide = {kind for kind, dtype in DTYPES.items() if dtype in UNSIGNED}
+    if not wide & _kinds(model):
+        return {}
+    facts = Facts(model)
+    found, problems = {}, []
+    for node in plans:
+        kinds = (facts.dtype(value) for value in node.inputs if value is not None)
+        types = [kind for kind in kinds if kind is not None and kind in wide]
+        if not types:
+            continue
+        kind = types[0]
+        try:
+            way = detour(node.op_type, _attributes(node), DTYPES[kind])
+        except NotImplementedError:
+            problems.append(f"{inner_nodes([node])}: torch does not compute it with {kind}")
+            continue
+        if way is not direct:
+            found[node] = way
+    if problems:
+        raise UnsupportedError("cannot be trained: " + "; ".join(problems))
+    return found
+
+
+def _kinds(model: ir.Model) -> set[int]:
+    """The element types that inputs, constants and attributes name."""
+    found = {int(value.dtype) for value in model.graph.inputs if value.dtype is not None}
+    for value in model.graph.initializers.values():
+        found |= set() if value.const_value is None else {int(value.const_value.dtype)}
+    for node in model.graph:
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR:
+                found.add(int(attribute.as_tensor().dtype))
+            elif name in {"to", "dtype", "output_dtype"}:
+                found.add(attribute.as_int())
+    return found
+
+
 def _problem(node: ir.Node, plan: Op) -> str:
     attributes = _attributes(node)
     for name in attributes:
@@ -217,7 +261,9 @@ class _Importer:
         frozen: re.Pattern[str] | None = None,
     ) -> None:
         self.graph = model.graph
+        self.opset = model.graph.opset_imports.get("", 1)
         self.plans = plans
+        self.detours = _detours(model, plans)
         self.frozen = frozen
         self.kinds = kinds
         self.moving = _moving(model, plans)
@@ -329,7 +375,12 @@ class _Importer:
                 attributes["outputs"] = len(node.outputs)
             if "like" in plan.parameters:
                 attributes["like"] = self.like
-            result = self.fx.call_function(plan.target, tuple(args), attributes)
+            way = self.detours.get(node)
+            if way is None:
+                result = self.fx.call_function(plan.target, tuple(args), attributes)
+            else:
+                args = [node.op_type, self.opset, *args]
+                result = self.fx.call_function(way, tuple(args), attributes)
         if "outputs" in plan.parameters:
             for slot, value in enumerate(node.outputs):
                 self.values[value] = self.fx.call_function(operator.getitem, (result, slot))

@@ -78,7 +78,8 @@ def thresholded_relu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
 def shrink(x: torch.Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> torch.Tensor:
     """X moved towards zero by the bias; zero within lambd of it."""
     zero = torch.zeros_like(x)
-    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
+    moved = torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
+    return moved.to(x.dtype)
 
 
 @op("Clip", static=(1, 2))

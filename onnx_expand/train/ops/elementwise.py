@@ -71,10 +71,38 @@ def mod(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
+@op("BitwiseAnd")
+def bitwise_and(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The bits that are in both."""
+    return a & b
+
+
+@op("BitwiseOr")
+def bitwise_or(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The bits that are in either."""
+    return a | b
+
+
+@op("BitwiseXor")
+def bitwise_xor(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The bits that are in one alone."""
+    return a ^ b
+
+
+@op("BitShift")
+def bit_shift(a: torch.Tensor, b: torch.Tensor, *, direction: str) -> torch.Tensor:
+    """The bits of a moved by b places, towards the highest (LEFT) or the lowest (RIGHT)."""
+    return a << b if direction == "LEFT" else a >> b
+
+
 @op("Pow", since=7, frozen=(1,))
 def power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """A to the power of b, of a's type."""
-    return torch.pow(a, b).to(a.dtype)
+    if a.is_floating_point():
+        return torch.pow(a, b if b.is_floating_point() else b.to(a.dtype)).to(a.dtype)
+    if b.is_floating_point():
+        return torch.pow(a.to(b.dtype), b).to(a.dtype)
+    return torch.pow(a.to(torch.int64), b.to(torch.int64)).to(a.dtype)
 
 
 @op("Sum")

@@ -167,9 +167,13 @@ def top_k(
     sorted: int = 1,
     outputs: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest or smallest elements along an axis, and where they are."""
-    found = torch.topk(x, integers(k)[0], dim=axis, largest=bool(largest), sorted=bool(sorted))
-    return found.values, found.indices
+    """The largest or smallest elements along an axis, and where they are.
+
+    Of equal ones the first comes first, which `torch.topk` does not promise.
+    """
+    found = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
+    count = integers(k)[0]
+    return found.values.narrow(axis, 0, count), found.indices.narrow(axis, 0, count)
 
 
 def _positive(indices: torch.Tensor, length: int) -> torch.Tensor:

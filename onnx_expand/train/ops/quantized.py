@@ -32,7 +32,6 @@ def dequantize(
     exact = torch.promote_types(dtype, torch.float32)
 
     def spread(settings: torch.Tensor) -> torch.Tensor:
-        settings = settings.to(exact)
         if block_size:
             whole = settings.repeat_interleave(block_size, dim=axis)
             return whole.narrow(axis, 0, x.shape[axis])
@@ -40,7 +39,7 @@ def dequantize(
             return settings.reshape([1] * x.ndim)
         return settings.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
 
-    numbers = x.to(exact)
     if zero is not None:
-        numbers = numbers - spread(zero)
-    return (numbers * spread(scale)).to(dtype)
+        kind = exact if x.is_floating_point() else torch.int32  # exact, where float32 would round
+        x = x.to(kind) - spread(zero.to(kind))
+    return (x.to(exact) * spread(scale.to(exact))).to(dtype)

@@ -21,13 +21,32 @@ def _axes(x: torch.Tensor, axes: Axes, noop: int) -> tuple[int, ...]:
     return tuple(range(x.ndim))
 
 
+def _exact(x: torch.Tensor) -> torch.Tensor:
+    """Integers as float64, in which onnxruntime adds and multiplies them."""
+    return x.double() if x.dtype in {torch.int32, torch.int64} else x
+
+
+def _as(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A result in its own type: integers cut towards zero, and to the ends of the type."""
+    if dtype == y.dtype or dtype not in {torch.int32, torch.int64}:
+        return y.to(dtype)
+    limits = torch.iinfo(dtype)
+    inside = y.clamp(limits.min, limits.max).to(dtype)
+    # The largest int64 is no float64; what rounds up to 2^63 would turn negative.
+    inside = torch.where(y >= float(limits.max), limits.max, inside)
+    return torch.where(y.isnan(), limits.min, inside)
+
+
 @op("ReduceSum", static=(1,))
 def reduce_sum(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """The sum."""
     dims = _axes(x, axes, noop_with_empty_axes)
-    return x.sum(dim=dims, keepdim=bool(keepdims), dtype=x.dtype) if dims else x
+    if not dims:
+        return x
+    exact = _exact(x)
+    return _as(exact.sum(dim=dims, keepdim=bool(keepdims), dtype=exact.dtype), x.dtype)
 
 
 @op("ReduceMean", static=(1,))
@@ -36,7 +55,7 @@ def reduce_mean(
 ) -> torch.Tensor:
     """The mean."""
     dims = _axes(x, axes, noop_with_empty_axes)
-    return x.mean(dim=dims, keepdim=bool(keepdims)) if dims else x
+    return _as(_exact(x).mean(dim=dims, keepdim=bool(keepdims)), x.dtype) if dims else x
 
 
 @op("ReduceMax", static=(1,))
@@ -80,9 +99,12 @@ def reduce_prod(
 ) -> torch.Tensor:
     """The product."""
     dims = _axes(x, axes, noop_with_empty_axes)
+    if not dims:
+        return x
+    dtype, x = x.dtype, _exact(x)
     for axis in sorted((dim % x.ndim for dim in dims), reverse=True):
         x = x.prod(dim=axis, keepdim=bool(keepdims), dtype=x.dtype)
-    return x
+    return _as(x, dtype)
 
 
 @op("ReduceL1", static=(1,))
@@ -90,7 +112,10 @@ def reduce_l1(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """The sum of absolute values."""
-    return reduce_sum(x.abs(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes)
+    total = reduce_sum(
+        _exact(x).abs(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
+    )
+    return _as(total, x.dtype)
 
 
 @op("ReduceL2", static=(1,))
@@ -99,9 +124,9 @@ def reduce_l2(
 ) -> torch.Tensor:
     """The Euclidean norm."""
     squares = reduce_sum_square(
-        x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
+        _exact(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
     )
-    return squares.sqrt().to(x.dtype)
+    return _as(squares.sqrt(), x.dtype)
 
 
 @op("ReduceSumSquare", static=(1,))
@@ -109,7 +134,10 @@ def reduce_sum_square(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """The sum of squares."""
-    return reduce_sum(x * x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes)
+    total = reduce_sum(
+        _exact(x).square(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
+    )
+    return _as(total, x.dtype)
 
 
 @op("ReduceLogSum", static=(1,))
@@ -117,7 +145,10 @@ def reduce_log_sum(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """The logarithm of the sum."""
-    return reduce_sum(x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes).log()
+    total = reduce_sum(
+        _exact(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
+    )
+    return _as(total.log(), x.dtype)
 
 
 @op("ReduceLogSumExp", static=(1,))
@@ -126,7 +157,9 @@ def reduce_log_sum_exp(
 ) -> torch.Tensor:
     """The logarithm of the sum of exponentials."""
     dims = _axes(x, axes, noop_with_empty_axes)
-    return torch.logsumexp(x, dim=dims, keepdim=bool(keepdims)) if dims else x
+    exact = _exact(x)
+    sums = torch.logsumexp(exact, dim=dims, keepdim=bool(keepdims)) if dims else exact
+    return _as(sums, x.dtype)
 
 
 @op("ArgMax")

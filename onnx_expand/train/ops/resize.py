@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from onnx_expand.errors import UnsupportedError
 from onnx_expand.train.host import integers, numbers
 from onnx_expand.train.registry import Attributes, op
 
@@ -62,7 +63,16 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> torch.Tensor:
-    """X with some axes resampled, by scales or to sizes."""
+    """X with some axes resampled, by scales or to sizes.
+
+    Raises:
+        UnsupportedError: Integers are to be interpolated.
+    """
+    if mode != "nearest" and not x.is_floating_point():
+        raise UnsupportedError(
+            f"Resize: {mode} interpolation of {x.dtype} is rounded as each runtime sees fit; "
+            "cast to float32 before it"
+        )
     where = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in axes]
     factors = [float(s) for s in numbers(scales)] if scales is not None else []
     extents = integers(sizes) if sizes is not None else []
@@ -71,6 +81,7 @@ def resize(
         lengths = [x.shape[axis] for axis in where]
         factor = choose(n / length for n, length in zip(extents, lengths, strict=True))
         extents = [math.floor(factor * length + 0.5) for length in lengths]
+        factors = [factor] * len(where)  # one for all axes, though extents are rounded
     cropped = coordinate_transformation_mode == "tf_crop_and_resize"
     ends = [float(r) for r in numbers(roi)] if cropped and roi is not None else []
     for position, axis in enumerate(where):
@@ -111,19 +122,31 @@ def _cropped(
 def _coordinates(
     length: int, out: int, scale: float, transform: str, device: torch.device
 ) -> torch.Tensor:
-    """Where in the input each position of the output lies, [out]."""
-    index = torch.arange(out, dtype=torch.float64, device=device)
+    """Where in the input each position of the output lies, float64 [out].
+
+    Rounded to float32 as in onnxruntime: that decides which neighbour is nearest.
+    """
+    single = torch.float32
+    index = torch.arange(out, dtype=single, device=device)
+    factor, size = (torch.tensor(float(n), dtype=single, device=device) for n in (scale, length))
     if transform == "asymmetric":
-        return index / scale
-    if transform == "align_corners":
-        return index * ((length - 1) / (out - 1)) if out > 1 else index * 0
-    if transform == "pytorch_half_pixel" and out <= 1:
-        return index * 0
-    places = (index + 0.5) / scale - 0.5
-    if transform == "half_pixel_symmetric":
+        places = index / factor
+    elif transform == "align_corners":
+        places = index * (length - 1) / (out - 1) if out > 1 else index * 0
+    elif transform == "pytorch_half_pixel" and out <= 1:
+        places = index * 0
+    elif transform == "half_pixel_symmetric":
         # Keeps the middle in place where length * scale is not whole.
-        places = places + length / 2 * (1 - out / (scale * length))
-    return places
+        ends = torch.tensor(float(out), dtype=single, device=device) / (factor * size)
+        start = (size / 2 * (1 - ends)).double()
+        places = (start + (index.double() + 0.5) / factor.double() - 0.5).to(single)
+    else:
+        places = (index + 0.5) / factor - 0.5
+    return places.double()
+
+
+# How near a place must be to the middle between two neighbours to count as the middle.
+_MIDDLE = 1e-6
 
 
 def _nearest(places: torch.Tensor, mode: str) -> torch.Tensor:
@@ -132,9 +155,9 @@ def _nearest(places: torch.Tensor, mode: str) -> torch.Tensor:
     elif mode == "ceil":
         rounded = places.ceil()
     elif mode == "round_prefer_ceil":
-        rounded = (places + 0.5).floor()
+        rounded = (places + (0.5 + _MIDDLE)).floor()
     else:
-        rounded = (places - 0.5).ceil()
+        rounded = (places - (0.5 + _MIDDLE)).ceil()
     return rounded.to(torch.int64)
 
 

@@ -48,7 +48,7 @@ def cumulative_product(
     if exclusive:
         before = x.narrow(dim, 0, x.shape[dim] - 1)
         x = torch.cat([torch.ones_like(x.narrow(dim, 0, 1)), before], dim)
-    result = x.cumprod(dim)
+    result = x.cumprod(dim, dtype=x.dtype)
     return result.flip(dim) if reverse else result
 
 

@@ -151,7 +151,12 @@ def pad(
         begin[axis], end[axis] = amounts[position], amounts[half + position]
     if mode == "constant":
         pairs = [amount for pair in list(zip(begin, end, strict=True))[::-1] for amount in pair]
-        return F.pad(x, pairs, value=0.0 if value is None else numbers(value)[0])
+        filled = 0 if value is None else numbers(value)[0]
+        if not x.is_floating_point() and filled:
+            # F.pad takes the number as a float, which holds no integers above 2^53.
+            inside = F.pad(torch.ones_like(x, dtype=torch.bool), pairs)
+            return torch.where(inside, F.pad(x, pairs), x.new_full((), filled))
+        return F.pad(x, pairs, value=filled)
     for axis in range(x.ndim):
         if begin[axis] or end[axis]:
             x = _pad_axis(x, axis, begin[axis], end[axis], mode)
