@@ -69,6 +69,8 @@ class Reason(StrEnum):
     """Merging would cost more multiply-accumulates, parameters or nodes than it saves."""
     SHARED = "shared intermediate"
     """Something else reads the value in between."""
+    BRANCHES = "several inputs"
+    """Values from different places meet here, so that no single map computes the result."""
     OUTPUT = "graph output"
     """The value in between is an output of the graph."""
     OVERRIDABLE = "overridable initializer"

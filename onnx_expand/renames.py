@@ -20,12 +20,13 @@ import onnx_ir as ir
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.values import Facts
 
-__all__ = ["Extent", "Passage", "Rename", "find_rename", "without_detours"]
+__all__ = ["RENAMES", "Extent", "Passage", "Rename", "find_rename", "without_detours"]
 
 Extent = Hashable
 """A number, or whatever stands for one extent that is not static."""
 
-_RESHAPES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+RENAMES = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Op types that may be renames."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def find_rename(node: ir.Node, facts: Facts) -> Rename | None:
     """The rename that a node is, if it is one of numbers that the model computes."""
     if node.domain or not node.inputs or node.inputs[0] is None:
         return None
-    if node.op_type != "Transpose" and node.op_type not in _RESHAPES:
+    if node.op_type not in RENAMES:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None  # its axes are handed over by the callers of its function

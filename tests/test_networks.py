@@ -73,7 +73,9 @@ def test_fold_undoes_every_strategy_on_every_network(variant: str, strategy: str
     expanded = onnx_expand.expand(model, strategy=strategy, rate=rate, first_width=first)
     if "cl" in strategy:
         assert len(expanded.graph.node) > len(model.graph.node)
-    folded = onnx_expand.fold(expanded)
+    # What nothing was expanded in is a model like any other, of which more would be folded.
+    nothing = expanded.SerializeToString() == model.SerializeToString()
+    folded = onnx_expand.fold(expanded, policy="marked" if nothing else "auto")
     assert skeleton(folded) == skeleton(model)
 
 

@@ -5,12 +5,13 @@ A new linear op is one function in one of the files here and a row in its test.
 
 # Importing a file registers its ops.
 from onnx_expand.lift import channels, matrix, spatial
-from onnx_expand.lift.base import CONTRADICTIONS, Axes, Linear, contradiction, lift
+from onnx_expand.lift.base import CONTRADICTIONS, LIFTERS, Axes, Linear, contradiction, lift
 from onnx_expand.lift.convolution import conv_geometry, conv_transpose_geometry, swap_channels
 from onnx_expand.lift.parts import lift_parts
 
 __all__ = [
     "CONTRADICTIONS",
+    "LINEAR_OPS",
     "Axes",
     "Linear",
     "channels",
@@ -23,3 +24,6 @@ __all__ = [
     "spatial",
     "swap_channels",
 ]
+
+LINEAR_OPS = frozenset(LIFTERS)
+"""Op types of which some nodes, at least, are maps."""

@@ -105,5 +105,7 @@ class Fold(ir.passes.InPlacePass):
             run.stopwatch = Stopwatch(run.facts, self.provider)
         for graph in list(model.graphs()):
             run.fold_graph(graph)
+        for graph in list(model.graphs()):
+            run.explain(graph)
         run.rewriter.finish()
         return run

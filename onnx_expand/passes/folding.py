@@ -17,6 +17,7 @@ from onnx_expand.passes.branches import Spread, find_regroupings, find_spreads, 
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.maps import MapWriter, discard
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span
+from onnx_expand.passes.reasons import refined, unexplained
 from onnx_expand.passes.report import Kept, Site, kept_of
 from onnx_expand.passes.reroot import Reroot, find_reroots
 from onnx_expand.passes.rewrite import Rewriter, label
@@ -59,7 +60,7 @@ class FoldRun:
         while self.writer.simpler and rounds < most:
             self.writer.simpler, rounds = False, rounds + 1
             chains, breaks = find_chains(graph, self.facts)
-            kept = [kept_of(b) for b in breaks]
+            kept = [kept_of(refined(b, self.facts)) for b in breaks]
             for chain in chains:
                 kept += self._fold_chain(chain)
             if not self.writer.simpler and self.policy is not Policy.MARKED:
@@ -76,6 +77,12 @@ class FoldRun:
         if bridges and self.policy is not Policy.MARKED:
             while any(self._bridge_chain(chain) for chain in find_chains(graph, self.facts)[0]):
                 pass
+
+    def explain(self, graph: ir.Graph) -> None:
+        """Give a reason to the linear nodes of a folded graph that have none yet."""
+        named = {name for kept in self.kept for name in kept.nodes}
+        found = unexplained(graph, self.facts, named, self.policy)
+        self.kept += [kept_of(found_break) for found_break in found]
 
     def _drop_copies(self, graph: ir.Graph) -> bool:
         """Remove nodes that hand on what they read, unless they name an output of the graph."""

@@ -40,7 +40,7 @@ from onnx_expand.regions import NOMINAL, Break
 from onnx_expand.renames import Rename
 from onnx_expand.values import Facts
 
-__all__ = ["Merged", "Partitioner", "Policy", "Span", "units_of"]
+__all__ = ["NOT_MARKED", "Merged", "Partitioner", "Policy", "Span", "units_of"]
 
 # Longer spans are not looked at where kernels have spatial axes: no network has so many of them
 # with nothing in between, and the work grows with the square.
@@ -605,12 +605,14 @@ class Partitioner:
             last, first = self.elements[a.last], self.elements[b.first]
             if isinstance(last.geometry, Refusal) or isinstance(first.geometry, Refusal):
                 continue  # said at the join itself
-            nodes = (_last_node(last), next(first.nodes()))
+            between = self.inside(Span(a.last + 1, b.first - 1))  # changes of layout
+            renames = [node for element in between for node in element.nodes()]
+            nodes = (_last_node(last), *renames, next(first.nodes()))
             yield Break(nodes, self._why_apart(a, b, policy), last.output.name or "")
 
     def _why_join(self, span: Span, policy: Policy) -> Refusal:
         if policy is Policy.MARKED:
-            return _NOT_MARKED
+            return NOT_MARKED
         merged = self.merged(span)
         apart = self._piece_cost(_Piece(span, merge=False), policy)
         return merged if isinstance(merged, Refusal) else _dearer(merged.cost, apart)
@@ -618,7 +620,7 @@ class Partitioner:
     def _why_apart(self, a: Span, b: Span, policy: Policy) -> Refusal:
         """Why two neighbouring spans of the chosen partition were not merged with each other."""
         if policy is Policy.MARKED:
-            return _NOT_MARKED
+            return NOT_MARKED
         pair = self._without_shift(Span(a.last, b.first))
         if isinstance(pair, Refusal):
             return self._measured(pair, a.last)
@@ -648,7 +650,7 @@ class Partitioner:
         return first.measured(refusal, second)
 
 
-_NOT_MARKED = Refusal(
+NOT_MARKED = Refusal(
     Reason.POLICY,
     "only what expand made is folded",
     hint="fold with the policy cheapest or always",

@@ -1,0 +1,248 @@
+"""Reasons for what no other part of fold speaks of: no linear node stays without one.
+
+Regions say why they end and partitions why they did not merge. Left are nodes that never became
+part of a region: a Cast, a sum of values from different places, a scale that the model computes.
+Each question about a node or about two neighbours is one function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+import onnx_ir as ir
+
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
+from onnx_expand.passes.partition import NOT_MARKED, Policy
+from onnx_expand.passes.rewrite import label
+from onnx_expand.regions import Break
+from onnx_expand.renames import RENAMES, find_rename
+from onnx_expand.values import Facts
+
+__all__ = ["is_linear_kind", "refined", "unexplained"]
+
+_JOINS = frozenset({"Add", "Sub", "Sum", "Mean", "Concat"})
+_CASTS = frozenset({"Cast", "CastLike"})
+_CUTS = frozenset({"Split", "SplitToSequence"})
+_KINDS = LINEAR_OPS | RENAMES | _JOINS | _CASTS | _CUTS | {"Expand"}
+_DEEPEST = 64  # nodes between an initializer and what is computed from it
+
+
+def is_linear_kind(node: ir.Node, facts: Facts) -> bool:
+    """Whether a node is of an op that is linear in some form, on numbers that the model computes.
+
+    A node that maps none of its inputs linearly, such as the division of a constant by what the
+    model computes, is of such an op too: it stays for a reason as well.
+    """
+    if node.domain or node.op_type not in _KINDS or not node.outputs:
+        return False
+    if node.op_type == "LeakyRelu" and node.attributes.get_float("alpha", 0.01) != 1:
+        return False
+    out = node.outputs[0]
+    dtype = next((d for d in map(facts.dtype, _values(node)) if d is not None), None)
+    return dtype is not None and dtype.is_floating_point() and not facts.is_constant(out)
+
+
+def unexplained(
+    graph: ir.Graph, facts: Facts, named: Collection[str], policy: Policy
+) -> Iterator[Break]:
+    """Why linear nodes stay that nobody has named.
+
+    Args:
+        graph: The graph as it is after folding.
+        facts: What is known about the model.
+        named: The labels of nodes that have a reason already.
+        policy: What decided.
+
+    Yields:
+        One break for each node that has a linear neighbour, or a weight that callers may replace.
+    """
+    for node in graph:
+        if label(node) in named or not is_linear_kind(node, facts):
+            continue
+        weight = overridable(node, facts)
+        found = _apart(node, facts) if weight is None else Break((node,), weight)
+        if found is not None:
+            yield Break(found.nodes, NOT_MARKED, found.value) if policy is Policy.MARKED else found
+
+
+def refined(found: Break, facts: Facts) -> Break:
+    """A break with the reason behind its reason: what callers may replace is not just dynamic."""
+    if found.refusal.reason is not Reason.DYNAMIC or len(found.nodes) != 1:
+        return found
+    weight = overridable(found.nodes[0], facts)
+    return found if weight is None else Break(found.nodes, weight, found.value)
+
+
+def overridable(node: ir.Node, facts: Facts) -> Refusal | None:
+    """That an operand is, or is computed from, an initializer that is also a graph input."""
+    for value in node.inputs:
+        if value is not None and not facts.is_constant(value):
+            source = _overridable_source(value, facts)
+            if source is not None:
+                return source
+    return None
+
+
+def _overridable_source(value: ir.Value, facts: Facts) -> Refusal | None:
+    """The reason of the first replaceable initializer, if a value depends on nothing else."""
+    pending, found, seen = [value], None, set[ir.Value]()
+    while pending:
+        current = pending.pop()
+        if current in seen or facts.is_constant(current):
+            continue
+        seen.add(current)
+        producer = current.producer()
+        if current.is_initializer() and current.is_graph_input():
+            found = found or _refusal_of(current, facts)
+        elif producer is None or len(seen) > _DEEPEST:
+            return None
+        else:
+            pending += [v for v in producer.inputs if v is not None]
+    return found
+
+
+def _refusal_of(value: ir.Value, facts: Facts) -> Refusal | None:
+    try:
+        facts.tensor(value)
+    except RefusedError as error:
+        return error.refusal
+    return None
+
+
+def _apart(node: ir.Node, facts: Facts) -> Break | None:
+    """Why a node and a linear neighbour are two; None without such a neighbour."""
+    pairs = list(_neighbours(node, facts))
+    if not pairs:
+        return None
+    obstacle = _obstacle(node, facts)
+    if obstacle is not None:
+        return Break((node,), obstacle)
+    first, value, second = pairs[0]
+    return Break((first, second), _between(first, value, second, facts), value.name or "")
+
+
+def _neighbours(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value, ir.Node]]:
+    """The linear nodes before and after a node, each with the value between."""
+    for value in node.inputs:
+        producer = None if value is None else value.producer()
+        if value is not None and producer is not None and is_linear_kind(producer, facts):
+            yield producer, value, node
+    for value in node.outputs:
+        for reader in value.consumers():
+            if is_linear_kind(reader, facts):
+                yield node, value, reader
+
+
+def _between(first: ir.Node, value: ir.Value, second: ir.Node, facts: Facts) -> Refusal:
+    """Why two neighbours are two, of which one at least is a map."""
+    for node in (first, second):
+        obstacle = _obstacle(node, facts)
+        if obstacle is not None:
+            return obstacle
+    if value.is_graph_output():
+        return Refusal(Reason.OUTPUT, f"'{value.name}' in between is an output of the graph")
+    count = len(facts.readers(value))
+    if count > 1:
+        message = f"'{value.name}' in between is read {count} times"
+        return Refusal(Reason.SHARED, message, {"reads": count})
+    if first.graph is not second.graph:
+        return Refusal(Reason.GEOMETRY, "the nodes lie in different graphs")
+    maps = [lift(node, facts) for node in (first, second)]
+    axes = [m.axes for m in maps if isinstance(m, Linear) and m.axes is not None]
+    if len(axes) > 1 and axes[0][1] != axes[1][0]:
+        return Refusal(Reason.GEOMETRY, f"the nodes map different axes of '{value.name}'")
+    return Refusal(Reason.COST, "merging would gain nothing")
+
+
+def _obstacle(node: ir.Node, facts: Facts) -> Refusal | None:
+    """Why a node is no map of one value along its channels; None for one that is."""
+    lifted = lift(node, facts)
+    if isinstance(lifted, Linear):
+        return None
+    weight = overridable(node, facts)
+    if weight is not None:
+        return weight
+    return lifted if isinstance(lifted, Refusal) else _of_kind(node)(node, facts)
+
+
+def _of_kind(node: ir.Node) -> Callable[[ir.Node, Facts], Refusal]:
+    for ops, reason in _REASONS:
+        if node.op_type in ops:
+            return reason
+    return _other
+
+
+def _rename(node: ir.Node, facts: Facts) -> Refusal:
+    if find_rename(node, facts) is None:
+        return Refusal(
+            Reason.UNKNOWN_SHAPE,
+            f"it is not known which axes {node.op_type} makes of '{_name(node)}'",
+            hint="run shape inference on the model first",
+        )
+    message = f"{node.op_type} changes the layout, and nothing next to it undoes that"
+    return Refusal(Reason.GEOMETRY, message)
+
+
+def _join(node: ir.Node, facts: Facts) -> Refusal:
+    values = [value for value in _values(node)[1:] if not facts.is_constant(value)]
+    if len(node.inputs) == 1:
+        return Refusal(Reason.UNSUPPORTED, f"{node.op_type} of one value is taken for no map")
+    if len(values) < 2:
+        return Refusal(Reason.UNSUPPORTED, f"{node.op_type} combines a value with constants")
+    if len(set(values)) == 1:
+        return Refusal(Reason.COST, "merging would gain nothing")
+    return Refusal(
+        Reason.BRANCHES, f"{node.op_type} joins values that are not maps of one value along one axis"
+    )
+
+
+def _cast(node: ir.Node, facts: Facts) -> Refusal:
+    kinds = [facts.dtype(value) for value in (node.inputs[0], node.outputs[0]) if value is not None]
+    names = [str(kind).lower() if kind is not None else "an unknown type" for kind in kinds]
+    return Refusal(Reason.UNSUPPORTED, f"{node.op_type} stands between: {' to '.join(names)}")
+
+
+def _expand(node: ir.Node, facts: Facts) -> Refusal:
+    return Refusal(Reason.UNSUPPORTED, f"Expand repeats '{_name(node)}' along its axes")
+
+
+def _cut(node: ir.Node, facts: Facts) -> Refusal:
+    if node.op_type == "Split" and lift_parts(node, facts):
+        return Refusal(Reason.SHARED, "its parts are read by nodes that merge with none of them")
+    message = f"{node.op_type} does not cut channels into parts of known size"
+    return Refusal(Reason.UNSUPPORTED, message)
+
+
+def _product(node: ir.Node, facts: Facts) -> Refusal:
+    if node.op_type == "Div" and facts.is_constant(node.inputs[0]):
+        return Refusal(Reason.UNSUPPORTED, "it divides by what the model computes")
+    values = [value for value in _values(node)[1:] if not facts.is_constant(value)]
+    if len(values) > 1:
+        return Refusal(Reason.DYNAMIC, "both of its operands are computed while the model runs")
+    return _other(node, facts)
+
+
+def _other(node: ir.Node, facts: Facts) -> Refusal:
+    message = f"this {node.op_type} is no map along the channels"
+    return Refusal(Reason.UNSUPPORTED, message)
+
+
+_REASONS: tuple[tuple[frozenset[str], Callable[[ir.Node, Facts], Refusal]], ...] = (
+    (RENAMES, _rename),
+    (_JOINS, _join),
+    (_CASTS, _cast),
+    (_CUTS, _cut),
+    (frozenset({"Expand"}), _expand),
+    (frozenset({"Mul", "Div", "MatMul", "Gemm", "Einsum"}), _product),
+)
+
+
+def _values(node: ir.Node) -> list[ir.Value]:
+    """The first output, then what a node reads."""
+    return [node.outputs[0], *(value for value in node.inputs if value is not None)]
+
+
+def _name(node: ir.Node) -> str:
+    value = node.inputs[0] if node.inputs else None
+    return "" if value is None else value.name or ""
