@@ -12,12 +12,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnx_expand.errors import ModelError
+from onnx_expand.errors import ModelError, UsageError
 from onnx_expand.model import load
+from onnx_expand.passes import Preprocess
 
 __all__ = ["certify", "digests", "verify"]
 
-SCHEMA = 1
+SCHEMA = 2
 _PACKAGES = ("onnx-expand", "onnx", "onnx-ir", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -46,7 +47,11 @@ def _sha256(path: Path) -> str:
 
 
 def certify(
-    source: str, target: str, report: dict[str, Any], verdict: dict[str, Any] | None
+    source: str,
+    target: str,
+    report: dict[str, Any],
+    verdict: dict[str, Any] | None,
+    preprocess: Preprocess | None = None,
 ) -> dict[str, Any]:
     """A certificate of a fold, as plain JSON types.
 
@@ -55,14 +60,33 @@ def certify(
         target: The model that was written.
         report: What was folded, and why the rest was not.
         verdict: How the two were compared; None if they were not.
+        preprocess: What was put in front of the source before it was folded, if anything.
     """
     return {
         "schema": SCHEMA,
+        "relation": _relation(preprocess),
         "input": {"name": Path(source).name, "sha256": digests(source)},
         "output": {"name": Path(target).name, "sha256": digests(target)},
         "tools": {**_versions(), "python": platform.python_version()},
         "fold": report,
         "verdict": verdict,
+    }
+
+
+def _relation(preprocess: Preprocess | None) -> dict[str, Any]:
+    """What the output has to do with the input: the claim that the verdict is about."""
+    if preprocess is None:
+        return {"kind": "same", "text": "the output computes what the input does"}
+    swapped = ", red and blue swapped" if preprocess.swap_rb else ""
+    return {
+        "kind": "preprocessed",
+        "text": f"the output computes of x what the input does of (x - mean) / std{swapped}",
+        "preprocess": {
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "swap_rb": preprocess.swap_rb,
+            "input": preprocess.input,
+        },
     }
 
 
@@ -76,16 +100,22 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def verify(certificate: str, source: str, target: str) -> None:
+def verify(certificate: str, source: str, target: str) -> ir.Model | None:
     """See that two models are those that a certificate is about.
+
+    Returns:
+        What the target is to be compared with: the source after its preprocessing; None where
+        that is the source itself.
 
     Raises:
         ModelError: The certificate cannot be read, or a file has other content than it says.
+        UnsupportedError: The preprocessing does not fit the source.
     """
     try:
         data = json.loads(Path(certificate).read_text(encoding="utf-8"))
         stated = {key: dict(data[key]["sha256"]) for key in ("input", "output")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        preprocess = _preprocess(data.get("relation", {"kind": "same"}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{certificate}: is no certificate of fold: {error}") from None
     for key, path in (("input", source), ("output", target)):
         # Models may have been renamed since; what they hold may not have changed.
@@ -94,3 +124,19 @@ def verify(certificate: str, source: str, target: str) -> None:
             raise ModelError(
                 f"{path}: is not the {key} of {certificate}: its content has changed since"
             )
+    if preprocess is None:
+        return None
+    model = load(source)
+    preprocess.call(model)
+    return model
+
+
+def _preprocess(relation: dict[str, Any]) -> Preprocess | None:
+    """What a relation puts in front of the source; raises `ValueError` for an unknown kind."""
+    if relation["kind"] == "same":
+        return None
+    if relation["kind"] != "preprocessed":
+        raise ValueError(f"relation '{relation['kind']}' is not known")
+    stated = relation["preprocess"]
+    mean, std = (tuple(map(float, stated[name])) for name in ("mean", "std"))
+    return Preprocess(mean, std, bool(stated["swap_rb"]), stated["input"])

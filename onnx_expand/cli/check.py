@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import onnx_ir as ir
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs
@@ -104,12 +105,13 @@ def check(
     check_outputs(json_path, junit)
     if b is None:
         raise UsageError("B is missing; name the model to compare with A")
+    source: str | ir.Model = a
     if certificate is not None:
         from onnx_expand.certificate import verify
 
-        verify(certificate, a, b)
+        source = verify(certificate, a, b) or a
     verdict = compare(
-        a,
+        source,
         b,
         samples=samples,
         seed=seed,
@@ -128,7 +130,7 @@ def check(
     found = None
     if bisect and wrong:
         worst = max(wrong, key=lambda figure: figure.ratio)
-        found = search(a, b, verdict.inputs[worst.place.sample])
+        found = search(source, b, verdict.inputs[worst.place.sample])
     if json_path:
         divergence = None if found is None else found.as_dict()
         render.write_json({**verdict.as_dict(), "divergence": divergence}, json_path)

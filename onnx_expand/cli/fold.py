@@ -113,7 +113,8 @@ def fold(
         if certificate is not None:
             verdict = outcome.verification.verdict
             stated = None if verdict is None else verdict.as_dict()
-            render.write_json(certify(source, target, outcome.as_dict(), stated), certificate)
+            paper = certify(source, target, outcome.as_dict(), stated, preprocess)
+            render.write_json(paper, certificate)
     render.print_fold(out, outcome, written=not dry_run)
     if not dry_run:
         out.print(outcome.verification.text, markup=False)
