@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of, text_of
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
@@ -257,7 +258,7 @@ def _conv_transpose_products(node: ir.Node, facts: Facts) -> int | None:
 
 def _gemm_products(node: ir.Node, facts: Facts) -> int | None:
     outputs, a = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[0])
-    axis = 0 if node.attributes.get_int("transA", 0) else 1
+    axis = 0 if int_of(node, "transA", facts.opset) else 1
     depth = a[axis] if a is not None and len(a) == 2 else None
     return None if outputs is None or depth is None else outputs * depth
 
@@ -269,7 +270,7 @@ def _matmul_products(node: ir.Node, facts: Facts) -> int | None:
 
 def _einsum_products(node: ir.Node, facts: Facts) -> int | None:
     """One product for each choice of all indices, as long as there are two factors."""
-    terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
+    terms = text_of(node, "equation", facts.opset).replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int | None] = {}
     for term, value in zip(terms, node.inputs, strict=False):
         shape = facts.shape(value)

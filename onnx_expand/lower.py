@@ -20,6 +20,7 @@ import onnx_ir as ir
 from google.protobuf import json_format
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import float_of, int_of
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import (
@@ -289,9 +290,9 @@ def _write_conv(
 def _write_gemm(
     affine: AffineConv, template: Template, axes: Axes, target: Target
 ) -> list[ir.Node]:
-    attributes = template.node.attributes
-    alpha, beta = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-    transposed = [attributes.get_int("transA", 0), attributes.get_int("transB", 0)]
+    node = template.node
+    alpha, beta = float_of(node, "alpha"), float_of(node, "beta")
+    transposed = [int_of(node, "transA"), int_of(node, "transB")]
     right = template.slot == 0
     own_axes = (1 - transposed[0], 1) if right else (transposed[1], 0)
     if own_axes != axes or alpha == 0 or beta == 0:

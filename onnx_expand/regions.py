@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import int_of
 from onnx_expand.elements import Element, Join, Leaf
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
@@ -390,7 +391,7 @@ def _joint_ends(
     if axes is not None and free and axes[0] != axes[1]:
         return None  # the input itself has its channels on another axis
     if node.op_type == "Concat":
-        axis = node.attributes.get_int("axis", 1)
+        axis = int_of(node, "axis", missing=1)
         axis = axis if axis >= 0 or root is None else axis + len(root)
         if axes is None or axes[1] != axis:
             return None

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of, ints_of
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.values import Facts
 
@@ -173,7 +174,7 @@ def find_rename(node: ir.Node, facts: Facts) -> Rename | None:
     if dtype is None or not dtype.is_floating_point() or source is None or facts.is_constant(y):
         return None
     if node.op_type == "Transpose":
-        perm = tuple(node.attributes.get_ints("perm", ())) or tuple(range(len(source)))[::-1]
+        perm = ints_of(node, "perm") or tuple(range(len(source)))[::-1]
         if sorted(perm) != list(range(len(source))):
             return None
         return Rename(node, source, tuple(source[axis] for axis in perm), perm)
@@ -189,7 +190,7 @@ def _target(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Exte
     if node.op_type not in {"Squeeze", "Unsqueeze"}:
         return None
     chosen = facts.extents_in(node.inputs[1]) if len(node.inputs) > 1 else None
-    axes = tuple(node.attributes.get_ints("axes", ())) if chosen is None else chosen
+    axes = ints_of(node, "axes") if chosen is None else chosen
     numbers = [axis for axis in axes if isinstance(axis, int)]
     if not numbers or len(numbers) != len(axes):
         return None
@@ -209,7 +210,7 @@ def _reshaped(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Ex
     if wanted is None:
         return None
     target = list(wanted)
-    if not node.attributes.get_int("allowzero", 0):
+    if not int_of(node, "allowzero", facts.opset):
         copied = [i for i, extent in enumerate(target) if extent == 0]
         if copied and copied[-1] >= len(source):
             return None

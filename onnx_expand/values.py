@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of
 from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate, is_safe_size
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.shapes import Dim, Inference
@@ -194,8 +195,8 @@ class Facts:
             if dims is None or all(isinstance(d, int) for d in dims):
                 return False
             marks = [self._mark(d, node.inputs[0], i) for i, d in enumerate(dims)]
-            start = node.attributes.get_int("start", 0)
-            end = node.attributes.get_int("end", len(dims))
+            start = int_of(node, "start", self.opset)
+            end = int_of(node, "end", self.opset, len(dims))
             self._note(node.outputs[0], np.array(marks[start:end], np.int64))
             return True
         if node.op_type not in MOVING_OPS or not any(v in self._partial for v in node.inputs):

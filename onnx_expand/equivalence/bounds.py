@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of
 from onnx_expand.values import Facts
 
 __all__ = ["integer_bounds"]
@@ -65,7 +66,7 @@ def _bound(node: ir.Node, index: int, facts: Facts) -> int | None:
     if shape is None or not shape:
         return None
     if node.op_type in {"Gather", "GatherElements"}:
-        return shape[node.attributes.get_int("axis", 0) % len(shape)]
+        return shape[int_of(node, "axis", facts.opset) % len(shape)]
     if node.op_type == "GatherND":
         known_extents = [extent for extent in shape if extent is not None]
         return min(known_extents, default=None)

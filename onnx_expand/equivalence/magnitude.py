@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.values import Facts
 
 __all__ = ["Rounding", "computed_constants", "gamma", "make_absolute", "roundings"]
@@ -133,7 +134,7 @@ def _cast(node: ir.Node, facts: Facts) -> int | None:
 
 def _contracts(node: ir.Node, facts: Facts) -> int | None:
     if node.op_type == "LeakyRelu":
-        return 1 if abs(node.attributes.get_float("alpha", 0.01)) <= 1 else None
+        return 1 if abs(float_of(node, "alpha", facts.opset)) <= 1 else None
     if node.op_type == "PRelu":
         slope = node.inputs[1]
         known = slope is not None and facts.is_constant(slope)
@@ -147,7 +148,7 @@ def _keeps_zero(node: ir.Node, facts: Facts) -> bool:
     for place, name, sign in ((1, "min", -1), (2, "max", 1)):
         value = node.inputs[place] if len(node.inputs) > place else None
         if value is None:
-            bound = node.attributes.get_float(name, sign * math.inf)
+            bound = float_of(node, name, facts.opset, sign * math.inf)
         elif facts.is_constant(value):
             bound = float(facts.array(value).reshape(-1)[0])
         else:
@@ -177,14 +178,14 @@ def _contraction(node: ir.Node, facts: Facts) -> int | None:
     dims = facts.shape(node.inputs[0])
     if not dims:
         return None
-    axis = -2 if node.op_type == "Gemm" and node.attributes.get_int("transA", False) else -1
+    axis = -2 if node.op_type == "Gemm" and int_of(node, "transA", facts.opset) else -1
     inner = dims[axis]
     return None if inner is None else inner + 3
 
 
 def _einsum(node: ir.Node, facts: Facts) -> int | None:
     """Products over the indices that the output does not have."""
-    equation = node.attributes.get_string("equation", "").replace(" ", "")
+    equation = text_of(node, "equation", facts.opset).replace(" ", "")
     left, arrow, right = equation.partition("->")
     if not arrow:
         return None
@@ -214,13 +215,13 @@ def _reduction(node: ir.Node, facts: Facts) -> int | None:
 
 def _window(node: ir.Node, facts: Facts) -> int | None:
     del facts
-    return math.prod(node.attributes.get_ints("kernel_shape", [])) + 2
+    return math.prod(ints_of(node, "kernel_shape")) + 2
 
 
 def _resize(node: ir.Node, facts: Facts) -> int | None:
     """Sums of neighbours, whose weights are what is left of places up to the extents."""
     dims, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
-    mode = node.attributes.get_string("mode", "nearest")
+    mode = text_of(node, "mode", facts.opset)
     if dims is None or out is None or None in dims or None in out:
         return None
     extents = [(a or 1, b or 1) for a, b in zip(dims, out, strict=True)]
@@ -235,7 +236,7 @@ def _normalization(node: ir.Node, facts: Facts) -> int | None:
     """X less the mean, over the root of the variance, by the scale, and the shift."""
     fixed = all(value is not None and facts.is_constant(value) for value in node.inputs[1:])
     is_inference = len([out for out in node.outputs if out.name]) == 1
-    is_inference &= not node.attributes.get_int("training_mode", False)
+    is_inference &= not int_of(node, "training_mode", facts.opset)
     return 8 if fixed and is_inference else None
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "Axes",
     "Linear",
     "input_of",
-    "ints_of",
     "lift",
     "lifts",
     "refuse",
@@ -193,11 +192,6 @@ def input_of(node: ir.Node, index: int, *, optional: bool = False) -> ir.Value:
     if value is None and not optional:
         refuse(f"input {index} is missing")
     return value  # type: ignore[return-value]
-
-
-def ints_of(node: ir.Node, name: str) -> tuple[int, ...]:
-    """An attribute of several integers, empty when missing."""
-    return tuple(node.attributes.get_ints(name, ()))
 
 
 def refuse(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import float_of, int_of
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift.base import (
     Array,
@@ -21,16 +22,16 @@ from onnx_expand.values import Facts
 
 @lifts("BatchNormalization")
 def _batch_normalization(node: ir.Node, facts: Facts) -> Linear | None:
-    if node.attributes.get_int("training_mode", 0):
+    if int_of(node, "training_mode", facts.opset):
         refuse("it is in training mode")
-    if not node.attributes.get_int("spatial", 1):
+    if not int_of(node, "spatial", facts.opset, 1):
         refuse("it has spatial=0")
-    if facts.opset < 7 and not node.attributes.get_int("is_test", 0):
+    if facts.opset < 7 and not int_of(node, "is_test", facts.opset):
         refuse("it is in training mode (is_test=0)")
     if len(node.inputs) != 5:
         refuse(f"it has {len(node.inputs)} inputs, not 5")
     scale, shift, mean, variance = (input_of(node, i) for i in range(1, 5))
-    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    epsilon = float_of(node, "epsilon", facts.opset)
 
     def load() -> AffineConv:
         spread = facts.array(variance) + epsilon
@@ -52,14 +53,14 @@ def _dropout(node: ir.Node, facts: Facts) -> Linear | None:
     mode = input_of(node, 2, optional=True)
     if mode is not None and np.any(facts.tensor(mode).numpy()):
         refuse("it is in training mode")
-    if facts.opset < 7 and not node.attributes.get_int("is_test", 0):
+    if facts.opset < 7 and not int_of(node, "is_test", facts.opset):
         refuse("it is in training mode (is_test=0)")
     return _per_channel(node, 0, None, AffineConv.identity(1), shift_only=True)
 
 
 @lifts("LeakyRelu")
 def _leaky_relu(node: ir.Node, facts: Facts) -> Linear | None:
-    if node.attributes.get_float("alpha", 0.01) != 1:
+    if float_of(node, "alpha", facts.opset) != 1:
         return None
     return _per_channel(node, 0, None, AffineConv.identity(1), shift_only=True)
 

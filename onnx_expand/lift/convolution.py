@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import int_of, ints_of, text_of
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift.base import Array, Linear, input_of, ints_of, lifts, refuse
+from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse
 from onnx_expand.values import Facts, Shape
 
 __all__ = ["conv_geometry", "conv_transpose_geometry", "swap_channels"]
@@ -59,11 +60,11 @@ def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geom
         refuse("its weight has no spatial axis")
     strides = ints_of(node, "strides") or (1,) * len(kernel)
     dilations = ints_of(node, "dilations") or (1,) * len(kernel)
-    group = node.attributes.get_int("group", 1)
+    group = int_of(node, "group")
     base = Geometry(
         weight[1] * group, weight[0], kernel, strides, dilations, ints_of(node, "pads"), group
     )
-    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
+    auto_pad = text_of(node, "auto_pad")
     if auto_pad in {"NOTSET", ""}:
         return base
     if auto_pad == "VALID":
@@ -129,11 +130,11 @@ def conv_transpose_geometry(node: ir.Node, weight: Sequence[int]) -> Geometry:
     Raises:
         RefusedError: Its padding depends on the input (`auto_pad`, `output_shape`).
     """
-    if node.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", ""}:
+    if text_of(node, "auto_pad") not in {"NOTSET", ""}:
         refuse("it has auto_pad")
     if ints_of(node, "output_shape"):
         refuse("it has output_shape")
-    kernel, group = tuple(weight[2:]), node.attributes.get_int("group", 1)
+    kernel, group = tuple(weight[2:]), int_of(node, "group")
     if not kernel:
         refuse("its weight has no spatial axis")
     return Geometry(

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import float_of, int_of, text_of
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.values import Facts
@@ -18,10 +19,10 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
         facts.note_rank(value, 2)
     if c is not None and facts.opset < 7:
         refuse("it broadcasts its C by the rules before opset 7")
-    alpha = node.attributes.get_float("alpha", 1.0)
-    beta = node.attributes.get_float("beta", 1.0)
-    trans_a = bool(node.attributes.get_int("transA", 0))
-    trans_b = bool(node.attributes.get_int("transB", 0))
+    alpha = float_of(node, "alpha", facts.opset)
+    beta = float_of(node, "beta", facts.opset)
+    trans_a = bool(int_of(node, "transA", facts.opset))
+    trans_b = bool(int_of(node, "transB", facts.opset))
     if facts.is_constant(b) or not facts.is_constant(a):
         slot, weight, transposed = 0, b, not trans_b
         axes = (0, 1) if trans_a else (1, 1)
@@ -87,7 +88,7 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
     rank, shape = facts.rank(x), facts.dims(weight)
     if rank is None:
         refuse_unknown_rank(x)
-    terms = _einsum_terms(node.attributes.get_string("equation", ""), slot, rank)
+    terms = _einsum_terms(text_of(node, "equation", facts.opset), slot, rank)
     if terms is None or len(terms[1]) != len(shape):
         return None
     before, letters, after = terms

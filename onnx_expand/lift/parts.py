@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.lift.base import Linear, input_of, ints_of
+from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.lift.base import Linear, input_of
 from onnx_expand.lift.spatial import integers_of, selection
 from onnx_expand.values import Facts
 
@@ -32,7 +33,7 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
     shape = facts.shape(x)
     if x is None or shape is None or len(shape) < 2 or shape[1] is None:
         return []
-    if split.attributes.get_int("axis", 0) % len(shape) != 1:
+    if int_of(split, "axis", facts.opset) % len(shape) != 1:
         return []
     sizes = _sizes(split, shape[1], facts)
     if sum(sizes) != shape[1]:
@@ -48,11 +49,7 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
         named = ((i, part) for i, part in enumerate(parts) if node.outputs[i].name)
         return [replace(part, output=i) for i, part in named]
     place = node.inputs[1]
-    if (
-        place is None
-        or not facts.is_constant(place)
-        or not split.attributes.get_int("keepdims", 1)
-    ):
+    if place is None or not facts.is_constant(place) or not int_of(split, "keepdims", facts.opset):
         return []
     (i,) = integers_of(facts, place)
     return [replace(parts[i], entry=split)] if -len(parts) <= i < len(parts) else []
@@ -72,7 +69,7 @@ def _sizes(split: ir.Node, channels: int, facts: Facts) -> tuple[int, ...]:
     elif split.op_type == "Split":
         if ints_of(split, "split"):
             return ints_of(split, "split")
-        step = -(-channels // split.attributes.get_int("num_outputs", len(split.outputs)))
+        step = -(-channels // int_of(split, "num_outputs", facts.opset, len(split.outputs)))
     if step < 1:
         return ()
     return tuple(min(step, channels - at) for at in range(0, channels, step))

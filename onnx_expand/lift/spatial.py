@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift.base import Linear, input_of, ints_of, lifts, refuse, refuse_unknown_rank
+from onnx_expand.lift.base import Linear, input_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.values import Facts
 
 __all__ = ["integers_of", "selection"]
@@ -18,11 +19,11 @@ _FAR = 1 << 31  # exporters write ends beyond any extent as one of several large
 @lifts("Pad")
 def _pad(node: ir.Node, facts: Facts) -> Linear | None:
     x = input_of(node, 0)
-    mode = node.attributes.get_string("mode", "constant")
+    mode = text_of(node, "mode", facts.opset)
     if mode != "constant":
         refuse(f"it pads in mode '{mode}'")
     if facts.opset < 11:
-        pads, value = ints_of(node, "pads"), node.attributes.get_float("value", 0.0)
+        pads, value = ints_of(node, "pads"), float_of(node, "value", facts.opset)
     else:
         pads = integers_of(facts, input_of(node, 1))
         fill = input_of(node, 2, optional=True)
@@ -43,11 +44,11 @@ def _pad(node: ir.Node, facts: Facts) -> Linear | None:
 @lifts("AveragePool")
 def _average_pool(node: ir.Node, facts: Facts) -> Linear | None:
     kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
-    if node.attributes.get_int("ceil_mode", 0):
+    if int_of(node, "ceil_mode", facts.opset):
         refuse("it has ceil_mode=1: windows beyond the border average fewer positions")
-    if node.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", "VALID", ""}:
+    if text_of(node, "auto_pad", facts.opset) not in {"NOTSET", "VALID", ""}:
         refuse("it has auto_pad")
-    if any(pads) and not node.attributes.get_int("count_include_pad", 0):
+    if any(pads) and not int_of(node, "count_include_pad", facts.opset):
         refuse("it pads with count_include_pad=0: windows at the border average fewer positions")
     return _depthwise(
         node, facts, kernel, ints_of(node, "strides"), ints_of(node, "dilations"), pads
@@ -67,7 +68,7 @@ def _reduce_mean(node: ir.Node, facts: Facts) -> Linear | None:
     axes = ints_of(node, "axes") if chosen is None else integers_of(facts, chosen)
     if sorted(a % rank for a in axes) != list(range(2, rank)):
         return None  # a mean over channels, or over some of the positions
-    if not node.attributes.get_int("keepdims", 1):
+    if not int_of(node, "keepdims", facts.opset):
         refuse("it drops the axes that it averages (keepdims=0)")
     return _depthwise(node, facts, _static_extents(x, facts))
 
@@ -128,7 +129,7 @@ def _cut(start: int, end: int, size: int | None) -> tuple[int, int]:
 def _gather(node: ir.Node, facts: Facts) -> Linear | None:
     x, chosen = input_of(node, 0), input_of(node, 1)
     shape = facts.shape(x)
-    if shape is None or len(shape) < 2 or node.attributes.get_int("axis", 0) % len(shape) != 1:
+    if shape is None or len(shape) < 2 or int_of(node, "axis", facts.opset) % len(shape) != 1:
         return None
     if not facts.is_constant(chosen) or shape[1] is None or len(facts.dims(chosen)) != 1:
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of
 from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost
 from onnx_expand.elements import Join, Leaf
@@ -86,7 +87,7 @@ def _spread(
         return None
     if is_concat:
         rank = facts.rank(join.outputs[0])
-        given = join.attributes.get_int("axis", 1)
+        given = int_of(join, "axis", facts.opset, 1)
         if rank is None or given % rank != axis % rank:
             return None
     last = last.on(axis, sum(counts) if is_concat else counts[0])

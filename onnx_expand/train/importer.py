@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
+from onnx_expand.attributes import defaults_of, int_of
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
@@ -90,7 +91,7 @@ def _plan(model: ir.Model, weights: Set[str]) -> dict[ir.Node, Op]:
             continue
         domain = node.domain
         if node.op_type == "BatchNormalization":
-            if node.attributes.get_int("training_mode", False) and _is_of_weights(node, weights):
+            if int_of(node, "training_mode") and _is_of_weights(node, weights):
                 domain = STANDARDIZED
             elif _normalizes_by_computed(node):
                 domain = COMPUTED
@@ -359,6 +360,10 @@ class _Importer:
         attributes = _attributes(node)
         if self._on_host(node, attributes):
             return
+        if node.domain in {"", "ai.onnx"}:
+            defaults = defaults_of(node.op_type, self.opset)
+            given = {name: defaults[name] for name in plan.parameters & defaults.keys()}
+            attributes = given | attributes
         args = [
             self._argument(value, slot in plan.static) for slot, value in enumerate(node.inputs)
         ]
