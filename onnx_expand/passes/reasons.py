@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import onnx_ir as ir
 
+from onnx_expand.attributes import float_of
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
 from onnx_expand.passes.partition import NOT_MARKED, Policy
@@ -36,7 +37,7 @@ def is_linear_kind(node: ir.Node, facts: Facts) -> bool:
     """
     if node.domain or node.op_type not in _KINDS or not node.outputs:
         return False
-    if node.op_type == "LeakyRelu" and node.attributes.get_float("alpha", 0.01) != 1:
+    if node.op_type == "LeakyRelu" and float_of(node, "alpha") != 1:
         return False
     out = node.outputs[0]
     dtype = next((d for d in map(facts.dtype, _values(node)) if d is not None), None)
