@@ -16,8 +16,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.claims import Claims
+from onnx_expand.claims import Claims, describe
 from onnx_expand.hazards import Slices, defuse
+from onnx_expand.ranks import prove_ranks
 
 __all__ = ["BODY", "Dim", "Inference", "default_opset"]
 
@@ -115,8 +116,7 @@ class Inference:
             inferred = self._infer()
         described_model = self._proto if inferred is None else inferred
         for graph, described in _pairs(self._model.graph, described_model.graph):
-            described_values = (*described.input, *described.value_info, *described.output)
-            types = {v.name: v.type.tensor_type for v in described_values}
+            types = _types(described)
             for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
                 kind = types.get(value.name or "")
                 if kind is None:
@@ -128,10 +128,35 @@ class Inference:
 
     def _learn(self, inferred: onnx.GraphProto) -> bool:
         """Let inference see more than it did; whether there is any more."""
-        if self._slices.show(inferred) or self._claims.withdraw(inferred):
+        if self._slices.show(inferred):
             return True
         self._offers += 1
-        return self._offers <= _OFFERS and self._claims.offer(inferred)
+        if self._offers > _OFFERS:
+            return False
+        offered = self._claims.offer(inferred)
+        return self._prove(self._proto.graph, inferred, {}) or offered
+
+    def _prove(
+        self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]
+    ) -> bool:
+        """Let a graph, and those within it, say the ranks that are proved; whether any are new."""
+        types = _types(inferred)
+        known = outer | {
+            name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
+        }
+        found = False
+        for name, rank in prove_ranks(inferred, known).items():
+            kind = types.get(name)
+            if kind is None or not kind.elem_type:
+                continue  # it comes from outside, or nothing is known of it
+            stated = onnx.helper.make_tensor_type_proto(kind.elem_type, [None] * rank)
+            describe(graph, name, stated)
+            found = True
+        for node, same in zip(graph.node, inferred.node, strict=True):
+            for one, other in zip(node.attribute, same.attribute, strict=True):
+                if one.HasField("g"):
+                    found |= self._prove(one.g, other.g, known)
+        return found
 
     def fill_in(self, constant: Callable[[ir.Value], npt.NDArray[np.generic] | None]) -> bool:
         """Give inference the numbers that decide shapes it does not know.
@@ -217,10 +242,18 @@ def _state(
         d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(_MADE_UP)) else None
         for d in dims
     ]
-    name = value.name or ""
-    for info in [info for info in graph.value_info if info.name == name]:
-        graph.value_info.remove(info)
-    graph.value_info.append(onnx.helper.make_tensor_value_info(name, int(dtype), named))
+    kind = onnx.helper.make_tensor_type_proto(int(dtype), named)
+    describe(graph, value.name or "", kind)
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """What a graph says of its values, its weights among them."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    types = {info.name: info.type.tensor_type for info in infos}
+    for tensor in graph.initializer:
+        kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        types.setdefault(tensor.name, kind.tensor_type)
+    return types
 
 
 def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:

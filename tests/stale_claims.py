@@ -28,15 +28,15 @@ def spread_claims(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.Mode
     for graph in _graphs(model.graph):
         names = {name for node in graph.node for name in node.output if name}
         ends = {info.name for info in graph.output}
-        claimed = sorted(name for name in names - ends if rng.uniform() < 0.7)
+        claimed = [name for name in sorted(names - ends) if rng.uniform() < 0.7]
         graph.value_info.extend(_claim(name, rng) for name in claimed)
         inner = graph is not model.graph
         for info in (*graph.output, *(graph.input if inner else ())):
             if _is_image(info.type) and rng.uniform() < 0.7:
-                info.CopyFrom(_claim(info.name, rng, rank=len(info.type.tensor_type.shape.dim)))
+                info.CopyFrom(_claim(info.name, rng))
     for function in model.functions:
         names = {*function.input, *(name for node in function.node for name in node.output)}
-        claimed = sorted(name for name in names if rng.uniform() < 0.7)
+        claimed = [name for name in sorted(names) if rng.uniform() < 0.7]
         integer = {n.output[0] for n in function.node if n.op_type == "Shape"}
         function.value_info.extend(_claim(n, rng) for n in claimed if n not in integer)
     for graph in _graphs(model.graph):
@@ -59,13 +59,14 @@ def _claim(name: str, rng: np.random.Generator, rank: int | None = None) -> onnx
 
 def _free_inputs(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     """Make spatial extents of inputs symbolic, some of them by one name or none."""
-    names = [["h", "w"], ["dyn", "dyn"], ["N", "N"], [None, None], [-1, -1]]
+    names: list[list[str | int | None]] = [["h", "w"], ["dyn", "dyn"], ["N", "N"]]
+    names += [[None, None], [-1, -1]]
     for info in graph.input:
         if not _is_image(info.type):
             continue
         chosen = names[int(rng.integers(len(names)))]
         dims = info.type.tensor_type.shape.dim
-        for dim, name in zip(dims[2:], chosen, strict=False):
+        for dim, name in zip(list(dims)[2:], chosen, strict=False):
             if rng.uniform() < 0.8:
                 dim.Clear()
                 if isinstance(name, int):
@@ -78,20 +79,15 @@ def _free_inputs(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
 
 
 def without_claims(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that says nothing of the shapes of values but of its inputs.
-
-    The ranks of what bodies read and put out remain: nothing else tells those of a loop's state.
-    """
+    """A copy that says nothing of the shapes of values but of its inputs."""
     model = _copy(model)
-    described = [info for function in model.functions for info in function.value_info]
     for graph in _graphs(model.graph):
         inner = graph is not model.graph
-        described += graph.value_info
-        for info in (*graph.output, *(graph.input if inner else ())):
-            for dim in info.type.tensor_type.shape.dim:
-                dim.Clear()
-    for info in described:
-        info.type.tensor_type.ClearField("shape")
+        for info in (*graph.value_info, *graph.output, *(graph.input if inner else ())):
+            info.type.tensor_type.ClearField("shape")
+    for function in model.functions:
+        for info in function.value_info:
+            info.type.tensor_type.ClearField("shape")
     return model
 
 
@@ -111,7 +107,7 @@ def read_shapes(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelP
     if rng.uniform() < 0.7:
         mean = helper.make_node("GlobalAveragePool", [nodes[-1].output[0]], ["mean"])
         nodes += [mean, helper.make_node("Mul", ["mean", "mean.scale"], ["mean.scaled"])]
-        scale = numpy_helper.from_array(np.float32(rng.uniform(0.5, 2)), "mean.scale")
+        scale = numpy_helper.from_array(np.array(rng.uniform(0.5, 2), np.float32), "mean.scale")
         model.graph.initializer.append(scale)
         model.graph.output.add().CopyFrom(
             helper.make_tensor_value_info("mean.scaled", _FLOAT, [None] * 4)
@@ -229,8 +225,10 @@ def _renamed(graph: onnx.GraphProto, suffix: str, kept: set[str]) -> onnx.GraphP
         node.name += suffix
         for names in (node.input, node.output):
             names[:] = [name if name in {"", *kept} else name + suffix for name in names]
-    for entry in (*copy.initializer, *copy.output, *copy.value_info):
-        entry.name += suffix
+    for tensor in copy.initializer:
+        tensor.name += suffix
+    for info in (*copy.output, *copy.value_info):
+        info.name += suffix
     return copy
 
 
