@@ -26,9 +26,10 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2
 
-# A long run of the random graphs: folding must change no number, whatever the graph.
+# A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
+	$(BIN)/python -W ignore -m tests.fuzz --count 5000 --processes 2
 
 # Fold 50,000 broken models: no traceback, no hang, bounded memory. The tests run some hundred.
 fuzz-models: setup

@@ -1,0 +1,264 @@
+"""Whether a rewritten model may stand for its source: the judge of random models.
+
+It knows nothing of how models are rewritten. What the rounding of the source's own arithmetic does
+to its outputs is measured: every constant, input and intermediate value is disturbed by about one
+unit in the last place, in onnxruntime, and the outputs of the rewritten model may be some times as
+far away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, inliner, numpy_helper
+
+__all__ = ["Source", "judge"]
+
+Array = npt.NDArray[Any]
+_FLOATS: dict[int, Any] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.FLOAT16: np.float16,
+}
+_KINDS: dict[str, np.dtype[Any]] = {
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+_TRIALS = 3
+
+
+class Source:
+    """A model, what it computes at some sizes, and how much rounding moves that.
+
+    Attributes:
+        model: The model.
+        runs: For each size the inputs, the outputs and how far each output moves.
+        error: Why it cannot be judged by running it, or nothing.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, sizes: Sequence[Mapping[str, int]], seed: int = 0
+    ) -> None:
+        self.model = model
+        self.error = ""
+        self.runs: list[tuple[dict[str, Array], list[Array], list[float]]] = []
+        rng = np.random.default_rng(seed)
+        try:
+            session = _session(model)
+            moved = [_session(_disturbed(model, rng)) for _ in range(_TRIALS)]
+            for extents in sizes:
+                feeds = _feeds(session, extents, rng)
+                self.runs.append(_measure(session, moved, feeds, rng))
+        except Exception as error:  # onnxruntime's errors have no common type
+            self.error = _line(error)
+
+
+def judge(
+    source: Source, result: onnx.ModelProto, *, slack: float = 1.0, strict: bool = True
+) -> list[str]:
+    """What is wrong with a model that is to compute what its source does; empty if nothing is.
+
+    Args:
+        source: The source.
+        result: The rewritten model.
+        slack: How many times as far as a fold's its numbers may be.
+        strict: Whether operator sets and metadata must stay as they are.
+    """
+    problems = _interface(source.model, result, strict)
+    problems += _validity(source.model, result)
+    if source.error:
+        return problems
+    for fast in (False, True):
+        try:
+            session = _session(result, fast)
+        except Exception as error:
+            return [*problems, f"does not load{' optimized' if fast else ''}: {_line(error)}"]
+        if fast:
+            break
+        for feeds, wanted, moves in source.runs:
+            try:
+                found = session.run(None, feeds)
+            except Exception as error:
+                shapes = {name: array.shape for name, array in feeds.items()}
+                problems.append(f"does not run at {shapes}: {_line(error)}")
+                continue
+            names = [value.name for value in result.graph.output]
+            for name, a, b, move in zip(names, wanted, found, moves, strict=True):
+                unit = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
+                floor = 0.0 if strict else slack * unit
+                problems += _difference(name, a, np.asarray(b), move * slack + floor)
+    return problems
+
+
+def _interface(source: onnx.ModelProto, result: onnx.ModelProto, strict: bool) -> list[str]:
+    """What a caller sees must be as it was."""
+    problems = []
+    for side in ("input", "output"):
+        before, after = getattr(source.graph, side), getattr(result.graph, side)
+        if [v.SerializeToString() for v in before] != [v.SerializeToString() for v in after]:
+            problems.append(
+                f"{side}s changed: {[v.name for v in after]} of {[v.name for v in before]}"
+            )
+    if strict and list(source.opset_import) != list(result.opset_import):
+        problems.append("operator sets changed")
+    if strict and list(source.metadata_props) != list(result.metadata_props):
+        problems.append("metadata changed")
+    if source.ir_version != result.ir_version:
+        problems.append("the IR version changed")
+    return problems
+
+
+def _validity(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
+    try:
+        onnx.checker.check_model(source, full_check=True)
+    except Exception:
+        return []
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except Exception as error:
+        return [f"is not valid: {_line(error)}"]
+    return []
+
+
+def _difference(name: str, a: Array, b: Array, move: float) -> list[str]:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return [f"'{name}': {b.dtype}{b.shape} for {a.dtype}{a.shape}"]
+    finite = np.isfinite(a)
+    if not finite.all() or a.dtype.kind != "f" or not a.size:
+        return []
+    if not np.isfinite(b).all():
+        return [f"'{name}': not finite"]
+    far = float(np.max(np.abs(a.astype(float) - b.astype(float))))
+    return (
+        [] if far <= move else [f"'{name}': {far:.3g} off, {move:.3g} allowed, of {_size(a):.3g}"]
+    )
+
+
+def _size(a: Array) -> float:
+    return float(np.max(np.abs(a.astype(float)), initial=0.0))
+
+
+def _session(model: onnx.ModelProto, fast: bool = False) -> Any:
+    options = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fast else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _feeds(session: Any, extents: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+    feeds: dict[str, Array] = {}
+    for port in session.get_inputs():
+        shape = [extents[d] if isinstance(d, str) else d for d in port.shape]
+        kind = _KINDS[port.type]
+        if kind == np.bool_:
+            feeds[port.name] = np.array(rng.random() < 0.5)
+        else:
+            feeds[port.name] = np.asarray(rng.standard_normal(shape), kind)
+    return feeds
+
+
+def _measure(
+    session: Any, moved: Sequence[Any], feeds: dict[str, Array], rng: np.random.Generator
+) -> tuple[dict[str, Array], list[Array], list[float]]:
+    """The outputs, and how far they move."""
+    wanted = [np.asarray(value) for value in session.run(None, feeds)]
+    moves = [0.0] * len(wanted)
+    for other in moved:
+        inputs = {name: _shaken(array, rng) for name, array in feeds.items()}
+        for slot, value in enumerate(other.run(None, inputs)):
+            a = wanted[slot]
+            if a.dtype.kind != "f" or not np.isfinite(a).all() or not a.size:
+                continue
+            off = np.abs(np.asarray(value, float) - a.astype(float))
+            moves[slot] = max(moves[slot], float(np.max(np.where(np.isfinite(off), off, np.inf))))
+    allowed = []
+    for a, move in zip(wanted, moves, strict=True):
+        unit = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
+        allowed.append(20 * move + 20 * unit * _size(a) + 1e-30)
+    return feeds, wanted, allowed
+
+
+def _shaken(array: Array, rng: np.random.Generator) -> Array:
+    """Numbers off by up to two units in the last place."""
+    if array.dtype.kind != "f":
+        return array
+    unit = float(np.finfo(array.dtype).eps)
+    off = 1 + unit * rng.choice([-1.0, 1.0], array.shape)
+    return np.asarray(array.astype(float) * off).astype(array.dtype)
+
+
+def _disturbed(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
+    """The model with every constant and every intermediate value a little off."""
+    other = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
+    if not model.functions:
+        other.CopyFrom(model)
+    types = _types(other)
+    _disturb_graph(other.graph, types, rng)
+    return other
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of each floating-point value that inference finds."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    found: dict[str, int] = {}
+
+    def look(graph: onnx.GraphProto) -> None:
+        for value in [*graph.input, *graph.output, *graph.value_info]:
+            if value.type.tensor_type.elem_type in _FLOATS:
+                found[value.name] = value.type.tensor_type.elem_type
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    look(attribute.g)
+
+    look(inferred.graph)
+    return found
+
+
+_KEEP = {"Constant", "ConstantOfShape", "Shape", "If", "Loop", "Scan"}
+
+
+def _disturb_graph(
+    graph: onnx.GraphProto, types: Mapping[str, int], rng: np.random.Generator
+) -> None:
+    for tensor in graph.initializer:
+        if tensor.data_type in _FLOATS:
+            tensor.CopyFrom(
+                numpy_helper.from_array(_shaken(numpy_helper.to_array(tensor), rng), tensor.name)
+            )
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _disturb_graph(attribute.g, types, rng)
+        nodes.append(node)
+        if node.op_type in _KEEP:
+            continue
+        for slot, name in enumerate(node.output):
+            kind = types.get(name)
+            if kind is None:
+                continue
+            plain, factor = f"{name}~plain", f"{name}~factor"
+            node.output[slot] = plain
+            unit = float(np.finfo(_FLOATS[kind]).eps)
+            off = np.array(1 + unit * rng.choice([-1, 1]), _FLOATS[kind])
+            graph.initializer.append(numpy_helper.from_array(off, factor))
+            nodes.append(helper.make_node("Mul", [plain, factor], [name]))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
