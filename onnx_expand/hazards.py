@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Set
 
 import onnx
 
-__all__ = ["Slices", "defuse", "is_endless"]
+__all__ = ["HIDDEN", "Slices", "defuse", "is_endless"]
 
-_DOMAIN = "onnx_expand.hidden"
+HIDDEN = "onnx_expand.hidden"
+"""The domain of nodes that inference must not see."""
 
 _LONGEST = 1 << 16  # no shape has more axes
 _ENDLESS = 1 << 28  # as axes of a shape these take gigabytes; as a list of numbers they are rare
@@ -55,12 +56,12 @@ class Slices:
         for function in model.functions:
             found = [*_slices(function.node), *_slices(_inner(function.node))]
             if found:
-                function.opset_import.add(domain=_DOMAIN, version=1)
+                function.opset_import.add(domain=HIDDEN, version=1)
             inner += found
         for node in (*own, *inner):
-            node.domain = _DOMAIN
+            node.domain = HIDDEN
         if own or inner:
-            model.opset_import.add(domain=_DOMAIN, version=1)
+            model.opset_import.add(domain=HIDDEN, version=1)
         self._constants = {t.name: t for t in model.graph.initializer}
         self._constants |= {
             node.output[0]: _tensor_of(node.attribute[0])
@@ -100,7 +101,7 @@ class Slices:
     def hide(self) -> None:
         """Hide those that cut extents which were not known: they may be, the next time."""
         for node in self._unsure:
-            node.domain = _DOMAIN
+            node.domain = HIDDEN
         self._unsure.clear()
 
     def _may_show(
@@ -199,11 +200,11 @@ def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
     long = {name for name, tensor in constants.items() if _says_long(tensor, longest)}
     makers = [n for n in nodes if n.op_type in _GROWING and long & set(n.input)]
     for node in makers:
-        node.domain = _DOMAIN
+        node.domain = HIDDEN
     if makers:
-        model.opset_import.add(domain=_DOMAIN, version=1)
+        model.opset_import.add(domain=HIDDEN, version=1)
         for function in model.functions:
-            function.opset_import.add(domain=_DOMAIN, version=1)
+            function.opset_import.add(domain=HIDDEN, version=1)
     return found or bool(makers)
 
 
@@ -248,7 +249,7 @@ def _extents(graph: onnx.GraphProto, names: Set[str]) -> dict[str, list[int | No
 
 
 def _is_hidden(node: onnx.NodeProto) -> bool:
-    return node.domain == _DOMAIN and node.op_type == "Slice"
+    return node.domain == HIDDEN and node.op_type == "Slice"
 
 
 def _slices(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -1,23 +1,29 @@
-"""Shapes and types that a model does not state, by ONNX's own inference.
+"""Shapes and types of a model's values, by ONNX's own inference.
 
-That inference gives up where an extent is computed by more than a few ops. What such computations
-come to is often a constant all the same; with the constants filled in, inference gets further.
+It starts from the inputs of the graph; what the model says of other values is a claim. It gives
+up where an extent is computed by more than a few ops. What such computations come to is often a
+constant all the same; with the constants filled in, inference gets further.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from onnx_expand.claims import Claims, describe
 from onnx_expand.hazards import Slices, defuse
+from onnx_expand.ranks import prove_ranks
 
-__all__ = ["Dim", "Inference"]
+__all__ = ["BODY", "Dim", "Inference", "default_opset"]
+
+BODY = "onnx_expand.body"
+"""Says of a model that its graph is the body of a function, whose inputs promise nothing."""
 
 Dim = int | str | None
 """An extent: static, known by a name, or unknown."""
@@ -45,8 +51,16 @@ _DECIDING = {
 }
 
 _MADE_UP = "unk__"
+# How often claims are asked for what inference does not know.
+_OFFERS = 8
 _Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
+_Described = list[tuple[onnx.GraphProto, onnx.ValueInfoProto]]
 _Pairs = Iterator[tuple[ir.Graph, onnx.GraphProto]]
+
+
+def default_opset(imports: Mapping[str, int]) -> int:
+    """The version of ONNX's own operators, whose domain has two spellings; 0 if there is none."""
+    return imports.get("", imports.get("ai.onnx", 0))
 
 
 class Inference:
@@ -55,19 +69,29 @@ class Inference:
     Args:
         model: The model.
         one_sample: Take a symbolic batch, the first axis of an input, as one.
+        is_body: The model's graph is the body of a function, whose inputs promise nothing.
 
     Attributes:
-        dims: The extents of each value whose rank is known.
+        dims: The extents of each value whose rank is known. Each extent of an input that is not
+            static has a name of its own.
         dtypes: The types of values.
+        spelled: What the model calls extents that go by another name here.
     """
 
-    def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, *, one_sample: bool = False, is_body: bool = False
+    ) -> None:
         self.dims: dict[ir.Value, tuple[Dim, ...]] = {}
         self.dtypes: dict[ir.Value, ir.DataType] = {}
         self._model = model
-        self._proto = _without_weights(model)
+        self._proto, weights = _without_weights(model)
         if one_sample:
             _set_batch(self._proto.graph)
+        self._claims = Claims(self._proto, is_body=is_body)
+        self.spelled = self._claims.spelled
+        self._offers = 0
+        for graph, info in weights:
+            graph.value_info.append(info)
         defuse(self._proto)
         self._slices = Slices(self._proto)
         self._filled: set[tuple[ir.Node, int]] = set()
@@ -88,13 +112,11 @@ class Inference:
     def run(self) -> None:
         """Infer what can be inferred."""
         inferred = self._infer()
-        while inferred is not None and self._slices.show(inferred.graph):
+        while inferred is not None and self._learn(inferred.graph):
             inferred = self._infer()
-        if inferred is None:
-            return  # what the model states itself remains
-        for graph, described in _pairs(self._model.graph, inferred.graph):
-            described_values = (*described.input, *described.value_info, *described.output)
-            types = {v.name: v.type.tensor_type for v in described_values}
+        described_model = self._proto if inferred is None else inferred
+        for graph, described in _pairs(self._model.graph, described_model.graph):
+            types = _types(described)
             for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
                 kind = types.get(value.name or "")
                 if kind is None:
@@ -103,6 +125,38 @@ class Inference:
                     self.dtypes[value] = ir.DataType(kind.elem_type)
                 if kind.HasField("shape"):
                     self.dims[value] = tuple(map(_dim, kind.shape.dim))
+
+    def _learn(self, inferred: onnx.GraphProto) -> bool:
+        """Let inference see more than it did; whether there is any more."""
+        if self._slices.show(inferred):
+            return True
+        self._offers += 1
+        if self._offers > _OFFERS:
+            return False
+        offered = self._claims.offer(inferred)
+        return self._prove(self._proto.graph, inferred, {}) or offered
+
+    def _prove(
+        self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]
+    ) -> bool:
+        """Let a graph, and those within it, say the ranks that are proved; whether any are new."""
+        types = _types(inferred)
+        known = outer | {
+            name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
+        }
+        found = False
+        for name, rank in prove_ranks(inferred, known).items():
+            kind = types.get(name)
+            if kind is None or not kind.elem_type:
+                continue  # it comes from outside, or nothing is known of it
+            stated = onnx.helper.make_tensor_type_proto(kind.elem_type, [None] * rank)
+            describe(graph, name, stated)
+            found = True
+        for node, same in zip(graph.node, inferred.node, strict=True):
+            for one, other in zip(node.attribute, same.attribute, strict=True):
+                if one.HasField("g"):
+                    found |= self._prove(one.g, other.g, known)
+        return found
 
     def fill_in(self, constant: Callable[[ir.Value], npt.NDArray[np.generic] | None]) -> bool:
         """Give inference the numbers that decide shapes it does not know.
@@ -188,10 +242,18 @@ def _state(
         d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(_MADE_UP)) else None
         for d in dims
     ]
-    name = value.name or ""
-    for info in [info for info in graph.value_info if info.name == name]:
-        graph.value_info.remove(info)
-    graph.value_info.append(onnx.helper.make_tensor_value_info(name, int(dtype), named))
+    kind = onnx.helper.make_tensor_type_proto(int(dtype), named)
+    describe(graph, value.name or "", kind)
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """What a graph says of its values, its weights among them."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    types = {info.name: info.type.tensor_type for info in infos}
+    for tensor in graph.initializer:
+        kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        types.setdefault(tensor.name, kind.tensor_type)
+    return types
 
 
 def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:
@@ -209,15 +271,16 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     return dim.dim_param or None
 
 
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto in which large initializers are inputs: their numbers tell nothing."""
+def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
+    """The model without large initializers, whose numbers tell nothing, and their types."""
     values = [v for graph in model.graphs() for v in graph.initializers.values()]
     tensors = [value.const_value for value in values if value.const_value is not None]
     # What lies in another file is not there for inference.
     elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not elsewhere and sum(t.nbytes for t in tensors if t.size > _SMALL) <= _CHEAP:
-        return ir.serde.serialize_model(model)
+        return ir.serde.serialize_model(model), []
     twin = model.clone()
+    large: list[tuple[ir.Graph, onnx.ValueInfoProto]] = []
     for graph in twin.graphs():
         for name, value in list(graph.initializers.items()):
             tensor = value.const_value
@@ -225,14 +288,15 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
                 continue
             if tensor.size > _SMALL:
                 extents = [d for d in tensor.shape if isinstance(d, int)]
-                value.shape, value.dtype = ir.Shape(extents), tensor.dtype
+                info = onnx.helper.make_tensor_value_info(name, int(tensor.dtype), extents)
+                large.append((graph, info))
                 value.const_value = None
                 del graph.initializers[name]
-                if not value.is_graph_input():
-                    graph.inputs.append(value)
             elif isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
-    return ir.serde.serialize_model(twin)
+    proto = ir.serde.serialize_model(twin)
+    described = dict(_pairs(twin.graph, proto.graph))
+    return proto, [(described[graph], info) for graph, info in large]
 
 
 def _set_batch(graph: onnx.GraphProto) -> None:
@@ -244,7 +308,7 @@ def _set_batch(graph: onnx.GraphProto) -> None:
             batches.add(dims[0].dim_param)
             dims[0].dim_value = 1
     batches.discard("")
-    for value in (*graph.input, *graph.value_info, *graph.output):
+    for value in graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in batches:
                 dim.dim_value = 1

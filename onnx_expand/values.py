@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_expand.attributes import int_of
 from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate, is_safe_size
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.shapes import Dim, Inference
+from onnx_expand.shapes import BODY, Dim, Inference, default_opset
 
 __all__ = ["Facts", "Shape"]
 
@@ -38,13 +38,17 @@ class Facts:
     """
 
     def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
-        self.opset = model.graph.opset_imports.get("", 0)
+        self.opset = default_opset(model.graph.opset_imports)
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
         self._unknowns: dict[Hashable, int] = {}
-        inference = Inference(model, one_sample=one_sample)
+        # What the model says of these is not what they are.
+        self._described = {value for graph in model.graphs() for value in _values(graph)}
+        is_body = bool(model.meta.get(BODY))
+        inference = Inference(model, one_sample=one_sample, is_body=is_body)
         self._inferred, self._dtypes = inference.dims, inference.dtypes
+        self._spelled = inference.spelled
         inference.run()
         for _ in range(_ROUNDS):
             stated = inference.resolve(self.extents, self.extents_in)
@@ -66,13 +70,19 @@ class Facts:
         """As `shape`, with the names of extents that are not static but have one."""
         if value is None:
             return None
-        if value.const_value is not None:
+        if value.const_value is not None and not value.is_graph_input():
             return self._extents_of(value.const_value)
-        own, inferred = _plain(value.shape), self._inferred.get(value)
-        if own is None or inferred is None or len(own) != len(inferred):
-            return own if own is not None else inferred
-        pairs = zip(own, inferred, strict=True)
-        return tuple(b if a is None or isinstance(b, int) else a for a, b in pairs)
+        known = self._inferred.get(value)
+        return _plain(value.shape) if known is None and value not in self._described else known
+
+    def state(self, value: ir.Value, dims: Sequence[Hashable]) -> None:
+        """Let a new value have extents, static ones and such as `extents` gives of others.
+
+        What the value says of itself are the names that the model has.
+        """
+        known = tuple(d if isinstance(d, int | str) else None for d in dims)
+        self._inferred[value] = known
+        value.shape = ir.Shape([self._spelled.get(str(d), d) for d in known])
 
     def extents(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
         """As `shape`, with something for each extent that is not static which stands for it.
@@ -96,7 +106,9 @@ class Facts:
         return tuple(stand_ins.get(int(number), int(number)) for number in array)
 
     def transfer(self, old: ir.Value, new: ir.Value) -> None:
-        """Let a value that takes another's place keep what is known about it."""
+        """Let a value that takes another's place keep what is known about it, and no more."""
+        if old in self._described:
+            self._described.add(new)
         if old in self._inferred:
             self._inferred[new] = self._inferred[old]
         if old in self._dtypes:
@@ -109,7 +121,9 @@ class Facts:
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The type of a value's numbers, if known."""
-        return value.dtype if value.dtype is not None else self._dtypes.get(value)
+        if value.const_value is not None and not value.is_graph_input():
+            return value.const_value.dtype
+        return self._dtypes.get(value, value.dtype)
 
     def rank(self, value: ir.Value | None) -> int | None:
         """The number of axes of a value, if known."""
@@ -354,6 +368,14 @@ def _read(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
     return array.reshape(shape)
 
 
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values of one graph."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
 def _is_pure(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in PURE_OPS
 
@@ -370,8 +392,6 @@ def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
     return ir.convenience.get_const_tensor(value)
 
 
-def _plain(shape: ir.Shape | None) -> tuple[Dim, ...] | None:
-    if shape is None:
-        return None
-    # Old exporters wrote -1 for an extent that is not static.
-    return tuple((None if d < 0 else d) if isinstance(d, int) else d.value for d in shape)
+def _plain(shape: ir.Shape | None) -> Shape | None:
+    """The static extents that a new value says of itself."""
+    return None if shape is None else tuple(d if isinstance(d, int) else None for d in shape)

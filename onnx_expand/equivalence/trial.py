@@ -20,6 +20,7 @@ from onnx_expand.equivalence.compare import (
     missing,
     trusted,
 )
+from onnx_expand.equivalence.elementary import with_kernel_noise
 from onnx_expand.equivalence.files import given_inputs, read_inputs
 from onnx_expand.equivalence.inputs import Limits, Regime, draw, nudge, plan_sizes
 from onnx_expand.equivalence.ports import with_plain_ports
@@ -116,6 +117,10 @@ class Trial:
             for first, second in providers
         }
         self._probe = next(iter(self._sessions.values()))[0]
+        self._disturbed = {
+            name: _disturbed(first, left, as_deployed, seed) or self._sessions[name][0]
+            for name, (first, _) in zip(self._sessions, providers, strict=True)
+        }
 
     def given(self, inputs: Given) -> list[tuple[str, Tensors]]:
         """Inputs that came from elsewhere, as A takes them."""
@@ -175,7 +180,7 @@ class Trial:
         truth = {} if reference is None else _in_float64(reference, feeds)
         for provider, (left, right) in self._sessions.items():
             results, others = left.run(feeds), right.run(feeds)
-            noise = {} if self.rule.fixed else self._noise(left, feeds, results)
+            noise = {} if self.rule.fixed else self._noise(provider, feeds, results)
             lost = [name for name in (*results, *others) if name not in results.keys() & others]
             for name in lost:
                 where = "A" if name in results else "B"
@@ -190,8 +195,9 @@ class Trial:
                 place = Place(name, sample, provider)
                 yield compare(place, a, others[name], want, moved, eps, self.rule)
 
-    def _noise(self, session: Session, feeds: Tensors, results: Tensors) -> dict[str, float]:
-        """By how much each output moves when the inputs move by a unit in the last place."""
+    def _noise(self, provider: str, feeds: Tensors, results: Tensors) -> dict[str, float]:
+        """By how much each output moves when inputs and kernels move by what they are off."""
+        session = self._disturbed[provider]
         noise = dict.fromkeys(results, 0.0)
         coarsest = max([self._eps, *(_eps(array.dtype) for array in results.values())])
         fine = {name: array for name, array in feeds.items() if _eps(array.dtype) <= coarsest}
@@ -264,6 +270,19 @@ def _session(name: str, guest: Guest, as_deployed: bool) -> Session:
     if name == REFERENCE:
         return _Rounded(guest)
     return OnnxRuntime(name, optimize=as_deployed).session(guest.source, guest.label)
+
+
+def _disturbed(name: str, guest: Guest, as_deployed: bool, seed: int) -> Session | None:
+    """A, its elementary functions off by what their kernels are; None where none of them is."""
+    if name == REFERENCE:
+        return None
+    model = with_kernel_noise(guest.model, OnnxRuntime(name), seed)
+    if model is None:
+        return None
+    try:
+        return OnnxRuntime(name, optimize=as_deployed).session(model, guest.label)
+    except UnsupportedError:
+        return None  # a type for which the runtime lacks what disturbs
 
 
 def double_session(guest: Guest) -> Session:

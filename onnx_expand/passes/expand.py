@@ -29,7 +29,7 @@ from onnx_expand.passes.report import Verification
 from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.passes.selection import Site, survey, why_not
 from onnx_expand.passes.snapshot import Snapshot
-from onnx_expand.passes.units import EXPANDED, unit_member
+from onnx_expand.passes.units import note_expanded, unit_member
 from onnx_expand.passes.writing import UnitWriter
 from onnx_expand.plans import How, Plan, Rule, Select, load_plan, parse_kernel
 from onnx_expand.values import Facts
@@ -289,7 +289,7 @@ class Expand(ir.passes.InPlacePass):
         if self.init == "contracted":
             Fold(Policy.MARKED).call(model)
         elif run.expanded:
-            model.metadata_props[EXPANDED] = "true"
+            note_expanded(model)
         report = ExpandReport(expanded, tuple(run.skipped), before, after, self.init)
         return ExpandResult(model, Snapshot.of(model) != given, report)
 

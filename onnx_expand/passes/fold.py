@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_expand.cost import inspect_model
-from onnx_expand.errors import UsageError
+from onnx_expand.errors import Reason, Refusal, UsageError
 from onnx_expand.passes.borders import Border
 from onnx_expand.passes.folding import FoldRun
 from onnx_expand.passes.functions import (
@@ -22,11 +22,25 @@ from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
 from onnx_expand.passes.rewrite import label
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
-from onnx_expand.passes.units import EXPANDED, drop_incomplete, nonlinear_units
+from onnx_expand.passes.units import (
+    drop_incomplete,
+    drop_note,
+    has_note,
+    is_given_back,
+    nonlinear_units,
+    note_folded,
+)
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
 
 _PROVIDERS = ("cpu", "cuda")
+
+
+_GIVEN_BACK = Refusal(
+    Reason.SELECTION,
+    "its expansions were folded before, so that it is what expand was given",
+    hint="to merge more of it, name a policy: cheapest",
+)
 
 
 @dataclass
@@ -76,25 +90,31 @@ class Fold(ir.passes.InPlacePass):
         """Fold a model in place."""
         given = Snapshot.of(model)
         before = inspect_model(model) if self.measure else None
-        policy = self.policy
+        policy, given_back = self.policy, False
         if policy is Policy.AUTO:
-            # The note outlives the units, so that folding once more changes nothing.
-            marked = EXPANDED in model.metadata_props or drop_incomplete(model)
+            # What fold gave back stays as it is when it is folded once more.
+            given_back = is_given_back(model)
+            marked = drop_incomplete(model) or given_back
             policy = Policy.MARKED if marked else Policy.CHEAPEST
+        was_expanded = has_note(model) or (policy is Policy.MARKED and self.policy is not policy)
         if self.inline and policy is not Policy.MARKED:
             inline_functions(model)
         runs = [self._fold(model, policy)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():
             runs.append(self._fold(body_of(function, model), policy))
             as_constants(function.graph)
-        drop_incomplete(model)
+        remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
-            model.metadata_props.pop(EXPANDED, None)
+            drop_note(model)
+        elif was_expanded and not remains:
+            note_folded(model)
         after = inspect_model(model) if self.measure else None
         kept = [kept for run in runs for kept in run.kept]
         kept += [kept_of(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
         kept += [Kept(tuple(map(label, nodes)), why) for nodes, why in nonlinear_units(model)]
         sites = tuple(site for run in runs for site in run.sites)
+        if given_back and not sites:
+            kept.append(Kept((model.graph.name or "the model",), _GIVEN_BACK))
         report = FoldReport(policy, sites, tuple(kept), before, after)
         return FoldResult(model, Snapshot.of(model) != given, report)
 

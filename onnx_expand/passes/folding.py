@@ -262,11 +262,11 @@ class FoldRun:
     ) -> None:
         labels = labels or tuple(map(label, old))
         self._settle_constants(old)
+        # Nodes before the result have its shape unless they state their own.
+        alike = [n for n in new[:-1] if n.op_type != "Pad" and n.outputs[0].shape is None]
         self.rewriter.replace(old, new)
-        for node in new:
-            # Nodes before the result have its shape unless they state their own.
-            if node is new[-1] or (node.op_type != "Pad" and node.outputs[0].shape is None):
-                self.facts.transfer(old[-1].outputs[0], node.outputs[0])
+        for node in (*alike, new[-1]):
+            self.facts.transfer(old[-1].outputs[0], node.outputs[0])
         self.sites.append(Site(labels, tuple(map(label, new)), before, after, border))
 
     def _settle_constants(self, old: Sequence[ir.Node]) -> None:

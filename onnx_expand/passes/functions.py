@@ -14,6 +14,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.errors import ModelError, Reason, Refusal
 from onnx_expand.regions import Break
+from onnx_expand.shapes import BODY
 
 __all__ = ["as_constants", "body_of", "calls_with_weights", "inline_functions"]
 
@@ -35,7 +36,9 @@ def inline_functions(model: ir.Model) -> None:
 
 def body_of(function: ir.Function, model: ir.Model) -> ir.Model:
     """A function's body as a model, so that whatever treats models treats it too."""
-    return ir.Model(function.graph, ir_version=model.ir_version)
+    body = ir.Model(function.graph, ir_version=model.ir_version)
+    body.meta[BODY] = True
+    return body
 
 
 def as_constants(graph: ir.Graph) -> None:

@@ -158,7 +158,9 @@ class MapWriter:
                 axis = None if merged.axes is None else merged.axes[1]
                 for node in mapping if layout.after else ():
                     extents = layout.after[0].source
-                    state_shape(node.outputs[0], extents, axis, ends[1], target.dtype)
+                    state_shape(
+                        node.outputs[0], extents, axis, ends[1], self.facts, target.dtype
+                    )
                 nodes += write_renames(layout.after, y, ends[1], self.facts, unique)
         except RefusedError:
             discard(nodes)
@@ -182,9 +184,9 @@ class MapWriter:
         node = ir.node("Add", [target.x, value], name=self.rewriter.unique(f"{stem}.add"))
         out = node.outputs[0]
         out.dtype = target.dtype
-        dims = self.facts.named_shape(target.x)
-        out.shape = None if dims is None else ir.Shape(dims)
-        self.facts.transfer(target.x, out)
+        dims = self.facts.extents(target.x)
+        if dims is not None:
+            self.facts.state(out, dims)
         return node
 
     def _template(self, inside: Sequence[Element], links: Sequence[Linear]) -> Template | None:

@@ -57,7 +57,7 @@ def write_renames(
         )
         x = node.outputs[0]
         axis = None if channels is None or rename.axes is None else rename.axes[1]
-        state_shape(x, rename.target, axis, channels, facts.dtype(old.outputs[0]))
+        state_shape(x, rename.target, axis, channels, facts, facts.dtype(old.outputs[0]))
         nodes.append(node)
     return nodes
 
@@ -67,13 +67,14 @@ def state_shape(
     extents: Sequence[Extent],
     axis: int | None,
     channels: int | None,
+    facts: Facts,
     dtype: ir.DataType | None,
 ) -> None:
     """State the shape of a new value, which has so many channels on an axis, and its type."""
-    dims = [extent if isinstance(extent, int | str) else None for extent in extents]
+    dims = list(extents)
     if axis is not None:
         dims[axis] = channels
-    value.shape = ir.Shape(dims)
+    facts.state(value, dims)
     if dtype is not None:
         value.dtype = dtype
 

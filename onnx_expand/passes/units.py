@@ -10,6 +10,7 @@ they can be removed again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +21,18 @@ from onnx_expand.errors import Reason, Refusal
 from onnx_expand.lower import Template
 
 __all__ = [
-    "EXPANDED",
     "RECORDS",
     "Member",
     "activations",
     "drop_incomplete",
+    "drop_note",
+    "has_note",
+    "is_given_back",
     "mark",
     "mark_activation",
     "nonlinear_units",
+    "note_expanded",
+    "note_folded",
     "unit_member",
     "unmark",
 ]
@@ -38,8 +43,8 @@ RECORDS = frozenset({_KEY, _ACTIVATION})
 """Node metadata that is of a node's place in a unit, and goes with it."""
 _INSERTED = frozenset({"Relu", "PRelu"})
 
-EXPANDED = "onnx_expand.expanded"
-"""Model metadata: the model went through expand, and fold gives back what expand was given."""
+_NOTE = "onnx_expand.expanded"
+_OPEN = "true"
 
 
 @dataclass(frozen=True)
@@ -96,21 +101,59 @@ def unmark(node: ir.Node) -> None:
 
 
 def drop_incomplete(model: ir.Model) -> bool:
-    """Forget units of which nodes are missing; whether complete ones remain."""
-    members: dict[str, list[tuple[ir.Node, Member]]] = {}
+    """Forget units of which nodes are missing or contradict each other; whether others remain."""
+    members: dict[tuple[ir.Graph, str], list[tuple[ir.Node, Member]]] = {}
     for graph in model.graphs():
         for node in graph:
             member = unit_member(node)
             if member is not None:
-                members.setdefault(member.unit, []).append((node, member))
+                members.setdefault((graph, member.unit), []).append((node, member))
     complete = False
     for found in members.values():
-        if sorted(m.index for _, m in found) == list(range(found[0][1].size)):
+        places = sorted(member.index for _, member in found)
+        alike = len({(member.size, member.origin) for _, member in found}) == 1
+        if alike and places == list(range(found[0][1].size)):
             complete = True
         else:
             for node, _ in found:
                 unmark(node)
     return complete
+
+
+def note_expanded(model: ir.Model) -> None:
+    """Note that a model has expanded units."""
+    model.metadata_props[_NOTE] = _OPEN
+
+
+def note_folded(model: ir.Model) -> None:
+    """Note that a model's nodes are those that expand was given."""
+    model.metadata_props[_NOTE] = _outline(model)
+
+
+def has_note(model: ir.Model) -> bool:
+    """Whether a model went through expand, whatever became of it since."""
+    return _NOTE in model.metadata_props
+
+
+def drop_note(model: ir.Model) -> None:
+    """Forget that a model went through expand."""
+    model.metadata_props.pop(_NOTE, None)
+
+
+def is_given_back(model: ir.Model) -> bool:
+    """Whether fold gave back what expand was given, and no tool changed the nodes since."""
+    return model.metadata_props.get(_NOTE) == _outline(model)
+
+
+def _outline(model: ir.Model) -> str:
+    """What tells a model's nodes from others: their ops, names and links, not their weights."""
+    digest = hashlib.sha256()
+    for graph in model.graphs():
+        for node in graph:
+            names = [[v.name if v is not None else None for v in node.inputs]]
+            names.append([v.name for v in node.outputs])
+            digest.update(json.dumps([node.domain, node.op_type, node.name, names]).encode())
+    return digest.hexdigest()[:16]
 
 
 def mark_activation(node: ir.Node, unit: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,8 @@ class _Written:
             else:
                 assert isinstance(step, Layer)
                 self._layer(value, step, part, axes, names)
-            shape = _shape_after(value, self._facts, as_affine(part), axes)
-            value, axes = self._settled(f"{names.node}.out", shape), (axes[1], axes[1])
+            dims = _extents_after(value, self._facts, as_affine(part), axes)
+            value, axes = self._settled(f"{names.node}.out", dims), (axes[1], axes[1])
         return value
 
     def join(self, ends: Sequence[ir.Value]) -> None:
@@ -111,10 +111,12 @@ class _Written:
             for slot in range(len(node.inputs)):
                 node.replace_input_with(slot, None)
 
-    def _settled(self, name: str, shape: ir.Shape | None) -> ir.Value:
+    def _settled(self, name: str, dims: Sequence[Hashable] | None) -> ir.Value:
         """The output of the last node, with what is known about it."""
         value = self.nodes[-1].outputs[0]
-        value.name, value.shape = self._rewriter.unique(name), shape
+        value.name = self._rewriter.unique(name)
+        if dims is not None:
+            self._facts.state(value, dims)
         value.type = ir.TensorType(self._dtype)
         return value
 
@@ -151,7 +153,7 @@ class _Written:
 
     def _activated(self, value: ir.Value, axes: Axes, channels: int, place: str) -> ir.Value:
         name = self._rewriter.unique(f"{label(self._node)}.{place}.activation")
-        shape = value.shape
+        dims = self._facts.extents(value)
         if self._nonlinear == "relu":
             node = ir.node("Relu", [value], name=name)
         else:
@@ -161,7 +163,7 @@ class _Written:
             node = ir.node("PRelu", [value, slope], name=name)
         self.nodes.append(node)
         self.activations.append(node)
-        return self._settled(f"{name}.out", shape)
+        return self._settled(f"{name}.out", dims)
 
     def _names(self, place: str) -> Names:
         stem, dot, last = self._weight.rpartition(".")
@@ -180,20 +182,20 @@ def _average(value: ir.Value, step: Average, names: Names) -> ir.Node:
     return ir.node("AveragePool", [value], attributes, name=names.node)
 
 
-def _shape_after(x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes) -> ir.Shape | None:
-    known = facts.shape(x)
+def _extents_after(
+    x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes
+) -> list[Hashable] | None:
+    known = facts.extents(x)
     if known is None:
         return None
-    own = list(x.shape) if x.shape is not None and len(x.shape) == len(known) else list(known)
-    dims: list[Any] = [k if k is not None else o for k, o in zip(known, own, strict=True)]
+    dims = list(known)
     if axes[0] != axes[1]:
         dims[axes[0]], dims[axes[1]] = dims[axes[1]], dims[axes[0]]
     dims[axes[1]] = affine.geometry.out_channels
-    if affine.geometry.is_pointwise:
-        return ir.Shape(dims)
-    for axis in range(affine.rank):
+    for axis in range(affine.rank if not affine.geometry.is_pointwise else 0):
         size = known[2 + axis]
-        sizes = [1] * affine.rank if size is None else [size] * affine.rank
-        extent = affine.geometry.output_extents(sizes)[axis]
-        dims[2 + axis] = None if size is None else extent
-    return ir.Shape(dims)
+        if not isinstance(size, int):
+            dims[2 + axis] = None
+            continue
+        dims[2 + axis] = affine.geometry.output_extents([size] * affine.rank)[axis]
+    return dims

@@ -23,8 +23,10 @@ Ints = Sequence[int] | None
 
 try:
     from scipy.special import erf as _erf
+    from scipy.special import erfc as _erfc
 except ImportError:
     _erf = np.vectorize(math.erf, otypes=[np.float64])
+    _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 class Conv(OpRun):
@@ -222,7 +224,27 @@ class Erf(OpRun):
         return (_erf(x) if x.size else x,)
 
 
-KERNELS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization, Erf]
+class Gelu(OpRun):
+    """onnx's own takes constants of float32."""
+
+    def _run(self, x: Array, *, approximate: str | None = None) -> tuple[Array]:
+        if approximate == "tanh":
+            inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+            return (x * (1 + np.tanh(inner)) / 2,)
+        # What is left of 1 + erf far below zero is nothing but rounding.
+        return (x * _erfc(-x / math.sqrt(2)) / 2 if x.size else x,)
+
+
+class HardSwish(OpRun):
+    """onnx's own takes a sixth in float32."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x * np.clip(x / 6 + 0.5, 0, 1),)
+
+
+KERNELS: list[type[OpRun]] = [
+    *(Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization, Erf, Gelu, HardSwish),
+]
 
 
 def _product(left: Array, right: Array) -> Array:
