@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_expand.equivalence.inputs import Limits, Regime, draw, plan_sizes
+from onnx_expand.equivalence.demands import demands_of
+from onnx_expand.equivalence.extents import known_shapes
+from onnx_expand.equivalence.inputs import Limits, Regime
+from onnx_expand.equivalence.probe import Probe
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
@@ -118,9 +121,9 @@ def bench(
     if not paths:
         raise UsageError("bench needs at least one model")
     names = [path if paths.count(path) == 1 else f"{path}#{i}" for i, path in enumerate(paths)]
-    feeds = {
-        name: _feeds(path, shapes or {}, seed) for name, path in zip(names, paths, strict=True)
-    }
+    feeds: dict[str, Mapping[str, npt.NDArray[Any]]] = {}
+    for name, path in zip(names, paths, strict=True):
+        feeds[name] = _feeds(path, shapes or {}, seed, feeds.get(names[0]))
     found: list[Timing] = []
     for provider in providers or detect_providers():
         runtime = OnnxRuntime(provider, optimize=optimize, threads=threads)
@@ -138,26 +141,27 @@ def bench(
 
 
 def _feeds(
-    path: str, shapes: Mapping[str, Sequence[int | str]], seed: int
-) -> dict[str, npt.NDArray[Any]]:
-    """Normal random inputs of a model; symbolic extents take what the check takes first."""
+    path: str,
+    shapes: Mapping[str, Sequence[int | str]],
+    seed: int,
+    first: Mapping[str, npt.NDArray[Any]] | None,
+) -> Mapping[str, npt.NDArray[Any]]:
+    """Random inputs of a model, as check draws them; those of the first model where they fit."""
     model = load(path)
     signature = Signature.of(model)
-    limits = Limits(shapes={name: tuple(extents) for name, extents in shapes.items()})
-    rng = np.random.default_rng(seed)
-    failure: UnsupportedError | None = None
-    runtime = OnnxRuntime("cpu")
-    session = runtime.session(model, path)
-    for sizes, _ in plan_sizes(signature):
-        feeds = draw(signature, sizes, Regime.NORMAL, rng, limits=limits)
+    session = OnnxRuntime("cpu").session(model, path)
+    if first is not None and first.keys() == signature.inputs.keys():
         try:
-            session.run(feeds)
-        except UnsupportedError as error:
-            failure = failure or error
-            continue
-        return feeds
-    assert failure is not None
-    raise failure
+            session.run(first)
+        except UnsupportedError:
+            pass  # it takes others
+        else:
+            return first
+    wanted = {name: shape for name, shape in shapes.items() if name in signature.inputs}
+    extents = known_shapes(model, signature, shapes if first is None else wanted)
+    limits = Limits(demands_of(model))
+    probe = Probe(signature.with_shapes(extents), session, None, limits, seed)
+    return probe.feeds(probe.size(), Regime.NORMAL, 0)
 
 
 def _timing(

@@ -94,8 +94,11 @@ def test_a_folded_normalization_passes() -> None:
         assert 0 < verdict.ratio <= 0.5
         assert verdict.worst is not None
         assert 0 < verdict.floor < 1e-5 * verdict.worst.scale
-        assert len(verdict.outputs) == 11
-        assert verdict.summary().startswith("equal on 11 inputs (cpu)")
+        kinds = [figure.place.sample.split()[0].strip(",") for figure in verdict.outputs]
+        counts = {kind: kinds.count(kind) for kind in ("normal", "uniform", "large", "edges")}
+        assert counts == dict.fromkeys(("normal", "uniform", "large", "edges"), 3)
+        assert {"fine", "zeros", "denormal", "size"} <= set(kinds)
+        assert verdict.summary().startswith(f"equal on {len(kinds)} inputs (cpu)")
 
 
 @pytest.mark.parametrize("name", ["w1", "b1", "w2", "b2"])
@@ -208,12 +211,12 @@ def test_sizes_that_a_cannot_run_at_are_avoided() -> None:
     """A model that needs an extent of its own is tried at others, then refused in one line."""
     text = "g (float[N,2,H,H] x) => (float[N,2,P,Q] y) {y = Conv(x, w)}"
     assert cpu(*[parse(text, w=normal(2, 2, 50, 50))] * 2)
-    flat = "g (float[N,A] x) => (float[N,4] y) {y = MatMul(x, w)}"
-    assert cpu(*[parse(flat, w=normal(64, 4))] * 2)
+    flat = "g (float[N,A] x) => (float[M,4] y) {r = Reshape(x, s) y = MatMul(r, w)}"
+    assert cpu(*[parse(flat, w=normal(64, 4), s=np.asarray([-1, 64]))] * 2)
     with pytest.raises(
-        UnsupportedError, match=r"^A \(g\): onnxruntime on CPU cannot run it.*A=33"
+        UnsupportedError, match=r"^A \(g\): onnxruntime on CPU cannot run it.*A=33.*--shape"
     ):
-        cpu(*[parse(flat, w=normal(77, 4))] * 2)
+        cpu(*[parse(flat, w=normal(77, 4), s=np.asarray([-1, 77]))] * 2)
     baked = "g (float[N,4] x) => (float[N,2,2] y) {y = Reshape(x, s)}"
     assert cpu(*[parse(baked, s=np.asarray([1, 2, 2]))] * 2)
 
@@ -224,7 +227,7 @@ def test_not_a_number_is_equal_to_itself_only() -> None:
     a, b = parse(ports + "{y = Log(x)}"), parse(ports + "{z = Log(x) y = Identity(z)}")
     verdict = cpu(a, b)
     assert verdict
-    assert "NaN or infinity, at the same places in both, on 4 of 5" in verdict.notes[0]
+    assert "NaN or infinity, at the same places in both, on 6 of 7" in verdict.notes[0]
     assert verdict.outputs[0].non_finite > 0
     finite = cpu(a, parse(ports + "{n = Abs(x) y = Log(n)}"))
     assert "nan in A" in finite.differences[0]
@@ -263,8 +266,8 @@ def test_integers_are_compared_exactly() -> None:
     )
     verdict = cpu(a, b)
     assert len(verdict.differences) == 2
-    assert "0 in A, 1 in B" in verdict.differences[0]
-    assert verdict.max_error == 1
+    assert " in A, 1 in B" in verdict.differences[0]
+    assert verdict.max_error > 2**31
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -9,8 +9,7 @@ import click
 from rich.table import Table
 
 from onnx_expand.cli import render
-from onnx_expand.cli.check import parse_shape
-from onnx_expand.cli.options import check_outputs
+from onnx_expand.cli.options import check_outputs, shape_option
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import replacing
 
@@ -32,9 +31,7 @@ __all__ = ["bench"]
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator.")
 @click.option("--as-written", is_flag=True, help="Turn onnxruntime's graph optimizations off.")
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME:1,3,H,W", help="Extents of an input."
-)
+@shape_option
 @click.option("--no-memory", is_flag=True, help="Do not measure memory.")
 @click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
 @click.option("--png", metavar="F", help="Draw the medians.")
@@ -44,7 +41,7 @@ def bench(
     seconds: float,
     threads: int | None,
     as_written: bool,
-    shapes: tuple[str, ...],
+    shapes: dict[str, tuple[int | str, ...]] | None,
     no_memory: bool,
     json_path: str | None,
     png: str | None,
@@ -65,7 +62,7 @@ def bench(
         seconds=seconds,
         threads=threads,
         optimize=not as_written,
-        shapes=dict(map(parse_shape, shapes)),
+        shapes=shapes,
         memory=not no_memory,
     )
     if json_path:

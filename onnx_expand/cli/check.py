@@ -6,10 +6,10 @@ import click
 import onnx_ir as ir
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs
+from onnx_expand.cli.options import check_outputs, shape_option
 from onnx_expand.errors import UsageError
 
-__all__ = ["check", "parse_shape"]
+__all__ = ["check"]
 
 
 @click.command()
@@ -39,13 +39,7 @@ __all__ = ["check", "parse_shape"]
     metavar="[NAME:]LO,HI",
     help="Draw an input, or all, evenly from a range.",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME:1,3,H,W",
-    help="Extents of an input; what is no number stays as the model has it.",
-)
+@shape_option
 @click.option(
     "--providers",
     metavar="cpu,cuda",
@@ -75,7 +69,7 @@ def check(
     seed: int,
     inputs: str | None,
     ranges: tuple[str, ...],
-    shapes: tuple[str, ...],
+    shapes: dict[str, tuple[int | str, ...]] | None,
     providers: str | None,
     providers_b: str | None,
     as_deployed: bool,
@@ -120,7 +114,7 @@ def check(
         atol=atol,
         inputs=inputs,
         ranges=dict(map(_range, ranges)) or None,
-        shapes=dict(map(parse_shape, shapes)) or None,
+        shapes=shapes,
         providers_b=None if providers_b is None else providers_b.split(","),
         as_deployed=as_deployed,
         regions=regions,
@@ -155,12 +149,3 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
     if not -float("inf") < low <= high < float("inf"):
         raise UsageError(f"--val-range: {low:g} to {high:g} is no range")
     return name, (low, high)
-
-
-def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
-    """An input's name and extents from `NAME:1,3,H,W`; raises `UsageError`."""
-    name, colon, extents = text.rpartition(":")
-    parts = [part.strip() for part in extents.split(",")]
-    if not colon or not all(parts):
-        raise UsageError(f"--shape: '{text}' is no shape such as image:1,3,H,W")
-    return name, tuple(int(part) if part.isdigit() else part for part in parts)

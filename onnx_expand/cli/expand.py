@@ -11,7 +11,12 @@ import click
 import onnx_ir as ir
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import assume_constant_option, check_option, check_outputs
+from onnx_expand.cli.options import (
+    assume_constant_option,
+    check_option,
+    check_outputs,
+    shape_option,
+)
 from onnx_expand.model import check_output, load, replacing, save
 from onnx_expand.passes import (
     Expand,
@@ -131,6 +136,7 @@ def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
     "--strip-nonlinear", is_flag=True, help="Remove the activations of --nonlinear, only that."
 )
 @check_option
+@shape_option
 @assume_constant_option
 @click.option("--report", metavar="F.json", help="Write what was done as JSON; - is stdout.")
 def expand(
@@ -141,6 +147,7 @@ def expand(
     list_plans: bool,
     strip_nonlinear: bool,
     checks: int | None,
+    shapes: dict[str, tuple[int | str, ...]] | None,
     assume_constant_initializers: bool,
     report: str | None,
     **options: Any,
@@ -175,7 +182,7 @@ def expand(
     outcome = run.call(model).report
     out = render.console(quiet=report == "-")
     if not dry_run and checks != 0:
-        found = _verify(source, model, outcome, checks)
+        found = _verify(source, model, outcome, checks, shapes)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the expanded model differs", target)
     if target is not None and not dry_run:
@@ -189,15 +196,19 @@ def expand(
 
 
 def _verify(
-    source: str, expanded: ir.Model, outcome: ExpandReport, checks: int | None
+    source: str,
+    expanded: ir.Model,
+    outcome: ExpandReport,
+    checks: int | None,
+    shapes: dict[str, tuple[int | str, ...]] | None,
 ) -> Verification:
     """Compare what was read with what will be written, by as much as is claimed of it."""
     from onnx_expand.verification import verify, verify_runs
 
     before = load(source)  # anew: what expanding shares with it would not be found
     if outcome.is_exact:
-        return verify(before, expanded, samples=checks)
-    return verify_runs(before, expanded)
+        return verify(before, expanded, samples=checks, shapes=shapes)
+    return verify_runs(before, expanded, shapes)
 
 
 def _strip(source: str, target: str | None, *, dry_run: bool) -> None:

@@ -9,7 +9,12 @@ import onnx_ir as ir
 
 from onnx_expand.certificate import certify
 from onnx_expand.cli import render
-from onnx_expand.cli.options import assume_constant_option, check_option, check_outputs
+from onnx_expand.cli.options import (
+    assume_constant_option,
+    check_option,
+    check_outputs,
+    shape_option,
+)
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
 from onnx_expand.passes import Border, Fold, Policy, Preprocess, Verification, assume_constant
@@ -48,6 +53,7 @@ __all__ = ["fold"]
 @click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
 @click.option("--input", "image", metavar="NAME", help="The input that holds the image.")
 @check_option
+@shape_option
 @assume_constant_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write no model.")
 @click.option(
@@ -68,6 +74,7 @@ def fold(
     swap_rb: bool,
     image: str | None,
     checks: int | None,
+    shapes: dict[str, tuple[int | str, ...]] | None,
     assume_constant_initializers: bool,
     dry_run: bool,
     certificate: str | None,
@@ -103,7 +110,7 @@ def fold(
     outcome = run.call(model).report
     out = render.console(quiet=report == "-")
     if not dry_run and checks != 0:
-        found = _verify(source, preprocess, model, checks)
+        found = _verify(source, preprocess, model, checks, shapes)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the folded model differs", target)
     if report:
@@ -121,7 +128,11 @@ def fold(
 
 
 def _verify(
-    source: str, preprocess: Preprocess | None, folded: ir.Model, checks: int | None
+    source: str,
+    preprocess: Preprocess | None,
+    folded: ir.Model,
+    checks: int | None,
+    shapes: dict[str, tuple[int | str, ...]] | None,
 ) -> Verification:
     """Compare what was read with what will be written."""
     from onnx_expand.verification import verify
@@ -129,4 +140,4 @@ def _verify(
     before = load(source)  # anew: what folding shares with it would not be found
     if preprocess is not None:
         preprocess.call(before)
-    return verify(before, folded, samples=checks)
+    return verify(before, folded, samples=checks, shapes=shapes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs
+from onnx_expand.cli.options import check_outputs, shape_option
 from onnx_expand.cost import inspect_model
 from onnx_expand.model import load
 from onnx_expand.passes import Fold, Policy
@@ -26,16 +26,31 @@ __all__ = ["inspect"]
     show_default=True,
     help="The policy of fold that --sites asks about.",
 )
-def inspect(model: str, json_path: str | None, sites: bool, policy: str) -> None:
+@shape_option
+def inspect(
+    model: str,
+    json_path: str | None,
+    sites: bool,
+    policy: str,
+    shapes: dict[str, tuple[int | str, ...]] | None,
+) -> None:
     """Count the parameters, multiply-accumulates and nodes of MODEL.
 
-    Counts are for one sample: a symbolic batch counts as one. "MACs" are the products of
+    Counts are for one sample: a symbolic batch counts as one. What other symbolic extents are,
+    --shape says. "MACs" are the products of
     convolutions and matrix products; "with elementwise" is the way of counting of the ExpandNets
     paper, which adds biases, normalization, activations and pooling.
     """
     check_outputs(json_path)
     loaded = load(model)
-    figures = inspect_model(loaded)
+    if shapes:
+        from onnx_expand.equivalence.extents import fix_extents
+
+        sized = load(model)  # what fold is asked about keeps its symbols
+        fix_extents(sized, shapes)
+        figures = inspect_model(sized)
+    else:
+        figures = inspect_model(loaded)
     data, out = figures.as_dict(), render.console(quiet=json_path == "-")
     render.print_inspection(out, figures)
     if sites:

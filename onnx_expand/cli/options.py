@@ -13,7 +13,14 @@ from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output
 from onnx_expand.recipes import explain
 
-__all__ = ["assume_constant_option", "check_option", "check_outputs", "options_of"]
+__all__ = [
+    "assume_constant_option",
+    "check_option",
+    "check_outputs",
+    "options_of",
+    "parse_shape",
+    "shape_option",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,6 +38,32 @@ check_option = click.option(
     metavar="N",
     help="Compare IN and OUT on N inputs of each kind before OUT is written, and write nothing "
     "if they differ or OUT does not run; 0 does not. [default: 1, where onnxruntime can run IN]",
+)
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """An input's name and extents from `NAME:1,3,H,W`; raises `UsageError`."""
+    name, colon, extents = text.rpartition(":")
+    parts = [part.strip() for part in extents.split(",")]
+    if not colon or not all(parts):
+        raise UsageError(f"--shape: '{text}' is no shape such as image:1,3,H,W")
+    return name, tuple(int(p) if p.isascii() and p.isdigit() else p for p in parts)
+
+
+def _shapes(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, tuple[int | str, ...]] | None:
+    return dict(map(parse_shape, given)) or None
+
+
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:1,3,H,W",
+    callback=_shapes,
+    help="Extents of an input, where models run or figures need them; what is no number stays as "
+    "the model has it. May be given for each input.",
 )
 
 

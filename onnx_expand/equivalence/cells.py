@@ -15,11 +15,13 @@ from onnx_expand.values import Facts
 
 __all__ = [
     "Cell",
+    "Swap",
     "common_tensors",
     "constants_of",
     "cut",
     "differing_cells",
     "keep_outputs",
+    "swapped_constants",
     "target",
 ]
 
@@ -49,6 +51,25 @@ class Cell:
     inputs: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Swap:
+    """A constant in the place of another one, between nodes that are alike.
+
+    Attributes:
+        tensor: The tensor that the nodes compute.
+        name: What A calls the constant.
+        readers: The ops in A that read it, and at which input.
+        a: The constant in A.
+        b: That in B.
+    """
+
+    tensor: str
+    name: str
+    readers: frozenset[tuple[str, int]]
+    a: ir.TensorProtocol
+    b: ir.TensorProtocol
+
+
 def common_tensors(a: ir.Model, b: ir.Model) -> dict[str, ir.DataType]:
     """Names and types in A of the tensors of numbers that nodes of both main graphs compute."""
     others = {out.name for node in b.graph for out in node.outputs if out.name}
@@ -73,17 +94,42 @@ def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
         b: The other one.
         names: The tensors that bound the cells, besides the inputs of the models.
     """
+    return [
+        Cell(name, left.labels(), right.labels(), frozenset(left.inputs | right.inputs))
+        for name, left, right in _walks(a, b, names)
+        if not left.is_like(right)
+    ]
+
+
+def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:
+    """The cells that are node for node alike and differ in one constant.
+
+    Where two differ they may make up for one another, as scales of layers that follow each other.
+
+    Args:
+        a: One model.
+        b: The other one.
+        names: The tensors that bound the cells, besides the inputs of the models.
+    """
     found = []
+    for name, left, right in _walks(a, b, names):
+        pairs = left.unlike(right)
+        if pairs is not None and len(pairs) == 1:
+            x, y = pairs[0]
+            assert x.const_value is not None
+            assert y.const_value is not None
+            readers = frozenset((node.op_type, index) for node, index in x.uses())
+            found.append(Swap(name, x.name or "", readers, x.const_value, y.const_value))
+    return found
+
+
+def _walks(a: ir.Model, b: ir.Model, names: Set[str]) -> Iterator[tuple[str, _Walk, _Walk]]:
     others = {out.name: out for node in b.graph for out in node.outputs if out.name in names}
     for node in a.graph:
         for out in node.outputs:
-            if out.name not in names:
-                continue
-            left, right = _Walk.from_(out, names), _Walk.from_(others[out.name], names)
-            if not left.is_like(right):
-                bounds = frozenset(left.inputs | right.inputs)
-                found.append(Cell(out.name or "", left.labels(), right.labels(), bounds))
-    return found
+            if out.name in names:
+                right = _Walk.from_(others[out.name], names)
+                yield out.name or "", _Walk.from_(out, names), right
 
 
 class _Walk:
@@ -93,7 +139,7 @@ class _Walk:
         self.nodes: list[ir.Node] = []
         self.inputs: set[str] = set()
         self._names: dict[ir.Value, tuple[object, ...]] = {}
-        self._constants: list[ir.TensorProtocol] = []
+        self._constants: list[ir.Value] = []
         self._text: list[object] = []
 
     @classmethod
@@ -127,7 +173,7 @@ class _Walk:
         if value in self._names:
             return
         if value.const_value is not None:
-            self._constants.append(value.const_value)
+            self._constants.append(value)
             self._names[value] = ("constant", len(self._constants))
         else:
             self.inputs.add(value.name or "")
@@ -139,11 +185,27 @@ class _Walk:
         for place, out in enumerate(node.outputs):
             self._names[out] = ("node", number, place)
         reads = [None if value is None else self._names.get(value) for value in node.inputs]
-        graphs = [a for a in node.attributes.values() if _is_graph(a)]
-        plain = sorted((name, _text(a)) for name, a in node.attributes.items() if not _is_graph(a))
-        # What inner graphs compute is not compared: such cells differ.
-        alike = object() if graphs else None
-        self._text.append((node.domain, node.op_type, node.overload, plain, reads, alike))
+        plain = sorted((name, self._said(a)) for name, a in node.attributes.items())
+        self._text.append((node.domain, node.op_type, node.overload, plain, reads))
+
+    def _said(self, attribute: ir.Attr) -> object:
+        """An attribute as text; two inner graphs are alike if they have the same names, too."""
+        if not _is_graph(attribute):
+            return _text(attribute)
+        is_one = attribute.type == ir.AttributeType.GRAPH
+        return [self._inner(graph) for graph in ([attribute.value] if is_one else attribute.value)]
+
+    def _inner(self, graph: ir.Graph) -> object:
+        for value in graph.initializers.values():
+            self._note(value)
+        ports = [[v.name for v in values] for values in (graph.inputs, graph.outputs)]
+        nodes = []
+        for node in graph:
+            plain = sorted((name, self._said(a)) for name, a in node.attributes.items())
+            outs = [out.name for out in node.outputs]
+            reads = [v and self._names.get(v, ("within", v.name)) for v in node.inputs]
+            nodes.append((node.domain, node.op_type, node.overload, plain, reads, outs))
+        return (*ports, nodes)
 
     def labels(self) -> tuple[str, ...]:
         return tuple(
@@ -154,13 +216,20 @@ class _Walk:
 
     def is_like(self, other: _Walk) -> bool:
         """Whether the two hold the same nodes with the same constants."""
-        if self._text != other._text:
-            return False
+        return self.unlike(other) == []
+
+    def unlike(self, other: _Walk) -> list[tuple[ir.Value, ir.Value]] | None:
+        """The constants in which the two differ; None where they do not hold the same nodes."""
+        if self._text != other._text or len(self._constants) != len(other._constants):
+            return None
         pairs = zip(self._constants, other._constants, strict=True)
-        return all(
-            x is y or (x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes())
-            for x, y in pairs
-        )
+        return [(x, y) for x, y in pairs if not _are_same(x.const_value, y.const_value)]
+
+
+def _are_same(x: ir.TensorProtocol | None, y: ir.TensorProtocol | None) -> bool:
+    if x is None or y is None:
+        return x is y
+    return x is y or (x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes())
 
 
 def _operands(node: ir.Node) -> Iterator[ir.Value]:

@@ -13,10 +13,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx_expand.equivalence.bounds import integer_bounds
 from onnx_expand.equivalence.compare import FACTOR, Figure, Rule
-from onnx_expand.equivalence.inputs import Limits
+from onnx_expand.equivalence.demands import Demand, demands_of
+from onnx_expand.equivalence.extents import known_shapes
+from onnx_expand.equivalence.inputs import Limits, landmarks
 from onnx_expand.equivalence.regions import Region, compare_regions
+from onnx_expand.equivalence.tables import compare_constants, compare_rows, settled_tensors
 from onnx_expand.equivalence.trial import (
     REFERENCE,
     Given,
@@ -94,10 +96,12 @@ def check(
     seconds = names if providers_b is None else tuple(providers_b)
     if len(seconds) != len(names):
         raise UsageError(f"B has {len(seconds)} providers, A {len(names)}; give one for each")
-    limits = Limits(integer_bounds(left.model), ranges or {}, _shapes(left, shapes or {}))
+    extents = known_shapes(left.model, left.signature, shapes or {})
+    marks = landmarks([left.model, right.model])
+    limits = Limits(demands_of(left.model), ranges or {}, marks)
     places = list(zip(names, seconds, strict=True))
     rule = Rule(factor, rtol, atol)
-    trial = Trial(left, right, places, rule, seed, limits, as_deployed)
+    trial = Trial(left, right, places, rule, seed, limits, as_deployed, extents)
     drawn = trial.inputs(samples) if inputs is None else trial.given(inputs)
     if rule.fixed:
         return trial.verdict(drawn, None, f"rtol {rtol or 0:g}, atol {atol or 0:g}")
@@ -108,7 +112,40 @@ def check(
         verdict = trial.verdict(drawn, None, basis)
     if not regions:
         return verdict
-    return _with_regions(verdict, left, right, drawn[0][1], places, max(1.0, factor / FACTOR))
+    slack = max(1.0, factor / FACTOR)
+    verdict = _with_tables(verdict, left, right, limits.demands, places, rule, slack)
+    return _with_regions(verdict, left, right, drawn[0][1], places, slack)
+
+
+def _with_tables(
+    verdict: Verdict,
+    left: Guest,
+    right: Guest,
+    demands: Mapping[str, Demand],
+    places: Sequence[tuple[str, str]],
+    rule: Rule,
+    slack: float,
+) -> Verdict:
+    """The verdict with what constants say, and rows of tables that no input has read."""
+    pair = next((pair for pair in places if REFERENCE not in pair), None)
+    if pair is None:
+        return verdict
+    first = next(iter(verdict.inputs.values()))
+    try:
+        names = settled_tensors(left.model, right.model, first, pair)
+        constants = compare_constants(left.model, right.model, names, slack)
+        models = left.model, right.model
+        figures = compare_rows(*models, names, demands, verdict.inputs, pair, rule)
+    except UnsupportedError:
+        return verdict  # the parts are refused for the same reason, which is said there
+    read = Verdict.of([f for f in figures if not f.equal], "", (), {})
+    found = (*constants, *read.differences)
+    return replace(
+        verdict,
+        equal=verdict.equal and not found,
+        differences=(*verdict.differences, *found),
+        outputs=(*verdict.outputs, *figures),
+    )
 
 
 def _with_regions(
@@ -134,36 +171,6 @@ def _with_regions(
 
 def _unique(first: Sequence[str], second: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(first) if second is not None else tuple(dict.fromkeys(first))
-
-
-def _shapes(
-    guest: Guest, shapes: Mapping[str, Sequence[int | str]]
-) -> dict[str, tuple[int | str, ...]]:
-    """The extents that were asked for, by name.
-
-    Raises:
-        UsageError: There is no such input, or it has other extents.
-    """
-    found = {}
-    for name, wanted in shapes.items():
-        port = guest.signature.inputs.get(name)
-        if port is None:
-            known = ", ".join(guest.signature.inputs)
-            raise UsageError(f"shape: there is no input '{name}'; the inputs are {known}")
-        own = port.symbols()
-        fits = port.shape is None or (
-            len(own) == len(wanted)
-            and all(not isinstance(o, int) or o == w for o, w in zip(own, wanted, strict=True))
-        )
-        if not fits:
-            raise UsageError(f"shape: input '{name}' has extents {list(own)}, not {list(wanted)}")
-        symbols = (
-            own if port.shape is not None else tuple(f"{name}[{i}]" for i in range(len(wanted)))
-        )
-        found[name] = tuple(
-            w if isinstance(w, int) else o for w, o in zip(wanted, symbols, strict=True)
-        )
-    return found
 
 
 def _validate(samples: int, rtol: float | None, atol: float | None, factor: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -11,30 +11,28 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.equivalence.demands import Demand
+from onnx_expand.equivalence.integers import draw_integers
 from onnx_expand.equivalence.signature import Port, Signature
+from onnx_expand.equivalence.sizes import Sizes, extents_at
 from onnx_expand.errors import UnsupportedError
 
-__all__ = ["Limits", "Regime", "Sizes", "draw", "nudge", "plan_sizes"]
+__all__ = ["REACHES", "SCALES", "Limits", "Regime", "draw", "landmarks", "nudge"]
 
-Sizes: TypeAlias = Mapping[str, int]
-Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
+Array: TypeAlias = npt.NDArray[Any]
+Feeds: TypeAlias = dict[str, Array]
 
 _WORDS = ("", "a", "b", "word", "two words", "\u00e4\u4e2d")
-# One batch of one, where broadcasting hides mistakes, and one of an odd number.
-_BATCHES = (1, 3)
-# Odd and different first: an extent that a graph has baked in by mistake shows. Then what networks
-# with many strides, or with axes that must agree, can run at.
-_EXTENTS = (
-    (33, 40),
-    (64, 64),
-    (96, 128),
-    (224, 224),
-    (320, 320),
-    (16, 16),
-    (8, 8),
-    (2, 2),
-    (1, 1),
-)
+REACHES = (1 << 63, 1 << 31, 1 << 15, 256, 128, 4, 2, 1)
+"""How far integers that nothing bounds may be from zero, where A runs with no others."""
+SCALES = (100.0, 10.0, 1.0)
+"""What the large regime multiplies by, where A overflows with more."""
+_REACH = 1 << 15  # of integers in the regimes that are not large
+# Where functions bend, jump and round.
+_LANDMARKS = (0.0, -0.0, 0.5, 1.5, 2.5, 3.5, 1.0, 2.0, 3.0, 6.0, 1e-3, 1e-2, 10.0, 100.0)
+_FEW = 64  # a constant of more numbers is no limit or threshold
+_MOST = 256  # landmarks
+_SPREAD = (-4.0, 4.5)  # powers of ten of the numbers between the landmarks
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,14 @@ class Limits:
     """What is known, or wanted, of the inputs of a model.
 
     Attributes:
-        below: Exclusive upper bounds of integer inputs, by name.
+        demands: What integer inputs stand for, by name.
         ranges: Smallest and largest number of inputs, by name; "" is all inputs.
-        shapes: Extents of inputs, by name; a string is a symbolic one.
+        landmarks: Numbers at which the models may bend or jump.
     """
 
-    below: Mapping[str, int] = field(default_factory=dict)
+    demands: Mapping[str, Demand] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    landmarks: tuple[float, ...] = ()
 
 
 class Regime(StrEnum):
@@ -60,35 +58,43 @@ class Regime(StrEnum):
     UNIFORM = "uniform"
     """From 0.5 to 1.5, as of images: no sign changes, so that nothing cancels."""
     LARGE = "large"
-    """The normal ones, scaled up: saturates what saturates."""
+    """The normal ones, scaled up: saturates what saturates. Integers over their whole type."""
+    EDGES = "edges"
+    """Numbers at which functions bend, jump or round, and some of every magnitude."""
+    FINE = "fine"
+    """Of every magnitude up to one, where large numbers do not hide what is small."""
     ZEROS = "zeros"
     """All zeros: what remains is the biases and the borders."""
     DENORMAL = "denormal"
     """Numbers below the smallest normal one, which some devices take for zero."""
 
 
-def plan_sizes(signature: Signature) -> Iterator[tuple[dict[str, int], dict[str, int]]]:
-    """Pairs of sizes to try, best first: the symbolic dimensions of the inputs, by name.
+def landmarks(models: Sequence[ir.Model]) -> tuple[float, ...]:
+    """The numbers in short constants and attributes of models: limits, thresholds, steps."""
+    found: dict[float, None] = {}
+    for model in models:
+        for tensor in _tensors(model):
+            if tensor.size > _FEW or not (
+                tensor.dtype.is_floating_point() or tensor.dtype.is_integer()
+            ):
+                continue
+            for number in np.asarray(tensor.numpy(), np.float64).reshape(-1):
+                if np.isfinite(number):
+                    found[float(number)] = None
+    return tuple(sorted(found, key=abs)[:_MOST])
 
-    A symbol that occurs on a first axis counts as a batch. The two of a pair differ wherever a
-    dimension is symbolic.
-    """
-    first: dict[str, None] = {}
-    others: dict[str, None] = {}
-    for port in signature.inputs.values():
-        for axis, symbol in enumerate(port.symbols()):
-            if isinstance(symbol, str):
-                (others if axis else first)[symbol] = None
-    names = [symbol for symbol in others if symbol not in first]
-    for batches in (_BATCHES, (1, 1)):
-        for extents in _EXTENTS if names else _EXTENTS[:1]:
-            one = dict.fromkeys(first, batches[0])
-            two = dict.fromkeys(first, batches[1])
-            for place, symbol in enumerate(names):
-                one[symbol], two[symbol] = extents[place % 2], extents[(place + 1) % 2]
-            yield one, two
-        if not first:
-            return
+
+def _tensors(model: ir.Model) -> list[ir.TensorProtocol]:
+    found = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.is_ref():
+                continue
+            if attribute.type == ir.AttributeType.TENSOR:
+                found.append(attribute.value)
+            elif attribute.type == ir.AttributeType.FLOAT:
+                found.append(ir.tensor(np.asarray(attribute.value, np.float32)))
+    return [tensor for tensor in found if tensor is not None]
 
 
 def draw(
@@ -97,8 +103,9 @@ def draw(
     regime: Regime,
     rng: np.random.Generator,
     *,
-    scale: float = 100.0,
-    integers: int = 4,
+    scale: float = SCALES[0],
+    reach: int = REACHES[0],
+    turn: int = 0,
     limits: Limits | None = None,
 ) -> Feeds:
     """Draw an array for every input.
@@ -106,48 +113,54 @@ def draw(
     Args:
         signature: Of the model.
         sizes: The symbolic dimensions.
-        regime: The distribution of floating-point inputs.
+        regime: The distribution.
         rng: The source of randomness.
-        scale: Of the large regime.
-        integers: Integer inputs are below this where nothing else is known.
+        scale: Of the large regime and of the edges.
+        reach: How far integers that nothing bounds may be from zero.
+        turn: The how many-th draw it is: each one goes on through the rows of tables.
         limits: What is known or wanted of inputs.
 
     Raises:
         UnsupportedError: An input is no tensor, has no known rank, or is of a type that numpy and
             onnxruntime cannot exchange.
     """
+    known = limits or Limits()
     feeds = {}
     for port in signature.inputs.values():
         if port.dtype is None or port.shape is None:
             raise UnsupportedError(
-                f"input '{port.name}' has no tensor type or no shape; state both in the model"
+                f"input '{port.name}' has no tensor type or no shape; state both in the model, or "
+                f"give --shape {port.name}:1,2,3"
             )
-        shape = tuple(sizes[d] if isinstance(d, str) else d for d in port.symbols())
-        known = limits or Limits()
-        wanted = known.shapes.get(port.name)
-        if wanted is not None:
-            shape = tuple(sizes[d] if isinstance(d, str) else d for d in wanted)
-        below = min(known.below.get(port.name, integers), 1 << 31)
-        array = _array(port, shape, regime, rng, scale, below)
+        shape = extents_at(port.symbols(), sizes)
         span = known.ranges.get(port.name, known.ranges.get(""))
+        if port.dtype.is_integer() and port.dtype.bitwidth >= 8 and span is None:
+            own = reach if regime in {Regime.LARGE, Regime.EDGES} else min(reach, _REACH)
+            feeds[port.name] = draw_integers(
+                port.dtype.numpy(), shape, known.demands.get(port.name, Demand()), rng,
+                sizes=sizes, reach=own, turn=turn, least=regime == Regime.ZEROS,
+                landmarks=known.landmarks if regime == Regime.EDGES else (),
+            )  # fmt: skip
+            continue
+        array = _array(port, shape, regime, rng, scale, known.landmarks, turn)
         # Without axes, arithmetic makes numbers of arrays.
         feeds[port.name] = np.asarray(array if span is None else _within(array, span, rng))
     return feeds
 
 
-def _within(
-    array: npt.NDArray[Any], span: tuple[float, float], rng: np.random.Generator
-) -> npt.NDArray[Any]:
+def _within(array: Array, span: tuple[float, float], rng: np.random.Generator) -> Array:
     """Numbers of the same type and shape from a range, both ends included."""
     low, high = span
     if array.dtype.kind in "iu":
-        return rng.integers(int(low), int(high), array.shape, endpoint=True).astype(array.dtype)
+        info = np.iinfo(array.dtype)
+        ends = max(int(low), info.min), min(int(high), info.max)
+        return rng.integers(*ends, array.shape, endpoint=True, dtype=array.dtype)
     if array.dtype.kind != "f":
         return array
     return rng.uniform(low, high, array.shape).astype(array.dtype)
 
 
-def nudge(feeds: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> Feeds:
+def nudge(feeds: Mapping[str, Array], rng: np.random.Generator) -> Feeds:
     """The inputs, each number moved up or down by about one unit in its last place.
 
     An array of zeros moves by what would be one unit in the last place of a one.
@@ -155,13 +168,13 @@ def nudge(feeds: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> Fe
     return {name: np.asarray(_nudged(array, rng)) for name, array in feeds.items()}
 
 
-def _nudged(array: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
     if array.dtype.kind != "f":
         return array
     unit = np.finfo(array.dtype).eps
     size = np.abs(array) if np.any(array) else np.ones_like(array)
     signs = rng.integers(0, 2, array.shape) * 2 - 1
-    moved: npt.NDArray[Any] = (array + signs * size * unit).astype(array.dtype)
+    moved: Array = (array + signs * size * unit).astype(array.dtype)
     return moved
 
 
@@ -171,24 +184,58 @@ def _array(
     regime: Regime,
     rng: np.random.Generator,
     scale: float,
-    integers: int,
-) -> npt.NDArray[Any]:
+    bends: Sequence[float],
+    turn: int,
+) -> Array:
     assert port.dtype is not None
     if port.dtype == ir.DataType.STRING:
         return np.asarray(_WORDS, object)[rng.integers(0, len(_WORDS), shape)]
     if port.dtype == ir.DataType.BOOL:
         return rng.integers(0, 2, shape).astype(np.bool_)
     if port.dtype.is_integer() and port.dtype.bitwidth >= 8:
-        return rng.integers(0, integers, shape).astype(port.dtype.numpy())
+        return np.zeros(shape, port.dtype.numpy())
     if port.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}:
         raise UnsupportedError(f"input '{port.name}' is of type {port.dtype}; check has none such")
+    kind = port.dtype.numpy()
     if regime == Regime.ZEROS:
-        values = np.zeros(shape)
-    elif regime == Regime.DENORMAL:
-        tiny = float(np.finfo(port.dtype.numpy()).tiny)
-        values = rng.normal(size=shape) * tiny / 8
+        return np.zeros(shape, kind)
+    if regime == Regime.EDGES:
+        return _edges(shape, np.dtype(kind), rng, scale, bends)
+    if regime == Regime.FINE:
+        signs = rng.choice([-1.0, 1.0], shape)
+        return np.asarray(_spread(shape, rng, _SPREAD[0], 0.0) * signs, kind)
+    if regime == Regime.DENORMAL:
+        values = rng.normal(size=shape) * float(np.finfo(kind).tiny) / 8
     elif regime == Regime.UNIFORM:
         values = rng.uniform(0.5, 1.5, shape)
     else:
-        values = rng.normal(size=shape) * (scale if regime == Regime.LARGE else 1.0)
-    return np.asarray(values, port.dtype.numpy())
+        values = rng.normal(size=shape)
+        if regime == Regime.LARGE:
+            # Of one sign, too, or mostly so: sums grow, and thresholds are passed.
+            values = scale * (values, np.abs(values), values - 0.5)[turn // 3 % 3]
+    return np.asarray(values, kind)
+
+
+def _spread(shape: tuple[int, ...], rng: np.random.Generator, low: float, high: float) -> Array:
+    """Numbers whose logarithms, by base ten, are spread evenly."""
+    return np.asarray(10.0 ** rng.uniform(low, high, shape))
+
+
+def _edges(
+    shape: tuple[int, ...],
+    kind: np.dtype[Any],
+    rng: np.random.Generator,
+    scale: float,
+    bends: Sequence[float],
+) -> Array:
+    """Landmarks, what is just beside them, and numbers of every magnitude."""
+    most = float(np.finfo(kind).max) / 8
+    places = np.asarray([*_LANDMARKS, *(-mark for mark in _LANDMARKS), *bends])
+    places = places[np.abs(places) < min(most, 1e6)]
+    marks = places[rng.integers(0, len(places), shape)]
+    beside = rng.choice([0.0, 0.0, 1.0, -1.0, 0.25, -0.25], shape)
+    spread = _spread(shape, rng, *_SPREAD) * rng.choice([-1.0, 1.0], shape)
+    values = np.where(rng.random(shape) < 0.6, marks + beside, spread)
+    # With less scale there are no such great numbers.
+    limit = min(most, 10.0**4.5 if scale == SCALES[0] else scale)
+    return np.asarray(np.clip(values, -limit, limit), kind)

@@ -247,6 +247,10 @@ def _measure(
     found = {}
     for name, (rounding_a, rounding_b) in bounded.items():
         key = target(name)
+        if truth[key].shape != others[key].shape:
+            cell = cells[name]
+            found[name] = Region(name, cell.nodes_a, cell.nodes_b, provider, np.inf, 0.0, np.inf)
+            continue
         # One rounding more is that of B's weights.
         with_weights = Rounding(rounding_b.terms + 1, rounding_b.unit)
         bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]

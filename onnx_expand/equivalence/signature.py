@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -65,6 +65,14 @@ class Signature:
         given = (v for v in model.graph.inputs if v.name not in model.graph.initializers)
         inputs, outputs = map(Port.of, given), map(Port.of, model.graph.outputs)
         return cls({p.name: p for p in inputs}, {p.name: p for p in outputs})
+
+    def with_shapes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> Signature:
+        """This signature with inputs of other shapes, by name."""
+        inputs = {
+            name: replace(port, shape=shapes[name]) if name in shapes else port
+            for name, port in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
 
     def differences(self, other: Signature) -> list[str]:
         """Where a caller of this model, A, would notice that it is the other, B.

@@ -1,0 +1,181 @@
+"""Which sizes and numbers a model runs on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from onnx_expand.equivalence.demands import Meaning
+from onnx_expand.equivalence.inputs import REACHES, SCALES, Limits, Regime, draw
+from onnx_expand.equivalence.signature import Signature
+from onnx_expand.equivalence.sizes import PLANNED, Sizes, extents_at, plan_sizes
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.runtimes.base import Session, Tensors
+
+__all__ = ["Probe"]
+
+_NAMED = 3  # sizes in a note
+_VAST = 1 << 20  # numbers in all inputs
+
+
+class Probe:
+    """A model that is tried on inputs until it runs.
+
+    Args:
+        signature: Of the model.
+        session: The model.
+        other: The one that it is compared with, if any.
+        limits: What is known of its inputs.
+        seed: Decides the inputs.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        session: Session,
+        other: Session | None,
+        limits: Limits,
+        seed: int,
+    ) -> None:
+        self.notes: list[str] = []
+        self._signature = signature
+        self._session = session
+        self._other = other
+        self._limits = limits
+        self._seed = seed
+        self._has_free = _has_free_integers(signature, limits)
+
+    def sizes(self) -> list[Sizes]:
+        """Sizes at which the model runs, best first.
+
+        Raises:
+            UnsupportedError: It runs at none of those that are tried.
+        """
+        tried: list[Sizes] = []
+        found = list(self._running(tried))
+        self._note([size for size in tried if size not in found])
+        return found
+
+    def size(self) -> Sizes:
+        """The best size at which the model runs.
+
+        Raises:
+            UnsupportedError: It runs at none of those that are tried.
+        """
+        return next(self._running([]))
+
+    def _running(self, tried: list[Sizes]) -> Iterator[Sizes]:
+        failure: UnsupportedError | None = None
+        is_found = False
+        for place, choices in enumerate(plan_sizes(self._signature)):
+            if is_found and place >= PLANNED:
+                return
+            for size in choices:
+                if self._is_vast(size) and place < PLANNED:
+                    continue
+                tried.append(size)
+                try:
+                    self.feeds(size, Regime.NORMAL, place)
+                except UnsupportedError as error:
+                    failure = failure or error
+                    continue
+                is_found = True
+                yield size
+                break
+        if not is_found:
+            assert failure is not None
+            texts = [_text(size) for size in tried if size]
+            more = f"; tried {', '.join(texts)}; --shape says what it takes" if texts else ""
+            raise UnsupportedError(f"{failure}{more}") from failure
+
+    def feeds(self, size: Sizes, regime: Regime, place: int) -> Tensors:
+        """Inputs of one size and kind on which the model runs.
+
+        Of great numbers those are taken that do not make it overflow: they would tell how it
+        overflows, not what it computes.
+
+        Raises:
+            UnsupportedError: It runs on none.
+        """
+        failure: UnsupportedError | None = None
+        best: Tensors | None = None
+        finite = -1.0
+        for scale, reach in self._steps(regime):
+            feeds = self._draw(size, regime, place, scale, reach)
+            try:
+                share = _finite(self._session.run(feeds))
+            except UnsupportedError as error:
+                failure = failure or error
+                continue
+            if share > finite:
+                best, finite = feeds, share
+            if finite == 1.0:
+                break
+        if best is None:
+            assert failure is not None
+            raise failure
+        return best
+
+    def _is_vast(self, size: Sizes) -> bool:
+        """Whether there would be more numbers than one size is worth."""
+        ports = self._signature.inputs.values()
+        shapes = [extents_at(p.symbols(), size) for p in ports if p.shape is not None]
+        return bool(size) and sum(map(math.prod, shapes)) > _VAST
+
+    def _draw(self, size: Sizes, regime: Regime, place: int, scale: float, reach: int) -> Tensors:
+        rng = np.random.default_rng([self._seed, place])
+        return draw(
+            self._signature, size, regime, rng,
+            scale=scale, reach=reach, turn=place, limits=self._limits,
+        )  # fmt: skip
+
+    def _steps(self, regime: Regime) -> Iterator[tuple[float, int]]:
+        """Scales and reaches to try, the greatest first."""
+        great = regime in {Regime.LARGE, Regime.EDGES}
+        scales = SCALES if great else SCALES[:1]
+        reaches = REACHES if self._has_free else REACHES[:1]
+        yield scales[0], reaches[0]
+        for reach in reaches[1:]:
+            yield scales[0], reach
+        for scale in scales[1:]:
+            yield scale, reaches[-1]
+        for scale in scales[1:]:
+            yield scale, reaches[0]
+
+    def _note(self, failed: list[Sizes]) -> None:
+        """Say where the other model runs and this one does not, which is no fault of it."""
+        runs = []
+        for size in failed if self._other is not None else ():
+            try:
+                assert self._other is not None
+                self._other.run(self._draw(size, Regime.NORMAL, 0, SCALES[0], REACHES[-1]))
+            except UnsupportedError:
+                continue
+            runs.append(_text(size))
+        if runs:
+            more = f" and {len(runs) - _NAMED} more" if len(runs) > _NAMED else ""
+            where = ", ".join(runs[:_NAMED])
+            self.notes.append(f"B runs at sizes where A does not, such as {where}{more}")
+
+
+def _has_free_integers(signature: Signature, limits: Limits) -> bool:
+    """Whether nothing says how great some integers may be."""
+    for port in signature.inputs.values():
+        demand = limits.demands.get(port.name)
+        is_free = demand is None or demand.meaning in {Meaning.ANY, Meaning.DIVISOR}
+        if port.dtype is not None and port.dtype.is_integer() and is_free:
+            return True
+    return False
+
+
+def _finite(results: Tensors) -> float:
+    """The share of finite numbers."""
+    arrays = [array for array in results.values() if array.dtype.kind == "f"]
+    total = sum(array.size for array in arrays)
+    return sum(int(np.isfinite(a).sum()) for a in arrays) / total if total else 1.0
+
+
+def _text(size: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={extent}" for name, extent in size.items())
