@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from onnx_expand.cli.app import cli
+from onnx_expand.cli.text import plain
 from onnx_expand.errors import OnnxExpandError, UnsupportedError
 
 __all__ = ["main"]
@@ -38,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         def warn(message: Any, category: Any, filename: str, *place: Any, **more: Any) -> None:
             if category is UserWarning and _OURS in filename:
-                click.echo(f"onnx-expand: warning: {' '.join(str(message).split())}", err=True)
+                click.echo(f"onnx-expand: warning: {_line(str(message))}", err=True)
             else:
-                show(message, category, filename, *place, **more)
+                show(plain(str(message)), category, filename, *place, **more)
 
         warnings.filterwarnings("default", category=UserWarning, module=r"onnx_expand\b")
         warnings.showwarning = warn
@@ -77,5 +78,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"onnx-expand: error: {' '.join(message.split())}", err=True)
+    click.echo(f"onnx-expand: error: {_line(message)}", err=True)
     return code
+
+
+def _line(message: str) -> str:
+    """A message in one line of text that a terminal only shows."""
+    return plain(" ".join(message.split()))

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs, shape_option
+from onnx_expand.cli.text import plain
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import replacing
 
 if TYPE_CHECKING:
-    from onnx_expand.bench import Bench
+    from onnx_expand.bench import Bench, Timing
 
 __all__ = ["bench"]
+
+_TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 
 
 @click.command()
@@ -68,30 +70,24 @@ def bench(
     if json_path:
         render.write_json(found.as_dict(), json_path)
     out = render.console(quiet=json_path == "-")
-    out.print(_table(found))
+    render.print_table(out, _TITLES, [_row(timing) for timing in found.timings])
     if png:
         _draw(found, png)
     return 0
 
 
-def _table(found: Bench) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model")
-    for title in ("provider", "median", "p95", "ratio", "95 %", "memory"):
-        table.add_column(title, justify="right")
-    for timing in found.timings:
-        memory = "" if timing.memory is None else f"{timing.memory / 2**20:.1f} MiB"
-        low, high = timing.interval
-        table.add_row(
-            timing.model,
-            timing.provider,
-            f"{timing.median * 1e3:.3f} ms",
-            f"{timing.p95 * 1e3:.3f} ms",
-            f"{timing.ratio:.2f}x",
-            f"{low:.2f}-{high:.2f}",
-            memory,
-        )
-    return table
+def _row(timing: Timing) -> tuple[str, ...]:
+    memory = "" if timing.memory is None else f"{timing.memory / 2**20:.1f} MiB"
+    low, high = timing.interval
+    return (
+        timing.model,
+        timing.provider,
+        f"{timing.median * 1e3:.3f} ms",
+        f"{timing.p95 * 1e3:.3f} ms",
+        f"{timing.ratio:.2f}x",
+        f"{low:.2f}-{high:.2f}",
+        memory,
+    )
 
 
 def _draw(found: Bench, path: str) -> None:
@@ -99,7 +95,7 @@ def _draw(found: Bench, path: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UnsupportedError("--png needs matplotlib: pip install matplotlib") from None
-    labels = [f"{Path(t.model).name} ({t.provider})" for t in found.timings]
+    labels = [plain(f"{Path(t.model).name} ({t.provider})") for t in found.timings]
     figure = Figure(figsize=(6, 1 + 0.4 * len(labels)), layout="constrained")
     axes = figure.add_subplot()
     medians = [t.median * 1e3 for t in found.timings]

@@ -136,7 +136,7 @@ def check(
     # A part that differs by itself is named already.
     if bisect and not verdict.equal and all(region.holds for region in verdict.regions):
         nothing = "bisect: all tensors of common names agree"
-        out.print(nothing if found is None else found.summary(), markup=False)
+        out.print(nothing if found is None else found.summary())
     return 0 if verdict.equal else 1
 
 

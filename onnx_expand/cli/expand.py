@@ -192,7 +192,7 @@ def expand(
         render.write_json(outcome.as_dict(), report)
     render.print_expansion(out, outcome, written=not dry_run)
     if not dry_run:
-        out.print(outcome.verification.text, markup=False)
+        out.print(outcome.verification.text)
 
 
 def _verify(
@@ -217,7 +217,7 @@ def _strip(source: str, target: str | None, *, dry_run: bool) -> None:
     removed = StripNonlinear().call(model).removed
     if target is not None and not dry_run:
         save(model, target)
-    render.console().print(f"{len(removed)} activations removed", markup=False)
+    render.console().print(f"{len(removed)} activations removed")
 
 
 def _write_plan(path: str | None, outcome: ExpandReport) -> None:

@@ -124,7 +124,7 @@ def fold(
             render.write_json(paper, certificate)
     render.print_fold(out, outcome, written=not dry_run)
     if not dry_run:
-        out.print(outcome.verification.text, markup=False)
+        out.print(outcome.verification.text)
 
 
 def _verify(

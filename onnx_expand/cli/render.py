@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from onnx_expand.cli.text import plain
 from onnx_expand.cost import Inspection
 from onnx_expand.equivalence import Figure, Verdict
 from onnx_expand.errors import DifferentError
@@ -37,10 +38,18 @@ _FIGURES = (
 _SITES = 24  # as many as people read through
 
 
+class _PlainConsole(Console):
+    """A console that shows text as it is: names are no markup and no escape sequences."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print one line."""
+        super().print(*(plain(o) if isinstance(o, str) else o for o in objects), **options)
+
+
 def console(*, quiet: bool = False) -> Console:
     """The console for people; it stays silent when standard output carries JSON."""
     # Paths hold colons and brackets of their own.
-    return Console(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
+    return _PlainConsole(quiet=quiet, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
 
 def write_json(data: Mapping[str, Any], path: str) -> None:
@@ -62,12 +71,13 @@ def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str
 
     It is as wide as its cells are: figures that are cut off would be of no use.
     """
-    lines = [header, *rows] if any(header) else list(rows)
+    lines = [[plain(cell) for cell in line] for line in ([header] if any(header) else [])]
+    lines += [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
         cells = [first.ljust(widths[0])]
         cells += [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        out.print("  ".join(cells).rstrip(), markup=False)
+        out.print("  ".join(cells).rstrip())
 
 
 def print_inspection(out: Console, figures: Inspection) -> None:
@@ -142,7 +152,7 @@ def print_plans(out: Console, plans: Mapping[str, Plan]) -> None:
     """The plans by name."""
     width = max(map(len, plans))
     for name, plan in plans.items():
-        out.print(f"{name:<{width}}  {plan.summary}", markup=False)
+        out.print(f"{name:<{width}}  {plan.summary}")
 
 
 def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> None:
@@ -150,7 +160,7 @@ def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> Non
     for site in report.sites[:_SITES]:
         border = "" if site.border == "exact" else f" ({site.border})"
         line = f"folded: {' + '.join(site.nodes)} -> {', '.join(site.result)}{border}"
-        out.print(line, markup=False)
+        out.print(line)
     if len(report.sites) > _SITES:
         out.print(f"folded: {len(report.sites) - _SITES} more, all of which are in --report")
     if report.sites:
@@ -163,9 +173,9 @@ def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> Non
 
 def print_verdict(out: Console, verdict: Verdict) -> None:
     """What check found: the verdict, and the worst figure of each output."""
-    out.print(verdict.summary(), markup=False)
+    out.print(verdict.summary())
     for line in verdict.differences:
-        out.print(f"  {line}", markup=False)
+        out.print(f"  {line}")
     worst: dict[tuple[str, str], Figure] = {}
     for figure in verdict.outputs:
         key = (figure.place.output, figure.place.provider)
@@ -177,7 +187,7 @@ def print_verdict(out: Console, verdict: Verdict) -> None:
     if len(rows) > _SITES:
         out.print(f"{len(rows) - _SITES} more outputs, all of which are in --json")
     for note in verdict.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
 
 
 def refuse_difference(out: Console, found: Verification, what: str, target: str | None) -> None:
@@ -225,7 +235,7 @@ def _print_reasons(
     for nodes, reason in reasons:
         grouped.setdefault(reason, []).append(" + ".join(nodes))
     for reason, places in grouped.items():
-        out.print(f"{title}: {_listed(places)}: {reason}", markup=False)
+        out.print(f"{title}: {_listed(places)}: {reason}")
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

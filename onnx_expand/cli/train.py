@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import check_outputs, options_of
+from onnx_expand.cli.text import plain
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.recipes import GROUPS, RECIPES, Plan
 
@@ -43,7 +44,7 @@ class TrainingBar:
             TextColumn("{task.fields[figures]}", markup=False),
             console=out,
         )
-        self._task = self._bar.add_task(title, total=None, figures="")
+        self._task = self._bar.add_task(plain(title), total=None, figures="")
 
     def __enter__(self) -> TrainingBar:
         self._bar.start()
@@ -79,7 +80,7 @@ class _Screen:
 
     def say(self, line: str) -> None:
         """One line of text."""
-        self._out.print(line, markup=False)
+        self._out.print(line)
 
     def bar(self, title: str, epochs: int) -> TrainingBar:
         """The progress of one run."""
@@ -93,7 +94,8 @@ def _explained(debug: bool) -> Iterator[None]:
         yield
     except OnnxExpandError:
         if debug:
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                click.echo(plain(line), err=True)
         raise
 
 
