@@ -37,7 +37,7 @@ _PROVIDERS = ("cpu", "cuda")
 
 
 _GIVEN_BACK = Refusal(
-    Reason.SELECTION,
+    Reason.POLICY,
     "its expansions were folded before, so that it is what expand was given",
     hint="to merge more of it, name a policy: cheapest",
 )
@@ -114,7 +114,7 @@ class Fold(ir.passes.InPlacePass):
         kept += [Kept(tuple(map(label, nodes)), why) for nodes, why in nonlinear_units(model)]
         sites = tuple(site for run in runs for site in run.sites)
         if given_back and not sites:
-            kept.append(Kept((model.graph.name or "the model",), _GIVEN_BACK))
+            kept.insert(0, Kept((model.graph.name or "the model",), _GIVEN_BACK))
         report = FoldReport(policy, sites, tuple(kept), before, after)
         return FoldResult(model, Snapshot.of(model) != given, report)
 
