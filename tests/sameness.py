@@ -42,9 +42,11 @@ def _plain(message: Message) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.name in _BY:
-            entries = [_plain(entry) for entry in value]
-            found[field.name] = {str(entry.get(_BY[field.name], "")): entry for entry in entries}
-            assert len(found[field.name]) == len(entries), f"{field.name} holds something twice"
+            named: dict[str, Any] = {}
+            for entry in map(_plain, value):
+                name = str(entry.get(_BY[field.name], ""))
+                named[f"{name} once more" if name in named else name] = entry
+            found[field.name] = named
         elif isinstance(value, Message):
             found[field.name] = _plain(value)
         elif hasattr(value, "add"):

@@ -47,7 +47,8 @@ def network() -> onnx.ModelProto:
 
 def expanded() -> onnx.ModelProto:
     """The same, expanded."""
-    return onnx_expand.expand(network(), strategy="cl", rate=1, init="preserve")
+    model: onnx.ModelProto = onnx_expand.expand(network(), strategy="cl", rate=1, init="preserve")
+    return model
 
 
 def _without_node_metadata(model: onnx.ModelProto) -> None:

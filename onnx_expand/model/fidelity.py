@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -29,25 +29,34 @@ from onnx_expand.model.sparse import Sparse, hold
 __all__ = ["attach", "difference", "oddity", "quiet", "remember", "restore", "serialize"]
 
 _ORIGIN = "onnx_expand.origin"
+_DESCRIBED = "onnx_expand.described"
+_SPELLED = "onnx_expand.domain"
+_ALIAS = "ai.onnx"
+_Holder = onnx.GraphProto | onnx.FunctionProto
+_Pair = tuple[ir.Graph, _Holder]
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """What onnx-ir does not remember of one graph.
+    """What onnx-ir does not remember of one graph, or of the body of one function.
 
     Attributes:
         described: Names of the values that have a value_info.
-        infos: value_info of what onnx-ir writes none for.
+        infos: value_info of what is no value of the graph.
+        empty: Names of inputs and outputs whose type is there, but says nothing.
         annotations: quantization_annotation of what onnx-ir writes none for.
         sparse: Sparse initializers.
         held: The names of those that are initializers of the graph.
+        imports: The opset imports; several may be of one domain.
         rest: Fields of the model itself, with its main graph.
     """
 
     described: frozenset[str]
     infos: tuple[onnx.ValueInfoProto, ...]
+    empty: frozenset[str]
     annotations: tuple[onnx.TensorAnnotation, ...]
     sparse: tuple[onnx.SparseTensorProto, ...]
+    imports: tuple[onnx.OperatorSetIdProto, ...]
     rest: onnx.ModelProto
     held: frozenset[str] = frozenset()
 
@@ -64,18 +73,59 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     for name in ("producer_name", "producer_version", "domain", "doc_string"):
         if source.HasField(name) and not getattr(source, name):
             setattr(rest, name, "")
-    pairs = zip(_pairs(model.graph, source.graph), _pairs(model.graph, written.graph), strict=True)
+    pairs = zip(_all_pairs(model, source), _all_pairs(model, written), strict=True)
     for (graph, old), (_, new) in pairs:
-        described = {info.name for info in new.value_info}
-        annotated = {note.tensor_name for note in new.quantization_annotation}
+        values = _describe(graph, old, new)
+        _note_domains(graph, old)
+        own = old if isinstance(old, onnx.GraphProto) else onnx.GraphProto()
+        annotated = {note.tensor_name for note in getattr(new, "quantization_annotation", ())}
+        is_main = graph is model.graph
         graph.meta[_ORIGIN] = _Origin(
             frozenset(info.name for info in old.value_info),
-            tuple(info for info in old.value_info if info.name not in described),
-            tuple(n for n in old.quantization_annotation if n.tensor_name not in annotated),
-            tuple(old.sparse_initializer),
-            rest if graph is model.graph else onnx.ModelProto(),
+            tuple(info for info in old.value_info if info.name not in values),
+            frozenset(i.name for i in (*own.input, *own.output) if _is_empty(i)),
+            tuple(n for n in own.quantization_annotation if n.tensor_name not in annotated),
+            tuple(own.sparse_initializer),
+            tuple(source.opset_import if is_main else getattr(old, "opset_import", ())),
+            rest if is_main else onnx.ModelProto(),
         )
     return written
+
+
+def _describe(graph: ir.Graph, old: _Holder, new: _Holder) -> dict[str, ir.Value]:
+    """Keep with values the descriptions that onnx-ir changes; all values of the graph by name."""
+    given, kept = _by_name(old.value_info), _by_name(new.value_info)
+    values = {value.name or "": value for value in _values(graph)}
+    for name, infos in given.items():
+        if name in values and infos != kept.get(name, []):
+            values[name].meta[_DESCRIBED] = tuple(infos)
+    return values
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.initializers.values()
+    yield from graph.inputs
+    yield from graph.outputs
+    for node in graph:
+        yield from node.outputs
+
+
+def _by_name(infos: Iterable[onnx.ValueInfoProto]) -> dict[str, list[onnx.ValueInfoProto]]:
+    found: dict[str, list[onnx.ValueInfoProto]] = {}
+    for info in infos:
+        found.setdefault(info.name, []).append(info)
+    return found
+
+
+def _note_domains(graph: ir.Graph, proto: _Holder) -> None:
+    """Keep with nodes that their domain is spelled out."""
+    for node, written in zip(graph, proto.node, strict=True):
+        if written.domain == _ALIAS:
+            node.meta[_SPELLED] = _ALIAS
+
+
+def _is_empty(info: onnx.ValueInfoProto) -> bool:
+    return info.HasField("type") and info.type.WhichOneof("value") is None
 
 
 def serialize(model: ir.Model) -> onnx.ModelProto:
@@ -102,9 +152,17 @@ def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
     Raises:
         UnsupportedError: A sparse initializer is too large to be held.
     """
-    twins = _pairs(source.graph, proto.graph), _pairs(target.graph, proto.graph)
+    twins = _all_pairs(source, proto), _all_pairs(target, proto)
     for (old, described), (new, _) in list(zip(*twins, strict=True)):
-        new.meta[_ORIGIN] = replace(old.meta[_ORIGIN], held=hold(new, described))
+        held = frozenset[str]()
+        if isinstance(described, onnx.GraphProto):
+            held = hold(new, described)
+        new.meta[_ORIGIN] = replace(old.meta[_ORIGIN], held=held)
+        values = {value.name: value for value in _values(new)}
+        for value in _values(old):
+            if _DESCRIBED in value.meta and value.name in values:
+                values[value.name].meta[_DESCRIBED] = value.meta[_DESCRIBED]
+        _note_domains(new, described)
 
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
@@ -115,14 +173,56 @@ def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
     """
     for _, tensor in tensors(proto):
         _once(tensor.metadata_props)  # onnx-ir writes them twice
-    for graph, written in _pairs(model.graph, proto.graph):
+    for graph, written in _all_pairs(model, proto):
+        for node, node_proto in zip(graph, written.node, strict=True):
+            node_proto.domain = node.meta.get(_SPELLED, node_proto.domain)
         origin = graph.meta.get(_ORIGIN)
-        if isinstance(origin, _Origin):
+        if not isinstance(origin, _Origin):
+            continue
+        _restore_descriptions(origin, graph, written)
+        if isinstance(written, onnx.GraphProto):
             _restore_graph(origin, graph, written)
-            if graph is model.graph:
-                proto.MergeFrom(origin.rest)
+        holder = proto if graph is model.graph else written
+        if isinstance(holder, onnx.ModelProto | onnx.FunctionProto):
+            _restore_imports(origin, holder.opset_import)
+        if graph is model.graph:
+            proto.MergeFrom(origin.rest)
     for training in proto.training_info:
         _check_training(training, proto.graph)
+
+
+def _restore_imports(origin: _Origin, imports: Any) -> None:
+    """Spell the opset imports as they came, those that came since aside."""
+    versions = {_domain(entry): entry.version for entry in imports}
+    given = {_domain(entry): entry.version for entry in origin.imports}
+    if any(versions.get(domain) != version for domain, version in given.items()):
+        return  # a pass changed them
+    new = [(d, v) for d, v in versions.items() if d not in given]
+    del imports[:]
+    imports.extend(origin.imports)
+    for domain, version in new:
+        imports.add(domain=domain, version=version)
+
+
+def _domain(entry: onnx.OperatorSetIdProto) -> str:
+    return "" if entry.domain == _ALIAS else entry.domain
+
+
+def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> None:
+    """Put back descriptions of values that onnx-ir changes, and of what is no value."""
+    values = {value.name or "": value for value in _values(graph)}
+    own = {name: value for name, value in values.items() if _DESCRIBED in value.meta}
+    infos = [info for info in proto.value_info if info.name not in own]
+    for name, value in own.items():
+        for given in value.meta[_DESCRIBED]:
+            info = onnx.ValueInfoProto()
+            info.CopyFrom(given)
+            info.name = name
+            infos.append(info)
+    # A value that has come since may have the name of a description that was of nothing.
+    infos += [info for info in origin.infos if info.name not in values]
+    del proto.value_info[:]
+    proto.value_info.extend(infos)
 
 
 def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> None:
@@ -131,19 +231,19 @@ def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> 
     folded = origin.held - still
     sparse = [tensor for tensor in origin.sparse if tensor.values.name not in folded]
     held = {tensor.name for tensor in proto.initializer} - origin.described
-    infos = [info for info in proto.value_info if info.name not in held]
-    # A value that has come since may have the name of a description that was of nothing.
-    ends = {v.name for v in [*graph.inputs, *graph.outputs]}
-    inner = {v.name for node in graph for v in node.outputs} | set(graph.initializers)
-    infos += [info for info in origin.infos if info.name in ends or info.name not in inner]
-    del proto.value_info[:]
-    proto.value_info.extend(infos)
+    for index in reversed(range(len(proto.value_info))):
+        if proto.value_info[index].name in held:
+            del proto.value_info[index]
+    for info in (*proto.input, *proto.output):
+        if info.name in origin.empty and not info.HasField("type"):
+            info.type.SetInParent()
     proto.quantization_annotation.extend(origin.annotations)
     proto.sparse_initializer.extend(sparse)
     for index in reversed(range(len(proto.initializer))):
         if proto.initializer[index].name in still:
             del proto.initializer[index]
-    present = {tensor.name for tensor in proto.initializer} | ends | inner
+    present = {tensor.name for tensor in proto.initializer}
+    present |= {value.name or "" for value in _values(graph)}
     present |= {tensor.values.name for tensor in sparse}
     # What annotated values no longer there, scales among them, is not kept alive for their sake.
     notes = [
@@ -167,7 +267,14 @@ def _check_training(training: onnx.TrainingInfoProto, graph: onnx.GraphProto) ->
         )
 
 
-def _pairs(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+def _all_pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[_Pair]:
+    """All graphs of a model, functions among them, each with the proto that stands for it."""
+    yield from _pairs(model.graph, proto.graph)
+    for function, written in zip(model.functions.values(), proto.functions, strict=True):
+        yield from _pairs(function.graph, written)
+
+
+def _pairs(graph: ir.Graph, proto: _Holder) -> Iterator[_Pair]:
     """A graph and those within its nodes, each with the proto that stands for it."""
     yield graph, proto
     for node, written in zip(graph, proto.node, strict=True):

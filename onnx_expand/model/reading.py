@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 
 import onnx
@@ -22,7 +22,8 @@ from onnx_expand.model.fidelity import (
 from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, outline, tensors
 from onnx_expand.model.payload import check_payloads
-from onnx_expand.model.validity import one_line, validate
+from onnx_expand.model.tidying import tidy
+from onnx_expand.model.validity import DEFAULT, default_version, one_line, validate
 
 __all__ = ["CHECKSUMS", "EXTERNAL", "admit", "load"]
 
@@ -90,6 +91,7 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     problem = oddity(proto, "model")
     if problem:
         raise UnsupportedError(f"{label}: holds {problem}, {_KEEP}")
+    tidy(proto)
     check_payloads(proto, label, base)
     light = outline(proto)
     validate(light, label)
@@ -110,14 +112,27 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
 
 
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
-    for what in _not_held(proto):
+    for what in (*_not_held(proto), *_contradictions(proto)):
         raise UnsupportedError(f"{label}: holds {what}, {_KEEP}")
     try:
         with quiet():
-            return ir.serde.deserialize_model(proto)
+            model = ir.serde.deserialize_model(proto)
     except Exception as error:
         # onnx-ir reports what it cannot hold by several exception types, in each other.
         raise ModelError(f"{label}: cannot be read: {_cause(error)}") from error
+    _settle_imports(model.graph.opset_imports, proto.opset_import)
+    for function, source in zip(model.functions.values(), proto.functions, strict=False):
+        _settle_imports(function.opset_imports, source.opset_import)
+    return model
+
+
+def _settle_imports(
+    imports: MutableMapping[str, int], source: Iterable[onnx.OperatorSetIdProto]
+) -> None:
+    """Have one version of ONNX's own operators, by one spelling of their domain."""
+    version = default_version(source)
+    if imports.pop("ai.onnx", None) is not None or imports.get("", version) != version:
+        imports[""] = version
 
 
 def _check_fidelity(model: ir.Model, light: onnx.ModelProto, label: str) -> None:
@@ -153,6 +168,18 @@ def _not_held(proto: onnx.ModelProto) -> Iterator[str]:
             kind = _unheld_type(info.type)
             if kind:
                 yield f"a value of {kind} type ('{info.name}')"
+
+
+def _contradictions(proto: onnx.ModelProto) -> Iterator[str]:
+    """Domains that are imported in several versions."""
+    holders: list[onnx.ModelProto | onnx.FunctionProto] = [proto, *proto.functions]
+    for holder in holders:
+        versions: dict[str, int] = {}
+        for entry in holder.opset_import:
+            domain = "" if entry.domain in DEFAULT else entry.domain
+            if versions.setdefault(domain, entry.version) != entry.version:
+                text = f"{versions[domain]} and {entry.version}"
+                yield f"the domain '{domain}' in the versions {text} (opset_import)"
 
 
 def _unheld_type(kind: onnx.TypeProto) -> str:

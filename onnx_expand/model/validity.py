@@ -10,9 +10,11 @@ import onnx
 from onnx_expand.errors import ModelError
 from onnx_expand.model.outline import without_data
 
-__all__ = ["one_line", "validate"]
+__all__ = ["DEFAULT", "default_version", "one_line", "validate"]
 
-_DEFAULT = {"", "ai.onnx"}
+DEFAULT = {"", "ai.onnx"}
+"""The two spellings of the domain of ONNX's own operators."""
+
 _STRANGE = "onnx_expand.unknown"
 
 
@@ -32,6 +34,7 @@ def validate(light: onnx.ModelProto, label: str) -> None:
     copy = onnx.ModelProto()
     copy.CopyFrom(light)
     without_data(copy)
+    _complete(copy)
     strange = _rename_unknown(copy)
     try:
         onnx.checker.check_model(copy)
@@ -45,6 +48,36 @@ def validate(light: onnx.ModelProto, label: str) -> None:
         warnings.warn(f"{label}: {message}", stacklevel=2)
 
 
+def _complete(model: onnx.ModelProto) -> None:
+    """Let a model say what ONNX's checker wants to be said, and runtimes do without."""
+    model.graph.name = model.graph.name or "graph"
+    for info in model.graph.output:
+        if info.type.WhichOneof("value") is None:
+            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for info in (*model.graph.input, *model.graph.output):
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()
+    holders = [(model.graph.node, model.opset_import)]
+    holders += [(function.node, function.opset_import) for function in model.functions]
+    for nodes, imports in holders:
+        spelled = default_version(imports)
+        others = [entry for entry in imports if entry.domain not in DEFAULT]
+        copies = onnx.ModelProto(opset_import=others)
+        del imports[:]
+        imports.extend(copies.opset_import)
+        if spelled:
+            imports.add(domain="", version=spelled)
+        for node in _nodes(nodes):
+            if node.domain in DEFAULT:
+                node.domain = ""
+
+
+def default_version(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """The version of ONNX's own operators, by either spelling of their domain; 0 if none."""
+    versions = [entry.version for entry in imports if entry.domain in DEFAULT]
+    return versions[-1] if versions else 0
+
+
 def _rename_unknown(model: onnx.ModelProto) -> list[str]:
     """Give ops that ONNX does not have a domain that it does not judge; their names."""
     own = {(f.domain, f.name) for f in model.functions}
@@ -52,11 +85,11 @@ def _rename_unknown(model: onnx.ModelProto) -> list[str]:
     bodies = [(model.graph.node, model.opset_import)]
     bodies += [(function.node, function.opset_import) for function in model.functions]
     for nodes, imports in bodies:
-        version = max((o.version for o in imports if o.domain in _DEFAULT), default=0)
+        version = max((o.version for o in imports if o.domain in DEFAULT), default=0)
         unknown = [
             node
             for node in _nodes(nodes)
-            if node.domain in _DEFAULT
+            if node.domain in DEFAULT
             and (node.domain, node.op_type) not in own
             and node.op_type
             and not _is_known(node.op_type, version)
