@@ -22,6 +22,7 @@ from onnx_expand.model.files import check_output, checksum, data_file, holders, 
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import inner_graphs, tensors
 from onnx_expand.model.reading import CHECKSUMS, EXTERNAL, admit, load
+from onnx_expand.model.validity import settle_domains
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -75,10 +76,17 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
             partial.write_bytes(proto.SerializeToString())
 
 
-def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto that shares nothing with it."""
+def to_proto(model: ir.Model, *, plain: bool = False) -> onnx.ModelProto:
+    """The model as a proto that shares nothing with it.
+
+    Args:
+        model: The model.
+        plain: Call ONNX's own domain by its usual name, whatever the model calls it.
+    """
     proto = serialize(model)
     restore(model, proto)
+    if plain:
+        settle_domains(proto)
     if proto.ir_version < _PLAIN_INITIALIZERS:
         for graph in inner_graphs(proto.graph):
             _hold_in_nodes(graph)

@@ -10,7 +10,7 @@ import onnx
 from onnx_expand.errors import ModelError
 from onnx_expand.model.outline import without_data
 
-__all__ = ["DEFAULT", "default_version", "one_line", "validate"]
+__all__ = ["DEFAULT", "default_version", "one_line", "settle_domains", "validate"]
 
 DEFAULT = {"", "ai.onnx"}
 """The two spellings of the domain of ONNX's own operators."""
@@ -57,16 +57,21 @@ def _complete(model: onnx.ModelProto) -> None:
     for info in (*model.graph.input, *model.graph.output):
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.shape.SetInParent()
+    settle_domains(model)
+
+
+def settle_domains(model: onnx.ModelProto) -> None:
+    """Call ONNX's own domain by one of its two names, and import it once."""
     holders = [(model.graph.node, model.opset_import)]
     holders += [(function.node, function.opset_import) for function in model.functions]
     for nodes, imports in holders:
-        spelled = default_version(imports)
+        version = default_version(imports)
         others = [entry for entry in imports if entry.domain not in DEFAULT]
         copies = onnx.ModelProto(opset_import=others)
         del imports[:]
         imports.extend(copies.opset_import)
-        if spelled:
-            imports.add(domain="", version=spelled)
+        if version:
+            imports.add(domain="", version=version)
         for node in _nodes(nodes):
             if node.domain in DEFAULT:
                 node.domain = ""

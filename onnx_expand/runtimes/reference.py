@@ -48,7 +48,7 @@ class Reference:
         rounded = {value.name for value in model.graph.outputs if value.dtype in ROUNDED}
         try:
             weights = to_double(model)
-            inner = ReferenceEvaluator(to_proto(model), new_ops=KERNELS)
+            inner = ReferenceEvaluator(to_proto(model, plain=True), new_ops=KERNELS)
         except Exception as error:
             # Whatever the evaluator lacks, it reports in its own ways.
             raise UnsupportedError(
