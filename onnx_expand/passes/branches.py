@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of
 from onnx_expand.affine import AffineConv
+from onnx_expand.attributes import int_of
 from onnx_expand.cost import Cost
 from onnx_expand.elements import Join, Leaf
 from onnx_expand.lift import Linear, lift

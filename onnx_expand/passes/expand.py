@@ -434,9 +434,7 @@ class _Run:
         assert isinstance(written, Refusal)
         self.skipped.append(Skipped(choice.site.name, written))
 
-    def report(
-        self, before: Counts, after: Counts
-    ) -> tuple[Expansion, ...]:
+    def report(self, before: Counts, after: Counts) -> tuple[Expansion, ...]:
         """What was expanded, in order, with what it cost and costs."""
         found = []
         for choice, filled, nodes in self.expanded:

@@ -69,9 +69,7 @@ def calls_with_weights(graph: ir.Graph, model: ir.Model) -> Iterator[Break]:
             for inner, value in zip(function.inputs, node.inputs, strict=False)
             if value is not None and value.const_value is not None
         }
-        weighted = (
-            n for n in function.graph if n.domain == "" and n.op_type in _WEIGHTED
-        )
+        weighted = (n for n in function.graph if n.domain == "" and n.op_type in _WEIGHTED)
         if any(len(n.inputs) > 1 and n.inputs[1] in given for n in weighted):
             message = f"the weights of the function '{node.op_type}' come from its callers"
             hint = "fold with --inline, or inline the functions of the model first"

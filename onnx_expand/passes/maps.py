@@ -104,9 +104,7 @@ class MapWriter:
     def _gains_nothing(
         self, part: Partitioner, span: Span, nodes: Sequence[ir.Node], merged: Merged
     ) -> bool:
-        """Whether nodes hold more numbers than was foretold, a bias of zeros say, so that as few
-        as there were would do.
-        """
+        """Whether nodes hold more numbers than was foretold, a bias of zeros say, for nothing."""
         read = {v for node in nodes for v in node.inputs if v is not None}
         new = [v.const_value for v in read if not v.is_initializer() and v.const_value is not None]
         sizes = (tensor.size for tensor in new if tensor.dtype.is_floating_point())
@@ -158,9 +156,7 @@ class MapWriter:
                 axis = None if merged.axes is None else merged.axes[1]
                 for node in mapping if layout.after else ():
                     extents = layout.after[0].source
-                    state_shape(
-                        node.outputs[0], extents, axis, ends[1], self.facts, target.dtype
-                    )
+                    state_shape(node.outputs[0], extents, axis, ends[1], self.facts, target.dtype)
                 nodes += write_renames(layout.after, y, ends[1], self.facts, unique)
         except RefusedError:
             discard(nodes)

@@ -1,4 +1,4 @@
-"""Options of passes: texts become what they name, and values of other types are refused by name."""
+"""Options of passes: texts become what they name; values of other types are refused by name."""
 
 from __future__ import annotations
 

@@ -630,7 +630,6 @@ class Partitioner:
         apart = sum_costs(self._piece_cost(_Piece(s, merge=len(s) > 1), policy) for s in (a, b))
         return _dearer(merged.cost, apart)
 
-
     def _without_shift(self, span: Span) -> Merged | Refusal:
         """A span as a single map, with nothing added before."""
         merged = self.merged(span)

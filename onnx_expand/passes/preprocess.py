@@ -62,7 +62,9 @@ class Preprocess(ir.passes.InPlacePass):
         given = {name: value for name, value in given.items() if value not in (None, "")}
         if not given:
             if image is not None:
-                raise UsageError("an input is named; say with mean, std or swap_rb what to do to it")
+                raise UsageError(
+                    "an input is named; say with mean, std or swap_rb what to do to it"
+                )
             return None
         return cls(**given, input=image)
 

@@ -194,12 +194,15 @@ def _join(node: ir.Node, facts: Facts) -> Refusal:
     if len(set(values)) == 1:
         return Refusal(Reason.COST, "merging would gain nothing")
     return Refusal(
-        Reason.BRANCHES, f"{node.op_type} joins values that are not maps of one value along one axis"
+        Reason.BRANCHES,
+        f"{node.op_type} joins values that are not maps of one value along one axis",
     )
 
 
 def _cast(node: ir.Node, facts: Facts) -> Refusal:
-    kinds = [facts.dtype(value) for value in (node.inputs[0], node.outputs[0]) if value is not None]
+    kinds = [
+        facts.dtype(value) for value in (node.inputs[0], node.outputs[0]) if value is not None
+    ]
     names = [str(kind).lower() if kind is not None else "an unknown type" for kind in kinds]
     return Refusal(Reason.UNSUPPORTED, f"{node.op_type} stands between: {' to '.join(names)}")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
-from onnx_expand.spill import Spill
 from onnx_expand.passes.units import RECORDS
+from onnx_expand.spill import Spill
 
 __all__ = ["Rewriter", "label"]
 
@@ -85,7 +85,9 @@ class Rewriter:
         for node in new[:-1]:
             out = node.outputs[0]
             out.name = out.name or self.unique(f"{label(node)}.out")
-            if out.shape is None and out.type is None:  # what is written before the last step has the result's shape
+            if (
+                out.shape is None and out.type is None
+            ):  # what is written before the last step has the result's shape
                 out.shape, out.type = before.shape, before.type
         _describe(new, old)
         places = self._places(graph, old)

@@ -120,9 +120,7 @@ class _Written:
         value.type = ir.TensorType(self._dtype)
         return value
 
-    def _layer(
-        self, value: ir.Value, step: Layer, part: Any, axes: Axes, names: Names
-    ) -> None:
+    def _layer(self, value: ir.Value, step: Layer, part: Any, axes: Axes, names: Names) -> None:
         form = _MATRICES.get(self._node.op_type, Form.CONV)
         if step.geometry.transposed:
             form = Form.CONV_TRANSPOSE
