@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lint fuzz fuzz-models large support clean
+.PHONY: setup demo test lowest lint fuzz fuzz-models large support clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,19 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2
 
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+LOWEST := .venv-lowest
+
+$(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m tests.lowest > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints.txt -c $(LOWEST)/lowest.txt \
+		-e '.[cpu,train,yaml,tensorboard]' pytest hypothesis
+	@touch $@
+
+lowest: $(LOWEST)/.installed
+	FUZZ_EXAMPLES=50 $(LOWEST)/bin/python -m pytest tests
+
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
@@ -44,4 +57,4 @@ support: setup
 	$(BIN)/python -m tests.support docs/support.md
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) $(LOWEST) demo dist

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import onnx_expand
+from onnx_expand import UnsupportedError
 from onnx_expand.errors import Reason
 from onnx_expand.passes import FoldReport
 from tests.graphs_text import bn, weights
 from tests.random_graphs import random_graph
 from tests.random_layouts import random_layouts
+from tests.random_models import KINDS, random_model
 from tests.zoo import ZOO
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -50,15 +52,17 @@ def unnamed(model: onnx.ModelProto, report: FoldReport) -> list[str]:
 
 
 def _linear_nodes(
-    g: onnx.GraphProto,
+    g: onnx.GraphProto, outer: frozenset[str] = frozenset()
 ) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
     """The linear nodes of a graph on numbers that depend on an input, and their neighbours."""
     constants = {tensor.name for tensor in g.initializer}
-    moving = {value.name for value in g.input} - constants
+    moving = (outer | {value.name for value in g.input}) - constants
     values = (*g.input, *g.output, *g.value_info)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     found = []
     for node in g.node:
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            yield from _linear_nodes(body, frozenset(moving))
         if moving & set(node.input):
             moving |= set(node.output)
             if node.op_type in LINEAR and types.get(node.output[0]) in FLOATS:
@@ -88,6 +92,18 @@ POLICIES = st.sampled_from(["cheapest", "always", "marked"])
 def test_random_graphs(seed: int, length: int, policy: str, layouts: bool) -> None:
     """On images with forks and joins, and across changes of layout."""
     assert_explained((random_layouts if layouts else random_graph)(seed, length=length), policy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(KINDS), POLICIES)
+def test_random_models(seed: int, kind: str, policy: str) -> None:
+    """With If, Loop and functions, in other types and older opsets."""
+    model = random_model(seed, kind)
+    try:
+        onnx_expand.fold(model, policy=policy)
+    except UnsupportedError:
+        return  # the model holds what cannot be kept
+    assert_explained(model, policy)
 
 
 @settings(max_examples=20, deadline=None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -23,6 +24,7 @@ from onnx_expand.errors import DifferentError  # noqa: E402
 from onnx_expand.experiment import Experiment  # noqa: E402
 from onnx_expand.experiment.folding import fold_and_check  # noqa: E402
 from onnx_expand.model import load  # noqa: E402
+from onnx_expand.passes import Fold, FoldResult  # noqa: E402
 from onnx_expand.recipes import Plan  # noqa: E402
 from onnx_expand.train.initialize import initialize  # noqa: E402
 from tests.train.graphs import images, parse, with_weights  # noqa: E402
@@ -116,6 +118,28 @@ def test_what_was_trained_stays_when_folding_fails(
     monkeypatch.setattr("onnx_expand.experiment.run.fold_and_check", wrong)
     words = "big.onnx out.onnx --data data.npz --epochs 1 --no-fold-check --then-fold small.onnx"
     assert run(capsys, words)[0] == 1
+    assert onnx.load("out.onnx").graph.node
+    assert not Path("small.onnx").exists()
+
+
+def test_a_folded_model_that_does_not_run_is_not_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained runs, so that a folded model which does not is a difference."""
+    pytest.importorskip("onnxruntime")
+    right = Fold.call
+
+    def wrong(self: Fold, model: ir.Model) -> FoldResult:
+        result = right(self, model)
+        model.graph[0].domain = "nowhere"
+        model.opset_imports["nowhere"] = 1
+        return FoldResult(model, True, result.report)
+
+    monkeypatch.setattr(Fold, "call", wrong)
+    words = "big.onnx out.onnx --data data.npz --epochs 1 --no-fold-check --then-fold small.onnx"
+    code, _, err = run(capsys, words)
+    assert code == 1
+    assert "A runs, and B does not" in err
     assert onnx.load("out.onnx").graph.node
     assert not Path("small.onnx").exists()
 
