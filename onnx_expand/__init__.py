@@ -80,6 +80,7 @@ def expand(
     max_residual: float = 0.0,
     assume_constant_initializers: bool = False,
     verify: bool | int = False,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     report: bool = False,
     **unknown: Any,
 ) -> Any:
@@ -115,6 +116,7 @@ def expand(
         max_residual: The largest relative residual that `preserve` may leave in a layer.
         assume_constant_initializers: As for `fold`.
         verify: As for `fold`; where `init` claims no equality, only that the expanded model runs.
+        shapes: As for `fold`.
         report: Return the report as well.
         unknown: Refused by name.
 
@@ -147,7 +149,9 @@ def expand(
     before = guest.model.clone()
     result = run.call(guest.model)
     exact = result.report.is_exact
-    found = _verified(verify, before, result.model, guest.label, "expanded", exact=exact)
+    found = _verified(
+        verify, before, result.model, guest.label, "expanded", exact=exact, shapes=shapes
+    )
     left = guest.leave(result.model)
     return (left, replace(result.report, verification=found)) if report else left
 
@@ -272,16 +276,29 @@ def _verified(
     return require_equal(found, f"{label}: the {what} model differs")
 
 
-def inspect(model: ModelLike) -> Inspection:
+def inspect(
+    model: ModelLike, *, shapes: Mapping[str, Sequence[int | str]] | None = None
+) -> Inspection:
     """Count parameters, multiply-accumulates and nodes of a model of any kind.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
+            changed.
+        shapes: Extents of inputs that are not static, by name.
 
     Raises:
         ModelError: The model cannot be read, or is not valid.
+        UsageError: There is no such input, or it has other extents.
     """
     from onnx_expand.cost import inspect_model
     from onnx_expand.model import read
 
-    return inspect_model(read(model))
+    own = read(model)
+    if shapes:
+        from onnx_expand.equivalence.extents import fix_extents
+
+        fix_extents(own, shapes)
+    return inspect_model(own)
 
 
 def check(

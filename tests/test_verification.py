@@ -251,6 +251,21 @@ def test_verify_is_a_number_or_a_truth(value: Any) -> None:
         onnx_expand.fold(sized(), verify=value)
 
 
+def test_the_library_takes_shapes_everywhere() -> None:
+    """Extents that are not static can be said to each function, and are checked."""
+    shapes = {"x": (1, 2, 8, 10)}
+    assert onnx_expand.inspect(sized()).macs is None
+    assert onnx_expand.inspect(sized(), shapes=shapes).macs == 4 * 2 * 9 * 6 * 8
+    options: dict[str, Any] = {"verify": True, "report": True, "shapes": shapes}
+    for init in ("preserve", "random"):
+        _, report = onnx_expand.expand(sized(), init=init, **options)
+        assert "not checked" not in report.verification.text
+    for call in (onnx_expand.inspect, onnx_expand.fold, onnx_expand.expand):
+        more: dict[str, Any] = {} if call is onnx_expand.inspect else {"verify": True}
+        with pytest.raises(UsageError, match="nobody"):
+            call(sized(), shapes={"nobody": (1,)}, **more)
+
+
 FOLD_OPTIONS: list[Mapping[str, Any]] = [
     {"policy": "always", "border": "map"},
     {"inline": True},
