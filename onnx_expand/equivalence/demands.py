@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.attributes import int_of
 from onnx_expand.shapes import Dim
@@ -26,6 +27,13 @@ Dims: TypeAlias = tuple[Dim, ...] | None
 _SAME = {
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"),
     *("Squeeze", "Transpose", "Unsqueeze", "Tile", "Where"),
+}
+_FEW = 9
+_SHAPES = {
+    *(("ConstantOfShape", 0), ("Reshape", 1), ("Expand", 1), ("Tile", 1), ("Resize", 3)),
+    *(("Range", 0), ("Range", 1), ("Range", 2), ("Pad", 1), ("Loop", 0), ("TopK", 1)),
+    *(("OneHot", 1), ("Split", 1), ("CenterCropPad", 1), ("Upsample", 1), ("Resize", 2)),
+    *(("AffineGrid", 1), ("HannWindow", 0), ("HammingWindow", 0), ("BlackmanWindow", 0)),
 }
 _LENGTHS = 4  # turns, repeats and extents where nothing else bounds them
 
@@ -41,6 +49,8 @@ class Meaning(StrEnum):
     """It picks a place of an array: all of them count."""
     COUNT = "count"
     """It counts, or is an extent."""
+    FACTORS = "factors"
+    """Factors of extents, which are no integers."""
     MASK = "mask"
     """One where there is something, zero where there is padding."""
     AXES = "axes"
@@ -80,20 +90,55 @@ class Demand:
 
 
 def demands_of(model: ir.Model) -> dict[str, Demand]:
-    """The demands on the integer inputs of a model, by name; inputs without one are left out."""
+    """The demands on the inputs of a model, by name; inputs without one are left out.
+
+    They are those on integers, and on the few floating-point numbers that are sizes.
+    """
+    if model.functions:
+        model = model.clone()
+        InlinePass()(model)
     inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
-    if not any(v.dtype is None or v.dtype.is_integer() for v in inputs):
-        return {}
     facts = Facts(model)
     found = {}
     for value in inputs:
         dtype = facts.dtype(value)
-        if dtype is None or not dtype.is_integer():
+        if dtype is None or not (dtype.is_integer() or _is_short(facts.named_shape(value))):
             continue
         demand = _demand(value, facts)
+        if demand is None and _makes_shapes(value, facts):
+            demand = Demand(Meaning.COUNT, 0, _LENGTHS)
+        if not dtype.is_integer() and demand is not None:
+            demand = demand if demand.meaning in {Meaning.COUNT, Meaning.FACTORS} else None
         if demand is not None:
             found[value.name or ""] = demand
     return found
+
+
+def _is_short(dims: Dims) -> bool:
+    """Whether a value holds so few numbers that they may be sizes."""
+    return dims is not None and (not dims or (len(dims) == 1 and dims[0] in range(_FEW)))
+
+
+def _makes_shapes(value: ir.Value, facts: Facts) -> bool:
+    """Whether extents are computed from a value, by whatever arithmetic.
+
+    A shape of arbitrary numbers would take all memory.
+    """
+    pending, seen = [value], {value}
+    while pending:
+        current = pending.pop()
+        for node, index in current.uses():
+            if (node.op_type, index) in _SHAPES and node.domain in {"", "ai.onnx"}:
+                return True
+            for out in node.outputs:
+                dtype = facts.dtype(out)
+                is_small = dtype is not None and (
+                    dtype.is_integer() or _is_short(facts.named_shape(out))
+                )
+                if is_small and out not in seen:
+                    seen.add(out)
+                    pending.append(out)
+    return False
 
 
 @dataclass(frozen=True)
@@ -341,6 +386,8 @@ _READERS: dict[tuple[str, int], Reader] = {
     ("SplitToSequence", 1): _parts,
     ("Reshape", 1): _about_data(Meaning.SHAPE),
     ("Expand", 1): _about_data(Meaning.EXPANDED),
+    ("Resize", 2): lambda node, value, facts: Demand(Meaning.FACTORS),
+    ("Upsample", 1): lambda node, value, facts: Demand(Meaning.FACTORS),
     ("Resize", 3): _about_data(Meaning.RESIZED),
     ("ReverseSequence", 1): _lengths,
     ("RNN", 4): _lengths,

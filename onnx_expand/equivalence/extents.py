@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.attributes import int_of, ints_of
 from onnx_expand.equivalence.signature import Signature
@@ -58,6 +59,9 @@ def known_shapes(
         UsageError: There is no such input, or it has other extents.
     """
     _require_fit(signature, wanted)
+    if model.functions:
+        model = model.clone()
+        InlinePass()(model)
     facts = Facts(model)
     shapes: dict[str, Shape] = {}
     fixed: dict[str, set[int]] = {}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.equivalence.demands import Demand
-from onnx_expand.equivalence.integers import draw_integers
+from onnx_expand.equivalence.integers import draw_factors, draw_integers
 from onnx_expand.equivalence.signature import Port, Signature
 from onnx_expand.equivalence.sizes import Sizes, extents_at
 from onnx_expand.errors import UnsupportedError
@@ -142,6 +142,11 @@ def draw(
                 landmarks=known.landmarks if regime == Regime.EDGES else (),
             )  # fmt: skip
             continue
+        demand = known.demands.get(port.name)
+        if demand is not None and span is None and port.dtype.is_floating_point():
+            factors = draw_factors(shape, demand, rng)
+            feeds[port.name] = np.asarray(factors, port.dtype.numpy())
+            continue
         array = _array(port, shape, regime, rng, scale, known.landmarks, turn)
         # Without axes, arithmetic makes numbers of arrays.
         feeds[port.name] = np.asarray(array if span is None else _within(array, span, rng))
@@ -191,7 +196,9 @@ def _array(
     if port.dtype == ir.DataType.STRING:
         return np.asarray(_WORDS, object)[rng.integers(0, len(_WORDS), shape)]
     if port.dtype == ir.DataType.BOOL:
-        return rng.integers(0, 2, shape).astype(np.bool_)
+        # Among many there is always one of each, so that "all" and "any" would say the same.
+        share = {Regime.ZEROS: 0.0, Regime.DENORMAL: 1.0, Regime.EDGES: 0.05}.get(regime, 0.5)
+        return rng.random(shape) < share
     if port.dtype.is_integer() and port.dtype.bitwidth >= 8:
         return np.zeros(shape, port.dtype.numpy())
     if port.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}:

@@ -12,7 +12,7 @@ from onnx_expand.equivalence.demands import Demand, Meaning
 from onnx_expand.equivalence.sizes import Sizes, extents_at
 from onnx_expand.shapes import Dim
 
-__all__ = ["draw_integers"]
+__all__ = ["draw_factors", "draw_integers"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -66,6 +66,16 @@ def draw_integers(
     if demand.meaning == Meaning.DIVISOR:
         array = np.where(array == 0, np.asarray(1, kind), array)
     return np.asarray(array)
+
+
+def draw_factors(shape: tuple[int, ...], demand: Demand, rng: np.random.Generator) -> Array:
+    """Draw floating-point numbers that are sizes: factors of extents, or few and small ones."""
+    if demand.meaning != Meaning.FACTORS:
+        return np.asarray(rng.integers(0, 4, shape))
+    factors = rng.choice([0.5, 1.0, 1.5, 2.0, 3.0], shape)
+    if len(shape) == 1 and shape[0] > 2:
+        factors[:2] = 1.0  # batch and channels stay
+    return np.asarray(factors)
 
 
 def _extent(dim: Dim, sizes: Sizes) -> int | None:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.equivalence.compare import (
-    Figure,
-    Place,
-    Rule,
-    compare,
-    distance,
-    missing,
-    trusted,
-)
+from onnx_expand.equivalence.compare import Figure, Rule, distance
 from onnx_expand.equivalence.elementary import with_kernel_noise
 from onnx_expand.equivalence.exactness import exact_reference
 from onnx_expand.equivalence.files import given_inputs, read_inputs
-from onnx_expand.equivalence.inputs import Limits, Regime, nudge
+from onnx_expand.equivalence.inputs import Limits, Regime
+from onnx_expand.equivalence.measurement import (
+    Measurement,
+    NoReferenceError,
+    eps_of,
+    floors_of,
+    largest,
+)
 from onnx_expand.equivalence.ports import with_plain_ports
 from onnx_expand.equivalence.probe import Probe
 from onnx_expand.equivalence.signature import Signature
@@ -43,10 +40,7 @@ Given: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
 REFERENCE = "reference"
 """The provider that is no provider: ONNX's reference implementation, as a second opinion."""
 
-_NUDGES = 6
 _SIZES = 3  # that take part in all regimes; the others are tried once
-_LOOSE = 20.0  # units in the last place: as much as this only a jump moves by
-_UNITS = 2.0
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _BINARY = frozenset({"", ".onnx", ".pb"})
 _EPS = {
@@ -54,10 +48,6 @@ _EPS = {
     int(ir.DataType.FLOAT16): 2.0**-10,
     int(ir.DataType.BFLOAT16): 2.0**-7,
 }
-
-
-class NoReferenceError(Exception):
-    """The model cannot be had in float64, for the reason in the message."""
 
 
 @dataclass(frozen=True)
@@ -178,126 +168,16 @@ class Trial:
         Raises:
             NoReferenceError: The reference does not compute what A does.
         """
+        measured = Measurement(
+            self.rule, self._sessions, self._disturbed, self._unlike, self._eps, self._seed
+        )
         figures: list[Figure] = []
         for sample, feeds in inputs:
-            figures += self._measure(sample, feeds, reference, _floors(figures))
+            is_light = sample in self._light
+            floors = floors_of(figures)
+            figures += measured.figures(sample, feeds, reference, floors, is_light)
         verdict = Verdict.of(figures, basis, tuple(self._sessions), dict(inputs))
         return replace(verdict, notes=(*verdict.notes, *self.notes))
-
-    def _measure(
-        self,
-        sample: str,
-        feeds: Tensors,
-        reference: Session | None,
-        floors: Mapping[str, float],
-    ) -> Iterator[Figure]:
-        is_light = sample in self._light
-        truth = {} if reference is None or is_light else _in_float64(reference, feeds)
-        for provider, (left, right) in self._sessions.items():
-            results = left.run(feeds)
-            try:
-                others = right.run(feeds)
-            except UnsupportedError as error:
-                for name in results:
-                    yield _not_run(Place(name, sample, provider), error)
-                continue
-            noise, unstable = (
-                ({}, {}) if self.rule.fixed else self._noise(provider, feeds, results)
-            )
-            lost = [name for name in (*results, *others) if name not in results.keys() & others]
-            for name in lost:
-                where = "A" if name in results else "B"
-                yield missing(Place(name, sample, provider), where)
-            for name, a in results.items():
-                if name in lost:
-                    continue
-                eps = max(self._eps, _eps(a.dtype))
-                moved, want, b = noise.get(name, 0.0), truth.get(name), others[name]
-                if want is not None and not trusted(a, want, moved, eps):
-                    raise NoReferenceError(f"the reference computes another '{name}' than A")
-                if is_light and reference is not None:
-                    moved = max(moved, floors.get(name, 0.0) * _largest(a))
-                place = Place(name, sample, provider)
-                if a.dtype.kind != "f" and not self.rule.fixed:
-                    b = self._forgiven(name, a, b, unstable.get(name), want, feeds)
-                figure = compare(place, a, b, want, moved, eps, self.rule)
-                if (
-                    figure.equal
-                    and want is not None
-                    and figure.floor > _LOOSE * eps * figure.scale
-                ):
-                    figure = self._strictly(figure, a, b, want, eps, feeds)
-                yield figure
-
-    def _forgiven(
-        self,
-        name: str,
-        a: npt.NDArray[Any],
-        b: npt.NDArray[Any],
-        unstable: npt.NDArray[np.bool_] | None,
-        want: npt.NDArray[Any] | None,
-        feeds: Tensors,
-    ) -> npt.NDArray[Any]:
-        """B's integers with those of A where rounding alone decides, such as between two ranks."""
-        if a.shape != b.shape or a.dtype != b.dtype or unstable is None or not unstable.any():
-            return b
-        exact = np.zeros(a.shape, np.bool_)
-        other = None if want is None else self._unlike(feeds).get(name)
-        if want is not None and other is not None and want.shape == other.shape == a.shape:
-            exact = (want == a) & (other == b)
-        return np.where(unstable & ~exact, a, b)
-
-    def _strictly(
-        self,
-        figure: Figure,
-        a: npt.NDArray[Any],
-        b: npt.NDArray[Any],
-        want: npt.NDArray[Any],
-        eps: float,
-        feeds: Tensors,
-    ) -> Figure:
-        """The figure anew where neither model rounds, though A jumps if its inputs move."""
-        other = self._unlike(feeds).get(figure.place.output)
-        if other is None or other.shape != b.shape or other.shape != want.shape:
-            return figure
-        slack = _UNITS * eps * np.maximum(np.abs(want), np.abs(other))
-        with np.errstate(invalid="ignore"):
-            exact = (np.abs(a - want) <= slack) & (np.abs(b - other) <= slack)
-        if not exact.any():
-            return figure
-        only = np.where(exact, b, a)
-        strict = compare(figure.place, a, only, None, 0.0, eps, self.rule)
-        return figure if strict.equal else strict
-
-    def _noise(
-        self, provider: str, feeds: Tensors, results: Tensors
-    ) -> tuple[dict[str, float], dict[str, npt.NDArray[np.bool_]]]:
-        """What moves when inputs and kernels move by what they are off.
-
-        Returns:
-            By how much each output moves, and where those do that have no rounding.
-        """
-        session = self._disturbed[provider]
-        noise = dict.fromkeys(results, 0.0)
-        unstable = {
-            n: np.zeros(a.shape, np.bool_) for n, a in results.items() if a.dtype.kind != "f"
-        }
-        coarsest = max([self._eps, *(_eps(array.dtype) for array in results.values())])
-        fine = {name: array for name, array in feeds.items() if _eps(array.dtype) <= coarsest}
-        is_still = all(array.dtype.kind != "f" for array in fine.values())
-        if is_still and session is self._sessions[provider][0]:
-            return noise, {}
-        for turn in range(_NUDGES):
-            rng = np.random.default_rng([self._seed, turn])
-            moved = session.run({**feeds, **nudge(fine, rng)})
-            for name, array in results.items():
-                if name not in moved or array.shape != moved[name].shape:
-                    continue
-                if name in unstable:
-                    unstable[name] |= array != moved[name]
-                else:
-                    noise[name] = max(noise[name], distance(array, moved[name]))
-        return noise, unstable
 
     def _require_determinism(self, feeds: Tensors) -> None:
         first, second = self._probe.run(feeds), self._probe.run(feeds)
@@ -305,8 +185,8 @@ class Trial:
             if array.dtype.kind != "f":
                 same = np.array_equal(array, second[name])
             else:
-                scale = _largest(array)
-                slack = 1000 * max(self._eps, _eps(array.dtype)) * scale
+                scale = largest(array)
+                slack = 1000 * max(self._eps, eps_of(array.dtype)) * scale
                 same = array.shape == second[name].shape and (
                     distance(array, second[name]) <= slack
                 )
@@ -393,36 +273,8 @@ class _Obstacle:
         raise self._error
 
 
-def _not_run(place: Place, error: UnsupportedError) -> Figure:
-    problem = f"A runs, and B does not: {error}"
-    return Figure(place, math.inf, math.inf, ratio=math.inf, problem=problem)
-
-
-def _floors(figures: Sequence[Figure]) -> dict[str, float]:
-    """The largest floor of each output on normal numbers so far, over its scale."""
-    found: dict[str, float] = {}
-    for figure in figures:
-        if figure.scale and figure.place.sample.startswith(Regime.NORMAL):
-            name = figure.place.output
-            found[name] = max(found.get(name, 0.0), figure.floor / figure.scale)
-    return found
-
-
-def _largest(array: npt.NDArray[Any]) -> float:
-    if array.dtype.kind != "f":
-        return 0.0
-    return float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
-
-
 def _label(what: str, size: Mapping[str, int]) -> str:
     return ", ".join([what, *(f"{name}={extent}" for name, extent in size.items())])
-
-
-def _in_float64(reference: Session, feeds: Tensors) -> Tensors:
-    try:
-        return reference.run(feeds)
-    except UnsupportedError as error:
-        raise NoReferenceError(str(error)) from error
 
 
 def _coarsest(model: ir.Model) -> float:
@@ -434,7 +286,3 @@ def _coarsest(model: ir.Model) -> float:
         if attribute is not None and not attribute.is_ref():
             found = max(found, _EPS.get(attribute.value, 0.0))
     return found
-
-
-def _eps(dtype: np.dtype[Any]) -> float:
-    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0

@@ -1,0 +1,224 @@
+"""What two models compute on one input, held to what rounding does to the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_expand.equivalence.compare import (
+    Figure,
+    Place,
+    Rule,
+    compare,
+    distance,
+    missing,
+    trusted,
+)
+from onnx_expand.equivalence.inputs import Regime, nudge
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.runtimes.base import Session, Tensors
+
+__all__ = ["Measurement", "NoReferenceError", "eps_of", "floors_of", "largest"]
+
+_NUDGES = 6
+_VAST = 1 << 16  # numbers; of as many, rounding is known from smaller sizes
+_LOOSE = 20.0  # units in the last place: as much as this only a jump moves by
+_UNITS = 2.0
+
+
+class NoReferenceError(Exception):
+    """The model cannot be had in float64, for the reason in the message."""
+
+
+class Measurement:
+    """Both models, loaded.
+
+    Args:
+        rule: What counts as equal.
+        pairs: A and B, by the name of where they run.
+        disturbed: A with elementary functions that are off by what their kernels are.
+        unlike: B in float64 where it holds no rounded numbers of its own, else nothing.
+        eps: Of the coarsest type that A rounds to.
+        seed: Decides how inputs are moved.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        pairs: Mapping[str, tuple[Session, Session]],
+        disturbed: Mapping[str, Session],
+        unlike: Callable[[Tensors], Tensors],
+        eps: float,
+        seed: int,
+    ) -> None:
+        self.rule = rule
+        self._pairs = pairs
+        self._disturbed = disturbed
+        self._unlike = unlike
+        self._eps = eps
+        self._seed = seed
+
+    def figures(
+        self,
+        sample: str,
+        feeds: Tensors,
+        reference: Session | None,
+        floors: Mapping[str, float],
+        is_light: bool,
+    ) -> Iterator[Figure]:
+        """Run both models on one input.
+
+        Args:
+            sample: How the input is called.
+            feeds: An array for every input.
+            reference: A in float64, if there is such.
+            floors: Floors over scales of outputs that were measured on other inputs.
+            is_light: Whether these floors do, so that A need not run in float64.
+
+        Raises:
+            NoReferenceError: The reference does not compute what A does.
+        """
+        truth = {} if reference is None or is_light else _in_float64(reference, feeds)
+        for provider, (left, right) in self._pairs.items():
+            results = left.run(feeds)
+            try:
+                others = right.run(feeds)
+            except UnsupportedError as error:
+                for name in results:
+                    yield _not_run(Place(name, sample, provider), error)
+                continue
+            is_vast = is_light and sum(array.size for array in feeds.values()) > _VAST
+            is_quiet = self.rule.fixed or (is_vast and reference is not None and bool(floors))
+            noise, unstable = ({}, {}) if is_quiet else self._noise(provider, feeds, results)
+            lost = [name for name in (*results, *others) if name not in results.keys() & others]
+            for name in lost:
+                where = "A" if name in results else "B"
+                yield missing(Place(name, sample, provider), where)
+            for name, a in results.items():
+                if name in lost:
+                    continue
+                eps = max(self._eps, eps_of(a.dtype))
+                moved, want, b = noise.get(name, 0.0), truth.get(name), others[name]
+                if want is not None and not trusted(a, want, moved, eps):
+                    raise NoReferenceError(f"the reference computes another '{name}' than A")
+                if is_light and reference is not None:
+                    moved = max(moved, floors.get(name, 0.0) * largest(a))
+                place = Place(name, sample, provider)
+                if a.dtype.kind != "f" and not self.rule.fixed:
+                    b = self._forgiven(name, a, b, unstable.get(name), want, feeds)
+                figure = compare(place, a, b, want, moved, eps, self.rule)
+                if (
+                    figure.equal
+                    and want is not None
+                    and figure.floor > _LOOSE * eps * figure.scale
+                ):
+                    figure = self._strictly(figure, a, b, want, eps, feeds)
+                yield figure
+
+    def _forgiven(
+        self,
+        name: str,
+        a: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        unstable: npt.NDArray[np.bool_] | None,
+        want: npt.NDArray[Any] | None,
+        feeds: Tensors,
+    ) -> npt.NDArray[Any]:
+        """B's integers with those of A where rounding alone decides, such as between two ranks."""
+        if a.shape != b.shape or a.dtype != b.dtype or unstable is None or not unstable.any():
+            return b
+        exact = np.zeros(a.shape, np.bool_)
+        other = None if want is None else self._unlike(feeds).get(name)
+        if want is not None and other is not None and want.shape == other.shape == a.shape:
+            exact = (want == a) & (other == b)
+        return np.where(unstable & ~exact, a, b)
+
+    def _strictly(
+        self,
+        figure: Figure,
+        a: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        want: npt.NDArray[Any],
+        eps: float,
+        feeds: Tensors,
+    ) -> Figure:
+        """The figure anew where neither model rounds, though A jumps if its inputs move."""
+        other = self._unlike(feeds).get(figure.place.output)
+        if other is None or other.shape != b.shape or other.shape != want.shape:
+            return figure
+        slack = _UNITS * eps * np.maximum(np.abs(want), np.abs(other))
+        with np.errstate(invalid="ignore"):
+            exact = (np.abs(a - want) <= slack) & (np.abs(b - other) <= slack)
+        if not exact.any():
+            return figure
+        only = np.where(exact, b, a)
+        strict = compare(figure.place, a, only, None, 0.0, eps, self.rule)
+        return figure if strict.equal else strict
+
+    def _noise(
+        self, provider: str, feeds: Tensors, results: Tensors
+    ) -> tuple[dict[str, float], dict[str, npt.NDArray[np.bool_]]]:
+        """What moves when inputs and kernels move by what they are off.
+
+        Returns:
+            By how much each output moves, and where those do that have no rounding.
+        """
+        session = self._disturbed[provider]
+        noise = dict.fromkeys(results, 0.0)
+        unstable = {
+            n: np.zeros(a.shape, np.bool_) for n, a in results.items() if a.dtype.kind != "f"
+        }
+        coarsest = max([self._eps, *(eps_of(array.dtype) for array in results.values())])
+        fine = {name: array for name, array in feeds.items() if eps_of(array.dtype) <= coarsest}
+        is_still = all(array.dtype.kind != "f" for array in fine.values())
+        if is_still and session is self._pairs[provider][0]:
+            return noise, {}
+        for turn in range(_NUDGES):
+            rng = np.random.default_rng([self._seed, turn])
+            moved = session.run({**feeds, **nudge(fine, rng)})
+            for name, array in results.items():
+                if name not in moved or array.shape != moved[name].shape:
+                    continue
+                if name in unstable:
+                    unstable[name] |= array != moved[name]
+                else:
+                    noise[name] = max(noise[name], distance(array, moved[name]))
+        return noise, unstable
+
+
+def _not_run(place: Place, error: UnsupportedError) -> Figure:
+    problem = f"A runs, and B does not: {error}"
+    return Figure(place, math.inf, math.inf, ratio=math.inf, problem=problem)
+
+
+def floors_of(figures: Sequence[Figure]) -> dict[str, float]:
+    """The largest floor of each output on normal numbers so far, over its scale."""
+    found: dict[str, float] = {}
+    for figure in figures:
+        if figure.scale and figure.place.sample.startswith(Regime.NORMAL):
+            name = figure.place.output
+            found[name] = max(found.get(name, 0.0), figure.floor / figure.scale)
+    return found
+
+
+def _in_float64(reference: Session, feeds: Tensors) -> Tensors:
+    try:
+        return reference.run(feeds)
+    except UnsupportedError as error:
+        raise NoReferenceError(str(error)) from error
+
+
+def largest(array: npt.NDArray[Any]) -> float:
+    """The largest finite number of an array by its absolute value; 0 for what has no rounding."""
+    if array.dtype.kind != "f":
+        return 0.0
+    return float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
+
+
+def eps_of(dtype: np.dtype[Any]) -> float:
+    """The distance from 1 to the next number of a type; 0 for what has no rounding."""
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
