@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.constants import run_nodes
+from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
 __all__ = ["Frame", "find_frames"]
@@ -211,7 +212,7 @@ def _run(
             if value is x:
                 feeds[value.name or ""] = numbers
             elif facts.is_constant(value):
-                feeds[value.name or ""] = facts.tensor(value).numpy()
+                feeds[value.name or ""] = read_tensor(facts.tensor(value))
             elif node.op_type == "Shape":
                 shape = facts.shape(value)
                 if shape is None or None in shape[1:]:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnx_expand.claims import Claims, describe
 from onnx_expand.hazards import Slices, defuse
 from onnx_expand.ranks import prove_ranks
+from onnx_expand.tensors import read_tensor
 
 __all__ = ["BODY", "Dim", "Inference", "default_opset"]
 
@@ -293,7 +294,7 @@ def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
                 value.const_value = None
                 del graph.initializers[name]
             elif isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
+                value.const_value = ir.Tensor(read_tensor(tensor), tensor.dtype, name=tensor.name)
     proto = ir.serde.serialize_model(twin)
     described = dict(_pairs(twin.graph, proto.graph))
     return proto, [(described[graph], info) for graph, info in large]

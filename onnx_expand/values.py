@@ -13,6 +13,7 @@ from onnx_expand.attributes import int_of
 from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate, is_safe_size
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.shapes import BODY, Dim, Inference, default_opset
+from onnx_expand.tensors import read_tensor
 
 __all__ = ["Facts", "Shape"]
 
@@ -59,7 +60,7 @@ class Facts:
             inference.run()
 
     def _number(self, value: ir.Value) -> npt.NDArray[Any] | None:
-        return self.tensor(value).numpy() if self.is_constant(value) else None
+        return read_tensor(self.tensor(value)) if self.is_constant(value) else None
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The extents of a value, None for one that is not static; None if the rank is unknown."""
@@ -99,7 +100,7 @@ class Facts:
         if value is None:
             return None
         known = self.is_constant(value)
-        array = self.tensor(value).numpy() if known else self._partial.get(value)
+        array = read_tensor(self.tensor(value)) if known else self._partial.get(value)
         if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
             return None
         stand_ins = {mark: key for key, mark in self._unknowns.items()}
@@ -227,7 +228,7 @@ class Facts:
     def _partial_array(self, value: ir.Value) -> npt.NDArray[Any] | None:
         if value in self._partial:
             return self._partial[value]
-        return self.tensor(value).numpy() if self.is_constant(value) else None
+        return read_tensor(self.tensor(value)) if self.is_constant(value) else None
 
     def _note(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
         if array.dtype != np.int64:
@@ -264,12 +265,12 @@ class Facts:
                 is_fixed = value.const_value is not None and not value.is_graph_input()
                 if value.const_value is None or not is_fixed:
                     return None
-                arrays.append(value.const_value.numpy())
+                arrays.append(read_tensor(value.const_value))
             else:
                 tensor = self._known.get(value)
                 if tensor is None:
                     return None
-                arrays.append(tensor.numpy())
+                arrays.append(read_tensor(tensor))
         return arrays
 
     def dims(self, value: ir.Value) -> tuple[int, ...]:
@@ -339,7 +340,7 @@ class Facts:
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= _BLOCK:
             array = _read(tensor)
         else:
-            array = np.asarray(tensor.numpy(), dtype=np.float64)
+            array = np.asarray(read_tensor(tensor), dtype=np.float64)
             if tensor.dtype == ir.DataType.DOUBLE:
                 array = array.view()
                 array.flags.writeable = False  # it is the tensor's own memory
@@ -356,7 +357,7 @@ def _read(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
     shape, dtype = tensor.shape.numpy(), np.dtype(tensor.dtype.numpy())
     size = int(np.prod(shape))
     if tensor.dtype.bitwidth < 8:
-        return np.asarray(tensor.numpy(), dtype=np.float64)
+        return np.asarray(read_tensor(tensor), dtype=np.float64)
     array = np.empty(size, dtype=np.float64)
     step = _BLOCK // dtype.itemsize
     with open(tensor.path, "rb") as stream:

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.attributes import int_of
 from onnx_expand.shapes import Dim
+from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
 __all__ = ["Demand", "Meaning", "demands_of"]
@@ -214,7 +215,7 @@ def _after(node: ir.Node, index: int, number: _Number, facts: Facts) -> _Number 
     other = node.inputs[1 - index]
     if other is None or not facts.is_constant(other):
         return None
-    array = facts.tensor(other).numpy()
+    array = read_tensor(facts.tensor(other))
     if array.dtype.kind not in "iu" or not array.size:
         return None
     low, high = int(array.min()), int(array.max())
@@ -252,7 +253,7 @@ def _is_mask(node: ir.Node, value: ir.Value, facts: Facts) -> bool:
     for reader, index in node.outputs[0].uses():
         first = reader.inputs[0]
         if reader.op_type == "Sub" and index == 1 and facts.is_constant(first) and first:
-            array = facts.tensor(first).numpy()
+            array = read_tensor(facts.tensor(first))
             return bool(array.size == 1 and array.reshape(-1)[0] == 1)
     return False
 
@@ -296,7 +297,7 @@ def _one_hot(node: ir.Node, value: ir.Value, facts: Facts) -> Demand | None:
     depth = node.inputs[1]
     if depth is None or not facts.is_constant(depth):
         return _row(_LENGTHS)
-    return _row(int(facts.tensor(depth).numpy().reshape(-1)[0]))
+    return _row(int(read_tensor(facts.tensor(depth)).reshape(-1)[0]))
 
 
 def _counted(low: int, high: int) -> Reader:

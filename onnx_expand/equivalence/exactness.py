@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.reference import Reference
+from onnx_expand.tensors import read_tensor
 
 if TYPE_CHECKING:
     from onnx_expand.equivalence.trial import Guest
@@ -67,6 +68,6 @@ def _key(tensor: ir.TensorProtocol) -> tuple[object, ...]:
 
 
 def _is_short(tensor: ir.TensorProtocol) -> bool:
-    fraction, _ = np.frexp(np.asarray(tensor.numpy(), np.float64))
+    fraction, _ = np.frexp(np.asarray(read_tensor(tensor), np.float64))
     scaled = fraction * 2.0**_BITS
     return bool(np.all((scaled == np.floor(scaled)) | ~np.isfinite(scaled)))

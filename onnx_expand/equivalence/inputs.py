@@ -16,6 +16,7 @@ from onnx_expand.equivalence.integers import draw_factors, draw_integers
 from onnx_expand.equivalence.signature import Port, Signature
 from onnx_expand.equivalence.sizes import Sizes, extents_at
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.tensors import read_tensor
 
 __all__ = ["REACHES", "SCALES", "Limits", "Regime", "draw", "landmarks", "nudge"]
 
@@ -78,7 +79,7 @@ def landmarks(models: Sequence[ir.Model]) -> tuple[float, ...]:
                 tensor.dtype.is_floating_point() or tensor.dtype.is_integer()
             ):
                 continue
-            for number in np.asarray(tensor.numpy(), np.float64).reshape(-1):
+            for number in np.asarray(read_tensor(tensor), np.float64).reshape(-1):
                 if np.isfinite(number):
                     found[float(number)] = None
     return tuple(sorted(found, key=abs)[:_MOST])

@@ -29,6 +29,7 @@ from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Session, Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
 from onnx_expand.runtimes.reference import Reference
+from onnx_expand.tensors import read_tensor
 
 __all__ = ["compare_constants", "compare_rows", "settled_tensors"]
 
@@ -89,7 +90,7 @@ def compare_constants(a: ir.Model, b: ir.Model, names: set[str], slack: float = 
 
 
 def _difference(swap: Swap, slack: float) -> str:
-    x, y = np.asarray(swap.a.numpy()), np.asarray(swap.b.numpy())
+    x, y = np.asarray(read_tensor(swap.a)), np.asarray(read_tensor(swap.b))
     where = f"initializer '{swap.name}', read for '{swap.tensor}' by the same nodes in both,"
     if x.dtype != y.dtype or x.shape != y.shape:
         return ""  # broadcast, or padded: the outputs tell

@@ -17,6 +17,7 @@ from onnx_expand.lift.base import (
     refuse,
     refuse_unknown_rank,
 )
+from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
 
@@ -51,7 +52,7 @@ def _identity(node: ir.Node, facts: Facts) -> Linear | None:
 @lifts("Dropout")
 def _dropout(node: ir.Node, facts: Facts) -> Linear | None:
     mode = input_of(node, 2, optional=True)
-    if mode is not None and np.any(facts.tensor(mode).numpy()):
+    if mode is not None and np.any(read_tensor(facts.tensor(mode))):
         refuse("it is in training mode")
     if facts.opset < 7 and not int_of(node, "is_test", facts.opset):
         refuse("it is in training mode (is_test=0)")

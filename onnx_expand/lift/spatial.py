@@ -9,6 +9,7 @@ from onnx_expand.affine import AffineConv
 from onnx_expand.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import Linear, input_of, lifts, refuse, refuse_unknown_rank
+from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
 __all__ = ["integers_of", "selection"]
@@ -200,4 +201,4 @@ def integers_of(facts: Facts, value: ir.Value) -> tuple[int, ...]:
     tensor = facts.tensor(value)
     if not tensor.dtype.is_integer():
         refuse(f"'{value.name}' holds no integers")
-    return tuple(int(v) for v in tensor.numpy().reshape(-1))
+    return tuple(int(v) for v in read_tensor(tensor).reshape(-1))

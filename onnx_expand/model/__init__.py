@@ -18,7 +18,15 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
 from onnx_expand.model.fidelity import restore, serialize
-from onnx_expand.model.files import check_output, checksum, data_file, holders, movable, replacing
+from onnx_expand.model.files import (
+    check_output,
+    checksum,
+    data_file,
+    holders,
+    movable,
+    reopened,
+    replacing,
+)
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import inner_graphs, tensors
 from onnx_expand.model.reading import CHECKSUMS, EXTERNAL, admit, load
@@ -164,13 +172,26 @@ def visit(
     if output is not None:
         raise UsageError("`output` names a file, which goes with a model that is given by path")
     if isinstance(source, ir.Model):
-        return Visit(source.clone(), lambda model: model, source.graph.name or "model")
+        return Visit(_copy(source), lambda model: model, source.graph.name or "model")
     if isinstance(source, onnx.ModelProto):
         label = source.graph.name or "model"
         own = onnx.ModelProto()
         own.CopyFrom(source)
         return Visit(admit(own, label), to_proto, label)
     return _visit_graphsurgeon(source)
+
+
+def _copy(source: ir.Model) -> ir.Model:
+    """A copy with tensors of its own for what lies in files: the caller's stay shut."""
+    model = source.clone()
+    copies: dict[int, ir.ExternalTensor] = {}
+    for holder in holders(model):
+        tensor = holder.tensor
+        if isinstance(tensor, ir.ExternalTensor):
+            if id(tensor) not in copies:
+                copies[id(tensor)] = reopened(tensor)
+            holder.put(copies[id(tensor)])
+    return model
 
 
 def _visit_graphsurgeon(source: Any) -> Visit[Any]:

@@ -22,7 +22,15 @@ import onnx_ir as ir
 from onnx_expand.errors import UsageError
 from onnx_expand.model.sparse import Sparse
 
-__all__ = ["check_output", "checksum", "data_file", "holders", "movable", "replacing"]
+__all__ = [
+    "check_output",
+    "checksum",
+    "data_file",
+    "holders",
+    "movable",
+    "reopened",
+    "replacing",
+]
 
 _THRESHOLD = 256  # bytes; smaller tensors, shapes among them, stay in the model
 
@@ -256,6 +264,21 @@ def _reference(
         name=tensor.name or "",
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def reopened(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+    """A tensor of the same numbers in the same file, which is not open."""
+    return ir.ExternalTensor(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+        base_dir=tensor.base_dir,
     )
 
 

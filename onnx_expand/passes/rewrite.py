@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_expand.errors import ModelError
 from onnx_expand.passes.units import RECORDS
 from onnx_expand.spill import Spill
+from onnx_expand.tensors import read_tensor
 
 __all__ = ["Rewriter", "label"]
 
@@ -126,7 +127,7 @@ class Rewriter:
         if node is None or not isinstance(graph, ir.Graph):
             raise ModelError(f"'{value.name}' is computed by no node of a graph")
         name = self.unique(value.name or "constant", free={value.name or ""})
-        array = tensor.numpy()
+        array = read_tensor(tensor)
         constant = ir.val(name, const_value=ir.Tensor(array, tensor.dtype, name=name))
         read = [v for v in node.inputs if v is not None]
         value.replace_all_uses_with(constant)

@@ -8,6 +8,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnx_expand.tensors import read_tensor
+
 __all__ = ["Snapshot"]
 
 
@@ -25,7 +27,7 @@ class _Tensor:
             return True
         same = (a.dtype, a.shape, a.name) == (b.dtype, b.shape, b.name)
         if same and a.dtype == ir.DataType.STRING:
-            return bool((a.numpy() == b.numpy()).all())
+            return bool((read_tensor(a) == read_tensor(b)).all())
         return same and a.tobytes() == b.tobytes()
 
     __hash__ = None  # type: ignore[assignment]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import RefusedError, UnsupportedError
 from onnx_expand.values import Facts
+from onnx_expand.tensors import read_tensor
 
 __all__ = ["Stopwatch"]
 
@@ -87,7 +88,7 @@ class Stopwatch:
                 if value.const_value is not None or self.facts.is_constant(value):
                     tensor = value.const_value
                     tensor = self.facts.tensor(value) if tensor is None else tensor
-                    own = ir.Tensor(tensor.numpy(), tensor.dtype, name=name)
+                    own = ir.Tensor(read_tensor(tensor), tensor.dtype, name=name)
                     constants.append(ir.val(name, const_value=own))
                     twins[value] = constants[-1]
                 else:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.tensors import read_tensor
+
 __all__ = ["ROUNDED", "array_of", "to_double"]
 
 ROUNDED = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -50,7 +52,7 @@ def to_double(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
 
 def array_of(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
     """The elements of a tensor, in float64 where its own type rounds."""
-    array = tensor.numpy()
+    array = read_tensor(tensor)
     return array.astype(np.float64) if tensor.dtype in ROUNDED else array
 
 
