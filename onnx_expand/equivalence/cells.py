@@ -20,7 +20,9 @@ __all__ = [
     "constants_of",
     "cut",
     "differing_cells",
+    "is_symbolic",
     "keep_outputs",
+    "known_from_extents",
     "swapped_constants",
     "target",
 ]
@@ -70,10 +72,16 @@ class Swap:
     b: ir.TensorProtocol
 
 
-def common_tensors(a: ir.Model, b: ir.Model) -> dict[str, ir.DataType]:
-    """Names and types in A of the tensors of numbers that nodes of both main graphs compute."""
+def common_tensors(a: ir.Model, b: ir.Model, facts: Facts | None = None) -> dict[str, ir.DataType]:
+    """Names and types in A of the tensors of numbers that nodes of both main graphs compute.
+
+    Args:
+        a: One model.
+        b: The other one.
+        facts: About A, where they are known already.
+    """
     others = {out.name for node in b.graph for out in node.outputs if out.name}
-    facts = Facts(a)
+    facts = facts or Facts(a)
     found = {}
     for node in a.graph:
         for out in node.outputs:
@@ -256,6 +264,25 @@ def _text(attribute: ir.Attr) -> object:
         tensor = attribute.value
         return (str(tensor.dtype), tuple(tensor.shape), tensor.tobytes())
     return str(attribute.value)
+
+
+def known_from_extents(model: ir.Model, facts: Facts) -> set[str]:
+    """Tensors that follow from the extents of a model's inputs, whatever their numbers."""
+    found: set[ir.Value] = set()
+    for node in model.graph:
+        if (node.op_type in {"Shape", "Size"} and not node.domain) or all(
+            value in found or facts.is_constant(value) for value in _operands(node)
+        ):
+            found.update(node.outputs)
+    return {value.name or "" for value in found}
+
+
+def is_symbolic(model: ir.Model, facts: Facts, names: Set[str]) -> bool:
+    """Whether tensors may have any extents on all of their spatial axes."""
+    values = [out for node in model.graph for out in node.outputs if out.name in names]
+    values += [value for value in model.graph.inputs if value.name in names]
+    shapes = [facts.shape(value) for value in values]
+    return all(shape is not None and set(shape[2:]) <= {None} for shape in shapes)
 
 
 def target(name: str) -> str:

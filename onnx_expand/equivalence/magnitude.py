@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_expand.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.values import Facts
 
-__all__ = ["Rounding", "computed_constants", "gamma", "make_absolute", "roundings"]
+__all__ = ["Rounding", "computed_constants", "gamma", "make_absolute", "products", "roundings"]
 
 _COARSE = 0.5
 _LAMBDA = 10.0
@@ -262,6 +262,12 @@ _RULES: dict[str, _Rule] = {
     "Resize": _resize,
     "BatchNormalization": _normalization,
 }
+
+
+def products(node: ir.Node, facts: Facts) -> int | None:
+    """How many roundings, hence operations, an element of a node's output takes, if known."""
+    rule = _RULES.get(node.op_type)
+    return None if rule is None or node.domain else rule(node, facts)
 
 
 def computed_constants(model: ir.Model, facts: Facts) -> list[str]:

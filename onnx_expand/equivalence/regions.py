@@ -9,7 +9,8 @@ part beyond it computes something else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, cast
 
 import numpy as np
@@ -22,27 +23,45 @@ from onnx_expand.equivalence.cells import (
     constants_of,
     cut,
     differing_cells,
+    is_symbolic,
     keep_outputs,
+    known_from_extents,
     target,
 )
 from onnx_expand.equivalence.compare import number
+from onnx_expand.equivalence.linearity import forms, work
 from onnx_expand.equivalence.magnitude import (
     Rounding,
     computed_constants,
     make_absolute,
     roundings,
 )
+from onnx_expand.equivalence.probing import Bench, Task, prove
+from onnx_expand.equivalence.proofs import Finding, Proof
+from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Runtime, Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
-from onnx_expand.runtimes.reference import Reference
+from onnx_expand.runtimes.reference import Reference, ReferenceSession
 from onnx_expand.values import Facts
 
-__all__ = ["Region", "compare_regions", "run_inner"]
+__all__ = ["Grade", "Region", "compare_regions", "run_inner"]
 
 Array = npt.NDArray[Any]
 
 # Tensors of one name that are this far apart, by their largest value, are not the same one.
 _STRANGERS = 0.01
+_WEIGHTS = 1 << 26  # numbers, each held four times in float64 while parts are probed
+
+
+class Grade(StrEnum):
+    """How much is known of a part in which two models differ."""
+
+    PROVEN = "proven"
+    """Affine in both, with the same weights up to a stated deviation, and within its bound."""
+    TESTED = "tested"
+    """Within its forward error bound, on the values that reach it in A."""
+    UNCHECKED = "unchecked"
+    """Seen through the outputs of the models only."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,9 @@ class Region:
         bound: What rounding can amount to, where the error is largest by it.
         ratio: The error over the bound; above 1 no rounding explains it.
         obstacle: Why there is no bound, empty if there is one.
+        proof: What probes of this part alone prove, if anything.
+        fault: What probes of this part alone found to differ, empty if nothing.
+        reason: Why nothing is proven, empty if something is.
     """
 
     tensor: str
@@ -68,15 +90,27 @@ class Region:
     bound: float = 0.0
     ratio: float = 0.0
     obstacle: str = ""
+    proof: Proof | None = None
+    fault: str = ""
+    reason: str = ""
 
     @property
     def holds(self) -> bool:
         """Whether rounding explains the error, as far as is known."""
-        return bool(self.obstacle) or self.ratio <= 1
+        return not self.fault and (bool(self.obstacle) or self.ratio <= 1)
+
+    @property
+    def grade(self) -> Grade:
+        """What is known of this part."""
+        if self.obstacle:
+            return Grade.UNCHECKED
+        return Grade.TESTED if self.proof is None else Grade.PROVEN
 
     def summary(self) -> str:
         """The region in one line."""
         nodes = ", ".join(self.nodes_b) or "nothing"
+        if self.fault:
+            return f"'{self.tensor}', computed by {nodes} in B: {self.fault}"
         return (
             f"'{self.tensor}', computed by {nodes} in B, is {self.error:.2g} off for what reaches "
             f"it in A, where rounding is {self.bound:.2g} at most ({self.provider})"
@@ -93,6 +127,10 @@ class Region:
             "bound": number(self.bound),
             "ratio": number(self.ratio),
             "obstacle": self.obstacle,
+            "grade": str(self.grade),
+            "proof": None if self.proof is None else self.proof.as_dict(),
+            "fault": self.fault,
+            "reason": self.reason,
         }
 
 
@@ -122,7 +160,13 @@ def run_inner(
 
 
 def compare_regions(
-    a: ir.Model, b: ir.Model, feeds: Tensors, providers: tuple[str, str], slack: float = 1.0
+    a: ir.Model,
+    b: ir.Model,
+    feeds: Tensors,
+    providers: tuple[str, str],
+    slack: float = 1.0,
+    *,
+    probe: bool = True,
 ) -> tuple[Region, ...]:
     """Compare the parts in which two models differ.
 
@@ -135,6 +179,7 @@ def compare_regions(
         feeds: An array for every input.
         providers: Where A and B run.
         slack: How many times its bound an error may be.
+        probe: Whether to give each affine part inputs of its own, too.
 
     Returns:
         The parts in A's order, none where the two are the same node for node.
@@ -142,7 +187,8 @@ def compare_regions(
     Raises:
         UnsupportedError: A runtime cannot run a model in parts.
     """
-    types = common_tensors(a, b)
+    facts = Facts(a)
+    types = common_tensors(a, b, facts)
     values = dict(run_inner(a, types, feeds, OnnxRuntime(providers[0])))
     others = run_inner(b, types, feeds, OnnxRuntime(providers[1]))
     names = types.keys() & values.keys() & others.keys()
@@ -171,6 +217,13 @@ def compare_regions(
                 bounded[name] = cast("tuple[Rounding, Rounding]", pair)
     if bounded:
         measured = _measure(left, right, run, bounded, values, providers[1], slack)
+    if bounded and probe:
+        findings = _probe(a, facts, (left, right), run, bounded, values)
+        measured = {
+            name: replace(region, proof=found.proof, fault=found.fault, reason=found.reason)
+            for name, region in measured.items()
+            for found in [findings[name]]
+        }
     return tuple(
         measured.get(name)
         or Region(name, cell.nodes_a, cell.nodes_b, providers[1], obstacle=found[name])
@@ -185,6 +238,20 @@ class _Side:
         self._model = model
         self._facts = Facts(model)
         self.roundings = roundings(model, self._facts)
+        self.forms = forms(model, self._facts)
+        self.work = work(model, self._facts)
+        self._sessions: list[ReferenceSession] = []
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the parts hold."""
+        held = (value.const_value for value in self._model.graph.initializers.values())
+        return sum(tensor.size for tensor in held if tensor is not None)
+
+    def sessions(self) -> tuple[ReferenceSession, ReferenceSession]:
+        """In float64: as it is, and absolutely; after both have run."""
+        exact, absolute = self._sessions
+        return exact, absolute
 
     def keep(self, names: Iterable[str]) -> None:
         """Leave out what does not compute these tensors."""
@@ -194,6 +261,19 @@ class _Side:
         """Run the parts on what they read."""
         return _run(self._model, values, runtime)
 
+    def run_exactly(self, values: Tensors) -> Tensors:
+        """Run the parts in float64."""
+        return self._in_double(values)
+
+    def load_exactly(self) -> None:
+        """Prepare to run the parts in float64, before they are taken absolutely."""
+        self._sessions.append(Reference().session(self._model, "the parts that differ"))
+
+    def _in_double(self, values: Tensors) -> Tensors:
+        session = Reference().session(self._model, "the parts that differ")
+        self._sessions.append(session)
+        return session.run({v.name or "": values[v.name or ""] for v in self._model.graph.inputs})
+
     def run_absolutely(self, values: Tensors, unit: float) -> Tensors:
         """Run the parts with all numbers taken absolutely; they are no good for `run` after."""
         drift = self._drift(values, unit)
@@ -202,7 +282,7 @@ class _Side:
             name: np.abs(array) if array.dtype.kind == "f" else array
             for name, array in values.items()
         }
-        return _run(self._model, positive, Reference())
+        return self._in_double(positive)
 
     def _drift(self, values: Tensors, unit: float) -> dict[str, npt.NDArray[np.float64]]:
         """How far constants that the model computes are off in its own types, in roundoffs.
@@ -240,8 +320,9 @@ def _measure(
     """Run the cells that have a bound, all of them at once."""
     for side in (left, right):
         side.keep(bounded)
-    truth = left.run(values, Reference())
+    truth = left.run_exactly(values)
     others = right.run(values, OnnxRuntime(provider))
+    right.load_exactly()
     unit = min(rounding.unit for pair in bounded.values() for rounding in pair if rounding.unit)
     magnitudes = [side.run_absolutely(values, unit) for side in (left, right)]
     found = {}
@@ -256,6 +337,41 @@ def _measure(
         bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]
         bound = slack * bound + float(np.finfo(others[key].dtype).tiny)
         found[name] = _region(cells[name], provider, truth[key], others[key], bound)
+    return found
+
+
+def _probe(
+    a: ir.Model,
+    facts: Facts,
+    sides: tuple[_Side, _Side],
+    cells: Mapping[str, Cell],
+    bounded: Mapping[str, tuple[Rounding, Rounding]],
+    values: Tensors,
+) -> dict[str, Finding]:
+    """Probe the cells that are affine in both models; the others are told why they are not."""
+    settled = known_from_extents(a, facts)
+    found: dict[str, Finding] = {}
+    tasks: dict[str, Task] = {}
+    for name, pair in bounded.items():
+        both = [side.forms[target(name)] for side in sides]
+        reads = [n for n in cells[name].inputs if values[n].dtype.kind != "f" and n not in settled]
+        reason = next((form.obstacle for form in both if form.obstacle), "")
+        if reads:
+            reason = f"it reads '{reads[0]}', whose numbers are no extents"
+        if reason:
+            found[name] = Finding(reason=reason)
+            continue
+        size = sum(side.work[target(name)] for side in sides)
+        is_open = is_symbolic(a, facts, cells[name].inputs)
+        tasks[name] = Task(cells[name], (both[0], both[1]), pair, size, is_open)
+    if tasks and sum(side.weights for side in sides) > _WEIGHTS:
+        return found | dict.fromkeys(tasks, Finding(reason="the weights are too many to probe"))
+    if tasks:
+        try:
+            (exact_a, sizes_a), (exact_b, sizes_b) = (side.sessions() for side in sides)
+        except UnsupportedError as error:
+            return found | dict.fromkeys(tasks, Finding(reason=str(error)))
+        found |= prove(tasks, Bench(exact_a, exact_b, sizes_a, sizes_b), values)
     return found
 
 

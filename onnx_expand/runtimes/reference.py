@@ -6,6 +6,7 @@ rounding, so that the distance of another runtime's result is that runtime's rou
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,23 @@ class ReferenceSession:
         self._weights = weights
         self._floats = floats
         self._rounded = rounded
+
+    def part(self, name: str) -> ReferenceSession:
+        """This model as far as one of its outputs needs it, with the same weights.
+
+        Args:
+            name: The output.
+        """
+        wanted, nodes = {name}, []
+        for node in reversed(self._inner.rt_nodes_):
+            # What a body reads of the graph around it is not listed.
+            if wanted.intersection(node.output) or node.need_context():
+                nodes.append(node)
+                wanted.update(node.input)
+        inner = copy.copy(self._inner)
+        inner.rt_nodes_, inner.output_names_ = nodes[::-1], [name]
+        weights = {key: array for key, array in self._weights.items() if key in wanted}
+        return ReferenceSession(inner, self._label, weights, self._floats, self._rounded)
 
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run the model once.

@@ -1,0 +1,234 @@
+"""Which parts of a model are affine, and which of their axes may have any extent.
+
+A value *moves* where it depends on the numbers that the part is given. A part is affine where no
+node multiplies two values that move, or does anything to one but move, add, scale or contract it
+with numbers that do not. Extents do not move: they are settled by the sizes.
+
+A part is a *window* where each output element reads a window of the spatial axes, the same for
+all samples of a batch, and a part of *rows* where all axes but the last are alike: such a part
+does the same at any extent of these axes that its borders leave room for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from onnx_expand.equivalence.magnitude import products
+from onnx_expand.values import Facts
+
+__all__ = ["Form", "forms", "work"]
+
+_MOVING = {
+    *("Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Pad"),
+    *("Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+}
+_ADDING = {"Add", "Sub", "Sum", "Mean", "Neg", "Cast"}
+_WEIGHING = {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize"}
+_PRODUCTS = {"Mul", "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
+# Operands that say how, not what: one that moves would make a map that is not affine.
+_SETTINGS = {
+    **dict.fromkeys(("Gather", "Reshape", "Expand", "Tile", "Slice", "Split", "Squeeze"), 1),
+    **dict.fromkeys(("Unsqueeze", "Pad", "Dropout", "Resize", "ReduceMean", "ReduceSum"), 1),
+    **dict.fromkeys(("Div", "BatchNormalization"), 1),
+}
+_ELEMENTWISE = {"Add", "Sub", "Sum", "Mean", "Neg", "Mul", "Div", "Identity", "Cast", "Dropout"}
+_EXTENTS = {"Shape", "Size"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is known of how a value depends on what its part is given.
+
+    Attributes:
+        moves: Whether it does.
+        obstacle: Why it is not affine, empty if it is.
+        window: Whether an element reads a window of the spatial axes of one sample.
+        rows: Whether an element reads one row, the numbers along the last axis.
+        reach: The extent of the window, of the spatial axis where it is largest.
+        stride: The step from window to window.
+    """
+
+    moves: bool = False
+    obstacle: str = ""
+    window: bool = True
+    rows: bool = True
+    reach: int = 1
+    stride: int = 1
+
+
+def forms(model: ir.Model, facts: Facts) -> dict[str, Form]:
+    """The form of each output of a model of parts.
+
+    Args:
+        model: Parts side by side, each between inputs and an output of its own.
+        facts: About it.
+    """
+    known: dict[ir.Value, Form] = {
+        value: Form(moves=_is_float(value, facts)) for value in model.graph.inputs
+    }
+    for node in model.graph:
+        form = _after(node, facts, known)
+        known.update(dict.fromkeys(node.outputs, form))
+    return {out.name or "": known.get(out, Form()) for out in model.graph.outputs}
+
+
+def work(model: ir.Model, facts: Facts) -> dict[str, int]:
+    """Multiplications and additions that each output of a model of parts takes."""
+    producers = {out.name or "": out.producer() for out in model.graph.outputs}
+    found = {}
+    for name, last in producers.items():
+        pending, seen, total = [last], {last}, 0
+        while pending:
+            node = pending.pop()
+            if node is None:
+                continue
+            dims = facts.shape(node.outputs[0]) or ()
+            total += math.prod(extent or 1 for extent in dims) * (products(node, facts) or 1)
+            new = {value.producer() for value in node.inputs if value is not None} - seen
+            seen |= new
+            pending += new
+        found[name] = total
+    return found
+
+
+def _is_float(value: ir.Value, facts: Facts) -> bool:
+    dtype = facts.dtype(value)
+    return dtype is None or dtype.is_floating_point()
+
+
+def _after(node: ir.Node, facts: Facts, known: Mapping[ir.Value, Form]) -> Form:
+    places = {
+        place: known[value]
+        for place, value in enumerate(node.inputs)
+        if value is not None and value in known and known[value].moves
+    }
+    if not places or (node.op_type in _EXTENTS and not node.domain):
+        return Form()
+    before = list(places.values())
+    form = Form(
+        True,
+        next((form.obstacle for form in before if form.obstacle), ""),
+        all(form.window for form in before),
+        all(form.rows for form in before),
+        max(form.reach for form in before),
+        max(form.stride for form in before),
+    )
+    if form.obstacle:
+        return form
+    if not _is_affine(node, places):
+        name = node.name or node.outputs[0].name
+        return replace(form, obstacle=f"{node.op_type} '{name}' is not linear")
+    fixed = [
+        value
+        for place, value in enumerate(node.inputs)
+        if value is not None and place not in places
+    ]
+    form = replace(form, rows=form.rows and _keeps_rows(node, fixed, places, facts))
+    return _windowed(node, fixed, form, facts)
+
+
+def _is_affine(node: ir.Node, places: Mapping[int, Form]) -> bool:
+    if node.domain not in {"", "ai.onnx"}:
+        return False
+    settings = _SETTINGS.get(node.op_type)
+    if settings is not None and any(place >= settings for place in places):
+        return False
+    if node.op_type in _PRODUCTS:
+        # Adding a third operand, a bias, is no product.
+        factors = node.op_type in {"Mul", "MatMul", "Einsum"}
+        return sum(factors or place < 2 for place in places) <= 1
+    return node.op_type in _SETTINGS or node.op_type in _MOVING | _ADDING | _WEIGHING
+
+
+def _keeps_rows(
+    node: ir.Node, fixed: Sequence[ir.Value], places: Mapping[int, Form], facts: Facts
+) -> bool:
+    if node.op_type in _ELEMENTWISE:
+        return all(_only(value, facts, lambda axis, rank: axis == rank - 1) for value in fixed)
+    if node.op_type == "MatMul":
+        return list(places) == [0] and facts.rank(node.inputs[1]) == 2
+    if node.op_type == "Gemm":
+        bias = fixed[1:] if len(node.inputs) > 2 else []
+        plain = not node.attributes.get_int("transA", False)
+        alike = all(_only(value, facts, lambda axis, rank: axis == rank - 1) for value in bias)
+        return plain and list(places) == [0] and alike
+    return _along(node, facts, last=True)
+
+
+def _windowed(node: ir.Node, fixed: Sequence[ir.Value], form: Form, facts: Facts) -> Form:
+    if not form.window:
+        return form
+    if node.op_type in {"Conv", "ConvTranspose", "AveragePool"}:
+        return _slid(node, form, facts)
+    if node.op_type == "BatchNormalization" or node.op_type in _ELEMENTWISE:
+        across = node.op_type == "BatchNormalization"
+        rank = facts.rank(node.outputs[0])
+        alike = across or all(_per_channel(value, rank, facts) for value in fixed)
+        return replace(form, window=alike)
+    if node.op_type == "Pad":
+        return replace(form, window=_pads_space(node, facts))
+    return replace(form, window=_along(node, facts, last=False))
+
+
+def _slid(node: ir.Node, form: Form, facts: Facts) -> Form:
+    weight = facts.shape(node.inputs[1]) if node.op_type != "AveragePool" else None
+    kernel = node.attributes.get_ints("kernel_shape", [])
+    sizes = [extent or 1 for extent in weight[2:]] if weight else list(kernel)
+    holes = node.attributes.get_ints("dilations", []) or [1] * len(sizes)
+    steps = node.attributes.get_ints("strides", []) or [1]
+    if (
+        not sizes
+        or node.attributes.get_int("ceil_mode", False)
+        or "output_shape" in node.attributes
+    ):
+        return replace(form, window=False)
+    span = max((size - 1) * hole for size, hole in zip(sizes, holes, strict=True))
+    if node.op_type == "ConvTranspose":
+        return replace(form, reach=form.reach + -(-span // min(steps)) * form.stride)
+    return replace(form, reach=form.reach + span * form.stride, stride=form.stride * max(steps))
+
+
+def _only(value: ir.Value, facts: Facts, allowed: Callable[[int, int], bool]) -> bool:
+    """Whether all axes of a value but those allowed have an extent of one."""
+    dims = facts.shape(value)
+    return dims is not None and all(
+        extent == 1 or allowed(axis, len(dims)) for axis, extent in enumerate(dims)
+    )
+
+
+def _per_channel(value: ir.Value, rank: int | None, facts: Facts) -> bool:
+    return rank is not None and _only(value, facts, lambda axis, own: axis == own - rank + 1)
+
+
+def _pads_space(node: ir.Node, facts: Facts) -> bool:
+    if node.attributes.get_string("mode", "constant") != "constant" or len(node.inputs) > 3:
+        return False
+    widths = node.inputs[1] if len(node.inputs) > 1 else None
+    if widths is not None:
+        if not facts.is_constant(widths):
+            return False
+        pads = [int(width) for width in facts.tensor(widths).numpy().reshape(-1)]
+    else:
+        pads = list(node.attributes.get_ints("pads", []))
+    return bool(pads) and pads[0] == pads[len(pads) // 2] == 0
+
+
+def _along(node: ir.Node, facts: Facts, *, last: bool) -> bool:
+    """Whether a node cuts and joins along the channels, or the last axis, and nothing else."""
+    rank = facts.rank(node.outputs[0])
+    if node.op_type not in {"Concat", "Split", "Gather", "Slice"} or rank is None:
+        return False
+    wanted = rank - 1 if last else 1
+    axes = [node.attributes.get_int("axis", 0)]
+    if node.op_type == "Gather" and facts.rank(node.inputs[1]) != 1:
+        return False
+    if node.op_type == "Slice":
+        given = node.inputs[3] if len(node.inputs) > 3 else None
+        if given is None or not facts.is_constant(given):
+            return False
+        axes = [int(axis) for axis in facts.tensor(given).numpy().reshape(-1)]
+    return all(axis % rank == wanted for axis in axes)

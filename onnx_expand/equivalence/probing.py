@@ -1,0 +1,223 @@
+"""Which inputs the affine parts of two models are given alone, and what both make of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_expand.equivalence.cells import Cell, target
+from onnx_expand.equivalence.linearity import Form
+from onnx_expand.equivalence.magnitude import Rounding
+from onnx_expand.equivalence.proofs import (
+    Array,
+    Evidence,
+    Finding,
+    chunks,
+    conclude,
+    magnitudes,
+    probes,
+)
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.runtimes.base import Tensors
+from onnx_expand.runtimes.reference import ReferenceSession
+
+__all__ = ["Bench", "Task", "prove"]
+
+Shapes = dict[str, tuple[int, ...]]
+
+_COUNTS = (32, 16, 8)
+_BUDGET = 3 * 10**9  # products for one part, of all sizes and sides
+_TOTAL = 3 * 10**10
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part that is affine in both models.
+
+    Attributes:
+        cell: The part.
+        forms: Of A and B.
+        roundings: Of A and B.
+        work: Operations that both take, on the values that reach the part in A.
+        symbolic: Whether A takes images of any size.
+    """
+
+    cell: Cell
+    forms: tuple[Form, Form]
+    roundings: tuple[Rounding, Rounding]
+    work: int
+    symbolic: bool
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The parts of both models, ready to run in float64: as they are, and absolutely."""
+
+    a: ReferenceSession
+    b: ReferenceSession
+    sizes_a: ReferenceSession
+    sizes_b: ReferenceSession
+
+    def part(self, name: str) -> Bench:
+        """One of the parts."""
+        sides = (self.a, self.b, self.sizes_a, self.sizes_b)
+        return Bench(*(side.part(name) for side in sides))
+
+
+def prove(
+    tasks: Mapping[str, Task], bench: Bench, values: Tensors, seed: int = 0
+) -> dict[str, Finding]:
+    """Probe parts, each alone.
+
+    Args:
+        tasks: By the name of the tensor that a part computes.
+        bench: Where its outputs are called as `target` says.
+        values: What reaches the parts in A; it settles ranks, and the numbers that are integers.
+        seed: Decides the probes.
+    """
+    found, left = {}, _TOTAL
+    for name, task in tasks.items():
+        plan = _Plan.of(task, values)
+        found[name], spent = plan.carry_out(bench.part(target(name)), name, seed, left)
+        left -= spent
+    return found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which sizes a part is tried at, those that say most first."""
+
+    task: Task
+    fixed: Tensors
+    actual: Shapes
+    sizes: tuple[Shapes, ...]
+    beside: bool
+
+    @classmethod
+    def of(cls, task: Task, values: Tensors) -> _Plan:
+        given = {name: values[name] for name in task.cell.inputs}
+        fixed = {name: array for name, array in given.items() if array.dtype.kind != "f"}
+        actual = {name: array.shape for name, array in given.items() if name not in fixed}
+        shapes = list(actual.values())
+        ranks = {len(shape) for shape in shapes}
+        alike = len(ranks) == 1 and min(ranks) > 1 and len({shape[0] for shape in shapes}) == 1
+        if fixed or not alike:
+            return cls(task, fixed, actual, (actual,), False)
+        if all(form.window for form in task.forms):
+            sizes = _windows(actual, task)
+            return cls(task, fixed, _samples(actual), tuple(map(_samples, sizes)), True)
+        if all(form.rows for form in task.forms) and _agree(shapes):
+            short = {name: (1, *([2] * (len(s) - 2)), s[-1]) for name, s in actual.items()}
+            return cls(task, fixed, _samples(actual), (_samples(short),), True)
+        return cls(task, fixed, actual, (actual,), False)
+
+    def carry_out(self, bench: Bench, name: str, seed: int, left: int) -> tuple[Finding, int]:
+        """Probe the part, and count what that took.
+
+        A size that only probing chose is no evidence against models that never run at it: what
+        differs there must differ at the size that they have.
+        """
+        finding, spent = self._try(self.sizes, bench, name, seed, left)
+        own = self.task.symbolic or self.actual in self.sizes
+        if finding.proof is not None or (finding.fault and own):
+            return finding, spent
+        if self.actual in self.sizes:
+            return finding, spent
+        finding, more = self._try((self.actual,), bench, name, seed, left - spent)
+        return finding, spent + more
+
+    def _try(
+        self, sizes: Sequence[Shapes], bench: Bench, name: str, seed: int, left: int
+    ) -> tuple[Finding, int]:
+        budget = min(_BUDGET, left)
+        options = [(count, len(sizes)) for count in _COUNTS] + [(_COUNTS[-1], 1)]
+        for count, tried in options:
+            cost = sum(self._cost(size) for size in sizes[:tried]) * 4 * (count + 2)
+            if cost <= budget:
+                break
+        else:
+            return Finding(reason="it is too large to be probed"), 0
+        try:
+            evidence = [
+                self._evidence(bench, size, count, (seed, zlib.crc32(name.encode()), place))
+                for place, size in enumerate(sizes[:tried])
+            ]
+        except (UnsupportedError, MemoryError) as error:
+            return Finding(reason=f"it cannot be probed: {error}"), cost
+        return conclude(evidence, *self.task.roundings), cost
+
+    def _cost(self, size: Shapes) -> int:
+        """Operations for one input of a size."""
+        own = max(_elements(shape) for shape in self.actual.values())
+        new = max(_elements(shape) for shape in size.values())
+        return int(self.task.work * new / max(1, own)) + 1
+
+    def _evidence(self, bench: Bench, shapes: Shapes, count: int, seed: Sequence[int]) -> Evidence:
+        drawn = probes(shapes, count, seed)
+        sizes = magnitudes(drawn)
+        text = ", ".join("x".join(map(str, shape)) for _, shape in sorted(shapes.items()))
+        return Evidence(
+            self._run(bench.a, drawn),
+            self._run(bench.b, drawn),
+            self._run(bench.sizes_a, sizes),
+            self._run(bench.sizes_b, sizes),
+            text,
+        )
+
+    def _run(self, session: ReferenceSession, drawn: Mapping[str, Array]) -> Array:
+        if self.beside:
+            # Each input is a sample of its own: what stood for the batch goes.
+            feeds = {name: array[:, 0] for name, array in drawn.items()}
+            (result,) = session.run({**self.fixed, **feeds}).values()
+            return result.astype(np.float64)
+        parts = []
+        for feeds in chunks(drawn):
+            (result,) = session.run({**self.fixed, **feeds}).values()
+            parts.append(result.astype(np.float64))
+        return np.stack(parts)
+
+
+def _elements(shape: Sequence[int]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+def _samples(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """One sample of each: the batch is what the probes are laid along."""
+    return {name: (1, *shape[1:]) for name, shape in shapes.items()}
+
+
+def _agree(shapes: Sequence[tuple[int, ...]]) -> bool:
+    return len({shape[:-1] for shape in shapes}) == 1
+
+
+def _windows(actual: Shapes, task: Task) -> Iterator[Shapes]:
+    """Sizes at which windows meet every border: few positions, odd and even, and more of them."""
+    rank = len(next(iter(actual.values())))
+    reach = max(form.reach for form in task.forms)
+    stride = max(form.stride for form in task.forms)
+    full = [max(shape[axis] for shape in actual.values()) for axis in range(2, rank)]
+    least = reach + stride - 1
+    starts = [least, least + 2, 2 * least + 1] if task.symbolic else [least, least + stride]
+    seen = set()
+    for start in starts if full else [least]:
+        extents = []
+        for axis, extent in enumerate(full):
+            wanted = start + axis % 2
+            if not task.symbolic:
+                # The step of the windows meets the far border as it does at the full extent.
+                wanted = extent - stride * max(0, (extent - start) // stride)
+            extents.append(wanted)
+        size = {
+            name: shape[:2]
+            + tuple(
+                1 if own == 1 < extent else -(-own * new // extent)
+                for own, new, extent in zip(shape[2:], extents, full, strict=True)
+            )
+            for name, shape in actual.items()
+        }
+        if tuple(extents) not in seen:
+            seen.add(tuple(extents))
+            yield size
