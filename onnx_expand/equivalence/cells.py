@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 from onnx_ir import convenience
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.values import Facts
@@ -19,12 +19,15 @@ __all__ = [
     "common_tensors",
     "constants_of",
     "cut",
+    "dependent",
     "differing_cells",
+    "inlined",
     "is_symbolic",
     "keep_outputs",
     "known_from_extents",
     "swapped_constants",
     "target",
+    "unlike_ends",
 ]
 
 # Types that arrays hold and runtimes hand out.
@@ -45,12 +48,19 @@ class Cell:
         nodes_a: The nodes of A in between.
         nodes_b: The nodes of B.
         inputs: The tensors that either reads.
+        shared: The tensors that both read.
     """
 
     tensor: str
     nodes_a: tuple[str, ...]
     nodes_b: tuple[str, ...]
     inputs: frozenset[str]
+    shared: frozenset[str]
+
+    @property
+    def alike(self) -> bool:
+        """Whether both models read the same tensors for it."""
+        return self.inputs == self.shared
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,57 @@ def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
         names: The tensors that bound the cells, besides the inputs of the models.
     """
     return [
-        Cell(name, left.labels(), right.labels(), frozenset(left.inputs | right.inputs))
+        Cell(
+            name,
+            left.labels(),
+            right.labels(),
+            frozenset(left.inputs | right.inputs),
+            frozenset(left.inputs & right.inputs),
+        )
         for name, left, right in _walks(a, b, names)
         if not left.is_like(right)
     ]
+
+
+def unlike_ends(a: ir.Model, b: ir.Model, names: Set[str]) -> list[str]:
+    """The outputs that are none of the tensors of these names, and may differ."""
+    others = {value.name: value for value in b.graph.outputs}
+    found = []
+    for value in a.graph.outputs:
+        other = others.get(value.name)
+        if value.name in names:
+            continue
+        if other is None or (value.producer() is None) != (other.producer() is None):
+            found.append(value.name or "")
+        elif value.producer() is None:
+            if not (value.const_value is other.const_value is None) and not _are_same(
+                value.const_value, other.const_value
+            ):
+                found.append(value.name or "")
+        elif not _Walk.from_(value, names).is_like(_Walk.from_(other, names)):
+            found.append(value.name or "")
+    return found
+
+
+def dependent(model: ir.Model, names: Set[str]) -> Set[str]:
+    """Those of some tensors that follow, among others, from others of them."""
+    after: set[ir.Value] = {value for value in model.graph.inputs if value.name in names}
+    found = set()
+    for node in model.graph:
+        if any(value in after for value in _operands(node)):
+            found |= {out.name or "" for out in node.outputs if out.name in names}
+            after.update(node.outputs)
+        after.update(out for out in node.outputs if out.name in names)
+    return found
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """The model itself, or a copy with the bodies of its functions in the place of their calls."""
+    if not model.functions:
+        return model
+    copy = model.clone()
+    InlinePass()(copy)
+    return copy
 
 
 def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:

@@ -75,6 +75,7 @@ class Figure:
             other positions; None for an output without spatial axes.
         non_finite: How many NaN and infinities both have at the same places.
         problem: What differs, empty when nothing does.
+        excuse: Why a ratio above 1 is no difference, empty where it is at most 1.
     """
 
     place: Place
@@ -90,6 +91,7 @@ class Figure:
     ulp: float = 0.0
     cosine: float | None = None
     border: tuple[float, float] | None = None
+    excuse: str = ""
 
     @property
     def equal(self) -> bool:
@@ -115,6 +117,7 @@ class Figure:
             "border_error": None if self.border is None else number(self.border[0]),
             "interior_error": None if self.border is None else number(self.border[1]),
             "problem": self.problem,
+            "excuse": self.excuse,
         }
 
 

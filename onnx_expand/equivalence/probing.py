@@ -43,6 +43,7 @@ class Task:
         roundings: Of A and B.
         work: Operations that both take, on the values that reach the part in A.
         symbolic: Whether A takes images of any size.
+        slack: How many times what rounding explains a difference may be.
     """
 
     cell: Cell
@@ -50,6 +51,7 @@ class Task:
     roundings: tuple[Rounding, Rounding]
     work: int
     symbolic: bool
+    slack: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class _Plan:
             ]
         except (UnsupportedError, MemoryError) as error:
             return Finding(reason=f"it cannot be probed: {error}"), cost
-        return conclude(evidence, *self.task.roundings), cost
+        return conclude(evidence, *self.task.roundings, self.task.slack), cost
 
     def _cost(self, size: Shapes) -> int:
         """Operations for one input of a size."""

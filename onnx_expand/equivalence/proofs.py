@@ -171,14 +171,24 @@ class Finding:
     reason: str = ""
 
 
-def conclude(evidence: Sequence[Evidence], a: Rounding, b: Rounding) -> Finding:
-    """What the probes of all sizes say."""
+def conclude(
+    evidence: Sequence[Evidence], a: Rounding, b: Rounding, slack: float = 1.0
+) -> Finding:
+    """What the probes of all sizes say.
+
+    Args:
+        evidence: One for each size.
+        a: What the numbers of A's part went through.
+        b: What those of B's did.
+        slack: How many times what rounding explains a difference may be.
+    """
     count = len(evidence[0].a) - 2
     rows = sum(one.a[0].size for one in evidence)
     low, _ = small_ball(count, DOUBT / max(1, rows))
     few, most = allowances(a, b)
     worst = _Worst(math.sqrt(1 / low))
-    arithmetic = _MARGIN * (gamma(a.terms, _DOUBLE) + gamma(b.terms, _DOUBLE))
+    # Two roundings more are those of the sum of two probes, and of what is made of results.
+    arithmetic = _MARGIN * (gamma(a.terms + 2, _DOUBLE) + gamma(b.terms + 2, _DOUBLE))
     for one in evidence:
         if any(x.shape != one.a.shape for x in (one.b, one.sizes_a, one.sizes_b)):
             text = f"it has extents {list(one.a.shape[1:])} in A and {list(one.b.shape[1:])} in B"
@@ -186,11 +196,11 @@ def conclude(evidence: Sequence[Evidence], a: Rounding, b: Rounding) -> Finding:
         sizes = np.maximum(one.sizes_a, one.sizes_b)
         if not all(np.isfinite(x).all() for x in (one.a, one.b, sizes)):
             return Finding(reason="its results are not finite in float64")
-        slack = arithmetic * sizes[-1] + float(np.finfo(np.float64).tiny)
+        own = arithmetic * sizes[-1] + float(np.finfo(np.float64).tiny)
         for letter, y in (("A", one.a), ("B", one.b)):
-            if np.any(np.abs(y[-1] - y[1] - y[2] + y[0]) > 4 * slack):
+            if np.any(np.abs(y[-1] - y[1] - y[2] + y[0]) > 4 * own):
                 return Finding(reason=f"it is not affine in {letter} at {one.size}")
-        fault = worst.add(one, sizes, slack, few, most)
+        fault = worst.add(one, sizes, own, few, slack * most)
         if fault:
             return Finding(fault=fault)
     unit = max(a.unit, b.unit)

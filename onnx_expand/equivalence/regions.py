@@ -8,7 +8,7 @@ part beyond it computes something else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -20,36 +20,33 @@ import onnx_ir as ir
 from onnx_expand.equivalence.cells import (
     Cell,
     common_tensors,
-    constants_of,
     cut,
+    dependent,
     differing_cells,
+    inlined,
     is_symbolic,
-    keep_outputs,
     known_from_extents,
     target,
+    unlike_ends,
 )
 from onnx_expand.equivalence.compare import number
-from onnx_expand.equivalence.linearity import forms, work
 from onnx_expand.equivalence.magnitude import (
     Rounding,
-    computed_constants,
-    make_absolute,
-    roundings,
 )
 from onnx_expand.equivalence.probing import Bench, Task, prove
 from onnx_expand.equivalence.proofs import Finding, Proof
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.equivalence.sides import Side
 from onnx_expand.runtimes.base import Runtime, Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
-from onnx_expand.runtimes.reference import Reference, ReferenceSession
 from onnx_expand.values import Facts
 
-__all__ = ["Grade", "Region", "compare_regions", "run_inner"]
+__all__ = ["Examination", "Grade", "Region", "compare_regions", "examine", "run_inner"]
 
 Array = npt.NDArray[Any]
 
 # Tensors of one name that are this far apart, by their largest value, are not the same one.
 _STRANGERS = 0.01
+_WIDER = 4  # times a part is widened
 _WEIGHTS = 1 << 26  # numbers, each held four times in float64 while parts are probed
 
 
@@ -187,6 +184,37 @@ def compare_regions(
     Raises:
         UnsupportedError: A runtime cannot run a model in parts.
     """
+    return examine(a, b, feeds, providers, slack, probe=probe).regions
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a comparison of two models part by part found.
+
+    Attributes:
+        regions: The parts in which they differ.
+        rest: Why these are not all in which they differ; empty if all else is node for node the
+            same.
+    """
+
+    regions: tuple[Region, ...]
+    rest: str = ""
+
+
+def examine(
+    a: ir.Model,
+    b: ir.Model,
+    feeds: Tensors,
+    providers: tuple[str, str],
+    slack: float = 1.0,
+    *,
+    probe: bool = True,
+) -> Examination:
+    """Compare the parts in which two models differ, and see what else does.
+
+    Args and errors are those of `compare_regions`.
+    """
+    a, b = inlined(a), inlined(b)
     facts = Facts(a)
     types = common_tensors(a, b, facts)
     values = dict(run_inner(a, types, feeds, OnnxRuntime(providers[0])))
@@ -194,107 +222,119 @@ def compare_regions(
     names = types.keys() & values.keys() & others.keys()
     same = {name for name in names if _are_close(values[name], others[name])}
     ends = {value.name or "" for value in a.graph.outputs}
-    parts = differing_cells(a, b, same | (ends & names))
+    bounds = same | (ends & names)
+    parts = differing_cells(a, b, bounds)
     # What is no sum of rounded numbers must be the same, which whoever compares the outputs sees.
     cells = {cell.tensor: cell for cell in parts if values[cell.tensor].dtype.kind == "f"}
-    values |= feeds
-    found = {
-        name: "it reads values of the graph that are no numbers"
-        for name, cell in cells.items()
-        if not cell.inputs <= values.keys()
-    }
-    bounded: dict[str, tuple[Rounding, Rounding]] = {}
-    run = {name: cell for name, cell in cells.items() if name not in found}
-    measured: dict[str, Region] = {}
-    if run:
-        left, right = (_Side(cut(model, run, values)) for model in (a, b))
-        for name in run:
-            pair = left.roundings[target(name)], right.roundings[target(name)]
-            obstacle = next((text for text in pair if isinstance(text, str)), "")
-            if obstacle:
-                found[name] = obstacle
-            else:
-                bounded[name] = cast("tuple[Rounding, Rounding]", pair)
-    if bounded:
-        measured = _measure(left, right, run, bounded, values, providers[1], slack)
-    if bounded and probe:
-        findings = _probe(a, facts, (left, right), run, bounded, values)
-        measured = {
-            name: replace(region, proof=found.proof, fault=found.fault, reason=found.reason)
-            for name, region in measured.items()
-            for found in [findings[name]]
+    exact = [f"'{c.tensor}' is no tensor of floats" for c in parts if c.tensor not in cells]
+    exact += [f"output '{name}' is not among them" for name in unlike_ends(a, b, bounds)]
+    pair = _Pair(a, b, facts, values | dict(feeds), providers[1], slack)
+    found = pair.regions(cells, probe)
+    for name, region in found.items():
+        if region.fault and not cells[name].alike:
+            found[name] = _settled(pair, region, cells[name], bounds)
+    return Examination(tuple(found.values()), next(iter(exact), ""))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two models whose parts are compared on the values that reach them in A."""
+
+    a: ir.Model
+    b: ir.Model
+    facts: Facts
+    values: Tensors
+    provider: str
+    slack: float
+
+    def regions(self, cells: Mapping[str, Cell], probe: bool) -> dict[str, Region]:
+        """Compare cells, all at once."""
+        found = {
+            name: "it reads values of the graph that are no numbers"
+            for name, cell in cells.items()
+            if not cell.inputs <= self.values.keys()
         }
-    return tuple(
-        measured.get(name)
-        or Region(name, cell.nodes_a, cell.nodes_b, providers[1], obstacle=found[name])
-        for name, cell in cells.items()
-    )
-
-
-class _Side:
-    """The parts of one model, cut out."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._model = model
-        self._facts = Facts(model)
-        self.roundings = roundings(model, self._facts)
-        self.forms = forms(model, self._facts)
-        self.work = work(model, self._facts)
-        self._sessions: list[ReferenceSession] = []
-
-    @property
-    def weights(self) -> int:
-        """How many numbers the parts hold."""
-        held = (value.const_value for value in self._model.graph.initializers.values())
-        return sum(tensor.size for tensor in held if tensor is not None)
-
-    def sessions(self) -> tuple[ReferenceSession, ReferenceSession]:
-        """In float64: as it is, and absolutely; after both have run."""
-        exact, absolute = self._sessions
-        return exact, absolute
-
-    def keep(self, names: Iterable[str]) -> None:
-        """Leave out what does not compute these tensors."""
-        keep_outputs(self._model, {target(name) for name in names})
-
-    def run(self, values: Tensors, runtime: Runtime) -> Tensors:
-        """Run the parts on what they read."""
-        return _run(self._model, values, runtime)
-
-    def run_exactly(self, values: Tensors) -> Tensors:
-        """Run the parts in float64."""
-        return self._in_double(values)
-
-    def load_exactly(self) -> None:
-        """Prepare to run the parts in float64, before they are taken absolutely."""
-        self._sessions.append(Reference().session(self._model, "the parts that differ"))
-
-    def _in_double(self, values: Tensors) -> Tensors:
-        session = Reference().session(self._model, "the parts that differ")
-        self._sessions.append(session)
-        return session.run({v.name or "": values[v.name or ""] for v in self._model.graph.inputs})
-
-    def run_absolutely(self, values: Tensors, unit: float) -> Tensors:
-        """Run the parts with all numbers taken absolutely; they are no good for `run` after."""
-        drift = self._drift(values, unit)
-        make_absolute(self._model, self._facts, drift)
-        positive = {
-            name: np.abs(array) if array.dtype.kind == "f" else array
-            for name, array in values.items()
+        bounded: dict[str, tuple[Rounding, Rounding]] = {}
+        run = {name: cell for name, cell in cells.items() if name not in found}
+        measured: dict[str, Region] = {}
+        if run:
+            left, right = (Side(cut(model, run, self.values)) for model in (self.a, self.b))
+            for name in run:
+                pair = left.roundings[target(name)], right.roundings[target(name)]
+                obstacle = next((text for text in pair if isinstance(text, str)), "")
+                if obstacle:
+                    found[name] = obstacle
+                else:
+                    bounded[name] = cast("tuple[Rounding, Rounding]", pair)
+        if bounded:
+            args = (bounded, self.values, self.provider, self.slack)
+            measured = _measure(left, right, run, *args)
+        if bounded and probe:
+            findings = self._probe((left, right), run, bounded)
+            measured = {
+                name: replace(region, proof=f.proof, fault=f.fault, reason=f.reason)
+                for name, region in measured.items()
+                for f in [findings[name]]
+            }
+        return {
+            name: measured.get(name)
+            or Region(name, cell.nodes_a, cell.nodes_b, self.provider, obstacle=found[name])
+            for name, cell in cells.items()
         }
-        return self._in_double(positive)
 
-    def _drift(self, values: Tensors, unit: float) -> dict[str, npt.NDArray[np.float64]]:
-        """How far constants that the model computes are off in its own types, in roundoffs.
+    def _probe(
+        self,
+        sides: tuple[Side, Side],
+        cells: Mapping[str, Cell],
+        bounded: Mapping[str, tuple[Rounding, Rounding]],
+    ) -> dict[str, Finding]:
+        """Probe cells that are affine in both models; the others are told why they are not."""
+        settled = known_from_extents(self.a, self.facts)
+        found: dict[str, Finding] = {}
+        tasks: dict[str, Task] = {}
+        for name, pair in bounded.items():
+            both = [side.forms[target(name)] for side in sides]
+            names = cells[name].inputs - settled
+            reads = [n for n in names if self.values[n].dtype.kind != "f"]
+            reason = next((form.obstacle for form in both if form.obstacle), "")
+            if reads:
+                reason = f"it reads '{reads[0]}', whose numbers are no extents"
+            if reason:
+                found[name] = Finding(reason=reason)
+                continue
+            size = sum(side.work[target(name)] for side in sides)
+            is_open = is_symbolic(self.a, self.facts, cells[name].inputs)
+            forms = both[0], both[1]
+            tasks[name] = Task(cells[name], forms, pair, size, is_open, self.slack)
+        if tasks and sum(side.weights for side in sides) > _WEIGHTS:
+            why = Finding(reason="the weights are too many to probe")
+            return found | dict.fromkeys(tasks, why)
+        if tasks:
+            (exact_a, sizes_a), (exact_b, sizes_b) = (side.sessions() for side in sides)
+            found |= prove(tasks, Bench(exact_a, exact_b, sizes_a, sizes_b), self.values)
+        return found
 
-        Arithmetic of weights is no sum of products; what it loses is measured.
-        """
-        names = computed_constants(self._model, self._facts)
-        if not names:
-            return {}
-        alone = constants_of(self._model, names)
-        exact, own = (_run(alone, values, r) for r in (Reference(), OnnxRuntime("cpu")))
-        return {n: np.abs(exact[n] - own[n].astype(np.float64)) / unit for n in names}
+
+def _settled(pair: _Pair, region: Region, cell: Cell, bounds: Set[str]) -> Region:
+    """The region of a cell that one model reads other tensors for than the other.
+
+    These are no independent inputs: one may follow from another. The cell is widened until both
+    read the same tensors, or is not proven.
+    """
+    left = replace(region, fault="", reason="its inputs follow from one another")
+    for _ in range(_WIDER):
+        gone = dependent(pair.a, cell.inputs) or cell.inputs - cell.shared
+        bounds = bounds - gone
+        wider = {c.tensor: c for c in differing_cells(pair.a, pair.b, bounds)}
+        if cell.tensor not in wider or wider[cell.tensor].inputs == cell.inputs:
+            return left
+        cell = wider[cell.tensor]
+        (found,) = pair.regions({cell.tensor: cell}, True).values()
+        if found.obstacle:
+            return left
+        if found.proof is not None or cell.alike:
+            return replace(region, proof=found.proof, fault=found.fault, reason=found.reason)
+    return left
 
 
 def _are_close(x: Array, y: Array) -> bool:
@@ -309,8 +349,8 @@ def _are_close(x: Array, y: Array) -> bool:
 
 
 def _measure(
-    left: _Side,
-    right: _Side,
+    left: Side,
+    right: Side,
     cells: Mapping[str, Cell],
     bounded: Mapping[str, tuple[Rounding, Rounding]],
     values: Tensors,
@@ -338,46 +378,6 @@ def _measure(
         bound = slack * bound + float(np.finfo(others[key].dtype).tiny)
         found[name] = _region(cells[name], provider, truth[key], others[key], bound)
     return found
-
-
-def _probe(
-    a: ir.Model,
-    facts: Facts,
-    sides: tuple[_Side, _Side],
-    cells: Mapping[str, Cell],
-    bounded: Mapping[str, tuple[Rounding, Rounding]],
-    values: Tensors,
-) -> dict[str, Finding]:
-    """Probe the cells that are affine in both models; the others are told why they are not."""
-    settled = known_from_extents(a, facts)
-    found: dict[str, Finding] = {}
-    tasks: dict[str, Task] = {}
-    for name, pair in bounded.items():
-        both = [side.forms[target(name)] for side in sides]
-        reads = [n for n in cells[name].inputs if values[n].dtype.kind != "f" and n not in settled]
-        reason = next((form.obstacle for form in both if form.obstacle), "")
-        if reads:
-            reason = f"it reads '{reads[0]}', whose numbers are no extents"
-        if reason:
-            found[name] = Finding(reason=reason)
-            continue
-        size = sum(side.work[target(name)] for side in sides)
-        is_open = is_symbolic(a, facts, cells[name].inputs)
-        tasks[name] = Task(cells[name], (both[0], both[1]), pair, size, is_open)
-    if tasks and sum(side.weights for side in sides) > _WEIGHTS:
-        return found | dict.fromkeys(tasks, Finding(reason="the weights are too many to probe"))
-    if tasks:
-        try:
-            (exact_a, sizes_a), (exact_b, sizes_b) = (side.sessions() for side in sides)
-        except UnsupportedError as error:
-            return found | dict.fromkeys(tasks, Finding(reason=str(error)))
-        found |= prove(tasks, Bench(exact_a, exact_b, sizes_a, sizes_b), values)
-    return found
-
-
-def _run(model: ir.Model, values: Tensors, runtime: Runtime) -> Tensors:
-    feeds = {value.name or "": values[value.name or ""] for value in model.graph.inputs}
-    return runtime.session(model, "the parts that differ").run(feeds)
 
 
 def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Region:

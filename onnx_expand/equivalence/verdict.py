@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 from onnx_expand.equivalence.compare import Figure, number
-from onnx_expand.equivalence.regions import Region
+from onnx_expand.equivalence.proofs import DOUBT, Proof
+from onnx_expand.equivalence.regions import Grade, Region
 from onnx_expand.runtimes.base import Tensors
 
-__all__ = ["Verdict"]
+__all__ = ["Basis", "Verdict"]
 
 _LARGE_SHARE = 0.05
 _NOTHING = 1e-30  # of outputs that are as good as zero no share says anything
+
+
+class Basis(StrEnum):
+    """What a verdict rests on."""
+
+    IDENTITY = "identity"
+    """The two graphs are the same, node for node, their constants bit for bit."""
+    PROOF = "proof"
+    """Each part in which they differ is proven, and all else is the same."""
+    BOUNDS = "bounds"
+    """Each part is proven, or within its forward error bound; all else is the same."""
+    TESTS = "tests"
+    """What both compute on the inputs that were tried."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Verdict:
         notes: What a reader should know besides.
         inputs: What the models ran on, by the name of the sample.
         regions: The parts in which the graphs differ, each compared by itself.
+        rest: Why these parts are not all in which the graphs differ; empty if they are.
     """
 
     equal: bool
@@ -40,6 +56,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     inputs: Mapping[str, Tensors] = field(default_factory=dict, repr=False, compare=False)
     regions: tuple[Region, ...] = ()
+    rest: str = "the graphs were not compared part by part"
 
     @classmethod
     def of(
@@ -54,7 +71,7 @@ class Verdict:
         notes = tuple(_notes(figures))
         return cls(not found, found, tuple(figures), basis, providers, notes, inputs)
 
-    def with_regions(self, regions: Sequence[Region]) -> Verdict:
+    def with_regions(self, regions: Sequence[Region], rest: str) -> Verdict:
         """This verdict and that of the parts in which the graphs differ."""
         beyond = tuple(region.summary() for region in regions if not region.holds)
         return replace(
@@ -63,7 +80,46 @@ class Verdict:
             differences=(*self.differences, *beyond),
             notes=(*self.notes, *_region_notes(regions)),
             regions=tuple(regions),
+            rest=rest,
         )
+
+    def excused(self, samples: Set[str], excuse: str) -> Verdict:
+        """This verdict, the distances of outputs on some inputs taken for A's own rounding.
+
+        Args:
+            samples: The inputs on which every part is within its bound.
+            excuse: Why the distances are no difference.
+        """
+        gone = {text for figure in self.outputs if (text := figure.problem)}
+        figures = tuple(
+            replace(figure, problem="", excuse=excuse)
+            if _is_distance(figure) and figure.place.sample in samples
+            else figure
+            for figure in self.outputs
+        )
+        others = [text for text in self.differences if not any(own in text for own in gone)]
+        found = (*_differences(figures), *others)
+        worst = max(self.distances, key=lambda figure: figure.ratio)
+        note = f"output '{worst.place.output}': {worst.problem} ({worst.place.sample}): {excuse}"
+        notes = (*self.notes, note)
+        return replace(self, equal=not found, differences=found, outputs=figures, notes=notes)
+
+    @property
+    def distances(self) -> tuple[Figure, ...]:
+        """The figures in which the two are too far apart, and differ in nothing else."""
+        return tuple(figure for figure in self.outputs if _is_distance(figure))
+
+    @property
+    def rests_on(self) -> Basis:
+        """What the verdict rests on; a difference that was seen rests on tests."""
+        if not self.equal or self.rest:
+            return Basis.TESTS
+        if not self.regions:
+            return Basis.IDENTITY
+        grades = {region.grade for region in self.regions}
+        if grades == {Grade.PROVEN}:
+            return Basis.PROOF
+        return Basis.TESTS if Grade.UNCHECKED in grades else Basis.BOUNDS
 
     @property
     def worst(self) -> Figure | None:
@@ -98,7 +154,22 @@ class Verdict:
         return (
             f"equal on {len(places)} inputs ({', '.join(self.providers)}): largest error "
             f"{self.max_error:.2g}, {self.ratio:.2f} of the tolerance ({self.basis})"
+            f"{self._grounds()}"
         )
+
+    def _grounds(self) -> str:
+        """How much of it is proven, as the tail of a sentence."""
+        count = len(self.regions)
+        grounds = {
+            Basis.IDENTITY: "; the graphs are the same",
+            Basis.PROOF: f"; proven for all {count} parts that differ",
+            Basis.BOUNDS: f"; all {count} parts that differ are within their bounds",
+            Basis.TESTS: "",
+        }[self.rests_on]
+        proven = sum(region.grade is Grade.PROVEN for region in self.regions)
+        if grounds or not proven:
+            return grounds
+        return f"; {proven} of {count} parts that differ are proven"
 
     def as_dict(self) -> dict[str, Any]:
         """This verdict as strict JSON types: what is not finite is a string."""
@@ -108,6 +179,8 @@ class Verdict:
             "summary": self.summary(),
             "differences": list(self.differences),
             "basis": self.basis,
+            "rests_on": str(self.rests_on),
+            "rest": self.rest,
             "providers": list(self.providers),
             "max_error": number(self.max_error),
             "floor": number(self.floor),
@@ -116,6 +189,10 @@ class Verdict:
             "outputs": [figure.as_dict() for figure in self.outputs],
             "regions": [region.as_dict() for region in self.regions],
         }
+
+
+def _is_distance(figure: Figure) -> bool:
+    return bool(figure.problem) and math.isfinite(figure.ratio)
 
 
 def _differences(figures: Sequence[Figure]) -> Iterator[str]:
@@ -150,14 +227,29 @@ def _region_notes(regions: Sequence[Region]) -> Iterator[str]:
     bounded = [region for region in regions if not region.obstacle]
     if bounded:
         worst = max(bounded, key=lambda region: region.ratio)
-        held = sum(region.holds for region in bounded)
+        held = sum(region.ratio <= 1 for region in bounded)
         yield (
             f"{held} of {len(bounded)} parts that differ are within their forward error bounds; "
             f"the largest error is {worst.ratio:.2g} of the bound, at '{worst.tensor}'"
         )
-    others = [region for region in regions if region.obstacle]
-    if others:
+    proofs = [(region.proof, region) for region in regions if region.proof is not None]
+    if proofs:
+        proof, at = max(proofs, key=lambda pair: pair[0].relative)
         yield (
-            f"{len(others)} parts that differ have no forward error bound, such as that of "
-            f"'{others[0].tensor}': {others[0].obstacle}"
+            f"{len(proofs)} of {len(regions)} parts that differ are proven, with confidence "
+            f"1 - {DOUBT:g} each: no weight is off by more than {_at_most(proofs):.2g}, nor by "
+            f"more than {proof.relative:.2g} roundings of the norm of its row (at '{at.tensor}')"
         )
+    for grade, what in (
+        (Grade.TESTED, "are tested, not proven"),
+        (Grade.UNCHECKED, "have no forward error bound"),
+    ):
+        others = [region for region in regions if region.grade is grade and not region.fault]
+        if others:
+            why = others[0].reason or others[0].obstacle
+            yield f"{len(others)} parts that differ {what}, such as '{others[0].tensor}': {why}"
+
+
+def _at_most(proofs: Sequence[tuple[Proof, Region]]) -> float:
+    """What no weight of any of some parts is off by more than."""
+    return max(proof.deviation for proof, _ in proofs)

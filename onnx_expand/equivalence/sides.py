@@ -1,0 +1,90 @@
+"""The parts of one model, cut out, and run in a runtime, in float64, and absolutely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.equivalence.cells import constants_of, keep_outputs, target
+from onnx_expand.equivalence.linearity import forms, work
+from onnx_expand.equivalence.magnitude import computed_constants, make_absolute, roundings
+from onnx_expand.runtimes.base import Runtime, Tensors
+from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.reference import Reference, ReferenceSession
+from onnx_expand.values import Facts
+
+__all__ = ["Side"]
+
+
+class Side:
+    """The parts of one model, cut out."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._facts = Facts(model)
+        self.roundings = roundings(model, self._facts)
+        self.forms = forms(model, self._facts)
+        self.work = work(model, self._facts)
+        self._sessions: list[ReferenceSession] = []
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the parts hold."""
+        held = (value.const_value for value in self._model.graph.initializers.values())
+        return sum(tensor.size for tensor in held if tensor is not None)
+
+    def sessions(self) -> tuple[ReferenceSession, ReferenceSession]:
+        """In float64: as it is, and absolutely; after both have run."""
+        exact, absolute = self._sessions
+        return exact, absolute
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Leave out what does not compute these tensors."""
+        keep_outputs(self._model, {target(name) for name in names})
+
+    def run(self, values: Tensors, runtime: Runtime) -> Tensors:
+        """Run the parts on what they read."""
+        return _run(self._model, values, runtime)
+
+    def run_exactly(self, values: Tensors) -> Tensors:
+        """Run the parts in float64."""
+        return self._in_double(values)
+
+    def load_exactly(self) -> None:
+        """Prepare to run the parts in float64, before they are taken absolutely."""
+        self._sessions.append(Reference().session(self._model, "the parts that differ"))
+
+    def _in_double(self, values: Tensors) -> Tensors:
+        session = Reference().session(self._model, "the parts that differ")
+        self._sessions.append(session)
+        return session.run({v.name or "": values[v.name or ""] for v in self._model.graph.inputs})
+
+    def run_absolutely(self, values: Tensors, unit: float) -> Tensors:
+        """Run the parts with all numbers taken absolutely; they are no good for `run` after."""
+        drift = self._drift(values, unit)
+        make_absolute(self._model, self._facts, drift)
+        positive = {
+            name: np.abs(array) if array.dtype.kind == "f" else array
+            for name, array in values.items()
+        }
+        return self._in_double(positive)
+
+    def _drift(self, values: Tensors, unit: float) -> dict[str, npt.NDArray[np.float64]]:
+        """How far constants that the model computes are off in its own types, in roundoffs.
+
+        Arithmetic of weights is no sum of products; what it loses is measured.
+        """
+        names = computed_constants(self._model, self._facts)
+        if not names:
+            return {}
+        alone = constants_of(self._model, names)
+        exact, own = (_run(alone, values, r) for r in (Reference(), OnnxRuntime("cpu")))
+        return {n: np.abs(exact[n] - own[n].astype(np.float64)) / unit for n in names}
+
+
+def _run(model: ir.Model, values: Tensors, runtime: Runtime) -> Tensors:
+    feeds = {value.name or "": values[value.name or ""] for value in model.graph.inputs}
+    return runtime.session(model, "the parts that differ").run(feeds)
