@@ -202,7 +202,7 @@ def _run(
     result: ir.Value,
     facts: Facts,
 ) -> npt.NDArray[Any] | None:
-    """What a stretch of nodes computes from an array, by the reference implementation."""
+    """What a stretch of nodes computes from an array."""
     made = {out for node in nodes for out in node.outputs}
     feeds: dict[str, npt.NDArray[Any]] = {}
     for node in nodes:
@@ -224,4 +224,4 @@ def _run(
                 feeds[value.name or ""] = numbers[:0]
             else:
                 return None
-    return run_nodes(nodes, feeds, result.name or "", facts.opset)
+    return run_nodes(nodes, feeds, result.name or "", facts.opset, facts.budget)

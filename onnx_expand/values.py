@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.attributes import int_of
-from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate, is_safe_size
+from onnx_expand.budget import Budget
+from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.shapes import BODY, Dim, Inference, default_opset
 from onnx_expand.tensors import read_tensor
@@ -40,6 +41,7 @@ class Facts:
 
     def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
         self.opset = default_opset(model.graph.opset_imports)
+        self.budget = Budget(_stored(model))
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
@@ -193,9 +195,9 @@ class Facts:
         if self._evaluate_extents(node):
             return
         arrays = self._operands(node) if _is_pure(node) else None
-        if arrays is None or not is_safe_size(node, self.shape(value), arrays):
+        if arrays is None:
             return
-        results = evaluate(node, arrays, self.opset)
+        results = evaluate(node, arrays, self.opset, self.budget)
         if results is None:
             return
         for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
@@ -219,7 +221,9 @@ class Facts:
         arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
         if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
             return True
-        results = evaluate(node, arrays, self.opset)
+        if node.op_type != "Concat" and any(v in self._partial for v in node.inputs[1:]):
+            return True  # where to move numbers, not numbers to move
+        results = evaluate(node, arrays, self.opset, self.budget)
         outputs = [out for out in node.outputs if out.name]
         for output, array in zip(outputs, results or (), strict=False):
             self._note(output, np.asarray(array))
@@ -375,6 +379,22 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs
+
+
+def _stored(model: ir.Model) -> int:
+    """Bytes of the constants that a model stores."""
+    total = 0
+    for graph in model.graphs():
+        stored = [value.const_value for value in graph.initializers.values()]
+        stored += [
+            attribute.value
+            for node in graph
+            if node.op_type == "Constant"
+            for attribute in node.attributes.values()
+            if attribute.type == ir.AttributeType.TENSOR
+        ]
+        total += sum(tensor.nbytes for tensor in stored if tensor is not None)
+    return total
 
 
 def _is_pure(node: ir.Node) -> bool:

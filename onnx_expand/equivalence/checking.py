@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from onnx_expand.burden import overloaded
 from onnx_expand.equivalence.compare import FACTOR, Figure, Rule
 from onnx_expand.equivalence.demands import Demand, demands_of
 from onnx_expand.equivalence.extents import known_shapes
@@ -91,6 +92,10 @@ def check(
     differences = left.own.differences(right.own)
     if differences:
         return Verdict(False, tuple(differences), (), "signatures", ())
+    for guest in (left, right):
+        obstacle = overloaded(guest.model)
+        if obstacle:
+            raise UnsupportedError(f"{guest.label}: {obstacle}")
     if providers is not None and (isinstance(providers, str) or not providers):
         raise UsageError(f"providers is {providers!r}; give a list, such as ['cpu']")
     names = detect_providers() if providers is None else _unique(providers, providers_b)

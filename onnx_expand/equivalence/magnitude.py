@@ -93,6 +93,8 @@ def _after(
     node: ir.Node, facts: Facts, known: Mapping[ir.Value, Rounding | str]
 ) -> Rounding | str:
     reads = [value for value in node.inputs if value is not None]
+    if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+        return f"there is none for {node.op_type} '{node.name or node.outputs[0].name}'"
     if all(map(facts.is_constant, reads)):
         return Rounding()
     before: list[Rounding] = []

@@ -363,7 +363,9 @@ def _measure(
     truth = left.run_exactly(values)
     others = right.run(values, OnnxRuntime(provider))
     right.load_exactly()
-    unit = min(rounding.unit for pair in bounded.values() for rounding in pair if rounding.unit)
+    units = (rounding.unit for pair in bounded.values() for rounding in pair)
+    # Where nothing rounds, no bound grows with the unit.
+    unit = min(filter(None, units), default=2.0**-53)
     magnitudes = [side.run_absolutely(values, unit) for side in (left, right)]
     found = {}
     for name, (rounding_a, rounding_b) in bounded.items():

@@ -6,6 +6,7 @@ or cannot be known to be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -84,6 +85,7 @@ class Linear:
             return self
 
         def load() -> AffineConv:
+            _require_room(channels)
             one = self.load()
             shift = None if one.bias is None else np.repeat(one.bias, channels)
             return AffineConv.per_channel(np.repeat(one.weight, channels), shift)
@@ -150,6 +152,8 @@ def _checked(linear: Linear) -> Linear:
         refuse("its weight is empty")
 
     def checked_load() -> AffineConv:
+        if linear.weight is None:
+            _require_room(math.prod(geometry.weight_shape))
         try:
             with np.errstate(all="ignore"):
                 return load()
@@ -157,6 +161,16 @@ def _checked(linear: Linear) -> Linear:
             raise RefusedError(contradiction(error)) from error
 
     return replace(linear, load=checked_load)
+
+
+def _require_room(elements: int) -> None:
+    """Refuse a weight that no constant of the model holds, where it would take gigabytes."""
+    if elements > LARGEST:
+        refuse(f"as a weight it would have {elements} elements")
+
+
+LARGEST = 1 << 26
+"""Elements of a weight that no constant of the model holds."""
 
 
 def _is_float(node: ir.Node, facts: Facts) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.attributes import int_of, ints_of
-from onnx_expand.lift.base import Linear, input_of
+from onnx_expand.lift.base import LARGEST, Linear, input_of
 from onnx_expand.lift.spatial import integers_of, selection
 from onnx_expand.values import Facts
 
@@ -33,7 +33,7 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
     shape = facts.shape(x)
     if x is None or shape is None or len(shape) < 2 or shape[1] is None:
         return []
-    if int_of(split, "axis", facts.opset) % len(shape) != 1:
+    if shape[1] > LARGEST or int_of(split, "axis", facts.opset) % len(shape) != 1:
         return []
     sizes = _sizes(split, shape[1], facts)
     if sum(sizes) != shape[1]:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_expand.affine import AffineConv
 from onnx_expand.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.geometry import Geometry
-from onnx_expand.lift.base import Linear, input_of, lifts, refuse, refuse_unknown_rank
+from onnx_expand.lift.base import LARGEST, Linear, input_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
@@ -97,6 +97,8 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
     if channels is not None:
         if shape[1] is None:
             refuse(f"the number of channels of '{x.name}' is not known")
+        if shape[1] > LARGEST:
+            refuse(f"its input has {shape[1]} channels")
         return selection(node, np.arange(shape[1])[slice(*channels)], shape[1])
     pads = [0] * 2 * (rank - 2)
     for axis, (start, end, step) in cuts.items():

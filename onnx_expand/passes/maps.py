@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ from onnx_expand.affine import AffineConv
 from onnx_expand.cost import Cost
 from onnx_expand.elements import Element
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Linear
+from onnx_expand.lift.base import LARGEST
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower
 from onnx_expand.passes.borders import Border, bridge
 from onnx_expand.passes.partition import Merged, Partitioner, Policy, Span, units_of
@@ -23,6 +26,8 @@ from onnx_expand.passes.units import unmark
 from onnx_expand.values import Facts, Shape
 
 __all__ = ["MapWriter", "discard"]
+
+_GROWTH = 4  # times the parameters that were there
 
 
 class MapWriter:
@@ -68,6 +73,9 @@ class MapWriter:
         old = [node for node in part.nodes(span) if node not in shared]
         template = self._template(inside[: 0 if shared else None], links)
         simpler = self.simpler
+        refusal = self._too_much(part.as_is(span), inside, merged)
+        if refusal is not None:
+            return refusal
         try:
             affine, shift = _numbers(part, span, merged)
             if merged.form not in {Form.GEMM, Form.MATMUL}:
@@ -100,6 +108,25 @@ class MapWriter:
         for node in nodes:
             unmark(node)
         return nodes
+
+    def _too_much(
+        self, before: Cost, inside: Sequence[Element], merged: Merged
+    ) -> Refusal | None:
+        """Why numbers are not composed that take more memory or time than the model is worth."""
+        size = math.prod(merged.geometry.weight_shape)
+        if size > max(LARGEST, _GROWTH * before.parameters):
+            text = f"the merged weight would have {size} elements"
+            return Refusal(Reason.COST, text, {"elements": size})
+        parts = [e.geometry for e in inside if isinstance(e.geometry, Geometry)]
+        taps = math.prod(merged.geometry.kernel)
+        products = min(
+            _products(parts, merged.geometry.in_channels * taps),
+            _products(parts[::-1], merged.geometry.out_channels * taps),
+        )
+        if self.facts.budget.compose(products):
+            return None
+        text = f"composing the weights would take {products} products"
+        return Refusal(Reason.COST, text, {"products": products})
 
     def _gains_nothing(
         self, part: Partitioner, span: Span, nodes: Sequence[ir.Node], merged: Merged
@@ -236,6 +263,21 @@ class MapWriter:
         free.discard(node)
         weight, bias, add = (self.rewriter.unique(n, free=free) for n in (weight, bias, add))
         return Names(node, weight, bias, add)
+
+
+def _products(parts: Sequence[Geometry], most: int) -> int:
+    """Multiply-accumulates of composing maps one by one, about.
+
+    Args:
+        parts: The maps, from either end.
+        most: How many numbers a channel of the result can have.
+    """
+    total, fan = 0, 1
+    for i, part in enumerate(parts):
+        size = math.prod(part.weight_shape)
+        total += size * fan if i else 0
+        fan = min(most, fan * max(1, size // min(part.in_channels, part.out_channels)))
+    return total
 
 
 def _numbers(

@@ -44,10 +44,13 @@ def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
     memory: half-precision weights that a node converts, for instance.
     """
     for node in list(graph):
+        if node.graph is not graph:
+            continue  # it computed a constant, and is gone
         linear = lift(node, facts)
         if not isinstance(linear, Linear):
             continue
-        for index, value in enumerate(node.inputs):
+        for index in range(len(node.inputs)):
+            value = node.inputs[index]  # another one by now, where the node reads it twice
             if value is None or index == linear.slot or value.is_graph_output():
                 continue
             producer = value.producer()

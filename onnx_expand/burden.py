@@ -1,0 +1,49 @@
+"""Whether a model asks a runtime to compute more from its constants than anyone needs."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnx_expand.constants import MOVING_OPS
+from onnx_expand.values import Facts
+
+__all__ = ["overloaded"]
+
+_LIGHT = MOVING_OPS | {"Constant"}
+
+
+def overloaded(model: ir.Model) -> str:
+    """Why a model should not be run, empty if nothing speaks against it.
+
+    A few nodes that read constants alone can take any time and memory, without optimizations at
+    each run; what a useful model computes from its weights stays within a budget that grows with
+    them.
+
+    Args:
+        model: The model, which is not changed.
+    """
+    suspects = _fixed_nodes(model)
+    if all(node.op_type in _LIGHT for node in suspects):
+        return ""
+    facts = Facts(model)
+    for node in suspects:
+        facts.is_constant(node.outputs[0] if node.outputs else None)
+        if facts.budget.exhausted:
+            name = node.name or node.outputs[0].name
+            return (
+                f"'{name}' ({node.op_type}) computes too much from constants alone to be run here"
+            )
+    return ""
+
+
+def _fixed_nodes(model: ir.Model) -> list[ir.Node]:
+    """The nodes that depend on constants alone, in order."""
+    found: list[ir.Node] = []
+    fixed: set[ir.Value] = set()
+    for graph in model.graphs():
+        fixed.update(graph.initializers.values())
+        for node in graph:
+            if not node.domain and all(v is None or v in fixed for v in node.inputs):
+                found.append(node)
+                fixed.update(node.outputs)
+    return found
