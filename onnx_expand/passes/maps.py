@@ -109,9 +109,7 @@ class MapWriter:
             unmark(node)
         return nodes
 
-    def _too_much(
-        self, before: Cost, inside: Sequence[Element], merged: Merged
-    ) -> Refusal | None:
+    def _too_much(self, before: Cost, inside: Sequence[Element], merged: Merged) -> Refusal | None:
         """Why numbers are not composed that take more memory or time than the model is worth."""
         size = math.prod(merged.geometry.weight_shape)
         if size > max(LARGEST, _GROWTH * before.parameters):
