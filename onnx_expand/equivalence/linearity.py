@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of, ints_of, text_of
 from onnx_expand.equivalence.magnitude import products
 from onnx_expand.values import Facts
 
@@ -153,7 +154,7 @@ def _keeps_rows(
         return list(places) == [0] and facts.rank(node.inputs[1]) == 2
     if node.op_type == "Gemm":
         bias = fixed[1:] if len(node.inputs) > 2 else []
-        plain = not node.attributes.get_int("transA", False)
+        plain = not int_of(node, "transA")
         alike = all(_only(value, facts, lambda axis, rank: axis == rank - 1) for value in bias)
         return plain and list(places) == [0] and alike
     return _along(node, facts, last=True)
@@ -176,15 +177,11 @@ def _windowed(node: ir.Node, fixed: Sequence[ir.Value], form: Form, facts: Facts
 
 def _slid(node: ir.Node, form: Form, facts: Facts) -> Form:
     weight = facts.shape(node.inputs[1]) if node.op_type != "AveragePool" else None
-    kernel = node.attributes.get_ints("kernel_shape", [])
+    kernel = ints_of(node, "kernel_shape")
     sizes = [extent or 1 for extent in weight[2:]] if weight else list(kernel)
-    holes = node.attributes.get_ints("dilations", []) or [1] * len(sizes)
-    steps = node.attributes.get_ints("strides", []) or [1]
-    if (
-        not sizes
-        or node.attributes.get_int("ceil_mode", False)
-        or "output_shape" in node.attributes
-    ):
+    holes = ints_of(node, "dilations") or (1,) * len(sizes)
+    steps = ints_of(node, "strides") or (1,)
+    if not sizes or int_of(node, "ceil_mode") or "output_shape" in node.attributes:
         return replace(form, window=False)
     span = max((size - 1) * hole for size, hole in zip(sizes, holes, strict=True))
     if node.op_type == "ConvTranspose":
@@ -205,7 +202,7 @@ def _per_channel(value: ir.Value, rank: int | None, facts: Facts) -> bool:
 
 
 def _pads_space(node: ir.Node, facts: Facts) -> bool:
-    if node.attributes.get_string("mode", "constant") != "constant" or len(node.inputs) > 3:
+    if text_of(node, "mode") != "constant" or len(node.inputs) > 3:
         return False
     widths = node.inputs[1] if len(node.inputs) > 1 else None
     if widths is not None:
@@ -213,7 +210,7 @@ def _pads_space(node: ir.Node, facts: Facts) -> bool:
             return False
         pads = [int(width) for width in facts.tensor(widths).numpy().reshape(-1)]
     else:
-        pads = list(node.attributes.get_ints("pads", []))
+        pads = list(ints_of(node, "pads"))
     return bool(pads) and pads[0] == pads[len(pads) // 2] == 0
 
 
@@ -223,7 +220,7 @@ def _along(node: ir.Node, facts: Facts, *, last: bool) -> bool:
     if node.op_type not in {"Concat", "Split", "Gather", "Slice"} or rank is None:
         return False
     wanted = rank - 1 if last else 1
-    axes = [node.attributes.get_int("axis", 0)]
+    axes = [int_of(node, "axis")]
     if node.op_type == "Gather" and facts.rank(node.inputs[1]) != 1:
         return False
     if node.op_type == "Slice":
