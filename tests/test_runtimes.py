@@ -90,10 +90,23 @@ CASES = {
 }
 
 
+def in_function(model: ir.Model) -> ir.Model:
+    """A model whose nodes are the body of a local function."""
+    proto = to_proto(model)
+    graph, opsets = proto.graph, [onnx.helper.make_opsetid("", 17)]
+    given, found = ([info.name for info in infos] for infos in (graph.input, graph.output))
+    body = onnx.helper.make_function("own", "body", given, found, list(graph.node), opsets)
+    del graph.node[:]
+    graph.node.append(onnx.helper.make_node("body", given, found, domain="own"))
+    proto.functions.append(body)
+    return read(proto)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["graph", "function"])
 @pytest.mark.parametrize("text", CASES.values(), ids=CASES.keys())
-def test_reference_computes_what_onnxruntime_does(text: str) -> None:
+def test_reference_computes_what_onnxruntime_does(text: str, inside: bool) -> None:
     """The float64 reference and onnxruntime, which share no code, agree to float32's rounding."""
-    model = parse(text)
+    model = in_function(parse(text)) if inside else parse(text)
     feeds = {
         value.name or "": normal(*[d for d in value.shape or () if isinstance(d, int)], seed=seed)
         for seed, value in enumerate(model.graph.inputs)

@@ -7,11 +7,14 @@ rounding, so that the distance of another runtime's result is that runtime's rou
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import load, to_proto
@@ -40,22 +43,34 @@ class Reference:
         Raises:
             UnsupportedError: The reference lacks one of the model's operators.
         """
-        from onnx.reference import ReferenceEvaluator  # slow to import
-
-        from onnx_expand.runtimes._kernels import KERNELS
-
         model = source.clone() if hasattr(source, "clone") else load(source)
         floats = {value.name for value in model.graph.inputs if value.dtype in ROUNDED}
         rounded = {value.name for value in model.graph.outputs if value.dtype in ROUNDED}
         try:
             weights = to_double(model)
-            inner = ReferenceEvaluator(to_proto(model, plain=True), new_ops=KERNELS)
+            inner = _evaluator()(to_proto(model, plain=True))
         except Exception as error:
             # Whatever the evaluator lacks, it reports in its own ways.
             raise UnsupportedError(
                 f"{label}: the {self.name} cannot load it: {first_line(error)}"
             ) from error
         return ReferenceSession(inner, label, weights, floats, rounded)
+
+
+@cache
+def _evaluator() -> Callable[[onnx.ModelProto], Any]:
+    """The evaluator of onnx, with our own kernels in the bodies of functions, too."""
+    from onnx.reference import ReferenceEvaluator  # slow to import
+
+    from onnx_expand.runtimes._kernels import KERNELS
+
+    class Evaluator(ReferenceEvaluator):
+        def __init__(self, proto: Any, **options: Any) -> None:
+            # It makes one of itself for each function, and hands over other options only.
+            options.setdefault("new_ops", KERNELS)
+            super().__init__(proto, **options)
+
+    return Evaluator
 
 
 class ReferenceSession:
