@@ -46,7 +46,7 @@ class Proof:
         relative: The same in roundings of the norm of its row: the unit roundoff of the model's
             type, times the norm.
         shift: No bias is off by more.
-        detects: A weight that is off by more than this would have been found, as surely.
+        detects: A weight or bias that is off by more than this would have been found, as surely.
         probes: How many inputs were drawn at each size.
         sizes: The extents of the inputs, one text for each size.
     """
@@ -244,6 +244,7 @@ class _Worst:
         limit = few * _SPREAD * norm + slack
         self.detects = max(self.detects, _largest(self.certain * (limit + slack)))
         biases = few * sizes[0] + slack
+        self.detects = max(self.detects, _largest(biases + slack))
         self.beyond = max(self.beyond, _largest(gap / limit), _largest(shift / biases))
         for found, allowed, text in (
             (shift, most * sizes[0] + slack, "a bias"),
