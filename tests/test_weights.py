@@ -133,3 +133,23 @@ def test_a_static_extent_of_a_dynamic_shape_is_a_constant() -> None:
     folded, _ = fold(model, Policy.ALWAYS)
     assert ops(folded) == ["Conv"], ops(folded)
     assert onnx_expand.check(model, folded)
+
+
+def test_constants_that_one_node_reads_twice_or_in_parts() -> None:
+    """Each is written down once, whoever else reads what the same node computes."""
+    twice = graph(
+        "g (float[2,4] x) => (float[2,4] y) {"
+        "  s = Sqrt(v)  a = MatMul(x, w)  y = Sum(a, s, s) }",
+        {"v": np.arange(1.0, 5.0, dtype=np.float32), **weights(w=(4, 4))},
+    )
+    parts = graph(
+        "g (float[2,4] x) => (float[2,4] y) {"
+        "  n = Neg(v)  s, t = Split <axis = 0> (n)"
+        "  a = MatMul(x, s)  b = Relu(a)  c = MatMul(b, t)  y = Add(c, x) }",
+        weights(v=(8, 4)),
+    )
+    for model in (twice, parts):
+        folded, report = fold(model)
+        assert report.sites
+        assert not {"Sqrt", "Neg", "Split"} & set(ops(folded))
+        assert onnx_expand.check(model, folded)

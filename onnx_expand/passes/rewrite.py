@@ -129,10 +129,8 @@ class Rewriter:
         name = self.unique(value.name or "constant", free={value.name or ""})
         array = read_tensor(tensor)
         constant = ir.val(name, const_value=ir.Tensor(array, tensor.dtype, name=name))
-        read = [v for v in node.inputs if v is not None]
         value.replace_all_uses_with(constant)
-        graph.remove(node, safe=True)
-        self._drop(read)
+        self._drop([value])  # unless the node computes something else that is read
         self._place[graph, name] = (float(len(self._place)),)
         graph.register_initializer(constant)
         return name
