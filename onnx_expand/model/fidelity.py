@@ -175,7 +175,8 @@ def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
         _once(tensor.metadata_props)  # onnx-ir writes them twice
     for graph, written in _all_pairs(model, proto):
         for node, node_proto in zip(graph, written.node, strict=True):
-            node_proto.domain = node.meta.get(_SPELLED, node_proto.domain)
+            if _SPELLED in node.meta:  # an empty text would be written, too
+                node_proto.domain = node.meta[_SPELLED]
         origin = graph.meta.get(_ORIGIN)
         if not isinstance(origin, _Origin):
             continue
