@@ -138,8 +138,7 @@ def test_a_static_extent_of_a_dynamic_shape_is_a_constant() -> None:
 def test_constants_that_one_node_reads_twice_or_in_parts() -> None:
     """Each is written down once, whoever else reads what the same node computes."""
     twice = graph(
-        "g (float[2,4] x) => (float[2,4] y) {"
-        "  s = Sqrt(v)  a = MatMul(x, w)  y = Sum(a, s, s) }",
+        "g (float[2,4] x) => (float[2,4] y) {  s = Sqrt(v)  a = MatMul(x, w)  y = Sum(a, s, s) }",
         {"v": np.arange(1.0, 5.0, dtype=np.float32), **weights(w=(4, 4))},
     )
     parts = graph(
