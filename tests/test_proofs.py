@@ -315,3 +315,20 @@ def test_what_fold_does_is_proven(seed: int) -> None:
     for region in examine(read(model), read(folded), given, CPU).regions:
         assert region.holds, region.summary()
         assert region.grade is Grade.PROVEN or "is not linear" in region.reason, region
+
+
+def test_a_tensor_that_cancels_within_is_no_other_tensor() -> None:
+    """What is zero in A and a rounding in B bounds a part, whatever is made of it behind."""
+    arrays = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1)) | bn("n", 4)
+    third, tiny = np.array(1 / 3, np.float32), np.array(1e-9, np.float32)
+    head = "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) { a = Conv(x, w) "
+    tail = " m = Abs(d) p = Add(m, e) q = Log(p) r = Conv(q, v) "
+    tail += "y = BatchNormalization(r, n_s, n_b, n_m, n_v) }"
+    one = graph(head + "b = Conv(x, w) d = Sub(a, b)" + tail, {**arrays, "e": tiny})
+    two = graph(
+        head + "c = Conv(x, u) b = Mul(c, t) d = Sub(a, b)" + tail,
+        {**arrays, "u": arrays["w"] * np.float32(3), "t": third, "e": tiny},
+    )
+    verdict = check(one, two, samples=1, providers=["cpu"])
+    assert verdict.rests_on is Basis.PROOF, verdict.differences
+    assert {region.tensor for region in verdict.regions} <= {"b", "d"}

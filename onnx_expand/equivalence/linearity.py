@@ -190,10 +190,12 @@ def _slid(node: ir.Node, form: Form, facts: Facts) -> Form:
 
 
 def _only(value: ir.Value, facts: Facts, allowed: Callable[[int, int], bool]) -> bool:
-    """Whether all axes of a value but those allowed have an extent of one."""
+    """Whether a value is constant, and all of its axes but those allowed have an extent of one."""
     dims = facts.shape(value)
-    return dims is not None and all(
-        extent == 1 or allowed(axis, len(dims)) for axis, extent in enumerate(dims)
+    return (
+        dims is not None
+        and facts.is_constant(value)
+        and all(extent == 1 or allowed(axis, len(dims)) for axis, extent in enumerate(dims))
     )
 
 

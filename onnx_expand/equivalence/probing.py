@@ -135,7 +135,10 @@ class _Plan:
         self, sizes: Sequence[Shapes], bench: Bench, name: str, seed: int, left: int
     ) -> tuple[Finding, int]:
         budget = min(_BUDGET, left)
-        options = [(count, len(sizes)) for count in _COUNTS] + [(_COUNTS[-1], 1)]
+        # Where the extents are free, several sizes say more than many probes.
+        few = 1 if not self.task.symbolic else len(sizes)
+        options = [(_COUNTS[0], len(sizes)), *((count, few) for count in _COUNTS)]
+        options.append((_COUNTS[-1], 1))
         for count, tried in options:
             cost = sum(self._cost(size) for size in sizes[:tried]) * 4 * (count + 2)
             if cost <= budget:

@@ -29,7 +29,7 @@ from onnx_expand.equivalence.cells import (
     target,
     unlike_ends,
 )
-from onnx_expand.equivalence.compare import number
+from onnx_expand.equivalence.compare import distance, number
 from onnx_expand.equivalence.magnitude import (
     Rounding,
 )
@@ -46,6 +46,8 @@ Array = npt.NDArray[Any]
 
 # Tensors of one name that are this far apart, by their largest value, are not the same one.
 _STRANGERS = 0.01
+# As little as this of the numbers that a tensor is the difference of is no other tensor.
+_CANCELLED = 1e-5
 _WIDER = 4  # times a part is widened
 _WEIGHTS = 1 << 26  # numbers, each held four times in float64 while parts are probed
 
@@ -222,13 +224,23 @@ def examine(
     names = types.keys() & values.keys() & others.keys()
     same = {name for name in names if _are_close(values[name], others[name])}
     ends = {value.name or "" for value in a.graph.outputs}
-    bounds = same | (ends & names)
-    parts = differing_cells(a, b, bounds)
+    values |= dict(feeds)
+    zeros = _cancelled(a, names - same - ends, values, others)
+    pair = _Pair(a, b, facts, values, providers[1], slack)
+    found = _compared(pair, same | zeros | (ends & names), probe)
+    if any(region.tensor in zeros and not region.holds for region in found.regions):
+        found = _compared(pair, same | (ends & names), probe)
+    return found
+
+
+def _compared(pair: _Pair, bounds: Set[str], probe: bool) -> Examination:
+    """Compare the parts between tensors that both models have."""
+    parts = differing_cells(pair.a, pair.b, bounds)
     # What is no sum of rounded numbers must be the same, which whoever compares the outputs sees.
-    cells = {cell.tensor: cell for cell in parts if values[cell.tensor].dtype.kind == "f"}
+    cells = {c.tensor: c for c in parts if pair.values[c.tensor].dtype.kind == "f"}
     exact = [f"'{c.tensor}' is no tensor of floats" for c in parts if c.tensor not in cells]
-    exact += [f"output '{name}' is not among them" for name in unlike_ends(a, b, bounds)]
-    pair = _Pair(a, b, facts, values | dict(feeds), providers[1], slack)
+    ends = unlike_ends(pair.a, pair.b, bounds)
+    exact += [f"output '{name}' is not among them" for name in ends]
     found = pair.regions(cells, probe)
     for name, region in found.items():
         if region.fault and not cells[name].alike:
@@ -335,6 +347,21 @@ def _settled(pair: _Pair, region: Region, cell: Cell, bounds: Set[str]) -> Regio
         if found.proof is not None or cell.alike:
             return replace(region, proof=found.proof, fault=found.fault, reason=found.reason)
     return left
+
+
+def _cancelled(a: ir.Model, names: Set[str], values: Tensors, others: Tensors) -> set[str]:
+    """Those of some tensors that are apart by what is nothing to the tensors they come from."""
+    found = set()
+    for node in a.graph:
+        read = [values[v.name or ""] for v in node.inputs if v is not None and v.name in values]
+        floats = [array for array in read if array.dtype.kind == "f"]
+        scale = max((float(np.max(np.abs(array), initial=0.0)) for array in floats), default=0.0)
+        for name in {out.name or "" for out in node.outputs} & names:
+            x, y = values[name], others[name]
+            alike = x.shape == y.shape and x.dtype == y.dtype and x.dtype.kind == "f"
+            if alike and distance(x, y) <= _CANCELLED * scale < np.inf:
+                found.add(name)
+    return found
 
 
 def _are_close(x: Array, y: Array) -> bool:
