@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import onnx_expand
 from onnx_expand.passes import Fold, Policy
 from onnx_expand.runtimes import Reference
+from onnx_expand.values import Facts
+from tests.graphs_text import ops, weights
 from tests.random_graphs import random_graph
 from tests.random_layouts import random_layouts
 from tests.stale_claims import WRAPS, read_shapes, spread_claims, without_claims
@@ -109,3 +112,132 @@ def test_the_generator_makes_models_that_run_and_fold(wrap: str) -> None:
         folds += folded.ByteSize() != model.ByteSize()
     assert ran > 10
     assert folds > 10
+
+
+@pytest.mark.parametrize("claimed", ["N,4,32,32", "N,4", "1,4,h,w", None])
+def test_claims_of_outputs_are_no_difference(claimed: str | None) -> None:
+    """What check compares are outputs, not what models say of them."""
+    pytest.importorskip("onnxruntime")
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,h,w] x) => (float[{}] y) {}'
+    nodes = "{ y = Relu(x) }"
+    a = onnx.parser.parse_model(text.format("N,4,64,64", nodes))
+    b = onnx.parser.parse_model(text.format(claimed or "N", nodes))
+    if claimed is None:
+        b.graph.output[0].ClearField("type")
+    assert onnx_expand.check(a, b)
+    cut = "{ i = Constant<value = int64[1] {0}>() y = Gather<axis = 2>(x, i) }"
+    assert not onnx_expand.check(a, onnx.parser.parse_model(text.format("N,4,64,64", cut)))
+
+
+# -- What each kind of claim must not do -------------------------------------------------------
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17, "own" : 1]>'
+
+
+def parsed(text: str, constants: dict[str, np.ndarray[Any, np.dtype[Any]]]) -> onnx.ModelProto:
+    """A model from ONNX text and its weights."""
+    model: onnx.ModelProto = onnx.parser.parse_model(HEAD + text)
+    for name, array in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return model
+
+
+def test_two_extents_of_one_name_are_two() -> None:
+    """A Reshape that is exact only where height and width are equal is no rename of axes."""
+    w = weights(w=(4, 3, 1, 1), v=(4, 4, 1, 1))
+    model = parsed(
+        """g (float[N,3,dyn,dyn] x) => (float[N,4,p,q] y) {
+            a = Conv(x, w)
+            s = Shape(a)
+            i = Constant<value = int64[4] {0, 1, 3, 2}>()
+            t = Gather(s, i)
+            b = Reshape(a, t)
+            y = Conv(b, v)
+        }""",
+        w,
+    )
+    assert assert_same(model, fold(model, Policy.ALWAYS)) > 2
+
+
+def test_a_default_that_a_caller_may_replace_decides_no_shape() -> None:
+    """An initializer that is an input is one shape of many, and so are the numbers in it."""
+    model = parsed(
+        """g (float[N,4,8,8] x, int64[4] s) => (float[a,b,c,d] y) {
+            r = Reshape(x, s)
+            m = GlobalAveragePool(r)
+            y = Conv(m, w)
+        }""",
+        weights(w=(4, 4, 1, 1)),
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 4, 8, 8]), "s"))
+    unknown = (None, None, None, None)
+    assert shapes(model) == {"r": unknown, "m": (None, None, 1, 1), "y": (None, 4, 1, 1)}
+    assert ops(fold(model, Policy.ALWAYS)) == ops(model)
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | None]:
+    """What is known of the shapes of values that nodes compute."""
+    own = ir.serde.deserialize_model(model)
+    facts = Facts(own)
+    return {out.name or "": facts.shape(out) for node in own.graph for out in node.outputs}
+
+
+def test_what_old_exporters_wrote_is_no_extent() -> None:
+    """With an extent of -1, windows and pads would come to a positive number."""
+    model = parsed(
+        """g (float[N,3,h,w] x) => (float[N,4,p,q] y) {
+            y = Conv<pads = [3, 3, 3, 3]>(x, w)
+        }""",
+        weights(w=(4, 3, 3, 3)),
+    )
+    for dim in list(model.graph.input[0].type.tensor_type.shape.dim)[2:]:
+        dim.Clear()
+        dim.dim_value = -1
+    assert shapes(model) == {"y": (None, 4, None, None)}
+
+
+def test_behind_foreign_ops_ranks_are_proved() -> None:
+    """By what reads them, whatever is claimed; where nothing does, nothing is known."""
+    model = parsed(
+        """g (float[N,3,8,8] x) => (float[N,4,p,q] y, float[N] z)
+        <float[1,4,8] a, float[1,4] b, float[1,4,8,8] c> {
+            a = own.Foreign(x)
+            b = Relu(a)
+            y = Conv(b, w)
+            c = own.Foreign(x)
+            z = Sigmoid(c)
+        }""",
+        weights(w=(4, 4, 3, 3)),
+    )
+    found = shapes(model)
+    assert found["a"] == found["b"] == (None, None, None, None)
+    assert found["y"] == (None, 4, None, None)
+    assert found["c"] is None
+    assert found["z"] is None
+
+
+def test_a_branch_proves_nothing_outside() -> None:
+    """It may not be taken: a model may choose by the number of axes."""
+    model = parsed(
+        """g (float x, bool k) => (float[N] z) {
+            a = own.Foreign(x)
+            z = If(k) <
+                then_branch = t () => (float[N] p) { p = Conv(a, w) },
+                else_branch = e () => (float[N] q) { q = Neg(a) }
+            >
+        }""",
+        weights(w=(4, 4, 3, 3)),
+    )
+    assert shapes(model)["a"] is None
+
+
+def test_wrong_types_are_not_believed() -> None:
+    """An output that is claimed to be another type makes its inputs no other type."""
+    model = parsed(
+        "g (float[N,3,8,8] x) => (double[N,4,8,8] y) <double[1] a> { a = Conv(x, w) y = Relu(a) }",
+        weights(w=(4, 3, 1, 1)),
+    )
+    own = ir.serde.deserialize_model(model)
+    facts = Facts(own)
+    assert {facts.dtype(out) for node in own.graph for out in node.outputs} == {ir.DataType.FLOAT}
+    assert shapes(model)["a"] == (None, 4, 8, 8)

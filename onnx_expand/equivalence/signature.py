@@ -77,7 +77,8 @@ class Signature:
     def differences(self, other: Signature) -> list[str]:
         """Where a caller of this model, A, would notice that it is the other, B.
 
-        Symbolic extents go with anything, but where A takes any extent B must do so too.
+        Symbolic extents go with anything, but where A takes any extent B must do so too. What the
+        models say of the shapes of their outputs is a claim; which they have, is seen in runs.
         """
         found = []
         for kind, left, right in (
@@ -93,9 +94,10 @@ class Signature:
 
 
 def _port_differences(kind: str, a: Port, b: Port) -> Iterator[str]:
-    if a.dtype != b.dtype:
+    is_untold = kind == "output" and None in (a.dtype, b.dtype)
+    if a.dtype != b.dtype and not is_untold:
         yield f"{kind} '{a.name}' is {a.dtype} in A, {b.dtype} in B"
-    if a.shape is None or b.shape is None:
+    if kind == "output" or a.shape is None or b.shape is None:
         return
     shapes = f"{_shape_text(a)} in A, {_shape_text(b)} in B"
     if len(a.shape) != len(b.shape):
@@ -103,9 +105,8 @@ def _port_differences(kind: str, a: Port, b: Port) -> Iterator[str]:
         return
     for axis, (left, right) in enumerate(zip(a.shape, b.shape, strict=True)):
         # What A accepts, B must accept; what B says beyond A does not matter.
-        narrower = kind == "input" and isinstance(right, int) and not isinstance(left, int)
-        conflict = isinstance(left, int) and isinstance(right, int) and left != right
-        if narrower or conflict:
+        narrower = isinstance(right, int) and not isinstance(left, int)
+        if narrower or (isinstance(left, int) and isinstance(right, int) and left != right):
             yield f"{kind} '{a.name}' differs on axis {axis}: {shapes}"
 
 
