@@ -21,7 +21,7 @@ from onnx_expand.hazards import Slices, defuse
 from onnx_expand.ranks import prove_ranks
 from onnx_expand.tensors import read_tensor
 
-__all__ = ["BODY", "Dim", "Inference", "default_opset"]
+__all__ = ["BODY", "MADE_UP", "Dim", "Inference", "default_opset"]
 
 BODY = "onnx_expand.body"
 """Says of a model that its graph is the body of a function, whose inputs promise nothing."""
@@ -51,7 +51,8 @@ _DECIDING = {
     "Unsqueeze": (1,),
 }
 
-_MADE_UP = "unk__"
+MADE_UP = "unk__"
+"""How names of extents begin that inference makes up."""
 # How often claims are asked for what inference does not know.
 _OFFERS = 8
 _Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
@@ -240,7 +241,7 @@ def _state(
     if dtype is None:
         return
     named = [
-        d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(_MADE_UP)) else None
+        d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(MADE_UP)) else None
         for d in dims
     ]
     kind = onnx.helper.make_tensor_type_proto(int(dtype), named)

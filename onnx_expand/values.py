@@ -13,7 +13,8 @@ from onnx_expand.attributes import int_of
 from onnx_expand.budget import Budget
 from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.shapes import BODY, Dim, Inference, default_opset
+from onnx_expand.model import DESCRIBED
+from onnx_expand.shapes import BODY, MADE_UP, Dim, Inference, default_opset
 from onnx_expand.tensors import read_tensor
 
 __all__ = ["Facts", "Shape"]
@@ -86,6 +87,21 @@ class Facts:
         known = tuple(d if isinstance(d, int | str) else None for d in dims)
         self._inferred[value] = known
         value.shape = ir.Shape([self._spelled.get(str(d), d) for d in known])
+
+    def settle(self, model: ir.Model) -> None:
+        """Correct what a model that was rewritten says of its inner values where it is refuted.
+
+        A runtime that is told so may plan for it, and nodes that are gone may have kept it from
+        that.
+        """
+        outputs = set(model.graph.outputs)
+        for graph in model.graphs():
+            inputs = () if graph is model.graph else graph.inputs
+            for value in (*inputs, *(out for node in graph for out in node.outputs)):
+                known = self._inferred.get(value)
+                if known is not None and value not in outputs and _is_refuted(value, known):
+                    self.state(value, known)
+                    value.meta.pop(DESCRIBED, None)
 
     def extents(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
         """As `shape`, with something for each extent that is not static which stands for it.
@@ -411,6 +427,20 @@ def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
     if attribute.type == ir.AttributeType.TENSOR:
         return attribute.as_tensor()  # onnx-ir's own way would give the attribute's tensor a name
     return ir.convenience.get_const_tensor(value)
+
+
+def _is_refuted(value: ir.Value, known: tuple[Dim, ...]) -> bool:
+    """Whether the shape that a value says it has cannot be its own."""
+    if value.shape is None:
+        return False
+    return len(value.shape) != len(known) or any(map(_differ, value.shape, known))
+
+
+def _differ(claimed: int | ir.SymbolicDim, known: Dim) -> bool:
+    """Whether an extent that is claimed is static and another one than is known."""
+    if not isinstance(claimed, int) or known is None:
+        return False
+    return known != claimed if isinstance(known, int) else not known.startswith(MADE_UP)
 
 
 def _plain(shape: ir.Shape | None) -> Shape | None:

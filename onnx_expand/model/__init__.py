@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
-from onnx_expand.model.fidelity import restore, serialize
+from onnx_expand.model.fidelity import DESCRIBED, restore, serialize
 from onnx_expand.model.files import (
     check_output,
     checksum,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 __all__ = [
+    "DESCRIBED",
     "ModelLike",
     "Visit",
     "check_output",

@@ -26,10 +26,20 @@ from onnx_expand.errors import UnsupportedError
 from onnx_expand.model.outline import is_repeated, tensors
 from onnx_expand.model.sparse import Sparse, hold
 
-__all__ = ["attach", "difference", "oddity", "quiet", "remember", "restore", "serialize"]
+__all__ = [
+    "DESCRIBED",
+    "attach",
+    "difference",
+    "oddity",
+    "quiet",
+    "remember",
+    "restore",
+    "serialize",
+]
 
 _ORIGIN = "onnx_expand.origin"
-_DESCRIBED = "onnx_expand.described"
+DESCRIBED = "onnx_expand.described"
+"""Holds the descriptions of a value that onnx-ir would change."""
 _SPELLED = "onnx_expand.domain"
 _ALIAS = "ai.onnx"
 _Holder = onnx.GraphProto | onnx.FunctionProto
@@ -98,7 +108,7 @@ def _describe(graph: ir.Graph, old: _Holder, new: _Holder) -> dict[str, ir.Value
     values = {value.name or "": value for value in _values(graph)}
     for name, infos in given.items():
         if name in values and infos != kept.get(name, []):
-            values[name].meta[_DESCRIBED] = tuple(infos)
+            values[name].meta[DESCRIBED] = tuple(infos)
     return values
 
 
@@ -160,8 +170,8 @@ def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
         new.meta[_ORIGIN] = replace(old.meta[_ORIGIN], held=held)
         values = {value.name: value for value in _values(new)}
         for value in _values(old):
-            if _DESCRIBED in value.meta and value.name in values:
-                values[value.name].meta[_DESCRIBED] = value.meta[_DESCRIBED]
+            if DESCRIBED in value.meta and value.name in values:
+                values[value.name].meta[DESCRIBED] = value.meta[DESCRIBED]
         _note_domains(new, described)
 
 
@@ -212,10 +222,10 @@ def _domain(entry: onnx.OperatorSetIdProto) -> str:
 def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> None:
     """Put back descriptions of values that onnx-ir changes, and of what is no value."""
     values = {value.name or "": value for value in _values(graph)}
-    own = {name: value for name, value in values.items() if _DESCRIBED in value.meta}
+    own = {name: value for name, value in values.items() if DESCRIBED in value.meta}
     infos = [info for info in proto.value_info if info.name not in own]
     for name, value in own.items():
-        for given in value.meta[_DESCRIBED]:
+        for given in value.meta[DESCRIBED]:
             info = onnx.ValueInfoProto()
             info.CopyFrom(given)
             info.name = name

@@ -283,6 +283,8 @@ class Expand(ir.passes.InPlacePass):
         run = _Run(self, facts, UnitWriter(facts, rewriter, self.nonlinear), before.parameters)
         for site in run.within_budget(self._chosen(sites, run)):
             run.expand(site)
+        if run.expanded:
+            facts.settle(model)
         rewriter.finish()
         after = inspect_model(model) if run.expanded else before
         expanded = run.report(counts, node_counts(model))

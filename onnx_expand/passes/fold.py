@@ -127,5 +127,7 @@ class Fold(ir.passes.InPlacePass):
             run.fold_graph(graph)
         for graph in list(model.graphs()):
             run.explain(graph)
+        if run.sites:
+            run.facts.settle(model)
         run.rewriter.finish()
         return run

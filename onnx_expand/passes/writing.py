@@ -56,7 +56,9 @@ class UnitWriter:
         mark(written.linear, f"{linear.y.name}", template)
         for node in written.activations:
             mark_activation(node, f"{linear.y.name}")
+        y = linear.y
         self.rewriter.replace([linear.node], written.nodes)
+        self.facts.transfer(y, written.nodes[-1].outputs[0])
         return written.nodes
 
 
