@@ -100,6 +100,23 @@ def test_stale_claims_change_nothing(
     assert computed(folded) == computed(fold(without_claims(model), policy))
 
 
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.sampled_from(sorted(WRAPS)))
+def test_stale_claims_change_no_expansion_and_no_count(seed: int, length: int, wrap: str) -> None:
+    """A model is expanded as without claims, takes what it took, and costs what it costs."""
+    rng = np.random.default_rng(seed)
+    plain = WRAPS[wrap](read_shapes(random_graph(seed, length=length), rng))
+    model = spread_claims(plain, rng)
+    bare = without_claims(model)
+    assert onnx_expand.inspect(model) == onnx_expand.inspect(bare)
+    made = [
+        onnx_expand.expand(m, strategy="cl", rate=1, include=".", init="preserve")
+        for m in (model, bare)
+    ]
+    assert_same(model, made[0])
+    assert computed(made[0]) == computed(made[1])
+
+
 @pytest.mark.parametrize("wrap", sorted(WRAPS))
 def test_the_generator_makes_models_that_run_and_fold(wrap: str) -> None:
     """Most of the models that the law above is tried on take several sizes, and many fold."""

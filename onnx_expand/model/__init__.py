@@ -30,7 +30,7 @@ from onnx_expand.model.files import (
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import inner_graphs, tensors
 from onnx_expand.model.reading import CHECKSUMS, EXTERNAL, admit, load
-from onnx_expand.model.validity import settle_domains
+from onnx_expand.model.validity import ALIAS, settle_domains
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -173,13 +173,29 @@ def visit(
     if output is not None:
         raise UsageError("`output` names a file, which goes with a model that is given by path")
     if isinstance(source, ir.Model):
-        return Visit(_copy(source), lambda model: model, source.graph.name or "model")
+        return _visit_ir(source)
     if isinstance(source, onnx.ModelProto):
         label = source.graph.name or "model"
         own = onnx.ModelProto()
         own.CopyFrom(source)
         return Visit(admit(own, label), to_proto, label)
     return _visit_graphsurgeon(source)
+
+
+def _visit_ir(source: ir.Model) -> Visit[ir.Model]:
+    model, spelled = _copy(source), dict(source.graph.opset_imports)
+    imports = model.graph.opset_imports
+    renamed = imports.pop(ALIAS, None)
+    if renamed is not None:
+        imports[""] = renamed
+
+    def leave(result: ir.Model) -> ir.Model:
+        own = result.graph.opset_imports
+        if ALIAS in spelled and own.get("") == renamed:
+            own[ALIAS] = own[""] if "" in spelled else own.pop("")
+        return result
+
+    return Visit(model, leave, source.graph.name or "model")
 
 
 def _copy(source: ir.Model) -> ir.Model:

@@ -25,6 +25,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model.outline import is_repeated, tensors
 from onnx_expand.model.sparse import Sparse, hold
+from onnx_expand.model.validity import ALIAS
 
 __all__ = [
     "DESCRIBED",
@@ -41,7 +42,6 @@ _ORIGIN = "onnx_expand.origin"
 DESCRIBED = "onnx_expand.described"
 """Holds the descriptions of a value that onnx-ir would change."""
 _SPELLED = "onnx_expand.domain"
-_ALIAS = "ai.onnx"
 _Holder = onnx.GraphProto | onnx.FunctionProto
 _Pair = tuple[ir.Graph, _Holder]
 
@@ -130,8 +130,8 @@ def _by_name(infos: Iterable[onnx.ValueInfoProto]) -> dict[str, list[onnx.ValueI
 def _note_domains(graph: ir.Graph, proto: _Holder) -> None:
     """Keep with nodes that their domain is spelled out."""
     for node, written in zip(graph, proto.node, strict=True):
-        if written.domain == _ALIAS:
-            node.meta[_SPELLED] = _ALIAS
+        if written.domain == ALIAS:
+            node.meta[_SPELLED] = ALIAS
 
 
 def _is_empty(info: onnx.ValueInfoProto) -> bool:
@@ -216,7 +216,7 @@ def _restore_imports(origin: _Origin, imports: Any) -> None:
 
 
 def _domain(entry: onnx.OperatorSetIdProto) -> str:
-    return "" if entry.domain == _ALIAS else entry.domain
+    return "" if entry.domain == ALIAS else entry.domain
 
 
 def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> None:

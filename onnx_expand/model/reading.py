@@ -23,7 +23,7 @@ from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, outline, tensors
 from onnx_expand.model.payload import check_payloads
 from onnx_expand.model.tidying import tidy
-from onnx_expand.model.validity import DEFAULT, default_version, one_line, validate
+from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, one_line, validate
 
 __all__ = ["CHECKSUMS", "EXTERNAL", "admit", "load"]
 
@@ -131,7 +131,7 @@ def _settle_imports(
 ) -> None:
     """Have one version of ONNX's own operators, by one spelling of their domain."""
     version = default_version(source)
-    if imports.pop("ai.onnx", None) is not None or imports.get("", version) != version:
+    if imports.pop(ALIAS, None) is not None or imports.get("", version) != version:
         imports[""] = version
 
 

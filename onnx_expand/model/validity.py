@@ -10,9 +10,12 @@ import onnx
 from onnx_expand.errors import ModelError
 from onnx_expand.model.outline import without_data
 
-__all__ = ["DEFAULT", "default_version", "one_line", "settle_domains", "validate"]
+__all__ = ["ALIAS", "DEFAULT", "default_version", "one_line", "settle_domains", "validate"]
 
-DEFAULT = {"", "ai.onnx"}
+ALIAS = "ai.onnx"
+"""The other name of the domain of ONNX's own operators, which is called by none."""
+
+DEFAULT = {"", ALIAS}
 """The two spellings of the domain of ONNX's own operators."""
 
 _STRANGE = "onnx_expand.unknown"
