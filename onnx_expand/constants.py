@@ -17,7 +17,7 @@ from onnx_expand.attributes import int_of, ints_of
 from onnx_expand.budget import Budget
 from onnx_expand.evaluators import compute
 
-__all__ = ["MOVING_OPS", "PURE_OPS", "evaluate", "run_nodes"]
+__all__ = ["MOVING_OPS", "PURE_OPS", "evaluate", "is_defined", "run_nodes"]
 
 PURE_OPS = frozenset(
     {
@@ -67,12 +67,12 @@ def evaluate(
     """
     if node.op_type in {"Shape", "Size"}:
         return _measured(node, inputs, opset)
-    if not _is_defined(node, inputs) or not budget.take(node, inputs):
-        return None
     try:
-        return compute(node, inputs, opset)
-    except MemoryError:
+        if is_defined(node, inputs) and budget.take(node, inputs):
+            return compute(node, inputs, opset)
+    except (MemoryError, ValueError):  # operands that do not fit into memory, or each other
         return None
+    return None
 
 
 def run_nodes(
@@ -117,7 +117,7 @@ def _measured(
     return [np.array(array.shape[start:end], np.int64)]
 
 
-def _is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) -> bool:
+def is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) -> bool:
     """Whether ONNX says what a node computes; runtimes may even crash where it does not."""
     if any(number < 1 for name in _DIVIDING for number in ints_of(node, name)):
         return False

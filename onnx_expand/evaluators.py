@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.attributes import schema_of
-from onnx_expand.proven import PROVEN
+from onnx_expand.proven import proven
 
 __all__ = ["by_onnxruntime", "by_reference", "compute", "is_proven", "signature"]
 
@@ -95,7 +95,7 @@ def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | N
 def is_proven(node: ir.Node, inputs: Arrays, opset: int) -> bool:
     """Whether the reference implementation was compared with onnxruntime for such a node."""
     key = signature(node, inputs, opset)
-    return key is not None and key[1] in PROVEN.get(key[0], ())
+    return key is not None and key[1] in proven().get(key[0], ())
 
 
 def signature(node: ir.Node, inputs: Arrays, opset: int) -> tuple[str, str] | None:
@@ -180,7 +180,10 @@ def _kernel(
     narrow = [dtype if dtype in _CARRIERS else None for dtype in found]
     for name, own in given.items():
         if own in _CARRIERS:
-            nodes.insert(0, onnx.helper.make_node("Cast", [f"{name}w"], [name], to=int(own)))
+            cast = onnx.helper.make_node("Cast", [f"{name}w"], [name], to=int(own))
+            if own.name.startswith("FLOAT8"):
+                cast.attribute.append(onnx.helper.make_attribute("saturate", 0))  # keep infinity
+            nodes.insert(0, cast)
     for i, dtype in enumerate(narrow):
         if dtype is not None:
             carrier = int(_CARRIERS[dtype])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import read, to_proto
 from onnx_expand.runtimes import OnnxRuntime, Reference, detect_providers, latency
 from onnx_expand.runtimes import ort as ort_module
+from tests.constant_cases import draw_case
 
 pytest.importorskip("onnxruntime")
 
@@ -284,3 +286,59 @@ def test_importing_the_runtimes_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+SEMANTIC = {
+    "Softmax": (1, 11, 13),
+    "LogSoftmax": (1, 11, 13),
+    "Hardmax": (1, 11, 13),
+    "Resize": (11, 13, 18, 19),
+    "BatchNormalization": (7, 9, 14, 15),
+}
+
+
+@pytest.mark.parametrize("op", SEMANTIC)
+def test_the_reference_has_the_semantics_of_the_operator_set(op: str) -> None:
+    """What the float64 reference computes is what onnxruntime does, or it says that it cannot."""
+    rng = np.random.default_rng(0)
+    compared = 0
+    for version, _ in itertools.product(SEMANTIC[op], range(80 if op == "Resize" else 20)):
+        case = draw_case(rng, _like(op), max(version, 7), "float32")
+        case.op = op
+        if op in {"LogSoftmax", "Hardmax", "Softmax"}:
+            assert case.inputs[0] is not None
+            case.inputs[0] = (
+                rng.permutation(case.inputs[0].size)
+                .astype(np.float32)
+                .reshape(case.inputs[0].shape)
+            )
+        node = ir.serde.serialize_node(case.node())
+        float_type = onnx.TensorProto.FLOAT
+        own = onnx.helper.make_graph(
+            [node],
+            "g",
+            [onnx.helper.make_tensor_value_info("c0", float_type, None)],
+            [onnx.helper.make_tensor_value_info("o0", float_type, None)],
+            [
+                onnx.numpy_helper.from_array(a, f"c{i}")
+                for i, a in enumerate(case.inputs)
+                if i and a is not None
+            ],
+        )
+        opset = onnx.helper.make_opsetid("", case.opset)
+        model = onnx.helper.make_model(own, opset_imports=[opset], ir_version=9)
+        source = ir.serde.deserialize_model(model)
+        assert case.inputs[0] is not None
+        feeds = {"c0": case.inputs[0]}
+        try:
+            truth = OnnxRuntime().session(source).run(feeds)["o0"]
+            found = Reference().session(source).run(feeds)["o0"]
+        except UnsupportedError:
+            continue
+        compared += 1
+        np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5, err_msg=str(case))
+    assert compared > 20
+
+
+def _like(op: str) -> str:
+    return "Softmax" if op in {"LogSoftmax", "Hardmax"} else op

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
+from onnx_expand.runtimes._semantics import SEMANTICS
 from onnx_expand.runtimes._windows import Windows
 
 __all__ = ["KERNELS"]
@@ -244,6 +245,7 @@ class HardSwish(OpRun):
 
 KERNELS: list[type[OpRun]] = [
     *(Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization, Erf, Gelu, HardSwish),
+    *SEMANTICS,
 ]
 
 
