@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import onnx
 
-from onnx_expand.errors import ModelError
+from onnx_expand.errors import ModelError, UnsupportedError
 from onnx_expand.model.outline import without_data
 
 __all__ = ["ALIAS", "DEFAULT", "default_version", "one_line", "settle_domains", "validate"]
@@ -19,6 +20,12 @@ DEFAULT = {"", ALIAS}
 """The two spellings of the domain of ONNX's own operators."""
 
 _STRANGE = "onnx_expand.unknown"
+
+_LARGEST = 5_000
+"""Nodes of a model, those of its functions counted at each call, that are never too many."""
+
+_REPEATED = 100
+"""So many times as many nodes as are written down may calls make of them."""
 
 
 def validate(light: onnx.ModelProto, label: str) -> None:
@@ -33,7 +40,9 @@ def validate(light: onnx.ModelProto, label: str) -> None:
 
     Raises:
         ModelError: It is not valid.
+        UnsupportedError: Its functions call each other so often that no one could run it.
     """
+    _bound_calls(light, label)
     copy = onnx.ModelProto()
     copy.CopyFrom(light)
     without_data(copy)
@@ -43,9 +52,6 @@ def validate(light: onnx.ModelProto, label: str) -> None:
         onnx.checker.check_model(copy)
     except Exception as error:  # besides ValidationError, whatever the C++ code raises
         raise ModelError(f"{label}: not a valid ONNX model: {one_line(error)}") from None
-    circle = _circle(light)
-    if circle:
-        raise ModelError(f"{label}: the function '{circle}' calls itself")
     if strange:
         message = f"ONNX has no {', '.join(strange)} in the opset of the model; left as it is"
         warnings.warn(f"{label}: {message}", stacklevel=2)
@@ -120,21 +126,44 @@ def _is_known(op_type: str, version: int) -> bool:
         return False
 
 
-def _circle(model: onnx.ModelProto) -> str:
-    """A function that calls itself, if only by way of others; empty if there is none."""
-    bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
+_Key = tuple[str, str, str]
+
+
+def _bound_calls(model: onnx.ModelProto, label: str) -> None:
+    """Refuse functions that call themselves, or that come to too many nodes with all their calls.
+
+    ONNX's checker and shape inference walk through every call, and so does a runtime.
+    """
     calls = {
-        key: {(n.domain, n.op_type, n.overload) for n in _nodes(function.node)} & set(bodies)
-        for key, function in bodies.items()
+        (f.domain, f.name, f.overload): Counter(map(_key, _nodes(f.node))) for f in model.functions
     }
-    while calls:
-        # What calls nothing is not on a circle, and neither is then what calls only such.
-        leaves = {key for key, called in calls.items() if not called & set(calls)}
-        if not leaves:
-            return min(name for _, name, _ in calls)
-        for key in leaves:
-            del calls[key]
-    return ""
+    sizes: dict[_Key, int] = {}
+    while len(sizes) < len(calls):
+        ready = [
+            key
+            for key, called in calls.items()
+            if key not in sizes and all(k in sizes for k in called if k in calls)
+        ]
+        if not ready:
+            circle = min(name for key in calls if key not in sizes for name in key[1:2])
+            raise ModelError(f"{label}: the function '{circle}' calls itself")
+        for key in ready:
+            sizes[key] = sum(n * sizes.get(k, 1) for k, n in calls[key].items())
+    if not calls:
+        return
+    nodes = [_key(node) for node in _nodes(model.graph.node)]
+    written = len(nodes) + sum(called.total() for called in calls.values())
+    total, limit = sum(sizes.get(key, 1) for key in nodes), max(_LARGEST, _REPEATED * written)
+    if total > limit:
+        many = total if total < 10**6 else f"{total:.3g}"
+        raise UnsupportedError(
+            f"{label}: with every call of its functions it has {many} nodes, more than "
+            f"{limit}; write repeated calls as a Loop"
+        )
+
+
+def _key(node: onnx.NodeProto) -> _Key:
+    return node.domain, node.op_type, node.overload
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
