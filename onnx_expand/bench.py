@@ -19,6 +19,7 @@ from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
 from onnx_expand.runtimes import OnnxRuntime, detect_providers, timings
+from onnx_expand.runtimes.loops import require_end
 
 __all__ = ["Bench", "Timing", "bench"]
 
@@ -148,6 +149,7 @@ def _feeds(
 ) -> Mapping[str, npt.NDArray[Any]]:
     """Random inputs of a model, as check draws them; those of the first model where they fit."""
     model = load(path)
+    require_end(model, path)
     signature = Signature.of(model)
     session = OnnxRuntime("cpu").session(model, path)
     if first is not None and first.keys() == signature.inputs.keys():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnx_expand.documents import parse_json
 from onnx_expand.errors import ModelError, UsageError
 from onnx_expand.model import load
 from onnx_expand.passes import Preprocess
@@ -112,7 +112,7 @@ def verify(certificate: str, source: str, target: str) -> ir.Model | None:
         UnsupportedError: The preprocessing does not fit the source.
     """
     try:
-        data = json.loads(Path(certificate).read_text(encoding="utf-8"))
+        data = parse_json(Path(certificate).read_text(encoding="utf-8"))
         stated = {key: dict(data[key]["sha256"]) for key in ("input", "output")}
         preprocess = _preprocess(data.get("relation", {"kind": "same"}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from onnx_expand.documents import parse_json, parse_yaml, yaml_module
 from onnx_expand.errors import UsageError
 from onnx_expand.factorize import Options, parse_strategy
 
@@ -192,30 +193,18 @@ def plan_text(nodes: Mapping[str, How], *, yaml: bool) -> str:
     entries = {name: _given(how) for name, how in nodes.items()}
     data = {"schema": 1, "nodes": entries}
     if yaml:
-        return str(_yaml().safe_dump(data, sort_keys=False, allow_unicode=True))
+        return str(yaml_module().safe_dump(data, sort_keys=False, allow_unicode=True))
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def _parsed(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix.lower() in {".yaml", ".yml"}:
-        yaml = _yaml()
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
+        return parse_yaml(text)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise UsageError(f"not JSON: {error} (name a YAML file .yaml)") from None
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise UsageError("YAML needs PyYAML: pip install pyyaml, or use JSON") from None
-    return yaml
 
 
 def _given(how: How) -> dict[str, Any]:

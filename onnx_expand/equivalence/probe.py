@@ -85,7 +85,10 @@ class Probe:
                 yield size
                 break
         if not is_found:
-            assert failure is not None
+            if failure is None:
+                raise UnsupportedError(
+                    "its inputs are too large to try at any size; --shape says what it takes"
+                )
             texts = [_text(size) for size in tried if size]
             more = f"; tried {', '.join(texts)}; --shape says what it takes" if texts else ""
             raise UnsupportedError(f"{failure}{more}") from failure

@@ -30,6 +30,7 @@ from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, load, read
 from onnx_expand.runtimes.base import Session, Source, Tensors
+from onnx_expand.runtimes.loops import require_end
 from onnx_expand.runtimes.ort import OnnxRuntime
 from onnx_expand.runtimes.reference import Reference
 
@@ -215,6 +216,7 @@ class _Rounded:
 
 
 def _session(name: str, guest: Guest, as_deployed: bool) -> Session:
+    require_end(guest.model, guest.label)
     if name == REFERENCE:
         return _Rounded(guest)
     return OnnxRuntime(name, optimize=as_deployed).session(guest.source, guest.label)

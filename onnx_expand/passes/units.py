@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_expand.documents import parse_json
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.lower import Template
 
@@ -66,7 +67,7 @@ class Member:
     def template(self) -> Template | None:
         """How the replaced node was written; None if the record is damaged."""
         try:
-            return Template.from_json(json.loads(self.origin))
+            return Template.from_json(parse_json(self.origin))
         except ValueError:
             return None
 
@@ -84,7 +85,7 @@ def unit_member(node: ir.Node) -> Member | None:
     if text is None:
         return None
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         return Member(
             str(record["unit"]),
             int(record["index"]),
