@@ -13,7 +13,7 @@ from onnx_expand.verification import require_equal, verify
 
 __all__ = ["Folded", "fold_and_check"]
 
-_QUIET = {Reason.COST, Reason.POLICY, Reason.OUTPUT, Reason.SHARED}
+_QUIET = {Reason.COST, Reason.POLICY, Reason.OUTPUT, Reason.SHARED, Reason.BRANCHES}
 
 
 @dataclass(frozen=True)
