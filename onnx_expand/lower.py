@@ -33,7 +33,16 @@ from onnx_expand.lift import (
 from onnx_expand.spill import LARGE, Spill
 from onnx_expand.values import Facts
 
-__all__ = ["Form", "Names", "Target", "Template", "constant", "form_of", "lower"]
+__all__ = [
+    "Form",
+    "Names",
+    "Target",
+    "Template",
+    "check_numbers",
+    "constant",
+    "form_of",
+    "lower",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -116,6 +125,10 @@ class Template:
             facts.dims(linear.weight),
             None if linear.bias is None else facts.dims(linear.bias),
         )
+
+    def without_bias(self) -> Template:
+        """The template of a node that adds nothing."""
+        return replace(self, inputs=self.inputs[:2], bias=None)
 
     def to_json(self) -> dict[str, Any]:
         """The template as plain JSON types."""
@@ -247,6 +260,21 @@ def lower(
     assert axes is not None
     fresh = _fresh(form, affine, axes, rank, target.names.node)
     return _WRITERS[form.value](affine, fresh, axes, target)
+
+
+def check_numbers(affine: AffineConv, dtype: ir.DataType) -> None:
+    """Refuse a map that cannot be written in a type.
+
+    Raises:
+        RefusedError: A number does not fit the type, or an attribute ONNX's integers.
+    """
+    _check_scale(affine, dtype)
+    _check_attributes(affine)
+    for array in (affine.weight, affine.bias):
+        if array is None:
+            continue
+        for number in (float(array.max(initial=0.0)), float(array.min(initial=0.0))):
+            _rounded(np.asarray(number), dtype)
 
 
 def _check_attributes(affine: AffineConv) -> None:

@@ -17,9 +17,9 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from onnx_expand import model as door
+from onnx_expand.editing import label
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.passes import Fold, FoldReport, Policy
-from onnx_expand.passes.rewrite import label
 
 __all__ = ["OPS", "OPSETS", "TYPES", "classify", "document"]
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from onnx_expand import model as door
+from onnx_expand.editing import label
 from onnx_expand.passes import Fold, FoldReport, assume_constant
-from onnx_expand.passes.rewrite import label
 from tests.sameness import differences, file_models, node_models
 
 

@@ -13,8 +13,8 @@ import pytest
 import onnx_expand
 from onnx_expand.errors import Reason
 from onnx_expand.passes import Fold, Policy
-from onnx_expand.passes.units import unit_member
 from onnx_expand.runtimes import Reference
+from onnx_expand.units import unit_member
 from tests.graphs_text import bn, graph, ops, weights
 
 NOTE = "onnx_expand.expanded"

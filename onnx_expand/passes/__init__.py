@@ -1,10 +1,10 @@
 """The rewrites: `Expand` and `Fold`, passes over `onnx_ir.Model`."""
 
-from onnx_expand.passes.borders import Border
+from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.policy import Policy
 from onnx_expand.passes.expand import Expand, ExpandReport, ExpandResult
 from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
 from onnx_expand.passes.overridable import assume_constant
-from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.preprocess import Preprocess
 from onnx_expand.passes.report import Verification
 from onnx_expand.passes.strip import StripNonlinear

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_expand.cost import inspect_model
+from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal, UsageError
-from onnx_expand.passes.borders import Border
+from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.policy import Policy
 from onnx_expand.passes.folding import FoldRun
 from onnx_expand.passes.functions import (
     as_constants,
@@ -17,12 +19,10 @@ from onnx_expand.passes.functions import (
     inline_functions,
 )
 from onnx_expand.passes.options import settle
-from onnx_expand.passes.partition import Policy
 from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
-from onnx_expand.passes.rewrite import label
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
-from onnx_expand.passes.units import (
+from onnx_expand.units import (
     drop_incomplete,
     drop_note,
     has_note,

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.errors import ModelError, Reason, Refusal
-from onnx_expand.regions import Break
+from onnx_expand.passes.report import Break
 from onnx_expand.shapes import BODY
 
 __all__ = ["as_constants", "body_of", "calls_with_weights", "inline_functions"]

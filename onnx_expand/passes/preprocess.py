@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.editing import Rewriter
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.lower import constant
 from onnx_expand.passes.options import settle
-from onnx_expand.passes.rewrite import Rewriter
 
 __all__ = ["Preprocess"]
 

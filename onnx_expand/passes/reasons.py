@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterator
 import onnx_ir as ir
 
 from onnx_expand.attributes import float_of
+from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
-from onnx_expand.passes.partition import NOT_MARKED, Policy
-from onnx_expand.passes.rewrite import label
-from onnx_expand.regions import Break
-from onnx_expand.renames import RENAMES, find_rename
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.reasons import NOT_MARKED
+from onnx_expand.linear.views import VIEWS, find_view
+from onnx_expand.passes.report import Break
 from onnx_expand.values import Facts
 
 __all__ = ["is_linear_kind", "refined", "unexplained"]
@@ -25,7 +26,7 @@ __all__ = ["is_linear_kind", "refined", "unexplained"]
 _JOINS = frozenset({"Add", "Sub", "Sum", "Mean", "Concat"})
 _CASTS = frozenset({"Cast", "CastLike"})
 _CUTS = frozenset({"Split", "SplitToSequence"})
-_KINDS = LINEAR_OPS | RENAMES | _JOINS | _CASTS | _CUTS | {"Expand"}
+_KINDS = LINEAR_OPS | VIEWS | _JOINS | _CASTS | _CUTS | {"Expand"}
 _DEEPEST = 64  # nodes between an initializer and what is computed from it
 
 
@@ -174,8 +175,8 @@ def _of_kind(node: ir.Node) -> Callable[[ir.Node, Facts], Refusal]:
     return _other
 
 
-def _rename(node: ir.Node, facts: Facts) -> Refusal:
-    if find_rename(node, facts) is None:
+def _view(node: ir.Node, facts: Facts) -> Refusal:
+    if find_view(node, facts) is None:
         return Refusal(
             Reason.UNKNOWN_SHAPE,
             f"it is not known which axes {node.op_type} makes of '{_name(node)}'",
@@ -233,7 +234,7 @@ def _other(node: ir.Node, facts: Facts) -> Refusal:
 
 
 _REASONS: tuple[tuple[frozenset[str], Callable[[ir.Node, Facts], Refusal]], ...] = (
-    (RENAMES, _rename),
+    (VIEWS, _view),
     (_JOINS, _join),
     (_CASTS, _cast),
     (_CUTS, _cut),

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx_expand.cost import Cost, Inspection
-from onnx_expand.errors import Refusal
-from onnx_expand.passes.borders import Border
-from onnx_expand.passes.partition import Policy
-from onnx_expand.passes.rewrite import label
-from onnx_expand.regions import Break
+import onnx_ir as ir
 
-__all__ = ["FoldReport", "Kept", "Site", "Verification", "kept_of"]
+from onnx_expand.cost import Cost, Inspection
+from onnx_expand.editing import label
+from onnx_expand.errors import Refusal
+from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.policy import Policy
+
+__all__ = ["Break", "FoldReport", "Kept", "Site", "Verification", "kept_of"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class Site:
     before: Cost
     after: Cost
     border: Border = Border.EXACT
+
+
+@dataclass(frozen=True)
+class Break:
+    """Why nodes are not one, or why a node of a linear op is no map.
+
+    Attributes:
+        nodes: The nodes concerned.
+        refusal: The reason.
+        value: The name of the tensor between them, where there is one.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    refusal: Refusal
+    value: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.lift import Linear, lift
-from onnx_expand.passes.rewrite import label
 from onnx_expand.plans import Select
 from onnx_expand.values import Facts
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_expand.constants import MOVING_OPS
+from onnx_expand.editing import Rewriter, label
 from onnx_expand.lift import Linear, lift
-from onnx_expand.passes.rewrite import Rewriter, label
 from onnx_expand.values import Facts
 
 __all__ = ["Frozen", "freeze_weights"]

@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
+from onnx_expand.editing import Rewriter, label
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.factorize import Average, Filled, Layer, Statistics, as_affine
 from onnx_expand.lift import Axes, Linear
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower
-from onnx_expand.passes.rewrite import Rewriter, label
-from onnx_expand.passes.units import mark, mark_activation
+from onnx_expand.units import mark, mark_activation
 from onnx_expand.values import Facts
 
 __all__ = ["UnitWriter"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
-from onnx_expand.passes.units import RECORDS
 from onnx_expand.spill import Spill
 from onnx_expand.tensors import read_tensor
+from onnx_expand.units import RECORDS
 
 __all__ = ["Rewriter", "label"]
 
@@ -17,6 +18,23 @@ __all__ = ["Rewriter", "label"]
 def label(node: ir.Node) -> str:
     """What messages call a node: its name, or else that of its output."""
     return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
+
+
+@dataclass(frozen=True)
+class Entry:
+    """New nodes whose constants are to be registered.
+
+    Attributes:
+        graph: Where.
+        nodes: The nodes.
+        places: Among the initializers the place that belongs to each input index.
+        read: The initializers that the nodes which they replace read, by name.
+    """
+
+    graph: ir.Graph
+    nodes: tuple[ir.Node, ...]
+    places: dict[int, tuple[float, ...]]
+    read: dict[str | None, ir.Value]
 
 
 class Rewriter:
@@ -58,15 +76,52 @@ class Rewriter:
         given_up.discard(candidate)
         return candidate
 
-    def own_names(self, nodes: Sequence[ir.Node]) -> list[str]:
-        """The names that go when these nodes are replaced: theirs, and those of what they read."""
+    def own_names(self, nodes: Sequence[ir.Node], *, whole: bool = False) -> list[str]:
+        """The names that go when these nodes are replaced: theirs, and those of what they read.
+
+        Args:
+            nodes: The nodes.
+            whole: Whether the outputs of the last node go too.
+        """
         inside = set(nodes)
         names = [node.name or "" for node in nodes]
-        names += [out.name or "" for node in nodes[:-1] for out in node.outputs]
+        names += [o.name or "" for node in nodes[: None if whole else -1] for o in node.outputs]
         for value in _constants(nodes):
             if all(use.node in inside for use in value.uses()) and not value.is_graph_output():
                 names.append(value.name or "")
         return names
+
+    def record(self, nodes: Sequence[ir.Node], old: Sequence[ir.Node]) -> Entry:
+        """What `register` needs to know of nodes that are about to go.
+
+        Args:
+            nodes: New nodes, whose constants are not registered yet.
+            old: The nodes that they replace.
+        """
+        graph = old[-1].graph
+        assert isinstance(graph, ir.Graph)
+        _describe(nodes, old)
+        read = {v.name: v for n in old for v in n.inputs if v is not None and v.is_initializer()}
+        return Entry(graph, tuple(nodes), self._places(graph, old), read)
+
+    def register(self, entry: Entry) -> None:
+        """Register the constants of new nodes, in the places of those that went."""
+        fallback = min(entry.places.values(), default=(float(len(self._place)),))
+        count = 0
+        for node in entry.nodes:
+            for slot, value in enumerate(node.inputs):
+                if value is None or value.const_value is None or value.is_initializer():
+                    continue
+                if value.producer() is not None:
+                    continue
+                place = (*entry.places.get(slot, fallback), count)
+                self._place[entry.graph, value.name or ""] = place
+                entry.graph.register_initializer(value)
+                source = entry.read.get(value.name)
+                if source is not None:  # what was said of the weight whose name it takes
+                    value.doc_string = source.doc_string
+                    value.metadata_props.update(source.metadata_props)
+                count += 1
 
     def replace(self, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
         """Put a run of nodes in the place of another that computes the same output.

@@ -1,4 +1,4 @@
-"""Renames: nodes that give the axes of a tensor other names, and change no number.
+"""Views: nodes that lay the axes of a tensor out anew, and change no number.
 
 Transpose, Reshape, Flatten, Squeeze and Unsqueeze only say anew where each number lies. A map that
 treats all positions alike may come before or after such a node, on the axis to which its channels
@@ -9,30 +9,28 @@ itself may still pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.attributes import int_of, ints_of
-from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.values import Facts
 
-__all__ = ["RENAMES", "Extent", "Passage", "Rename", "find_rename", "without_detours"]
+__all__ = ["VIEWS", "Extent", "Passage", "ViewOp", "find_view", "without_detours"]
 
 Extent = Hashable
 """A number, or whatever stands for one extent that is not static."""
 
-RENAMES = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Op types that may be renames."""
+VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Op types that may be views."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Where the channels of an axis come out of a rename.
+    """Where the channels of an axis come out of a view.
 
     Channel t of the output is channel `t // repeat % channels` of the input.
 
@@ -57,11 +55,11 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Rename:
-    """A node that renames axes, as an element of a region.
+class ViewOp:
+    """What a node that changes the layout does to its input.
 
     Attributes:
-        node: The node.
+        node: The node, for its op and attributes.
         source: The extents of its input.
         target: The extents of its output.
         perm: The axes of the input in their order in the output, None where the order stays.
@@ -75,48 +73,16 @@ class Rename:
     perm: tuple[int, ...] | None = None
     axes: tuple[int, int] | None = None
     channels: tuple[int, int] = (1, 1)
-    shift_only: ClassVar[bool] = False
 
     @property
-    def geometry(self) -> Refusal:
-        """A rename computes nothing."""
-        return Refusal(Reason.GEOMETRY, f"{self.node.op_type} changes the layout in between")
+    def changes_nothing(self) -> bool:
+        """Whether the output is laid out like the input."""
+        if self.perm is not None:
+            return self.perm == tuple(range(len(self.perm)))
+        return self.source == self.target
 
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self.channels[1]
-
-    @property
-    def input(self) -> ir.Value:
-        """The value that the node reads, as the graph is now."""
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-    @property
-    def output(self) -> ir.Value:
-        """The value that the node computes."""
-        return self.node.outputs[0]
-
-    def load(self) -> NoReturn:
-        """There are no numbers to load; raises `RefusedError`."""
-        raise RefusedError(self.geometry)
-
-    def leaves(self) -> Iterator[NoReturn]:
-        """No linear nodes."""
-        yield from ()
-
-    def leaves_parts(self) -> bool:
-        """All of the input comes out."""
-        return False
-
-    def nodes(self) -> Iterator[ir.Node]:
-        """The node."""
-        yield self.node
-
-    def on(self, axis: int, channels: int) -> Rename:
-        """The rename for so many channels on an axis of its input, if it lets them pass."""
+    def on(self, axis: int, channels: int) -> ViewOp:
+        """The view for so many channels on an axis of its input, if it lets them pass."""
         if self.axes is not None:
             return self
         passage = self.forward(axis)
@@ -140,7 +106,7 @@ class Rename:
         passage = _passage(self.target, self.source, axis)
         return passage.axis if passage is not None and passage.is_plain else None
 
-    def undoes(self, other: Rename) -> bool:
+    def undoes(self, other: ViewOp) -> bool:
         """Whether this one after another leaves every number where it was."""
         if self.perm is not None and other.perm is not None:
             both = tuple(other.perm[axis] for axis in self.perm)
@@ -160,11 +126,11 @@ class Rename:
         return ends[0] == ends[1]
 
 
-def find_rename(node: ir.Node, facts: Facts) -> Rename | None:
-    """The rename that a node is, if it is one of numbers that the model computes."""
+def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
+    """The view that a node is, if it is one of numbers that the model computes."""
     if node.domain or not node.inputs or node.inputs[0] is None:
         return None
-    if node.op_type not in RENAMES:
+    if node.op_type not in VIEWS:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None  # its axes are handed over by the callers of its function
@@ -177,10 +143,10 @@ def find_rename(node: ir.Node, facts: Facts) -> Rename | None:
         perm = ints_of(node, "perm") or tuple(range(len(source)))[::-1]
         if sorted(perm) != list(range(len(source))):
             return None
-        return Rename(node, source, tuple(source[axis] for axis in perm), perm)
+        return ViewOp(node, source, tuple(source[axis] for axis in perm), perm)
     target = _target(node, source, facts)
     target = facts.extents(y) if target is None else target
-    return None if target is None else Rename(node, source, target)
+    return None if target is None else ViewOp(node, source, target)
 
 
 def _target(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Extent, ...] | None:
@@ -263,12 +229,12 @@ def _quotient(a: Sequence[Extent], b: Sequence[Extent]) -> int | None:
     return numbers[0] // numbers[1]
 
 
-def without_detours(renames: Sequence[Rename]) -> list[Rename]:
-    """Renames one after the other without those that undo each other."""
-    left: list[Rename] = []
-    for rename in renames:
-        if left and rename.undoes(left[-1]):
+def without_detours(ops: Sequence[ViewOp]) -> list[ViewOp]:
+    """ViewOps one after the other without those that undo each other."""
+    left: list[ViewOp] = []
+    for view in ops:
+        if left and view.undoes(left[-1]):
             left.pop()
         else:
-            left.append(rename)
+            left.append(view)
     return left

@@ -1,0 +1,344 @@
+"""The driver: a worklist of terms, rules that say what may replace them, and what is alive."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnx_expand.errors import Refusal
+from onnx_expand.linear.build import Builder
+from onnx_expand.linear.partition import Clock
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.steps import Step, join_step, step_of
+from onnx_expand.linear.terms import Fill, Map, Term
+from onnx_expand.values import Facts
+
+__all__ = ["Rule", "Stretch", "Swap", "Terms"]
+
+Swap = dict[Term, Term]
+Rule = Callable[["Terms", Term], "Swap | None"]
+
+_DEEPEST = 64  # joins within joins
+_LARGEST = 512  # terms of one join
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps one after the other, nothing between which is read elsewhere.
+
+    Attributes:
+        root: What the first step reads.
+        steps: First to last.
+    """
+
+    root: Term
+    steps: list[Step]
+
+
+@dataclass(eq=False)
+class Terms:
+    """The linear part of one graph, and who uses what.
+
+    Attributes:
+        graph: The graph.
+        facts: What is known about the model.
+        policy: What to minimize.
+        users: For each live term those that it is an argument of, once for each time.
+        roots: The terms of values that something other than a term reads, with these values.
+    """
+
+    graph: ir.Graph
+    facts: Facts
+    policy: Policy
+    users: dict[Term, Counter[Term]] = field(default_factory=dict)
+    roots: dict[Term, list[ir.Value]] = field(default_factory=dict)
+    forbidden: dict[tuple[Term, ...], Refusal] = field(default_factory=dict)
+    done: set[tuple[Term, ...]] = field(default_factory=set)
+    dropped: list[Map] = field(default_factory=list)
+    equal: dict[Term, list[ir.Value]] = field(default_factory=dict)
+    clock: Clock | None = None
+
+    def __post_init__(self) -> None:
+        built = Builder(self.graph, self.facts)
+        self.refused = built.refused
+        self.nodes = built.nodes
+        self.frames = {n for t in built.of.values() if isinstance(t, Fill) for n in t.frame.nodes}
+        self._joins: dict[Term, tuple[Term, int, Step] | None] = {}
+        self._count = 0
+        inside = self.nodes.keys() | self.frames
+        for value, term in list(built.of.items()):
+            if term.node is None:
+                continue
+            readers = self.facts.readers(value)
+            if value.is_graph_output() or any(reader not in inside for reader in readers):
+                self.roots[term] = [value]
+        for term in self.roots:
+            self._admit(term)
+
+    # -- Who uses what ------------------------------------------------------------------------
+
+    def count(self, term: Term) -> int:
+        """How often a term is used, by terms and by the rest of the graph."""
+        return self.users[term].total() + len(self.roots.get(term, ()))
+
+    def is_live(self, term: Term) -> bool:
+        """Whether the graph's outputs depend on a term."""
+        return term in self.users
+
+    def is_inner(self, term: Term) -> bool:
+        """Whether one term is all that uses another."""
+        return term not in self.roots and self.users[term].total() == 1
+
+    def user(self, term: Term) -> Term:
+        """A term that uses another."""
+        return next(iter(self.users[term]))
+
+    def live(self) -> Iterator[Term]:
+        """The live terms, arguments before what is computed from them."""
+        seen: set[Term] = set()
+        pending: list[tuple[Term, bool]] = [(t, False) for t in reversed(self.roots)]
+        while pending:
+            term, ready = pending.pop()
+            if ready:
+                yield term
+                continue
+            if term in seen:
+                continue
+            seen.add(term)
+            pending.append((term, True))
+            pending += [(arg, False) for arg in reversed(term.args)]
+
+    def _admit(self, term: Term) -> list[Term]:
+        """Take in a term and what it is computed from; those that are new."""
+        new: list[Term] = []
+        pending: list[tuple[Term, bool]] = [(term, False)]
+        while pending:
+            current, ready = pending.pop()
+            if ready:
+                self._count += 1
+                current.order = self._count
+                new.append(current)
+                continue
+            if current in self.users:
+                continue
+            self.users[current] = Counter()
+            pending.append((current, True))
+            pending += [(arg, False) for arg in reversed(current.args)]
+        for current in new:
+            for arg in current.args:
+                self.users[arg][current] += 1
+        return new
+
+    def _release(self, terms: Iterable[Term]) -> list[Term]:
+        """Let go of terms that nothing uses; the live ones that they used."""
+        touched: list[Term] = []
+        pending = list(terms)
+        while pending:
+            term = pending.pop()
+            if term not in self.users or self.count(term):
+                continue
+            del self.users[term]
+            for arg in term.args:
+                self.users[arg][term] -= 1
+                if not self.users[arg][term]:
+                    del self.users[arg][term]
+                pending.append(arg)
+                touched.append(arg)
+        return [term for term in touched if term in self.users]
+
+    def take(self, swap: Mapping[Term, Term]) -> list[Term]:
+        """Put terms in the place of others that equal them; the terms around what changed."""
+        self._joins.clear()
+
+        def final(term: Term) -> Term:
+            while term in swap:
+                term = swap[term]
+            return term
+
+        touched: list[Term] = []
+        for new in swap.values():
+            for term in _tree(new, self.users):
+                term.args = tuple(map(final, term.args))
+        for new in dict.fromkeys(map(final, swap)):
+            touched += self._admit(new)
+        for old in swap:
+            new = final(old)
+            if old not in self.users:
+                continue
+            for user, times in list(self.users[old].items()):
+                user.reads = tuple(
+                    new.value if arg is old and read is old.value else read
+                    for arg, read in zip(user.args, user.reads, strict=True)
+                )
+                user.args = tuple(new if arg is old else arg for arg in user.args)
+                self.users[new][user] += times
+                touched.append(user)
+            self.users[old].clear()
+            if old.value is not None and new.value is not old.value:
+                self.equal.setdefault(new, []).append(old.value)
+            self.equal.setdefault(new, []).extend(self.equal.pop(old, ()))
+            if old in self.roots:
+                self.roots.setdefault(new, []).extend(self.roots.pop(old))
+        touched += self._release(swap)
+        around = [t for term in touched if term in self.users for t in (term, *term.args)]
+        around += [
+            user for term in list(around) if term in self.users for user in self.users[term]
+        ]
+        return [t for t in dict.fromkeys(around) if t in self.users]
+
+    # -- Stretches ----------------------------------------------------------------------------
+
+    def stretch(self, top: Term) -> Stretch:
+        """The longest stretch that ends at a term."""
+        steps: list[Step] = []
+        current = top
+        while True:
+            found = self._step(current)
+            if found is None:
+                break
+            below, edges, step = found
+            steps.append(step)
+            current = below
+            if below in self.roots or self.users[below].total() != edges:
+                break
+        steps.reverse()
+        return Stretch(current, steps)
+
+    def _step(self, term: Term, depth: int = 0) -> tuple[Term, int, Step] | None:
+        """A term as a step: what it reads, how often, and the step."""
+        if not term.is_join:
+            step = step_of(term)
+            return None if step is None else (term.args[0], 1, step)
+        if term not in self._joins:
+            self._joins[term] = self._join(term, depth)
+        return self._joins[term]
+
+    def _join(self, term: Term, depth: int) -> tuple[Term, int, Step] | None:
+        if depth > _DEEPEST:
+            return None
+        branches: list[list[Step]] = []
+        roots: set[Term] = set()
+        entries = 0
+        for arg in term.args:
+            steps: list[Step] = []
+            current, edges = arg, 1
+            while current not in self.roots and self.users[current].total() == edges:
+                found = self._step(current, depth + 1)
+                if found is None:
+                    break
+                current, edges, step = found
+                steps.append(step)
+                if len(steps) > _LARGEST:
+                    return None
+            roots.add(current)
+            entries += edges
+            branches.append(steps[::-1])
+        if len(roots) != 1:
+            return None
+        whole = join_step(term, branches)
+        if whole is None or len(whole.terms) > _LARGEST:
+            return None
+        return roots.pop(), entries, whole
+
+    def top(self, term: Term) -> Term:
+        """The end of the longest stretch that goes through a term."""
+        while not self.is_top(term):
+            term = self.user(term)
+        return term
+
+    def is_top(self, term: Term) -> bool:
+        """Whether no longer stretch goes on through a term."""
+        if term in self.roots or not self.users[term]:
+            return True
+        if self.is_inner(term):
+            return self.user(term).is_join
+        return self._join_over(term) is None
+
+    def _join_over(self, term: Term) -> Term | None:
+        """The join whose branches are all that uses a term, if there is one."""
+        current = self.user(term)
+        for _ in range(_LARGEST):
+            if current.is_join:
+                found = self._step(current)
+                uses = self.users[term].total()
+                if found is not None and found[0] is term and found[1] == uses:
+                    return current
+            if not self.is_inner(current):
+                break
+            current = self.user(current)
+        return None
+
+    def outer(self, root: Term, user: Term) -> Term:
+        """The end of the longest stretch that begins at a term with one of its users."""
+        current = user
+        while current not in self.roots and self.users[current]:
+            if self.is_inner(current):
+                above = self.user(current)
+                if above.is_join:
+                    found = self._step(above)
+                    if found is None or found[0] is not root:
+                        break
+                current = above
+                continue
+            over = self._join_over(current)
+            if over is None:
+                break
+            current = over
+        return current
+
+    def entries(self, stretch: Stretch) -> int:
+        """How often the first step of a stretch reads its root."""
+        found = self._step(stretch.steps[0].top) if stretch.steps else None
+        return 0 if found is None else found[1]
+
+
+def _tree(term: Term, live: Mapping[Term, object]) -> Iterator[Term]:
+    """A new term and the new ones that it is computed from."""
+    seen: set[Term] = set()
+    pending = [term]
+    while pending:
+        current = pending.pop()
+        if current in live or current in seen:
+            continue
+        seen.add(current)
+        yield current
+        pending += current.args
+
+
+def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
+    """Apply rules until none has anything to give; how many rewrites were made.
+
+    Earlier rules go first, each from the inputs of the graph on; after a rewrite only the
+    neighbours of what changed are looked at again.
+    """
+    queue: list[tuple[int, int, int, Term]] = []
+    waiting: set[tuple[int, Term]] = set()
+    serial = made = 0
+
+    def push(term: Term) -> None:
+        nonlocal serial
+        for index in range(len(rules)):
+            if (index, term) not in waiting:
+                waiting.add((index, term))
+                serial += 1
+                heapq.heappush(queue, (index, term.order, serial, term))
+
+    for term in terms.live():
+        push(term)
+    while queue:
+        index, _, _, term = heapq.heappop(queue)
+        waiting.discard((index, term))
+        if not terms.is_live(term):
+            continue
+        swap = rules[index](terms, term)
+        if swap:
+            made += 1
+            for touched in terms.take(swap):
+                push(touched)
+                push(terms.stretch(touched).root)
+                push(terms.top(touched))
+    return made

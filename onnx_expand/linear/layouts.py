@@ -1,0 +1,152 @@
+"""Steps with views between them, brought into one layout.
+
+All that reaches over positions, kernels and frames, has to lie in one layout; maps of single
+positions are moved there from before and after. The views then stand before and after the whole,
+where some of them may undo each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Reason, Refusal
+from onnx_expand.geometry import Geometry
+from onnx_expand.linear.steps import Step
+from onnx_expand.linear.views import Passage, ViewOp, without_detours
+
+__all__ = ["Layout", "layouts_of"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Steps in one layout, and the views around them.
+
+    Attributes:
+        steps: The steps without views, all on the axes of this layout.
+        before: Views from the input into this layout.
+        after: Views from this layout to the output.
+        home: Where this layout begins and ends, as indices of all steps.
+    """
+
+    steps: tuple[Step, ...]
+    before: tuple[ViewOp, ...]
+    after: tuple[ViewOp, ...]
+    home: tuple[int, int]
+
+    @property
+    def spreads(self) -> bool:
+        """Whether channels become features with others on the way into this layout."""
+        return any(view.channels[0] != view.channels[1] for view in self.before)
+
+
+def layouts_of(steps: Sequence[Step]) -> list[Layout] | Refusal:
+    """The layouts in which steps, some of them views, are one map; the fewest views first.
+
+    Args:
+        steps: In order, on known channel axes where they have any.
+    """
+    cuts = [i for i, s in enumerate(steps) if s.view is not None]
+    starts = [0, *(i + 1 for i in cuts)]
+    ends = [*cuts, len(steps)]
+    fixed = {
+        run
+        for run, (start, end) in enumerate(zip(starts, ends, strict=True))
+        if any(not s.is_pointwise for s in steps[start:end])
+    }
+    if len(fixed) > 1:
+        return Refusal(Reason.GEOMETRY, "kernels in different layouts are not one")
+    found = [
+        layout
+        for home in (fixed or range(len(starts)))
+        if (layout := _at_home(steps, starts[home], ends[home])) is not None
+    ]
+    if not found:
+        return Refusal(
+            Reason.GEOMETRY, "channels that become features with others are mapped on both sides"
+        )
+
+    def preference(layout: Layout) -> tuple[int, int, int]:
+        start, end = layout.home
+        return len(layout.before) + len(layout.after), -_weight(steps[start:end]), start
+
+    return sorted(found, key=preference)
+
+
+def _weight(steps: Sequence[Step]) -> int:
+    """Parameters of some steps."""
+    return sum(s.geometry.parameters for s in steps if isinstance(s.geometry, Geometry))
+
+
+def _at_home(steps: Sequence[Step], start: int, end: int) -> Layout | None:
+    """The steps in the layout between two indices; None where one cannot be moved there."""
+    moved: list[Step] = []
+    for i, step in enumerate(steps):
+        if step.view is not None:
+            continue
+        if start <= i < end:
+            moved.append(step)
+            continue
+        forward = i < start
+        between = steps[i:start] if forward else steps[end:i]
+        there = _moved(step, [s.view for s in between if s.view is not None], forward=forward)
+        if there is None:
+            return None
+        moved.append(there)
+    before = [s.view for s in steps[:start] if s.view is not None]
+    after = [s.view for s in steps[end:] if s.view is not None]
+    around = tuple(without_detours(before)), tuple(without_detours(after))
+    return Layout(tuple(moved), *around, (start, end))
+
+
+def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None:
+    """A map of single positions on the other side of some views."""
+    geometry = step.geometry
+    if isinstance(geometry, Refusal):
+        return None
+    if step.axes is None:
+        axes, passages = None, []
+    else:
+        if any(view.axes is None for view in views):
+            return None
+        passages = list(_passages(views))
+        ends = views[-1].axes if forward else views[0].axes
+        assert ends is not None
+        axis = ends[1] if forward else ends[0]
+        axes = (axis, axis)
+    spreads = [passage for passage in passages if not passage.is_plain]
+    if spreads and not (forward and geometry.is_per_channel):
+        return None
+    for passage in spreads:
+        channels = geometry.out_channels * passage.repeat * passage.tile
+        geometry = replace(geometry, in_channels=channels, out_channels=channels, group=channels)
+
+    def load() -> AffineConv:
+        affine = step.load()
+        if not spreads:
+            matrix = affine.weight.reshape(affine.weight.shape[:2])
+            return AffineConv(matrix, affine.bias, group=affine.group)
+        scale, shift = affine.weight.reshape(-1), affine.bias
+        for passage in spreads:
+            scale = passage.spread(scale)
+            shift = None if shift is None else passage.spread(shift)
+        return AffineConv.per_channel(scale, shift)
+
+    return replace(step, geometry=_matrix(geometry), axes=axes, load=load, branches=())
+
+
+def _matrix(geometry: Geometry) -> Geometry:
+    """A map of single positions without spatial axes, which fits any layout."""
+    return Geometry(
+        geometry.in_channels, geometry.out_channels, group=geometry.group, bias=geometry.bias
+    )
+
+
+def _passages(views: Sequence[ViewOp]) -> Iterator[Passage]:
+    """Where each of some views lets the channels pass."""
+    for view in views:
+        assert view.axes is not None
+        passage = view.forward(view.axes[0])
+        assert passage is not None
+        yield passage

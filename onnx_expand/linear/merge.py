@@ -1,0 +1,297 @@
+"""From a chosen span to the terms that take its place, numbers and all."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.cost import Cost
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift.base import LARGEST
+from onnx_expand.linear.partition import Merged, Partition, Span, units_of
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.steps import Step, chain_affine
+from onnx_expand.linear.terms import Hub, Load, Map, Tensor, Term, View
+from onnx_expand.linear.views import ViewOp
+from onnx_expand.lower import Form, check_numbers, form_of
+
+__all__ = ["before_cost", "memoized", "merged_term", "view_term"]
+
+_GROWTH = 4  # times the parameters that were there
+_HELD = 1 << 24  # bytes of numbers that are held rather than composed once more
+
+
+def merged_term(part: Partition, span: Span, shared: Sequence[Term] = ()) -> Term | Refusal:
+    """The term that computes a span as one map.
+
+    Args:
+        part: The partition that chose it.
+        span: The span.
+        shared: Terms of it that stay for now: they keep their names.
+
+    Returns:
+        The term, with what stands around it; or why its numbers are none that can be written.
+    """
+    merged = part.merged(span)
+    assert isinstance(merged, Merged)
+    inside = part.inside(span)
+    try:
+        return _term(part, span, merged, shared)
+    except RefusedError as error:
+        return error.refusal
+    except MemoryError:
+        del inside
+        return Refusal(Reason.UNSUPPORTED, "the merged weights do not fit into memory")
+
+
+def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term]) -> Term:
+    inside = part.inside(span)
+    top = inside[-1].top
+    arg = part.root if not span.first else part.steps[span.first - 1].top
+    while isinstance(arg, Hub):
+        arg = arg.args[0]
+    layout = merged.layout
+    refusal = _too_much(part, span, merged)
+    if refusal is not None:
+        raise RefusedError(refusal)
+    load = _load(inside, merged)
+    affine = load()
+    dtype = top.tensor.dtype or arg.tensor.dtype
+    if dtype is None:
+        raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
+    check_numbers(affine, dtype)
+    if merged.form not in {Form.GEMM, Form.MATMUL}:
+        affine = affine.finest()
+    if merged.shifted:
+        arg = _shift(part, span, merged, arg)
+        merged = replace(merged, shifted=0)
+    first: int | None = None
+    if layout is not None and layout.before:
+        first = layout.before[0].channels[0] if layout.spreads else affine.geometry.in_channels
+    for op in layout.before if layout is not None else ():
+        arg = view_term(op, arg, first, top.anchor)
+        first = arg.op.channels[1]
+    tensor = top.tensor
+    after = layout.after if layout is not None else ()
+    if after:
+        tensor = arg.tensor.mapped(affine.geometry, merged.axes, (top, "inner"))
+    form = _form(merged, affine.geometry, part.policy, tensor)
+    stays = {n for t in shared for n in _nodes(t)}
+    units = [unit for unit, _ in units_of(inside)]
+    axes, unit = merged.axes, bool(units) and len(units[0]) == len(inside)
+    if not unit and form is Form.ELEMENTWISE and affine.geometry.out_channels == 1:
+        axes = None  # any axis would do for what is one number
+    whole = Map(
+        (arg,),
+        tensor,
+        None if after else top.value,
+        None,
+        top.anchor,
+        affine.geometry,
+        axes,
+        memoized(load, affine),
+        all(s.shift_only for s in inside if s.view is None),
+        tuple(link for s in inside for link in s.links if link.node not in stays),
+        tuple(n for s in inside for n in s.origins),
+        form,
+        unit=unit,
+        before=sum((before_cost(s) for s in inside), Cost()),
+    )
+    new: Term = _single_nodes(whole)
+    last = affine.geometry.out_channels
+    for op in after:
+        new = view_term(op, new, last, top.anchor)
+        last = new.op.channels[1]
+    new.value = top.value
+    if after:
+        new.tensor = top.tensor
+    return new
+
+
+def _too_much(part: Partition, span: Span, merged: Merged) -> Refusal | None:
+    """Why numbers are not composed that take more memory or time than the model is worth."""
+    size = math.prod(merged.geometry.weight_shape)
+    if size > max(LARGEST, _GROWTH * part.as_is(span).cost.parameters):
+        text = f"the merged weight would have {size} elements"
+        return Refusal(Reason.COST, text, {"elements": size})
+    parts = [s.geometry for s in part.inside(span) if isinstance(s.geometry, Geometry)]
+    taps = math.prod(merged.geometry.kernel)
+    products = min(
+        _products(parts, merged.geometry.in_channels * taps),
+        _products(parts[::-1], merged.geometry.out_channels * taps),
+    )
+    if part.facts.budget.compose(products):
+        return None
+    text = f"composing the weights would take {products} products"
+    return Refusal(Reason.COST, text, {"products": products})
+
+
+def _products(parts: Sequence[Geometry], most: int) -> int:
+    """Multiply-accumulates of composing maps one by one, about.
+
+    Args:
+        parts: The maps, from either end.
+        most: How many numbers a channel of the result can have.
+    """
+    total, fan = 0, 1
+    for i, part in enumerate(parts):
+        size = math.prod(part.weight_shape)
+        total += size * fan if i else 0
+        fan = min(most, fan * max(1, size // min(part.in_channels, part.out_channels)))
+    return total
+
+
+def _single_nodes(whole: Map) -> Map:
+    """A map that takes two nodes as two maps, so that each may move on for itself."""
+    if whole.unit or whole.form not in {Form.MATMUL, Form.ELEMENTWISE}:
+        return whole
+    geometry, load = whole.geometry, whole.load
+    scales = whole.form is Form.MATMUL or not whole.shift_only
+    if not geometry.bias or not scales:
+        return whole
+    if whole.form is Form.ELEMENTWISE and bool(np.all(load().weight == 1)):
+        return replace(whole, shift_only=True)
+
+    def product() -> AffineConv:
+        return replace(load(), bias=None)
+
+    def shift() -> AffineConv:
+        bias = load().bias
+        assert bias is not None
+        return AffineConv.per_channel(np.ones_like(bias), bias)
+
+    n = geometry.out_channels
+    axes = None if whole.axes is None else (whole.axes[1], whole.axes[1])
+    inner = replace(
+        whole, value=None, geometry=replace(geometry, bias=False), load=product, shift_only=False
+    )
+    return replace(
+        whole,
+        args=(inner,),
+        geometry=Geometry(n, n, group=n, bias=True),
+        axes=axes,
+        load=shift,
+        shift_only=True,
+        form=Form.ELEMENTWISE,
+        before=Cost(),
+        pair=inner,
+    )
+
+
+def _nodes(term: Term) -> tuple[ir.Node, ...]:
+    return term.origins if isinstance(term, Map) else () if term.node is None else (term.node,)
+
+
+def _form(merged: Merged, geometry: Geometry, policy: Policy, tensor: Tensor) -> Form:
+    """The form of a map whose numbers turned out simpler than its parts foretold."""
+    if geometry == merged.geometry:
+        return merged.form
+    other = form_of(geometry, merged.axes, tensor.rank)
+    if isinstance(other, Refusal) or other is merged.form:
+        return merged.form
+    count = tensor.positions(None if merged.axes is None else merged.axes[1])[0]
+    keys = [
+        policy.key(Cost.of_form(form, geometry, count, shift_only=False))
+        for form in (merged.form, other)
+    ]
+    return other if keys[1] < keys[0] else merged.form
+
+
+def _load(inside: Sequence[Step], merged: Merged) -> Load:
+    steps = tuple(inside if merged.layout is None else merged.layout.steps)
+
+    def load() -> AffineConv:
+        if merged.shifted:
+            scaling = chain_affine(steps[: merged.shifted]).finest()
+            rest = chain_affine(steps[merged.shifted :])
+            return rest @ replace(scaling, bias=None)
+        return chain_affine(steps)
+
+    return load
+
+
+def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
+    """The map that adds a shift per channel, so that what follows only scales."""
+    steps = tuple(part.steps[span.first : span.first + merged.shifted])
+    assert merged.axes is not None
+
+    def load() -> AffineConv:
+        scaling = chain_affine(steps).finest()
+        scale, bias = scaling.weight.reshape(-1), scaling.bias
+        assert bias is not None
+        shift = np.divide(bias, scale, out=np.zeros_like(bias), where=scale != 0)
+        return AffineConv.per_channel(np.ones_like(shift), shift)
+
+    affine = load()
+    tensor = replace(arg.tensor, dtype=arg.tensor.dtype or steps[-1].top.tensor.dtype)
+    assert tensor.dtype is not None
+    check_numbers(affine, tensor.dtype)
+    axis = merged.axes[0]
+    form = form_of(affine.geometry, (axis, axis), arg.tensor.rank)
+    if isinstance(form, Refusal):
+        raise RefusedError(form)
+    return Map(
+        (arg,),
+        tensor,
+        None,
+        None,
+        steps[-1].top.anchor,
+        affine.geometry,
+        (axis, axis),
+        memoized(load, affine),
+        True,
+        form=form,
+        origins=(),
+        before=Cost(),
+        names_like=tuple(n for s in steps for n in s.origins),
+    )
+
+
+def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | None) -> View:
+    """A view of another term, with so many channels where they change."""
+    source, target = list(arg.tensor.extents or op.source), list(op.target)
+    after = channels
+    if op.axes is not None and channels is not None:
+        passage = op.forward(op.axes[0])
+        assert passage is not None
+        after = channels * passage.repeat * passage.tile
+        source[op.axes[0]], target[op.axes[1]] = channels, after
+    op = replace(op, source=tuple(source), target=tuple(target))
+    if op.axes is not None and channels is not None and after is not None:
+        op = replace(op, channels=(channels, after))
+    tensor = arg.tensor.viewed(op)
+    return View((arg,), tensor, None, None, anchor, op)
+
+
+def before_cost(step: Step) -> Cost:
+    """What the source's nodes cost that a step stands for."""
+    total = Cost()
+    for term in step.terms:
+        if isinstance(term, Map) and term.before is not None:
+            total += term.before
+        elif term.node is not None:
+            single = replace(step, terms=(term,))
+            total += single.price().cost
+    return total
+
+
+def memoized(load: Load, affine: AffineConv) -> Load:
+    """The numbers once composed, as long as they are small; composed anew if they are not."""
+    size = affine.weight.nbytes
+    if size > _HELD:
+        reference = weakref.ref(affine)
+
+        def again() -> AffineConv:
+            held = reference()
+            return load() if held is None else held
+
+        return again
+    affine.weight.flags.writeable = False
+    return lambda: affine

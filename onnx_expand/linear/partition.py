@@ -1,0 +1,498 @@
+"""Which steps of a stretch become one node: the partition of least cost.
+
+Partitions are chosen by geometry alone. The best partition of the first j steps is the best one of
+the first i - 1 followed by steps i to j as one node, for the best i (dynamic programming); looking
+at intervals, not at pairs, finds merges that only pay once three or more layers are one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onnx_expand.cost import Cost
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift import Axes
+from onnx_expand.linear.layouts import Layout, layouts_of
+from onnx_expand.linear.matrices import MatrixChain
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.steps import Step, chain_affine, chain_geometry, next_geometry
+from onnx_expand.linear.terms import Hub, Price, Term
+from onnx_expand.lower import Form, form_of
+from onnx_expand.units import Member, unit_member
+from onnx_expand.values import Facts
+
+__all__ = ["Clock", "Merged", "Partition", "Span", "units_of"]
+
+# Longer spans are not looked at where kernels have spatial axes: no network has so many of them
+# with nothing in between, and the work grows with the square.
+_LONGEST = 64
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps `first` to `last` of a stretch, both included."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A span as a single map.
+
+    Attributes:
+        geometry: The map.
+        form: How it is written.
+        axes: Its channel axes.
+        price: What it costs, views around it included.
+        layout: Where it stands, if there are views in the span.
+        shifted: How many steps at the beginning scale and shift each channel and pass on their
+            scale alone: the shift, which padding must not see, is added before.
+    """
+
+    geometry: Geometry
+    form: Form
+    axes: Axes | None
+    price: Price
+    layout: Layout | None = None
+    shifted: int = 0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A span of the chosen partition: one node, or a single step left as it is."""
+
+    span: Span
+    merge: bool
+
+
+Clock = Callable[["Partition", Span, bool], int | None]
+
+
+@dataclass(eq=False)
+class Partition:
+    """Chooses the partition of one stretch.
+
+    Attributes:
+        root: The term that the first step reads.
+        steps: The stretch, on common axes.
+        policy: What to minimize.
+        facts: What is known about the model.
+        forbidden: Spans that turned out not to merge, with the reason.
+        longest: No longer span is looked at.
+        clock: Measures what a span takes, merged or as it is, in nanoseconds; None where it does
+            not run. Needed for the policy `latency`, which is `cheapest` without one.
+        may_shift: Whether a shift may be split from its scale.
+        known: Refusals of earlier partitions, by the terms of the span.
+    """
+
+    root: Term
+    steps: Sequence[Step]
+    policy: Policy
+    facts: Facts
+    forbidden: dict[Span, Refusal] = field(default_factory=dict)
+    longest: int = sys.maxsize
+    clock: Clock | None = None
+    may_shift: bool = True
+    known: Mapping[tuple[Term, ...], Refusal] = field(default_factory=dict)
+
+    def key(self, span: Span) -> tuple[Term, ...]:
+        """What stands for a span when partitions change around it."""
+        return tuple(t for s in self.inside(span) for t in s.terms)
+
+    def forbid(self, span: Span, refusal: Refusal) -> None:
+        """Leave out a span whose numbers turned out not to merge.
+
+        After several of them long spans are given up: trying each in turn would take forever.
+        """
+        self.forbidden[span] = refusal
+        if len(self.forbidden) > _TRIES:
+            self.longest = min(self.longest, max(1, len(span) // 2))
+
+    # -- Choosing ---------------------------------------------------------------------------
+
+    def choose(self) -> tuple[Price, list[Span]]:
+        """The price of the best partition, and the spans that it merges."""
+        price, pieces = self._search()
+        return price, [piece.span for piece in pieces if piece.merge]
+
+    def _search(self) -> tuple[Price, list[_Piece]]:
+        if self.policy is Policy.MARKED:
+            pieces = self._marked()
+            return _total(self._piece_price(piece) for piece in pieces), pieces
+        if len(self.steps) > _LONGEST and self._is_matrix_chain():
+            return self._choose_matrices()
+        # Per prefix: its key with the number of merges, its price, its last piece. Of equal
+        # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
+        best: list[tuple[tuple[int, ...], Price, _Piece | None]] = [((0,) * 5, Price(), None)]
+        for last in range(len(self.steps)):
+            found: tuple[tuple[int, ...], Price, _Piece | None] | None = None
+            for piece in self._pieces_ending(last):
+                price = self._piece_price(piece)
+                before = best[piece.span.first]
+                total = before[1] + price
+                key = (*self.policy.key(total.cost), before[0][-1] + piece.merge)
+                if found is None or key < found[0]:
+                    found = key, total, piece
+            assert found is not None
+            best.append(found)
+        backwards: list[_Piece] = []
+        chosen = best[-1][2]
+        while chosen is not None:
+            backwards.append(chosen)
+            chosen = best[chosen.span.first][2]
+        return best[-1][1], backwards[::-1]
+
+    def _is_matrix_chain(self) -> bool:
+        axes = self.steps[0].axes
+        if self.rank_at(0) is None or axes is None or not all(map(_is_matrix, self.steps)):
+            return False
+        return isinstance(form_of(Geometry(2, 2), axes, self.rank_at(0)), Form)
+
+    def _choose_matrices(self) -> tuple[Price, list[_Piece]]:
+        chain = MatrixChain(
+            geometries=[s.geometry for s in self.steps if isinstance(s.geometry, Geometry)],
+            shift_only=[step.shift_only for step in self.steps],
+            own=[step.price().cost for step in self.steps],
+            positions=self._positions_at[0][0],
+            gemm=self.rank_at(0) == 2,
+        )
+        forbidden = {(span.first, span.last) for span in self.forbidden}
+        cost, spans = chain.partition(self.policy.columns, forbidden, self.longest)
+        return Price(cost), [_Piece(Span(a, b), merge=a < b) for a, b in spans]
+
+    def _pieces_ending(self, last: int) -> Iterator[_Piece]:
+        """The pieces that end at a step: as it is, or merged with those before it."""
+        yield _Piece(Span(last, last), merge=False)
+        if isinstance(self.steps[last].top, Hub):
+            return  # what a node cuts into parts is no value by itself
+        if self.steps[last].branches and self._merges(Span(last, last)):
+            yield _Piece(Span(last, last), merge=True)
+        for first in range(last - 1, max(-1, last - min(_LONGEST, self.longest)), -1):
+            if self._merges(Span(first, last)):
+                yield _Piece(Span(first, last), merge=True)
+
+    def _merges(self, span: Span) -> bool:
+        merged = self.merged(span)
+        if not isinstance(merged, Merged):
+            return False
+        if self.policy is Policy.ALWAYS or len(self._positions_at[0]) == 1:
+            return True
+        return merged.price.never_more(self.as_is(span))
+
+    def _piece_price(self, piece: _Piece) -> Price:
+        price = self._counted(piece)
+        if self.policy is not Policy.LATENCY or self.clock is None:
+            return price
+        if piece not in self._timed:
+            self._timed[piece] = self.clock(self, piece.span, piece.merge)
+        taken = self._timed[piece]
+        if taken is None:
+            taken = sys.maxsize if piece.merge else 0
+        return Price(replace(price.cost, macs=taken))
+
+    def _counted(self, piece: _Piece) -> Price:
+        if not piece.merge:
+            return self._own[piece.span.first]
+        merged = self.merged(piece.span)
+        assert isinstance(merged, Merged)
+        return merged.price
+
+    def _marked(self) -> list[_Piece]:
+        """One piece for each complete expanded unit; all else as it is."""
+        pieces, following = [], 0
+        for span, _ in units_of(self.steps):
+            pieces += [_Piece(Span(i, i), merge=False) for i in range(following, span.first)]
+            if isinstance(self.merged(span), Merged):
+                pieces.append(_Piece(span, merge=True))
+            else:
+                alone = range(span.first, span.last + 1)
+                pieces += [_Piece(Span(i, i), merge=False) for i in alone]
+            following = span.last + 1
+        rest = range(following, len(self.steps))
+        return pieces + [_Piece(Span(i, i), merge=False) for i in rest]
+
+    # -- Spans ------------------------------------------------------------------------------
+
+    def merged(self, span: Span) -> Merged | Refusal:
+        """A span as one map, or why it is none."""
+        if span in self.forbidden:
+            return self.forbidden[span]
+        if self.known and (refusal := self.known.get(self.key(span))) is not None:
+            return refusal
+        if span not in self._merged:
+            self._merged[span] = self._merge(span)
+        return self._merged[span]
+
+    def _merge(self, span: Span) -> Merged | Refusal:
+        inside = self.inside(span)
+        if self._has_views(span):
+            return self._across(span)
+        geometry = self._geometry(span)
+        if isinstance(geometry, Refusal):
+            shifted = self._shifted(span) if geometry.reason is Reason.BORDER else None
+            return shifted or geometry
+        ends = self._positions_at[span.first], self._positions_at[span.last + 1]
+        return self._as_form(inside, geometry, ends, self.rank_at(span.first))
+
+    def exact(self, span: Span) -> Geometry | Refusal:
+        """The map of a span with nothing added before it."""
+        return self._geometry(span)
+
+    def bridgeable(self) -> Iterator[Span]:
+        """Spans whose last step pads, and that only a bias before it keeps from merging.
+
+        Only such spans count as would not cost more products once merged.
+        """
+        for last in range(1, len(self.steps)):
+            following, first = self.steps[last].geometry, last - 1
+            while first and self._is_per_channel(Span(first - 1, last - 1)):
+                first -= 1
+            if self._has_views(Span(first, last)):
+                continue
+            before = self._geometry(Span(first, last - 1))
+            if isinstance(before, Refusal) or isinstance(following, Refusal):
+                continue
+            if before.transposed or following.transposed:
+                continue
+            exact, span = before.then(following), Span(first, last)
+            merged = replace(before, bias=False).then(following)
+            if isinstance(exact, Geometry) or isinstance(merged, Refusal):
+                continue
+            products = merged.macs_per_position * self._positions_at[last + 1][0]
+            if products <= self.as_is(span).cost.macs:
+                yield span
+
+    def _shifted(self, span: Span) -> Merged | None:
+        """A span as an addition and one map, where only the shift at its beginning is in the way.
+
+        `s x + b` is `s (x + b / s)`: padding zeros behind it is exact for the scale.
+        """
+        if not self.may_shift:
+            return None
+        last = span.first
+        while last < span.last and self._is_per_channel(Span(span.first, last)):
+            before = self._geometry(Span(span.first, last))
+            rest = self._geometry(Span(last + 1, span.last))
+            last += 1
+            if not isinstance(before, Geometry) or not isinstance(rest, Geometry):
+                continue
+            joined = replace(before, bias=False).then(rest)
+            if isinstance(joined, Refusal) or not before.bias:
+                continue
+            if not self._is_shift(span.first, last - 1):
+                continue
+            ends = self._positions_at[span.first], self._positions_at[span.last + 1]
+            inside = self.inside(span)
+            merged = self._as_form(inside, joined, ends, self.rank_at(span.first))
+            if isinstance(merged, Merged):
+                channels = before.out_channels
+                steps = channels * self._positions_at[span.first][0]
+                added = Price(Cost(0, channels, 1, steps))
+                return replace(merged, price=_plus(merged.price, added), shifted=last - span.first)
+        return None
+
+    def _is_shift(self, first: int, last: int) -> bool:
+        """Whether the shift of every channel can be added before it is scaled."""
+        key = Span(first, last)
+        if key not in self._can_shift:
+            self._can_shift[key] = _splits(self.inside(key))
+        return self._can_shift[key]
+
+    def _as_form(
+        self,
+        inside: Sequence[Step],
+        geometry: Geometry,
+        ends: tuple[tuple[int, ...], tuple[int, ...]],
+        rank: int | None,
+    ) -> Merged | Refusal:
+        known = [step.axes for step in inside if step.axes is not None]
+        axes = (known[0][0], known[-1][1]) if known else None
+        form = form_of(geometry, axes, rank)
+        if isinstance(form, Refusal):
+            return form
+        shift_only = all(step.shift_only for step in inside)
+        one = Cost.of_form(form, geometry, 1, shift_only)
+        positions = ends[0] if geometry.transposed else ends[1]
+        products = tuple(one.macs * count for count in positions)
+        cost = replace(one, macs=products[0], elementwise=one.elementwise * positions[0])
+        return Merged(geometry, form, axes, Price(cost, products))
+
+    def _has_views(self, span: Span) -> bool:
+        at = bisect.bisect_left(self._views, span.first)
+        return at < len(self._views) and self._views[at] <= span.last
+
+    def _across(self, span: Span) -> Merged | Refusal:
+        """A span with views in it as one map with the fewest views around it."""
+        inside = self.inside(span)
+        nothing = Refusal(Reason.GEOMETRY, "there is nothing but changes of layout")
+        if all(step.view is not None for step in inside):
+            return nothing
+        layouts = layouts_of(inside)
+        if isinstance(layouts, Refusal):
+            return layouts
+        refusals: list[Refusal | None] = []
+        found: list[Merged] = []
+        for layout in layouts:
+            geometry = chain_geometry(layout.steps)
+            if not isinstance(geometry, Geometry):
+                refusals.append(geometry)
+                continue
+            start, end = (span.first + index for index in layout.home)
+            ends = self._positions_at[start], self._positions_at[end]
+            merged = self._as_form(layout.steps, geometry, ends, self.rank_at(start))
+            if isinstance(merged, Refusal):
+                refusals.append(merged)
+                continue
+            around = Price(Cost(0, 0, len(layout.before) + len(layout.after)))
+            found.append(replace(merged, price=_plus(merged.price, around), layout=layout))
+        if found:
+            return min(found, key=lambda merged: Policy.CHEAPEST.key(merged.price.cost))
+        return next((r for r in refusals if r is not None), nothing)
+
+    def rank_at(self, index: int) -> int | None:
+        """The rank of the tensors before a step."""
+        return self._term_at(index).tensor.rank
+
+    def _term_at(self, index: int) -> Term:
+        return self.steps[index - 1].top if index else self.root
+
+    def inside(self, span: Span) -> Sequence[Step]:
+        """The steps of a span."""
+        return self.steps[span.first : span.last + 1]
+
+    def as_is(self, span: Span) -> Price:
+        """The price of all of a span as it stands."""
+        return _total(self._own[span.first : span.last + 1])
+
+    def _is_per_channel(self, span: Span) -> bool:
+        geometry = self._geometry(span)
+        return isinstance(geometry, Geometry) and geometry.is_per_channel
+
+    def _geometry(self, span: Span) -> Geometry | Refusal:
+        known, end = self._geometries, span.last
+        while end > span.first and Span(span.first, end) not in known:
+            end -= 1
+        geometry = known.get(Span(span.first, end), self.steps[end].geometry)
+        for last in range(end + 1, span.last + 1):
+            if isinstance(geometry, Geometry):
+                before = self.steps[span.first : last]
+                geometry = next_geometry(before, geometry, self.steps[last])
+            if isinstance(geometry, Refusal):
+                geometry = self._in_two_parts(Span(span.first, last)) or geometry
+            known[Span(span.first, last)] = geometry
+        return geometry
+
+    def _in_two_parts(self, span: Span) -> Geometry | None:
+        """The map of a span that composes in another order than from the left.
+
+        Padding that stands in the way may be cut off again further on.
+        """
+        for middle in range(span.first, span.last - 1):
+            first = self._geometry(Span(span.first, middle))
+            second = self._geometry(Span(middle + 1, span.last))
+            if isinstance(first, Geometry) and isinstance(second, Geometry):
+                joined = first.then(second)
+                if isinstance(joined, Geometry):
+                    return joined
+        return None
+
+    @functools.cached_property
+    def _views(self) -> list[int]:
+        """The indices of steps that are views."""
+        return [i for i, step in enumerate(self.steps) if step.view is not None]
+
+    @functools.cached_property
+    def _own(self) -> list[Price]:
+        return [step.price() for step in self.steps]
+
+    @functools.cached_property
+    def _can_shift(self) -> dict[Span, bool]:
+        return {}
+
+    @functools.cached_property
+    def _timed(self) -> dict[_Piece, int | None]:
+        return {}
+
+    @functools.cached_property
+    def _merged(self) -> dict[Span, Merged | Refusal]:
+        return {}
+
+    @functools.cached_property
+    def _geometries(self) -> dict[Span, Geometry | Refusal]:
+        return {}
+
+    @functools.cached_property
+    def _positions_at(self) -> list[tuple[int, ...]]:
+        """Per scenario the positions of one sample, before the first step and after each."""
+        first = self.steps[0].axes
+        found = [self.root.tensor.positions(None if first is None else first[0])]
+        for step in self.steps:
+            axis = None if step.axes is None else step.axes[1]
+            found.append(step.top.tensor.positions(axis))
+        return found
+
+
+def _splits(steps: Sequence[Step]) -> bool:
+    try:
+        affine = chain_affine(steps).finest()
+    except RefusedError:
+        return False
+    scale = affine.weight.reshape(-1)
+    if (scale == 1).all():
+        return False  # there is nothing to pass on
+    return affine.bias is not None and not ((scale == 0) & (affine.bias != 0)).any()
+
+
+def _plus(price: Price, added: Price) -> Price:
+    products = price.products
+    return Price(price.cost + added.cost, products)
+
+
+def _total(prices: Iterator[Price] | Sequence[Price]) -> Price:
+    return functools.reduce(Price.__add__, prices, Price())
+
+
+def units_of(steps: Sequence[Step]) -> Iterator[tuple[Span, Member]]:
+    """The complete expanded units among steps, in order."""
+    members = [_member(step) for step in steps]
+    for start, member in enumerate(members):
+        if member is None or member.index:
+            continue
+        if steps[start].branches:
+            yield Span(start, start), member
+            continue
+        run = members[start : start + member.size]
+        places = [(m.unit, m.index) for m in run if m is not None]
+        if places == [(member.unit, i) for i in range(member.size)]:
+            yield Span(start, start + member.size - 1), member
+
+
+def _member(step: Step) -> Member | None:
+    """The place of a step in a unit; a join that is a whole unit has the unit's first."""
+    if not step.branches:
+        node = step.top.node
+        return None if node is None or step.view is not None else unit_member(node)
+    members = [unit_member(node) for node in step.origins]
+    known = sorted((m for m in members if m is not None), key=lambda m: m.index)
+    places = [(m.unit, m.index) for m in known]
+    whole = known and places == [(known[0].unit, i) for i in range(known[0].size)]
+    return known[0] if whole and len(known) == len(members) else None
+
+
+def _is_matrix(step: Step) -> bool:
+    if step.branches or step.axes is None or step.axes[0] != step.axes[1]:
+        return False
+    geometry = step.geometry
+    if not isinstance(geometry, Geometry) or step.view is not None:
+        return False
+    return geometry.rank == 0 and (geometry.group == 1 or geometry.is_per_channel)

@@ -1,0 +1,428 @@
+"""The rules: what may take the place of a term, each with its law."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.errors import Refusal
+from onnx_expand.geometry import Geometry
+from onnx_expand.linear.driver import Swap, Terms
+from onnx_expand.linear.merge import merged_term
+from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.steps import Step, aligned, join_step, step_of
+from onnx_expand.linear.terms import Cat, Load, Map, Price, Sum, Term
+from onnx_expand.lower import Form
+
+__all__ = ["add", "compose", "drop", "runs_of", "share", "sink"]
+
+
+def drop(terms: Terms, term: Term) -> Swap | None:
+    """What does nothing is its argument: id(x) = x."""
+    if terms.policy is Policy.MARKED or not isinstance(term, Map) or not _does_nothing(term):
+        return None
+    if any(value.is_graph_output() for value in terms.roots.get(term, ())):
+        return None
+    terms.dropped.append(term)
+    return {term: term.args[0]}
+
+
+def _does_nothing(term: Map) -> bool:
+    if term.node is not None:
+        return term.node.op_type in {"Identity", "Dropout"}
+    if term.form is not Form.ELEMENTWISE or term.geometry.bias or term.unit:
+        return False
+    return bool(np.all(term.load().weight == 1))
+
+
+def compose(terms: Terms, term: Term) -> Swap | None:
+    """g(f(x)) = (g f)(x), over stretches of any length; sums of maps of x are maps of x."""
+    if not terms.is_top(term):
+        return None
+    stretch = terms.stretch(term)
+    swap: Swap = {}
+    root = stretch.root
+    for run in runs_of(stretch.steps):
+        if len(run) > 1 or run[0].branches:
+            part = Partition(
+                root, run, terms.policy, terms.facts, clock=terms.clock, known=terms.forbidden
+            )
+            key = (root, *(t for s in run for t in s.terms))
+            if key not in terms.done:
+                terms.done.add(key)
+                swap.update(_chosen(terms, part))
+        root = run[-1].top
+    return swap
+
+
+def _chosen(terms: Terms, part: Partition) -> Swap:
+    """What a partition merges, as far as the numbers allow."""
+    while True:
+        swap: Swap = {}
+        _, spans = part.choose()
+        refused = False
+        for span in spans:
+            new = merged_term(part, span)
+            if isinstance(new, Refusal):
+                part.forbid(span, new)
+                terms.forbidden[part.key(span)] = new
+                refused = True
+                break
+            swap[part.steps[span.last].top] = new
+        if not refused:
+            return swap
+
+
+def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps cut where the channels of neighbours do not meet, each run on common axes."""
+    found: list[list[Step]] = []
+    run: list[Step] = []
+    for step in steps:
+        if run and run[-1].axes is not None:
+            axes = run[-1].axes
+            here = step.on(axes[1], run[-1].channels[1])
+            if here.axes is not None and (
+                here.axes[0] == axes[1] and here.channels[0] == run[-1].channels[1]
+            ):
+                run.append(here)
+                continue
+        elif run and (step.axes is None):
+            run.append(step)
+            continue
+        elif run:
+            # Of the views before it those belong to a map that its channels pass.
+            for first in range(len(run)):
+                lined = aligned([*run[first:], step])
+                if lined is not None:
+                    found += [run[:first]] if first else []
+                    run = lined
+                    break
+            else:
+                lined = None
+            if lined is not None:
+                continue
+        if run:
+            found.append(run)
+        run = [step]
+    return [*found, run] if run else found
+
+
+# -- Joins ------------------------------------------------------------------------------------
+
+
+def sink(terms: Terms, term: Term) -> Swap | None:
+    """A map of single channels behind a join goes into what is joined.
+
+    s (a + b) + t = (s a + t) + s b, and s [a, b] + t = [s1 a + t1, s2 b + t2].
+    """
+    if terms.policy is Policy.MARKED or not isinstance(term, Map):
+        return None
+    if not term.geometry.is_per_channel or not isinstance(term.args[0], Sum | Cat):
+        return None
+    join = term.args[0]
+    channels = _channels(join, terms)
+    if not terms.is_inner(join) or channels is None:
+        return None
+    axis, count = channels
+    step = step_of(term)
+    assert step is not None
+    step = step.on(axis, count)
+    if step.axes != (axis, axis) or step.channels[0] != count:
+        return None
+    absorbed = _Absorber(terms, term.anchor)
+    new = absorbed.into(join, step)
+    if new is None:
+        return None
+    before = absorbed.before + step.price()
+    policy = Policy.CHEAPEST if terms.policy is Policy.LATENCY else terms.policy
+    if policy.key(absorbed.after.cost) >= policy.key(before.cost):
+        return None
+    if policy is not Policy.ALWAYS and not absorbed.after.never_more(before):
+        return None
+    written = absorbed.written()
+    if written is None:
+        return None
+    new.value, new.anchor = term.value, term.anchor
+    return {term: new}
+
+
+def _channels(term: Term, terms: Terms) -> tuple[int, int] | None:
+    """The channel axis of what is joined, and how many there are."""
+    if isinstance(term, Map):
+        return None if term.axes is None else (term.axes[1], term.geometry.out_channels)
+    if not isinstance(term, Sum | Cat) or (isinstance(term, Sum) and not term.same):
+        return None
+    found = [_channels(arg, terms) for arg in term.args]
+    known = [f for f in found if f is not None]
+    if len(known) < len(found) or len({axis for axis, _ in known}) != 1:
+        return None
+    axis = known[0][0]
+    if isinstance(term, Cat):
+        return (axis, sum(n for _, n in known)) if term.axis == axis else None
+    return known[0] if len(set(known)) == 1 else None
+
+
+class _Absorber:
+    """Puts a map of single channels into every map that a join is made of."""
+
+    def __init__(self, terms: Terms, anchor: object) -> None:
+        self._terms = terms
+        self._anchor = anchor
+        self._maps: list[tuple[Partition, Term]] = []
+        self._holes: dict[Term, Term] = {}
+        self.before, self.after = Price(), Price()
+
+    def into(self, term: Term, share: Step) -> Term | None:
+        """A term followed by its share of the map; None where it cannot take that in."""
+        if not self._terms.is_inner(term):
+            return None
+        if isinstance(term, Map):
+            return self._map(term, share)
+        if not isinstance(term, Sum | Cat) or len(set(term.args)) < len(term.args):
+            return None
+        args, first = [], 0
+        for i, arg in enumerate(term.args):
+            channels = _channels(arg, self._terms)
+            assert channels is not None
+            if isinstance(term, Cat):
+                part = _part(share, first, channels[1], shifts=True)
+                first += channels[1]
+            else:
+                # Of a sum one term takes the shift, of a mean every one.
+                part = _part(share, 0, channels[1], shifts=i == 0 or term.factors[0] != 1)
+            new = self.into(arg, part)
+            if new is None:
+                return None
+            args.append(new)
+        joined = replace(term, args=tuple(args), node=None, like=term.like or term.node)
+        joined.value = None
+        return joined
+
+    def _map(self, term: Map, share: Step) -> Term | None:
+        step = step_of(term)
+        assert step is not None
+        lined = aligned([step, share])
+        if lined is None:
+            return None
+        policy = Policy.CHEAPEST if self._terms.policy is Policy.LATENCY else self._terms.policy
+        part = Partition(term.args[0], lined, policy, self._terms.facts, may_shift=False)
+        merged = part.merged(Span(0, 1))
+        if not isinstance(merged, Merged):
+            return None
+        self.before += part.as_is(Span(0, 0))
+        self.after += merged.price
+        hole = replace(term)
+        self._maps.append((part, hole))
+        return hole
+
+    def written(self) -> list[Term] | None:
+        """Give every map its numbers; None where one has none."""
+        found = []
+        for part, hole in self._maps:
+            new = merged_term(part, Span(0, 1))
+            if not isinstance(new, Map):
+                return None
+            hole.__dict__.update(new.__dict__)
+            hole.value = None
+            hole.tensor, hole.anchor = part.steps[0].top.tensor, part.steps[0].top.anchor
+            found.append(hole)
+        return found
+
+
+def _part(step: Step, first: int, count: int, *, shifts: bool) -> Step:
+    """A map of single channels for some of them, without its shift if another takes that."""
+    assert isinstance(step.geometry, Geometry)
+    geometry = replace(
+        step.geometry,
+        in_channels=count,
+        out_channels=count,
+        group=count,
+        bias=step.geometry.bias and shifts,
+    )
+
+    def load(whole: Load = step.load) -> AffineConv:
+        affine = whole()
+        scale = affine.weight.reshape(-1)[first : first + count]
+        shift = None if affine.bias is None or not shifts else affine.bias[first : first + count]
+        return AffineConv.per_channel(scale, shift)
+
+    return replace(step, geometry=geometry, load=load)
+
+
+def add(terms: Terms, term: Term) -> Swap | None:
+    """Terms of one root are added first: f(x) + z + h(x) = (f + h)(x) + z."""
+    if terms.policy is Policy.MARKED or not isinstance(term, Sum) or not term.same:
+        return None
+    above = terms.user(term) if terms.is_inner(term) else None
+    if isinstance(above, Sum) and above.same:
+        return None  # what it is a term of is looked at as a whole
+    parts = _flat(terms, term)
+    if len(parts) < 3 or len({t for t, _ in parts}) < len(parts):
+        return None
+    key = (term, *(t for t, _ in parts))
+    if key in terms.done:
+        return None
+    terms.done.add(key)
+    groups: dict[Term, list[tuple[Term, float]]] = {}
+    for part, factor in parts:
+        root = terms.stretch(part).root if terms.is_inner(part) else part
+        groups.setdefault(root, []).append((part, factor))
+    for root, group in groups.items():
+        chosen: list[tuple[Term, float]] = []
+        merged: Term | None = None
+        for part, factor in group:
+            wanted = [*chosen, (part, factor)]
+            found = _added(terms, term, root, wanted) if len(wanted) > 1 else None
+            if len(wanted) == 1 or found is not None:
+                chosen, merged = wanted, found
+        if merged is None or not 1 < len(chosen) < len(parts):
+            continue
+        rest = [p for p in parts if p not in chosen]
+        args = (merged, *(t for t, _ in rest))
+        factors = (1.0, *(f for _, f in rest))
+        return {term: replace(term, args=args, factors=factors, node=None, like=None)}
+    return None
+
+
+def _flat(terms: Terms, term: Sum, factor: float = 1.0) -> list[tuple[Term, float]]:
+    """The terms of a sum of sums from left to right."""
+    found: list[tuple[Term, float]] = []
+    pending: list[tuple[Term, float]] = [(term, factor)]
+    while pending:
+        current, times = pending.pop()
+        inside = current is term or terms.is_inner(current)
+        if isinstance(current, Sum) and current.same and inside and _is_signed(current):
+            pairs = zip(current.args, current.factors, strict=True)
+            pending += [(arg, times * f) for arg, f in reversed(list(pairs))]
+        else:
+            found.append((current, times))
+    return found
+
+
+def _is_signed(term: Sum) -> bool:
+    """Whether a sum only adds and subtracts."""
+    return set(map(abs, term.factors)) == {1.0}
+
+
+def _added(
+    terms: Terms, like: Sum, root: Term, parts: Sequence[tuple[Term, float]]
+) -> Term | None:
+    """Terms of one root as one map, if that costs less."""
+    branches = [terms.stretch(t).steps if t is not root else [] for t, _ in parts]
+    args, factors = tuple(t for t, _ in parts), tuple(f for _, f in parts)
+    join = replace(like, args=args, factors=factors, node=None, like=None)
+    join.value = None
+    step = join_step(join, branches)
+    if step is None:
+        return None
+    policy = Policy.CHEAPEST if terms.policy is Policy.LATENCY else terms.policy
+    part = Partition(root, [step], policy, terms.facts)
+    _, spans = part.choose()
+    if not spans:
+        return None
+    new = merged_term(part, spans[0])
+    if isinstance(new, Refusal):
+        return None
+    new.value = None
+    return new
+
+
+# -- Shared maps ------------------------------------------------------------------------------
+
+
+def share(terms: Terms, term: Term) -> Swap | None:
+    """A map that several others read goes into each: g(f(x)), h(f(x)) = (g f)(x), (h f)(x).
+
+    Taken where every reader takes it in and all of them together then cost less.
+    """
+    if terms.policy is Policy.MARKED or term in terms.roots or terms.count(term) < 2:
+        return None
+    if not isinstance(term, Map | Sum | Cat):
+        return None
+    readers = _readers(terms, term)
+    if readers is None:
+        return None
+    shared = terms.stretch(term)
+    if not shared.steps:
+        return None
+    key = (term, *(s.top for s in shared.steps), *(s.top for steps in readers for s in steps))
+    if key in terms.done:
+        return None
+    terms.done.add(key)
+    best: tuple[Price, list[Partition], int] | None = None
+    policy = Policy.CHEAPEST if terms.policy is Policy.LATENCY else terms.policy
+    for start in range(max(0, len(shared.steps) - _SHARED), len(shared.steps)):
+        found = _shared(terms, shared.root, shared.steps, start, readers, policy)
+        if found is not None and (
+            best is None or policy.key(found[0].cost) < policy.key(best[0].cost)
+        ):
+            best = (*found, start)
+    if best is None:
+        return None
+    swap: Swap = {}
+    common = [t for s in shared.steps[best[2] :] for t in s.terms]
+    for part in best[1]:
+        for span in part.choose()[1]:
+            new = merged_term(part, span, common)
+            if isinstance(new, Refusal):
+                return None
+            swap[part.steps[span.last].top] = new
+    return swap
+
+
+_SHARED = 8  # steps of a shared stretch that are looked at
+
+
+def _readers(terms: Terms, term: Term) -> list[list[Step]] | None:
+    """The stretches that begin at a term; None if anything else reads it."""
+    found: list[list[Step]] = []
+    count = 0
+    for top in dict.fromkeys(terms.outer(term, user) for user in terms.users[term]):
+        stretch = terms.stretch(top)
+        if stretch.root is not term:
+            return None
+        found.append(stretch.steps)
+        count += terms.entries(stretch)
+    return found if count == terms.count(term) else None
+
+
+def _shared(
+    terms: Terms,
+    root: Term,
+    steps: Sequence[Step],
+    start: int,
+    readers: Sequence[Sequence[Step]],
+    policy: Policy,
+) -> tuple[Price, list[Partition]] | None:
+    """What becomes of the readers when all take in the steps from an index on."""
+    own = list(steps[start:])
+    bottom = steps[start - 1].top if start else root
+    parts, after, before = [], Price(), Price()
+    for i, reader in enumerate(readers):
+        runs = runs_of([*own, *reader])
+        if len(runs[0]) <= len(own):
+            return None
+        part = Partition(bottom, runs[0], policy, terms.facts, may_shift=False)
+        price, spans = part.choose()
+        if not spans or spans[0].first or spans[0].last < len(own):
+            return None
+        parts.append(part)
+        after += price
+        if not i:
+            before += part.as_is(Span(0, len(own) - 1))
+        alone = Partition(term_before(part, len(own)), part.steps[len(own) :], policy, terms.facts)
+        before += alone.choose()[0]
+    if policy.key(after.cost) >= policy.key(before.cost):
+        return None
+    if policy is not Policy.ALWAYS and not after.never_more(before):
+        return None
+    return after, parts
+
+
+def term_before(part: Partition, index: int) -> Term:
+    """What a step of a partition reads."""
+    return part.steps[index - 1].top if index else part.root

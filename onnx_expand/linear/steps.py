@@ -1,0 +1,399 @@
+"""Steps: terms one after the other, as the interval programme and the joins see them.
+
+A step is one term of a stretch, or a sum or concatenation whose branches all come from one term,
+taken as one map. Its channel axes are those of the stretch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.contraction import compose_chain
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.frames import Frame
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift import Axes, Linear
+from onnx_expand.linear.terms import Cat, Fill, Hub, Load, Map, Price, Sum, Term, View
+from onnx_expand.linear.views import ViewOp
+
+__all__ = [
+    "Step",
+    "aligned",
+    "chain_affine",
+    "chain_geometry",
+    "join_step",
+    "next_geometry",
+    "step_of",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One element of a stretch.
+
+    Attributes:
+        top: The term that it computes.
+        terms: All terms of it, the top last.
+        geometry: Its map, or why it is none.
+        axes: The channel axes in input and output, None if any would do.
+        load: Gives the numbers.
+        shift_only: Whether it only adds.
+        view: What it does to the layout, if it does nothing else.
+        frame: The padding with constants that it is, if it is one.
+        branches: The branches of a join, first step first.
+    """
+
+    top: Term
+    terms: tuple[Term, ...]
+    geometry: Geometry | Refusal
+    axes: Axes | None
+    load: Load
+    shift_only: bool = False
+    view: ViewOp | None = None
+    frame: Frame | None = None
+    branches: tuple[tuple[Step, ...], ...] = ()
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the input, and of the output."""
+        if self.view is not None:
+            return self.view.channels
+        if isinstance(self.geometry, Geometry):
+            return self.geometry.in_channels, self.geometry.out_channels
+        if self.frame is not None:
+            return self.frame.fill.size, self.frame.fill.size
+        ends = [(b[0].channels[0], b[-1].channels[1]) for b in self.branches if b]
+        m = next((m for m, _ in ends), 1)
+        outs = [b[-1].channels[1] if b else m for b in self.branches]
+        return m, sum(outs) if isinstance(self.top, Cat) else outs[0]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it maps every position for itself."""
+        return isinstance(self.geometry, Geometry) and self.geometry.is_pointwise
+
+    @functools.cached_property
+    def links(self) -> tuple[Linear, ...]:
+        """The records of the source's nodes that it stands for."""
+        return tuple(link for t in self.terms if isinstance(t, Map) for link in t.links)
+
+    @functools.cached_property
+    def origins(self) -> tuple[ir.Node, ...]:
+        """The nodes of the source that it stands for, in order."""
+        return tuple(dict.fromkeys(node for t in self.terms for node in origins_of(t)))
+
+    def price(self) -> Price:
+        """What all its terms cost as they stand."""
+        total = Price()
+        for term in self.terms:
+            if isinstance(term, Map) and term.axes is None and self.axes is not None:
+                total += _resolved(term, self).price()
+            else:
+                total += term.price()
+        return total
+
+    def on(self, axis: int, channels: int) -> Step:
+        """The step for so many channels on an axis, if any axis would do."""
+        if self.view is not None:
+            view = self.view.on(axis, channels)
+            return replace(self, view=view, axes=view.axes)
+        if self.axes is not None:
+            return self
+        if self.branches:
+            branches = tuple(tuple(s.on(axis, channels) for s in b) for b in self.branches)
+            return _joined(self.top, branches, (axis, axis), channels) or self
+        assert isinstance(self.geometry, Geometry)
+        geometry = replace(
+            self.geometry, in_channels=channels, out_channels=channels, group=channels
+        )
+
+        def load(one: Load = self.load) -> AffineConv:
+            affine = one()
+            shift = None if affine.bias is None else np.repeat(affine.bias, channels)
+            return AffineConv.per_channel(np.repeat(affine.weight, channels), shift)
+
+        return replace(self, geometry=geometry, axes=(axis, axis), load=load)
+
+
+def origins_of(term: Term) -> tuple[ir.Node, ...]:
+    """The nodes of the source that a term stands for."""
+    if isinstance(term, Map) and term.origins:
+        return term.origins
+    if isinstance(term, Fill):
+        return term.frame.nodes
+    return () if term.node is None else (term.node,)
+
+
+def _resolved(term: Map, step: Step) -> Map:
+    """A map that treats all channels alike, with the channels of its step, for its cost."""
+    assert step.axes is not None
+    own = term.own
+    if own is not None and term.links:
+        channels = step.channels[1]
+        own = replace(own, parameters=max(own.parameters, channels * (own.parameters > 0)))
+        own = replace(own, elementwise=channels * (own.elementwise > 0))
+    geometry = step.geometry if isinstance(step.geometry, Geometry) else term.geometry
+    found = replace(term, geometry=geometry, axes=step.axes, own=own)
+    return found
+
+
+def step_of(term: Term) -> Step | None:
+    """A term with one argument as a step; None for any other."""
+    if isinstance(term, Map):
+        return Step(term, (term,), term.geometry, term.axes, term.load, term.shift_only)
+    if isinstance(term, View):
+        refusal = Refusal(Reason.GEOMETRY, f"{term.op.node.op_type} changes the layout in between")
+        op = replace(term.op, axes=None, channels=(1, 1))
+        return Step(term, (term,), refusal, None, _refusing(refusal), view=op)
+    if isinstance(term, Fill):
+        refusal = Refusal(Reason.BORDER, "padding with constants is no convolution by itself")
+        return Step(term, (term,), refusal, (1, 1), _refusing(refusal), frame=term.frame)
+    if isinstance(term, Hub):
+        one = AffineConv.identity(1)
+        return Step(term, (term,), one.geometry, None, lambda: one, shift_only=True)
+    return None
+
+
+def _refusing(refusal: Refusal) -> Load:
+    def load() -> AffineConv:
+        raise RefusedError(refusal)
+
+    return load
+
+
+# -- Joins ------------------------------------------------------------------------------------
+
+
+def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
+    """A sum or concatenation of branches of one term as one step.
+
+    Args:
+        join: The sum or concatenation.
+        branches: For each argument the steps from the common term to it, first step first.
+
+    Returns:
+        The step; None where the branches disagree on what the channels are.
+    """
+    steps = [step for branch in branches for step in branch]
+    if any(step.view is not None for step in steps):
+        return None
+    lined: list[tuple[Step, ...]] = []
+    ends: set[Axes] = set()
+    m = 1
+    for branch in branches:
+        found = aligned(branch)
+        if found is None:
+            return None
+        if found and found[0].axes is not None:
+            first, last = found[0].axes, found[-1].axes
+            assert last is not None
+            ends.add((first[0], last[1]))
+            m = found[0].channels[0]
+        lined.append(tuple(found))
+    if len(ends) > 1:
+        return None
+    axes = next(iter(ends), None)
+    if axes is None:
+        return None if isinstance(join, Cat) else _joined(join, lined, None, 1)
+    free = any(not b or b[0].axes is None for b in lined)
+    if free and axes[0] != axes[1]:
+        return None
+    if isinstance(join, Cat) and join.axis != axes[1]:
+        return None
+    lined = [tuple(s.on(axes[0], m) for s in branch) for branch in lined]
+    if {b[0].channels[0] for b in lined if b} != {m}:
+        return None
+    return _joined(join, lined, axes, m)
+
+
+def _joined(
+    join: Term, branches: Sequence[tuple[Step, ...]], axes: Axes | None, m: int
+) -> Step | None:
+    outs = [b[-1].channels[1] if b else m for b in branches]
+    n = sum(outs) if isinstance(join, Cat) else outs[0]
+    if isinstance(join, Sum) and len(set(outs)) > 1:
+        return None
+    geometry = _joint_geometry(join, branches, m, n)
+    terms = (*dict.fromkeys(t for branch in branches for s in branch for t in s.terms), join)
+
+    def load() -> AffineConv:
+        maps = [chain_affine(b) if b else AffineConv.identity(m) for b in branches]
+        if isinstance(join, Cat):
+            return functools.reduce(AffineConv.__add__, _stacked(maps))
+        assert isinstance(join, Sum)
+        parts = zip(maps, join.factors, strict=True)
+        return functools.reduce(AffineConv.__add__, (a.scaled(factor) for a, factor in parts))
+
+    return Step(join, terms, geometry, axes, load, branches=tuple(branches))
+
+
+def _joint_geometry(
+    join: Term, branches: Sequence[tuple[Step, ...]], m: int, n: int
+) -> Geometry | Refusal:
+    total: Geometry | None = None
+    for branch in branches:
+        part = chain_geometry(branch) if branch else Geometry(m, m, group=m)
+        assert part is not None
+        if isinstance(part, Refusal):
+            return part
+        if isinstance(join, Cat):
+            part = replace(part, out_channels=n, group=1)
+        joined = part if total is None else total.plus(part)
+        if isinstance(joined, Refusal):
+            return joined
+        total = joined
+    assert total is not None
+    blocks = _blocks(branches, m, n) if isinstance(join, Cat) else None
+    return total if blocks is None else replace(total, group=blocks)
+
+
+def _blocks(branches: Sequence[tuple[Step, ...]], m: int, n: int) -> int | None:
+    """Blocks of channels that do not mix, where each branch reads a part of its own."""
+    count = len(branches)
+    if m % count or n % count:
+        return None
+    groups = []
+    for i, branch in enumerate(branches):
+        picks = next((s.links[0].picks for s in branch if s.links), None)
+        at = next((k for k, s in enumerate(branch) if s.links), 0)
+        if picks != (i * m // count, (i + 1) * m // count):
+            return None
+        rest = chain_geometry(branch[at + 1 :])
+        if isinstance(rest, Refusal):
+            return None
+        if (m if rest is None else rest.out_channels * count) != n:
+            return None
+        groups.append(m // count if rest is None else rest.group)
+    return count * math.gcd(*groups)
+
+
+def _stacked(maps: Sequence[AffineConv]) -> list[AffineConv]:
+    """Each map with the output channels of all, zeros where they are another's."""
+    counts = [m.geometry.out_channels for m in maps]
+    total, first, stacked = sum(counts), 0, []
+    for m, count in zip(maps, counts, strict=True):
+        place = np.zeros((total, count))
+        place[first : first + count] = np.eye(count)
+        stacked.append(AffineConv(place) @ m)
+        first += count
+    return stacked
+
+
+# -- Chains -----------------------------------------------------------------------------------
+
+
+def aligned(steps: Sequence[Step]) -> list[Step] | None:
+    """Steps one after the other on common axes; None where their channels do not meet.
+
+    Steps that treat all channels alike take the axes of their neighbours.
+    """
+    found = list(steps)
+    known = next((i for i, s in enumerate(found) if s.axes is not None), None)
+    if known is None:
+        return found
+    axes = found[known].axes
+    assert axes is not None
+    axis: int | None = axes[0]
+    for step in reversed(found[:known]):  # where do the channels lie at the beginning?
+        if step.view is not None:
+            axis = step.view.backward(axis) if axis is not None else None
+        if axis is None:
+            return None
+    channels = found[known].channels[0]
+    assert axis is not None
+    for i, step in enumerate(found):
+        step = step.on(axis, channels)
+        if step.axes is None or (step.axes[0] != axis or step.channels[0] != channels):
+            return None
+        found[i], axis, channels = step, step.axes[1], step.channels[1]
+    return found
+
+
+def chain_geometry(steps: Sequence[Step]) -> Geometry | Refusal | None:
+    """The map that steps compute one after the other; None for no step."""
+    total: Geometry | None = None
+    for i, step in enumerate(steps):
+        joined = next_geometry(steps[:i], total, step)
+        if isinstance(joined, Refusal):
+            return joined
+        total = joined
+    return total
+
+
+def next_geometry(
+    before: Sequence[Step], geometry: Geometry | None, step: Step
+) -> Geometry | Refusal:
+    """The map of some steps, whose geometry is given, and one more."""
+    if geometry is None:
+        return step.geometry
+    if step.frame is None:
+        following = step.geometry
+        return following if isinstance(following, Refusal) else geometry.then(following)
+    refusal = _fill_differs(before, step.frame)
+    if refusal is not None:
+        return refusal
+    joined = replace(geometry, bias=False).then(_padding(step.frame).geometry)
+    return joined if isinstance(joined, Refusal) else replace(joined, bias=geometry.bias)
+
+
+def chain_affine(steps: Sequence[Step]) -> AffineConv:
+    """The numbers of steps one after the other.
+
+    Raises:
+        RefusedError: There is no such map, or its numbers are not finite.
+    """
+    parts: list[AffineConv] = []
+    for step in steps:
+        if step.frame is None or not parts:
+            parts.append(step.load())
+            continue
+        whole = compose_chain(parts, owned=True)
+        padded = _padding(step.frame) @ replace(whole, bias=None)
+        parts = [replace(padded, bias=whole.bias)]
+    return compose_chain(parts, owned=True)
+
+
+def _padding(frame: Frame) -> AffineConv:
+    """What a frame does after a map that continues with its constants: it moves the border."""
+    return replace(AffineConv.identity(frame.fill.size, len(frame.pads) // 2), pads=frame.pads)
+
+
+def _fill_differs(before: Sequence[Step], frame: Frame) -> Refusal | None:
+    """Why a frame's constants are not what some steps continue with beyond their border.
+
+    A graph computes the constants in its own type; they count as equal when rounding explains
+    the difference.
+    """
+    try:
+        bias = chain_affine(before).bias
+    except RefusedError as error:
+        return error.refusal
+    own = np.zeros_like(frame.fill) if bias is None else bias
+    largest = max(1.0, float(np.max(np.abs(own), initial=0.0)))
+    difference = float(np.max(np.abs(own - frame.fill), initial=0.0))
+    if difference <= _FILL_ROUNDING * largest:
+        return None
+    return Refusal(
+        Reason.BORDER,
+        "the border is filled with other numbers than the nodes before compute there",
+        {"border_error": difference},
+    )
+
+
+# Eight units in the last place of float32: a shift is a difference of a few rounded products.
+_FILL_ROUNDING = 8 * float(np.finfo(np.float32).eps)
+
+
+def all_steps(steps: Sequence[Step]) -> Iterator[Step]:
+    """Steps, and those of the branches within."""
+    for step in steps:
+        yield step
+        for branch in step.branches:
+            yield from all_steps(branch)

@@ -1,0 +1,351 @@
+"""Terms: the linear part of a graph as an expression that rules rewrite.
+
+Every term stands for one tensor. A term that the source graph computes carries the node and the
+value; one that a rule made has neither until it is written. Numbers are composed when somebody
+asks for them, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnx_expand.affine import AffineConv
+from onnx_expand.cost import Cost
+from onnx_expand.frames import Frame
+from onnx_expand.geometry import Geometry
+from onnx_expand.lift import Axes, Linear
+from onnx_expand.linear.views import ViewOp
+from onnx_expand.lower import Form
+
+__all__ = [
+    "NOMINAL",
+    "SCENARIOS",
+    "Cat",
+    "Fill",
+    "Hub",
+    "Map",
+    "Price",
+    "Read",
+    "Sum",
+    "Tensor",
+    "Term",
+    "View",
+    "broadcast",
+]
+
+NOMINAL = 1 << 16
+"""What an extent that is not static counts as: large, so that the positions that a border adds or
+takes away do not decide what is cheaper."""
+
+_SMALL = (1, 2, 3, 4, 6, 9)
+SCENARIOS: tuple[Callable[[int], int], ...] = (
+    lambda axis: NOMINAL,
+    *((lambda axis, size=size: size) for size in _SMALL),
+    *((lambda axis, odd=odd: 1 if axis % 2 == odd else NOMINAL) for odd in (0, 1)),
+)
+"""What extents that are not static may be, by axis. The first decides what is cheaper; in none may
+a rewrite take more products."""
+
+Extent = Hashable
+Load = Callable[[], AffineConv]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What is known about a tensor.
+
+    Attributes:
+        extents: Per axis a number, or whatever stands for one that is not static; None if the
+            rank is not known.
+        sizes: For each scenario the extents as numbers, for one sample; None with `extents`.
+        dtype: The type of its numbers.
+    """
+
+    extents: tuple[Extent, ...] | None
+    sizes: tuple[tuple[int, ...], ...] | None
+    dtype: ir.DataType | None
+
+    @classmethod
+    def of(cls, extents: Sequence[Extent] | None, dtype: ir.DataType | None) -> Tensor:
+        """A tensor whose symbolic extents may be anything."""
+        if extents is None:
+            return cls(None, None, dtype)
+        fixed = all(isinstance(e, int) for e in extents[1:])
+        sizes = tuple(
+            tuple(
+                e if isinstance(e, int) else 1 if axis == 0 else scenario(axis)
+                for axis, e in enumerate(extents)
+            )
+            for scenario in (SCENARIOS[:1] if fixed else SCENARIOS)
+        )
+        return cls(tuple(extents), sizes, dtype)
+
+    @property
+    def rank(self) -> int | None:
+        """The number of axes, if known."""
+        return None if self.extents is None else len(self.extents)
+
+    def positions(self, axis: int | None) -> tuple[int, ...]:
+        """Per scenario the positions, with all channels on an axis as one; a free batch is one."""
+        if self.sizes is None:
+            return (1,)
+        rank = len(self.sizes[0])
+        without = set[int]() if axis is None or rank == 0 else {axis % rank}
+        return tuple(
+            math.prod(size for i, size in enumerate(sizes) if i not in without)
+            for sizes in self.sizes
+        )
+
+    def mapped(self, geometry: Geometry, axes: Axes | None, key: Hashable) -> Tensor:
+        """The tensor that a map makes of this one; `key` stands for extents that come up new."""
+        if axes is None or self.extents is None or self.sizes is None:
+            return self
+        rank = len(self.extents)
+        first, last = axes[0] % rank, axes[1] % rank
+
+        def shaped(sizes: Sequence[Extent], spatial: Sequence[Extent]) -> tuple[Extent, ...]:
+            found = list(sizes)
+            found[first], found[last] = found[last], found[first]
+            found[last] = geometry.out_channels
+            found[2:] = spatial if geometry.rank else found[2:]
+            return tuple(found)
+
+        extents = list(self.extents[2:])
+        if geometry.rank and not geometry.is_pointwise:
+            static = [e if isinstance(e, int) else 1 for e in extents]
+            after = geometry.output_extents(static)
+            same = [
+                c == 0 and s == 1 for c, s in zip(geometry.overhang, geometry.strides, strict=True)
+            ]
+            same = [s and not geometry.transposed for s in same]
+            extents = [
+                a if isinstance(e, int) else e if s else (key, i)
+                for i, (e, a, s) in enumerate(zip(extents, after, same, strict=True))
+            ]
+        sizes = tuple(
+            shaped(size, geometry.output_extents(size[2:]) if geometry.rank else ())
+            for size in self.sizes
+        )
+        return Tensor(shaped(self.extents, extents), sizes, self.dtype)  # type: ignore[arg-type]
+
+    def viewed(self, op: ViewOp) -> Tensor:
+        """The tensor that a change of layout makes of this one."""
+        found = Tensor.of(op.target, self.dtype)
+        if self.sizes is None or len(self.sizes[0]) != len(op.source):
+            return found
+        return replace(found, sizes=tuple(_viewed(sizes, op) for sizes in self.sizes))
+
+
+def _viewed(sizes: tuple[int, ...], op: ViewOp) -> tuple[int, ...]:
+    if op.perm is not None:
+        return tuple(sizes[axis] for axis in op.perm)
+    known = {e: size for e, size in zip(op.source, sizes, strict=True) if not isinstance(e, int)}
+    found = [e if isinstance(e, int) else known.get(e, 0) for e in op.target]
+    unknown = [i for i, e in enumerate(op.target) if not isinstance(e, int) and e not in known]
+    rest = math.prod(size for i, size in enumerate(found) if i not in unknown)
+    for i in unknown:
+        found[i] = math.prod(sizes) // rest if i == unknown[-1] and rest else 1
+    return tuple(found)
+
+
+def broadcast(tensors: Sequence[Tensor], extents: Tensor) -> Tensor:
+    """What a sum of tensors makes, with sizes that follow them."""
+    sizes = [t.sizes for t in tensors]
+    known = [s for s in sizes if s is not None]
+    if len(known) < len(sizes) or len({len(s[0]) for s in known}) != 1:
+        return extents
+    count = max(map(len, known))
+    padded = [s if len(s) == count else s * count for s in known]
+    found = tuple(tuple(map(max, *these)) for these in zip(*padded, strict=True))
+    return replace(extents, sizes=found)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What terms cost: for the scenario that decides, and their products in the others."""
+
+    cost: Cost = field(default_factory=Cost)
+    products: tuple[int, ...] = ()
+
+    def __add__(self, other: Price) -> Price:
+        return Price(self.cost + other.cost, _added(self, other))
+
+    def never_more(self, other: Price) -> bool:
+        """Whether no scenario takes more products than another price has in it."""
+        length = max(len(self.products), len(other.products))
+        pairs = zip(self.padded(length), other.padded(length), strict=True)
+        return all(mine <= its for mine, its in pairs)
+
+    def padded(self, length: int) -> tuple[int, ...]:
+        """Products for so many scenarios; where extents are static all are alike."""
+        return self.products + (self.cost.macs,) * (length - len(self.products))
+
+
+def _added(a: Price, b: Price) -> tuple[int, ...]:
+    length = max(len(a.products), len(b.products))
+    return tuple(x + y for x, y in zip(a.padded(length), b.padded(length), strict=True))
+
+
+@dataclass(eq=False)
+class Term:
+    """A tensor of the linear part of a graph.
+
+    Attributes:
+        args: The terms that it is computed from.
+        tensor: What is known about it.
+        value: The value of the source graph that it equals, if there is one.
+        node: The node of the source that computes it as it stands; None once rewritten.
+        anchor: The node of the source in whose place it is written.
+    """
+
+    args: tuple[Term, ...]
+    tensor: Tensor
+    value: ir.Value | None
+    node: ir.Node | None
+    anchor: ir.Node | None
+    refused: dict[str, object] = field(default_factory=dict, init=False, repr=False)
+    reads: tuple[ir.Value | None, ...] = field(default=(), init=False, repr=False)
+    order: int = field(default=0, init=False)
+
+    is_join: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.reads = tuple(arg.value for arg in self.args)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether the source's node computes it from values that mean what they did."""
+        if self.node is None:
+            return False
+        pairs = zip(self.args, self.reads, strict=True)
+        return all(a.value is r and (r is not None or isinstance(a, Hub)) for a, r in pairs)
+
+    def price(self) -> Price:
+        """What computing it from its arguments costs."""
+        return Price()
+
+
+class Read(Term):
+    """A value that something else computes."""
+
+
+@dataclass(eq=False)
+class Map(Term):
+    """An affine map of one term.
+
+    Attributes:
+        geometry: The map; one channel where all are treated alike.
+        axes: The channel axes in input and output, None if any would do.
+        load: Gives the numbers.
+        shift_only: Whether it only adds.
+        links: The records of the source's nodes that it stands for.
+        origins: The nodes of the source that it stands for, in order.
+        form: How it is written; None while the source's node is.
+        unit: Whether it is a whole expanded unit, to be written as what that replaced.
+    """
+
+    geometry: Geometry
+    axes: Axes | None
+    load: Load
+    shift_only: bool = False
+    links: tuple[Linear, ...] = ()
+    origins: tuple[ir.Node, ...] = ()
+    form: Form | None = None
+    unit: bool = False
+    own: Cost | None = None
+    is_part: bool = False
+    before: Cost | None = None
+    names_like: tuple[ir.Node, ...] = ()
+    pair: Map | None = None
+
+    def positions(self) -> tuple[int, ...]:
+        """Per scenario the positions at which it multiplies."""
+        axes = self.axes or (None, None)
+        if self.geometry.transposed:
+            return self.args[0].tensor.positions(axes[0])
+        return self.tensor.positions(axes[1])
+
+    def price(self) -> Price:
+        """What its node costs, or what it will cost once written."""
+        positions = self.positions()
+        if self.own is not None and self.node is not None:
+            cost = replace(self.own, elementwise=self.own.elementwise * positions[0], macs=0)
+            products = self.own.macs
+        elif self.form is not None:
+            one = Cost.of_form(self.form, self.geometry, 1, self.shift_only)
+            cost = replace(one, elementwise=one.elementwise * positions[0], macs=0)
+            products = one.macs
+        else:
+            return Price()
+        counts = tuple(products * count for count in positions)
+        return Price(replace(cost, macs=counts[0]), counts)
+
+
+@dataclass(eq=False)
+class Sum(Term):
+    """A sum of terms, each times a factor.
+
+    Attributes:
+        factors: One for each argument.
+        same: Whether the arguments have the same static extents, so that none is broadcast there.
+    """
+
+    factors: tuple[float, ...]
+    same: bool = False
+    like: ir.Node | None = None
+    is_join: ClassVar[bool] = True
+
+    def price(self) -> Price:
+        """What computing it from its arguments costs."""
+        steps = len(self.args) - 1
+        nodes = 1 if self.node is not None else steps
+        return Price(Cost(0, 0, nodes, steps * self.tensor.positions(None)[0]))
+
+
+@dataclass(eq=False)
+class Cat(Term):
+    """Terms put after each other along an axis."""
+
+    axis: int
+    like: ir.Node | None = None
+    is_join: ClassVar[bool] = True
+
+    def price(self) -> Price:
+        """What computing it from its arguments costs."""
+        return Price(Cost(0, 0, 1))
+
+
+@dataclass(eq=False)
+class View(Term):
+    """A term with its axes named anew, and no number changed."""
+
+    op: ViewOp
+
+    def price(self) -> Price:
+        """What computing it from its arguments costs."""
+        return Price(Cost(0, 0, 1))
+
+
+@dataclass(eq=False)
+class Fill(Term):
+    """A term padded with a constant of its own for each channel."""
+
+    frame: Frame
+
+    def price(self) -> Price:
+        """What computing it from its arguments costs."""
+        return Price(Cost(0, 0, len(self.frame.nodes)))
+
+
+@dataclass(eq=False)
+class Hub(Term):
+    """A term that one node cuts into parts; each part is a map of it."""
+
+    def price(self) -> Price:
+        """What computing it from its arguments costs."""
+        return Price(Cost(0, 0, 1))

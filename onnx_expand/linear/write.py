@@ -1,0 +1,396 @@
+"""Writing terms: the nodes that the source did not have, in the place of those that go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.cost import Cost
+from onnx_expand.editing import Entry, Rewriter, label
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.linear.borders import Bridge
+from onnx_expand.linear.bridges import Border, bridge
+from onnx_expand.linear.driver import Terms
+from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
+from onnx_expand.linear.views import ViewOp
+from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.units import unit_member, unmark
+from onnx_expand.values import Facts
+
+__all__ = ["Writer", "Written"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A term that was written: the nodes that it stands for, and those that compute it now."""
+
+    term: Term
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    before: Cost
+    after: Cost
+    border: Border = Border.EXACT
+
+
+@dataclass(eq=False)
+class Writer:
+    """Writes the terms of one graph.
+
+    Attributes:
+        terms: What to write.
+        rewriter: Gives names, and puts initializers in place.
+    """
+
+    terms: Terms
+    rewriter: Rewriter
+    written: list[Written] = field(default_factory=list)
+    _values: dict[Term, ir.Value] = field(default_factory=dict)
+    _going: set[ir.Node] = field(default_factory=set)
+    _free: set[str] = field(default_factory=set)
+    _named: dict[Term, Names] = field(default_factory=dict)
+    _entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def _facts(self) -> Facts:
+        return self.terms.facts
+
+    def write(self) -> bool:
+        """Bring the graph up to date with its terms; whether anything changed."""
+        live = list(self.terms.live())
+        stays = {t.node for t in live if t.is_source} | {
+            n for t in live if t.is_source for n in getattr(getattr(t, "frame", None), "nodes", ())
+        }
+        every = [*self.terms.nodes, *self.terms.frames]
+        self._going = {node for node in every if node not in stays}
+        if not self._going and all(t.is_source or isinstance(t, Read) for t in live):
+            return False
+        position = {node: i for i, node in enumerate(self.terms.graph)}
+        going = sorted(self._going, key=position.__getitem__)
+        # The values that new terms compute keep their names.
+        kept = {term.value.name for term in live if term.value is not None}
+        self._free = set(self.rewriter.own_names(going, whole=True)) - kept
+        for term in live:
+            self._value(term)
+            for value in self.terms.equal.get(term, ()):
+                self._equal(value, self._values[term])
+        self._redirect()
+        self._settle_constants()
+        self._remove(position)
+        for entry in self._entries:
+            self.rewriter.register(entry)
+        return True
+
+    # -- Values -----------------------------------------------------------------------------
+
+    def _value(self, term: Term) -> ir.Value:
+        """The value of a term whose arguments are written."""
+        if term in self._values:
+            return self._values[term]
+        if isinstance(term, Read) or term.is_source:
+            assert term.value is not None or isinstance(term, Hub)
+            value = term.value if term.value is not None else self._values[term.args[0]]
+        else:
+            value = self._new(term)
+        self._values[term] = value
+        return value
+
+    def _equal(self, old: ir.Value | None, new: ir.Value) -> None:
+        """Let what reads one value read another that equals it."""
+        if old is not None and old is not new:
+            old.replace_all_uses_with(new)
+
+    def _new(self, term: Term) -> ir.Value:
+        xs = [self._values[arg] for arg in term.args]
+        border = Border.EXACT
+        if isinstance(term, Map):
+            nodes = self._map(term, xs[0])
+        elif isinstance(term, Bridge):
+            nodes, border = self._bridge(term, xs[0]), term.border
+        elif isinstance(term, View):
+            nodes = [self._view(term, xs[0])]
+        elif isinstance(term, Cat):
+            nodes = [self._join_node("Concat", xs, term.like, {"axis": term.axis})]
+        elif isinstance(term, Sum):
+            nodes = self._sum(term, xs)
+        else:
+            raise AssertionError(f"{type(term).__name__} is written only as it stands")
+        self._insert(term, nodes)
+        if isinstance(term, Map | Bridge) and term.origins and not self._is_second(term):
+            after = term.price().cost
+            labels = tuple(map(label, dict.fromkeys(term.origins)))
+            before = term.before or Cost()
+            found = tuple(map(label, nodes))
+            self.written.append(Written(term, labels, found, before, after, border))
+        return nodes[-1].outputs[0]
+
+    def _insert(self, term: Term, nodes: Sequence[ir.Node]) -> None:
+        """Put nodes into the graph, the last one's output in the place of the term's value."""
+        graph, y = self.terms.graph, nodes[-1].outputs[0]
+        for node in nodes:
+            unmark(node)
+            for out in node.outputs:
+                if out is not y and not out.name:
+                    out.name = self._unique(f"{label(node)}.out")
+        old = term.value
+        if old is not None:
+            y.shape, y.type = old.shape, old.type
+            y.doc_string = old.doc_string
+            y.metadata_props.update(old.metadata_props)
+            name, old.name = old.name, None
+            self._facts.transfer(old, y)
+        else:
+            name = self._unique(f"{label(nodes[-1])}.out")
+            _state(y, term.tensor, self._facts)
+        for node in nodes[:-1]:
+            out = node.outputs[0]
+            if out.shape is None and node.op_type != "Pad":
+                out.shape, out.type = y.shape, y.type
+                if old is not None:
+                    self._facts.transfer(old, out)
+        assert term.anchor is not None
+        sources = term.origins if isinstance(term, Map | Bridge) else ()
+        self._entries.append(self.rewriter.record(nodes, sources or (term.anchor,)))
+        graph.insert_before(term.anchor, nodes)
+        y.name = name
+        if old is not None:
+            old.replace_all_uses_with(y, replace_graph_outputs=True)
+            y.name = name
+
+    def _redirect(self) -> None:
+        """Let the rest of the graph read what became of the values that it read."""
+        for term, values in self.terms.roots.items():
+            for value in values:
+                self._equal(value, self._values[term])
+
+    def _settle_constants(self) -> None:
+        """Write down what other nodes compute from the shape or type of what goes."""
+        for value in (out for node in self._going for out in node.outputs):
+            for reader in list(value.consumers()):
+                if reader not in self._going:
+                    for known in self._facts.fixed_values(reader) or ():
+                        self.rewriter.freeze(known, self._facts.tensor(known))
+
+    def _remove(self, position: dict[ir.Node, int]) -> None:
+        for node in sorted(self._going, key=position.__getitem__, reverse=True):
+            if any(out.uses() or out.is_graph_output() for out in node.outputs):
+                continue
+            if node.graph is None:
+                continue
+            read = [value for value in node.inputs if value is not None]
+            self.terms.graph.remove(node, safe=True)
+            for value in read:
+                self.rewriter.drop(value)
+
+    def _unique(self, name: str) -> str:
+        return self.rewriter.unique(name, free=self._free)
+
+    def value_of(self, term: Term) -> ir.Value | None:
+        """The value of a term that was written, or that stays."""
+        return self._values.get(term, term.value)
+
+    def scratch(self, term: Term) -> list[ir.Node] | None:
+        """The nodes of a map, and of the views around it, in no graph; None if there are none.
+
+        Names are those of nothing: the nodes are for measuring.
+        """
+        chain: list[Term] = []
+        while term.node is None and isinstance(term, Map | View):
+            chain.append(term)
+            term = term.args[0]
+        if term.value is None:
+            return None
+        x, nodes = term.value, list[ir.Node]()
+        for current in reversed(chain):
+            if isinstance(current, Map):
+                assert current.form is not None
+                dtype = current.tensor.dtype or ir.DataType.FLOAT
+                target = Target(x, dtype, Names("n", "w", "b", "a"), self._facts)
+                made = lower(current.load(), current.form, current.axes, target)
+            else:
+                assert isinstance(current, View)
+                old = current.op.node
+                inputs = [x, *old.inputs[1:]]
+                made = [ir.Node(old.domain, old.op_type, inputs, list(old.attributes.values()))]
+            for node in made:
+                _state(node.outputs[0], current.tensor, self._facts)
+            nodes += made
+            x = nodes[-1].outputs[0]
+        return nodes
+
+    # -- Maps -------------------------------------------------------------------------------
+
+    def _map(self, term: Map, x: ir.Value) -> list[ir.Node]:
+        assert term.form is not None
+        template = self._template(term)
+        target = self._target(term, x, template)
+        if term.form is Form.ELEMENTWISE and not term.unit:
+            template = None
+        affine = term.load()
+        if term.form not in {Form.GEMM, Form.MATMUL}:
+            affine = affine.finest()
+        if affine.bias is not None and not np.any(affine.bias) and not term.unit:
+            affine = replace(affine, bias=None)
+            template = None if template is None else template.without_bias()
+        return lower(affine, term.form, term.axes, target, template, restore=term.unit)
+
+    def _bridge(self, term: Bridge, x: ir.Value) -> list[ir.Node]:
+        target = self._target(term, x, self._template(term))
+        nodes = bridge(term.border, term.first(), term.second(), term.extents, target)
+        if isinstance(nodes, Refusal):
+            raise RefusedError(nodes)
+        return nodes
+
+    def _template(self, term: Map | Bridge) -> Template | None:
+        """The node to write a map like: one that expand replaced, else its heaviest node."""
+        members = [unit_member(node) for node in term.origins]
+        if term.unit:
+            return next((m.template() for m in members if m is not None), None)
+        for link in sorted(term.links, key=lambda link: -link.geometry.parameters):
+            template = Template.of(link, self._facts)
+            if template is not None:
+                return template
+        return None
+
+    def _target(self, term: Map | Bridge, x: ir.Value, template: Template | None) -> Target:
+        dtype = term.tensor.dtype
+        assert dtype is not None
+        read = (v.const_value for n in term.origins for v in n.inputs if v is not None)
+        # What replaces weights that lie in a file waits in a file, too.
+        on_disk = any(isinstance(tensor, ir.ExternalTensor) for tensor in read)
+        spill = self.rewriter.spill if on_disk else None
+        return Target(x, dtype, self._names(term, template), self._facts, spill)
+
+    def _is_second(self, term: Map | Bridge) -> bool:
+        """Whether a term is the second half of a map that was written as two nodes."""
+        return isinstance(term, Map) and term.pair is not None and term.pair in self._named
+
+    def _names(self, term: Map | Bridge, template: Template | None) -> Names:
+        """The names of a map's node, constants and addition; two halves share them."""
+        key = term.pair if isinstance(term, Map) and term.pair is not None else term
+        if key not in self._named:
+            self._named[key] = self._new_names(term, template)
+        return self._named[key]
+
+    def _new_names(self, term: Map | Bridge, template: Template | None) -> Names:
+        links = term.links
+        shift = next((link for link in links if link.node.op_type == "Add"), None)
+        biases = [link.bias.name for link in links if link.bias is not None and link.bias.name]
+        named = [n for n in term.origins if n in self._going] or list(term.names_like)
+        first = named[0] if named else term.anchor
+        assert first is not None
+        node = label(first)
+        weights = [link.weight.name for link in links if link.weight is not None]
+        weight = next((name for name in weights if name), f"{node}.weight")
+        bias = biases[0] if biases else _bias_name(weight)
+        if template is not None:
+            node = template.node.name or node
+            weight = template.input_name(1 - template.slot if template.slot < 2 else 1) or weight
+            bias = template.input_name(2) or (biases[0] if biases else _bias_name(weight))
+        if term.names_like:
+            node, bias = f"{node}.add", f"{node}.shift"
+        add = shift.node.name if shift is not None and shift.node.name else f"{node}.bias"
+        if term.names_like:
+            add = node
+        weight, bias = self._unique(weight), self._unique(bias)
+        node = self._unique(node)
+        return Names(node, weight, bias, node if term.names_like else self._unique(add))
+
+    # -- Joins and views --------------------------------------------------------------------
+
+    def _join_node(
+        self,
+        op_type: str,
+        xs: Sequence[ir.Value],
+        like: ir.Node | None,
+        attributes: dict[str, int],
+    ) -> ir.Node:
+        if like is not None:
+            return ir.Node(
+                like.domain,
+                like.op_type,
+                list(xs),
+                list(like.attributes.values()),
+                name=self._unique(like.name) if like.name else like.name,
+                doc_string=like.doc_string,
+                metadata_props=dict(like.metadata_props),
+                num_outputs=1,
+                version=like.version,
+            )
+        return ir.node(op_type, list(xs), attributes, name=self._unique(op_type.lower()))
+
+    def _sum(self, term: Sum, xs: Sequence[ir.Value]) -> list[ir.Node]:
+        if term.like is not None:
+            return [self._join_node("Sum", xs, term.like, {})]
+        assert term.anchor is not None
+        total, nodes = xs[0], list[ir.Node]()
+        stem = label(term.anchor)
+        for x, factor in zip(xs[1:], term.factors[1:], strict=True):
+            op = "Add" if factor > 0 else "Sub"
+            nodes.append(ir.node(op, [total, x], name=self._unique(stem)))
+            total = nodes[-1].outputs[0]
+        return nodes
+
+    def _view(self, term: View, x: ir.Value) -> ir.Node:
+        old = term.op.node
+        inputs = [x, *old.inputs[1:]]
+        if old.op_type == "Reshape":
+            inputs[1] = _operand(term.op, self._facts, self._unique)
+        return ir.Node(
+            old.domain,
+            old.op_type,
+            inputs,
+            list(old.attributes.values()),
+            name=self._unique(old.name) if old.name else old.name,
+            doc_string=old.doc_string,
+            metadata_props=dict(old.metadata_props),
+            num_outputs=1,
+            version=old.version,
+        )
+
+
+def _bias_name(weight: str) -> str:
+    stem, dot, last = weight.rpartition(".")
+    return f"{stem}{dot}bias" if last == "weight" else f"{weight}.bias"
+
+
+def _state(value: ir.Value, tensor: Tensor, facts: Facts) -> None:
+    """State the shape and type of a new value."""
+    if tensor.extents is not None:
+        facts.state(value, tensor.extents)
+    if tensor.dtype is not None:
+        value.dtype = tensor.dtype
+
+
+def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value:
+    """The operand of a Reshape for a number of channels: a constant, if it can be one.
+
+    Raises:
+        RefusedError: It spells the number of channels where it cannot be changed.
+    """
+    given = op.node.inputs[1]
+    assert given is not None
+    original = facts.extents(op.node.outputs[0])
+    extents = facts.extents_in(given)
+    axis = None if op.axes is None else op.axes[1]
+    changes = False
+    if axis is not None and original is not None and extents is not None:
+        changes = op.target[axis] != original[axis] and extents[axis] not in {0, -1}
+    if given.producer() is None and not changes:
+        return given
+    unknown = [i for i, e in enumerate(extents or ()) if e == -1 or not isinstance(e, int)]
+    if extents is None or len(unknown) > 1 or (changes and axis in unknown):
+        if not changes:
+            return given
+        message = f"'{given.name}' spells the number of channels and is no constant"
+        raise RefusedError(Refusal(Reason.DYNAMIC, message))
+    numbers = [-1 if i in unknown else e for i, e in enumerate(extents)]
+    array = np.array(numbers, dtype=np.int64)
+    if changes and axis is not None:
+        extent = op.target[axis]
+        assert isinstance(extent, int)
+        array[axis] = extent
+    name = unique(given.name or "shape")
+    return ir.val(name, const_value=ir.Tensor(array, name=name))
