@@ -76,6 +76,9 @@ def test_what_fold_certifies_is_confirmed(
     options = f"--policy {policy} --border {border} {OTHERS[other]} {PREPROCESSING[preprocessing]}"
     target, paper, data = certified(source, tmp_path, options)
     assert data["verdict"]["equal"] is True
+    assert data["verdict"]["rests_on"] in {"proof", "identity"}
+    for region in data["verdict"]["regions"]:
+        assert "no weight is off by more than" in region["proof"]["statement"]
     assert data["relation"]["kind"] == ("preprocessed" if preprocessing != "none" else "same")
     assert main(["check", source, target, "--certificate", paper, "-n", "1"]) == 0
 

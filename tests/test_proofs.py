@@ -332,3 +332,46 @@ def test_a_tensor_that_cancels_within_is_no_other_tensor() -> None:
     verdict = check(one, two, samples=1, providers=["cpu"])
     assert verdict.rests_on is Basis.PROOF, verdict.differences
     assert {region.tensor for region in verdict.regions} <= {"b", "d"}
+
+
+def hidden(bias: bool) -> onnx.ModelProto:
+    """A normalized layer whose results, through a function, come to nothing beside a bias."""
+    arrays = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), d=(4,))
+    arrays["v"] *= np.float32(1e-9)
+    arrays["b"] = np.array([3, -2, 4, -3], np.float32)
+    head = "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) "
+    first = "a = Conv(x, w, b)" if bias else "a = Conv(x, w)"
+    text = head + "{" + first + " c = Sigmoid(a) y = Conv(c, v, d) }"
+    return graph(text, arrays if bias else {k: a for k, a in arrays.items() if k != "b"})
+
+
+def test_a_bias_that_is_missing_is_found_where_nothing_makes_up_for_it() -> None:
+    """Tensors of one name and other numbers, read by the same nodes, are no namesakes."""
+    a, b = hidden(True), hidden(False)
+    assert check(a, b, samples=1, providers=["cpu"], regions=False)
+    verdict = check(a, b, samples=1, providers=["cpu"])
+    assert not verdict
+    assert verdict.differences[0].startswith("'a', computed by a in B: a bias of it is off")
+
+
+@pytest.mark.parametrize("reader", ["LayerNormalization<axis = -1>(a, s)", "Shape(a)"])
+def test_what_does_not_matter_to_its_readers_is_no_alarm(reader: str) -> None:
+    """A normalization does not see a shift of all numbers, nor Shape any number."""
+    arrays: dict[str, Array] = {**weights(w=(6, 4)), "s": np.ones(4, np.float32)}
+    arrays["c"] = np.full(4, 5, np.float32)
+    kind = "int64[2]" if "Shape" in reader else "float[N,4]"
+    head = f"g (float[N,6] x) => ({kind} y) {{ "
+    one = graph(head + f"m = MatMul(x, w) a = Add(m, c) y = {reader} }}", arrays)
+    two = graph(head + f"a = MatMul(x, w) y = {reader} }}", arrays)
+    x = np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)
+    assert check(one, two, inputs=[{"x": x}], providers=["cpu"])
+
+
+def test_a_scale_that_moved_is_no_alarm() -> None:
+    """What one layer lost the next one has, behind a function that lets scales pass."""
+    arrays = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
+    head = (
+        "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) { a = Conv(x, w) r = Relu(a) y = Conv(r, v) }"
+    )
+    halves = {"w": arrays["w"] / np.float32(2), "v": arrays["v"] * np.float32(2)}
+    assert check(graph(head, arrays), graph(head, halves), samples=1, providers=["cpu"])

@@ -16,6 +16,7 @@ from onnx_expand.values import Facts
 __all__ = [
     "Cell",
     "Swap",
+    "all_cells",
     "common_tensors",
     "constants_of",
     "cut",
@@ -113,16 +114,25 @@ def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
         names: The tensors that bound the cells, besides the inputs of the models.
     """
     return [
-        Cell(
-            name,
-            left.labels(),
-            right.labels(),
-            frozenset(left.inputs | right.inputs),
-            frozenset(left.inputs & right.inputs),
-        )
+        _cell(name, left, right)
         for name, left, right in _walks(a, b, names)
         if not left.is_like(right)
     ]
+
+
+def all_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
+    """All cells between tensors of these names, those that are node for node alike included."""
+    return [_cell(name, left, right) for name, left, right in _walks(a, b, names)]
+
+
+def _cell(name: str, left: _Walk, right: _Walk) -> Cell:
+    return Cell(
+        name,
+        left.labels(),
+        right.labels(),
+        frozenset(left.inputs | right.inputs),
+        frozenset(left.inputs & right.inputs),
+    )
 
 
 def unlike_ends(a: ir.Model, b: ir.Model, names: Set[str]) -> list[str]:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnx_expand.equivalence.cells import (
     Cell,
+    all_cells,
     common_tensors,
     cut,
     dependent,
@@ -36,8 +37,10 @@ from onnx_expand.equivalence.magnitude import (
 from onnx_expand.equivalence.probing import Bench, Task, prove
 from onnx_expand.equivalence.proofs import Finding, Proof
 from onnx_expand.equivalence.sides import Side
+from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Runtime, Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.reference import Reference
 from onnx_expand.values import Facts
 
 __all__ = ["Examination", "Grade", "Region", "compare_regions", "examine", "run_inner"]
@@ -48,6 +51,7 @@ Array = npt.NDArray[Any]
 _STRANGERS = 0.01
 # As little as this of the numbers that a tensor is the difference of is no other tensor.
 _CANCELLED = 1e-5
+_SEEN = 1e-3
 _WIDER = 4  # times a part is widened
 _WEIGHTS = 1 << 26  # numbers, each held four times in float64 while parts are probed
 
@@ -225,12 +229,70 @@ def examine(
     same = {name for name in names if _are_close(values[name], others[name])}
     ends = {value.name or "" for value in a.graph.outputs}
     values |= dict(feeds)
-    zeros = _cancelled(a, names - same - ends, values, others)
+    known = same | (ends & names)
+    others_of_name = names - known
+    zeros = _cancelled(a, others_of_name, values, others)
     pair = _Pair(a, b, facts, values, providers[1], slack)
-    found = _compared(pair, same | zeros | (ends & names), probe)
-    if any(region.tensor in zeros and not region.holds for region in found.regions):
-        found = _compared(pair, same | (ends & names), probe)
-    return found
+    handed = _handed_on(pair, names, others_of_name - zeros)
+    found = _compared(pair, known | zeros | handed, probe)
+    wrong = {region.tensor for region in found.regions if not region.holds}
+    wrong = {n for n in wrong - known if not _matters(pair, known | zeros | handed, n, others[n])}
+    return _compared(pair, known | (zeros | handed) - wrong, probe) if wrong else found
+
+
+def _handed_on(pair: _Pair, names: Set[str], strangers: Set[str]) -> set[str]:
+    """Those tensors of one name and other numbers of which both models make the same.
+
+    What reads them is alike in both, or proven, and so is what reads that: nothing behind them
+    makes up for what they are apart.
+    """
+    if not strangers:
+        return set()
+    unlike = {c.tensor: c for c in differing_cells(pair.a, pair.b, names)}
+    readers = {n: c for n, c in unlike.items() if c.inputs & strangers}
+    floats = {n: c for n, c in readers.items() if pair.values[n].dtype.kind == "f"}
+    proven = {n for n, r in pair.regions(floats, True).items() if r.holds and r.proof is not None}
+    left = set(strangers)
+    for name, cell in readers.items():
+        if name not in proven:
+            left -= cell.inputs
+    cells = all_cells(pair.a, pair.b, names)
+    for cell in reversed(cells):
+        if cell.tensor in strangers - left:
+            left -= cell.inputs
+    return left
+
+
+def _matters(pair: _Pair, bounds: Set[str], name: str, other: Array) -> bool:
+    """Whether what reads a tensor in both models tells the two tensors of this name apart.
+
+    A normalization does not see a shift, nor does Shape see numbers: what it makes of B's tensor
+    is in float64 what it makes of A's, and of a tensor as far off at random it is not.
+    """
+    own = pair.values[name]
+    cells = {
+        cell.tensor: cell
+        for cell in all_cells(pair.a, pair.b, bounds)
+        if name in cell.inputs <= pair.values.keys()
+    }
+    if not cells or own.shape != other.shape or own.dtype != other.dtype:
+        return False
+    gap = other.astype(np.float64) - own
+    drawn = np.random.default_rng(0).permutation(gap.reshape(-1)).reshape(gap.shape)
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], gap.shape)
+    needed = set[str]().union(*(cell.inputs for cell in cells.values()))
+    feeds = {n: pair.values[n].astype(np.float64) if n == name else pair.values[n] for n in needed}
+    try:
+        session = Reference().session(cut(pair.a, cells, pair.values), "what reads a tensor")
+        base, seen, chance = (
+            session.run({**feeds, name: feeds[name] + step})
+            for step in (0 * gap, gap, drawn * signs)
+        )
+    except UnsupportedError:
+        return False
+    return any(
+        distance(base[key], seen[key]) > _SEEN * distance(base[key], chance[key]) for key in base
+    )
 
 
 def _compared(pair: _Pair, bounds: Set[str], probe: bool) -> Examination:
