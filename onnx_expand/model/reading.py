@@ -11,10 +11,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
+from onnx_expand.model.comparing import difference, oddity
 from onnx_expand.model.fidelity import (
     attach,
-    difference,
-    oddity,
     quiet,
     remember,
     restore,
