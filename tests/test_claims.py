@@ -101,6 +101,15 @@ def test_stale_claims_change_nothing(
 
 
 @settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 10), st.booleans())
+def test_true_claims_stay_true(seed: int, length: int, layouts: bool) -> None:
+    """What is written in the place of nodes is described as it is, as ONNX's checker sees it."""
+    plain = random_layouts(seed, length=length) if layouts else random_graph(seed, length=length)
+    model = onnx.shape_inference.infer_shapes(plain, data_prop=True)
+    onnx.checker.check_model(fold(model, Policy.ALWAYS), full_check=True)
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.sampled_from(sorted(WRAPS)))
 def test_stale_claims_change_no_expansion_and_no_count(seed: int, length: int, wrap: str) -> None:
     """A model is expanded as without claims, takes what it took, and costs what it costs."""

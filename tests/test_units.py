@@ -121,6 +121,15 @@ def test_what_onnxruntime_optimized_is_folded(tmp_path: Path) -> None:
     assert_same(model, folded)
 
 
+def test_what_the_version_converter_made_is_folded() -> None:
+    """It drops what nodes carry, and keeps the model's metadata."""
+    model = expanded()
+    converted = onnx.version_converter.convert_version(model, 18)
+    folded = onnx_expand.fold(converted)
+    assert ops(folded) == ["Conv", "Relu", "Conv"]
+    assert_same(model, folded)
+
+
 def test_an_expand_that_matched_nothing_leaves_no_note() -> None:
     """The model is as it was, and folds as any."""
     model = network()
