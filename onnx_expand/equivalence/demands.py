@@ -52,10 +52,14 @@ class Meaning(StrEnum):
     """It counts, or is an extent."""
     FACTORS = "factors"
     """Factors of extents, which are no integers."""
+    SHARE = "share"
+    """Between zero and one."""
     MASK = "mask"
     """One where there is something, zero where there is padding."""
     AXES = "axes"
     """Axes, none twice."""
+    UNITS = "units"
+    """Axes of which each has one element."""
     PARTS = "parts"
     """Extents of parts that make up a whole."""
     SHAPE = "shape"
@@ -64,6 +68,10 @@ class Meaning(StrEnum):
     """A shape to broadcast to."""
     RESIZED = "resized"
     """A shape of which batch and channels stay."""
+
+
+_REAL = {Meaning.COUNT, Meaning.FACTORS, Meaning.SHARE}
+"""What floating-point numbers may be for."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def demands_of(model: ir.Model) -> dict[str, Demand]:
         if demand is None and _makes_shapes(value, facts):
             demand = Demand(Meaning.COUNT, 0, _LENGTHS)
         if not dtype.is_integer() and demand is not None:
-            demand = demand if demand.meaning in {Meaning.COUNT, Meaning.FACTORS} else None
+            demand = demand if demand.meaning in _REAL else None
         if demand is not None:
             found[value.name or ""] = demand
     return found
@@ -235,9 +243,11 @@ def _after(node: ir.Node, index: int, number: _Number, facts: Facts) -> _Number 
 
 def _said(node: ir.Node, index: int, value: ir.Value, facts: Facts) -> Demand | None:
     """What a node demands of what it reads at an input."""
+    op = node.op_type
+    if (node.domain, op, index) == ("ai.onnx.ml", "ArrayFeatureExtractor", 1):
+        return _feature(node, value, facts)
     if node.domain not in {"", "ai.onnx"}:
         return None
-    op = node.op_type
     if op == "Cast" and _is_mask(node, value, facts):
         return Demand(Meaning.MASK, 0, 1)
     if op.startswith("Reduce") and index == 1:
@@ -291,6 +301,20 @@ def _place_in_all(node: ir.Node, value: ir.Value, facts: Facts) -> Demand | None
     picked = dims[start : start + count if isinstance(count, int) else None]
     known = [extent for extent in picked if isinstance(extent, int)]
     return _row(min(known)) if known else None
+
+
+def _feature(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
+    return _row(_at(_dims(node, facts), -1))
+
+
+def _position(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
+    return _row(_at(_dims(node, facts, 1), 0))
+
+
+def _keys(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
+    """How many of the keys of attention are no padding."""
+    extent = _at(_dims(node, facts, 1), -2)
+    return Demand(Meaning.COUNT, 1, extent if extent is not None else 1)
 
 
 def _one_hot(node: ir.Node, value: ir.Value, facts: Facts) -> Demand | None:
@@ -362,6 +386,8 @@ _READERS: dict[tuple[str, int], Reader] = {
     ("ScatterElements", 1): _place_on_axis,
     ("Scatter", 1): _place_on_axis,
     ("GatherND", 1): _place_in_all,
+    ("RotaryEmbedding", 3): _position,
+    ("Attention", 6): _keys,
     ("ScatterND", 1): _place_in_all,
     ("TensorScatter", 2): _place_on_axis,
     ("OneHot", 0): _one_hot,
@@ -381,14 +407,18 @@ _READERS: dict[tuple[str, int], Reader] = {
     ("Pad", 3): _axes_of_data,
     ("CumSum", 1): _axis_of_data,
     ("Trilu", 1): _counted(-_LENGTHS, _LENGTHS),
-    ("Squeeze", 1): _axes_of_data,
+    ("Squeeze", 1): _about_data(Meaning.UNITS),
     ("Unsqueeze", 1): _new_axes,
     ("Split", 1): _parts,
     ("SplitToSequence", 1): _parts,
     ("Reshape", 1): _about_data(Meaning.SHAPE),
     ("Expand", 1): _about_data(Meaning.EXPANDED),
-    ("Resize", 2): lambda node, value, facts: Demand(Meaning.FACTORS),
-    ("Upsample", 1): lambda node, value, facts: Demand(Meaning.FACTORS),
+    ("Resize", 2): _about_data(Meaning.FACTORS),
+    ("Upsample", 1): lambda node, value, facts: Demand(Meaning.FACTORS, 1),
+    ("Dropout", 1): _about_data(Meaning.SHARE),
+    ("NonMaxSuppression", 2): _counted(0, _LENGTHS),
+    ("NonMaxSuppression", 3): _about_data(Meaning.SHARE),
+    ("DFT", 2): _axis_of_data,
     ("Resize", 3): _about_data(Meaning.RESIZED),
     ("ReverseSequence", 1): _lengths,
     ("RNN", 4): _lengths,
@@ -398,6 +428,8 @@ _READERS: dict[tuple[str, int], Reader] = {
     ("Div", 1): _divisors,
     ("Mod", 1): _divisors,
     ("SequenceAt", 1): _counted(0, 0),
+    ("STFT", 1): _counted(1, _LENGTHS),
+    ("STFT", 3): _counted(1, _LENGTHS),
     ("CenterCropPad", 1): _counted(1, 2 * _LENGTHS),
     ("AffineGrid", 1): _counted(1, 3),
     ("HannWindow", 0): _counted(1, 16),

@@ -70,9 +70,13 @@ def draw_integers(
 
 def draw_factors(shape: tuple[int, ...], demand: Demand, rng: np.random.Generator) -> Array:
     """Draw floating-point numbers that are sizes: factors of extents, or few and small ones."""
+    if demand.meaning == Meaning.SHARE:
+        return np.asarray(rng.uniform(0.0, 0.9, shape))
     if demand.meaning != Meaning.FACTORS:
-        return np.asarray(rng.integers(0, 4, shape))
-    factors = rng.choice([0.5, 1.0, 1.5, 2.0, 3.0], shape)
+        low = demand.low or 0
+        high = demand.high if isinstance(demand.high, int) else low + 3
+        return np.asarray(rng.integers(low, high, shape, endpoint=True))
+    factors = np.maximum(rng.choice([0.5, 1.0, 1.5, 2.0, 3.0], shape), demand.low or 0)
     if len(shape) == 1 and shape[0] > 2:
         factors[:2] = 1.0  # batch and channels stay
     return np.asarray(factors)
@@ -173,6 +177,10 @@ Whole: TypeAlias = Callable[
 def _axes(
     count: int, dims: list[int | None] | None, demand: Demand, rng: np.random.Generator
 ) -> Array:
+    if demand.meaning == Meaning.UNITS and dims is not None:
+        units = [axis for axis, dim in enumerate(dims) if dim == 1]
+        if len(units) >= count:
+            return rng.permutation(units)[:count]
     rank = max(count, (demand.high if isinstance(demand.high, int) else count) + 1)
     return rng.permutation(rank)[:count]
 
@@ -240,6 +248,7 @@ def _resized(
 
 _WHOLE: dict[Meaning, Whole] = {
     Meaning.AXES: _axes,
+    Meaning.UNITS: _axes,
     Meaning.PARTS: _parts,
     Meaning.SHAPE: _shape,
     Meaning.EXPANDED: _expanded,

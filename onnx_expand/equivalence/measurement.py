@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Measurement:
         unlike: B in float64 where it holds no rounded numbers of its own, else nothing.
         eps: Of the coarsest type that A rounds to.
         seed: Decides how inputs are moved.
+        sizes: Inputs that are factors or counts, which do not move.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Measurement:
         unlike: Callable[[Tensors], Tensors],
         eps: float,
         seed: int,
+        sizes: Collection[str] = (),
     ) -> None:
+        self._sizes = sizes
         self.rule = rule
         self._pairs = pairs
         self._disturbed = disturbed
@@ -173,13 +176,20 @@ class Measurement:
             n: np.zeros(a.shape, np.bool_) for n, a in results.items() if a.dtype.kind != "f"
         }
         coarsest = max([self._eps, *(eps_of(array.dtype) for array in results.values())])
-        fine = {name: array for name, array in feeds.items() if eps_of(array.dtype) <= coarsest}
+        fine = {
+            name: array
+            for name, array in feeds.items()
+            if eps_of(array.dtype) <= coarsest and name not in self._sizes
+        }
         is_still = all(array.dtype.kind != "f" for array in fine.values())
         if is_still and session is self._pairs[provider][0]:
             return noise, {}
         for turn in range(_NUDGES):
             rng = np.random.default_rng([self._seed, turn])
-            moved = session.run({**feeds, **nudge(fine, rng)})
+            try:
+                moved = session.run({**feeds, **nudge(fine, rng)})
+            except UnsupportedError:
+                continue  # it does not take these
             for name, array in results.items():
                 if name not in moved or array.shape != moved[name].shape:
                     continue

@@ -170,8 +170,9 @@ class Trial:
             NoReferenceError: The reference does not compute what A does.
         """
         measured = Measurement(
-            self.rule, self._sessions, self._disturbed, self._unlike, self._eps, self._seed
-        )
+            self.rule, self._sessions, self._disturbed, self._unlike, self._eps, self._seed,
+            self._limits.demands.keys(),
+        )  # fmt: skip
         figures: list[Figure] = []
         for sample, feeds in inputs:
             is_light = sample in self._light
