@@ -168,11 +168,17 @@ def dependent(model: ir.Model, names: Set[str]) -> Set[str]:
 
 
 def inlined(model: ir.Model) -> ir.Model:
-    """The model itself, or a copy with the bodies of its functions in the place of their calls."""
+    """The model itself, or a copy with the bodies of its functions in the place of their calls.
+
+    Bodies of another opset than the model's stay where they are.
+    """
     if not model.functions:
         return model
     copy = model.clone()
-    InlinePass()(copy)
+    try:
+        InlinePass()(copy)
+    except Exception:  # the pass has no error of its own for what it cannot do
+        return model
     return copy
 
 

@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.attributes import int_of
+from onnx_expand.equivalence.cells import inlined
 from onnx_expand.shapes import Dim
 from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
@@ -103,9 +103,7 @@ def demands_of(model: ir.Model) -> dict[str, Demand]:
 
     They are those on integers, and on the few floating-point numbers that are sizes.
     """
-    if model.functions:
-        model = model.clone()
-        InlinePass()(model)
+    model = inlined(model)
     inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
     facts = Facts(model)
     found = {}

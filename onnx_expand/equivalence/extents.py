@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.equivalence.cells import inlined
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UsageError
 from onnx_expand.values import Facts
@@ -59,9 +59,7 @@ def known_shapes(
         UsageError: There is no such input, or it has other extents.
     """
     _require_fit(signature, wanted)
-    if model.functions:
-        model = model.clone()
-        InlinePass()(model)
+    model = inlined(model)
     facts = Facts(model)
     shapes: dict[str, Shape] = {}
     fixed: dict[str, set[int]] = {}
