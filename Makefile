@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lowest lint fuzz fuzz-models large support clean
+.PHONY: setup demo test lowest lint fuzz fuzz-constants fuzz-models proven large support clean
 
 setup: $(VENV)/.installed
 
@@ -44,6 +44,14 @@ lowest: $(LOWEST)/.installed
 fuzz: setup
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
 	$(BIN)/python -W ignore -m tests.fuzz --count 5000 --processes 2
+
+# Constants that fold writes down, over ops, operator sets, attributes and types.
+fuzz-constants: setup
+	$(BIN)/python -W ignore -m tests.constant_sweep --count 20000
+
+# Where ONNX's reference implementation may stand in for onnxruntime, made by comparing them.
+proven: setup
+	$(BIN)/python -W ignore -m tests.constant_sweep --table onnx_expand/proven.txt
 
 # Fold 50,000 broken models: no traceback, no hang, bounded memory. The tests run some hundred.
 fuzz-models: setup

@@ -57,10 +57,9 @@ def compute(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
     Returns:
         One array for each output that has a name; None where nothing trustworthy is known.
     """
-    results = by_onnxruntime(node, inputs, opset)
-    if results is None and is_proven(node, inputs, opset):
-        results = by_reference(node, inputs, opset)
-    return results
+    if _onnxruntime() is not None:
+        return by_onnxruntime(node, inputs, opset)  # what it refuses was compared with nothing
+    return by_reference(node, inputs, opset) if is_proven(node, inputs, opset) else None
 
 
 def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:

@@ -37,6 +37,13 @@ _SUMMING = frozenset(
         *("ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Resize", "Sum"),
     }
 )
+# Where onnxruntime's result depends on how its loops are cut: NaN among others, sums in float32
+# of numbers of two bytes. Ends of Slices beyond all extents are rare and differ as int32.
+_UNCERTAIN = {
+    "Slice": {"int32"},
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), {"float", "double", "float16", "bfloat16"}),
+    **dict.fromkeys(_SUMMING, {"float16", "bfloat16"}),
+}
 _ENOUGH = 5  # comparisons that succeeded
 _DRAWS = 30
 
@@ -228,6 +235,8 @@ def table(seed: int, ops: Sequence[str] = OPS) -> dict[str, set[str]]:
                     case = draw_case(rng, op, opset, name)
                     key = signature(case.node(), case.inputs, opset)
                     if key is None or key in failed:
+                        continue
+                    if _UNCERTAIN.get(op, set()) & set(key[1].split()):
                         continue
                     verdict = agree(case)
                     if verdict is False:
