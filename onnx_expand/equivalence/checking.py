@@ -116,6 +116,7 @@ def check(
     except NoReferenceError as error:
         basis = f"one unit in the last place of A's inputs; {error}"
         verdict = trial.verdict(drawn, None, basis)
+    verdict = trial.without_cancelled(verdict)
     if not regions:
         return verdict
     slack = max(1.0, factor / FACTOR)
@@ -211,7 +212,8 @@ def _excused(
     if not fine:
         return verdict
     excuse = "every part that differs is within its forward error bound on this input, and all "
-    return verdict.excused(fine, excuse + "else is the same: A amplifies rounding that much")
+    places = {figure.place for figure in verdict.distances if figure.place.sample in fine}
+    return verdict.excused(places, excuse + "else is the same: A amplifies rounding that much")
 
 
 def _unique(first: Sequence[str], second: Sequence[str] | None) -> tuple[str, ...]:

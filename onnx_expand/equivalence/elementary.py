@@ -22,7 +22,7 @@ from onnx_expand.runtimes.ort import OnnxRuntime
 from onnx_expand.runtimes.reference import Reference
 from onnx_expand.values import Facts
 
-__all__ = ["FUNCTIONS", "UNITS", "excess", "with_kernel_noise"]
+__all__ = ["FUNCTIONS", "UNITS", "excess", "with_kernel_noise", "with_other_roundings"]
 
 UNITS = 4.0
 """How many units in the last place of its result a kernel may be off before it counts."""
@@ -128,6 +128,22 @@ def with_kernel_noise(model: ir.Model, runtime: OnnxRuntime, seed: int) -> ir.Mo
     rng = np.random.default_rng(seed)
     for place, (size, dtype) in found.items():
         _disturb(copy.graph, nodes[place], size, dtype, float(rng.uniform(0, 2 * np.pi)))
+    return copy
+
+
+def with_other_roundings(model: ir.Model, seed: int) -> ir.Model:
+    """A copy of a model whose weights are each a unit in the last place away, up or down."""
+    copy = model.clone()
+    rng = np.random.default_rng(seed)
+    for name, value in copy.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in _TYPES:
+            continue
+        array = tensor.numpy()
+        toward = np.where(rng.integers(0, 2, array.shape) == 1, np.inf, -np.inf)
+        moved = np.nextafter(array, toward.astype(array.dtype))
+        moved = np.where((array == 0) | ~np.isfinite(moved), array, moved)
+        value.const_value = ir.Tensor(np.asarray(moved, array.dtype), name=name)
     return copy
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from onnx_expand.equivalence.compare import Figure, number
+from onnx_expand.equivalence.compare import Figure, Place, number
 from onnx_expand.equivalence.proofs import DOUBT, Proof
 from onnx_expand.equivalence.regions import Grade, Region
 from onnx_expand.runtimes.base import Tensors
@@ -83,23 +83,23 @@ class Verdict:
             rest=rest,
         )
 
-    def excused(self, samples: Set[str], excuse: str) -> Verdict:
-        """This verdict, the distances of outputs on some inputs taken for A's own rounding.
+    def excused(self, places: Set[Place], excuse: str) -> Verdict:
+        """This verdict, the distances at some places taken for A's own rounding.
 
         Args:
-            samples: The inputs on which every part is within its bound.
-            excuse: Why the distances are no difference.
+            places: Where rounding explains how far the outputs are apart.
+            excuse: Why it does.
         """
-        gone = {text for figure in self.outputs if (text := figure.problem)}
+        gone = [f for f in self.distances if f.place in places]
+        if not gone:
+            return self
         figures = tuple(
-            replace(figure, problem="", excuse=excuse)
-            if _is_distance(figure) and figure.place.sample in samples
-            else figure
-            for figure in self.outputs
+            replace(f, problem="", excuse=excuse) if f in gone else f for f in self.outputs
         )
-        others = [text for text in self.differences if not any(own in text for own in gone)]
+        old = set(_differences(self.outputs))
+        others = [text for text in self.differences if text not in old]
         found = (*_differences(figures), *others)
-        worst = max(self.distances, key=lambda figure: figure.ratio)
+        worst = max(gone, key=lambda figure: figure.ratio)
         note = f"output '{worst.place.output}': {worst.problem} ({worst.place.sample}): {excuse}"
         notes = (*self.notes, note)
         return replace(self, equal=not found, differences=found, outputs=figures, notes=notes)
