@@ -7,7 +7,7 @@ template is made for the cheapest `Form`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NoReturn
@@ -32,6 +32,7 @@ from onnx_expand.lift import (
 )
 from onnx_expand.spill import LARGE, Spill
 from onnx_expand.values import Facts
+from onnx_expand.writable import Writable
 
 __all__ = [
     "Form",
@@ -67,28 +68,69 @@ class Names:
     add: str
 
 
-def form_of(geometry: Geometry, axes: Axes | None, rank: int | None) -> Form | Refusal:
-    """The cheapest form that can hold a map.
+def form_of(
+    geometry: Geometry,
+    axes: Axes | None,
+    rank: int | None,
+    writable: Writable,
+    *,
+    scales: bool = True,
+) -> Form | Refusal:
+    """The cheapest form that can hold a map and may be written.
 
     Args:
         geometry: The map.
         axes: Its channel axes in input and output, None if all channels are treated alike.
         rank: The rank of the tensors it maps, where known.
+        writable: Which ops may be written.
+        scales: Whether a map of single channels does more than to add.
     """
     if min(geometry.pads, default=0) < 0:
         return Refusal(Reason.UNSUPPORTED, "a Conv node cannot cut its input (negative pads)")
-    if axes is None or (geometry.is_per_channel and axes[0] == axes[1]):
-        known = axes is None or axes[1] < 0 or rank is not None
-        return Form.ELEMENTWISE if known else Refusal(Reason.UNKNOWN_SHAPE, "the rank is unknown")
-    if geometry.rank:
-        return Form.CONV_TRANSPOSE if geometry.transposed else Form.CONV
-    if rank == 2:
-        return Form.GEMM
-    if axes[0] == axes[1] and axes[0] - (rank or 0) in {-1, -2}:
-        return Form.MATMUL
-    if axes == (1, 1) and rank in {4, 5}:
-        return Form.CONV
+    refusal: Refusal | None = None
+    for form in _forms(geometry, axes, rank):
+        ops = _ops(form, geometry.bias, scales=scales)
+        why = writable.refusal(*ops)
+        if why is None:
+            return form
+        refusal = refusal or why
+    if refusal is not None:
+        return refusal
+    if axes is None or geometry.is_per_channel:
+        return Refusal(Reason.UNKNOWN_SHAPE, "the rank is unknown")
     return Refusal(Reason.UNSUPPORTED, f"no single node mixes channels on axis {axes[0]}")
+
+
+def _forms(geometry: Geometry, axes: Axes | None, rank: int | None) -> Iterator[Form]:
+    """The forms that can hold a map, the cheapest first."""
+    if axes is None or (geometry.is_per_channel and axes[0] == axes[1]):
+        if axes is None or axes[1] < 0 or rank is not None:
+            yield Form.ELEMENTWISE
+        return
+    if geometry.rank:
+        if axes == (1, 1):
+            yield Form.CONV_TRANSPOSE if geometry.transposed else Form.CONV
+        return
+    if rank == 2:
+        yield Form.GEMM
+    if axes[0] == axes[1] and _from_behind(axes[0], rank) in {-1, -2}:
+        yield Form.MATMUL
+    elif axes == (1, 1) and rank in {4, 5}:
+        yield Form.CONV
+
+
+def _ops(form: Form, bias: bool, *, scales: bool = True) -> tuple[str, ...]:
+    """The ops of the nodes that a form comes to."""
+    if form is Form.ELEMENTWISE:
+        return (*(("Mul",) if scales else ()), *(("Add",) if bias else ()))
+    return (form.value, "Add") if form is Form.MATMUL and bias else (form.value,)
+
+
+def _from_behind(axis: int, rank: int | None) -> int | None:
+    """An axis counted from the back; None where that takes a rank that is not known."""
+    if axis < 0:
+        return axis
+    return None if rank is None else axis - rank
 
 
 # -- Templates --------------------------------------------------------------------------------
@@ -172,7 +214,10 @@ def _fresh(form: Form, affine: AffineConv, axes: Axes, rank: int | None, name: s
         return _fresh_conv(form, affine, name)
     n, m = affine.weight.shape[0], affine.geometry.in_channels
     if form is Form.MATMUL:
-        right = axes[0] - (rank or 0) == -1
+        place = _from_behind(axes[0], rank)
+        if axes[0] != axes[1] or place not in {-1, -2}:
+            raise UsageError(f"MatMul does not map axes {axes} of a tensor of rank {rank}")
+        right = place == -1
         node = ir.node("MatMul", [], name=name)
         return Template(node, (), 0 if right else 1, (m, n) if right else (n, m), None)
     attributes: dict[str, int] = {}
@@ -247,6 +292,12 @@ def lower(
     """
     _check_scale(affine, target.dtype)
     _check_attributes(affine)
+    if not restore:
+        shifts = affine.bias is not None and bool(np.any(affine.bias))
+        scales = form is not Form.ELEMENTWISE or bool(np.any(affine.weight != 1))
+        refusal = target.facts.writable(target.dtype).refusal(*_ops(form, shifts, scales=scales))
+        if refusal is not None:
+            raise RefusedError(refusal)
     rank = target.facts.rank(target.x)
     if form is Form.CONV and not affine.rank and rank is not None:
         affine = affine.at_rank(rank - 2)
@@ -297,6 +348,8 @@ def _write_conv(
     affine: AffineConv, template: Template, axes: Axes, target: Target
 ) -> list[ir.Node]:
     shape = target.facts.shape(target.x)
+    if axes != (1, 1):
+        raise UsageError("the template maps other axes")
     try:
         if template.node.op_type == "ConvTranspose":
             geometry = conv_transpose_geometry(template.node, template.weight)
@@ -329,13 +382,15 @@ def _write_gemm(
     weight = matrix.T if right != bool(transposed[1 if right else 0]) else matrix
     operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     inputs = operands if right else operands[::-1]
-    if affine.bias is not None and (np.any(affine.bias) or template.input_name(2) != ""):
+    bias = affine.bias
+    is_needed = target.facts.writable(target.dtype).needs("Gemm", 2)
+    if bias is None and is_needed:
+        bias = np.zeros(affine.geometry.out_channels)
+    if bias is not None and (is_needed or np.any(bias) or template.input_name(2) != ""):
         shape: tuple[int, ...] = (-1,) if right else (-1, 1)
-        if template.bias is not None and np.prod(template.bias) == affine.bias.size:
+        if template.bias is not None and np.prod(template.bias) == bias.size:
             shape = template.bias
-        inputs.append(
-            constant((affine.bias / beta).reshape(shape), target.names.bias, target.dtype)
-        )
+        inputs.append(constant((bias / beta).reshape(shape), target.names.bias, target.dtype))
     return [_like(template.node, inputs)]
 
 
@@ -344,11 +399,12 @@ def _write_matmul(
 ) -> list[ir.Node]:
     right = template.slot == 0
     rank = target.facts.rank(target.x)
-    if (axes[0] - (rank or 0) == -1) != right:
+    if axes[0] != axes[1] or _from_behind(axes[0], rank) != (-1 if right else -2):
         raise UsageError("the template maps another axis")
     matrix = _matrix(affine)
     weight = matrix.T if right else matrix
-    if np.prod(template.weight) == weight.size and template.weight[-2:] == weight.shape:
+    fits = rank is not None and len(template.weight) <= max(2, rank)
+    if fits and template.weight == (*template.weight[:-2], *weight.shape):
         weight = weight.reshape(template.weight)
     operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     shift = None
@@ -372,8 +428,9 @@ def _write_elementwise(
 ) -> list[ir.Node]:
     shape: tuple[int, ...] = ()
     if axes is not None:
-        behind = -1 - axes[1] if axes[1] < 0 else (rank or 1) - 1 - axes[1]
-        shape = (-1, *(1,) * behind)
+        place = _from_behind(axes[1], rank)
+        assert place is not None
+        shape = (-1, *(1,) * (-1 - place))
     # Constants first: a number that does not fit the type must leave no half-written node.
     names = target.names
     factor, shift = affine.weight.reshape(shape), None

@@ -16,6 +16,7 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.model import DESCRIBED
 from onnx_expand.shapes import BODY, MADE_UP, Dim, Inference, default_opset
 from onnx_expand.tensors import read_tensor
+from onnx_expand.writable import Dialect, Writable
 
 __all__ = ["Facts", "Shape"]
 
@@ -61,6 +62,21 @@ class Facts:
             self._known.clear()  # more shapes, hence more constants
             self._partial.clear()
             inference.run()
+        self._dialect = Dialect(self.opset, self._held(model))
+
+    def _held(self, model: ir.Model) -> dict[ir.DataType, set[str]]:
+        """The default ops among a model's nodes, by the type that they compute."""
+        held: dict[ir.DataType, set[str]] = {}
+        for graph in model.graphs():
+            for node in graph:
+                dtype = self.dtype(node.outputs[0]) if node.outputs and not node.domain else None
+                if dtype is not None:
+                    held.setdefault(dtype, set()).add(node.op_type)
+        return held
+
+    def writable(self, dtype: ir.DataType | None) -> Writable:
+        """Which ops may be written into the model for numbers of a type."""
+        return self._dialect.of(dtype)
 
     def _number(self, value: ir.Value) -> npt.NDArray[Any] | None:
         return read_tensor(self.tensor(value)) if self.is_constant(value) else None

@@ -83,11 +83,6 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
         weights(w=(4, 4, 1, 1), b=(4,)) | {"pads": PADS},
         "Conv",
     ),
-    "average pool": (
-        "a = Conv<pads=[1,1,1,1]>(x, w) y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(a)",
-        weights(w=(4, 4, 3, 3)),
-        "Conv",
-    ),
     "selected channels": (
         "a = Conv(x, w) y = Gather<axis=1>(a, i)",
         weights(w=(4, 4, 3, 3)) | {"i": np.array([3, 1])},
@@ -114,6 +109,12 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+AVERAGE = (
+    "a = Conv<pads=[1,1,1,1]>(x, w) y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(a)",
+    weights(w=(4, 4, 3, 3)),
+)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_one_node_remains(name: str) -> None:
     """The pattern becomes one node that computes the same, for odd and even sizes."""
@@ -125,6 +126,34 @@ def test_one_node_remains(name: str) -> None:
     assert len(report.sites) == 1
     verdict = onnx_expand.check(model, folded, samples=1)
     assert verdict, verdict.differences
+
+
+@pytest.mark.parametrize("policy", [Policy.CHEAPEST, Policy.ALWAYS])
+@pytest.mark.parametrize("sizes", ["H,W", "H,8", "9,8"])
+def test_an_average_merges_where_its_windows_are_known_to_fit(sizes: str, policy: Policy) -> None:
+    """An AveragePool takes inputs smaller than its window, which a Conv refuses: it waits."""
+    nodes, constants = AVERAGE
+    text = f"g (float[N,4,{sizes}] x) => (float[M,C,P,Q] y) {{ {nodes} }}"
+    model = graph(text, constants)
+    folded, report = fold(model, policy)
+    is_static = sizes == "9,8"
+    assert ops(folded) == (["Conv"] if is_static else ["Conv", "AveragePool"])
+    if not is_static:
+        assert [kept.refusal.reason for kept in report.kept] == [Reason.UNKNOWN_SHAPE]
+    verdict = onnx_expand.check(model, folded, samples=1)
+    assert verdict, verdict.differences
+
+
+def test_what_leaves_nothing_stays() -> None:
+    """A pooling of no window gives an empty tensor, and a Conv an error: the pooling stays."""
+    model = graph(
+        "g (float[1,2,1,1] x) => (float[1,1,0,0] y) "
+        "{ a = AveragePool<kernel_shape=[2,2]>(x) b = Add(a, c) y = Slice(b, s, e, i) }",
+        {"c": np.ones(1, np.float32), "s": np.array([0]), "e": np.array([1]), "i": np.array([1])},
+    )
+    folded, _ = fold(model)
+    assert "Conv" not in ops(folded)
+    assert onnx_expand.check(model, folded, samples=1)
 
 
 @pytest.mark.parametrize("rank", [2, 3])

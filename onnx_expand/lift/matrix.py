@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.attributes import float_of, int_of, text_of
+from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.values import Facts
@@ -99,6 +100,7 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
         def load_scale() -> AffineConv:
             return AffineConv.per_channel(facts.array(weight))
 
+        _check_extent(facts, x, axis, shape[0])
         scale = Geometry(shape[0], shape[0], group=shape[0])
         return Linear(node, slot, scale, (axis, axis), load_scale, weight)
     if len(gone) != 1 or len(letters) != 2:
@@ -113,12 +115,31 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
         return None
     transposed = letters[0] == before[axis]
     n, m = shape[::-1] if transposed else shape
+    _check_extent(facts, x, axis, m)
 
     def load() -> AffineConv:
         matrix = facts.array(weight)
         return AffineConv(matrix.T if transposed else matrix)
 
     return Linear(node, slot, Geometry(m, n), (axis, axis), load, weight)
+
+
+def _check_extent(facts: Facts, x: ir.Value, axis: int, wanted: int) -> None:
+    """Refuse an axis of another extent, known or not: Einsum broadcasts one of a single number.
+
+    Args:
+        facts: What is known about the model.
+        x: The value.
+        axis: The axis.
+        wanted: What the weight has on it.
+    """
+    shape = facts.shape(x)
+    size = None if shape is None else shape[axis]
+    if size is None:
+        message = f"the extent of axis {axis} of '{x.name}', which may be broadcast, is not static"
+        raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
+    if size != wanted:
+        refuse(f"axis {axis} of '{x.name}' has {size} elements and its weight {wanted}")
 
 
 def _einsum_terms(equation: str, slot: int, rank: int) -> tuple[str, str, str] | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -140,17 +141,18 @@ def _map(pair: _Pair) -> list[ir.Node] | Refusal:
 def _pad_node(
     target: Target, pads: np.ndarray[tuple[int], np.dtype[np.int64]], value: float
 ) -> ir.Node:
+    refusal = target.facts.writable(target.dtype).refusal("Pad")
+    if refusal is not None:
+        raise RefusedError(refusal)
     names = target.names
-    amounts = ir.Tensor(pads, name=f"{names.add}.pads")
+    inputs, attributes = [target.x], dict[str, Any](mode="constant")
     fill = constant(np.array(value), f"{names.add}.value", target.dtype)
-    node = ir.node(
-        "Pad",
-        [target.x, ir.val(amounts.name, const_value=amounts), fill],
-        {"mode": "constant"},
-        name=names.add,
-    )
-    if target.facts.opset < 11:
-        raise RefusedError(_refused("Pad takes its amounts as attributes before opset 11"))
+    if target.facts.opset < _PAD_READS:
+        attributes |= {"pads": pads.tolist(), "value": value}
+    else:
+        amounts = ir.Tensor(pads, name=f"{names.add}.pads")
+        inputs += [ir.val(amounts.name, const_value=amounts), fill]
+    node = ir.node("Pad", inputs, attributes, name=names.add)
     shape = target.facts.shape(target.x)
     if shape is not None:
         rank = len(shape)
@@ -160,6 +162,9 @@ def _pad_node(
         )
     node.outputs[0].type = ir.TensorType(target.dtype)
     return node
+
+
+_PAD_READS = 11  # the operator set from which Pad reads its amounts as an input
 
 
 def _refused(message: str) -> Refusal:

@@ -97,7 +97,24 @@ def _at_home(steps: Sequence[Step], start: int, end: int) -> Layout | None:
     before = [s.view for s in steps[:start] if s.view is not None]
     after = [s.view for s in steps[end:] if s.view is not None]
     around = tuple(without_detours(before)), tuple(without_detours(after))
-    return Layout(tuple(moved), *around, (start, end))
+    layout = Layout(tuple(moved), *around, (start, end))
+    return layout if _holds(layout) else None
+
+
+def _holds(layout: Layout) -> bool:
+    """Whether the views around some steps let the channels pass that these read and write."""
+    if not layout.steps or layout.steps[0].axes is None:
+        return True
+    first, last = layout.steps[0].channels[0], layout.steps[-1].channels[1]
+    if layout.before and layout.spreads:
+        first = layout.before[0].channels[0]
+    for views, channels in ((layout.before, first), (layout.after, last)):
+        for view in views:
+            passage = None if view.axes is None else view.forward(view.axes[0])
+            if passage is None or not view.holds(channels):
+                return False
+            channels *= passage.repeat * passage.tile
+    return True
 
 
 def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None:

@@ -16,7 +16,6 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.partition import Merged, Partition, Span, units_of
-from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, chain_affine
 from onnx_expand.linear.terms import Hub, Load, Map, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
@@ -82,7 +81,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term]) -
     after = layout.after if layout is not None else ()
     if after:
         tensor = arg.tensor.mapped(affine.geometry, merged.axes, (top, "inner"))
-    form = _form(merged, affine.geometry, part.policy, tensor)
+    form = _form(merged, affine.geometry, part, tensor)
     stays = {n for t in shared for n in _nodes(t)}
     units = [unit for unit, _ in units_of(inside)]
     axes, unit = merged.axes, bool(units) and len(units[0]) == len(inside)
@@ -189,16 +188,16 @@ def _nodes(term: Term) -> tuple[ir.Node, ...]:
     return term.origins if isinstance(term, Map) else () if term.node is None else (term.node,)
 
 
-def _form(merged: Merged, geometry: Geometry, policy: Policy, tensor: Tensor) -> Form:
+def _form(merged: Merged, geometry: Geometry, part: Partition, tensor: Tensor) -> Form:
     """The form of a map whose numbers turned out simpler than its parts foretold."""
     if geometry == merged.geometry:
         return merged.form
-    other = form_of(geometry, merged.axes, tensor.rank)
+    other = form_of(geometry, merged.axes, tensor.rank, part.writable)
     if isinstance(other, Refusal) or other is merged.form:
         return merged.form
     count = tensor.positions(None if merged.axes is None else merged.axes[1])[0]
     keys = [
-        policy.key(Cost.of_form(form, geometry, count, shift_only=False))
+        part.policy.key(Cost.of_form(form, geometry, count, shift_only=False))
         for form in (merged.form, other)
     ]
     return other if keys[1] < keys[0] else merged.form
@@ -234,7 +233,7 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
     assert tensor.dtype is not None
     check_numbers(affine, tensor.dtype)
     axis = merged.axes[0]
-    form = form_of(affine.geometry, (axis, axis), arg.tensor.rank)
+    form = form_of(affine.geometry, (axis, axis), arg.tensor.rank, part.writable, scales=False)
     if isinstance(form, Refusal):
         raise RefusedError(form)
     return Map(
@@ -256,7 +255,10 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
 
 def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | None) -> View:
     """A view of another term, with so many channels where they change."""
-    source, target = list(arg.tensor.extents or op.source), list(op.target)
+    # What stands for extents is the same on both sides of the view.
+    pairs = zip(arg.tensor.extents or op.source, op.source, strict=True)
+    source = [new if isinstance(new, int) or isinstance(old, int) else old for new, old in pairs]
+    target = list(op.target)
     after = channels
     if op.axes is not None and channels is not None:
         passage = op.forward(op.axes[0])

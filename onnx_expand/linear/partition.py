@@ -20,11 +20,13 @@ from onnx_expand.lift import Axes
 from onnx_expand.linear.layouts import Layout, layouts_of
 from onnx_expand.linear.matrices import MatrixChain
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.sizes import misfit
 from onnx_expand.linear.steps import Step, chain_affine, chain_geometry, next_geometry
 from onnx_expand.linear.terms import Hub, Price, Term
 from onnx_expand.lower import Form, form_of
 from onnx_expand.units import Member, unit_member
 from onnx_expand.values import Facts
+from onnx_expand.writable import Writable
 
 __all__ = ["Clock", "Merged", "Partition", "Span", "units_of"]
 
@@ -156,7 +158,9 @@ class Partition:
         axes = self.steps[0].axes
         if self.rank_at(0) is None or axes is None or not all(map(_is_matrix, self.steps)):
             return False
-        return isinstance(form_of(Geometry(2, 2), axes, self.rank_at(0)), Form)
+        bias = any(isinstance(s.geometry, Geometry) and s.geometry.bias for s in self.steps)
+        form = form_of(Geometry(2, 2, bias=bias), axes, self.rank_at(0), self.writable)
+        return form is (Form.GEMM if self.rank_at(0) == 2 else Form.MATMUL)
 
     def _choose_matrices(self) -> tuple[Price, list[_Piece]]:
         chain = MatrixChain(
@@ -242,7 +246,7 @@ class Partition:
             shifted = self._shifted(span) if geometry.reason is Reason.BORDER else None
             return shifted or geometry
         ends = self._positions_at[span.first], self._positions_at[span.last + 1]
-        return self._as_form(inside, geometry, ends, self.rank_at(span.first))
+        return self._as_form(inside, geometry, ends, span.first)
 
     def exact(self, span: Span) -> Geometry | Refusal:
         """The map of a span with nothing added before it."""
@@ -293,7 +297,7 @@ class Partition:
                 continue
             ends = self._positions_at[span.first], self._positions_at[span.last + 1]
             inside = self.inside(span)
-            merged = self._as_form(inside, joined, ends, self.rank_at(span.first))
+            merged = self._as_form(inside, joined, ends, span.first)
             if isinstance(merged, Merged):
                 channels = before.out_channels
                 steps = channels * self._positions_at[span.first][0]
@@ -313,14 +317,21 @@ class Partition:
         inside: Sequence[Step],
         geometry: Geometry,
         ends: tuple[tuple[int, ...], tuple[int, ...]],
-        rank: int | None,
+        at: int,
     ) -> Merged | Refusal:
+        """A map as a node whose input is what comes before a step."""
+        rank = self.rank_at(at)
         known = [step.axes for step in inside if step.axes is not None]
         axes = (known[0][0], known[-1][1]) if known else None
-        form = form_of(geometry, axes, rank)
+        shift_only = all(step.shift_only for step in inside)
+        form = form_of(geometry, axes, rank, self.writable, scales=not shift_only)
         if isinstance(form, Refusal):
             return form
-        shift_only = all(step.shift_only for step in inside)
+        if form in {Form.CONV, Form.CONV_TRANSPOSE}:
+            extents = self._term_at(at).tensor.extents
+            refusal = misfit(inside, geometry, None if extents is None else extents[2:])
+            if refusal is not None:
+                return refusal
         one = Cost.of_form(form, geometry, 1, shift_only)
         positions = ends[0] if geometry.transposed else ends[1]
         products = tuple(one.macs * count for count in positions)
@@ -349,7 +360,7 @@ class Partition:
                 continue
             start, end = (span.first + index for index in layout.home)
             ends = self._positions_at[start], self._positions_at[end]
-            merged = self._as_form(layout.steps, geometry, ends, self.rank_at(start))
+            merged = self._as_form(layout.steps, geometry, ends, start)
             if isinstance(merged, Refusal):
                 refusals.append(merged)
                 continue
@@ -405,6 +416,12 @@ class Partition:
                 if isinstance(joined, Geometry):
                     return joined
         return None
+
+    @functools.cached_property
+    def writable(self) -> Writable:
+        """Which ops may be written for the numbers of this stretch."""
+        kinds = (self.root.tensor.dtype, *(step.top.tensor.dtype for step in self.steps))
+        return self.facts.writable(next((kind for kind in kinds if kind is not None), None))
 
     @functools.cached_property
     def _views(self) -> list[int]:

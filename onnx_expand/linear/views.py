@@ -8,6 +8,7 @@ itself may still pass.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +66,8 @@ class ViewOp:
         perm: The axes of the input in their order in the output, None where the order stays.
         axes: The channel axis in input and output, None while it is not known.
         channels: Channels of the input, and of the output.
+        wanted: The extents that a Reshape asks for, as they are spelled, where they are known.
+        gone: The axes that a Squeeze takes away, or an Unsqueeze puts in, where they are known.
     """
 
     node: ir.Node
@@ -73,6 +76,8 @@ class ViewOp:
     perm: tuple[int, ...] | None = None
     axes: tuple[int, int] | None = None
     channels: tuple[int, int] = (1, 1)
+    wanted: tuple[Extent, ...] | None = None
+    gone: tuple[int, ...] | None = None
 
     @property
     def changes_nothing(self) -> bool:
@@ -96,15 +101,73 @@ class ViewOp:
         axis = axis if axis >= 0 else axis + len(self.source)
         if self.perm is not None:
             return Passage(self.perm.index(axis)) if axis < len(self.perm) else None
-        return _passage(self.source, self.target, axis)
+        return _passage(self.source, self.target, axis, self._moved(axis, "Unsqueeze"))
 
     def backward(self, axis: int) -> int | None:
         """The axis of the input whose channels come out on an axis as they are, if any."""
         axis = axis if axis >= 0 else axis + len(self.target)
         if self.perm is not None:
             return self.perm[axis] if axis < len(self.perm) else None
-        passage = _passage(self.target, self.source, axis)
+        passage = _passage(self.target, self.source, axis, self._moved(axis, "Squeeze"))
         return passage.axis if passage is not None and passage.is_plain else None
+
+    def _moved(self, axis: int, growing: str) -> int:
+        """Where an axis goes by what the node says of axes, whatever its extent.
+
+        Args:
+            axis: The axis.
+            growing: The op that has more axes on the other side.
+        """
+        if self.gone is None:
+            return axis
+        if self.node.op_type != growing:
+            return axis - sum(other < axis for other in self.gone)
+        kept = set(range(axis + len(self.gone) + 1)) - set(self.gone)
+        return sorted(kept)[axis]
+
+    def holds(self, channels: int) -> bool:
+        """Whether the node lets so many channels pass, instead of those that it was made for."""
+        if self.axes is None or channels == self.source[self.axes[0]] or self.perm is not None:
+            return True
+        passage = self.forward(self.axes[0])
+        if passage is None:
+            return False
+        source, target = list(self.source), list(self.target)
+        source[self.axes[0]] = channels
+        target[self.axes[1]] = channels * passage.repeat * passage.tile
+        op = replace(self, source=tuple(source), target=tuple(target))
+        return op.is_as_spelled or (self.node.op_type == "Reshape" and op.spelled() is not None)
+
+    @property
+    def is_as_spelled(self) -> bool:
+        """Whether the node as it stands makes the target of the source."""
+        op_type, source = self.node.op_type, self.source
+        if op_type == "Reshape":
+            return _reshaped(self.node, source, self.wanted) == self.target
+        if op_type == "Flatten":
+            at = int_of(self.node, "axis") % (len(source) + 1)
+            sides = source[:at], source[at:]
+            pairs = zip(map(_product, sides), self.target, strict=True)
+            return all(e == t if isinstance(t, int) else e is None for e, t in pairs)
+        if self.gone is None:
+            return False
+        if op_type == "Squeeze":
+            fits = all(source[i] == 1 for i in self.gone)
+            return fits and _without(source, self.gone) == self.target
+        return _without(self.target, self.gone) == source
+
+    def spelled(self) -> tuple[int, ...] | None:
+        """The operand of a Reshape that makes the target of the source; None if there is none."""
+        copies = not int_of(self.node, "allowzero")
+        found = [e if isinstance(e, int) and e > 0 else -1 for e in self.target]
+        for i, extent in enumerate(self.target):
+            same = i < len(self.source) and self.source[i] == extent
+            asked = self.wanted is not None and self.wanted[i] == 0
+            if found[i] == -1 and copies and same and (asked or found.count(-1) > 1):
+                found[i] = 0
+        if found.count(-1) > 1 or any(e == 0 for e in self.target if isinstance(e, int)):
+            return None
+        return tuple(found)
 
     def undoes(self, other: ViewOp) -> bool:
         """Whether this one after another leaves every number where it was."""
@@ -144,39 +207,63 @@ def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
         if sorted(perm) != list(range(len(source))):
             return None
         return ViewOp(node, source, tuple(source[axis] for axis in perm), perm)
-    target = _target(node, source, facts)
+    wanted = facts.extents_in(node.inputs[1]) if node.op_type == "Reshape" else None
+    gone = _gone(node, len(source), facts) if node.op_type in _RANK_CHANGING else None
+    target = _target(node, source, wanted, gone)
     target = facts.extents(y) if target is None else target
-    return None if target is None else ViewOp(node, source, target)
+    return None if target is None else ViewOp(node, source, target, wanted=wanted, gone=gone)
 
 
-def _target(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Extent, ...] | None:
+_RANK_CHANGING = {"Squeeze", "Unsqueeze"}
+
+
+def _target(
+    node: ir.Node,
+    source: Sequence[Extent],
+    wanted: Sequence[Extent] | None,
+    gone: Sequence[int] | None,
+) -> tuple[Extent, ...] | None:
     """The extents that a node gives to its output, spelled like those of its input."""
     if node.op_type == "Reshape":
-        return _reshaped(node, source, facts)
-    if node.op_type not in {"Squeeze", "Unsqueeze"}:
+        return _reshaped(node, source, wanted)
+    if gone is None:
         return None
+    if node.op_type == "Squeeze":
+        return _without(source, gone)
+    kept = iter(source)
+    return tuple(1 if i in gone else next(kept) for i in range(len(source) + len(gone)))
+
+
+def _gone(node: ir.Node, rank: int, facts: Facts) -> tuple[int, ...] | None:
+    """The axes that a node takes away or puts in, in order; None where they are not known."""
     chosen = facts.extents_in(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = ints_of(node, "axes") if chosen is None else chosen
     numbers = [axis for axis in axes if isinstance(axis, int)]
     if not numbers or len(numbers) != len(axes):
         return None
-    if node.op_type == "Squeeze":
-        gone = {axis % len(source) for axis in numbers}
-        return tuple(extent for i, extent in enumerate(source) if i not in gone)
-    rank = len(source) + len(numbers)
-    added, kept = {axis % rank for axis in numbers}, iter(source)
-    if len(added) < len(numbers):
-        return None  # an axis is named twice
-    return tuple(1 if i in added else next(kept) for i in range(rank))
+    rank += len(numbers) if node.op_type == "Unsqueeze" else 0
+    found = {axis % rank for axis in numbers}
+    return tuple(sorted(found)) if len(found) == len(numbers) else None  # one is named twice
 
 
-def _reshaped(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Extent, ...] | None:
-    """The extents that a Reshape asks for; None where they are not known."""
-    wanted = facts.extents_in(node.inputs[1])
+def _product(extents: Sequence[Extent]) -> int | None:
+    """The product of some extents, None where one is not static."""
+    known = [extent for extent in extents if isinstance(extent, int)]
+    return math.prod(known) if len(known) == len(extents) else None
+
+
+def _without(extents: Sequence[Extent], axes: Sequence[int]) -> tuple[Extent, ...]:
+    return tuple(extent for i, extent in enumerate(extents) if i not in axes)
+
+
+def _reshaped(
+    node: ir.Node, source: Sequence[Extent], wanted: Sequence[Extent] | None
+) -> tuple[Extent, ...] | None:
+    """The extents that a Reshape makes; None where what it asks for is not known."""
     if wanted is None:
         return None
     target = list(wanted)
-    if not int_of(node, "allowzero", facts.opset):
+    if not int_of(node, "allowzero"):
         copied = [i for i, extent in enumerate(target) if extent == 0]
         if copied and copied[-1] >= len(source):
             return None
@@ -189,19 +276,22 @@ def _reshaped(node: ir.Node, source: Sequence[Extent], facts: Facts) -> tuple[Ex
     return tuple(target)
 
 
-def _passage(source: Sequence[Extent], target: Sequence[Extent], axis: int) -> Passage | None:
+def _passage(
+    source: Sequence[Extent], target: Sequence[Extent], axis: int, likely: int
+) -> Passage | None:
     """Where an axis goes when extents change and the order of the numbers does not.
 
     With as many numbers behind the axis as `repeat` times those behind axis j of the target, or
     as many before it as `tile` times those before axis j, each number of axis j belongs to one
-    channel.
+    channel. Of several such axes, which takes extents of 1, the likely one is meant.
     """
     if axis >= len(source):
         return None
     channels = source[axis]
     if not isinstance(channels, int) or channels < 1 or 0 in source:
         return None
-    for j, size in enumerate(target):
+    for j in sorted(range(len(target)), key=lambda j: j != likely):
+        size = target[j]
         if not isinstance(size, int) or size % channels:
             continue
         repeat = _quotient(source[axis + 1 :], target[j + 1 :])

@@ -365,32 +365,22 @@ def _state(value: ir.Value, tensor: Tensor, facts: Facts) -> None:
 
 
 def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value:
-    """The operand of a Reshape for a number of channels: a constant, if it can be one.
+    """The operand of a Reshape: a constant, if it can be one.
 
     Raises:
         RefusedError: It spells the number of channels where it cannot be changed.
     """
     given = op.node.inputs[1]
     assert given is not None
-    original = facts.extents(op.node.outputs[0])
-    extents = facts.extents_in(given)
-    axis = None if op.axes is None else op.axes[1]
-    changes = False
-    if axis is not None and original is not None and extents is not None:
-        changes = op.target[axis] != original[axis] and extents[axis] not in {0, -1}
-    if given.producer() is None and not changes:
+    if given.producer() is None and op.is_as_spelled:
         return given
-    unknown = [i for i, e in enumerate(extents or ()) if e == -1 or not isinstance(e, int)]
-    if extents is None or len(unknown) > 1 or (changes and axis in unknown):
-        if not changes:
+    numbers = op.spelled()
+    if numbers is None:
+        original = facts.extents(op.node.outputs[0])
+        axis = None if op.axes is None else op.axes[1]
+        if axis is None or (original is not None and original[axis] == op.target[axis]):
             return given
         message = f"'{given.name}' spells the number of channels and is no constant"
         raise RefusedError(Refusal(Reason.DYNAMIC, message))
-    numbers = [-1 if i in unknown else e for i, e in enumerate(extents)]
-    array = np.array(numbers, dtype=np.int64)
-    if changes and axis is not None:
-        extent = op.target[axis]
-        assert isinstance(extent, int)
-        array[axis] = extent
     name = unique(given.name or "shape")
-    return ir.val(name, const_value=ir.Tensor(array, name=name))
+    return ir.val(name, const_value=ir.Tensor(np.array(numbers, dtype=np.int64), name=name))
