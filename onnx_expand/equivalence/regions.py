@@ -336,6 +336,7 @@ class _Pair:
             for name in run:
                 pair = left.roundings[target(name)], right.roundings[target(name)]
                 obstacle = next((text for text in pair if isinstance(text, str)), "")
+                obstacle = obstacle or _coarser(pair, self.values[name].dtype)
                 if obstacle:
                     found[name] = obstacle
                 else:
@@ -435,6 +436,13 @@ def _are_close(x: Array, y: Array) -> bool:
         gap = np.max(np.abs(x.astype(np.float64) - y), where=np.isfinite(x - y), initial=0.0)
     scale = np.max(np.abs(x), where=np.isfinite(x), initial=0.0)
     return bool(gap <= _STRANGERS * scale)
+
+
+def _coarser(pair: tuple[Rounding | str, Rounding | str], dtype: np.dtype[Any]) -> str:
+    """Why B's own rounding is no excuse: it is to a type that is coarser than A's."""
+    a, b = (rounding.unit for rounding in pair if isinstance(rounding, Rounding))
+    own = float(np.finfo(dtype).eps) / 2 if dtype.kind == "f" else 0.0
+    return "B rounds to a coarser type than A" if b > max(a, own) else ""
 
 
 def _measure(
