@@ -62,7 +62,7 @@ def check(
             `onnx_graphsurgeon.Graph`.
         b: The model to compare with it, of any of these kinds.
         samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros.
-            Symbolic dimensions take two sizes in turn.
+            Symbolic dimensions take a dozen sizes, three of them in all kinds.
         seed: Decides the inputs.
         providers: Of `cpu`, `cuda`, `tensorrt` and `reference`, ONNX's own implementation; what
             works on this machine of the first two when missing.
