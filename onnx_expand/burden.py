@@ -22,10 +22,22 @@ def overloaded(model: ir.Model) -> str:
     Args:
         model: The model, which is not changed.
     """
-    suspects = _fixed_nodes(model)
-    if all(node.op_type in _LIGHT for node in suspects):
-        return ""
-    facts = Facts(model)
+    bodies = [ir.Model(f.graph, ir_version=model.ir_version) for f in model.functions.values()]
+    budget = None
+    for part in (model, *bodies):
+        suspects = _fixed_nodes(part)
+        if all(node.op_type in _LIGHT for node in suspects):
+            continue
+        facts = Facts(part, budget=budget)
+        budget = facts.budget
+        obstacle = _obstacle(suspects, facts)
+        if obstacle:
+            return obstacle
+    return ""
+
+
+def _obstacle(suspects: list[ir.Node], facts: Facts) -> str:
+    """The node that exhausts the budget, if one does."""
     for node in suspects:
         facts.is_constant(node.outputs[0] if node.outputs else None)
         if facts.budget.exhausted:

@@ -39,11 +39,14 @@ class Facts:
         model: The model that questions will be about. Values that a pass adds later carry their
             shapes themselves.
         one_sample: Take a symbolic batch, the first axis of an input, as one.
+        budget: What may be spent on constants, where other models share it.
     """
 
-    def __init__(self, model: ir.Model, *, one_sample: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, *, one_sample: bool = False, budget: Budget | None = None
+    ) -> None:
         self.opset = default_opset(model.graph.opset_imports)
-        self.budget = Budget(_stored(model))
+        self.budget = Budget(_stored(model)) if budget is None else budget
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
@@ -59,7 +62,8 @@ class Facts:
             stated = inference.resolve(self.extents, self.extents_in)
             if not inference.fill_in(self._number) and not stated:
                 break
-            self._known.clear()  # more shapes, hence more constants
+            # More shapes, hence more constants.
+            self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
             self._partial.clear()
             inference.run()
         self._dialect = Dialect(self.opset, self._held(model))

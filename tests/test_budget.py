@@ -75,6 +75,19 @@ def bomb(name: str, place: str) -> onnx.ModelProto:
         before = f"c{n}"
     total = "k = Sum(" + ", ".join(f"k{n}" for n in range(1, count + 1)) + ")"
     nodes = " ".join([*lines, total])
+    if place == "function":
+        held = ", ".join(map(str, extents))
+        own = (
+            f"s = Constant<value = int64[{len(extents)}] {{{held}}}>() "
+            "one = Constant<value = float[1,1] {1}>() "
+            f"w = Constant<value = float[4,4] {{{', '.join('1' * 16)}}}>()"
+        )
+        return onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17, "f" : 1]>'
+            "g (float[N,4] x) => (float[N,4] y) { y = f.B(x) }"
+            '<domain: "f", opset_import: ["" : 17]>'
+            f"B (x) => (y) {{ {own} {nodes} {LAYER} }}"
+        )
     if place == "body":
         body = f"b () => (float[N,4] o) {{ {nodes} p = MatMul(x, w) o = Mul(p, k) }}"
         nodes = f"q = Constant<value = bool {{1}}>() y = If(q) <then_branch = {body}, "
@@ -105,7 +118,8 @@ def run(model: onnx.ModelProto, folder: Path, *options: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [*((name, "main") for name in BOMBS), ("many", "body"), ("layers", "body")]
+    ("name", "place"),
+    [*((name, "main") for name in BOMBS), ("many", "body"), ("many", "function")],
 )
 def test_constants_that_explode_are_left_alone(name: str, place: str, tmp_path: Path) -> None:
     """Folding ends within 20 seconds and 2 GiB, verification included, and says so in a line."""

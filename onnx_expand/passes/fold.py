@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_expand.budget import Budget
 from onnx_expand.cost import inspect_model
 from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal, UsageError
@@ -101,7 +102,7 @@ class Fold(ir.passes.InPlacePass):
             inline_functions(model)
         runs = [self._fold(model, policy)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():
-            runs.append(self._fold(body_of(function, model), policy))
+            runs.append(self._fold(body_of(function, model), policy, runs[0].facts.budget))
             as_constants(function.graph)
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
@@ -118,9 +119,9 @@ class Fold(ir.passes.InPlacePass):
         report = FoldReport(policy, sites, tuple(kept), before, after)
         return FoldResult(model, Snapshot.of(model) != given, report)
 
-    def _fold(self, model: ir.Model, policy: Policy) -> FoldRun:
+    def _fold(self, model: ir.Model, policy: Policy, budget: Budget | None = None) -> FoldRun:
         """Fold all graphs of a model, those of its functions aside."""
-        run = FoldRun(model, policy, self.border, self.image)
+        run = FoldRun(model, policy, self.border, self.image, budget)
         if policy is Policy.LATENCY:
             run.stopwatch = Stopwatch(run.facts, self.provider)
         for graph in list(model.graphs()):

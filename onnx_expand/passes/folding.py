@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
+from onnx_expand.budget import Budget
 from onnx_expand.cost import Cost
 from onnx_expand.editing import Rewriter, label
 from onnx_expand.errors import Refusal
@@ -34,8 +35,15 @@ _RULES = (rules.compose, rules.drop, rules.share, rules.sink, rules.add)
 class FoldRun:
     """One run over one model."""
 
-    def __init__(self, model: ir.Model, policy: Policy, border: Border, image: str | None) -> None:
-        self.facts = Facts(model)
+    def __init__(
+        self,
+        model: ir.Model,
+        policy: Policy,
+        border: Border,
+        image: str | None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.facts = Facts(model, budget=budget)
         self.policy = policy
         self.border = border
         self.image = image
