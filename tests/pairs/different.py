@@ -20,6 +20,7 @@ from tests.pairs.base import (
     scalar,
     together,
 )
+from tests.pairs.further import further_different
 
 __all__ = ["different"]
 
@@ -339,4 +340,4 @@ def _control() -> Iterator[Pair]:
 
 def different() -> list[Pair]:
     """Pairs that compute different things."""
-    return together(_limits, _functions, _tables, _geometry, _control)
+    return together(_limits, _functions, _tables, _geometry, _control, further_different)

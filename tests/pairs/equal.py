@@ -18,6 +18,7 @@ from tests.pairs.base import (
     scalar,
     together,
 )
+from tests.pairs.further import further_equal
 
 __all__ = ["equal"]
 
@@ -349,4 +350,6 @@ def _types() -> Iterator[Pair]:
 
 def equal() -> list[Pair]:
     """Pairs that compute the same."""
-    return together(_linear, _nonlinear, _integers, _shapes, _open, _counted, _types)
+    return together(
+        _linear, _nonlinear, _integers, _shapes, _open, _counted, _types, further_equal
+    )
