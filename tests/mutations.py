@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_expand
 from models import smallnet
 from onnx_expand.model.outline import graphs, tensors
+from tests.bombs import MODELS
 from tests.random_graphs import random_graph
 from tests.random_layouts import random_layouts
+from tests.random_models import KINDS, random_model
 
 __all__ = ["Broken", "broken", "sources"]
 
@@ -55,6 +57,8 @@ def sources() -> tuple[bytes, ...]:
     paths = [*sorted((root / "pytorch-converted").rglob("model.onnx"))]
     paths += [*sorted((root / "simple").rglob("model.onnx"))]
     models += [onnx.load(path) for path in paths[::3]]
+    models += [random_model(seed, kind) for seed in range(4) for kind in KINDS]
+    models += [build() for build in MODELS.values()]
     contents = [model.SerializeToString() for model in models]
     return tuple(content for content in contents if len(content) <= _LARGEST)
 

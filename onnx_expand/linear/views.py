@@ -269,6 +269,8 @@ def _reshaped(
             return None
         for i in copied:
             target[i] = source[i]
+    if any(isinstance(extent, int) and extent < -1 for extent in target):
+        return None  # no runtime would run it
     if -1 in target:
         at = target.index(-1)
         rest = _quotient(source, [*target[:at], *target[at + 1 :]])
@@ -292,7 +294,7 @@ def _passage(
         return None
     for j in sorted(range(len(target)), key=lambda j: j != likely):
         size = target[j]
-        if not isinstance(size, int) or size % channels:
+        if not isinstance(size, int) or size < 1 or size % channels:
             continue
         repeat = _quotient(source[axis + 1 :], target[j + 1 :])
         tile = _quotient(source[:axis], target[:j])
@@ -313,7 +315,7 @@ def _quotient(a: Sequence[Extent], b: Sequence[Extent]) -> int | None:
     )
     if above != below:
         return None
-    numbers = [int(np.prod([e for e in extents if isinstance(e, int)])) for extents in (a, b)]
+    numbers = [math.prod(e for e in extents if isinstance(e, int)) for extents in (a, b)]
     if numbers[1] < 1 or numbers[0] < 1 or numbers[0] % numbers[1]:
         return None
     return numbers[0] // numbers[1]
