@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import onnx_expand
 from onnx_expand.passes import Border, Policy
 from onnx_expand.runtimes import Reference
-from tests.graphs_text import fold
+from tests.graphs import doubled
+from tests.graphs_text import fold, ops
 from tests.random_graphs import random_graph
 from tests.random_layouts import random_layouts
 
@@ -99,6 +100,20 @@ def test_bridged_borders_change_no_number(seed: int, length: int, border: Border
     model = random_graph(seed, length=length)
     folded, _ = fold(model, border=border)
     assert_same(model, folded, seed)
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(SEEDS, st.integers(2, 14), st.booleans())
+def test_every_weight_is_rounded_once(seed: int, length: int, layouts: bool) -> None:
+    """The weights of a folded float32 model are those of its float64 twin, rounded."""
+    model = (random_layouts if layouts else random_graph)(seed, length=length)
+    single, double = (fold(m)[0] for m in (model, doubled(model)))
+    assert ops(single) == ops(double)
+    pairs = zip(single.graph.initializer, double.graph.initializer, strict=True)
+    for narrow, wide in pairs:
+        exact = onnx.numpy_helper.to_array(wide)
+        rounded = exact.astype(np.float32) if exact.dtype == np.float64 else exact
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(narrow), rounded)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])

@@ -57,8 +57,7 @@ class Fold(ir.passes.InPlacePass):
 
     The model keeps its inputs, outputs and names; a result takes the names of the heaviest node
     that it replaces, or those recorded by expand. Weights that something else reads stay as they
-    are. All arithmetic is float64; each round of rewriting rounds its results to the model's
-    type once.
+    are. All arithmetic is float64, with one rounding to the model's type when a node is written.
 
     Attributes:
         policy: What to merge.
