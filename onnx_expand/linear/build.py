@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from onnx_expand.affine import AffineConv
 from onnx_expand.attributes import int_of
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
+from onnx_expand.linear.noops import handed_on
 from onnx_expand.linear.terms import Cat, Fill, Hub, Map, Read, Sum, Tensor, Term, View, broadcast
 from onnx_expand.linear.views import find_view
 from onnx_expand.values import Facts
@@ -58,6 +60,9 @@ class Builder:
         if node in self._framed:
             frame = self._framed[node]
             return [self._fill(frame)] if node is frame.nodes[-1] else []
+        same = handed_on(node, self._facts)
+        if same is not None and (identity := self._identity(node, same)) is not None:
+            return [identity]
         parts = lift_parts(node, self._facts)
         if parts:
             return self._parts(node, parts)
@@ -112,6 +117,31 @@ class Builder:
             (linear.node,),
             own=Cost() if linear.is_part else Cost.of_node(linear, 1, self._facts),
             is_part=linear.is_part,
+        )
+
+    def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:
+        """A node that hands on what it reads, if that is of numbers that maps treat."""
+        y = node.outputs[0]
+        dtype = self._facts.dtype(y) or self._facts.dtype(x)
+        is_number = dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
+        if not is_number or self._facts.is_constant(y):
+            return None
+        one = AffineConv.identity(1)
+        arg = self.read(x)
+        tensor = replace(self._tensor(y), sizes=arg.tensor.sizes)
+        return Map(
+            (arg,),
+            tensor,
+            y,
+            node,
+            node,
+            one.geometry,
+            None,
+            lambda: one,
+            shift_only=True,
+            origins=(node,),
+            own=Cost(0, 0, 1),
+            nothing=True,
         )
 
     def _parts(self, node: ir.Node, parts: Sequence[Linear]) -> list[Term]:

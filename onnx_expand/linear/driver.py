@@ -14,7 +14,7 @@ from onnx_expand.linear.build import Builder
 from onnx_expand.linear.partition import Clock
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, join_step, step_of
-from onnx_expand.linear.terms import Fill, Map, Term
+from onnx_expand.linear.terms import Fill, Map, Term, View
 from onnx_expand.values import Facts
 
 __all__ = ["Rule", "Stretch", "Swap", "Terms"]
@@ -58,7 +58,7 @@ class Terms:
     roots: dict[Term, list[ir.Value]] = field(default_factory=dict)
     forbidden: dict[tuple[Term, ...], Refusal] = field(default_factory=dict)
     done: set[tuple[Term, ...]] = field(default_factory=set)
-    dropped: list[Map] = field(default_factory=list)
+    dropped: list[Map | View] = field(default_factory=list)
     equal: dict[Term, list[ir.Value]] = field(default_factory=dict)
     clock: Clock | None = None
 
@@ -169,6 +169,8 @@ class Terms:
             new = final(old)
             if old not in self.users:
                 continue
+            if new.value is None and new.node is None:
+                new.value = old.value
             for user, times in list(self.users[old].items()):
                 user.reads = tuple(
                     new.value if arg is old and read is old.value else read

@@ -6,37 +6,99 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
-from onnx_expand.errors import Refusal
+from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.geometry import Geometry
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Merged, Partition, Span
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, aligned, join_step, step_of
-from onnx_expand.linear.terms import Cat, Load, Map, Price, Sum, Term
-from onnx_expand.lower import Form
+from onnx_expand.linear.terms import Cat, Load, Map, Price, Sum, Term, View
+from onnx_expand.linear.views import ViewOp
+from onnx_expand.values import Facts
 
-__all__ = ["add", "compose", "drop", "runs_of", "share", "sink"]
+__all__ = ["add", "compose", "drop", "runs_of", "share", "sink", "straighten"]
 
 
 def drop(terms: Terms, term: Term) -> Swap | None:
     """What does nothing is its argument: id(x) = x."""
-    if terms.policy is Policy.MARKED or not isinstance(term, Map) or not _does_nothing(term):
+    if terms.policy is Policy.MARKED or not _does_nothing(term):
         return None
     if any(value.is_graph_output() for value in terms.roots.get(term, ())):
         return None
+    assert isinstance(term, Map | View)
     terms.dropped.append(term)
     return {term: term.args[0]}
 
 
-def _does_nothing(term: Map) -> bool:
-    if term.node is not None:
-        return term.node.op_type in {"Identity", "Dropout"}
-    if term.form is not Form.ELEMENTWISE or term.geometry.bias or term.unit:
+def _does_nothing(term: Term) -> bool:
+    if isinstance(term, View):
+        return term.op.changes_nothing
+    if not isinstance(term, Map) or term.unit:
         return False
-    return bool(np.all(term.load().weight == 1))
+    if term.nothing or (term.node is not None and term.node.op_type in {"Identity", "Dropout"}):
+        return True
+    geometry = term.geometry
+    if not geometry.is_per_channel or geometry.bias or term.is_part:
+        return False
+    try:
+        return bool(np.all(term.load().weight == 1))
+    except RefusedError:
+        return False
+
+
+def straighten(terms: Terms, term: Term) -> Swap | None:
+    """Two views are one, or none: transpose(transpose(x)), reshape(reshape(x))."""
+    if terms.policy is Policy.MARKED or not isinstance(term, View):
+        return None
+    below = term.args[0]
+    if not isinstance(below, View):
+        return None
+    is_output = any(value.is_graph_output() for value in terms.roots.get(term, ()))
+    if _undoes(term.op, below.op) and not is_output:
+        terms.dropped.append(term)
+        return {term: below.args[0]}
+    if not terms.is_inner(below):
+        return None
+    op = _joined(below.op, term.op, terms.facts)
+    if op is None:
+        return None
+    return {
+        term: View(
+            below.args,
+            term.tensor,
+            term.value,
+            None,
+            term.anchor,
+            op,
+            below.origins + term.origins,
+        )
+    }
+
+
+def _undoes(op: ViewOp, before: ViewOp) -> bool:
+    plain = replace(op, axes=None, channels=(1, 1)), replace(before, axes=None, channels=(1, 1))
+    return plain[0].undoes(plain[1])
+
+
+def _joined(first: ViewOp, second: ViewOp, facts: Facts) -> ViewOp | None:
+    """Two changes of layout as one node; None where that takes two."""
+    if first.perm is not None and second.perm is not None:
+        perm = tuple(first.perm[axis] for axis in second.perm)
+        node = ir.Node("", "Transpose", [], [ir.AttrInt64s("perm", perm)], name=second.node.name)
+        target = tuple(first.source[axis] for axis in perm)
+        return ViewOp(node, first.source, target, perm)
+    if first.perm is not None or second.perm is not None or second.node.op_type != "Reshape":
+        return None
+    given = second.node.inputs[1]
+    wanted = None if given is None or not facts.is_constant(given) else facts.extents_in(given)
+    # A zero copies an extent of the input, which is another one then.
+    if wanted is None or 0 in wanted:
+        return None
+    return replace(second, source=first.source, axes=None, channels=(1, 1))
 
 
 def compose(terms: Terms, term: Term) -> Swap | None:

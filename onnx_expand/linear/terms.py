@@ -246,6 +246,7 @@ class Map(Term):
         links: The records of the source's nodes that it stands for.
         origins: The nodes of the source that it stands for, in order.
         form: How it is written; None while the source's node is.
+        nothing: Whether the source's node hands on what it reads.
         unit: Whether it is a whole expanded unit, to be written as what that replaced.
     """
 
@@ -259,6 +260,7 @@ class Map(Term):
     unit: bool = False
     own: Cost | None = None
     is_part: bool = False
+    nothing: bool = False
     before: Cost | None = None
     names_like: tuple[ir.Node, ...] = ()
     pair: Map | None = None
@@ -325,6 +327,12 @@ class View(Term):
     """A term with its axes named anew, and no number changed."""
 
     op: ViewOp
+    origins: tuple[ir.Node, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.origins and self.node is not None:
+            self.origins = (self.node,)
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""

@@ -124,6 +124,10 @@ class Writer:
             before = term.before or Cost()
             found = tuple(map(label, nodes))
             self.written.append(Written(term, labels, found, before, after, border))
+        elif isinstance(term, View) and len(term.origins) > 1:
+            labels = tuple(map(label, term.origins))
+            counts = Cost(0, 0, len(labels)), Cost(0, 0, 1)
+            self.written.append(Written(term, labels, tuple(map(label, nodes)), *counts))
         return nodes[-1].outputs[0]
 
     def _insert(self, term: Term, nodes: Sequence[ir.Node]) -> None:

@@ -18,7 +18,7 @@ from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Clock, Partition, Span
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import breaks
-from onnx_expand.linear.terms import Term
+from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.write import Writer
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.reasons import refined, unexplained
@@ -29,7 +29,14 @@ from onnx_expand.values import Facts
 
 __all__ = ["FoldRun"]
 
-_RULES = (rules.compose, rules.drop, rules.share, rules.sink, rules.add)
+_RULES = (
+    rules.compose,
+    rules.drop,
+    rules.straighten,
+    rules.share,
+    rules.sink,
+    rules.add,
+)
 
 
 class FoldRun:
@@ -81,7 +88,10 @@ class FoldRun:
     def _write(self, terms: Terms, refused: Iterable[tuple[tuple[Term, ...], Refusal]]) -> None:
         """Write what changed, and report it together with what did not."""
         reasons = list(breaks(terms))
-        dropped = [(tuple(map(label, t.origins)), t.before) for t in terms.dropped]
+        dropped = [
+            (tuple(map(label, t.origins)), t.before if isinstance(t, Map) else None)
+            for t in terms.dropped
+        ]
         writer = Writer(terms, self.rewriter)
         writer.write()
         self.sites += [Site(w.old, w.new, w.before, w.after, w.border) for w in writer.written]

@@ -1,0 +1,141 @@
+"""Nodes that hand on what they read: the identity in its many spellings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.attributes import int_of, ints_of, text_of
+from onnx_expand.values import Facts
+
+__all__ = ["handed_on"]
+
+_FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of several large numbers
+
+
+def handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
+    """The input that a node gives back as it is, whatever that is; None for other nodes."""
+    check = _CHECKS.get(node.op_type) if node.domain == "" else None
+    if check is None or not node.inputs or node.inputs[0] is None:
+        return None
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None
+    if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
+        return None
+    return node.inputs[0] if check(node, facts) else None
+
+
+def _constant(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
+    """The numbers of a constant operand; None where it is missing or computed."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or not facts.is_constant(value):
+        return None
+    return [float(v) for v in np.asarray(facts.tensor(value).numpy()).reshape(-1)]
+
+
+def _cast(node: ir.Node, facts: Facts) -> bool:
+    x = node.inputs[0]
+    assert x is not None
+    return facts.dtype(x) is not None and facts.dtype(x) == ir.DataType(int_of(node, "to"))
+
+
+def _cast_like(node: ir.Node, facts: Facts) -> bool:
+    x, like = node.inputs[0], node.inputs[1]
+    assert x is not None
+    known = facts.dtype(x)
+    return like is not None and known is not None and known == facts.dtype(like)
+
+
+def _of_one(node: ir.Node, facts: Facts) -> bool:
+    return len(node.inputs) == 1
+
+
+def _split(node: ir.Node, facts: Facts) -> bool:
+    return len(node.outputs) == 1
+
+
+def _expand(node: ir.Node, facts: Facts) -> bool:
+    shape, wanted = facts.shape(node.inputs[0]), _constant(node, 1, facts)
+    if shape is None or wanted is None or len(wanted) > len(shape):
+        return False
+    ends = shape[len(shape) - len(wanted) :]
+    return all(w == 1 or w == size for w, size in zip(wanted, ends, strict=True))
+
+
+def _tile(node: ir.Node, facts: Facts) -> bool:
+    repeats = _constant(node, 1, facts)
+    return facts.opset >= 6 and repeats is not None and set(repeats) <= {1.0}
+
+
+def _resize(node: ir.Node, facts: Facts) -> bool:
+    if facts.opset < 11 or text_of(node, "mode", facts.opset) not in {"nearest", "linear"}:
+        return False
+    if text_of(node, "coordinate_transformation_mode", facts.opset) == "tf_crop_and_resize":
+        return False
+    if facts.opset >= 18 and int_of(node, "antialias", facts.opset):
+        return False
+    scales, sizes = _constant(node, 2, facts), _constant(node, 3, facts)
+    if scales:
+        return set(scales) <= {1.0}
+    shape = facts.shape(node.inputs[0])
+    if not sizes or shape is None:
+        return False
+    axes = ints_of(node, "axes") or range(len(shape))
+    return len(sizes) == len(axes) and all(
+        shape[axis] == size for axis, size in zip(axes, sizes, strict=True)
+    )
+
+
+def _pool(node: ir.Node, facts: Facts) -> bool:
+    kernel = ints_of(node, "kernel_shape")
+    numbers = {*kernel, *ints_of(node, "strides")}
+    return bool(kernel) and numbers == {1} and not any(ints_of(node, "pads"))
+
+
+def _pad(node: ir.Node, facts: Facts) -> bool:
+    if facts.opset < 11:
+        return bool(ints_of(node, "pads")) and not any(ints_of(node, "pads"))
+    pads = _constant(node, 1, facts)
+    return pads is not None and not any(pads)
+
+
+def _slice(node: ir.Node, facts: Facts) -> bool:
+    shape = facts.shape(node.inputs[0])
+    if facts.opset < 10 or shape is None:
+        return False
+    starts, ends = _constant(node, 1, facts), _constant(node, 2, facts)
+    if starts is None or ends is None or len(starts) != len(ends):
+        return False
+    axes: list[float] | range | None = range(len(starts))
+    steps: list[float] | None = [1.0] * len(starts)
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        axes = _constant(node, 3, facts)
+    if len(node.inputs) > 4 and node.inputs[4] is not None:
+        steps = _constant(node, 4, facts)
+    if axes is None or steps is None or set(steps) != {1.0} or len(axes) != len(starts):
+        return False
+    return all(
+        start == 0 and (end >= _FAR or (shape[int(axis)] or _FAR) <= end)
+        for start, end, axis in zip(starts, ends, axes, strict=True)
+    )
+
+
+_CHECKS: dict[str, Callable[[ir.Node, Facts], bool]] = {
+    "AveragePool": _pool,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Concat": _of_one,
+    "Expand": _expand,
+    "Max": _of_one,
+    "MaxPool": _pool,
+    "Mean": _of_one,
+    "Min": _of_one,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Slice": _slice,
+    "Split": _split,
+    "Sum": _of_one,
+    "Tile": _tile,
+}
