@@ -14,7 +14,7 @@ from onnx_expand.linear.build import Builder
 from onnx_expand.linear.partition import Clock
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, join_step, step_of
-from onnx_expand.linear.terms import Fill, Map, Term, View
+from onnx_expand.linear.terms import Fill, Map, Read, Term, View
 from onnx_expand.values import Facts
 
 __all__ = ["Rule", "Stretch", "Swap", "Terms"]
@@ -49,6 +49,8 @@ class Terms:
         policy: What to minimize.
         users: For each live term those that it is an argument of, once for each time.
         roots: The terms of values that something other than a term reads, with these values.
+        askers: By a term that has the extents of a value: nodes that read nothing but the shape
+            of that value, and the value.
     """
 
     graph: ir.Graph
@@ -60,6 +62,7 @@ class Terms:
     done: set[tuple[Term, ...]] = field(default_factory=set)
     dropped: list[Map | View] = field(default_factory=list)
     equal: dict[Term, list[ir.Value]] = field(default_factory=dict)
+    askers: dict[Term, list[tuple[ir.Node, ir.Value]]] = field(default_factory=dict)
     clock: Clock | None = None
 
     def __post_init__(self) -> None:
@@ -73,17 +76,44 @@ class Terms:
         for value, term in list(built.of.items()):
             if term.node is None:
                 continue
-            readers = self.facts.readers(value)
-            if value.is_graph_output() or any(reader not in inside for reader in readers):
-                self.roots[term] = [value]
+            outside = [n for n in self.facts.readers(value) if n not in inside]
+            if outside and not value.is_graph_output() and all(map(_asks_for_shape, outside)):
+                twin = self._twin(value, built.of)
+                self.askers.setdefault(twin, []).extend((node, value) for node in outside)
+                if not isinstance(twin, Read):
+                    self.roots.setdefault(twin, [])
+            elif value.is_graph_output() or outside:
+                self.roots.setdefault(term, []).append(value)
         for term in self.roots:
             self._admit(term)
+
+    def _twin(self, value: ir.Value, of: Mapping[ir.Value, Term]) -> Term:
+        """A term of the same extents that will be there whatever becomes of a value."""
+        term = of[value]
+        while keeps_extents(term):
+            term = term.args[0]
+        if isinstance(term, Read):
+            return term
+        term = of[value]
+        while term.value is not None:
+            users = {t for n in self.facts.readers(term.value) for t in self.nodes.get(n, ())}
+            user = next(iter(users)) if len(users) == 1 else None
+            if user is None or user.value is None or not keeps_extents(user):
+                break
+            term = user
+        return term
 
     # -- Who uses what ------------------------------------------------------------------------
 
     def count(self, term: Term) -> int:
         """How often a term is used, by terms and by the rest of the graph."""
-        return self.users[term].total() + len(self.roots.get(term, ()))
+        return self.users[term].total() + (term in self.roots) * max(
+            1, len(self.roots.get(term, ()))
+        )
+
+    def _pins(self, term: Term) -> int:
+        """How often the rest of the graph uses a term; being asked for its shape is one."""
+        return max(1, len(self.roots[term])) if term in self.roots else 0
 
     def is_live(self, term: Term) -> bool:
         """Whether the graph's outputs depend on a term."""
@@ -185,6 +215,8 @@ class Terms:
             self.equal.setdefault(new, []).extend(self.equal.pop(old, ()))
             if old in self.roots:
                 self.roots.setdefault(new, []).extend(self.roots.pop(old))
+            if old in self.askers:
+                self.askers.setdefault(new, []).extend(self.askers.pop(old))
         touched += self._release(swap)
         around = [t for term in touched if term in self.users for t in (term, *term.args)]
         around += [
@@ -296,6 +328,24 @@ class Terms:
         """How often the first step of a stretch reads its root."""
         found = self._step(stretch.steps[0].top) if stretch.steps else None
         return 0 if found is None else found[1]
+
+
+def _asks_for_shape(node: ir.Node) -> bool:
+    """Whether a node reads the extents of a value and none of its numbers."""
+    return node.domain == "" and node.op_type in {"Shape", "Size"}
+
+
+def keeps_extents(term: Term) -> bool:
+    """Whether a term has the extents of its argument, whatever these are."""
+    if not isinstance(term, Map) or term.is_part:
+        return False
+    geometry, axes = term.geometry, term.axes
+    if axes is None:
+        return True
+    if geometry.in_channels != geometry.out_channels or axes[0] != axes[1]:
+        return False
+    plain = not geometry.transposed and set(geometry.strides) <= {1}
+    return geometry.is_pointwise or (plain and not any(geometry.overhang))
 
 
 def _tree(term: Term, live: Mapping[Term, object]) -> Iterator[Term]:

@@ -78,6 +78,7 @@ class Writer:
                 self._equal(value, self._values[term])
         self._redirect()
         self._settle_constants()
+        self._ask_others()
         self._remove(position)
         for entry in self._entries:
             self.rewriter.register(entry)
@@ -168,6 +169,20 @@ class Writer:
         for term, values in self.terms.roots.items():
             for value in values:
                 self._equal(value, self._values[term])
+
+    def _ask_others(self) -> None:
+        """Let nodes that want a shape ask a value that is there for it."""
+        moved = False
+        asked = ((t, *ask) for t, asks in self.terms.askers.items() for ask in asks)
+        for twin, node, value in asked:
+            if value.producer() not in self._going or node.inputs[0] is not value:
+                continue
+            other = self._values.get(twin, twin.value)
+            assert other is not None
+            node.replace_input_with(0, other)
+            moved = moved or not isinstance(twin, Read)
+        if moved:
+            self.terms.graph.sort()
 
     def _settle_constants(self) -> None:
         """Write down what other nodes compute from the shape or type of what goes."""
