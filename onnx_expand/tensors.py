@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["read_tensor"]
+__all__ = ["read_tensor", "same_bytes"]
+
+_BLOCK = 1 << 22  # bytes that are compared at a time
 
 
 def read_tensor(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
@@ -24,3 +27,24 @@ def read_tensor(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
     if not is_open:
         tensor.release()
     return array
+
+
+def same_bytes(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
+    """Whether two tensors of one type and shape hold the same numbers, bit by bit.
+
+    Large ones that lie in files are read block by block, and never held whole.
+    """
+    return all(x == y for x, y in zip(_blocks(a), _blocks(b), strict=True))
+
+
+def _blocks(tensor: ir.TensorProtocol) -> Iterator[bytes]:
+    size = tensor.nbytes
+    if isinstance(tensor, ir.ExternalTensor):
+        with open(tensor.path, "rb") as stream:
+            stream.seek(tensor.offset or 0)
+            for start in range(0, size, _BLOCK):
+                yield stream.read(min(_BLOCK, size - start))
+        return
+    whole = memoryview(tensor.tobytes())
+    for start in range(0, size, _BLOCK):
+        yield bytes(whole[start : start + _BLOCK])

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnx_expand.tensors import read_tensor
+from onnx_expand.tensors import read_tensor, same_bytes
 
 __all__ = ["Snapshot"]
 
@@ -28,7 +28,7 @@ class _Tensor:
         same = (a.dtype, a.shape, a.name) == (b.dtype, b.shape, b.name)
         if same and a.dtype == ir.DataType.STRING:
             return bool((read_tensor(a) == read_tensor(b)).all())
-        return same and a.tobytes() == b.tobytes()
+        return same and same_bytes(a, b)
 
     __hash__ = None  # type: ignore[assignment]
 
