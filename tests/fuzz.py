@@ -13,6 +13,8 @@ import json
 import multiprocessing as mp
 import os
 import re
+import resource
+import signal
 import sys
 import time
 import traceback
@@ -28,6 +30,9 @@ from onnx_expand.errors import OnnxExpandError
 from onnx_expand.passes import Fold
 from tests.judge import Source, judge
 from tests.random_models import KINDS, random_model, sizes_of
+
+_SECONDS = 60
+_MEMORY = 4 << 30
 
 __all__ = ["Finding", "failures", "try_one", "ways"]
 
@@ -140,8 +145,29 @@ def try_one(seed: int, kind: str) -> Finding:
     return finding
 
 
+class _SlowError(BaseException):
+    """A model took too long; no error, so that nothing on the way takes it for one."""
+
+
+def _prepare() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    signal.signal(signal.SIGALRM, _give_up)
+
+
+def _give_up(*_: object) -> None:
+    raise _SlowError
+
+
 def _work(job: tuple[int, str]) -> Finding:
-    return try_one(*job)
+    signal.alarm(_SECONDS)
+    try:
+        return try_one(*job)
+    except _SlowError:
+        return Finding(*job, problems={"auto": [f"takes longer than {_SECONDS} s"]})
+    except MemoryError:
+        return Finding(*job, problems={"auto": ["takes too much memory"]})
+    finally:
+        signal.alarm(0)
 
 
 def main() -> int:
@@ -161,7 +187,7 @@ def main() -> int:
     ]
     start, counts = time.perf_counter(), Counter[str]()
     failed = []
-    with mp.get_context("spawn").Pool(arguments.processes, maxtasksperchild=500) as pool:
+    with mp.get_context("spawn").Pool(arguments.processes, _prepare, maxtasksperchild=500) as pool:
         for finding in pool.imap_unordered(_work, jobs, chunksize=4):
             counts["models"] += 1
             counts["source does not run"] += not finding.runs
