@@ -124,6 +124,8 @@ def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None
         return None
     if step.axes is None:
         axes, passages = None, []
+    elif step.axes[0] != step.axes[1]:
+        return None  # it turns the other axes round as well, which views do not carry across
     else:
         if any(view.axes is None for view in views):
             return None
