@@ -49,4 +49,6 @@ def test_products_of_turned_operands_stay(between: str, policy: str) -> None:
             folded = onnx_expand.fold(model, policy=policy)
             (a,) = ReferenceEvaluator(model).run(None, {"x": x})
             (b,) = ReferenceEvaluator(folded).run(None, {"x": x})
-            np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=f"{gemms}")
+            np.testing.assert_allclose(
+                np.asarray(b), np.asarray(a), rtol=1e-4, atol=1e-5, err_msg=f"{gemms}"
+            )
