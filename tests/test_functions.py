@@ -114,3 +114,20 @@ def test_an_attribute_of_the_caller_is_not_known() -> None:
     after, report = fold(onnx.parser.parse_model(text), inline=False)
     assert [n.op_type for n in after.functions[0].node] == ["Constant", "Mul", "LeakyRelu", "Mul"]
     assert not report.sites
+
+
+def test_what_is_known_within_functions_is_written_once() -> None:
+    """Before IR version 10 the graph describes values of functions: folding again adds nothing."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+    g (float[N,1] x) => (float[N,1] y) { y = own.b(x, x) }
+    <domain: "own", opset_import: ["" : 17]>
+    b (p, r) => (q) {
+      s = Sub(r, p)
+      k = Constant <value = float[1,1] {2.0}> () t = MatMul(s, k)
+      l = Constant <value = float[1,1] {3.0}> () q = MatMul(t, l)
+    }"""
+    once = onnx_expand.fold(onnx.parser.parse_model(text))
+    again = onnx_expand.fold(once)
+    names = [info.name for info in once.graph.value_info]
+    assert len(names) == len(set(names)) > 0
+    assert again.SerializeToString() == once.SerializeToString()

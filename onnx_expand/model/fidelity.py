@@ -223,8 +223,10 @@ def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> N
             info.CopyFrom(given)
             info.name = name
             infos.append(info)
-    # A value that has come since may have the name of a description that was of nothing.
-    infos += [info for info in origin.infos if info.name not in values]
+    # A value that has come since may have the name of a description that was of nothing; and
+    # onnx-ir writes descriptions of values within functions, which are of nothing here, itself.
+    taken = {info.name for info in infos} | values.keys()
+    infos += [info for info in origin.infos if info.name not in taken]
     del proto.value_info[:]
     proto.value_info.extend(infos)
 

@@ -41,7 +41,9 @@ def _concat(b: Builder, x: Value, values: list[Value]) -> Value | None:
     def rest(value: Value) -> Dims:
         return (*value.dims[:axis], *value.dims[axis + 1 :])
 
-    fits = [v for v in values if v.rank == x.rank and rest(v) == rest(x) and v.largest < 4000]
+    fits = [v for v in values if v.rank == x.rank and rest(v) == rest(x)]
+    if max(v.largest for v in fits) > 4000:
+        return None
     parts = [x, *[b.pick(*fits) for _ in range(int(b.pick(1, 1, 2)))]]
     b.rng.shuffle(parts)
     total = tuple(map(sum, zip(*[p.dims[axis] for p in parts], strict=True)))
