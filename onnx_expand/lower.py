@@ -7,7 +7,7 @@ template is made for the cheapest `Form`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NoReturn
@@ -42,6 +42,7 @@ __all__ = [
     "check_numbers",
     "constant",
     "form_of",
+    "least_channel",
     "lower",
 ]
 
@@ -273,6 +274,7 @@ def lower(
     template: Template | None = None,
     *,
     restore: bool = False,
+    judged: bool = False,
 ) -> list[ir.Node]:
     """Write a map as nodes, in order; the last one's first output is the result.
 
@@ -286,12 +288,13 @@ def lower(
         target: Where it goes.
         template: A node to write it like; ignored where the map does not fit it.
         restore: Whether the template goes before the form.
+        judged: Whether `check_numbers` found nothing wrong.
 
     Raises:
         RefusedError: A number does not fit the type.
     """
-    _check_scale(affine, target.dtype)
-    _check_attributes(affine)
+    if not judged:
+        check_numbers(affine, target.dtype)
     if not restore:
         shifts = affine.bias is not None and bool(np.any(affine.bias))
         scales = form is not Form.ELEMENTWISE or bool(np.any(affine.weight != 1))
@@ -313,13 +316,20 @@ def lower(
     return _WRITERS[form.value](affine, fresh, axes, target)
 
 
-def check_numbers(affine: AffineConv, dtype: ir.DataType) -> None:
+def check_numbers(
+    affine: AffineConv, dtype: ir.DataType, held: Callable[[], float] = lambda: np.inf
+) -> None:
     """Refuse a map that cannot be written in a type.
+
+    Args:
+        affine: The map.
+        dtype: The type.
+        held: Gives the `least_channel` of the maps that it is made of.
 
     Raises:
         RefusedError: A number does not fit the type, or an attribute ONNX's integers.
     """
-    _check_scale(affine, dtype)
+    _check_scale(affine, dtype, held)
     _check_attributes(affine)
     for array in (affine.weight, affine.bias):
         if array is None:
@@ -486,19 +496,55 @@ def _rounded(array: Array, dtype: ir.DataType) -> npt.NDArray[Any]:
 _BLOCK = 1 << 24  # bytes in float64 that are rounded at a time
 
 
-def _check_scale(affine: AffineConv, dtype: ir.DataType) -> None:
-    """Refuse weights of which all that one channel writes, or reads, is too small for a type."""
+def _check_scale(affine: AffineConv, dtype: ir.DataType, held: Callable[[], float]) -> None:
+    """Refuse weights of which all that one channel writes, or reads, is too small for a type.
+
+    That loses nothing where the type holds these very numbers, where what is lost is nothing
+    beside the channel's bias, and where the source's own numbers are as small.
+    """
     smallest = float(ml_dtypes.finfo(dtype.numpy()).smallest_normal)  # type: ignore[no-untyped-call]
     numbers = affine.weight.reshape(affine.group, -1, *affine.weight.shape[1:])
+    if min(map(_least, _largest(numbers))) >= smallest:
+        return
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = numbers.astype(dtype.numpy()).astype(np.float64)
+        lost = np.abs(rounded - numbers)
+    bias = np.zeros(affine.weight.shape[0]) if affine.bias is None else affine.bias
+    margin = float(ml_dtypes.finfo(dtype.numpy()).eps) / _LARGE_INPUT  # type: ignore[no-untyped-call]
+    rows = lost.sum(axis=tuple(range(2, lost.ndim)))
+    kept = rows <= np.abs(bias).reshape(rows.shape) * margin
+    lost[kept] = 0
+    numbers = np.where(kept.reshape(*kept.shape, *(1,) * (numbers.ndim - 2)), 0.0, numbers)
+    for found, losses in zip(_largest(numbers), _largest(lost), strict=True):
+        least = _least(found[losses > 0])
+        if least < smallest and least < held() / _SMALLER:
+            _refuse_numbers(least, dtype)
+
+
+_LARGE_INPUT = 2.0**40  # what an input may be, for what is lost of its weight to count as nothing
+_SMALLER = 4.0  # numbers that are not smaller by more than this are as small as the source's
+
+
+def least_channel(affine: AffineConv) -> float:
+    """The least, over channels, of the largest weight with which one is written, or read."""
+    numbers = affine.weight.reshape(affine.group, -1, *affine.weight.shape[1:])
+    return min(map(_least, _largest(numbers)))
+
+
+def _largest(numbers: Array) -> tuple[Array, Array]:
+    """The largest magnitudes in [group, n, m, *kernel]: [group, n] and [group, m]."""
     inner = tuple(range(3, numbers.ndim))
-    for axes in ((2, *inner), (1, *inner)):
-        # Magnitudes of all numbers would be as large as the weight.
-        largest = np.maximum(
-            numbers.max(axis=axes, initial=0.0), -numbers.min(axis=axes, initial=0.0)
-        )
-        lost = largest[(largest > 0) & (largest < smallest)]
-        if lost.size:
-            _refuse_numbers(float(lost.min()), dtype)
+    # Magnitudes of all numbers would be as large as the weight.
+    found = [
+        np.maximum(numbers.max(axis=axes, initial=0.0), -numbers.min(axis=axes, initial=0.0))
+        for axes in ((2, *inner), (1, *inner))
+    ]
+    return found[0], found[1]
+
+
+def _least(numbers: Array) -> float:
+    """The least number above zero."""
+    return float(np.min(numbers, initial=np.inf, where=numbers > 0))
 
 
 def _refuse_numbers(number: float, dtype: ir.DataType) -> NoReturn:

@@ -19,7 +19,7 @@ from onnx_expand.linear.partition import Merged, Partition, Span, units_of
 from onnx_expand.linear.steps import Step, chain_affine
 from onnx_expand.linear.terms import Hub, Load, Map, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
-from onnx_expand.lower import Form, check_numbers, form_of
+from onnx_expand.lower import Form, check_numbers, form_of, least_channel
 
 __all__ = ["before_cost", "memoized", "merged_term", "view_term"]
 
@@ -65,7 +65,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term]) -
     dtype = top.tensor.dtype or arg.tensor.dtype
     if dtype is None:
         raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
-    check_numbers(affine, dtype)
+    check_numbers(affine, dtype, lambda: _least_of(inside))
     if merged.form not in {Form.GEMM, Form.MATMUL}:
         affine = affine.finest()
     if merged.shifted:
@@ -203,6 +203,12 @@ def _form(merged: Merged, geometry: Geometry, part: Partition, tensor: Tensor) -
     return other if keys[1] < keys[0] else merged.form
 
 
+def _least_of(steps: Sequence[Step]) -> float:
+    """The least of the channels of some maps."""
+    maps = [s.load() for s in steps if isinstance(s.geometry, Geometry) and not s.shift_only]
+    return min(map(least_channel, maps), default=np.inf)
+
+
 def _load(inside: Sequence[Step], merged: Merged) -> Load:
     steps = tuple(inside if merged.layout is None else merged.layout.steps)
 
@@ -231,7 +237,7 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
     affine = load()
     tensor = replace(arg.tensor, dtype=arg.tensor.dtype or steps[-1].top.tensor.dtype)
     assert tensor.dtype is not None
-    check_numbers(affine, tensor.dtype)
+    check_numbers(affine, tensor.dtype, lambda: _least_of(steps))
     axis = merged.axes[0]
     form = form_of(affine.geometry, (axis, axis), arg.tensor.rank, part.writable, scales=False)
     if isinstance(form, Refusal):

@@ -227,7 +227,7 @@ class Writer:
                 assert current.form is not None
                 dtype = current.tensor.dtype or ir.DataType.FLOAT
                 target = Target(x, dtype, Names("n", "w", "b", "a"), self._facts)
-                made = lower(current.load(), current.form, current.axes, target)
+                made = lower(current.load(), current.form, current.axes, target, judged=True)
             else:
                 assert isinstance(current, View)
                 old = current.op.node
@@ -253,7 +253,9 @@ class Writer:
         if affine.bias is not None and not np.any(affine.bias) and not term.unit:
             affine = replace(affine, bias=None)
             template = None if template is None else template.without_bias()
-        return lower(affine, term.form, term.axes, target, template, restore=term.unit)
+        return lower(
+            affine, term.form, term.axes, target, template, restore=term.unit, judged=True
+        )
 
     def _bridge(self, term: Bridge, x: ir.Value) -> list[ir.Node]:
         target = self._target(term, x, self._template(term))
