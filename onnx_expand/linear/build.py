@@ -180,7 +180,7 @@ class Builder:
             return []
         if any(attribute.is_ref() for attribute in node.attributes.values()):
             return []
-        tensor = self._tensor(y)
+        tensor = replace(self._tensor(y), dtype=dtype)
         args = tuple(map(self.read, inputs))
         if node.op_type == "Concat":
             axis = int_of(node, "axis", missing=1)

@@ -253,9 +253,14 @@ class Writer:
         if affine.bias is not None and not np.any(affine.bias) and not term.unit:
             affine = replace(affine, bias=None)
             template = None if template is None else template.without_bias()
-        return lower(
+        nodes = lower(
             affine, term.form, term.axes, target, template, restore=term.unit, judged=True
         )
+        rank = self._facts.rank(x)
+        if rank is not None:
+            for node in nodes:
+                self._facts.note_rank(node.outputs[0], rank)
+        return nodes
 
     def _bridge(self, term: Bridge, x: ir.Value) -> list[ir.Node]:
         target = self._target(term, x, self._template(term))
@@ -276,11 +281,15 @@ class Writer:
         return None
 
     def _target(self, term: Map | Bridge, x: ir.Value, template: Template | None) -> Target:
-        dtype = term.tensor.dtype
-        assert dtype is not None
-        read = (v.const_value for n in term.origins for v in n.inputs if v is not None)
+        read = [v for n in term.origins for v in n.inputs if v is not None]
+        # In the body of a function its constants alone may tell.
+        known = (term.tensor.dtype, *(self._facts.dtype(v) for v in read))
+        dtype = next((d for d in known if d is not None and d.is_floating_point()), None)
+        if dtype is None:
+            message = f"the type of '{x.name}' is not known"
+            raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
         # What replaces weights that lie in a file waits in a file, too.
-        on_disk = any(isinstance(tensor, ir.ExternalTensor) for tensor in read)
+        on_disk = any(isinstance(v.const_value, ir.ExternalTensor) for v in read)
         spill = self.rewriter.spill if on_disk else None
         return Target(x, dtype, self._names(term, template), self._facts, spill)
 
