@@ -16,6 +16,7 @@ from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_p
 from onnx_expand.linear.noops import handed_on
 from onnx_expand.linear.terms import Cat, Fill, Hub, Map, Read, Sum, Tensor, Term, View, broadcast
 from onnx_expand.linear.views import find_view
+from onnx_expand.storage import stays
 from onnx_expand.values import Facts
 
 __all__ = ["Builder"]
@@ -93,6 +94,7 @@ class Builder:
 
     def _map(self, linear: Linear, arg: Term | None = None, y: ir.Value | None = None) -> Map:
         arg = self.read(linear.x) if arg is None else arg
+        weight = linear.weight
         value = linear.y if y is None else y
         tensor = self._tensor(value)
         propagated = arg.tensor.mapped(linear.geometry, linear.axes, value)
@@ -117,6 +119,7 @@ class Builder:
             (linear.node,),
             own=Cost() if linear.is_part else Cost.of_node(linear, 1, self._facts),
             is_part=linear.is_part,
+            stays=0 if weight is None else stays(weight, linear.node, self._facts),
         )
 
     def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:

@@ -22,7 +22,7 @@ from onnx_expand.linear.matrices import MatrixChain
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.sizes import misfit
 from onnx_expand.linear.steps import Step, chain_affine, chain_geometry, next_geometry
-from onnx_expand.linear.terms import Hub, Price, Term
+from onnx_expand.linear.terms import Hub, Map, Price, Term
 from onnx_expand.lower import Form, form_of
 from onnx_expand.units import Member, unit_member
 from onnx_expand.values import Facts
@@ -34,6 +34,7 @@ __all__ = ["Clock", "Merged", "Partition", "Span", "units_of"]
 # with nothing in between, and the work grows with the square.
 _LONGEST = 64
 _TRIES = 8
+_USUAL = 6  # the scenario of usual sizes
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,32 @@ class Partition:
         return self._merged[span]
 
     def _merge(self, span: Span) -> Merged | Refusal:
+        merged = self._single(span)
+        if isinstance(merged, Refusal) or self.policy is Policy.ALWAYS:
+            return merged
+        return self._copied(span, merged) or merged
+
+    def _copied(self, span: Span, merged: Merged) -> Refusal | None:
+        """Why a weight that stays for other readers is not stored once more.
+
+        A copy counts at its full size against the passes and products that it saves, at sizes
+        that occur.
+        """
+        terms = [t for s in self.inside(span) for t in s.terms if isinstance(t, Map)]
+        copied = sum(t.stays for t in terms)
+        if not copied or sum(not t.shift_only for t in terms) < 2:
+            return None  # what only adds leaves the weight as it is
+        before, after = self.as_is(span).cost, merged.price.cost
+        saved = before.elementwise - after.elementwise + before.macs - after.macs
+        at = self._positions_at[span.last + 1]
+        usual = saved * at[_USUAL] // max(1, at[0]) if len(at) > _USUAL else saved
+        if usual >= copied:
+            return None
+        message = f"merging would store {copied:,} numbers more, and save {usual:,} steps"
+        numbers = {"stored": copied, "saved": usual}
+        return Refusal(Reason.COST, message, numbers, "fold with the policy always")
+
+    def _single(self, span: Span) -> Merged | Refusal:
         inside = self.inside(span)
         if self._has_views(span):
             return self._across(span)

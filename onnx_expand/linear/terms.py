@@ -247,6 +247,7 @@ class Map(Term):
         origins: The nodes of the source that it stands for, in order.
         form: How it is written; None while the source's node is.
         nothing: Whether the source's node hands on what it reads.
+        stays: Numbers of its weight that the model goes on storing once the node is gone.
         unit: Whether it is a whole expanded unit, to be written as what that replaced.
     """
 
@@ -261,6 +262,7 @@ class Map(Term):
     own: Cost | None = None
     is_part: bool = False
     nothing: bool = False
+    stays: int = 0
     before: Cost | None = None
     names_like: tuple[ir.Node, ...] = ()
     pair: Map | None = None

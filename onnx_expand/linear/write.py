@@ -17,6 +17,7 @@ from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.tensors import same_bytes
 from onnx_expand.units import unit_member, unmark
 from onnx_expand.values import Facts
 
@@ -50,6 +51,7 @@ class Writer:
     _values: dict[Term, ir.Value] = field(default_factory=dict)
     _going: set[ir.Node] = field(default_factory=set)
     _free: set[str] = field(default_factory=set)
+    _given: frozenset[str] = frozenset()
     _named: dict[Term, Names] = field(default_factory=dict)
     _entries: list[Entry] = field(default_factory=list)
 
@@ -72,6 +74,7 @@ class Writer:
         # The values that new terms compute keep their names.
         kept = {term.value.name for term in live if term.value is not None}
         self._free = set(self.rewriter.own_names(going, whole=True)) - kept
+        self._given = frozenset(self._free)
         for term in live:
             self._value(term)
             for value in self.terms.equal.get(term, ()):
@@ -144,6 +147,7 @@ class Writer:
             y.shape, y.type = old.shape, old.type
             y.doc_string = old.doc_string
             y.metadata_props.update(old.metadata_props)
+            y.meta.update(old.meta)  # quantization annotations
             name, old.name = old.name, None
             self._facts.transfer(old, y)
         else:
@@ -260,7 +264,25 @@ class Writer:
         if rank is not None:
             for node in nodes:
                 self._facts.note_rank(node.outputs[0], rank)
+        self._keep_constants(term, nodes)
         return nodes
+
+    def _keep_constants(self, term: Map, nodes: Sequence[ir.Node]) -> None:
+        """Let new nodes read the constants of the source where these came out as they were."""
+        old = [v for link in term.links for v in (link.weight, link.bias) if v is not None]
+        for node in nodes:
+            for slot, new in enumerate(node.inputs):
+                if new is None or new.const_value is None or new.is_initializer():
+                    continue
+                for value in old:
+                    if self._is_free(value, new) and _holds(value, new, self._facts):
+                        node.replace_input_with(slot, value)
+                        self._free.discard(value.name or "")
+                        break
+
+    def _is_free(self, value: ir.Value, new: ir.Value) -> bool:
+        """Whether a constant of the source has its name still."""
+        return value.name == new.name or value.name in self._free or value.name not in self._given
 
     def _bridge(self, term: Bridge, x: ir.Value) -> list[ir.Node]:
         target = self._target(term, x, self._template(term))
@@ -379,6 +401,14 @@ class Writer:
             num_outputs=1,
             version=old.version,
         )
+
+
+def _holds(value: ir.Value, new: ir.Value, facts: Facts) -> bool:
+    """Whether a constant of the source holds just what a new one does."""
+    if not facts.is_constant(value) or new.const_value is None:
+        return False
+    a, b = facts.tensor(value), new.const_value
+    return (a.dtype, a.nbytes) == (b.dtype, b.nbytes) and a.shape == b.shape and same_bytes(a, b)
 
 
 def _bias_name(weight: str) -> str:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_expand.constants import MOVING_OPS
 from onnx_expand.editing import Rewriter, label
 from onnx_expand.lift import Linear, lift
+from onnx_expand.storage import behind, is_narrow, released_bytes
 from onnx_expand.values import Facts
 
 __all__ = ["Frozen", "freeze_weights"]
@@ -41,7 +42,8 @@ def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
     """Write down the constants that the linear nodes of a graph read from other nodes.
 
     What merely moves or converts stored numbers stays where writing it down would take more
-    memory: half-precision weights that a node converts, for instance.
+    memory: half-precision weights that a node converts, for instance, or quantized ones that nodes
+    convert and scale.
     """
     for node in list(graph):
         if node.graph is not graph:
@@ -56,36 +58,12 @@ def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
             producer = value.producer()
             if producer is None or producer.op_type == "Constant" or not facts.is_constant(value):
                 continue
-            nodes, given_up = _behind(value, facts)
+            nodes, given_up = behind(value, facts)
             tensor = facts.tensor(value)
             is_arithmetic = any(n.op_type not in _PLAIN for n in nodes)
-            released = sum(v.const_value.nbytes for v in given_up if v.const_value is not None)
-            if is_arithmetic or tensor.nbytes <= max(released, _SMALL):
+            grows = tensor.nbytes > max(released_bytes(nodes, given_up, facts), _SMALL)
+            if not grows or (is_arithmetic and not is_narrow(given_up, tensor)):
                 labels = tuple(map(label, nodes))
                 before = sum(v.const_value.size for v in given_up if v.const_value is not None)
                 name = rewriter.freeze(value, tensor)
                 yield Frozen(labels, name, (tensor.size, before))
-
-
-def _behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The nodes that compute a constant and serve nothing else, and initializers likewise."""
-    nodes: list[ir.Node] = []
-    given_up: list[ir.Value] = []
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        producer = current.producer()
-        if producer is None:
-            if current.is_initializer() and not current.is_graph_input():
-                given_up.append(current)
-            continue
-        nodes.append(producer)
-        if facts.is_fixed(producer):
-            continue
-        inside = set(nodes)
-        for v in producer.inputs:
-            if v is None or v in given_up or v in pending or v.is_graph_output():
-                continue
-            if v is value or all(user in inside for user in v.consumers()):
-                pending.append(v)
-    return nodes[::-1], given_up
