@@ -127,6 +127,9 @@ def _map(pair: _Pair) -> list[ir.Node] | Refusal:
     known = [size for size in pair.extents if size is not None]
     if len(known) != g.rank:
         return _refused("an image of constants needs static extents")
+    refusal = target.facts.writable(target.dtype).refusal("Add")
+    if refusal is not None:
+        return refusal
     assert f.bias is not None
     inner = f.geometry.output_extents(known)
     flat = np.broadcast_to(f.bias.reshape(1, -1, *(1,) * g.rank), (1, f.bias.size, *inner))

@@ -93,6 +93,7 @@ class _Written:
             if isinstance(part, Statistics):
                 self.nodes.append(self._normalization(value, part, names))
             elif isinstance(step, Average):
+                self._check("AveragePool")
                 self.nodes.append(_average(value, step, names))
             else:
                 assert isinstance(step, Layer)
@@ -104,8 +105,15 @@ class _Written:
     def join(self, ends: Sequence[ir.Value]) -> None:
         """Add the branches up, where there are several."""
         if len(ends) > 1:
+            self._check("Sum")
             name = self._rewriter.unique(f"{label(self._node)}.sum")
             self.nodes.append(ir.node("Sum", list(ends), name=name))
+
+    def _check(self, op_type: str) -> None:
+        """Refuse an op that the model's operator set or its runtime lacks in this type."""
+        refusal = self._facts.writable(self._dtype).refusal(op_type)
+        if refusal is not None:
+            raise RefusedError(refusal)
 
     def discard(self) -> None:
         """Take back what was written: it counts as a reader."""
@@ -137,6 +145,7 @@ class _Written:
             new[0].replace_input_with(2, zeros)
 
     def _normalization(self, value: ir.Value, part: Statistics, names: Names) -> ir.Node:
+        self._check("BatchNormalization")
         stem = names.weight.removesuffix(".weight")
         constants = [
             constant(array, name, self._dtype)
@@ -154,6 +163,7 @@ class _Written:
     def _activated(self, value: ir.Value, axes: Axes, channels: int, place: str) -> ir.Value:
         name = self._rewriter.unique(f"{label(self._node)}.{place}.activation")
         dims = self._facts.extents(value)
+        self._check("Relu" if self._nonlinear == "relu" else "PRelu")
         if self._nonlinear == "relu":
             node = ir.node("Relu", [value], name=name)
         else:
