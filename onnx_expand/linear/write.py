@@ -264,7 +264,8 @@ class Writer:
         if rank is not None:
             for node in nodes:
                 self._facts.note_rank(node.outputs[0], rank)
-        self._keep_constants(term, nodes)
+        if not term.unit:  # its constants get the names back that they had
+            self._keep_constants(term, nodes)
         return nodes
 
     def _keep_constants(self, term: Map, nodes: Sequence[ir.Node]) -> None:
