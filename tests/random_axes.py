@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["AxisGraph", "axis_graph", "outcome"]
 
@@ -47,6 +47,7 @@ class AxisGraph:
             f"D{i}" if self.rng.random() < 0.4 else e for i, e in enumerate(shape)
         ]
         self.values: dict[str, Array] = {"x": self.x}
+        self.shapes: dict[str, Array] = {}
         self.current = "x"
 
     # -- Growing ----------------------------------------------------------------------------
@@ -68,7 +69,8 @@ class AxisGraph:
             names.append(name)
         outs = [f"v{len(self.values) + i}" for i in range(outputs)]
         node = helper.make_node(op, names, outs, name=f"n{len(self.nodes)}", **attributes)
-        feeds = {name: self.values[name] for name in names if name in self.values}
+        known = self.values | self.shapes
+        feeds = {name: known[name] for name in names if name in known}
         try:
             arrays = run(self._model([node], constants, feeds, outs), feeds)
         except Exception:  # whatever onnxruntime has against it
@@ -91,7 +93,7 @@ class AxisGraph:
         inputs = [
             helper.make_tensor_value_info(
                 name,
-                kind,
+                TensorProto.INT64 if name in self.shapes else kind,
                 self.declared if name == "x" else [f"{name}_{i}" for i in range(a.ndim)],
             )
             for name, a in feeds.items()
@@ -141,7 +143,8 @@ class AxisGraph:
                 names |= set(node.input)
         constants = [c for c in self.constants if c.name in names]
         last = self.current
-        model = self._model(used[::-1], constants, {"x": self.x}, [last])
+        shapes = {name: shape for name, shape in self.shapes.items() if name in names}
+        model = self._model(used[::-1], constants, {"x": self.x} | shapes, [last])
         del model.graph.output[:]
         dims = [f"O{i}" for i in range(self.values[last].ndim)]
         kind = helper.np_dtype_to_tensor_dtype(self.dtype)
@@ -303,6 +306,16 @@ def reshape(g: AxisGraph) -> list[str]:
     return g.add("Reshape", [g.current, np.array(spelled, np.int64)])
 
 
+def veil(g: AxisGraph) -> list[str]:
+    """A Reshape to what the caller says: nobody knows how many axes come of it."""
+    name = f"s{len(g.shapes)}"
+    shape = [*g.shape]
+    if g.chance(0.3):
+        shape.insert(int(g.rng.integers(len(shape) + 1)), 1)
+    g.shapes[name] = np.array(shape, np.int64)
+    return g.add("Reshape", [g.current, name])
+
+
 def flatten(g: AxisGraph) -> list[str]:
     """Two axes of all."""
     rank = len(g.shape)
@@ -441,7 +454,7 @@ Grower = Callable[[AxisGraph], list[str]]
 _GROWERS: list[Grower] = [
     *(matmul, matmul, gemm, gemm, elementwise, elementwise, elementwise, normalization),
     *(convolution, transpose, reshape, reshape, flatten, squeeze, unsqueeze, split, cut),
-    *(einsum, pointwise, pool),
+    *(einsum, pointwise, pool, veil),
 ]
 _OF_NUMBERS: list[Grower] = [elementwise, pointwise, unsqueeze]
 
@@ -465,13 +478,15 @@ def outcome(g: AxisGraph, source: onnx.ModelProto, rewritten: onnx.ModelProto) -
 
     The deviation that is allowed is far above rounding and far below that of a confused axis.
     """
+    read = {i.name for i in source.graph.input}
+    shapes = {name: shape for name, shape in g.shapes.items() if name in read}
     for x in g.inputs():
         try:
-            expected = run(source, {"x": x})
+            expected = run(source, {"x": x} | shapes)
         except Exception:  # it does not take this size
             continue
         try:
-            found = run(rewritten, {"x": x})
+            found = run(rewritten, {"x": x} | shapes)
         except Exception as error:
             return f"cannot run {list(x.shape)}: {' '.join(str(error).split())[:200]}"
         for a, b in zip(expected, found, strict=True):
