@@ -156,6 +156,21 @@ def test_what_leaves_nothing_stays() -> None:
     assert onnx_expand.check(model, folded, samples=1)
 
 
+@pytest.mark.parametrize("pooling", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("window", ["kernel_shape=[3,3]", "kernel_shape=[2,2], strides=[2,2]"])
+def test_a_convolution_is_not_put_behind_what_may_be_empty(window: str, pooling: str) -> None:
+    """Of inputs that are small a pooling may leave nothing, on which a Conv ends with an error."""
+    model = graph(
+        f"g (float[N,4,H,W] x) => (float[M,C,P,Q] y) {{ r = Relu(x) p = {pooling}<{window}>(r) "
+        "a = Gather<axis=1>(p, i) y = Mul(a, k) }",
+        weights(k=(2, 1, 1)) | {"i": np.array([3, 1])},
+    )
+    folded, _ = fold(model, Policy.ALWAYS)
+    assert ("Conv" in ops(folded)) == ("strides" in window)
+    verdict = onnx_expand.check(model, folded, samples=1)
+    assert verdict, verdict.differences
+
+
 @pytest.mark.parametrize("rank", [2, 3])
 def test_low_rank_side_path_is_merged(rank: int) -> None:
     """A LoRA side path disappears into its matrix."""

@@ -355,8 +355,7 @@ class Partition:
         if isinstance(form, Refusal):
             return form
         if form in {Form.CONV, Form.CONV_TRANSPOSE}:
-            extents = self._term_at(at).tensor.extents
-            refusal = misfit(inside, geometry, None if extents is None else extents[2:])
+            refusal = misfit(inside, geometry, self._term_at(at))
             if refusal is not None:
                 return refusal
         one = Cost.of_form(form, geometry, 1, shift_only)

@@ -7,18 +7,22 @@ of those where it would refuse a size that they take.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
+import onnx_ir as ir
+
+from onnx_expand.attributes import ints_of
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.geometry import Geometry
 from onnx_expand.linear.steps import Step
-from onnx_expand.linear.terms import Map
+from onnx_expand.linear.terms import Map, Read, Term
 from onnx_expand.lower import Form
 
 __all__ = ["misfit"]
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _POOLS = {"AveragePool"}
+_FAR = 64  # nodes upwards that are looked at
 _MOST = 64  # larger kernels are looked at for inputs of up to so many positions
 
 
@@ -30,18 +34,21 @@ class _FailsError(Exception):
     """A node ends with an error."""
 
 
-def misfit(
-    steps: Sequence[Step], geometry: Geometry, extents: Sequence[Hashable] | None
-) -> Refusal | None:
+def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | None:
     """Why a convolution does not take every input that some steps take; None if it does.
 
     Args:
         steps: One after the other, without views.
         geometry: What they are together.
-        extents: The spatial extents of their input; None if they are not known.
+        root: Their input.
     """
-    if extents is not None and not geometry.rank and 0 in extents:
-        return _refused(list(extents).index(0), 0, known=True)
+    extents = None if root.tensor.extents is None else root.tensor.extents[2:]
+    if extents is not None and not geometry.rank:
+        if 0 in extents:
+            return _refused(extents.index(0), 0, known=True)
+        is_static = all(isinstance(extent, int) for extent in extents)
+        if not is_static and _op(steps[0]) not in _CONVOLUTIONS and _may_be_empty(root):
+            return _refused(0, 0, known=False)
     for axis in range(geometry.rank):
         extent = None if extents is None else extents[axis]
         known = isinstance(extent, int)
@@ -54,6 +61,44 @@ def misfit(
             if _are_partial(steps, axis, size):
                 return _refused(axis, size, known=known)
     return None
+
+
+def _may_be_empty(term: Term) -> bool:
+    """Whether a tensor may have no positions although the graph's inputs have some."""
+    while not isinstance(term, Read) and term.args:
+        if term.node is not None and _empties(term.node):
+            return True
+        term = term.args[0]
+    value = term.value
+    for _ in range(_FAR):
+        node = None if value is None else value.producer()
+        if node is None or node.domain or node.op_type in _CONVOLUTIONS or not node.inputs:
+            return False
+        if _empties(node):
+            return True
+        value = node.inputs[0]
+    return False
+
+
+def _empties(node: ir.Node) -> bool:
+    """Whether a node may take all positions of what it reads."""
+    if node.op_type not in {*_POOLS, "MaxPool", "LpPool"} or node.domain:
+        return node.op_type == "Slice" and not node.domain
+    kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
+    strides, rank = ints_of(node, "strides"), len(kernel)
+    dilations = ints_of(node, "dilations") or (1,) * rank
+    if len(pads) != 2 * rank or len(strides) != rank or len(dilations) != rank:
+        pads, strides = pads or (0,) * 2 * rank, strides or (1,) * rank
+    for axis, (taps, stride, step) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        reach, padding = (taps - 1) * step + 1, pads[axis] + pads[rank + axis]
+        if any(_windows(size + padding - reach, stride) == 0 for size in range(1, reach)):
+            return True
+    return False
+
+
+def _windows(room: int, stride: int) -> int:
+    """How many windows fit, as onnxruntime counts them: it rounds towards zero."""
+    return (abs(room) // stride) * (1 if room >= 0 else -1) + 1
 
 
 def _refused(axis: int, size: int, *, known: bool) -> Refusal:
@@ -116,8 +161,7 @@ def _one(step: Step, geometry: Geometry, axis: int, size: int, *, strict: bool) 
         room = size + geometry.begins[axis] + geometry.ends[axis] - geometry.reach[axis]
         if strict and room < 0:
             raise _PartialError
-        # onnxruntime rounds towards zero here.
-        after = (abs(room) // geometry.strides[axis]) * (1 if room >= 0 else -1) + 1
+        after = _windows(room, geometry.strides[axis])
         if size <= 0 or after < 0:
             raise _FailsError
         return after
