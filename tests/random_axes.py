@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 20, 21, 22, 24)
 _TYPES = (np.float32, np.float32, np.float32, np.float64, np.float64, np.float16)
 _EXTENTS = (1, 1, 2, 3, 4)
+_FAR = 2**31 - 1  # what exporters write for the end of any axis
 
 
 class AxisGraph:
@@ -384,6 +385,7 @@ def cut(g: AxisGraph) -> list[str]:
         return g.add("Gather", [g.current, indices], axis=axis)
     start = int(g.rng.integers(0, size))
     end = int(g.rng.integers(start + 1, size + 1))
+    end = int(g.rng.choice([end, end - size if end < size else _FAR, _FAR]))
     if g.opset < 10:
         axes = [axis % len(g.shape)]
         return g.add("Slice", [g.current], axes=axes, starts=[start], ends=[end])
@@ -430,12 +432,20 @@ def pool(g: AxisGraph) -> list[str]:
     if kind < 0.3:
         return g.add("GlobalAveragePool", [g.current])
     if kind < 0.6:
-        pads = [0, 0, *(int(g.rng.integers(0, 2)) for _ in range(rank))] * 2
+        low = 0 if g.opset < 11 or g.chance() else -1
+        pads = [0, 0, *(int(g.rng.integers(low, 2)) for _ in range(rank))] * 2
         if g.opset < 11:
             return g.add("Pad", [g.current], pads=pads)
         return g.add("Pad", [g.current, np.array(pads, np.int64)])
-    kernel = [int(g.rng.integers(1, min(3, e) + 1)) for e in g.shape[2:]]
-    return g.add("AveragePool", [g.current], kernel_shape=kernel)
+    kernel = [int(g.rng.integers(1, 4)) for _ in range(rank)]
+    return g.add(
+        "AveragePool",
+        [g.current],
+        kernel_shape=kernel,
+        strides=[int(g.rng.integers(1, 4)) for _ in range(rank)],
+        pads=[int(g.rng.integers(0, min(2, k))) for k in kernel] * 2,
+        count_include_pad=1,
+    )
 
 
 def fork(g: AxisGraph) -> None:
