@@ -199,6 +199,7 @@ def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
             constants[node.output[0]] = _tensor_of(node.attribute[0])
     long = {name for name, tensor in constants.items() if _says_long(tensor, longest)}
     makers = [n for n in nodes if n.op_type in _GROWING and long & set(n.input)]
+    makers += [n for n in nodes if n.op_type == "Split" and _splits_otherwise(n)]
     for node in makers:
         node.domain = HIDDEN
     if makers:
@@ -206,6 +207,12 @@ def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
         for function in model.functions:
             function.opset_import.add(domain=HIDDEN, version=1)
     return found or bool(makers)
+
+
+def _splits_otherwise(node: onnx.NodeProto) -> bool:
+    """Whether a Split says that it makes another number of parts than it has outputs."""
+    told = (a.i for a in node.attribute if a.name == "num_outputs")
+    return any(count != len(node.output) for count in told)
 
 
 def _tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto:
