@@ -201,6 +201,8 @@ class Terms:
                 continue
             if new.value is None and new.node is None:
                 new.value = old.value
+            if new.tensor.extents is None:
+                new.tensor = old.tensor  # the same tensor, of which more is known
             for user, times in list(self.users[old].items()):
                 user.reads = tuple(
                     new.value if arg is old and read is old.value else read

@@ -81,7 +81,11 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term]) -
     after = layout.after if layout is not None else ()
     if after:
         tensor = arg.tensor.mapped(affine.geometry, merged.axes, (top, "inner"))
-    form = _form(merged, affine.geometry, part, tensor)
+    by_front = merged.axes is not None and merged.axes[1] >= 0
+    if arg.tensor.rank is None and by_front and merged.form in {Form.ELEMENTWISE, Form.MATMUL}:
+        message = "the rank of its input is not known"
+        raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
+    form = _form(merged, affine.geometry, part, arg.tensor.rank, tensor)
     stays = {n for t in shared for n in _nodes(t)}
     units = [unit for unit, _ in units_of(inside)]
     axes, unit = merged.axes, bool(units) and len(units[0]) == len(inside)
@@ -188,11 +192,13 @@ def _nodes(term: Term) -> tuple[ir.Node, ...]:
     return term.origins if isinstance(term, Map) else () if term.node is None else (term.node,)
 
 
-def _form(merged: Merged, geometry: Geometry, part: Partition, tensor: Tensor) -> Form:
+def _form(
+    merged: Merged, geometry: Geometry, part: Partition, rank: int | None, tensor: Tensor
+) -> Form:
     """The form of a map whose numbers turned out simpler than its parts foretold."""
     if geometry == merged.geometry:
         return merged.form
-    other = form_of(geometry, merged.axes, tensor.rank, part.writable)
+    other = form_of(geometry, merged.axes, rank, part.writable)
     if isinstance(other, Refusal) or other is merged.form:
         return merged.form
     count = tensor.positions(None if merged.axes is None else merged.axes[1])[0]

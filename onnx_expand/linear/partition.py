@@ -183,6 +183,8 @@ class Partition:
         if self.steps[last].branches and self._merges(Span(last, last)):
             yield _Piece(Span(last, last), merge=True)
         for first in range(last - 1, max(-1, last - min(_LONGEST, self.longest)), -1):
+            if first == last - 1 and _is_pair(self.steps[first].top, self.steps[last].top):
+                continue  # one map, which takes these two nodes
             if self._merges(Span(first, last)):
                 yield _Piece(Span(first, last), merge=True)
 
@@ -359,6 +361,8 @@ class Partition:
             if refusal is not None:
                 return refusal
         one = Cost.of_form(form, geometry, 1, shift_only)
+        if form is Form.GEMM and not geometry.bias and self.writable.needs("Gemm", 2):
+            one = replace(one, parameters=one.parameters + geometry.out_channels)
         positions = ends[0] if geometry.transposed else ends[1]
         products = tuple(one.macs * count for count in positions)
         cost = replace(one, macs=products[0], elementwise=one.elementwise * positions[0])
@@ -379,7 +383,13 @@ class Partition:
             return layouts
         refusals: list[Refusal | None] = []
         found: list[Merged] = []
+        mapped = [i for i, step in enumerate(inside) if step.view is None]
         for layout in layouts:
+            start, end = layout.home
+            views = len(layout.before) + len(layout.after)
+            if len(mapped) == 1 and start <= mapped[0] < end and views == len(inside) - 1:
+                refusals.append(nothing)  # it is what there is
+                continue
             geometry = chain_geometry(layout.steps)
             if not isinstance(geometry, Geometry):
                 refusals.append(geometry)
@@ -530,6 +540,10 @@ def _member(step: Step) -> Member | None:
     places = [(m.unit, m.index) for m in known]
     whole = known and places == [(known[0].unit, i) for i in range(known[0].size)]
     return known[0] if whole and len(known) == len(members) else None
+
+
+def _is_pair(first: Term, second: Term) -> bool:
+    return isinstance(second, Map) and second.pair is not None and second.pair is first
 
 
 def _is_matrix(step: Step) -> bool:

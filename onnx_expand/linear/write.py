@@ -247,6 +247,9 @@ class Writer:
 
     def _map(self, term: Map, x: ir.Value) -> list[ir.Node]:
         assert term.form is not None
+        known = term.args[0].tensor.rank
+        if known is not None:
+            self._facts.note_rank(x, known)
         template = self._template(term)
         target = self._target(term, x, template)
         if term.form is Form.ELEMENTWISE and not term.unit:
