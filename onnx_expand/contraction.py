@@ -18,6 +18,7 @@ _RUN = 32
 _MANY, _SMALL = 8, 64  # matrices, and their size, from and up to which they are stacked
 
 
+@np.errstate(all="ignore")  # whatever is not finite is refused when it is written
 def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> AffineConv:
     """The composition of a chain, first map first, contracted in the cheapest order.
 

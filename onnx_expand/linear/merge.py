@@ -27,6 +27,7 @@ _GROWTH = 4  # times the parameters that were there
 _HELD = 1 << 24  # bytes of numbers that are held rather than composed once more
 
 
+@np.errstate(all="ignore")  # whatever is not finite is refused
 def merged_term(part: Partition, span: Span, shared: Sequence[Term] = ()) -> Term | Refusal:
     """The term that computes a span as one map.
 
