@@ -137,7 +137,10 @@ def finished(text: str, constants: Mapping[str, np.ndarray[Any, Any]]) -> onnx.M
 # Between a convolution and a normalization: what it is, and the reason.
 BETWEEN = {
     "a cast": ("h = Cast <to = 1> (c) t = Cast <to = 11> (h)", Reason.UNSUPPORTED),
-    "an expansion": ("t = Expand(c, extents)", Reason.UNSUPPORTED),
+    "an expansion": (
+        "m = ReduceMean <axes = [2]> (c) t = Expand(m, extents)",
+        Reason.UNSUPPORTED,
+    ),
     "another value": ("t = Add(c, z)", Reason.BRANCHES),
     "a concatenation": ("p = Concat <axis = 1> (c, z) t = Slice(p, zero, four, one)", None),
     "a gate": ("t = Mul(c, z)", Reason.DYNAMIC),

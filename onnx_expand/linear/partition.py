@@ -10,8 +10,10 @@ from __future__ import annotations
 import bisect
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
 
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
@@ -35,6 +37,8 @@ __all__ = ["Clock", "Merged", "Partition", "Span", "units_of"]
 _LONGEST = 64
 _TRIES = 8
 _USUAL = 6  # the scenario of usual sizes
+_RATE = 4  # steps that storing a number is worth
+_LAUNCH = 64  # steps that a node is worth
 
 
 @dataclass(frozen=True)
@@ -253,14 +257,15 @@ class Partition:
         that occur.
         """
         terms = [t for s in self.inside(span) for t in s.terms if isinstance(t, Map)]
-        copied = sum(t.stays for t in terms)
+        origins = {n for s in self.inside(span) for n in s.origins}
+        copied = sum(t.stays for t in terms if t.stays and not _is_all(t, origins))
         if not copied or sum(not t.shift_only for t in terms) < 2:
             return None  # what only adds leaves the weight as it is
         before, after = self.as_is(span).cost, merged.price.cost
         saved = before.elementwise - after.elementwise + before.macs - after.macs
         at = self._positions_at[span.last + 1]
         usual = saved * at[_USUAL] // max(1, at[0]) if len(at) > _USUAL else saved
-        if usual >= copied:
+        if usual + _LAUNCH * (before.nodes - after.nodes) >= _RATE * copied:
             return None
         message = f"merging would store {copied:,} numbers more, and save {usual:,} steps"
         numbers = {"stored": copied, "saved": usual}
@@ -540,6 +545,14 @@ def _member(step: Step) -> Member | None:
     places = [(m.unit, m.index) for m in known]
     whole = known and places == [(known[0].unit, i) for i in range(known[0].size)]
     return known[0] if whole and len(known) == len(members) else None
+
+
+def _is_all(term: Map, origins: Collection[ir.Node]) -> bool:
+    """Whether some nodes are all that read the weight of a map."""
+    weight = term.links[0].weight if term.links else None
+    return weight is not None and (
+        not weight.is_graph_output() and all(n in origins for n in weight.consumers())
+    )
 
 
 def _is_pair(first: Term, second: Term) -> bool:

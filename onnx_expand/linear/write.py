@@ -121,17 +121,17 @@ class Writer:
             nodes = self._sum(term, xs)
         else:
             raise AssertionError(f"{type(term).__name__} is written only as it stands")
+        # What a node without a name is called goes with its output.
+        origins = term.origins if isinstance(term, Map | Bridge | View) else ()
+        labels = tuple(map(label, dict.fromkeys(origins)))
         self._insert(term, nodes)
-        if isinstance(term, Map | Bridge) and term.origins and not self._is_second(term):
-            after = term.price().cost
-            labels = tuple(map(label, dict.fromkeys(term.origins)))
-            before = term.before or Cost()
-            found = tuple(map(label, nodes))
-            self.written.append(Written(term, labels, found, before, after, border))
-        elif isinstance(term, View) and len(term.origins) > 1:
-            labels = tuple(map(label, term.origins))
+        new = tuple(map(label, nodes))
+        if isinstance(term, Map | Bridge) and labels and not self._is_second(term):
+            costs = term.before or Cost(), term.price().cost
+            self.written.append(Written(term, labels, new, *costs, border))
+        elif isinstance(term, View) and len(labels) > 1:
             counts = Cost(0, 0, len(labels)), Cost(0, 0, 1)
-            self.written.append(Written(term, labels, tuple(map(label, nodes)), *counts))
+            self.written.append(Written(term, labels, new, *counts))
         return nodes[-1].outputs[0]
 
     def _insert(self, term: Term, nodes: Sequence[ir.Node]) -> None:

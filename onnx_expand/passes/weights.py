@@ -19,7 +19,7 @@ from onnx_expand.values import Facts
 
 __all__ = ["Frozen", "freeze_weights"]
 
-_SMALL = 1 << 12  # bytes that are not worth a node
+_SMALL = 1 << 8  # bytes that are not worth a node
 _PLAIN = MOVING_OPS | {"Constant", "CastLike", "Expand", "Shape"}
 
 
