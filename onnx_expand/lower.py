@@ -375,7 +375,7 @@ def _write_conv(
     inputs = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
         inputs.append(constant(fitted.bias, target.names.bias, target.dtype))
-    return [_like(template.node, inputs)]
+    return [_written(template, inputs, target)]
 
 
 def _write_gemm(
@@ -401,7 +401,7 @@ def _write_gemm(
         if template.bias is not None and np.prod(template.bias) == bias.size:
             shape = template.bias
         inputs.append(constant((bias / beta).reshape(shape), target.names.bias, target.dtype))
-    return [_like(template.node, inputs)]
+    return [_written(template, inputs, target)]
 
 
 def _write_matmul(
@@ -421,7 +421,7 @@ def _write_matmul(
     if affine.bias is not None and np.any(affine.bias):
         bias = affine.bias if right else affine.bias.reshape(-1, 1)
         shift = constant(bias, target.names.bias, target.dtype)
-    node = _like(template.node, operands if right else operands[::-1])
+    node = _written(template, operands if right else operands[::-1], target)
     return [node] if shift is None else [node, _add(node.outputs[0], shift, target)]
 
 
@@ -556,6 +556,13 @@ def _refuse_numbers(number: float, dtype: ir.DataType) -> NoReturn:
             "fold the model in a wider type",
         )
     )
+
+
+def _written(template: Template, inputs: Sequence[ir.Value], target: Target) -> ir.Node:
+    """A node like a template's, by the name that is free if that one has a name."""
+    node = _like(template.node, inputs)
+    node.name = target.names.node if node.name else node.name
+    return node
 
 
 def _like(node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Node:

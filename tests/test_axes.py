@@ -177,3 +177,34 @@ def test_long_chains_that_overflow_stay_quietly(kind: str) -> None:
     assert len(folded.graph.node) >= (count if kind == "float16" else count // 3)
     held = [onnx.numpy_helper.to_array(t) for t in folded.graph.initializer]
     assert all(np.isfinite(a).all() for a in held)
+
+
+def test_two_nodes_that_come_of_one_have_two_names() -> None:
+    """A product that is written like another one gets a name of its own."""
+    model = graph(
+        "g (float[3,D,E,3,3] x) => (float[A,B,C,F] y) { [n0] a = Sum(x, t) [n1] b = MatMul(a, w) "
+        "[n2] c = Neg(b) [n3] d = Reshape(c, s) [n4] y = MatMul(d, v) }",
+        weights(t=(1, 1, 1, 1, 3), w=(1, 3, 2), v=(2, 1)) | {"s": np.array([3, -1, 3, 2])},
+    )
+    folded, _ = fold(model)
+    names = [node.name for node in folded.graph.node]
+    assert len(set(names)) == len(names)
+    assert onnx_expand.check(model, folded, samples=1)
+
+
+def test_pads_that_cut_may_leave_nothing() -> None:
+    """A Pad adds to what is empty, on which a Conv ends with an error."""
+    model = graph(
+        "g (float[N,3,H,W] x) => (float[A,B,C,D] y) "
+        "{ r = Relu(x) a = Pad(r, p) b = Pad(a, q) y = Slice(b, zero, one, three) }",
+        {
+            "p": np.array([0, 0, -1, 0, 0, 0, 0, 0]),
+            "q": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+            "zero": np.array([0]),
+            "one": np.array([-1]),
+            "three": np.array([3]),
+        },
+    )
+    folded, _ = fold(model, Policy.ALWAYS)
+    verdict = onnx_expand.check(model, folded, samples=1)
+    assert verdict, verdict.differences

@@ -54,7 +54,9 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
         known = isinstance(extent, int)
         if not known and all(_is_plain(step) for step in steps):
             continue
-        sizes = [extent] if isinstance(extent, int) else range(1, min(geometry.reach[axis], _MOST))
+        least = 0 if not known and _may_be_empty(root) else 1
+        most = min(geometry.reach[axis], _MOST)
+        sizes = [extent] if isinstance(extent, int) else range(least, most)
         for size in sizes:
             if not _takes(geometry, axis, size) and not _fail(steps, axis, size):
                 return _refused(axis, size, known=known)
@@ -83,7 +85,7 @@ def _may_be_empty(term: Term) -> bool:
 def _empties(node: ir.Node) -> bool:
     """Whether a node may take all positions of what it reads."""
     if node.op_type not in {*_POOLS, "MaxPool", "LpPool"} or node.domain:
-        return node.op_type == "Slice" and not node.domain
+        return node.op_type in {"Pad", "Slice"} and not node.domain
     kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
     strides, rank = ints_of(node, "strides"), len(kernel)
     dilations = ints_of(node, "dilations") or (1,) * rank
