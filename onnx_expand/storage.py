@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from onnx_expand.constants import MOVING_OPS
 from onnx_expand.errors import RefusedError
 from onnx_expand.values import Facts
 
-__all__ = ["behind", "is_narrow", "released_bytes", "stays"]
+__all__ = ["behind", "computes", "is_narrow", "released_bytes", "stays"]
+
+_PLAIN = MOVING_OPS | {"Constant", "CastLike", "Expand", "Shape"}
 
 
 def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
@@ -23,11 +26,14 @@ def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
         tensor = facts.tensor(value)
     except RefusedError:
         return 0
-    if value.is_graph_output() or any(user is not reader for user in value.consumers()):
+    if value.is_graph_output() or any(user is not reader for user in facts.readers(value)):
         return int(tensor.size)
     if value.producer() is None:
         return 0
-    missing = tensor.nbytes - released_bytes(*behind(value, facts), facts)
+    nodes, initializers = behind(value, facts)
+    if computes(nodes) and not is_narrow(initializers, tensor):
+        return 0  # arithmetic is written down anyway
+    missing = tensor.nbytes - released_bytes(nodes, initializers, facts)
     return max(0, missing) * 8 // tensor.dtype.bitwidth
 
 
@@ -39,6 +45,11 @@ def released_bytes(
     outs = (n.outputs[0] for n in nodes if n.op_type == "Constant" and n.domain == "")
     held += [facts.tensor(out) for out in outs if facts.is_constant(out)]
     return sum(tensor.nbytes for tensor in held)
+
+
+def computes(nodes: Iterable[ir.Node]) -> bool:
+    """Whether some nodes do more than to move or convert stored numbers."""
+    return any(node.op_type not in _PLAIN for node in nodes)
 
 
 def is_narrow(initializers: Iterable[ir.Value], tensor: ir.TensorProtocol) -> bool:

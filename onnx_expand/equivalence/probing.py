@@ -156,8 +156,8 @@ class _Plan:
 
     def _cost(self, size: Shapes) -> int:
         """Operations for one input of a size."""
-        own = max(_elements(shape) for shape in self.actual.values())
-        new = max(_elements(shape) for shape in size.values())
+        own = max((_elements(shape) for shape in self.actual.values()), default=0)
+        new = max((_elements(shape) for shape in size.values()), default=0)
         return int(self.task.work * new / max(1, own)) + 1
 
     def _evidence(self, bench: Bench, shapes: Shapes, count: int, seed: Sequence[int]) -> Evidence:

@@ -550,9 +550,9 @@ def _member(step: Step) -> Member | None:
 def _is_all(term: Map, origins: Collection[ir.Node]) -> bool:
     """Whether some nodes are all that read the weight of a map."""
     weight = term.links[0].weight if term.links else None
-    return weight is not None and (
-        not weight.is_graph_output() and all(n in origins for n in weight.consumers())
-    )
+    if weight is None or weight.producer() is not None or weight.is_graph_output():
+        return False
+    return all(node in origins for node in weight.consumers())
 
 
 def _is_pair(first: Term, second: Term) -> bool:

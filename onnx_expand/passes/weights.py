@@ -11,16 +11,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_expand.constants import MOVING_OPS
 from onnx_expand.editing import Rewriter, label
 from onnx_expand.lift import Linear, lift
-from onnx_expand.storage import behind, is_narrow, released_bytes
+from onnx_expand.storage import behind, computes, is_narrow, released_bytes
 from onnx_expand.values import Facts
 
 __all__ = ["Frozen", "freeze_weights"]
 
 _SMALL = 1 << 8  # bytes that are not worth a node
-_PLAIN = MOVING_OPS | {"Constant", "CastLike", "Expand", "Shape"}
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,8 @@ def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
                 continue
             nodes, given_up = behind(value, facts)
             tensor = facts.tensor(value)
-            is_arithmetic = any(n.op_type not in _PLAIN for n in nodes)
             grows = tensor.nbytes > max(released_bytes(nodes, given_up, facts), _SMALL)
-            if not grows or (is_arithmetic and not is_narrow(given_up, tensor)):
+            if not grows or (computes(nodes) and not is_narrow(given_up, tensor)):
                 labels = tuple(map(label, nodes))
                 before = sum(v.const_value.size for v in given_up if v.const_value is not None)
                 name = rewriter.freeze(value, tensor)
