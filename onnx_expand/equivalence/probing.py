@@ -122,6 +122,8 @@ class _Plan:
         A size that only probing chose is no evidence against models that never run at it: what
         differs there must differ at the size that they have.
         """
+        if not self.actual:
+            return Finding(reason="it reads nothing that varies"), 0
         finding, spent = self._try(self.sizes, bench, name, seed, left)
         own = self.task.symbolic or self.actual in self.sizes
         if finding.proof is not None or (finding.fault and own):
@@ -156,8 +158,8 @@ class _Plan:
 
     def _cost(self, size: Shapes) -> int:
         """Operations for one input of a size."""
-        own = max((_elements(shape) for shape in self.actual.values()), default=0)
-        new = max((_elements(shape) for shape in size.values()), default=0)
+        own = max(_elements(shape) for shape in self.actual.values())
+        new = max(_elements(shape) for shape in size.values())
         return int(self.task.work * new / max(1, own)) + 1
 
     def _evidence(self, bench: Bench, shapes: Shapes, count: int, seed: Sequence[int]) -> Evidence:
