@@ -28,13 +28,17 @@ _HELD = 1 << 24  # bytes of numbers that are held rather than composed once more
 
 
 @np.errstate(all="ignore")  # whatever is not finite is refused
-def merged_term(part: Partition, span: Span, shared: Sequence[Term] = ()) -> Term | Refusal:
+def merged_term(
+    part: Partition, span: Span, shared: Sequence[Term] = (), place: Term | None = None
+) -> Term | Refusal:
     """The term that computes a span as one map.
 
     Args:
         part: The partition that chose it.
         span: The span.
         shared: Terms of it that stay for now: they keep their names.
+        place: The term in whose place it is written and which it is shaped like; the last one of
+            the span, when missing.
 
     Returns:
         The term, with what stands around it; or why its numbers are none that can be written.
@@ -43,7 +47,7 @@ def merged_term(part: Partition, span: Span, shared: Sequence[Term] = ()) -> Ter
     assert isinstance(merged, Merged)
     inside = part.inside(span)
     try:
-        return _term(part, span, merged, shared)
+        return _term(part, span, merged, shared, place or inside[-1].top)
     except RefusedError as error:
         return error.refusal
     except MemoryError:
@@ -51,9 +55,8 @@ def merged_term(part: Partition, span: Span, shared: Sequence[Term] = ()) -> Ter
         return Refusal(Reason.UNSUPPORTED, "the merged weights do not fit into memory")
 
 
-def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term]) -> Term:
+def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], top: Term) -> Term:
     inside = part.inside(span)
-    top = inside[-1].top
     arg = part.root if not span.first else part.steps[span.first - 1].top
     while isinstance(arg, Hub):
         arg = arg.args[0]

@@ -285,12 +285,11 @@ class _Absorber:
         """Give every map its numbers; None where one has none."""
         found = []
         for part, hole in self._maps:
-            new = merged_term(part, Span(0, 1))
+            new = merged_term(part, Span(0, 1), place=part.steps[0].top)
             if not isinstance(new, Map):
                 return None
             hole.__dict__.update(new.__dict__)
             hole.value = None
-            hole.tensor, hole.anchor = part.steps[0].top.tensor, part.steps[0].top.anchor
             found.append(hole)
         return found
 
