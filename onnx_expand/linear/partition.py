@@ -196,9 +196,18 @@ class Partition:
         merged = self.merged(span)
         if not isinstance(merged, Merged):
             return False
+        if self.policy is Policy.LATENCY and not self._is_less(span, merged):
+            return False  # what is measured is never quite the same twice
         if self.policy is Policy.ALWAYS or len(self._positions_at[0]) == 1:
             return True
         return merged.price.never_more(self.as_is(span))
+
+    def _is_less(self, span: Span, merged: Merged) -> bool:
+        """Whether a span as one map has fewer nodes, or costs less by any count."""
+        before, after = self.as_is(span).cost, merged.price.cost
+        if after.nodes < before.nodes:
+            return True
+        return Policy.CHEAPEST.key(after) < Policy.CHEAPEST.key(before)
 
     def _piece_price(self, piece: _Piece) -> Price:
         price = self._counted(piece)

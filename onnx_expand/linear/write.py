@@ -67,9 +67,10 @@ class Writer:
         }
         every = [*self.terms.nodes, *self.terms.frames]
         self._going = {node for node in every if node not in stays}
+        position = {node: i for i, node in enumerate(self.terms.graph)}
+        self._keep_what_is_read(live, position)
         if not self._going and all(t.is_source or isinstance(t, Read) for t in live):
             return False
-        position = {node: i for i, node in enumerate(self.terms.graph)}
         going = sorted(self._going, key=position.__getitem__)
         # The values that new terms compute keep their names.
         kept = {term.value.name for term in live if term.value is not None}
@@ -86,6 +87,17 @@ class Writer:
         for entry in self._entries:
             self.rewriter.register(entry)
         return True
+
+    def _keep_what_is_read(self, live: Sequence[Term], position: dict[ir.Node, int]) -> None:
+        """Leave nodes that compute a constant which something that stays reads."""
+        computed = {term.value for term in live}
+        askers = {node for asks in self.terms.askers.values() for node, _ in asks}
+        for node in sorted(self._going, key=position.__getitem__, reverse=True):
+            readers = (n for out in node.outputs for n in self._facts.readers(out))
+            if not computed.isdisjoint(node.outputs):
+                continue
+            if any(n not in self._going and n not in askers for n in readers):
+                self._going.discard(node)
 
     # -- Values -----------------------------------------------------------------------------
 
