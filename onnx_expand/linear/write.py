@@ -90,7 +90,10 @@ class Writer:
 
     def _keep_what_is_read(self, live: Sequence[Term], position: dict[ir.Node, int]) -> None:
         """Leave nodes that compute a constant which something that stays reads."""
+        # What reads these is going to read another value.
         computed = {term.value for term in live}
+        for equal in (*self.terms.equal.values(), *self.terms.roots.values()):
+            computed.update(equal)
         askers = {node for asks in self.terms.askers.values() for node, _ in asks}
         for node in sorted(self._going, key=position.__getitem__, reverse=True):
             readers = (n for out in node.outputs for n in self._facts.readers(out))
