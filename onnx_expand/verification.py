@@ -6,6 +6,7 @@ cannot be compared because the model that was made of it does not run is differe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from onnx_expand.model import ModelLike
 from onnx_expand.passes.report import Verification
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.values import Facts
 
 __all__ = ["require_equal", "verify", "verify_runs"]
 
 Shapes = Mapping[str, Sequence[int | str]]
 
+_HUGE = 1 << 28  # elements of one tensor: a gigabyte, of which a run holds several
 _LARGE = 1 << 30  # bytes of weights, below which memory is no matter
 _COPIES = 9  # of the weights in memory, beside the model: 8.2 were measured for matrix products
 
@@ -126,13 +129,16 @@ def _text(error: BaseException) -> str:
 
 
 def _too_large(model: ir.Model) -> str:
-    """Why the weights of two models cannot be held in memory several times over."""
+    """Why two models are not run: their weights or tensors would take the memory."""
     size = sum(
         value.const_value.nbytes
         for graph in model.graphs()
         for value in graph.initializers.values()
         if value.const_value is not None
     )
+    name, elements = _largest_tensor(model)
+    if elements > _HUGE:
+        return f"'{name}' has {elements:,} elements; --check 1 runs both models all the same"
     free = _free_memory()
     if size <= _LARGE or free is None or size * _COPIES <= free:
         return ""
@@ -140,6 +146,17 @@ def _too_large(model: ir.Model) -> str:
         f"{size / 2**30:.1f} GiB of weights in {free / 2**30:.1f} GiB of memory; --check 1 runs "
         "both models all the same"
     )
+
+
+def _largest_tensor(model: ir.Model) -> tuple[str, int]:
+    """The largest tensor of known extents that a model computes, a free batch taken as one."""
+    facts, found = Facts(model, one_sample=True), ("", 0)
+    for value in (out for graph in model.graphs() for node in graph for out in node.outputs):
+        shape = facts.shape(value)
+        if shape is not None:
+            size = math.prod(1 if extent is None else extent for extent in shape)
+            found = max(found, (value.name or "", size), key=lambda pair: pair[1])
+    return found
 
 
 def _free_memory() -> int | None:

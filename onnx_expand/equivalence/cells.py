@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 # Types that arrays hold and runtimes hand out.
+_MANY = 256  # outputs of one node
 _NUMBERS = {
     *(ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE),
     *(ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64),
@@ -207,6 +208,8 @@ def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:
 def _walks(a: ir.Model, b: ir.Model, names: Set[str]) -> Iterator[tuple[str, _Walk, _Walk]]:
     others = {out.name: out for node in b.graph for out in node.outputs if out.name in names}
     for node in a.graph:
+        if len(node.outputs) > _MANY:
+            continue  # each of its outputs leads to all of it
         for out in node.outputs:
             if out.name in names:
                 right = _Walk.from_(others[out.name], names)

@@ -35,12 +35,14 @@ class Break:
 
 def breaks(terms: Terms) -> Iterator[Break]:
     """Every place where two linear terms meet and stay two, with the reason."""
+    seen: set[Term] = set()
     for term in terms.live():
         if not terms.is_top(term):
             continue
         stretch = terms.stretch(term)
         root = stretch.root
-        if stretch.steps:
+        if stretch.steps and root not in seen:
+            seen.add(root)
             yield from _above(terms, root)
         for i, run in enumerate(runs_of(stretch.steps)):
             if i and _maps(root) and any(s.view is None for s in run):
