@@ -145,8 +145,7 @@ class Rewriter:
                 out.shape is None and out.type is None
             ):  # what is written before the last step has the result's shape
                 out.shape, out.type = before.shape, before.type
-        _describe(new, old)
-        places = self._places(graph, old)
+        entry = self.record(new, old)
         read = [value for node in old for value in node.inputs if value is not None]
         # What the new nodes read is there before the first of the old ones, or at least before the
         # last.
@@ -159,21 +158,8 @@ class Rewriter:
         graph.insert_before(old[0] if early else old[-1], new)
         before.replace_all_uses_with(after, replace_graph_outputs=True)
         graph.remove(old, safe=True)
-        gone = {value.name: value for value in read if value.is_initializer()}
         self._drop(read)
-        fallback = min(places.values(), default=(float(len(self._place)),))
-        count = 0
-        for node in new:
-            for slot, value in enumerate(node.inputs):
-                if value is None or value.const_value is None or value.is_initializer():
-                    continue
-                self._place[graph, value.name or ""] = (*places.get(slot, fallback), count)
-                graph.register_initializer(value)
-                source = gone.get(value.name)
-                if source is not None:  # what was said of the weight whose name it takes
-                    value.doc_string = source.doc_string
-                    value.metadata_props.update(source.metadata_props)
-                count += 1
+        self.register(entry)
 
     def freeze(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
         """Put a constant in the place of a value, and drop what computed it; the new name."""
@@ -189,20 +175,6 @@ class Rewriter:
         self._place[graph, name] = (float(len(self._place)),)
         graph.register_initializer(constant)
         return name
-
-    def copy(self, node: ir.Node) -> ir.Node:
-        """A node like another, with inputs and names of its own inputs and itself."""
-        return ir.Node(
-            node.domain,
-            node.op_type,
-            list(node.inputs),
-            list(node.attributes.values()),
-            name=node.name,
-            doc_string=node.doc_string,
-            metadata_props=dict(node.metadata_props),
-            num_outputs=len(node.outputs),
-            version=node.version,
-        )
 
     def drop(self, value: ir.Value) -> None:
         """Remove what computes a value that nothing reads any more."""

@@ -44,6 +44,7 @@ __all__ = [
     "form_of",
     "least_channel",
     "lower",
+    "node_like",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -162,7 +163,7 @@ class Template:
         if node.op_type not in _WRITERS or linear.weight is None:
             return None
         return cls(
-            _like(node, []),
+            node_like(node, []),
             tuple("" if value is None else value.name or "" for value in node.inputs),
             linear.slot,
             facts.dims(linear.weight),
@@ -196,7 +197,7 @@ class Template:
             node = ir.serde.deserialize_node(proto)
             bias = data["bias"]
             return cls(
-                _like(node, []),
+                node_like(node, []),
                 tuple(map(str, data["inputs"])),
                 int(data["slot"]),
                 tuple(map(int, data["weight"])),
@@ -560,12 +561,12 @@ def _refuse_numbers(number: float, dtype: ir.DataType) -> NoReturn:
 
 def _written(template: Template, inputs: Sequence[ir.Value], target: Target) -> ir.Node:
     """A node like a template's, by the name that is free if that one has a name."""
-    node = _like(template.node, inputs)
+    node = node_like(template.node, inputs)
     node.name = target.names.node if node.name else node.name
     return node
 
 
-def _like(node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Node:
+def node_like(node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
     """A node with another's op, name, attributes, doc string and metadata."""
     return ir.Node(
         node.domain,

@@ -98,7 +98,7 @@ def _bridge_at(
 def _bridged(
     terms: Terms, part: Partition, span: Span, ways: Sequence[Border]
 ) -> Bridge | Refusal:
-    arg = part.steps[span.first - 1].top if span.first else part.root
+    arg = part.term_at(span.first)
     inside = part.inside(span)
     top = inside[-1].top
     first, second = inside[:-1], inside[-1:]

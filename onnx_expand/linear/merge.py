@@ -51,13 +51,12 @@ def merged_term(
     except RefusedError as error:
         return error.refusal
     except MemoryError:
-        del inside
         return Refusal(Reason.UNSUPPORTED, "the merged weights do not fit into memory")
 
 
 def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], top: Term) -> Term:
     inside = part.inside(span)
-    arg = part.root if not span.first else part.steps[span.first - 1].top
+    arg = part.term_at(span.first)
     while isinstance(arg, Hub):
         arg = arg.args[0]
     layout = merged.layout

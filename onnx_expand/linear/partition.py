@@ -371,7 +371,7 @@ class Partition:
         if isinstance(form, Refusal):
             return form
         if form in {Form.CONV, Form.CONV_TRANSPOSE}:
-            refusal = misfit(inside, geometry, self._term_at(at))
+            refusal = misfit(inside, geometry, self.term_at(at))
             if refusal is not None:
                 return refusal
         one = Cost.of_form(form, geometry, 1, shift_only)
@@ -422,9 +422,10 @@ class Partition:
 
     def rank_at(self, index: int) -> int | None:
         """The rank of the tensors before a step."""
-        return self._term_at(index).tensor.rank
+        return self.term_at(index).tensor.rank
 
-    def _term_at(self, index: int) -> Term:
+    def term_at(self, index: int) -> Term:
+        """What a step reads; what the last one computes, for the index behind it."""
         return self.steps[index - 1].top if index else self.root
 
     def inside(self, span: Span) -> Sequence[Step]:

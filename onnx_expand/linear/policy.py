@@ -28,6 +28,11 @@ class Policy(StrEnum):
         """The order in which macs, parameters, nodes and elementwise steps are minimized."""
         return (2, 0, 3, 1) if self is Policy.ALWAYS else (0, 3, 1, 2)
 
+    @property
+    def counting(self) -> Policy:
+        """The policy that decides where nothing is measured."""
+        return Policy.CHEAPEST if self is Policy.LATENCY else self
+
     def key(self, cost: Cost) -> tuple[int, ...]:
         """What this policy minimizes."""
         figures = (cost.macs, cost.parameters, cost.nodes, cost.elementwise)

@@ -195,18 +195,17 @@ def sink(terms: Terms, term: Term) -> Swap | None:
     step = step.on(axis, count)
     if step.axes != (axis, axis) or step.channels[0] != count:
         return None
-    absorbed = _Absorber(terms, term.anchor)
+    absorbed = _Absorber(terms)
     new = absorbed.into(join, step)
     if new is None:
         return None
     before = absorbed.before + step.price()
-    policy = Policy.CHEAPEST if terms.policy is Policy.LATENCY else terms.policy
+    policy = terms.policy.counting
     if policy.key(absorbed.after.cost) >= policy.key(before.cost):
         return None
     if policy is not Policy.ALWAYS and not absorbed.after.never_more(before):
         return None
-    written = absorbed.written()
-    if written is None:
+    if not absorbed.is_written():
         return None
     new.value, new.anchor = term.value, term.anchor
     return {term: new}
@@ -231,11 +230,9 @@ def _channels(term: Term, terms: Terms) -> tuple[int, int] | None:
 class _Absorber:
     """Puts a map of single channels into every map that a join is made of."""
 
-    def __init__(self, terms: Terms, anchor: object) -> None:
+    def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._anchor = anchor
         self._maps: list[tuple[Partition, Term]] = []
-        self._holes: dict[Term, Term] = {}
         self.before, self.after = Price(), Price()
 
     def into(self, term: Term, share: Step) -> Term | None:
@@ -270,7 +267,7 @@ class _Absorber:
         lined = aligned([step, share])
         if lined is None:
             return None
-        policy = Policy.CHEAPEST if self._terms.policy is Policy.LATENCY else self._terms.policy
+        policy = self._terms.policy.counting
         part = Partition(term.args[0], lined, policy, self._terms.facts, may_shift=False)
         merged = part.merged(Span(0, 1))
         if not isinstance(merged, Merged):
@@ -281,17 +278,15 @@ class _Absorber:
         self._maps.append((part, hole))
         return hole
 
-    def written(self) -> list[Term] | None:
-        """Give every map its numbers; None where one has none."""
-        found = []
+    def is_written(self) -> bool:
+        """Give every map its numbers; whether all have some."""
         for part, hole in self._maps:
             new = merged_term(part, Span(0, 1), place=part.steps[0].top)
             if not isinstance(new, Map):
-                return None
+                return False
             hole.__dict__.update(new.__dict__)
             hole.value = None
-            found.append(hole)
-        return found
+        return True
 
 
 def _part(step: Step, first: int, count: int, *, shifts: bool) -> Step:
@@ -380,7 +375,7 @@ def _added(
     step = join_step(join, branches)
     if step is None:
         return None
-    policy = Policy.CHEAPEST if terms.policy is Policy.LATENCY else terms.policy
+    policy = terms.policy.counting
     part = Partition(root, [step], policy, terms.facts)
     _, spans = part.choose()
     if not spans:
@@ -415,7 +410,7 @@ def share(terms: Terms, term: Term) -> Swap | None:
         return None
     terms.done.add(key)
     best: tuple[Price, list[Partition], int] | None = None
-    policy = Policy.CHEAPEST if terms.policy is Policy.LATENCY else terms.policy
+    policy = terms.policy.counting
     for start in range(max(0, len(shared.steps) - _SHARED), len(shared.steps)):
         found = _shared(terms, shared.root, shared.steps, start, readers, policy)
         if found is not None and (
@@ -475,15 +470,10 @@ def _shared(
         after += price
         if not i:
             before += part.as_is(Span(0, len(own) - 1))
-        alone = Partition(term_before(part, len(own)), part.steps[len(own) :], policy, terms.facts)
+        alone = Partition(part.term_at(len(own)), part.steps[len(own) :], policy, terms.facts)
         before += alone.choose()[0]
     if policy.key(after.cost) >= policy.key(before.cost):
         return None
     if policy is not Policy.ALWAYS and not after.never_more(before):
         return None
     return after, parts
-
-
-def term_before(part: Partition, index: int) -> Term:
-    """What a step of a partition reads."""
-    return part.steps[index - 1].top if index else part.root

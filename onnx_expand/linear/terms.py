@@ -208,7 +208,6 @@ class Term:
     value: ir.Value | None
     node: ir.Node | None
     anchor: ir.Node | None
-    refused: dict[str, object] = field(default_factory=dict, init=False, repr=False)
     reads: tuple[ir.Value | None, ...] = field(default=(), init=False, repr=False)
     order: int = field(default=0, init=False)
 

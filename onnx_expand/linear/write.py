@@ -16,7 +16,7 @@ from onnx_expand.linear.bridges import Border, bridge
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
-from onnx_expand.lower import Form, Names, Target, Template, lower
+from onnx_expand.lower import Form, Names, Target, Template, lower, node_like
 from onnx_expand.tensors import same_bytes
 from onnx_expand.units import unit_member, unmark
 from onnx_expand.values import Facts
@@ -26,9 +26,8 @@ __all__ = ["Writer", "Written"]
 
 @dataclass(frozen=True)
 class Written:
-    """A term that was written: the nodes that it stands for, and those that compute it now."""
+    """A term that was written: the nodes that it stood for, and those that compute it now."""
 
-    term: Term
     old: tuple[str, ...]
     new: tuple[str, ...]
     before: Cost
@@ -143,10 +142,10 @@ class Writer:
         new = tuple(map(label, nodes))
         if isinstance(term, Map | Bridge) and labels and not self._is_second(term):
             costs = term.before or Cost(), term.price().cost
-            self.written.append(Written(term, labels, new, *costs, border))
+            self.written.append(Written(labels, new, *costs, border))
         elif isinstance(term, View) and len(labels) > 1:
             counts = Cost(0, 0, len(labels)), Cost(0, 0, 1)
-            self.written.append(Written(term, labels, new, *counts))
+            self.written.append(Written(labels, new, *counts))
         return nodes[-1].outputs[0]
 
     def _insert(self, term: Term, nodes: Sequence[ir.Node]) -> None:
@@ -379,17 +378,7 @@ class Writer:
         attributes: dict[str, int],
     ) -> ir.Node:
         if like is not None:
-            return ir.Node(
-                like.domain,
-                like.op_type,
-                list(xs),
-                list(like.attributes.values()),
-                name=self._unique(like.name) if like.name else like.name,
-                doc_string=like.doc_string,
-                metadata_props=dict(like.metadata_props),
-                num_outputs=1,
-                version=like.version,
-            )
+            return self._again(like, xs)
         return ir.node(op_type, list(xs), attributes, name=self._unique(op_type.lower()))
 
     def _sum(self, term: Sum, xs: Sequence[ir.Value]) -> list[ir.Node]:
@@ -409,17 +398,13 @@ class Writer:
         inputs = [x, *old.inputs[1:]]
         if old.op_type == "Reshape":
             inputs[1] = _operand(term.op, self._facts, self._unique)
-        return ir.Node(
-            old.domain,
-            old.op_type,
-            inputs,
-            list(old.attributes.values()),
-            name=self._unique(old.name) if old.name else old.name,
-            doc_string=old.doc_string,
-            metadata_props=dict(old.metadata_props),
-            num_outputs=1,
-            version=old.version,
-        )
+        return self._again(old, inputs)
+
+    def _again(self, old: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
+        """A node like one of the source, with other inputs and a name of its own."""
+        node = node_like(old, inputs)
+        node.name = self._unique(old.name) if old.name else old.name
+        return node
 
 
 def _holds(value: ir.Value, new: ir.Value, facts: Facts) -> bool:
