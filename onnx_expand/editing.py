@@ -12,12 +12,19 @@ from onnx_expand.spill import Spill
 from onnx_expand.tensors import read_tensor
 from onnx_expand.units import RECORDS
 
-__all__ = ["Rewriter", "label"]
+__all__ = ["Entry", "Rewriter", "detach", "label"]
 
 
 def label(node: ir.Node) -> str:
     """What messages call a node: its name, or else that of its output."""
     return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
+
+
+def detach(nodes: Iterable[ir.Node]) -> None:
+    """Detach built but unused nodes; onnx-ir still lists them as consumers."""
+    for node in nodes:
+        for slot in range(len(node.inputs)):
+            node.replace_input_with(slot, None)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,15 @@ from onnx_expand.runtimes.ort import OnnxRuntime
 from onnx_expand.runtimes.reference import Reference
 from onnx_expand.values import Facts
 
-__all__ = ["Examination", "Grade", "Region", "compare_regions", "examine", "run_inner"]
+__all__ = [
+    "Examination",
+    "Grade",
+    "Region",
+    "are_close",
+    "compare_regions",
+    "examine",
+    "run_inner",
+]
 
 Array = npt.NDArray[Any]
 
@@ -226,7 +234,7 @@ def examine(
     values = dict(run_inner(a, types, feeds, OnnxRuntime(providers[0])))
     others = run_inner(b, types, feeds, OnnxRuntime(providers[1]))
     names = types.keys() & values.keys() & others.keys()
-    same = {name for name in names if _are_close(values[name], others[name])}
+    same = {name for name in names if are_close(values[name], others[name], _STRANGERS)}
     ends = {value.name or "" for value in a.graph.outputs}
     values |= dict(feeds)
     known = same | (ends & names)
@@ -427,7 +435,8 @@ def _cancelled(a: ir.Model, names: Set[str], values: Tensors, others: Tensors) -
     return found
 
 
-def _are_close(x: Array, y: Array) -> bool:
+def are_close(x: Array, y: Array, share: float) -> bool:
+    """Whether two tensors differ by at most a share of the largest number of the first."""
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
     if x.dtype.kind != "f" or x.size == 0:
@@ -435,7 +444,7 @@ def _are_close(x: Array, y: Array) -> bool:
     with np.errstate(invalid="ignore"):
         gap = np.max(np.abs(x.astype(np.float64) - y), where=np.isfinite(x - y), initial=0.0)
     scale = np.max(np.abs(x), where=np.isfinite(x), initial=0.0)
-    return bool(gap <= _STRANGERS * scale)
+    return bool(gap <= share * scale)
 
 
 def _coarser(pair: tuple[Rounding | str, Rounding | str], dtype: np.dtype[Any]) -> str:

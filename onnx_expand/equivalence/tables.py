@@ -24,7 +24,7 @@ from onnx_expand.equivalence.cells import (
 )
 from onnx_expand.equivalence.compare import Figure, Place, Rule, compare
 from onnx_expand.equivalence.demands import Demand
-from onnx_expand.equivalence.regions import run_inner
+from onnx_expand.equivalence.regions import are_close, run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Session, Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
@@ -65,7 +65,7 @@ def settled_tensors(
     others = run_inner(b, types, feeds, OnnxRuntime(providers[1]))
     names = types.keys() & values.keys() & others.keys()
     ends = {value.name or "" for value in a.graph.outputs}
-    return {n for n in names if n in ends or _are_close(values[n], others[n])}
+    return {n for n in names if n in ends or are_close(values[n], others[n], _CLOSE)}
 
 
 def compare_constants(a: ir.Model, b: ir.Model, names: set[str], slack: float = 1.0) -> list[str]:
@@ -237,13 +237,3 @@ def _is_light(model: ir.Model) -> bool:
         if value.const_value is not None and value not in tables
     )
     return len(nodes) <= _NODES and numbers <= _NUMBERS
-
-
-def _are_close(x: Array, y: Array) -> bool:
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    if x.dtype.kind != "f" or x.size == 0:
-        return bool(np.array_equal(x, y))
-    with np.errstate(invalid="ignore"):
-        gap = np.max(np.abs(x.astype(np.float64) - y), where=np.isfinite(x - y), initial=0.0)
-    return bool(gap <= _CLOSE * np.max(np.abs(x), where=np.isfinite(x), initial=0.0))

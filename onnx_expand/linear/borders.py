@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost
+from onnx_expand.editing import detach
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.lift import Linear
 from onnx_expand.linear.bridges import Border, bridge
@@ -123,9 +124,7 @@ def _bridged(
             continue
         read = {v for n in nodes for v in n.inputs if v is not None and v.const_value is not None}
         sizes = [v.const_value.size for v in read if v.const_value is not None]
-        for node in nodes:
-            for slot in range(len(node.inputs)):
-                node.replace_input_with(slot, None)
+        detach(nodes)
         positions = top.tensor.positions(1)[0]
         after = Cost(max(sizes, default=0) * positions, sum(sizes), len(nodes))
         return Bridge(

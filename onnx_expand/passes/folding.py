@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnx_expand.budget import Budget
 from onnx_expand.cost import Cost
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.editing import Rewriter, detach, label
 from onnx_expand.errors import Refusal
 from onnx_expand.linear import rules
 from onnx_expand.linear.borders import bridge_borders
@@ -116,10 +116,7 @@ class FoldRun:
             if not nodes:
                 return None
             nanoseconds = stopwatch.nanoseconds(nodes)
-            for node in nodes:
-                if node.graph is None:  # onnx-ir lists it as a consumer still
-                    for slot in range(len(node.inputs)):
-                        node.replace_input_with(slot, None)
+            detach(node for node in nodes if node.graph is None)
             return nanoseconds
 
         def measure(part: Partition, span: Span, merge: bool) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.editing import Rewriter, detach, label
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.factorize import Average, Filled, Layer, Statistics, as_affine
 from onnx_expand.lift import Axes, Linear
@@ -117,9 +117,7 @@ class _Written:
 
     def discard(self) -> None:
         """Take back what was written: it counts as a reader."""
-        for node in self.nodes:
-            for slot in range(len(node.inputs)):
-                node.replace_input_with(slot, None)
+        detach(self.nodes)
 
     def _settled(self, name: str, dims: Sequence[Hashable] | None) -> ir.Value:
         """The output of the last node, with what is known about it."""
