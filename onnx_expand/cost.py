@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,9 +14,9 @@ from onnx_expand.attributes import int_of, text_of
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
-from onnx_expand.values import Facts, Shape
+from onnx_expand.values import Facts, Shape, stated_constant
 
-__all__ = ["Cost", "Inspection", "inspect_model", "is_parameter", "node_counts"]
+__all__ = ["Cost", "Inspection", "inspect_model", "node_counts", "parameters_of"]
 
 
 @dataclass(frozen=True)
@@ -112,23 +112,23 @@ _WEIGHTS = {
 }
 
 
-def is_parameter(value: ir.Value) -> bool:
-    """Whether an initializer is a weight that training would move.
+def parameters_of(value: ir.Value) -> int:
+    """How many numbers of a value are weights that training would move.
 
-    It is when it is a floating-point number in a weight's place of some node: not a running
-    statistic of a normalization, a bound or a scale, nor a lone number outside the inputs that
-    are weights by their op's definition.
+    Those of an initializer or of a Constant node are, when they are floating-point numbers in a
+    weight's place of some node: not a running statistic of a normalization, a bound or a scale,
+    nor a lone number outside the inputs that are weights by their op's definition.
     """
-    tensor = value.const_value
+    tensor = value.const_value if value.is_initializer() else stated_constant(value)
     if tensor is None or not tensor.dtype.is_floating_point():
-        return False
+        return 0
     for node, index in value.uses():
         op = node.op_type if node.domain == "" else ""
         if index in _SETTINGS.get(op, ()):
             continue
         if tensor.size > 1 or index in _WEIGHTS.get(op, ()):
-            return True
-    return False
+            return tensor.size
+    return 0
 
 
 # -- Counting ---------------------------------------------------------------------------------
@@ -191,10 +191,9 @@ def inspect_model(model: ir.Model) -> Inspection:
     ops = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes)
     return Inspection(
         parameters=sum(
-            value.const_value.size
+            parameters_of(value)
             for graph in model.graphs()
-            for value in graph.initializers.values()
-            if value.const_value is not None and is_parameter(value)
+            for value in (*graph.initializers.values(), *_stated(graph))
         ),
         macs=macs,
         macs_with_elementwise=None if macs is None or more is None else macs + more,
@@ -214,17 +213,20 @@ def node_counts(model: ir.Model) -> dict[str, tuple[int, int | None]]:
     facts = Facts(model, one_sample=True)
     return {
         node.outputs[0].name or "": (
-            sum(
-                value.const_value.size
-                for value in {v for v in node.inputs if v is not None}
-                if value.const_value is not None and value.is_initializer() and is_parameter(value)
-            ),
+            sum(parameters_of(value) for value in {v for v in node.inputs if v is not None}),
             _products(node, facts),
         )
         for graph in model.graphs()
         for node in graph
         if node.outputs
     }
+
+
+def _stated(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values of a graph's Constant nodes."""
+    for node in graph:
+        if node.op_type == "Constant" and node.domain == "":
+            yield node.outputs[0]
 
 
 def _total(counts: list[int | None]) -> int | None:

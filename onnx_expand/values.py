@@ -18,7 +18,7 @@ from onnx_expand.shapes import BODY, MADE_UP, Dim, Inference, default_opset
 from onnx_expand.tensors import read_tensor
 from onnx_expand.writable import Dialect, Writable
 
-__all__ = ["Facts", "Shape"]
+__all__ = ["Facts", "Shape", "stated_constant"]
 
 Shape = tuple[int | None, ...]
 
@@ -226,7 +226,7 @@ class Facts:
         if node is None or value.is_graph_input():
             return
         if node.op_type == "Constant" and node.domain == "":
-            self._known[value] = _constant_node(value)
+            self._known[value] = stated_constant(value)
             return
         if self._evaluate_extents(node):
             return
@@ -437,7 +437,8 @@ def _is_pure(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in PURE_OPS
 
 
-def _constant_node(value: ir.Value) -> ir.TensorProtocol | None:
+def stated_constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor that a Constant node holds; None for a value of another kind."""
     node = value.producer()
     if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
         return None

@@ -134,6 +134,18 @@ def test_what_is_a_parameter(name: str) -> None:
     assert onnx_expand.inspect(model).parameters == count
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_constant_nodes_hold_parameters_too(name: str) -> None:
+    """A weight counts alike as an initializer and in a Constant node."""
+    text, constants, count = PARAMETERS[name]
+    model = graph(f"g (float[N,4,6,6] x) => (float[N,C,P,Q] y) {{ {text} }}", constants)
+    for tensor in reversed(model.graph.initializer):
+        node = onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        model.graph.node.insert(0, node)
+    del model.graph.initializer[:]
+    assert onnx_expand.inspect(model).parameters == count
+
+
 def test_matrix_products_are_counted() -> None:
     """Gemm and MatMul count outputs times depth, on either side and transposed."""
     model = graph(
