@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.attributes import int_of, ints_of, text_of
+from onnx_expand.ops import Trait, op_of
 
 __all__ = ["Budget", "Work", "work_of"]
 
@@ -75,7 +76,7 @@ class Budget:
             return False
         given = [array for array in inputs if array is not None]
         width = max((array.dtype.itemsize for array in given), default=1)
-        size = work.elements * (8 if node.op_type in _RETYPING else width)
+        size = work.elements * (8 if Trait.RETYPES in op_of(node).traits else width)
         slow = max((_SLOW.get(_kind(array), 1) for array in given), default=1)
         read = work.elements + sum(array.size for array in given)
         steps = work.products * slow + _STEPS_PER_READ * read
@@ -289,7 +290,6 @@ def _conv_transpose(node: ir.Node, inputs: Operands) -> Work:
     return Work(size + fan_out * group * positions, x[0] * x[1] * positions * fan_out)
 
 
-_RETYPING = {"Cast", "CastLike", "ConstantOfShape", "Shape", "Size", "Range"}
 _Rule = Callable[[ir.Node, Operands], Work]
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(

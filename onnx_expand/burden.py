@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_expand.constants import MOVING_OPS
+from onnx_expand.ops import Trait, ops_with
 from onnx_expand.values import Facts
 
 __all__ = ["overloaded"]
 
-_LIGHT = MOVING_OPS | {"Constant"}
+_LIGHT = ops_with(Trait.MOVES) | {"Constant"}
 
 
 def overloaded(model: ir.Model) -> str:

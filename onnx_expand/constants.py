@@ -17,30 +17,7 @@ from onnx_expand.attributes import int_of, ints_of
 from onnx_expand.budget import Budget
 from onnx_expand.evaluators import compute
 
-__all__ = ["MOVING_OPS", "PURE_OPS", "evaluate", "is_defined", "run_nodes"]
-
-PURE_OPS = frozenset(
-    {
-        *("Abs", "Add", "And", "BatchNormalization", "Cast", "CastLike", "Ceil", "Clip", "Concat"),
-        *("ConstantOfShape", "Conv", "ConvTranspose", "Cos", "Div", "Einsum", "Equal", "Erf"),
-        *("Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gemm"),
-        *("Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max"),
-        *("Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "Range", "Reciprocal"),
-        *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
-        *("ReduceL2", "Relu", "Reshape", "Resize", "Round", "ScatterElements", "ScatterND"),
-        *("Shape", "Sigmoid", "Sign", "Sin", "Size", "Slice", "Softmax", "Split", "Sqrt"),
-        *("Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"),
-    }
-)
-"""Ops without state, randomness or subgraphs, which give the same output each time."""
-
-MOVING_OPS = frozenset(
-    {
-        *("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"),
-        *("Squeeze", "Transpose", "Unsqueeze"),
-    }
-)
-"""Ops whose output is made of elements of their inputs as they are."""
+__all__ = ["evaluate", "is_defined", "run_nodes"]
 
 # Attributes that divide: kernels take it for granted that none is zero.
 _DIVIDING = ("strides", "dilations", "kernel_shape")

@@ -14,6 +14,7 @@ from onnx_expand.attributes import int_of, text_of
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
+from onnx_expand.ops import Trait, op_of, ops_with
 from onnx_expand.values import Facts, Shape, stated_constant
 
 __all__ = ["Cost", "Inspection", "inspect_model", "node_counts", "parameters_of"]
@@ -80,36 +81,11 @@ class Cost:
             products = geometry.macs_per_position * positions
             return cls(products, max(sum(sizes), geometry.parameters), 1)
         parameters = sum(max(size, geometry.out_channels) for size in sizes)
-        computes = linear.node.op_type in _STEPS
+        computes = Trait.STEP in op_of(linear.node).traits
         return cls(0, parameters, 1, geometry.out_channels * positions * computes)
 
 
-# Linear ops that compute each number of their output from one of their input.
-_STEPS = {"Add", "BatchNormalization", "Div", "Mul", "Neg", "Sub", "Sum"}
-
 # -- Parameters -------------------------------------------------------------------------------
-
-# Inputs that hold numbers which training does not move.
-_SETTINGS = {
-    "BatchNormalization": {3, 4},
-    "Clip": {1, 2},
-    "Dropout": {1},
-    "Pad": {2},
-    "Resize": {1, 2},
-    "Upsample": {1},
-}
-# Inputs that are weights even when they hold a single number.
-_WEIGHTS = {
-    "BatchNormalization": {1, 2},
-    "Conv": {1, 2},
-    "ConvTranspose": {1, 2},
-    "Gemm": {0, 1, 2},
-    "GroupNormalization": {1, 2},
-    "InstanceNormalization": {1, 2},
-    "LayerNormalization": {1, 2},
-    "MatMul": {0, 1},
-    "PRelu": {1},
-}
 
 
 def parameters_of(value: ir.Value) -> int:
@@ -123,25 +99,15 @@ def parameters_of(value: ir.Value) -> int:
     if tensor is None or not tensor.dtype.is_floating_point():
         return 0
     for node, index in value.uses():
-        op = node.op_type if node.domain == "" else ""
-        if index in _SETTINGS.get(op, ()):
+        op = op_of(node)
+        if index in op.settings:
             continue
-        if tensor.size > 1 or index in _WEIGHTS.get(op, ()):
+        if tensor.size > 1 or index in op.weights:
             return tensor.size
     return 0
 
 
 # -- Counting ---------------------------------------------------------------------------------
-
-_ACTIVATIONS = {
-    *("Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Erf"),
-    *("HardSigmoid", "HardSwish", "Gelu", "Softplus", "Mish", "Add", "Sub", "Mul", "Div", "Sum"),
-}
-_POOLS = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
-_UNCOUNTED = {
-    *("LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul", "ConvInteger"),
-    *("MatMulInteger", "DeformConv", "Attention"),
-}
 
 
 @dataclass(frozen=True)
@@ -201,7 +167,7 @@ def inspect_model(model: ir.Model) -> Inspection:
         linear_nodes=sum(isinstance(lift(node, facts), Linear) for node in nodes),
         nodes=len(nodes),
         unknown=unknown,
-        uncounted=sorted(_UNCOUNTED & set(ops)),
+        uncounted=sorted(ops_with(Trait.UNCOUNTED) & set(ops)),
     )
 
 
@@ -301,7 +267,8 @@ _PRODUCTS: dict[str, Callable[[ir.Node, Facts], int | None]] = {
 def _elementwise(node: ir.Node, facts: Facts) -> int | None:
     if node.domain or not node.outputs:
         return 0
-    if node.op_type in _POOLS:
+    traits = op_of(node).traits
+    if Trait.POOLS in traits:
         return _size(facts.shape(node.inputs[0]))
     shape = facts.shape(node.outputs[0])
     if shape is not None and len(shape) < 3:
@@ -310,4 +277,4 @@ def _elementwise(node: ir.Node, facts: Facts) -> int | None:
     if node.op_type == "BatchNormalization":
         return None if size is None else 2 * size
     biased = node.op_type == "Conv" and len(node.inputs) > 2 and node.inputs[2] is not None
-    return size if biased or node.op_type in _ACTIVATIONS else 0
+    return size if biased or Trait.ELEMENTWISE in traits else 0

@@ -19,20 +19,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.constants import run_nodes
+from onnx_expand.ops import Trait, op_of
 from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
 __all__ = ["Frame", "find_frames"]
 
-# Ops that move numbers or compute where to move them. None of them mixes two elements of the
-# padded value into one; what they do to integers does not matter.
-_MOVES = frozenset(
-    {
-        *("Cast", "CastLike", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather"),
-        *("Identity", "Pad", "Range", "Reshape", "ScatterND", "Shape", "Slice", "Split"),
-        *("Squeeze", "Transpose", "Unsqueeze", "Constant", "Equal", "Where", "Add", "Sub", "Mul"),
-    }
-)
 _BATCHES = (1, 2, 3)
 _LARGEST = 1 << 24  # elements of a probe
 
@@ -122,7 +114,7 @@ def _stretch(graph: ir.Graph, pad: ir.Node, facts: Facts) -> tuple[set[ir.Node],
     started = False
     for node in graph:
         started = started or node is pad
-        if node.domain or node.op_type not in _MOVES or node is pad:
+        if Trait.PLACES not in op_of(node).traits or node is pad:
             continue
         producers = {
             v.producer() for v in node.inputs if v is not None and not facts.is_constant(v)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Set
 
 import onnx
 
+from onnx_expand.ops import Trait, op_of, ops_with
+
 __all__ = ["HIDDEN", "Slices", "defuse", "is_endless"]
 
 HIDDEN = "onnx_expand.hidden"
@@ -21,21 +23,10 @@ HIDDEN = "onnx_expand.hidden"
 _LONGEST = 1 << 16  # no shape has more axes
 _ENDLESS = 1 << 28  # as axes of a shape these take gigabytes; as a list of numbers they are rare
 _INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
-# Ops that make lists as long as a constant among their inputs says.
-_GROWING = {"ConstantOfShape", "Expand", "Pad", "Range", "Resize", "Tile"}
-
-# Ops whose output has no negative extent if their inputs have none.
-_SAFE = {
-    *("Abs", "Add", "And", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Div"),
-    *("Dropout", "Elu", "Equal", "Erf", "Exp", "Flatten", "Gather", "Gelu", "Gemm", "HardSigmoid"),
-    *("HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log", "MatMul", "Max", "Min"),
-    *("Mul", "Neg", "Not", "Or", "PRelu", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu"),
-    *("Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
-    *("Transpose", "Unsqueeze", "Where"),
-}
 
 
 _STEPS = 8
+_GROWING = ops_with(Trait.GROWS)
 _RESHAPING = {"Identity", "Reshape", "Squeeze", "Unsqueeze"}
 _WINDOWED = {"AveragePool", "Conv", "MaxPool"}
 
@@ -124,7 +115,9 @@ class Slices:
         """Whether a node's outputs have no negative extents where its inputs have none."""
         if node.domain:
             return False
-        return node.op_type in _SAFE or (node.op_type in _WINDOWED and self._is_padded(node))
+        return Trait.SOUND in op_of(node).traits or (
+            node.op_type in _WINDOWED and self._is_padded(node)
+        )
 
     def _is_padded(self, node: onnx.NodeProto) -> bool:
         """Whether windows fit in whatever they slide over.

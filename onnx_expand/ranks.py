@@ -15,23 +15,11 @@ from collections.abc import Callable, Container, Iterator, Mapping
 import onnx
 
 from onnx_expand.hazards import HIDDEN
+from onnx_expand.ops import Trait, ops_with
 
 __all__ = ["prove_ranks"]
 
-# Their first input has as many axes as their first output.
-_KEEPING = {
-    *("Abs", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip", "Conv"),
-    *("ConvTranspose", "CumSum", "DepthToSpace", "DequantizeLinear", "Dropout", "Elu", "Erf"),
-    *("Exp", "Floor", "Gelu", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"),
-    *("GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity"),
-    *("InstanceNormalization", "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax"),
-    *("LpNormalization", "LpPool", "MaxPool", "MeanVarianceNormalization", "Mish", "Neg"),
-    *("PRelu", "Pad", "QuantizeLinear", "Reciprocal", "Relu", "Resize", "Round", "Selu"),
-    *("Shrink", "Sigmoid", "Sign", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth"),
-    *("Sqrt", "Tanh", "ThresholdedRelu", "Transpose", "Trilu", "Upsample"),
-}
-# Their output has as many axes as that of the inputs which has most.
-_BROADCASTING = {"Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where"}
+_KEEPING, _BROADCASTING = ops_with(Trait.KEEPS_RANK), ops_with(Trait.BROADCASTS)
 _DOMAINS = {"", HIDDEN}
 _WEIGHTED = {"Conv", "ConvTranspose"}
 _WINDOWED = {"AveragePool", "LpPool", "MaxPool"}

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnx_expand.claims import Claims, describe
 from onnx_expand.hazards import Slices, defuse
+from onnx_expand.ops import op_of
 from onnx_expand.ranks import prove_ranks
 from onnx_expand.tensors import read_tensor
 
@@ -33,23 +34,6 @@ Dim = int | str | None
 _SMALL = 1024
 # Below this many bytes a copy of all weights costs less than taking them out.
 _CHEAP = 1 << 25
-
-# Inputs whose numbers decide the shape of the output.
-_DECIDING = {
-    "ConstantOfShape": (0,),
-    "Expand": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "ReduceMean": (1,),
-    "ReduceSum": (1,),
-    "Reshape": (1,),
-    "Resize": (2, 3),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "Squeeze": (1,),
-    "Tile": (1,),
-    "Unsqueeze": (1,),
-}
 
 MADE_UP = "unk__"
 """How names of extents begin that inference makes up."""
@@ -172,9 +156,10 @@ class Inference:
         before = len(self._filled)
         for graph, described in _pairs(self._model.graph, self._proto.graph):
             for node, proto in zip(graph, described.node, strict=True):
-                if node.domain or node.op_type not in _DECIDING or self._is_known(node):
+                deciding = op_of(node).deciding
+                if not deciding or self._is_known(node):
                     continue
-                for index in _DECIDING[node.op_type]:
+                for index in deciding:
                     value = node.inputs[index] if index < len(node.inputs) else None
                     producer = None if value is None else value.producer()
                     if value is None or producer is None or (node, index) in self._filled:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from onnx_expand.constants import MOVING_OPS
 from onnx_expand.errors import RefusedError
+from onnx_expand.ops import Trait, ops_with
 from onnx_expand.values import Facts
 
 __all__ = ["behind", "computes", "is_narrow", "released_bytes", "stays"]
 
-_PLAIN = MOVING_OPS | {"Constant", "CastLike", "Expand", "Shape"}
+_PLAIN = ops_with(Trait.MOVES) | {"Constant", "CastLike", "Expand", "Shape"}
 
 
 def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:

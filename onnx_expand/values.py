@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from onnx_expand.attributes import int_of
 from onnx_expand.budget import Budget
-from onnx_expand.constants import MOVING_OPS, PURE_OPS, evaluate
+from onnx_expand.constants import evaluate
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.model import DESCRIBED
+from onnx_expand.ops import Trait, op_of
 from onnx_expand.shapes import BODY, MADE_UP, Dim, Inference, default_opset
 from onnx_expand.tensors import read_tensor
 from onnx_expand.writable import Dialect, Writable
@@ -252,7 +253,8 @@ class Facts:
             end = int_of(node, "end", self.opset, len(dims))
             self._note(node.outputs[0], np.array(marks[start:end], np.int64))
             return True
-        if node.op_type not in MOVING_OPS or not any(v in self._partial for v in node.inputs):
+        moves = Trait.MOVES in op_of(node).traits
+        if not moves or not any(v in self._partial for v in node.inputs):
             return False
         arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
         if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
@@ -434,7 +436,7 @@ def _stored(model: ir.Model) -> int:
 
 
 def _is_pure(node: ir.Node) -> bool:
-    return node.domain == "" and node.op_type in PURE_OPS
+    return Trait.PURE in op_of(node).traits
 
 
 def stated_constant(value: ir.Value) -> ir.TensorProtocol | None:

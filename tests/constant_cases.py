@@ -13,12 +13,12 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.attributes import schema_of
-from onnx_expand.constants import PURE_OPS
+from onnx_expand.ops import Trait, ops_with
 
 __all__ = ["NEWEST", "OPS", "TYPES", "Case", "draw_case", "types_of"]
 
 Array = npt.NDArray[Any]
-OPS = sorted(PURE_OPS)
+OPS = sorted(ops_with(Trait.PURE))
 NEWEST = onnx.defs.onnx_opset_version()
 
 TYPES: dict[str, Any] = {

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
+from onnx_expand.ops import Handlers
 from onnx_expand.values import Facts
 
 __all__ = [
@@ -97,7 +98,7 @@ class Linear:
 
 
 Lifter = Callable[[ir.Node, Facts], "Linear | None"]
-LIFTERS: dict[str, Lifter] = {}
+LIFTERS = Handlers[Lifter]("which map is it?")
 
 
 def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
@@ -191,13 +192,8 @@ def _is_used(output: ir.Value, node: ir.Node) -> bool:
 
 
 def lifts(*op_types: str) -> Callable[[Lifter], Lifter]:
-    """Register the function that lifts nodes of some op types."""
-
-    def register(function: Lifter) -> Lifter:
-        LIFTERS.update(dict.fromkeys(op_types, function))
-        return function
-
-    return register
+    """Register the function that lifts nodes of some op types; each needs its record."""
+    return LIFTERS.register(*op_types)
 
 
 def input_of(node: ir.Node, index: int, *, optional: bool = False) -> ir.Value:

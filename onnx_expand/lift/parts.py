@@ -11,11 +11,10 @@ import onnx_ir as ir
 from onnx_expand.attributes import int_of, ints_of
 from onnx_expand.lift.base import LARGEST, Linear, input_of
 from onnx_expand.lift.spatial import integers_of, selection
+from onnx_expand.ops import Trait, op_of
 from onnx_expand.values import Facts
 
 __all__ = ["lift_parts"]
-
-_SPLITS = {"Split", "SplitToSequence"}
 
 
 def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
@@ -27,7 +26,7 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
     """
     sequence = node.inputs[0] if node.op_type == "SequenceAt" and node.inputs else None
     split = node if sequence is None else sequence.producer()
-    if split is None or node.domain or split.domain or split.op_type not in _SPLITS:
+    if split is None or node.domain or Trait.CUTS not in op_of(split).traits:
         return []
     x = split.inputs[0]
     shape = facts.shape(x)

@@ -16,12 +16,11 @@ from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_p
 from onnx_expand.linear.noops import handed_on
 from onnx_expand.linear.terms import Cat, Fill, Hub, Map, Read, Sum, Tensor, Term, View, broadcast
 from onnx_expand.linear.views import find_view
+from onnx_expand.ops import Trait, op_of
 from onnx_expand.storage import stays
 from onnx_expand.values import Facts
 
 __all__ = ["Builder"]
-
-_SUMS = {"Add", "Sub", "Sum", "Mean"}
 
 
 class Builder:
@@ -172,7 +171,7 @@ class Builder:
         return Fill((self.read(frame.x),), self._tensor(y), y, last, last, frame)
 
     def _join(self, node: ir.Node) -> list[Term]:
-        if node.op_type not in {*_SUMS, "Concat"}:
+        if node.op_type != "Concat" and Trait.SUM not in op_of(node).traits:
             return []
         inputs = [v for v in node.inputs if v is not None]
         if len(inputs) < len(node.inputs) or any(map(self._facts.is_constant, inputs)):

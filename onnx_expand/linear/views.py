@@ -18,15 +18,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.ops import Trait, op_of
 from onnx_expand.values import Facts
 
-__all__ = ["VIEWS", "Extent", "Passage", "ViewOp", "find_view", "without_detours"]
+__all__ = ["Extent", "Passage", "ViewOp", "find_view", "without_detours"]
 
 Extent = Hashable
 """A number, or whatever stands for one extent that is not static."""
-
-VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Op types that may be views."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +189,7 @@ class ViewOp:
 
 def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
     """The view that a node is, if it is one of numbers that the model computes."""
-    if node.domain or not node.inputs or node.inputs[0] is None:
-        return None
-    if node.op_type not in VIEWS:
+    if not node.inputs or node.inputs[0] is None or Trait.VIEW not in op_of(node).traits:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None  # its axes are handed over by the callers of its function

@@ -13,12 +13,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.errors import ModelError, Reason, Refusal
+from onnx_expand.lift import LINEAR_OPS
+from onnx_expand.ops import op_of
 from onnx_expand.passes.report import Break
 from onnx_expand.shapes import BODY
 
 __all__ = ["as_constants", "body_of", "calls_with_weights", "inline_functions"]
-
-_WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "BatchNormalization": 1}
 
 
 def inline_functions(model: ir.Model) -> None:
@@ -69,7 +69,7 @@ def calls_with_weights(graph: ir.Graph, model: ir.Model) -> Iterator[Break]:
             for inner, value in zip(function.inputs, node.inputs, strict=False)
             if value is not None and value.const_value is not None
         }
-        weighted = (n for n in function.graph if n.domain == "" and n.op_type in _WEIGHTED)
+        weighted = (n for n in function.graph if n.op_type in LINEAR_OPS and 1 in op_of(n).weights)
         if any(len(n.inputs) > 1 and n.inputs[1] in given for n in weighted):
             message = f"the weights of the function '{node.op_type}' come from its callers"
             hint = "fold with --inline, or inline the functions of the model first"

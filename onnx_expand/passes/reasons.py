@@ -17,16 +17,18 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import NOT_MARKED
-from onnx_expand.linear.views import VIEWS, find_view
+from onnx_expand.linear.views import find_view
+from onnx_expand.ops import Trait, ops_with
 from onnx_expand.passes.report import Break
 from onnx_expand.values import Facts
 
 __all__ = ["is_linear_kind", "refined", "unexplained"]
 
-_JOINS = frozenset({"Add", "Sub", "Sum", "Mean", "Concat"})
+_VIEWS = ops_with(Trait.VIEW)
+_JOINS = ops_with(Trait.SUM) | {"Concat"}
 _CASTS = frozenset({"Cast", "CastLike"})
-_CUTS = frozenset({"Split", "SplitToSequence"})
-_KINDS = LINEAR_OPS | VIEWS | _JOINS | _CASTS | _CUTS | {"Expand"}
+_CUTS = ops_with(Trait.CUTS)
+_KINDS = LINEAR_OPS | _VIEWS | _JOINS | _CASTS | _CUTS | {"Expand"}
 _DEEPEST = 64  # nodes between an initializer and what is computed from it
 
 
@@ -234,7 +236,7 @@ def _other(node: ir.Node, facts: Facts) -> Refusal:
 
 
 _REASONS: tuple[tuple[frozenset[str], Callable[[ir.Node, Facts], Refusal]], ...] = (
-    (VIEWS, _view),
+    (_VIEWS, _view),
     (_JOINS, _join),
     (_CASTS, _cast),
     (_CUTS, _cut),

@@ -11,16 +11,14 @@ import onnx_ir as ir
 from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.lift import Linear, lift
+from onnx_expand.ops import Trait, op_of, ops_with
 from onnx_expand.plans import Select
 from onnx_expand.values import Facts
 
 __all__ = ["EXPANDABLE", "Site", "survey", "why_not"]
 
-EXPANDABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_UPSAMPLING = frozenset({"ConvTranspose", "DepthToSpace", "Resize", "Upsample", "MaxUnpool"})
+EXPANDABLE, _UPSAMPLING = ops_with(Trait.LAYER), ops_with(Trait.UPSAMPLES)
 _SUMS = frozenset({"Add", "Sum"})
-# What a shortcut may hold: a projection of the block's input, no activation.
-_SHORTCUT = frozenset({"AveragePool", "BatchNormalization", "Conv", "Identity", "Pad"})
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def _shortcut(value: ir.Value) -> Iterator[ir.Value]:
         if len(current.uses()) > 1:
             yield current
         node = current.producer()
-        plain = node is not None and node.op_type in _SHORTCUT and not node.domain
+        plain = node is not None and Trait.SHORTCUT in op_of(node).traits
         current = node.inputs[0] if node is not None and plain else None
 
 
