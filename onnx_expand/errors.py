@@ -89,6 +89,8 @@ class Reason(StrEnum):
     """The chosen policy leaves this site alone."""
     ACTIVATION = "activation"
     """Something that is not linear stands between the layers."""
+    PATTERN = "pattern"
+    """The node is part of a composite, such as a GELU, that runtimes fuse into one."""
     STRATEGY = "strategy"
     """The expansion strategy does not apply to this layer."""
     SELECTION = "selection"

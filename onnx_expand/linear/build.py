@@ -17,6 +17,7 @@ from onnx_expand.linear.noops import handed_on
 from onnx_expand.linear.terms import Cat, Fill, Hub, Map, Read, Sum, Tensor, Term, View, broadcast
 from onnx_expand.linear.views import find_view
 from onnx_expand.ops import Trait, op_of
+from onnx_expand.patterns import Composites
 from onnx_expand.storage import stays
 from onnx_expand.values import Facts
 
@@ -32,8 +33,11 @@ class Builder:
         refused: Nodes of linear ops that are not linear, and why.
     """
 
-    def __init__(self, graph: ir.Graph, facts: Facts) -> None:
+    def __init__(
+        self, graph: ir.Graph, facts: Facts, composites: Composites | None = None
+    ) -> None:
         self._facts = facts
+        self._composites = composites
         frames = find_frames(graph, facts)
         self._framed = {node: frame for frame in frames for node in frame.nodes}
         self.of: dict[ir.Value, Term] = {}
@@ -43,6 +47,8 @@ class Builder:
             self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
+        if self._composites is not None and self._composites.of(node) is not None:
+            return  # one non-linear function with its neighbours
         try:
             terms = self._terms(node)
         except RefusedError as error:

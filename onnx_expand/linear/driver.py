@@ -15,6 +15,7 @@ from onnx_expand.linear.partition import Clock
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, join_step, step_of
 from onnx_expand.linear.terms import Fill, Map, Read, Term, View
+from onnx_expand.patterns import Composites
 from onnx_expand.values import Facts
 
 __all__ = ["Rule", "Stretch", "Swap", "Terms"]
@@ -51,6 +52,8 @@ class Terms:
         roots: The terms of values that something other than a term reads, with these values.
         askers: By a term that has the extents of a value: nodes that read nothing but the shape
             of that value, and the value.
+        composites: The composite patterns, whose nodes are no terms; None where the policy looks
+            into them.
     """
 
     graph: ir.Graph
@@ -64,9 +67,12 @@ class Terms:
     equal: dict[Term, list[ir.Value]] = field(default_factory=dict)
     askers: dict[Term, list[tuple[ir.Node, ir.Value]]] = field(default_factory=dict)
     clock: Clock | None = None
+    composites: Composites | None = None
 
     def __post_init__(self) -> None:
-        built = Builder(self.graph, self.facts)
+        if self.policy not in {Policy.ALWAYS, Policy.MARKED}:
+            self.composites = Composites(self.graph, self.facts)
+        built = Builder(self.graph, self.facts, self.composites)
         self.refused = built.refused
         self.nodes = built.nodes
         self.frames = {n for t in built.of.values() if isinstance(t, Fill) for n in t.frame.nodes}

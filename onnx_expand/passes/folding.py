@@ -21,7 +21,7 @@ from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.write import Writer
 from onnx_expand.passes.extents import state_extents
-from onnx_expand.passes.reasons import refined, unexplained
+from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
 from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
@@ -99,6 +99,10 @@ class FoldRun:
         for names, before in dropped:
             if not named.issuperset(names):
                 self.sites.append(Site(names, (), before or Cost(0, 0, 1), Cost()))
+        for composite in () if terms.composites is None else reversed(terms.composites.found):
+            linear = [n for n in composite.nodes[::-1] if is_linear_kind(n, self.facts)]
+            if linear:
+                self.kept.append(Kept(tuple(map(label, linear)), composite.refusal))
         for node, refusal in terms.refused:
             self.kept.append(kept_of(refined(Break((node,), refusal), self.facts)))
         for b in reasons:

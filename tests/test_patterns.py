@@ -1,0 +1,123 @@
+"""Composite patterns: what onnxruntime fuses in a model it fuses in the folded model, too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import onnx_expand
+from onnx_expand.errors import Reason
+from onnx_expand.expressions import Apply, Expression, Value, apply
+from onnx_expand.patterns import PATTERNS, Pattern
+from tests.composites import fused_ops, model_of, spelled
+from tests.judge import Source, judge
+
+OPSETS = (9, 11, 13, 17, 18, 20, onnx.defs.onnx_opset_version())
+SPELLINGS = 8
+SIZES: tuple[Mapping[str, int], ...] = ({"N": 1}, {"N": 3})
+BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
+# What onnxruntime makes of at least one spelling; of the others it fuses nothing by itself.
+FUSED = {
+    "LayerNormalization": "LayerNormalization",
+    "RMSNormalization": "SimplifiedLayerNormalization",
+    "Gelu": "BiasGelu",
+    "Gelu (tanh)": "FastGelu",
+    "Gelu (sigmoid)": "QuickGelu",
+}
+UNARY = [pattern for pattern in PATTERNS if pattern.name != "attention"]
+
+
+def lost(source: Counter[str], folded: Counter[str]) -> Counter[str]:
+    """The fused ops that are gone; a scale that a product took in may be gone itself."""
+    missing = source - folded
+    del missing["FusedMatMul"]
+    return missing
+
+
+def spellings(pattern: Pattern, seed: int) -> list[Expression]:
+    """Spellings of a pattern, drawn at random."""
+    rng = np.random.default_rng(seed)
+    drawn = [spelled(pattern.spelling, rng) for _ in range(SPELLINGS)]
+    return list(dict.fromkeys(drawn))
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("pattern", UNARY, ids=lambda p: p.name)
+def test_no_fusion_is_lost(pattern: Pattern, opset: int, tmp_path: Path) -> None:
+    """Whatever the spelling, the folded model has the fused ops that its source has."""
+    for spelling in spellings(pattern, opset):
+        model = model_of(spelling, opset)
+        folded = onnx_expand.fold(model)
+        for every in (False, True):
+            before = fused_ops(model, tmp_path, every=every)
+            after = fused_ops(folded, tmp_path, every=every)
+            assert not lost(before, after), (spelling, before, after)
+        assert judge(Source(model, SIZES), folded) == []
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_the_runtime_fuses_what_the_table_says(name: str, tmp_path: Path) -> None:
+    """Of every pattern that stays whole for a fusion there is a spelling that is fused."""
+    rng = np.random.default_rng(0)
+    drawn = (spelled(BY_NAME[name].spelling, rng) for _ in range(60))
+    assert any(FUSED[name] in fused_ops(model_of(s, 13), tmp_path) for s in drawn)
+
+
+def halved(x: Value) -> Apply:
+    """A GELU of which one half could go into the next product."""
+    gate = apply("Erf", x / float(np.sqrt(2))) + 1
+    return (x * gate) * 0.5
+
+
+def test_a_part_of_a_pattern_in_the_next_weight_loses_the_fusion(tmp_path: Path) -> None:
+    """The witness: the policy that merges whatever it can leaves nothing to be fused."""
+    model = model_of(halved(Value("x")), 13)
+    assert fused_ops(model, tmp_path)["BiasGelu"] == 1
+    assert fused_ops(onnx_expand.fold(model), tmp_path)["BiasGelu"] == 1
+    merged = onnx_expand.fold(model, policy="always")
+    assert len(merged.graph.node) < len(model.graph.node)
+    assert fused_ops(merged, tmp_path)["BiasGelu"] == 0
+
+
+def test_the_nodes_of_a_pattern_have_a_reason() -> None:
+    """The report names the nodes that stay for a pattern, and which pattern it is."""
+    _, report = onnx_expand.fold(model_of(halved(Value("x")), 13), report=True)
+    kept = [k for k in report.kept if k.refusal.reason is Reason.PATTERN]
+    assert len(kept) == 1
+    assert "Gelu" in kept[0].refusal.message
+    assert len(kept[0].nodes) == 4  # all but Erf, which nobody takes for linear
+
+
+@pytest.mark.parametrize("number", [0.4, 0.51, -0.5])
+def test_another_constant_is_no_pattern(number: float) -> None:
+    """What only looks like a GELU is folded like anything else."""
+    gate = apply("Erf", Value("x") / float(np.sqrt(2))) + 1
+    model = model_of((Value("x") * gate) * number, 13)
+    folded = onnx_expand.fold(model)
+    assert len(folded.graph.node) == len(model.graph.node) - 1
+
+
+def test_what_is_read_in_between_is_no_pattern() -> None:
+    """No runtime fuses nodes whose inner value is an output; nothing is kept for that."""
+    model = model_of(halved(Value("x")), 13)
+    inner = next(n for n in model.graph.node if n.op_type == "Mul")
+    model.graph.output.append(
+        helper.make_tensor_value_info(inner.output[0], onnx.TensorProto.FLOAT, None)
+    )
+    _, report = onnx_expand.fold(model, report=True)
+    assert Reason.PATTERN not in {k.refusal.reason for k in report.kept}
+
+
+def test_constants_of_half_precision_match() -> None:
+    """Constants match within the rounding of their type, and not beyond it."""
+    rng = np.random.default_rng(0)
+    for pattern in (BY_NAME["Gelu"], BY_NAME["Gelu (tanh)"]):
+        model = model_of(spelled(pattern.spelling, rng), 13, np.float16)
+        _, report = onnx_expand.fold(model, report=True)
+        assert Reason.PATTERN in {k.refusal.reason for k in report.kept}
