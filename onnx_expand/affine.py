@@ -46,6 +46,8 @@ class AffineConv:
         transposed: Whether input and output positions change places, as in ConvTranspose; the
             weight keeps its layout. Such a map composes with pointwise ones.
         extension: Output positions added at the end of each axis of a transposed map.
+        auto_pad: How the pads follow from the input, where they are not known: see `Geometry`.
+        output_shape: Spatial extents of the output that the pads of a transposed map follow from.
 
     Raises:
         UsageError: The shapes do not fit each other.
@@ -59,6 +61,8 @@ class AffineConv:
     group: int = 1
     transposed: bool = False
     extension: tuple[int, ...] = ()
+    auto_pad: str = ""
+    output_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         weight = np.asarray(self.weight, dtype=np.float64)
@@ -102,6 +106,8 @@ class AffineConv:
             bias=self.bias is not None and bool(np.any(self.bias)),
             transposed=self.transposed,
             extension=tuple(self.extension),
+            auto_pad=self.auto_pad,
+            output_shape=tuple(self.output_shape),
         )
 
     @property
@@ -148,6 +154,9 @@ class AffineConv:
                 f"the input has shape {x.shape}; [N, {geometry.in_channels}] and "
                 f"{self.rank} spatial axes are needed"
             )
+        if geometry.floats:
+            settled = _shaped(geometry.settled(x.shape[2:]), self.weight, self.bias)
+            return settled(x)
         y = self._scatter(x) if self.transposed else self._gather(x)
         return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * self.rank)
 
@@ -203,7 +212,7 @@ class AffineConv:
             raise RefusedError(first.measured(geometry, self))
         rank = geometry.rank
         f, g = first.at_rank(rank), self.at_rank(rank)
-        if geometry.transposed:
+        if geometry.is_anchored:
             return _shaped(geometry, _contract_pointwise(g, f), _composed_bias(g, f))
         if math.prod(g.geometry.kernel) == math.prod(f.geometry.kernel) == 1:
             product = contract(g.weight.reshape(g.weight.shape[:2]), g.group, f.weight, f.group)
@@ -233,7 +242,7 @@ class AffineConv:
         The error is measured in float64 on a normal random input: `border_error` is the largest
         absolute difference, `output_scale` the largest magnitude of the true output.
         """
-        if refusal.reason is not Reason.BORDER or second.transposed:
+        if refusal.reason is not Reason.BORDER or second.geometry.is_anchored:
             return refusal
         rank = max(self.rank, second.rank)
         f, g = self.at_rank(rank), second.at_rank(rank)
@@ -297,6 +306,7 @@ class AffineConv:
             == (geometry.in_channels, geometry.out_channels, geometry.strides)
             and g.group % geometry.group == 0
             and (g.transposed, g.extension) == (geometry.transposed, geometry.extension)
+            and (g.auto_pad, g.output_shape) == (geometry.auto_pad, geometry.output_shape)
             and g.overhang == geometry.overhang
             and all(s % d == 0 for s, d in zip(shift, geometry.dilations, strict=True))
             and all(
@@ -337,9 +347,17 @@ class AffineConv:
 
 
 def _shaped(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
-    g = geometry
     return AffineConv(
-        weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension
+        weight,
+        bias,
+        geometry.strides,
+        geometry.dilations,
+        geometry.pads,
+        geometry.group,
+        geometry.transposed,
+        geometry.extension,
+        geometry.auto_pad,
+        geometry.output_shape,
     )
 
 

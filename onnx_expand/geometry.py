@@ -35,6 +35,11 @@ class Geometry:
         transposed: Whether input and output positions change places, as in ConvTranspose: input
             position j reaches output positions `j * stride - pad + t * dilation`.
         extension: Per spatial axis, output positions added at the end of a transposed map.
+        auto_pad: `SAME_UPPER` or `SAME_LOWER` where the pads follow from extents of the input that
+            are not known; `pads` says nothing then. Such a map floats: it composes with pointwise
+            maps, whatever its borders are.
+        output_shape: Spatial extents that a transposed map is asked for, from which its pads
+            follow; it floats too.
     """
 
     in_channels: int
@@ -47,6 +52,8 @@ class Geometry:
     bias: bool = False
     transposed: bool = False
     extension: tuple[int, ...] = ()
+    auto_pad: str = ""
+    output_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rank = len(self.kernel)
@@ -94,10 +101,20 @@ class Geometry:
         return tuple((k - 1) * d + 1 for k, d in pairs)
 
     @property
+    def floats(self) -> bool:
+        """Whether its pads follow from extents of the input that are not known."""
+        return bool(self.auto_pad or self.output_shape)
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether every output position reads just the input position of the same index."""
-        plain = not any(self.pads) and not any(self.extension)
+        plain = not any(self.pads) and not any(self.extension) and not self.floats
         return plain and set(self.kernel) | set(self.strides) <= {1}
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether it composes with pointwise maps only."""
+        return self.transposed or self.floats
 
     @property
     def is_per_channel(self) -> bool:
@@ -121,6 +138,8 @@ class Geometry:
 
     def output_extents(self, extents: Sequence[int]) -> tuple[int, ...]:
         """Spatial extents of the output for those of the input; never below zero."""
+        if self.floats:
+            return self._floating_extents(extents)
         if self.transposed:
             return tuple(
                 max(0, (size - 1) * stride + reach - begin - end + more)
@@ -139,6 +158,51 @@ class Geometry:
             for size, begin, end, reach, stride in zip(
                 extents, self.begins, self.ends, self.reach, self.strides, strict=True
             )
+        )
+
+    def _floating_extents(self, extents: Sequence[int]) -> tuple[int, ...]:
+        if self.output_shape:
+            return self.output_shape
+        if not self.transposed:
+            return tuple(-(-e // s) for e, s in zip(extents, self.strides, strict=True))
+        parts = zip(extents, self.strides, self.reach, self.extension, strict=True)
+        return tuple(min(e * s, (e - 1) * s + reach + more) for e, s, reach, more in parts)
+
+    def settled(self, extents: Sequence[int]) -> Geometry:
+        """This map with the pads that it has on an input of these spatial extents.
+
+        By the formulas of ONNX's Conv and ConvTranspose, as onnxruntime reads them: where a
+        number of pads is odd, SAME_UPPER puts the larger half at the end.
+        """
+        if not self.floats:
+            return self
+        after = self._floating_extents(extents)
+        whole = [
+            (i - 1) * stride + reach + more - o
+            if self.transposed
+            else (o - 1) * stride + reach - i
+            for i, o, stride, reach, more in zip(
+                extents, after, self.strides, self.reach, self.extension, strict=True
+            )
+        ]
+        totals = [max(0, total) for total in whole]
+        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        pads = less + more if self.auto_pad == "SAME_UPPER" else more + less
+        extension = self.extension
+        if self.transposed:  # an output that is longer than what is reached ends with zeros
+            extension = tuple(e - min(0, t) for e, t in zip(extension, whole, strict=True))
+        return replace(self, pads=tuple(pads), extension=extension, auto_pad="", output_shape=())
+
+    def floating(self) -> Refusal | None:
+        """Why nothing that asks where its borders are can be done with it, if it floats."""
+        if not self.floats:
+            return None
+        what = f"auto_pad {self.auto_pad}" if self.auto_pad else "output_shape"
+        stride = "x".join(map(str, dict.fromkeys(self.strides)))
+        return Refusal(
+            Reason.UNKNOWN_SHAPE,
+            f"{what} with stride {stride} depends on an extent that is not static",
+            hint="export the model with static height and width, or with explicit pads",
         )
 
     def macs(self, extents: Sequence[int]) -> int:
@@ -177,9 +241,9 @@ class Geometry:
             return refusal
         rank = max(self.rank, other.rank)
         first, second = self.at_rank(rank), other.at_rank(rank)
-        if first.transposed or second.transposed:
+        if first.is_anchored or second.is_anchored:
             return replace(
-                first if first.transposed else second,
+                first if first.is_anchored else second,
                 in_channels=first.in_channels,
                 out_channels=second.out_channels,
                 group=math.gcd(first.group, second.group),
@@ -223,9 +287,11 @@ class Geometry:
                 f"one branch maps {a.in_channels} to {a.out_channels} channels, the other "
                 f"{b.in_channels} to {b.out_channels}",
             )
-        if a.transposed or b.transposed:
+        if a.is_anchored or b.is_anchored:
             if replace(a, group=1, bias=False) != replace(b, group=1, bias=False):
-                return Refusal(Reason.GEOMETRY, "transposed convolutions of different shapes")
+                message = "transposed convolutions of different shapes"
+                refusal = Refusal(Reason.GEOMETRY, message)
+                return a.floating() or b.floating() or refusal
             return replace(a, group=math.gcd(a.group, b.group), bias=a.bias or b.bias)
         if a.strides != b.strides or a.overhang != b.overhang:
             return Refusal(
@@ -269,6 +335,10 @@ class Geometry:
                 f"{self.out_channels} channels come out and {other.in_channels} go in",
                 {"out_channels": self.out_channels, "in_channels": other.in_channels},
             )
+        if not self.is_pointwise and not other.is_pointwise:
+            floating = self.floating() or other.floating()
+            if floating is not None:
+                return floating
         if self.transposed and not other.is_pointwise:
             return Refusal(
                 Reason.GEOMETRY, "a transposed convolution composes with pointwise maps only"
@@ -276,6 +346,13 @@ class Geometry:
         if other.transposed and not self.is_pointwise:
             return Refusal(
                 Reason.GEOMETRY, "pointwise maps alone compose with a transposed convolution"
+            )
+        if other.floats and not other.transposed and self.bias:
+            return Refusal(
+                Reason.BORDER,
+                f"a bias meets the zeros that {other.auto_pad} may pad with",
+                {"bias": True},
+                "exact only without bias",
             )
         if other.transposed and self.bias:
             return Refusal(

@@ -243,6 +243,10 @@ def _fresh_conv(form: Form, affine: AffineConv, name: str) -> Template:
         "strides": g.strides,
     }
     shape = g.weight_shape
+    if g.floats:
+        del attributes["pads"]
+        attributes |= {"auto_pad": g.auto_pad} if g.auto_pad else {}
+        attributes |= {"output_shape": g.output_shape} if g.output_shape else {}
     if g.transposed:
         attributes["output_padding"] = g.extension
         shape = (g.in_channels, g.out_channels // g.group, *g.kernel)

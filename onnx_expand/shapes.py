@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_expand.claims import Claims, describe
 from onnx_expand.hazards import Slices, defuse
 from onnx_expand.ops import op_of
-from onnx_expand.ranks import prove_ranks
+from onnx_expand.ranks import prove_channels, prove_ranks, prove_types
 from onnx_expand.tensors import read_tensor
 
 __all__ = ["BODY", "MADE_UP", "Dim", "Inference", "default_opset"]
@@ -125,19 +125,12 @@ class Inference:
     def _prove(
         self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]
     ) -> bool:
-        """Let a graph, and those within it, say the ranks that are proved; whether any are new."""
+        """Let a graph, and those within it, say what is proved; whether any of it is new."""
         types = _types(inferred)
         known = outer | {
             name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
         }
-        found = False
-        for name, rank in prove_ranks(inferred, known).items():
-            kind = types.get(name)
-            if kind is None or not kind.elem_type:
-                continue  # it comes from outside, or nothing is known of it
-            stated = onnx.helper.make_tensor_type_proto(kind.elem_type, [None] * rank)
-            describe(graph, name, stated)
-            found = True
+        found = _state_proved(graph, inferred, types, known)
         for node, same in zip(graph.node, inferred.node, strict=True):
             for one, other in zip(node.attribute, same.attribute, strict=True):
                 if one.HasField("g"):
@@ -231,6 +224,63 @@ def _state(
     ]
     kind = onnx.helper.make_tensor_type_proto(int(dtype), named)
     describe(graph, value.name or "", kind)
+
+
+def _state_proved(
+    graph: onnx.GraphProto,
+    inferred: onnx.GraphProto,
+    types: Mapping[str, onnx.TypeProto.Tensor],
+    ranks: Mapping[str, int],
+) -> bool:
+    """Let a graph say the ranks, channels and types that its nodes prove; whether any are new.
+
+    Args:
+        graph: The graph.
+        inferred: What inference made of it.
+        types: What is known of its values.
+        ranks: Ranks that are known, those of values from outside included.
+    """
+    own = {name for node in graph.node for name in node.output}
+    own |= {info.name for info in graph.input}
+    new: dict[str, onnx.TypeProto.Tensor] = {}
+
+    def stated(name: str) -> onnx.TypeProto.Tensor | None:
+        if name not in own:
+            return None  # it comes from outside
+        if name not in new:
+            new[name] = onnx.TypeProto.Tensor()
+            new[name].CopyFrom(types.get(name, onnx.TypeProto.Tensor()))
+        return new[name]
+
+    known = {name: kind.elem_type for name, kind in types.items()}
+    for name, dtype in prove_types(inferred, known).items():
+        kind = stated(name)
+        if kind is not None and not kind.elem_type:
+            kind.elem_type = dtype
+    for name, rank in prove_ranks(inferred, ranks).items():
+        kind = stated(name)
+        if kind is not None and not kind.HasField("shape"):
+            kind.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))
+    dims = {n: [_static(d) for d in t.shape.dim] for n, t in types.items() if t.HasField("shape")}
+    for name, axis, size in prove_channels(inferred, dims):
+        kind = stated(name)
+        if kind is not None and axis < len(kind.shape.dim):
+            dim = kind.shape.dim[axis]
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size
+    found = False
+    for name, kind in new.items():
+        if kind.elem_type and kind != types.get(name):
+            found = True
+            for dim in kind.shape.dim:
+                if dim.dim_param.startswith(MADE_UP):
+                    dim.ClearField("dim_param")
+            describe(graph, name, onnx.TypeProto(tensor_type=kind))
+    return found
+
+
+def _static(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    return dim.dim_value if dim.HasField("dim_value") else None
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:

@@ -54,6 +54,8 @@ def with_numbers(geometry: Geometry, seed: int) -> AffineConv:
         geometry.group,
         geometry.transposed,
         geometry.extension,
+        geometry.auto_pad,
+        geometry.output_shape,
     )
 
 

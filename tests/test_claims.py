@@ -200,7 +200,7 @@ def test_a_default_that_a_caller_may_replace_decides_no_shape() -> None:
     )
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 4, 8, 8]), "s"))
     unknown = (None, None, None, None)
-    assert shapes(model) == {"r": unknown, "m": (None, None, 1, 1), "y": (None, 4, 1, 1)}
+    assert shapes(model) == {"r": unknown, "m": (None, 4, 1, 1), "y": (None, 4, 1, 1)}
     assert ops(fold(model, Policy.ALWAYS)) == ops(model)
 
 
@@ -225,6 +225,38 @@ def test_what_old_exporters_wrote_is_no_extent() -> None:
     assert shapes(model) == {"y": (None, 4, None, None)}
 
 
+@pytest.mark.parametrize(
+    ("reader", "proved"),
+    [
+        ("Conv<group=2>(a, w)", (None, 8, None, None)),
+        ("ConvTranspose(a, w)", (None, 6, None, None)),
+        ("BatchNormalization(b, s, s, s, s) c = Conv(y, k)", (None, 6, None, None)),
+    ],
+)
+def test_weights_prove_channels_and_types(reader: str, proved: tuple[int | None, ...]) -> None:
+    """Behind an op that ONNX does not know, of whose output nothing is claimed."""
+    arrays = weights(w=(6, 4, 3, 3), s=(6,), k=(2, 6, 3, 3))
+    nodes = f"a = own.Foreign(x) b = Relu(a) y = {reader}"
+    text = f"g (float[N,3,8,8] x) => (float[N,4,p,q] y) {{ {nodes} }}"
+    read = {name: array for name, array in arrays.items() if f" {name}" in reader}
+    found = shapes(parsed(text, read))
+    assert found["b" if "(b" in reader else "a"] == proved
+
+
+def test_channels_do_not_pass_back_through_a_broadcast() -> None:
+    """A product of four channels may be one of a single channel and four factors."""
+    model = parsed(
+        """g (float[N,3,8,8] x) => (float[N,4,p,q] y) {
+            a = own.Foreign(x) b = Conv(a, k) r = Relu(a) c = Mul(a, m) y = Conv(c, w)
+        }""",
+        weights(w=(4, 4, 3, 3), m=(1, 4, 1, 1), k=(4, 4, 1, 1)),
+    )
+    del model.graph.node[1]
+    found = shapes(model)
+    assert found["c"] == (None, 4, None, None)
+    assert found["a"] is None
+
+
 def test_behind_foreign_ops_ranks_are_proved() -> None:
     """By what reads them, whatever is claimed; where nothing does, nothing is known."""
     model = parsed(
@@ -239,7 +271,8 @@ def test_behind_foreign_ops_ranks_are_proved() -> None:
         weights(w=(4, 4, 3, 3)),
     )
     found = shapes(model)
-    assert found["a"] == found["b"] == (None, None, None, None)
+    assert found["a"] == (None, None, None, None)
+    assert found["b"] == (None, 4, None, None)
     assert found["y"] == (None, 4, None, None)
     assert found["c"] is None
     assert found["z"] is None

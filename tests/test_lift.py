@@ -292,12 +292,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Reason]] = {
         {"w": normal(1, 4, 5)},
         Reason.UNSUPPORTED,
     ),
-    "auto_pad of an unknown extent": (
-        f"g (double[N,4,H,W] x) => ({Y}) "
-        '{ y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w) }',
-        {"w": normal(4, 4, 3, 3)},
-        Reason.UNKNOWN_SHAPE,
-    ),
     "division by zero": (
         f"g ({X}) => ({Y}) {{ y = Div(x, c) }}",
         {"c": np.array([1.0, 0, 1, 1]).reshape(4, 1, 1)},

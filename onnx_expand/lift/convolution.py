@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
 from onnx_expand.attributes import int_of, ints_of, text_of
-from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse
 from onnx_expand.values import Facts, Shape
@@ -39,21 +38,19 @@ def _conv(node: ir.Node, facts: Facts) -> Linear | None:
             geometry.dilations,
             geometry.pads,
             geometry.group,
+            auto_pad=geometry.auto_pad,
         )
 
     return Linear(node, 0, geometry, (1, 1), load, weight, bias)
 
 
 def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geometry:
-    """The geometry of a Conv node, `auto_pad` resolved, bias left out.
+    """The geometry of a Conv node, bias left out; `auto_pad` resolved where that takes no more.
 
     Args:
         node: Gives the attributes.
         weight: The shape of the weight, [n, m / group, *kernel].
         x: The shape of the input, where known.
-
-    Raises:
-        RefusedError: `auto_pad` needs an input extent that is not static.
     """
     kernel = tuple(weight[2:])
     if not kernel:
@@ -67,27 +64,20 @@ def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geom
     auto_pad = text_of(node, "auto_pad")
     if auto_pad in {"NOTSET", ""}:
         return base
+    base = replace(base, pads=(0,) * 2 * len(kernel))
     if auto_pad == "VALID":
-        return replace(base, pads=(0,) * 2 * len(kernel))
+        return base
     if auto_pad not in {"SAME_UPPER", "SAME_LOWER"}:
         refuse(f"auto_pad is '{auto_pad}'")
+    floating = replace(base, auto_pad=auto_pad)
     extents = (None,) * len(kernel) if x is None else x[2:]
-    totals = []
-    for size, stride, reach in zip(extents, strides, base.reach, strict=True):
-        if stride > 1 and size is None:
-            raise RefusedError(
-                Refusal(
-                    Reason.UNKNOWN_SHAPE,
-                    f"auto_pad {auto_pad} with stride {stride} depends on an extent that is not "
-                    "static",
-                    hint="export the model with static height and width, or with explicit pads",
-                )
-            )
-        covered = 1 if size is None or stride == 1 else size - (-(-size // stride) - 1) * stride
-        totals.append(max(0, reach - covered))
-    less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
-    pads = less + more if auto_pad == "SAME_UPPER" else more + less
-    return replace(base, pads=tuple(pads))
+    if any(
+        size is None and stride > 1 and reach > 1
+        for size, stride, reach in zip(extents, strides, base.reach, strict=True)
+    ):
+        return floating
+    # Every extent has the same pads where there is no stride, and none where there is one tap.
+    return floating.settled([1 if size is None else size for size in extents])
 
 
 def _check_bias(bias: ir.Value | None, geometry: Geometry, facts: Facts) -> None:
@@ -103,6 +93,8 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
     _check_bias(bias, geometry, facts)
+    for value in (input_of(node, 0), node.outputs[0]):
+        facts.note_rank(value, geometry.rank + 2)
 
     def load() -> AffineConv:
         g = geometry
@@ -115,6 +107,8 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
             g.group,
             transposed=True,
             extension=g.extension,
+            auto_pad=g.auto_pad,
+            output_shape=g.output_shape,
         )
 
     return Linear(node, 0, geometry, (1, 1), load, weight, bias)
@@ -123,30 +117,31 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
 def conv_transpose_geometry(node: ir.Node, weight: Sequence[int]) -> Geometry:
     """The geometry of a ConvTranspose node, bias left out.
 
+    It floats where its padding follows from the input (`auto_pad`, `output_shape`).
+
     Args:
         node: Gives the attributes.
         weight: The shape of the weight, [m, n / group, *kernel].
-
-    Raises:
-        RefusedError: Its padding depends on the input (`auto_pad`, `output_shape`).
     """
-    if text_of(node, "auto_pad") not in {"NOTSET", ""}:
-        refuse("it has auto_pad")
-    if ints_of(node, "output_shape"):
-        refuse("it has output_shape")
     kernel, group = tuple(weight[2:]), int_of(node, "group")
     if not kernel:
         refuse("its weight has no spatial axis")
+    auto_pad, output_shape = text_of(node, "auto_pad"), ints_of(node, "output_shape")
+    if auto_pad not in {"NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER"}:
+        refuse(f"auto_pad is '{auto_pad}'")
+    is_same = auto_pad.startswith("SAME")
     return Geometry(
         weight[0],
         weight[1] * group,
         kernel,
         ints_of(node, "strides"),
         ints_of(node, "dilations"),
-        ints_of(node, "pads"),
+        () if is_same or output_shape or auto_pad == "VALID" else ints_of(node, "pads"),
         group,
         transposed=True,
         extension=ints_of(node, "output_padding"),
+        auto_pad=auto_pad if is_same else "",
+        output_shape=output_shape[-len(kernel) :],
     )
 
 

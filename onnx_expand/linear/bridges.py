@@ -73,6 +73,9 @@ def bridge(
     refusal = without.geometry.then(g.geometry)
     if isinstance(refusal, Refusal):
         return refusal
+    floating = g.geometry.floating()
+    if floating is not None:
+        return floating
     pair = _Pair(f, g, extents, target)
     return {Border.ONES: _ones, Border.MAP: _map, Border.PAD: _pad}[border](pair)
 

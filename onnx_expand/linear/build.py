@@ -103,6 +103,8 @@ class Builder:
         value = linear.y if y is None else y
         tensor = self._tensor(value)
         propagated = arg.tensor.mapped(linear.geometry, linear.axes, value)
+        if tensor.extents is None:
+            tensor = replace(propagated, dtype=tensor.dtype)
         if propagated.sizes is not None and len(propagated.sizes[0]) == (tensor.rank or 0):
             # Extents that are not static follow those of the argument.
             tensor = replace(tensor, sizes=propagated.sizes)

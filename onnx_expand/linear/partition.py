@@ -309,7 +309,7 @@ class Partition:
             before = self._geometry(Span(first, last - 1))
             if isinstance(before, Refusal) or isinstance(following, Refusal):
                 continue
-            if before.transposed or following.transposed:
+            if before.is_anchored or following.is_anchored:
                 continue
             exact, span = before.then(following), Span(first, last)
             merged = replace(before, bias=False).then(following)

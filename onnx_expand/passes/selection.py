@@ -66,7 +66,7 @@ def survey(model: ir.Model, facts: Facts) -> list[Site]:
             sites.append(
                 Site(
                     node,
-                    lift(node, facts),
+                    _placed(lift(node, facts)),
                     node.op_type == "Conv" and node not in behind_conv,
                     frozenset(ends or {"inner"}),
                     node in residual,
@@ -74,6 +74,11 @@ def survey(model: ir.Model, facts: Facts) -> list[Site]:
                 )
             )
     return sites
+
+
+def _placed(linear: Linear | Refusal | None) -> Linear | Refusal | None:
+    """A layer, or that its borders are not known."""
+    return linear.geometry.floating() or linear if isinstance(linear, Linear) else linear
 
 
 def why_not(select: Select, site: Site) -> Refusal | None:
