@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lowest lint fuzz fuzz-constants fuzz-models proven large support clean
+.PHONY: setup demo test lowest toolchains lint fuzz fuzz-constants fuzz-models proven large support clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,18 @@ $(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py
 lowest: $(LOWEST)/.installed
 	FUZZ_EXAMPLES=50 $(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning tests
 
+# The tools that onnx-expand runs inside, in an environment of their own.
+TOOLCHAINS := .venv-toolchains
+
+$(TOOLCHAINS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TOOLCHAINS)
+	$(TOOLCHAINS)/bin/python -m pip install --quiet -c constraints.txt \
+		-e '.[cpu,train,toolchains]' pytest hypothesis
+	@touch $@
+
+toolchains: $(TOOLCHAINS)/.installed
+	$(TOOLCHAINS)/bin/python -m pytest -W ignore -rs tests/integrations
+
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
@@ -66,4 +78,4 @@ support: setup
 	$(BIN)/python -m tests.support docs/support.md
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo dist
+	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) demo dist

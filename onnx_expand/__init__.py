@@ -1,7 +1,8 @@
 """Rewrite the linear algebra of ONNX models: expand to train better, fold to deploy cheaper.
 
-`expand`, `fold`, `check` and `inspect` take a path, an `onnx.ModelProto`, an `onnx_ir.Model` or an
-`onnx_graphsurgeon.Graph`. Training is in `onnx_expand.train`, which needs torch.
+`expand`, `fold`, `run`, `check` and `inspect` take a path, an `onnx.ModelProto`, an
+`onnx_ir.Model`, an `onnx_graphsurgeon.Graph` or a `torch.onnx.ONNXProgram`. Training is in
+`onnx_expand.train`, which needs torch.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from onnx_expand.equivalence import Verdict
     from onnx_expand.model import ModelLike
     from onnx_expand.passes import Verification
+    from onnx_expand.pipeline import StepLike
     from onnx_expand.plans import Plan
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "expand",
     "fold",
     "inspect",
+    "run",
     "strip_nonlinear",
 ]
 
@@ -87,8 +90,8 @@ def expand(
     """Replace linear layers by chains or sums of linear layers, to be trained and folded back.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
-            changed.
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`; it is not changed.
         output: For a path, the file to write; `<stem>.expanded.onnx` beside it when missing.
         strategy: `cl`, `ck`, `fc`, `acnet`, `repvgg`, `dbb`, `mobileone`, `lowrank`, a
             combination such as `ck+fc`, or `auto`.
@@ -162,8 +165,8 @@ def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = No
     The linear expansion that is left starts from the weights of its non-linear counterpart.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
-            changed.
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`; it is not changed.
         output: For a path, the file to write; `<stem>.linear.onnx` beside it when missing.
 
     Returns:
@@ -198,8 +201,8 @@ def fold(
     """Merge linear nodes into the fewest, cheapest ones that compute the same.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
-            changed.
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`; it is not changed.
         output: For a path, the file to write; `<stem>.folded.onnx` beside it when missing.
         policy: `cheapest` never adds a multiply-accumulate; `always` merges whatever is exact;
             `marked` undoes expansions only; `latency` is what onnxruntime runs fastest here;
@@ -276,14 +279,52 @@ def _verified(
     return require_equal(found, f"{label}: the {what} model differs")
 
 
+def run(
+    model: ModelLike,
+    passes: str | Sequence[StepLike],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    report: bool = False,
+) -> Any:
+    """Run passes one after the other.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`; it is not changed.
+        passes: The steps: a text such as `"fold:policy=always,check:samples=3"`, or a list of
+            such steps, of mappings `{"name": "fold", "policy": "always"}` and of passes of
+            onnx_ir. `check` compares the model with the one that was given.
+        output: For a path, the file to write; `<stem>.out.onnx` beside it when missing.
+        report: Return what each step did as well.
+
+    Returns:
+        The model, of the kind that was handed in; for a path, the path written. With `report` a
+        pair of it and a list of `onnx_expand.pipeline.Done`.
+
+    Raises:
+        UsageError: There is no such pass or option, or an option's value makes no sense.
+        ModelError: The model cannot be read, or is not valid.
+        DifferentError: A check found a difference. Nothing was written.
+        UnsupportedError: A check cannot run the model here.
+    """
+    from onnx_expand.model import visit
+    from onnx_expand.pipeline import Pipeline
+
+    pipeline = Pipeline.of(passes)
+    guest = visit(model, output)
+    result, done = pipeline.run(guest.model)
+    left = guest.leave(result)
+    return (left, done) if report else left
+
+
 def inspect(
     model: ModelLike, *, shapes: Mapping[str, Sequence[int | str]] | None = None
 ) -> Inspection:
     """Count parameters, multiply-accumulates and nodes of a model of any kind.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not
-            changed.
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`; it is not changed.
         shapes: Extents of inputs that are not static, by name.
 
     Raises:
@@ -320,13 +361,13 @@ def check(
     """Compare what two models compute, in onnxruntime, against the rounding of the first.
 
     Args:
-        a: The model that is right by definition, of any of the four kinds.
+        a: The model that is right by definition, of any of the kinds that `fold` takes.
         b: The model to compare with it.
         samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros and
             denormal numbers.
         seed: Decides the inputs.
-        providers: Of `cpu`, `cuda`, `tensorrt` and `reference`; what works on this machine of the
-            first two when missing.
+        providers: Of `cpu`, `cuda`, `tensorrt`, `openvino`, `reference` and what installed
+            packages register; what works on this machine of the first two when missing.
         rtol: Overrides the measured tolerance: |a - b| <= atol + rtol * |a|.
         atol: As `rtol`.
         inputs: What to run on instead of random inputs: an `.npz` file, a folder of such, or

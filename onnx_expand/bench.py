@@ -18,7 +18,7 @@ from onnx_expand.equivalence.probe import Probe
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
-from onnx_expand.runtimes import OnnxRuntime, detect_providers, timings
+from onnx_expand.runtimes import OnnxRuntime, detect_providers, named_runtime, timings
 from onnx_expand.runtimes.loops import require_end
 
 __all__ = ["Bench", "Timing", "bench"]
@@ -106,7 +106,8 @@ def bench(
 
     Args:
         paths: The models' files; the first one is what the others are compared with.
-        providers: Where to run; all that work on this machine when missing.
+        providers: Where to run, by the names that `check` takes; those of onnxruntime that work
+            on this machine when missing.
         seconds: How long to measure on each provider.
         threads: How many threads one operator may use.
         optimize: Let onnxruntime optimize the graphs, as deployed.
@@ -127,7 +128,7 @@ def bench(
         feeds[name] = _feeds(path, shapes or {}, seed, feeds.get(names[0]))
     found: list[Timing] = []
     for provider in providers or detect_providers():
-        runtime = OnnxRuntime(provider, optimize=optimize, threads=threads)
+        runtime = named_runtime(provider, optimize=optimize, threads=threads)
         pairs = zip(names, paths, strict=True)
         sessions = {name: runtime.session(load(path), path) for name, path in pairs}
         times = timings(sessions, feeds, seconds=seconds)

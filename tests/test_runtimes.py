@@ -20,8 +20,7 @@ import pytest
 from models import mobilenetv2, smallnet
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import read, to_proto
-from onnx_expand.runtimes import OnnxRuntime, Reference, detect_providers, latency
-from onnx_expand.runtimes import ort as ort_module
+from onnx_expand.runtimes import OnnxRuntime, Reference, content, detect_providers, latency
 from tests.constant_cases import draw_case
 
 pytest.importorskip("onnxruntime")
@@ -195,7 +194,7 @@ def test_temporary_files_go_with_the_session(
 ) -> None:
     """Models that need a file leave none behind."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(ort_module, "_INLINE_LIMIT", 0)
+    monkeypatch.setattr(content, "_INLINE_LIMIT", 0)
     session = OnnxRuntime().session(parse(SUM))
     assert list(tmp_path.iterdir())
     assert session.run({"x": np.ones(1, np.float32)})["y"] == 3.5

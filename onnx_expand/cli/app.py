@@ -10,6 +10,7 @@ from onnx_expand.cli.check import check
 from onnx_expand.cli.expand import expand
 from onnx_expand.cli.fold import fold
 from onnx_expand.cli.inspect import inspect
+from onnx_expand.cli.run import passes, run
 from onnx_expand.cli.train import train
 
 __all__ = ["cli"]
@@ -27,6 +28,8 @@ def cli() -> None:
     check    prove that two models compute the same
     inspect  count parameters, multiply-accumulates and nodes
     bench    time models side by side
+    run      run passes by name, one after the other
+    passes   list the passes and their options
 
     \b
     The whole loop:
@@ -41,5 +44,5 @@ def cli() -> None:
     """
 
 
-for command in (expand, train, fold, check, inspect, bench):
+for command in (expand, train, fold, check, inspect, bench, run, passes):
     cli.add_command(command)

@@ -43,8 +43,9 @@ __all__ = ["check"]
 @click.option(
     "--providers",
     metavar="cpu,cuda",
-    help="Where to run: cpu, cuda, tensorrt, or reference, ONNX's own implementation. cpu, and "
-    "cuda where a GPU answers, when missing.",
+    help="Where to run: cpu, cuda, tensorrt (onnxruntime's), openvino, what installed packages "
+    "register, or reference, ONNX's own implementation. cpu, and cuda where a GPU answers, when "
+    "missing.",
 )
 @click.option("--providers-b", metavar="cpu,...", help="Where B runs, if not where A does.")
 @click.option("--as-deployed", is_flag=True, help="Let onnxruntime optimize both graphs.")

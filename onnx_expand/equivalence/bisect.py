@@ -15,7 +15,7 @@ from onnx_expand.equivalence.regions import run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.runtimes.base import Tensors
-from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.named import named_runtime
 
 __all__ = ["Divergence", "bisect"]
 
@@ -94,7 +94,7 @@ def bisect(
     left, right = read(a), read(b)
     types = common_tensors(left, right)
     names = list(types)
-    runtime = OnnxRuntime(provider)
+    runtime = named_runtime(provider)
     values = [run_inner(model, types, feeds, runtime) for model in (left, right)]
     noise = run_inner(left, types, _moved(feeds), runtime)
     agreed: list[str] = []

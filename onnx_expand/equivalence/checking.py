@@ -64,8 +64,9 @@ def check(
         samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros.
             Symbolic dimensions take a dozen sizes, three of them in all kinds.
         seed: Decides the inputs.
-        providers: Of `cpu`, `cuda`, `tensorrt` and `reference`, ONNX's own implementation; what
-            works on this machine of the first two when missing.
+        providers: Of `cpu`, `cuda`, `tensorrt`, `openvino`, `reference` (ONNX's own
+            implementation) and what installed packages register; what works on this machine of
+            the first two when missing.
         rtol: Overrides the measured tolerance: |a - b| <= atol + rtol * |a|.
         atol: As `rtol`.
         factor: How many times the measured rounding of A B may be away.

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir import convenience
 
 from onnx_expand.errors import UnsupportedError
-from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.base import Runtime
 from onnx_expand.runtimes.reference import Reference
 from onnx_expand.values import Facts
 
@@ -43,7 +43,7 @@ _FREQUENCY = 100.0  # of the wave that spreads the errors over the elements
 _TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 
 
-def excess(node: ir.Node, dtype: ir.DataType, opset: int, runtime: OnnxRuntime) -> float:
+def excess(node: ir.Node, dtype: ir.DataType, opset: int, runtime: Runtime) -> float:
     """By how much a kernel is off, beyond a few units in the last place of its results.
 
     Args:
@@ -64,7 +64,7 @@ def excess(node: ir.Node, dtype: ir.DataType, opset: int, runtime: OnnxRuntime) 
 
 @cache
 def _measured(
-    op_type: str, attributes: tuple[bytes, ...], dtype: int, opset: int, runtime: OnnxRuntime
+    op_type: str, attributes: tuple[bytes, ...], dtype: int, opset: int, runtime: Runtime
 ) -> float:
     node = onnx.helper.make_node(op_type, ["x"], ["y"])
     node.attribute.extend(onnx.AttributeProto.FromString(text) for text in attributes)
@@ -98,7 +98,7 @@ def _points(op_type: str) -> npt.NDArray[np.float64]:
     return np.random.default_rng(0).permutation(points).reshape(_ROWS, _COLUMNS)
 
 
-def with_kernel_noise(model: ir.Model, runtime: OnnxRuntime, seed: int) -> ir.Model | None:
+def with_kernel_noise(model: ir.Model, runtime: Runtime, seed: int) -> ir.Model | None:
     """A copy of a model whose elementary functions are off by as much as their kernels may be.
 
     Args:

@@ -39,7 +39,7 @@ from onnx_expand.equivalence.proofs import Finding, Proof
 from onnx_expand.equivalence.sides import Side
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Runtime, Tensors
-from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
 from onnx_expand.values import Facts
 
@@ -231,8 +231,8 @@ def examine(
     a, b = inlined(a), inlined(b)
     facts = Facts(a)
     types = common_tensors(a, b, facts)
-    values = dict(run_inner(a, types, feeds, OnnxRuntime(providers[0])))
-    others = run_inner(b, types, feeds, OnnxRuntime(providers[1]))
+    values = dict(run_inner(a, types, feeds, named_runtime(providers[0])))
+    others = run_inner(b, types, feeds, named_runtime(providers[1]))
     names = types.keys() & values.keys() & others.keys()
     same = {name for name in names if are_close(values[name], others[name], _STRANGERS)}
     ends = {value.name or "" for value in a.graph.outputs}
@@ -467,7 +467,7 @@ def _measure(
     for side in (left, right):
         side.keep(bounded)
     truth = left.run_exactly(values)
-    others = right.run(values, OnnxRuntime(provider))
+    others = right.run(values, named_runtime(provider))
     right.load_exactly()
     units = (rounding.unit for pair in bounded.values() for rounding in pair)
     # Where nothing rounds, no bound grows with the unit.

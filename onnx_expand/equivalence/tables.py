@@ -27,7 +27,7 @@ from onnx_expand.equivalence.demands import Demand
 from onnx_expand.equivalence.regions import are_close, run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Session, Tensors
-from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
 from onnx_expand.tensors import read_tensor
 
@@ -61,8 +61,8 @@ def settled_tensors(
         UnsupportedError: A runtime cannot run a model with its inner tensors as outputs.
     """
     types = common_tensors(a, b)
-    values = run_inner(a, types, feeds, OnnxRuntime(providers[0]))
-    others = run_inner(b, types, feeds, OnnxRuntime(providers[1]))
+    values = run_inner(a, types, feeds, named_runtime(providers[0]))
+    others = run_inner(b, types, feeds, named_runtime(providers[1]))
     names = types.keys() & values.keys() & others.keys()
     ends = {value.name or "" for value in a.graph.outputs}
     return {n for n in names if n in ends or are_close(values[n], others[n], _CLOSE)}
@@ -182,8 +182,8 @@ def _run_rows(
 ) -> Iterator[Figure]:
     label, feeds = max(inputs.items(), key=lambda item: sum(item[1][n].size for n in rows))
     try:
-        left = OnnxRuntime(provider[0]).session(parts[0], "the rows of a table")
-        right = OnnxRuntime(provider[1]).session(parts[1], "the rows of a table")
+        left = named_runtime(provider[0]).session(parts[0], "the rows of a table")
+        right = named_runtime(provider[1]).session(parts[1], "the rows of a table")
         truth = Reference().session(parts[0], "the rows of a table")
         sessions: list[tuple[Session, ir.Model]] = [
             *((left, parts[0]), (right, parts[1]), (truth, parts[0]))

@@ -31,7 +31,7 @@ from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, load, read
 from onnx_expand.runtimes.base import Session, Source, Tensors
 from onnx_expand.runtimes.loops import require_end
-from onnx_expand.runtimes.ort import OnnxRuntime
+from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
 
 __all__ = ["Given", "Guest", "NoReferenceError", "Trial", "double_session"]
@@ -219,7 +219,7 @@ class Trial:
             return 0.0
         model = with_other_roundings(self._model, self._seed)
         try:
-            moved = OnnxRuntime(name).session(model, self._label).run(feeds)[figure.place.output]
+            moved = named_runtime(name).session(model, self._label).run(feeds)[figure.place.output]
         except (UnsupportedError, KeyError):
             return 0.0
         array = own[figure.place.output]
@@ -264,18 +264,18 @@ def _session(name: str, guest: Guest, as_deployed: bool) -> Session:
     require_end(guest.model, guest.label)
     if name == REFERENCE:
         return _Rounded(guest)
-    return OnnxRuntime(name, optimize=as_deployed).session(guest.source, guest.label)
+    return named_runtime(name, optimize=as_deployed).session(guest.source, guest.label)
 
 
 def _disturbed(name: str, guest: Guest, as_deployed: bool, seed: int) -> Session | None:
     """A, its elementary functions off by what their kernels are; None where none of them is."""
     if name == REFERENCE:
         return None
-    model = with_kernel_noise(guest.model, OnnxRuntime(name), seed)
+    model = with_kernel_noise(guest.model, named_runtime(name), seed)
     if model is None:
         return None
     try:
-        return OnnxRuntime(name, optimize=as_deployed).session(model, guest.label)
+        return named_runtime(name, optimize=as_deployed).session(model, guest.label)
     except UnsupportedError:
         return None  # a type for which the runtime lacks what disturbs
 

@@ -20,6 +20,7 @@ from onnx_expand.factorize.base import (
     Unit,
     factorize,
     parse_strategy,
+    strategy,
 )
 from onnx_expand.factorize.initial import (
     Filled,
@@ -50,4 +51,5 @@ __all__ = [
     "preserve",
     "random_init",
     "random_unit",
+    "strategy",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from onnx_expand import plugins
 from onnx_expand.errors import Reason, Refusal, UsageError
 from onnx_expand.geometry import Geometry
 
@@ -203,9 +204,13 @@ def parse_strategy(text: str) -> tuple[str, ...]:
         UsageError: One of them does not exist.
     """
     names = _AUTO if text == "auto" else tuple(text.split("+"))
+    registered = plugins.names(plugins.STRATEGIES)
+    for name in names:
+        if name not in STRATEGIES and name in registered:
+            plugins.load(plugins.STRATEGIES, name)
     unknown = [name for name in names if name not in STRATEGIES]
     if unknown:
-        known = ", ".join([*STRATEGIES, "auto"])
+        known = ", ".join([*dict.fromkeys([*STRATEGIES, *registered]), "auto"])
         raise UsageError(f"strategy '{text}': '{unknown[0]}' is none of {known} (join with '+')")
     return names
 

@@ -1,4 +1,4 @@
-"""The door: models come in as files, protos, onnx-ir models or graphsurgeon graphs, and leave so.
+"""The door: models of many kinds come in, and leave as the kind that they were.
 
 Inside, every pass works on `onnx_ir.Model`. What is handed in is never changed: files are only
 read, and objects are copied before the first rewrite. A model is checked on its way in, and it is
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import onnx
 import onnx_ir as ir
@@ -48,7 +48,15 @@ __all__ = [
     "visit",
 ]
 
-ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph"
+
+class Program(Protocol):
+    """What `torch.onnx.export` returns, a `torch.onnx.ONNXProgram`."""
+
+    model: ir.Model
+    exported_program: Any
+
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph | Program"
 Caller = TypeVar("Caller")
 
 # The IR version since which an initializer need not be an input.
@@ -150,7 +158,8 @@ def visit(
     """Take in a model of any kind.
 
     Args:
-        source: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`.
+        source: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`.
         output: For a path, the file to write; `<stem>.<suffix>.onnx` beside it when missing.
         suffix: See `output`.
 
@@ -179,7 +188,24 @@ def visit(
         own = onnx.ModelProto()
         own.CopyFrom(source)
         return Visit(admit(own, label), to_proto, label)
+    if _is_program(source):
+        return _visit_program(source)
     return _visit_graphsurgeon(source)
+
+
+def _is_program(source: Any) -> bool:
+    """Whether a model is a `torch.onnx.ONNXProgram`, found out without torch."""
+    kinds = ((kind.__module__, kind.__name__) for kind in type(source).__mro__)
+    return any(m.startswith("torch.onnx") and n == "ONNXProgram" for m, n in kinds)
+
+
+def _visit_program(source: Any) -> Visit[Any]:
+    guest = _visit_ir(source.model)
+
+    def leave(result: ir.Model) -> Any:
+        return type(source)(guest.leave(result), source.exported_program)
+
+    return Visit(guest.model, leave, guest.label)
 
 
 def _visit_ir(source: ir.Model) -> Visit[ir.Model]:
@@ -217,7 +243,7 @@ def _visit_graphsurgeon(source: Any) -> Visit[Any]:
     if not isinstance(source, gs.Graph):
         raise UsageError(
             f"a {type(source).__name__} is no model; give a path, onnx.ModelProto, "
-            "onnx_ir.Model or onnx_graphsurgeon.Graph"
+            "onnx_ir.Model, onnx_graphsurgeon.Graph or torch.onnx.ONNXProgram"
         )
     label = source.name or "graph"
     model = admit(export_graph(source), label)

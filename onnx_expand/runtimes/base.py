@@ -36,7 +36,9 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A way to run models."""
+    """A way to run models; two that are equal run them alike."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def name(self) -> str:

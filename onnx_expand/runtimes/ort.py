@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -15,17 +11,16 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.hazards import is_endless
-from onnx_expand.model import save, to_proto
 from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
+from onnx_expand.runtimes.content import content_of, discard
 
 __all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]
 
 _SUFFIX = "ExecutionProvider"
-_SPELLING = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
+PROVIDERS = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
+"""The providers by our names, in onnxruntime's spelling."""
 # Reduced-precision products would drown the differences that a comparison looks for.
 _OPTIONS: dict[str, dict[str, str]] = {"CUDA" + _SUFFIX: {"use_tf32": "0"}}
-_INLINE_LIMIT = (1 << 31) - (1 << 24)
 _FATAL = 4
 
 
@@ -45,15 +40,15 @@ class OnnxRuntime:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.provider not in _SPELLING:
-            raise UsageError(f"provider '{self.provider}' is none of {', '.join(_SPELLING)}")
+        if self.provider not in PROVIDERS:
+            raise UsageError(f"provider '{self.provider}' is none of {', '.join(PROVIDERS)}")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}; it must be at least 1")
 
     @property
     def name(self) -> str:
         """How messages name the runtime."""
-        return f"onnxruntime on {_SPELLING[self.provider]}"
+        return f"onnxruntime on {PROVIDERS[self.provider]}"
 
     def session(self, source: Source, label: str = "model") -> OrtSession:
         """Prepare a model.
@@ -66,9 +61,9 @@ class OnnxRuntime:
             UnsupportedError: onnxruntime is missing, lacks the provider, or cannot load the model.
         """
         ort = _import()
-        wanted = _SPELLING[self.provider] + _SUFFIX
+        wanted = PROVIDERS[self.provider] + _SUFFIX
         _require(wanted, ort.get_available_providers())
-        content, directory = _content(source)
+        content, directory = content_of(source)
         try:
             inner = ort.InferenceSession(
                 content,
@@ -78,14 +73,14 @@ class OnnxRuntime:
             )
         except Exception as error:
             # onnxruntime's exceptions have no common base of their own.
-            _remove(directory)
+            discard(directory)
             raise UnsupportedError(
                 f"{label}: {self.name} cannot load it: {first_line(error)}"
             ) from error
         session = OrtSession(inner, label, self.name)
         if directory is not None:
             # The weights may be mapped from the files for as long as the session lives.
-            weakref.finalize(session, _remove, directory)
+            weakref.finalize(session, discard, directory)
         _require(wanted, inner.get_providers()[:1])
         return session
 
@@ -174,46 +169,8 @@ def _import() -> Any:
 
 def _require(wanted: str, offered: list[str]) -> None:
     if wanted not in offered:
-        known = {name + _SUFFIX: short for short, name in _SPELLING.items()}
+        known = {name + _SUFFIX: short for short, name in PROVIDERS.items()}
         short = ", ".join(known[name] for name in offered if name in known) or "none"
         raise UnsupportedError(
             f"onnxruntime cannot use provider '{known[wanted]}' here; available: {short}"
         )
-
-
-def _content(source: Source) -> tuple[str | bytes, Path | None]:
-    """What onnxruntime loads, and the temporary directory that holds it, if any."""
-    if isinstance(source, Path):
-        return os.fspath(source), None
-    if not _needs_file(source):
-        proto = to_proto(source)
-        if is_endless(proto):
-            raise UnsupportedError(
-                "onnxruntime would run out of memory: a list of numbers that may be a shape is "
-                "longer than any shape"
-            )
-        return proto.SerializeToString(), None
-    directory = Path(tempfile.mkdtemp(prefix="onnx-expand-"))
-    try:
-        save(source, directory / "model.onnx")
-    except BaseException:
-        _remove(directory)
-        raise
-    return os.fspath(directory / "model.onnx"), directory
-
-
-def _needs_file(model: ir.Model) -> bool:
-    # Bytes can neither refer to external weights nor hold more than protobuf's 2 GiB.
-    total = 0
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                return True
-            total += tensor.nbytes if tensor is not None else 0
-    return total > _INLINE_LIMIT
-
-
-def _remove(directory: Path | None) -> None:
-    if directory is not None:
-        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""`onnx-expand run` and `onnx-expand passes`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING
+
+import click
+
+from onnx_expand.cli import render
+from onnx_expand.cli.options import assume_constant_option, check_outputs
+from onnx_expand.errors import DifferentError, UsageError
+from onnx_expand.model import load, save
+from onnx_expand.passes import assume_constant
+from onnx_expand.passes.registry import named_passes
+from onnx_expand.pipeline import Done, Pipeline, read_pipeline
+
+__all__ = ["passes", "run"]
+
+
+@click.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option("--passes", metavar="STEP,...", help="The steps, as in the examples below.")
+@click.option("--config", metavar="F.toml", help="A file whose `passes` lists the steps.")
+@click.option("--report", metavar="F.json", help="Write what each step did; - is stdout.")
+@assume_constant_option
+def run(
+    source: str,
+    target: str,
+    passes: str | None,
+    config: str | None,
+    report: str | None,
+    assume_constant_initializers: bool,
+) -> None:
+    """Run passes on IN one after the other and write OUT.
+
+    A step is the name of a pass, with options behind a colon; `onnx-expand passes` lists both.
+    The step `check` compares the model with IN, or with the result of the last step that is
+    meant to change what is computed; where they differ, nothing is written.
+
+    \b
+    Examples:
+      onnx-expand run IN.onnx OUT.onnx --passes fold,check
+      onnx-expand run IN.onnx OUT.onnx --passes fold:policy=always,border=map,check:samples=3
+      onnx-expand run IN.onnx OUT.onnx --config pipeline.toml
+
+    \b
+    pipeline.toml:
+      passes = ["strip-nonlinear", { name = "fold", policy = "latency" }, "check"]
+    """
+    if (passes is None) == (config is None):
+        raise UsageError("give either --passes or --config")
+    pipeline = Pipeline.of(passes) if passes is not None else read_pipeline(config or "")
+    check_outputs(target, report)
+    model = load(source)
+    if assume_constant_initializers:
+        assume_constant(model)
+    out = render.console(quiet=report == "-")
+    try:
+        model, done = pipeline.run(model, lambda step: out.print(_line(step)))
+    except DifferentError as error:
+        raise DifferentError(f"{source}: {error}; {target} was not written") from error
+    save(model, target)
+    if report:
+        render.write_json({"schema": 1, "steps": [step.as_dict() for step in done]}, report)
+
+
+def _line(done: Done) -> str:
+    """What a step did, in one line."""
+    if done.verdict is not None:
+        what = done.verdict.summary()
+    else:
+        what = "changed the model" if done.modified else "changed nothing"
+    return f"{done.name}: {what} ({done.seconds:.1f} s)"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def passes(as_json: bool) -> None:
+    """List the passes that `run` knows, with their options, those of installed packages too."""
+    found = named_passes()
+    if as_json:
+        listed = [
+            {
+                "name": named.name,
+                "package": named.origin,
+                "summary": named.summary,
+                "options": [
+                    {
+                        "name": option.name,
+                        "takes": option.kind,
+                        "required": option.default is MISSING,
+                        "default": None if option.default is MISSING else _plain(option.default),
+                    }
+                    for option in named.options
+                ],
+            }
+            for named in found
+        ]
+        click.echo(json.dumps(listed, indent=2))
+        return
+    out = render.console()
+    for named in found:
+        out.print(f"{named.name} ({named.origin}): {named.summary}")
+        rows = [(f"  {o.name}", o.kind, _shown(o.default)) for o in named.options]
+        width = max((len(row[0]) for row in rows), default=0)
+        for name, kind, default in rows:
+            out.print(f"{name.ljust(width)}  {kind}{default}")
+    out.print("check (onnx-expand): Compare the model with the one that the pipeline was given.")
+    out.print("  samples  a whole number [1]")
+    out.print("  seed     a whole number [0]")
+
+
+def _shown(default: object) -> str:
+    if default is MISSING:
+        return " (required)"
+    plain = _plain(default)
+    return "" if plain in (None, [], "") else f" [{json.dumps(plain).strip(chr(34))}]"
+
+
+def _plain(value: object) -> object:
+    """A default as plain JSON types."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)

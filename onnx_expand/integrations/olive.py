@@ -1,0 +1,108 @@
+"""Olive: fold as a pass of a workflow.
+
+Olive finds passes in a package configuration and has no entry points, so that its own
+configuration is handed over with this pass added:
+
+    from onnx_expand.integrations.olive import run
+    run("workflow.json")
+
+or, for Olive's command line, `python -m onnx_expand.integrations.olive > package.json` and
+`olive run --config workflow.json --package-config package.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import ONNXModelHandler
+from olive.model.utils import resolve_onnx_path
+from olive.package_config import OlivePackageConfig
+from olive.passes import Pass
+from olive.passes.pass_config import BasePassConfig, PassConfigParam
+from olive.resource_path import LocalFile, LocalFolder
+
+import onnx_expand
+from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.policy import Policy
+
+__all__ = ["OnnxExpandFold", "package_config", "run"]
+
+
+class OnnxExpandFold(Pass):  # type: ignore[misc]  # olive has no types
+    """Merge linear nodes into the fewest, cheapest ones that compute the same."""
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        return {
+            "policy": PassConfigParam(
+                type_=str,
+                default_value=str(Policy.AUTO),
+                description=f"What to merge: {', '.join(Policy)}.",
+            ),
+            "border": PassConfigParam(
+                type_=str,
+                default_value=str(Border.EXACT),
+                description=f"Where a bias meets a padded border: {', '.join(Border)}.",
+            ),
+            "verify": PassConfigParam(
+                type_=bool,
+                default_value=True,
+                description="Compare the folded model with the model before it is handed on.",
+            ),
+        }
+
+    def _run_for_config(
+        self, model: ONNXModelHandler, config: type[BasePassConfig], output_model_path: str
+    ) -> ONNXModelHandler:
+        target = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        onnx_expand.fold(
+            model.model_path,
+            target,
+            policy=config.policy,
+            border=config.border,
+            verify=config.verify,
+        )
+        if target.with_name(f"{target.name}.data").exists():
+            folder = LocalFolder({"path": target.parent})
+            return ONNXModelHandler(model_path=folder, onnx_file_name=target.name)
+        return ONNXModelHandler(model_path=LocalFile({"path": target}))
+
+
+def package_config() -> dict[str, Any]:
+    """Olive's own package configuration with `OnnxExpandFold` among the passes."""
+    path = Path(OlivePackageConfig.get_default_config_path())
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config["passes"]["OnnxExpandFold"] = {
+        "module_path": f"{__name__}.OnnxExpandFold",
+        "supported_providers": ["*"],
+        "supported_accelerators": ["*"],
+        "supported_precisions": ["*"],
+    }
+    return config
+
+
+def run(workflow: str | os.PathLike[str] | dict[str, Any], **options: Any) -> Any:
+    """Run a workflow of Olive in which a pass may be of the type `OnnxExpandFold`.
+
+    Args:
+        workflow: The workflow's file, or its content.
+        options: Further options of `olive.workflows.run`.
+
+    Returns:
+        What `olive.workflows.run` returns.
+    """
+    from olive.workflows import run as run_workflow
+
+    return run_workflow(workflow, package_config=package_config(), **options)
+
+
+if __name__ == "__main__":
+    # The class that a workflow imports must not be one of the module `__main__`.
+    from onnx_expand.integrations import olive
+
+    print(json.dumps(olive.package_config(), indent=2))

@@ -1,0 +1,63 @@
+"""onnxruntime: fold a model just before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.model import ModelLike, read
+from onnx_expand.passes import Fold
+from onnx_expand.runtimes.content import content_of, discard
+from onnx_expand.verification import require_equal, verify
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["inference_session"]
+
+
+def inference_session(
+    model: ModelLike,
+    sess_options: onnxruntime.SessionOptions | None = None,
+    providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+    *,
+    verified: bool = True,
+    **options: Any,
+) -> onnxruntime.InferenceSession:
+    """A session of onnxruntime for a folded model; no file is written.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
+            `torch.onnx.ONNXProgram`; it is not changed.
+        sess_options: As for `onnxruntime.InferenceSession`.
+        providers: As for `onnxruntime.InferenceSession`.
+        verified: Compare the folded model with the model first.
+        options: Options of `onnx_expand.passes.Fold`.
+
+    Returns:
+        The session.
+
+    Raises:
+        UsageError: An option has a value that makes no sense.
+        ModelError: The model cannot be read, or is not valid.
+        DifferentError: The folded model does not compute the same.
+        UnsupportedError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise UnsupportedError(
+            "inference_session needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"
+        ) from None
+    given = read(model)
+    folded: ir.Model = Fold(**options)(given.clone()).model
+    if verified:
+        require_equal(verify(given, folded), "the folded model differs")
+    content, directory = content_of(folded)
+    try:
+        return ort.InferenceSession(content, sess_options, providers=providers)
+    finally:
+        discard(directory)

@@ -1,0 +1,67 @@
+"""Polygraphy: loaders that fold a model, and compare two by the measured rounding of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from polygraphy.backend.base import BaseLoader
+from polygraphy.exception import PolygraphyException
+
+import onnx_expand
+from onnx_expand.errors import OnnxExpandError
+
+__all__ = ["CheckOnnx", "FoldOnnx"]
+
+Loadable = onnx.ModelProto | Callable[[], onnx.ModelProto]
+
+
+class FoldOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
+    """Loads a folded model.
+
+    Args:
+        model: A model, or a loader of one, such as `OnnxFromPath`.
+        options: Options of `onnx_expand.fold`.
+    """
+
+    def __init__(self, model: Loadable, **options: Any) -> None:
+        self._model = model
+        self._options = options
+
+    def call_impl(self) -> onnx.ModelProto:
+        """The folded model, as `onnx.ModelProto`."""
+        try:
+            folded: onnx.ModelProto = onnx_expand.fold(_loaded(self._model), **self._options)
+        except OnnxExpandError as error:
+            raise PolygraphyException(str(error)) from error
+        return folded
+
+
+class CheckOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
+    """Loads a model after it has been compared with the one that it was made of.
+
+    Args:
+        model: What is right by definition, or a loader of it.
+        other: What is loaded, or a loader of it.
+        options: Options of `onnx_expand.check`.
+    """
+
+    def __init__(self, model: Loadable, other: Loadable, **options: Any) -> None:
+        self._model, self._other = model, other
+        self._options = options
+
+    def call_impl(self) -> onnx.ModelProto:
+        """The second model; a `PolygraphyException` if the two differ."""
+        made = _loaded(self._other)
+        try:
+            verdict = onnx_expand.check(_loaded(self._model), made, **self._options)
+        except OnnxExpandError as error:
+            raise PolygraphyException(str(error)) from error
+        if not verdict:
+            raise PolygraphyException(f"the models differ: {verdict.differences[0]}")
+        return made
+
+
+def _loaded(model: Loadable) -> onnx.ModelProto:
+    return model() if callable(model) else model

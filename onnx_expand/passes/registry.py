@@ -1,0 +1,200 @@
+"""Passes by name, with options that are checked: what command lines and config files use."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import onnx_ir as ir
+
+from onnx_expand import plugins
+from onnx_expand.errors import UsageError
+from onnx_expand.passes.expand import Expand
+from onnx_expand.passes.fold import Fold
+from onnx_expand.passes.preprocess import Preprocess
+from onnx_expand.passes.strip import StripNonlinear
+
+__all__ = ["NamedPass", "Option", "find_pass", "make_pass", "named_passes", "parse_options"]
+
+_OWN: Mapping[str, type[ir.passes.PassBase]] = {
+    "expand": Expand,
+    "fold": Fold,
+    "preprocess": Preprocess,
+    "strip-nonlinear": StripNonlinear,
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a pass.
+
+    Attributes:
+        name: Its name.
+        kind: What it takes, in words.
+        default: Its value when it is left out; `MISSING` where it must be given.
+    """
+
+    name: str
+    kind: str
+    default: Any
+
+
+@dataclass(frozen=True)
+class NamedPass:
+    """A pass that can be named in a pipeline.
+
+    Attributes:
+        name: Its name.
+        kind: Its class, a subclass of `onnx_ir.passes.PassBase`.
+        origin: The package that it comes from.
+    """
+
+    name: str
+    kind: type[ir.passes.PassBase]
+    origin: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of its documentation."""
+        return (self.kind.__doc__ or "").strip().split("\n", maxsplit=1)[0]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """Its options, in the order in which its class declares them."""
+        return tuple(
+            Option(field.name, _words(hint), _default(field)) for field, hint in _declared(self)
+        )
+
+    def make(self, options: Mapping[str, Any]) -> ir.passes.PassBase:
+        """The pass with these options.
+
+        Raises:
+            UsageError: It has no such option, or an option has a value that makes no sense.
+        """
+        known = [field.name for field, _ in _declared(self)]
+        for name in options:
+            if name not in known:
+                offered = f"it has {', '.join(known)}" if known else "it has none"
+                raise UsageError(f"pass '{self.name}' has no option '{name}'; {offered}")
+        missing = [o.name for o in self.options if o.default is MISSING and o.name not in options]
+        if missing:
+            raise UsageError(f"pass '{self.name}' needs the option '{missing[0]}'")
+        try:
+            return self.kind(**options)
+        except UsageError as error:
+            raise UsageError(f"pass '{self.name}': {error}") from None
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"pass '{self.name}' does not take {dict(options)}: {error}"
+            ) from error
+
+
+def named_passes() -> tuple[NamedPass, ...]:
+    """All passes that can be named: those of this package, then those of installed packages.
+
+    Raises:
+        UsageError: An installed package registers something that is no pass, or a name twice.
+    """
+    own = tuple(NamedPass(name, kind, "onnx-expand") for name, kind in _OWN.items())
+    return own + tuple(map(_foreign, plugins.names(plugins.PASSES)))
+
+
+def find_pass(name: str) -> NamedPass:
+    """The pass of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name in _OWN:
+        return NamedPass(name, _OWN[name], "onnx-expand")
+    if name not in plugins.names(plugins.PASSES):
+        known = ", ".join([*_OWN, *plugins.names(plugins.PASSES)])
+        raise UsageError(f"there is no pass '{name}'; there are {known}")
+    return _foreign(name)
+
+
+def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ir.passes.PassBase:
+    """A pass by name.
+
+    Args:
+        name: The name, as `onnx-expand passes` lists it.
+        options: Its options by name.
+
+    Raises:
+        UsageError: There is no such pass or option, or an option's value makes no sense.
+    """
+    return find_pass(name).make(options or {})
+
+
+def parse_options(named: NamedPass, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Options given as texts, as the pass declares them.
+
+    A text option takes the text as it is, or a text in quotes without them; any other option is
+    read as JSON where it is JSON: `rate=2`, `swap_rb=true`, `mean=[0.5,0.5,0.5]`,
+    `policy=cheapest`, `include="conv[1,2]"`.
+    """
+    hints = {field.name: hint for field, hint in _declared(named)}
+    return {name: _parsed(text, hints.get(name, str)) for name, text in texts.items()}
+
+
+def _parsed(text: str, hint: Any) -> Any:
+    if str in _alternatives(hint) and not text.startswith('"'):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _foreign(name: str) -> NamedPass:
+    kind = plugins.load(plugins.PASSES, name)
+    if not (isinstance(kind, type) and issubclass(kind, ir.passes.PassBase)):
+        raise UsageError(
+            f"'{name}' in {plugins.PASSES} is a {type(kind).__name__}; it must be a subclass of "
+            "onnx_ir.passes.PassBase"
+        )
+    return NamedPass(name, kind, kind.__module__.split(".", maxsplit=1)[0])
+
+
+def _declared(named: NamedPass) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields that a pass is made with, and their types."""
+    kind: Any = named.kind
+    if not is_dataclass(kind):
+        return
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if field.init:
+            yield field, hints[field.name]
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
+
+
+_CALLED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _words(hint: Any) -> str:
+    """What a type takes, in words."""
+    found = []
+    for kind in _alternatives(hint):
+        if kind is type(None):
+            continue
+        if isinstance(kind, type) and issubclass(kind, StrEnum):
+            found.append(", ".join(kind))
+        elif get_origin(kind) is not None:
+            inner = [_words(part) for part in get_args(kind) if part is not Ellipsis]
+            found.append(f"a list, each {inner[0]}" if inner else "a list")
+        else:
+            found.append(_CALLED.get(kind, f"a {getattr(kind, '__name__', kind)}"))
+    return " or ".join(dict.fromkeys(found))

@@ -1,0 +1,248 @@
+"""Pipelines: passes one after the other, named in a text, a TOML file or a list.
+
+`fold:policy=latency,border=map,check:samples=3` is a pipeline of two steps. The step `check`
+compares the model with the one that the pipeline was given, or with what the last step made that
+is meant to change what a model computes: preprocessing, an expansion that starts from random
+numbers, activations taken out.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx_ir as ir
+
+from onnx_expand.equivalence import Verdict, check
+from onnx_expand.errors import DifferentError, UsageError
+from onnx_expand.passes import Expand, Preprocess, StripNonlinear
+from onnx_expand.passes.expand import ExpandResult
+from onnx_expand.passes.registry import find_pass, parse_options
+
+__all__ = ["Check", "Done", "Pipeline", "Step", "StepLike", "read_pipeline"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The step that compares; its options are those of `onnx_expand.check` of these names.
+
+    Attributes:
+        samples: Inputs of each kind.
+        seed: Decides the inputs.
+    """
+
+    samples: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise UsageError(f"check: {name} is {value!r}; give a whole number from {least}")
+
+
+Step: TypeAlias = "tuple[str, ir.passes.PassBase | Check]"
+StepLike: TypeAlias = "str | Mapping[str, Any] | ir.passes.PassBase | Check"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one step did.
+
+    Attributes:
+        name: The step's name.
+        modified: Whether it changed the model.
+        seconds: How long it took.
+        report: The pass's own report, where it has one.
+        verdict: What a check found.
+    """
+
+    name: str
+    modified: bool
+    seconds: float
+    report: Any = None
+    verdict: Verdict | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The step as plain JSON types."""
+        as_dict = getattr(self.report, "as_dict", None)
+        return {
+            "step": self.name,
+            "modified": self.modified,
+            "seconds": self.seconds,
+            "report": None if as_dict is None else as_dict(),
+            "verdict": None if self.verdict is None else self.verdict.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps, in order.
+
+    Attributes:
+        steps: The name of each, and the pass or check.
+    """
+
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, steps: str | Sequence[StepLike]) -> Pipeline:
+        """A pipeline from a text or from a list of names, mappings and passes.
+
+        Args:
+            steps: Steps separated by commas, each a name, or a name, a colon and options
+                `name=value` separated by commas; or a list of such steps, of mappings that hold
+                `name` and options, and of passes.
+
+        Raises:
+            UsageError: There is no such pass or option, or an option's value makes no sense.
+        """
+        parts: list[StepLike] = [*_split(steps)] if isinstance(steps, str) else [*steps]
+        if not parts:
+            raise UsageError("a pipeline needs at least one step, such as 'fold'")
+        return cls(tuple(map(_step, parts)))
+
+    def run(
+        self, model: ir.Model, progress: Callable[[Done], None] | None = None
+    ) -> tuple[ir.Model, list[Done]]:
+        """Run the steps on a model, which they may change in place.
+
+        Args:
+            model: The model.
+            progress: Called after each step with what it did.
+
+        Returns:
+            The model as the last step left it, and what each step did.
+
+        Raises:
+            DifferentError: A check found a difference.
+            UnsupportedError: A check cannot run the model here.
+        """
+        checks = any(isinstance(step, Check) for _, step in self.steps)
+        reference = model.clone() if checks else model
+        done: list[Done] = []
+        for name, step in self.steps:
+            start = time.perf_counter()
+            if isinstance(step, Check):
+                verdict = check(reference, model, samples=step.samples, seed=step.seed)
+                if not verdict:
+                    raise DifferentError(f"step '{name}': {verdict.differences[0]}")
+                found = Done(name, False, time.perf_counter() - start, verdict=verdict)
+            else:
+                result = step(model)
+                model = result.model
+                if checks and _changes_numbers(step, result):
+                    reference = model.clone()
+                report = getattr(result, "report", None)
+                found = Done(name, result.modified, time.perf_counter() - start, report)
+            done.append(found)
+            if progress is not None:
+                progress(found)
+        return model, done
+
+
+def read_pipeline(path: str | os.PathLike[str]) -> Pipeline:
+    """The pipeline in a TOML file, whose `passes` is a list of names and tables.
+
+    Raises:
+        UsageError: The file cannot be read or holds no pipeline.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    passes = data.pop("passes", None)
+    if data:
+        raise UsageError(f"{path} holds '{next(iter(data))}'; a pipeline has nothing but 'passes'")
+    if not isinstance(passes, list):
+        raise UsageError(f'{path} needs a list \'passes\', such as passes = ["fold", "check"]')
+    try:
+        return Pipeline.of(passes)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _step(given: StepLike) -> Step:
+    if isinstance(given, ir.passes.PassBase):
+        return type(given).__name__, given
+    if isinstance(given, Check):
+        return "check", given
+    if isinstance(given, str):
+        name, _, rest = given.partition(":")
+        texts = dict(_option(name, text) for text in _pieces(rest)) if rest else {}
+        return _named(name.strip(), texts, are_texts=True)
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{given!r} is no step; give a name, a mapping or a pass")
+    options = dict(given)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise UsageError(f"the step {dict(given)} needs a 'name'")
+    return _named(name, options, are_texts=False)
+
+
+def _named(name: str, options: Mapping[str, Any], *, are_texts: bool) -> Step:
+    if name != "check":
+        named = find_pass(name)
+        return name, named.make(parse_options(named, options) if are_texts else options)
+    known = ("samples", "seed")
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise UsageError(f"check has no option '{unknown[0]}'; it has {', '.join(known)}")
+    values = {
+        option: int(value) if are_texts and value.isdecimal() else value
+        for option, value in options.items()
+    }
+    return name, Check(**values)
+
+
+def _option(step: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"step '{step}': '{text}' is no option; write name=value")
+    return name.strip(), value.strip()
+
+
+def _split(text: str) -> Iterator[str]:
+    """The steps of a text: a piece with '=' and without ':' before it continues the step."""
+    current: list[str] = []
+    for piece in _pieces(text):
+        head = piece.partition("=")[0]
+        if current and "=" in piece and ":" not in head:
+            current.append(piece)
+            continue
+        if current:
+            yield ",".join(current)
+        current = [piece]
+    if current:
+        yield ",".join(current)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text cut at its commas, those inside brackets or quotes aside."""
+    depth, start, quoted, escaped = 0, 0, False, False
+    for i, character in enumerate(text):
+        if quoted:
+            quoted, escaped = escaped or character != '"', character == "\\" and not escaped
+            continue
+        quoted = character == '"'
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth <= 0:
+            yield text[start:i].strip()
+            start = i + 1
+    if text[start:].strip():
+        yield text[start:].strip()
+
+
+def _changes_numbers(step: ir.passes.PassBase, result: ir.passes.PassResult) -> bool:
+    """Whether a step is meant to change what the model computes."""
+    if isinstance(step, Expand):
+        return isinstance(result, ExpandResult) and not result.report.is_exact
+    return isinstance(step, Preprocess | StripNonlinear)

@@ -1,0 +1,76 @@
+"""What installed packages add, found through Python's entry points.
+
+A package registers in one of the groups below, in its own `pyproject.toml`:
+
+    [project.entry-points."onnx_expand.passes"]
+    tidy = "my_package:Tidy"
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any
+
+from onnx_expand.errors import UsageError
+
+__all__ = ["LINEAR_OPS", "PASSES", "RUNTIMES", "STRATEGIES", "load", "names"]
+
+PASSES = "onnx_expand.passes"
+"""Classes of `onnx_ir` passes whose options are the fields of a dataclass."""
+STRATEGIES = "onnx_expand.strategies"
+"""Functions registered by `onnx_expand.factorize.strategy`."""
+RUNTIMES = "onnx_expand.runtimes"
+"""Functions without arguments that return a `onnx_expand.runtimes.Runtime`."""
+LINEAR_OPS = "onnx_expand.linear_ops"
+"""Functions registered by `onnx_expand.lift.lifts`."""
+
+
+@functools.cache
+def _group(group: str) -> Mapping[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        other = found.get(entry.name)
+        if other is not None and other.value != entry.value:
+            raise UsageError(
+                f"'{entry.name}' in {group} is registered twice: {_home(other)} as "
+                f"{other.value}, {_home(entry)} as {entry.value}; uninstall one of them"
+            )
+        found[entry.name] = entry
+    return MappingProxyType(found)
+
+
+def names(group: str) -> tuple[str, ...]:
+    """The names that installed packages register in a group, in order; nothing is imported.
+
+    Raises:
+        UsageError: Two packages register different things under one name.
+    """
+    return tuple(sorted(_group(group)))
+
+
+@functools.cache
+def load(group: str, name: str) -> Any:
+    """Import what is registered under a name.
+
+    Raises:
+        UsageError: No package registers the name, or what it registers cannot be imported.
+    """
+    entry = _group(group).get(name)
+    if entry is None:
+        known = ", ".join(names(group)) or "nothing"
+        raise UsageError(f"no package registers '{name}' in {group}; registered: {known}")
+    try:
+        return entry.load()
+    except Exception as error:  # whatever the package's own modules raise
+        raise UsageError(
+            f"'{name}' of {_home(entry)} cannot be imported from {entry.value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _home(entry: EntryPoint) -> str:
+    """The package that registers an entry point, with its version."""
+    return "a package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"

@@ -1,0 +1,1 @@
+"""The passes inside other tools, each of which really runs."""
