@@ -10,6 +10,7 @@ from onnx_expand.cli.check import check
 from onnx_expand.cli.expand import expand
 from onnx_expand.cli.fold import fold
 from onnx_expand.cli.inspect import inspect
+from onnx_expand.cli.paper import paper
 from onnx_expand.cli.run import passes, run
 from onnx_expand.cli.train import train
 
@@ -30,6 +31,7 @@ def cli() -> None:
     bench    time models side by side
     run      run passes by name, one after the other
     passes   list the passes and their options
+    paper    do the studies of the ExpandNets paper
 
     \b
     The whole loop:
@@ -44,5 +46,5 @@ def cli() -> None:
     """
 
 
-for command in (expand, train, fold, check, inspect, bench, run, passes):
+for command in (expand, train, fold, check, inspect, bench, run, passes, paper):
     cli.add_command(command)

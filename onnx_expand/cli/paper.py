@@ -1,0 +1,144 @@
+"""`onnx-expand paper`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnx_expand.cli import render
+from onnx_expand.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnx_expand.experiment.paper import Setting, Study
+
+__all__ = ["paper"]
+
+
+@click.command()
+@click.argument("name", metavar="NAME", required=False)
+@click.option("--list", "listing", is_flag=True, help="Show the studies.")
+@click.option(
+    "--data",
+    metavar="DIR|FILE|PACKAGE:FUNCTION",
+    help="Train on this instead of distorted digits, by the paper's settings for CIFAR. As for "
+    "`train`.",
+)
+@click.option("--out", type=Path, default=Path("paper"), show_default=True, help="Output folder.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the setting's.")
+@click.option("--images", type=click.IntRange(min=1), help="Train on so many, of all classes.")
+@click.option("--batch", type=click.IntRange(min=1), help="Instead of the setting's.")
+@click.option("--schedule", help="Instead of the setting's, as for `train`.")
+@click.option("--size", type=click.IntRange(min=1), help="Height and width of the images.")
+@click.option("--classes", type=click.IntRange(min=2), help="Classes of the data. [default: 10]")
+@click.option(
+    "--lr",
+    metavar="R,..",
+    help="Learning rates of which each arm takes its best on held-out data; one is not tried.",
+)
+@click.option("--arms", metavar="NAME,..", help="Only these lines of the table.")
+@click.option(
+    "--executor",
+    type=click.Choice(["process", "pool"]),
+    default="process",
+    show_default=True,
+    help="process: one run after the other. pool: --jobs of them side by side, a thread each.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="In a pool."
+)
+def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
+    """Do the study NAME of the ExpandNets paper, or what is left of it.
+
+    Its table comes as OUT/NAME.md beside the paper's figures, with NAME.json and NAME.png. Runs
+    are kept in OUT/runs by what decides them, settings, data and code, and are not done again; a
+    run that was stopped goes on. Each arm's learning rate is chosen on held-out training data.
+
+    \b
+    Examples:
+      onnx-expand paper --list
+      onnx-expand paper table1 --executor pool
+      onnx-expand paper table9 --data cifar-10-python.tar.gz --epochs 30 --images 25000
+    """
+    from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
+    from onnx_expand.experiment.paper import (
+        STUDIES,
+        in_pool,
+        in_process,
+        run_study,
+        study_of,
+        write,
+    )
+
+    screen = render.console()
+    if listing or name is None:
+        rows = [(s.name, s.source, s.title, f"{len(s.arms)} arms") for s in STUDIES.values()]
+        render.print_table(screen, ("", "", "", ""), rows)
+        return
+    study = _only(study_of(name), said.pop("arms"))
+    kind, jobs = said.pop("executor"), said.pop("jobs")
+    executor = in_pool(jobs) if kind == "pool" else in_process
+    seeds = range(said.pop("seeds"))
+    setting = _setting(**said)
+    findings = run_study(study, setting, seeds, out / "runs", executor=executor, tell=screen.print)
+    written = write(findings, out)
+    for line in written[0].read_text(encoding="utf-8").splitlines():
+        screen.print(line)
+    screen.print(f"wrote {', '.join(map(str, written))}")
+
+
+def _only(study: Study, names: str | None) -> Study:
+    """A study of some of its arms; the one that all are compared with stays."""
+    if names is None:
+        return study
+    wanted = [name.strip().lower() for name in names.split(",")]
+    known = {arm.name.lower(): arm for arm in study.arms}
+    for name in wanted:
+        if name not in known:
+            listed = ", ".join(arm.name for arm in study.arms)
+            raise UsageError(f"--arms: '{name}' is none of {listed}")
+    bases = {base.name for name in wanted if (base := study.against(known[name])) is not None}
+    arms = [arm for arm in study.arms if arm.name.lower() in wanted or arm.name in bases]
+    return replace(study, arms=tuple(arms))
+
+
+def _setting(
+    *,
+    data: str | None,
+    epochs: int | None,
+    images: int | None,
+    batch: int | None,
+    schedule: str | None,
+    size: int | None,
+    classes: int | None,
+    lr: str | None,
+) -> Setting:
+    from onnx_expand.experiment.paper import CIFAR, EMBEDDED
+
+    setting = EMBEDDED if data is None else replace(CIFAR, data=data)
+    said = {"epochs": epochs, "batch": batch, "schedule": schedule}
+    train = {**setting.train, **{k: v for k, v in said.items() if v is not None}}
+    if epochs is not None or schedule is not None:
+        train.pop("milestones", None)  # each third, which is where the paper has them
+    shape = {"size": size, "classes": classes}
+    build = {**setting.build, **{k: v for k, v in shape.items() if v is not None}}
+    return replace(
+        setting, train=train, build=build, images=images, rates=_rates(lr) or setting.rates
+    )
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise UsageError(f"--lr: '{text}' is no list of rates such as 0.01,0.03")
+    return rates

@@ -1,0 +1,121 @@
+"""The data of a study: loaded once in a process, then cut and corrupted for each run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.experiment.paper.job import Job
+from onnx_expand.recipes import DataOptions
+from onnx_expand.train import Dataset, ImageInput, load_data
+from onnx_expand.train.augment import Augment
+from onnx_expand.train.samples import ArraySamples, PictureSamples, Samples
+from onnx_expand.train.targets import Labels, Pictures
+
+__all__ = ["data_of", "fingerprint"]
+
+_NOISE = 0x401E
+
+
+def data_of(job: Job, images: ImageInput) -> Dataset:
+    """What a run trains and tests on.
+
+    Raises:
+        ModelError: The data cannot be read, or does not fit the network.
+        UnsupportedError: It must be cut or corrupted, and is not labelled by classes.
+    """
+    data = _loaded(job.data, json.dumps(dict(job.options), sort_keys=True), images)
+    train, test = data.train, data.test
+    if job.part == "held-out":
+        held = _last_fifth(_labels(train))
+        test = replace(_taken(train, held), augment=Augment())
+        train = _taken(train, ~held)
+    if job.images is not None:
+        train = _taken(train, _balanced(_labels(train), job.images))
+    if job.noise:
+        train = _corrupted(train, job.noise, len(data.classes), job.seed)
+    described = f"{data.description}; trained on {len(train):,}, tested on {len(test):,}"
+    return replace(data, train=train, test=test, description=described)
+
+
+def fingerprint(data: Dataset) -> str:
+    """What tells data from other data."""
+    found = hashlib.sha256()
+    for part in (data.train, data.test):
+        found.update(part.fingerprint())
+    return found.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _loaded(spec: str, options: str, images: ImageInput) -> Dataset:
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(options).items()
+    }
+    return load_data(
+        spec,
+        channels=images.channels,
+        size=images.size,
+        classes=images.classes,
+        options=DataOptions(**values),
+    )
+
+
+def _labels(samples: Samples) -> npt.NDArray[np.int64]:
+    """The class of each sample."""
+    if isinstance(samples, ArraySamples) and samples.y.ndim == 1:
+        return samples.y.astype(np.int64)
+    if isinstance(samples, PictureSamples) and isinstance(samples.targets, Labels):
+        return samples.targets.values
+    raise UnsupportedError(
+        "a study cuts and corrupts images with one class each; this data is labelled otherwise"
+    )
+
+
+def _taken(samples: Samples, chosen: npt.NDArray[Any]) -> Any:
+    """Some of the samples, by number or by mask."""
+    picks = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+    if isinstance(samples, ArraySamples):
+        return replace(samples, x=samples.x[picks], y=samples.y[picks], _ready=None)
+    assert isinstance(samples, PictureSamples)
+    assert isinstance(samples.targets, Labels)
+    old = samples.pictures
+    kept = {new: old.kept[int(was)] for new, was in enumerate(picks) if int(was) in old.kept}
+    pictures = Pictures([old.paths[int(was)] for was in picks], old.decode, kept)
+    return replace(samples, pictures=pictures, targets=Labels(samples.targets.values[picks]))
+
+
+def _last_fifth(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """The last fifth of each class: neighbours, such as copies of one image, stay together."""
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        held[places[-max(1, len(places) // 5) :]] = True
+    return held
+
+
+def _balanced(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """The first samples of each class, `count` in all as far as there are so many."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        rank[places] = np.arange(len(places))
+    order = np.lexsort((labels, rank))
+    return np.sort(order[:count])
+
+
+def _corrupted(samples: Any, share: float, classes: int, seed: int) -> Any:
+    """The same samples, a share of their labels drawn anew from all classes."""
+    labels = _labels(samples)
+    random = np.random.default_rng([seed, _NOISE])
+    changed = random.random(len(labels)) < share
+    drawn = np.where(changed, random.integers(0, classes, len(labels)), labels)
+    if isinstance(samples, ArraySamples):
+        return replace(samples, y=drawn)
+    return replace(samples, targets=Labels(drawn))

@@ -1,0 +1,77 @@
+"""One independent training run, described so that its result can be found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import onnx_expand
+from onnx_expand.errors import UsageError
+
+__all__ = ["Job", "Part", "code_version"]
+
+Part: TypeAlias = Literal["test", "held-out"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides the numbers of one run.
+
+    Attributes:
+        network: A network of `models`, by name, or an ONNX file.
+        build: Keywords of the network's builder.
+        expand: Keywords of `onnx_expand.expand`; None trains the compact network.
+        data: As for `load_data`.
+        options: Fields of `DataOptions`.
+        train: Fields of `TrainOptions`.
+        seed: Of initial weights, order and augmentation.
+        part: What is tested on: the test data, or the last fifth of each class of the training
+            data, which is not trained on then.
+        images: Train on so many samples, as many of each class; None for all.
+        noise: Share of the training labels that are drawn anew, from all classes.
+    """
+
+    network: str
+    build: Mapping[str, Any] = field(default_factory=dict)
+    expand: Mapping[str, Any] | None = None
+    data: str = "digits"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    part: Part = "test"
+    images: int | None = None
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1:
+            raise UsageError(f"noise is {self.noise}; it must be between 0 and 1")
+        if self.images is not None and self.images < 1:
+            raise UsageError(f"images is {self.images}; it must be at least 1")
+
+    def key(self, data: str) -> str:
+        """The name under which the result is kept.
+
+        Args:
+            data: The fingerprint of what the data holds.
+        """
+        facts = {"job": asdict(self), "data": data, "code": code_version()}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@cache
+def code_version() -> str:
+    """What tells this code from other code: the versions and the sources that train."""
+    import torch
+
+    found = hashlib.sha256(f"{onnx_expand.__version__} torch {torch.__version__}".encode())
+    package = Path(onnx_expand.__file__).parent
+    folders = [package, package.parent / "models"]
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        found.update(path.relative_to(package.parent).as_posix().encode() + b"\0")
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""Do one run: build, expand, train, fold, check, and measure."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+import onnx_expand
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.folding import fold_and_check
+from onnx_expand.experiment.paper.datasets import data_of, fingerprint
+from onnx_expand.experiment.paper.job import Job
+from onnx_expand.experiment.paper.store import Store
+from onnx_expand.model import load, read, save
+from onnx_expand.train import (
+    Checkpoints,
+    Dataset,
+    DivergedError,
+    ImageInput,
+    Progress,
+    TrainOptions,
+    evaluate,
+    image_input,
+    to_torch,
+    train,
+    write_back,
+)
+from onnx_expand.train.initialize import initialize
+
+__all__ = ["EXPANDED", "FOLDED", "key_of", "perform"]
+
+# The files of a run: the model as it was trained, and what it folds to.
+EXPANDED, FOLDED = "trained.onnx", "folded.onnx"
+
+
+def perform(job: Job, place: Path, progress: Progress | None = None) -> Mapping[str, Any]:
+    """The result of a run: the one that is kept, or else what comes of doing it.
+
+    A run that was stopped goes on from its last epoch. One that diverges has a result too, which
+    says so and has no score.
+
+    Args:
+        job: What to do.
+        place: The folder of the store.
+        progress: Is told about steps and epochs.
+
+    Raises:
+        ModelError: Network or data cannot be read, or they do not fit.
+        UsageError: A setting makes no sense.
+        DifferentError: What was trained folds to a model that computes something else.
+    """
+    compact = _compact(job)
+    data = data_of(job, image_input(compact))
+    store, key = Store(place), job.key(fingerprint(data))
+    found = store.result(key)
+    if found is not None:
+        return found
+    model = compact if job.expand is None else _expanded(compact, job)
+    result = {"key": key, **_figures(compact, model), **_machine()}
+    try:
+        result.update(_trained(job, model, data, store.folder(key), progress))
+    except DivergedError as error:
+        result.update(score=None, loss=None, seconds=0.0, diverged=str(error))
+    store.keep(key, result)
+    return result
+
+
+def key_of(job: Job) -> str:
+    """The name under which the result of a run is kept."""
+    return job.key(fingerprint(data_of(job, _input(job))))
+
+
+def _input(job: Job) -> ImageInput:
+    return image_input(_compact(job))
+
+
+def _compact(job: Job) -> ir.Model:
+    """The compact network, with fresh weights of the run's seed."""
+    if Path(job.network).suffix == ".onnx":
+        return initialize(load(job.network), job.seed)
+    try:
+        from models import networks
+    except ImportError as error:
+        raise UnsupportedError(
+            f"network '{job.network}': the builders are in the source tree's models/; run this "
+            "there, or name an .onnx file"
+        ) from error
+    if job.network not in networks():
+        raise UsageError(f"network '{job.network}' is none of {', '.join(networks())}")
+    return read(networks()[job.network].build(seed=job.seed, **job.build))
+
+
+def _expanded(compact: ir.Model, job: Job) -> ir.Model:
+    expanded: ir.Model = onnx_expand.expand(compact, seed=job.seed, **(job.expand or {}))
+    return expanded
+
+
+def _figures(compact: ir.Model, model: ir.Model) -> dict[str, Any]:
+    counts = {"compact": onnx_expand.inspect(compact), "trained": onnx_expand.inspect(model)}
+    return {
+        name: {"parameters": count.parameters, "macs": count.macs}
+        for name, count in counts.items()
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+
+
+def _trained(
+    job: Job, model: ir.Model, data: Dataset, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
+    """Train and fold a model; the figures of both."""
+    options = TrainOptions(**{**job.train, "seed": job.seed})
+    module = to_torch(model)
+    checkpoints = Checkpoints(folder / "checkpoint.pt", resume=True)
+    history = train(module, data, options, progress, checkpoints=checkpoints)
+    trained = write_back(module, model)
+    save(trained, folder / EXPANDED)
+    folded = fold_and_check(trained, job.network) if job.expand is not None else None
+    final = folded.model if folded is not None else trained
+    save(final, folder / FOLDED)
+    score = history.score if folded is None else evaluate(to_torch(final), data)
+    last = history.epochs[history.kept - 1]
+    return {
+        "metric": history.metric,
+        "score": score,
+        "trained_score": history.score,
+        "loss": last.loss,
+        "train_score": last.train_score,
+        "seconds": sum(epoch.seconds for epoch in history.epochs),
+        "curve": [[e.loss, e.train_score, e.test_score] for e in history.epochs],
+        "check": folded.verdict.summary() if folded and folded.verdict else None,
+        "data": data.description,
+    }

@@ -1,0 +1,53 @@
+"""Results of runs on disk, by what decided them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnx_expand.errors import UsageError
+from onnx_expand.model import replacing
+
+__all__ = ["Store"]
+
+
+class Store:
+    """A folder with one folder for each run: its result, its models, or its checkpoint.
+
+    Args:
+        path: The folder; it is made.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be made: {error.strerror or error}") from error
+
+    def folder(self, key: str) -> Path:
+        """The folder of one run; it is made."""
+        found = self.path / key
+        found.mkdir(exist_ok=True)
+        return found
+
+    def result(self, key: str) -> Mapping[str, Any] | None:
+        """What a run gave; None where it has not ended, or its file is damaged."""
+        try:
+            found = json.loads((self.path / key / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def keep(self, key: str, result: Mapping[str, Any]) -> None:
+        """Keep what a run gave, and remove its checkpoint."""
+        folder = self.folder(key)
+        with replacing(folder / "result.json") as partial:
+            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        for rest in folder.glob("checkpoint*"):
+            rest.unlink()

@@ -1,0 +1,249 @@
+"""What a table of the paper compares, declared; and how a study of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.compare import Comparison
+from onnx_expand.experiment.paper.executors import Executor, in_process
+from onnx_expand.experiment.paper.job import Job
+
+__all__ = ["Arm", "Findings", "Row", "Setting", "Study", "run_study"]
+
+# Rates are chosen on runs of these seeds, which are none of those that are reported.
+_TUNING_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data, and how everything is trained on it.
+
+    Attributes:
+        data: As for `load_data`.
+        build: Keywords of every network's builder, such as the image size.
+        options: Fields of `DataOptions`.
+        train: Fields of `TrainOptions`.
+        rates: Learning rates of which each arm takes its best on held-out data; one is not tried.
+        images: Train on so many samples; None for all.
+    """
+
+    data: str
+    build: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = (0.01,)
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a table.
+
+    Attributes:
+        name: What the line is called.
+        expand: Keywords of `onnx_expand.expand`; None for the compact network.
+        build: Keywords of the network's builder, besides the setting's.
+        noise: Share of the training labels that are drawn anew.
+        against: The name of the arm that it is compared with; the first one when missing.
+        paper: The paper's figures in %, by column.
+    """
+
+    name: str
+    expand: Mapping[str, Any] | None = None
+    build: Mapping[str, Any] = field(default_factory=dict)
+    noise: float = 0.0
+    against: str | None = None
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a table or figure of the paper compares.
+
+    Attributes:
+        name: What the command line calls it.
+        title: What it asks.
+        source: Where the paper has it.
+        network: A network of `models`.
+        arms: The lines of the table.
+    """
+
+    name: str
+    title: str
+    source: str
+    network: str
+    arms: tuple[Arm, ...]
+
+    def against(self, arm: Arm) -> Arm | None:
+        """The arm that one is compared with; None for the first."""
+        wanted = arm.against or self.arms[0].name
+        other = next(a for a in self.arms if a.name == wanted)
+        return None if other is arm else other
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one arm gave.
+
+    Attributes:
+        arm: The arm.
+        lr: Its learning rate.
+        tried: The held-out score at each rate that was tried; None where the run diverged.
+        results: The result of each seed.
+        comparison: With the arm that it is compared with, on the seeds that both finished.
+    """
+
+    arm: Arm
+    lr: float
+    tried: Mapping[float, float | None]
+    results: tuple[Mapping[str, Any], ...]
+    comparison: Comparison | None = None
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The scores of the seeds that did not diverge."""
+        return tuple(r["score"] for r in self.results if r["score"] is not None)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study found.
+
+    Attributes:
+        study: The study.
+        setting: On what.
+        seeds: Which.
+        rows: One for each arm.
+    """
+
+    study: Study
+    setting: Setting
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+Tell = Callable[[str], None]
+
+
+def run_study(
+    study: Study,
+    setting: Setting,
+    seeds: Sequence[int],
+    place: Path,
+    *,
+    executor: Executor = in_process,
+    tell: Tell = lambda line: None,
+) -> Findings:
+    """Do all runs of a study that are not done yet.
+
+    Where the setting has several rates, each arm is first trained once at each of them without
+    the last fifth of the training data, on which it is scored; then with its best rate, from each
+    seed, on all of it. Arms that are compared have the same seeds.
+
+    Args:
+        study: The study.
+        setting: Data and schedule.
+        seeds: Of the runs that are reported.
+        place: Where the runs are kept.
+        executor: Does the runs.
+        tell: Is told about each run that ends.
+
+    Raises:
+        UsageError: There is no seed or no rate.
+        UnsupportedError: An arm diverges at every rate.
+    """
+    if not seeds or not setting.rates:
+        raise UsageError("a study needs at least one seed and one rate")
+    tried = _tuned(study, setting, place, executor, tell)
+    rates = {arm.name: _best(arm, tried[arm.name], setting) for arm in study.arms}
+    jobs = [
+        (arm, _job(study, setting, arm, rates[arm.name], seed))
+        for seed in seeds
+        for arm in study.arms
+    ]
+    results = _done(jobs, place, executor, tell)
+    found: dict[str, list[Mapping[str, Any]]] = {arm.name: [] for arm in study.arms}
+    for (arm, _), result in zip(jobs, results, strict=True):
+        found[arm.name].append(result)
+    rows = [
+        Row(arm, rates[arm.name], tried[arm.name], tuple(found[arm.name])) for arm in study.arms
+    ]
+    compared = [replace(row, comparison=_compared(study, row, rows)) for row in rows]
+    return Findings(study, setting, tuple(seeds), tuple(compared))
+
+
+def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, **more: Any) -> Job:
+    return Job(
+        study.network,
+        {**setting.build, **arm.build},
+        arm.expand,
+        setting.data,
+        setting.options,
+        {**setting.train, "lr": lr},
+        seed,
+        images=setting.images,
+        noise=arm.noise,
+        **more,
+    )
+
+
+def _tuned(
+    study: Study, setting: Setting, place: Path, executor: Executor, tell: Tell
+) -> dict[str, dict[float, float | None]]:
+    """The held-out score of each arm at each rate; nothing where there is one rate."""
+    tried: dict[str, dict[float, float | None]] = {arm.name: {} for arm in study.arms}
+    if len(setting.rates) == 1:
+        return tried
+    jobs = [
+        (arm, _job(study, setting, arm, lr, _TUNING_SEED, part="held-out"))
+        for arm in study.arms
+        for lr in setting.rates
+    ]
+    for (arm, job), result in zip(jobs, _done(jobs, place, executor, tell), strict=True):
+        tried[arm.name][job.train["lr"]] = result["score"]
+    return tried
+
+
+def _best(arm: Arm, tried: Mapping[float, float | None], setting: Setting) -> float:
+    if not tried:
+        return setting.rates[0]
+    finished = {lr: score for lr, score in tried.items() if score is not None}
+    if not finished:
+        listed = ", ".join(f"{lr:g}" for lr in tried)
+        raise UnsupportedError(f"{arm.name} diverges at each rate of {listed}; try lower ones")
+    return max(finished, key=lambda lr: finished[lr])
+
+
+def _done(
+    jobs: Sequence[tuple[Arm, Job]], place: Path, executor: Executor, tell: Tell
+) -> list[Mapping[str, Any]]:
+    """The results of jobs, in their order."""
+    results: list[Mapping[str, Any]] = [{}] * len(jobs)
+    for count, (number, result) in enumerate(executor([job for _, job in jobs], place), start=1):
+        results[number] = result
+        arm, job = jobs[number]
+        score = "diverged" if result["score"] is None else f"{result['score']:.2%}"
+        what = f"rate {job.train['lr']:g}, held out" if job.part != "test" else f"seed {job.seed}"
+        tell(f"{count}/{len(jobs)}  {arm.name}, {what}: {score}  ({result['seconds']:.0f} s)")
+    return results
+
+
+def _compared(study: Study, row: Row, rows: Sequence[Row]) -> Comparison | None:
+    other = study.against(row.arm)
+    if other is None:
+        return None
+    base = next(r for r in rows if r.arm is other)
+    pairs = [
+        (a["score"], b["score"])
+        for a, b in zip(row.results, base.results, strict=True)
+        if a["score"] is not None and b["score"] is not None
+    ]
+    if not pairs:
+        return None
+    first, second = zip(*pairs, strict=True)
+    metric = row.results[0].get("metric", "accuracy")
+    return Comparison(metric, True, (row.arm.name, other.name), first, second)

@@ -1,0 +1,170 @@
+"""What a study found, as Markdown, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from onnx_expand.experiment.paper.job import code_version
+from onnx_expand.experiment.paper.study import Findings, Row
+from onnx_expand.model import replacing
+
+__all__ = ["as_dict", "draw", "markdown", "write"]
+
+_BLUE, _ORANGE = "#3b6ea5", "#b5672c"
+
+
+def write(findings: Findings, folder: Path) -> list[Path]:
+    """Write NAME.md, NAME.json, and NAME.png where matplotlib is installed.
+
+    Returns:
+        What was written.
+    """
+    name = findings.study.name
+    texts = {"md": markdown(findings), "json": json.dumps(as_dict(findings), indent=1) + "\n"}
+    written = []
+    for kind, text in texts.items():
+        written.append(folder / f"{name}.{kind}")
+        with replacing(written[-1]) as partial:
+            partial.write_text(text, encoding="utf-8")
+    if draw(findings, folder / f"{name}.png"):
+        written.append(folder / f"{name}.png")
+    return written
+
+
+def markdown(findings: Findings) -> str:
+    """A table with a line for each arm beside the paper's figures, and how it was made."""
+    study, setting = findings.study, findings.setting
+    columns = list(dict.fromkeys(name for arm in study.arms for name in arm.paper))
+    head = [
+        "", "parameters in training", "rate", "accuracy %", "difference", "95 % interval",
+        "training loss", *(f"paper: {name}" for name in columns),
+    ]  # fmt: skip
+    lines = [f"## {study.source}: {study.title}", "", _line(head), _line(["---"] * len(head))]
+    lines += [_line([*_cells(row), *_beside(row, columns)]) for row in findings.rows]
+    train = ", ".join(f"{name} {value}" for name, value in setting.train.items())
+    first = findings.rows[0].results[0]
+    ran = first.get("data", setting.data)
+    rates = ", ".join(f"{lr:g}" for lr in setting.rates)
+    chosen = (
+        f"Each arm has its best rate of {rates}, tried once without the last fifth of the "
+        "training data, on that fifth."
+        if len(setting.rates) > 1
+        else "All arms have the same rate."
+    )
+    lines += [
+        "",
+        f"{study.network}, {ran}; {train}; seeds {_numbers(findings.seeds)}. {chosen} Scores are "
+        "the last epoch's, mean ± standard deviation; differences are paired by seed, with "
+        f"Student's t. {os.cpu_count()} CPU cores ({first.get('machine', '')}), torch "
+        f"{first.get('torch', '')}, code {code_version()}, {_minutes(findings.rows)} of training.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row) -> list[str]:
+    parameters = f"{row.results[0]['trained']['parameters']:,}"
+    difference, interval = "", ""
+    if row.comparison is not None:
+        difference = f"{100 * statistics.mean(row.comparison.differences):+.2f}"
+        if row.comparison.interval is not None:
+            interval = " to ".join(f"{100 * value:+.2f}" for value in row.comparison.interval)
+    losses = [r["loss"] for r in row.results if r["loss"] is not None]
+    loss = f"{statistics.mean(losses):.4f}" if losses else ""
+    score = _spread([100 * s for s in row.scores])
+    diverged = len(row.results) - len(row.scores)
+    score += f" ({diverged} diverged)" if diverged else ""
+    return [row.arm.name, parameters, f"{row.lr:g}", score, difference, interval, loss]
+
+
+def _beside(row: Row, columns: Sequence[str]) -> list[str]:
+    return [f"{row.arm.paper[name]:.2f}" if name in row.arm.paper else "" for name in columns]
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, as far as there are any."""
+    if not values:
+        return "none"
+    text = f"{statistics.mean(values):.2f}"
+    return f"{text} ± {statistics.stdev(values):.2f}" if len(values) > 1 else text
+
+
+def _numbers(seeds: Sequence[int]) -> str:
+    whole = len(seeds) > 2 and list(seeds) == [*range(seeds[0], seeds[-1] + 1)]
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def _minutes(rows: Sequence[Row]) -> str:
+    minutes = sum(r["seconds"] for row in rows for r in row.results) / 60
+    return f"{math.ceil(minutes)} minutes"
+
+
+def as_dict(findings: Findings) -> dict[str, Any]:
+    """What a study found, as plain JSON types."""
+    return {
+        "study": asdict(findings.study),
+        "setting": asdict(findings.setting),
+        "seeds": list(findings.seeds),
+        "code": code_version(),
+        "rows": [
+            {
+                "arm": row.arm.name,
+                "lr": row.lr,
+                "held_out": {f"{lr:g}": score for lr, score in row.tried.items()},
+                "comparison": None if row.comparison is None else row.comparison.as_dict(),
+                "results": [dict(result) for result in row.results],
+            }
+            for row in findings.rows
+        ],
+    }
+
+
+def draw(findings: Findings, path: Path) -> bool:
+    """Draw the scores and the curves; whether there was something to draw with."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return False
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = findings.rows
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 1.8 + 0.4 * max(5, len(rows))), layout="constrained"
+    )
+    for place, row in enumerate(rows):
+        scores = [100 * s for s in row.scores]
+        color = _BLUE if row.arm.expand is None else _ORANGE
+        left.plot(scores, [place] * len(scores), "o", color=color, alpha=0.5)
+        if scores:
+            left.plot([statistics.mean(scores)], [place], "|", color=color, markersize=22)
+        right.plot(*_mean_curve(row.results), label=row.arm.name)
+    left.set(yticks=range(len(rows)), yticklabels=[row.arm.name for row in rows])
+    left.invert_yaxis()
+    left.set_xlabel("test accuracy, %; each seed, and the mean")
+    right.set(xlabel="epoch", ylabel="test accuracy, %, mean")
+    right.legend(fontsize="small")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{findings.study.source}: {findings.study.title}")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=130, format="png")
+    plt.close(figure)
+    return True
+
+
+def _mean_curve(results: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    curves = [[100 * point[2] for point in r["curve"]] for r in results if r["score"] is not None]
+    means = [statistics.mean(points) for points in zip(*curves, strict=True)]
+    return list(range(1, len(means) + 1)), means

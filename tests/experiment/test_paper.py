@@ -1,0 +1,231 @@
+"""Studies: every declared one runs on embedded data, and no run is done twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from onnx_expand.cli import main
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.paper import (
+    STUDIES,
+    Arm,
+    Job,
+    Setting,
+    Study,
+    datasets,
+    in_pool,
+    in_process,
+    run_study,
+    runner,
+    study_of,
+    write,
+)
+from onnx_expand.experiment.paper.runner import key_of, perform
+from onnx_expand.train import ImageInput
+from onnx_expand.train.samples import ArraySamples
+from tests.train.networks import stripes
+
+HERE = "tests.experiment.test_paper"
+TOY = Setting(
+    f"{HERE}:squares",
+    build={"size": 8, "classes": 3},
+    train={"epochs": 1, "batch": 64, "schedule": "cosine"},
+)
+
+
+def squares() -> tuple[Any, Any, Any, Any]:
+    """Stripes in 8x8 pixels: a function for `--data`."""
+    x, y = stripes(120)
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    x = np.rint(255 * (x - x.min()) / (x.max() - x.min())).astype(np.uint8)
+    return x[:90], y[:90], x[90:], y[90:]
+
+
+def pair(**more: Any) -> Study:
+    """The compact network against CK."""
+    arms = (Arm("compact"), Arm("CK", {"strategy": "ck", "rate": 1.0}))
+    return Study("pair", "?", "Table 0", "smallnet", arms, **more)
+
+
+def job(**more: Any) -> Job:
+    """A toy run."""
+    return Job("smallnet", TOY.build, None, TOY.data, TOY.options, {"epochs": 1}, **more)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs_on_toy_data(name: str, tmp_path: Path) -> None:
+    """Each arm trains, folds to the compact network's size, and has a line in the table."""
+    study = study_of(name)
+    findings = run_study(study, TOY, (0,), tmp_path / "runs")
+    written = write(findings, tmp_path)
+    table = (tmp_path / f"{name}.md").read_text()
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert [row["arm"] for row in found["rows"]] == [arm.name for arm in study.arms]
+    for arm in study.arms:
+        assert table.count(f"| {arm.name} |") == 1
+    assert written[0] == tmp_path / f"{name}.md"
+    for row in findings.rows:
+        assert (row.comparison is None) == (study.against(row.arm) is None)
+
+
+def test_a_study_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are done are not done again, whatever else happened; the numbers are the same."""
+    whole = run_study(pair(), TOY, (0, 1), tmp_path / "whole")
+    trained: list[str] = []
+    real = runner._trained
+
+    def counted(job: Job, *rest: Any) -> Any:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(f"{job.expand} {job.seed}")
+        return real(job, *rest)
+
+    monkeypatch.setattr(runner, "_trained", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(pair(), TOY, (0, 1), tmp_path / "runs")
+    first, trained = trained, []
+    gone_on = run_study(pair(), TOY, (0, 1), tmp_path / "runs")
+    assert len(first) == len(trained) == 2
+    assert not set(first) & set(trained)
+    for row, other in zip(whole.rows, gone_on.rows, strict=True):
+        assert row.scores == other.scores
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_epoch(tmp_path: Path) -> None:
+    """The checkpoint is used, and gone when the run has ended."""
+
+    class Stop:
+        def on_batch(self, done: int, total: int) -> None: ...
+
+        def on_epoch(self, result: Any) -> None:
+            if result.epoch == 2:
+                raise KeyboardInterrupt
+
+    long = replace(job(), train={"epochs": 3, "schedule": "cosine"})
+    whole = perform(long, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        perform(long, tmp_path / "runs", Stop())
+    folder = tmp_path / "runs" / key_of(long)
+    assert (folder / "checkpoint.pt").exists()
+    again = perform(long, tmp_path / "runs")
+    assert [*folder.glob("checkpoint*")] == []
+    assert again["curve"] == whole["curve"]
+
+
+def test_a_pool_gives_what_one_process_gives(tmp_path: Path) -> None:
+    """Two processes: the same scores, in the same places."""
+    one = run_study(pair(), TOY, (0, 1), tmp_path / "one", executor=in_process)
+    two = run_study(pair(), TOY, (0, 1), tmp_path / "two", executor=in_pool(2))
+    for row, other in zip(one.rows, two.rows, strict=True):
+        assert row.scores == other.scores
+
+
+def test_a_key_tells_whatever_decides_the_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each field of a run, the data and the code give another name."""
+    changes: tuple[dict[str, Any], ...] = (
+        {}, {"seed": 1}, {"noise": 0.5}, {"images": 30}, {"part": "held-out"},
+        {"train": {"epochs": 2}}, {"expand": {"strategy": "ck"}},
+        {"options": {"augment": ["flip"]}}, {"build": {**TOY.build, "kernel": 5}},
+    )  # fmt: skip
+    keys = {key_of(replace(job(), **change)) for change in changes}
+    assert len(keys) == len(changes)
+    x, y, *test = squares()
+    np.savez(tmp_path / "d.npz", x_train=x[:60], y_train=y[:60], x_test=test[0], y_test=test[1])
+    assert key_of(replace(job(), data=str(tmp_path / "d.npz"))) not in keys
+    monkeypatch.setattr("onnx_expand.experiment.paper.job.code_version", lambda: "other")
+    assert key_of(job()) not in keys
+
+
+def test_rates_are_chosen_on_held_out_samples(tmp_path: Path) -> None:
+    """Each arm's best held-out rate; the test data has no say, and one rate is not tried."""
+    told: list[str] = []
+    setting = replace(TOY, rates=(1e-6, 0.05), train={**TOY.train, "epochs": 6, "batch": 16})
+    findings = run_study(pair(), setting, (0,), tmp_path, tell=told.append)
+    for row in findings.rows:
+        assert set(row.tried) == {1e-6, 0.05}
+        assert row.lr == max(row.tried, key=lambda lr: row.tried[lr] or 0.0)
+    assert sum("held out" in line for line in told) == 4
+    assert run_study(pair(), TOY, (0,), tmp_path).rows[0].tried == {}
+
+
+def test_an_arm_that_diverges_has_no_score(tmp_path: Path) -> None:
+    """A rate that diverges loses; where every one does, the study says so."""
+    setting = replace(TOY, rates=(1e30, 0.01))
+    findings = run_study(pair(), setting, (0,), tmp_path)
+    assert {row.lr for row in findings.rows} == {0.01}
+    with pytest.raises(UnsupportedError, match="compact diverges at each rate"):
+        run_study(pair(), replace(TOY, rates=(1e30, 1e29)), (0,), tmp_path)
+    alone = run_study(pair(), replace(TOY, rates=(1e30,)), (0,), tmp_path)
+    assert alone.rows[1].comparison is None
+    assert "(1 diverged)" in write(alone, tmp_path)[0].read_text()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 90), st.integers(0, 100), st.sampled_from(["test", "held-out"]), st.data())
+def test_cuts_and_noise_do_what_they_say(
+    images: int, percent: int, part: Any, drawn: st.DataObject
+) -> None:
+    """Classes stay balanced, nothing is in both parts, labels change as often as they should."""
+    seed = drawn.draw(st.integers(0, 5))
+    wanted = ImageInput(3, (8, 8), 3)
+    clean = datasets.data_of(job(seed=seed, part=part, images=images), wanted)
+    noisy = datasets.data_of(job(seed=seed, part=part, images=images, noise=percent / 100), wanted)
+    labels = clean.y_train
+    assert len(labels) == min(images, 90 if part == "test" else 72)
+    assert np.ptp(np.bincount(labels, minlength=3)) <= 1
+    assert (clean.x_train == noisy.x_train).all()
+    assert (clean.y_test == noisy.y_test).all()
+    if percent == 0:
+        assert (labels == noisy.y_train).all()
+    train = {image.tobytes() for image in clean.x_train}
+    assert not train & {image.tobytes() for image in clean.x_test}
+
+
+def test_half_the_labels_of_many_are_noise() -> None:
+    """Of those drawn anew a third hits its old class."""
+    x, y = np.zeros((3000, 1, 1, 1), np.uint8), np.arange(3000) % 3
+    samples = ArraySamples(x, y)
+    changed = np.mean(datasets._corrupted(samples, 0.6, 3, seed=0).y != y)
+    assert abs(changed - 0.4) < 0.03
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown studies, arms, networks, numbers."""
+    for words, reason in (
+        ("nothing", "study 'nothing' is none of table1"),
+        ("table1 --arms CK,XX", "'xx' is none of compact"),
+        ("table1 --lr 0.1,-1", "is no list of rates"),
+        ("table1 --data nowhere", "nowhere: no such file"),
+    ):
+        assert main(["paper", *words.split(), "--out", str(tmp_path)]) in {2, 3}
+        assert reason in capsys.readouterr().err
+    with pytest.raises(UsageError, match="must be between 0 and 1"):
+        job(noise=1.5)
+    with pytest.raises(UsageError, match="network 'none'"):
+        perform(Job("none", data=TOY.data), tmp_path)
+
+
+def test_the_command_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only some arms, compared with the compact network, which stays."""
+    words = f"table1 --arms CK --images 40 --epochs 1 --seeds 2 --lr 0.01 --out {tmp_path}"
+    assert (
+        main(["paper", *words.split(), "--data", TOY.data, "--classes", "3", "--size", "8"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "| CK |" in out
+    assert "| compact |" in out
+    assert "trained on 40, tested on 30" in out
+    assert main(["paper", "--list"]) == 0
+    assert "table9" in capsys.readouterr().out
