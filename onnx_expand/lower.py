@@ -77,6 +77,7 @@ def form_of(
     writable: Writable,
     *,
     scales: bool = True,
+    multiplies: bool = True,
 ) -> Form | Refusal:
     """The cheapest form that can hold a map and may be written.
 
@@ -86,11 +87,15 @@ def form_of(
         rank: The rank of the tensors it maps, where known.
         writable: Which ops may be written.
         scales: Whether a map of single channels does more than to add.
+        multiplies: Whether a map that makes one channel into several is taken for a matrix, not
+            for a broadcast.
     """
     if min(geometry.pads, default=0) < 0:
         return Refusal(Reason.UNSUPPORTED, "a Conv node cannot cut its input (negative pads)")
     refusal: Refusal | None = None
-    for form in _forms(geometry, axes, rank):
+    broadcasts = not multiplies and _broadcasts(geometry, axes) and (scales or geometry.bias)
+    forms = [Form.ELEMENTWISE] if broadcasts and rank is not None else []
+    for form in (*forms, *_forms(geometry, axes, rank)):
         ops = _ops(form, geometry.bias, scales=scales)
         why = writable.refusal(*ops)
         if why is None:
@@ -101,6 +106,12 @@ def form_of(
     if axes is None or geometry.is_per_channel:
         return Refusal(Reason.UNKNOWN_SHAPE, "the rank is unknown")
     return Refusal(Reason.UNSUPPORTED, f"no single node mixes channels on axis {axes[0]}")
+
+
+def _broadcasts(geometry: Geometry, axes: Axes | None) -> bool:
+    """Whether a map makes one channel into several on the same axis."""
+    spreads = geometry.in_channels == 1 < geometry.out_channels and geometry.is_pointwise
+    return spreads and axes is not None and axes[0] == axes[1]
 
 
 def _forms(geometry: Geometry, axes: Axes | None, rank: int | None) -> Iterator[Form]:
@@ -449,7 +460,11 @@ def _write_elementwise(
     # Constants first: a number that does not fit the type must leave no half-written node.
     names = target.names
     factor, shift = affine.weight.reshape(shape), None
-    scale = constant(factor, names.weight, target.dtype) if np.any(factor != 1) else None
+    shifts = affine.bias is not None and bool(np.any(affine.bias))
+    spreads = affine.geometry.in_channels < affine.geometry.out_channels and not shifts
+    scale = None
+    if np.any(factor != 1) or spreads:
+        scale = constant(factor, names.weight, target.dtype)
     if affine.bias is not None and np.any(affine.bias):
         shift = constant(affine.bias.reshape(shape), names.bias, target.dtype)
     nodes = [ir.node("Mul", [target.x, scale], name=names.node)] if scale is not None else []

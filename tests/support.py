@@ -106,6 +106,17 @@ OPS: dict[str, Op] = {
         behind=(4, 2, 1, 1),
     ),
     "Gather": Op(_plain("a = Gather <axis = 1> (x, i)"), integers=(("i", (3, 2, 1, 0)),)),
+    "Expand": Op(
+        _plain("a = Expand(x, shape)"),
+        (1, 1, 6, 6),
+        "y = Conv(a, k)",
+        integers=(("shape", (1, 4, 1, 1)),),
+    ),
+    "Tile": Op(
+        _plain("a = Tile(x, repeats)"),
+        integers=(("repeats", (1, 2, 1, 1)),),
+        behind=(4, 8, 1, 1),
+    ),
     "Split": Op(
         _since(
             18,

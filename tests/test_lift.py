@@ -257,11 +257,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Reason]] = {
         {"c": normal(1, 1, 4)},
         Reason.UNSUPPORTED,
     ),
-    "broadcast of 1": (
-        "g (double[N,1,6,6] x) => (double[N,4,6,6] y) { y = Mul(x, c) }",
-        {"c": normal(4, 1, 1)},
-        Reason.UNSUPPORTED,
-    ),
     "broadcast of an unknown extent": (
         "g (double[N,C,6,6] x) => (double[N,D,6,6] y) { y = Mul(x, c) }",
         {"c": normal(4, 1, 1)},

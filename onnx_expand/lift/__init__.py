@@ -4,7 +4,7 @@ A new linear op is one function in one of the files here and a row in its test.
 """
 
 # Importing a file registers its ops.
-from onnx_expand.lift import channels, matrix, spatial
+from onnx_expand.lift import channels, matrix, repeats, spatial
 from onnx_expand.lift.base import CONTRADICTIONS, LIFTERS, Axes, Linear, contradiction, lift
 from onnx_expand.lift.convolution import conv_geometry, conv_transpose_geometry, swap_channels
 from onnx_expand.lift.parts import lift_parts
@@ -21,6 +21,7 @@ __all__ = [
     "lift",
     "lift_parts",
     "matrix",
+    "repeats",
     "spatial",
     "swap_channels",
 ]

@@ -83,17 +83,18 @@ def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
     if facts.opset < 7:
         refuse("it broadcasts by the rules before opset 7")
     axes, values = _channel_values(facts, x, constant)
+    scaled = _spread if _is_broadcast(facts, x, axes, values) else AffineConv.per_channel
     ones = np.ones_like(values)
     if node.op_type == "Add":
-        affine = AffineConv.per_channel(ones, values)
+        affine = scaled(ones, values)
     elif node.op_type == "Sub":
-        affine = AffineConv.per_channel(*((ones, -values) if second else (-ones, values)))
+        affine = scaled(*((ones, -values) if second else (-ones, values)))
     elif node.op_type == "Mul":
-        affine = AffineConv.per_channel(values)
+        affine = scaled(values)
     else:
         if not np.all(values):
             refuse(f"'{constant.name}' holds zeros to divide by")
-        affine = AffineConv.per_channel(1 / values)
+        affine = scaled(1 / values)
     only = node.op_type == "Add" or (node.op_type == "Sub" and second)
     return _per_channel(node, int(not second), axes, affine, shift=constant, shift_only=only)
 
@@ -113,10 +114,21 @@ def _sum(node: ir.Node, facts: Facts) -> Linear | None:
     if len(known) > 1:
         refuse("its constants vary along different axes")
     shift = np.sum(np.broadcast_arrays(*(values for _, values in parts)), axis=0)
-    affine = AffineConv.per_channel(np.ones_like(shift), shift)
-    return _per_channel(
-        node, slots[0], next(iter(known), None), affine, shift=constants[0], shift_only=True
-    )
+    axes = next(iter(known), None)
+    scaled = _spread if _is_broadcast(facts, x, axes, shift) else AffineConv.per_channel
+    affine = scaled(np.ones_like(shift), shift)
+    return _per_channel(node, slots[0], axes, affine, shift=constants[0], shift_only=True)
+
+
+def _spread(scale: Array, shift: Array | None = None) -> AffineConv:
+    """A map that makes one channel into as many as there are numbers."""
+    return AffineConv(scale.reshape(-1, 1), shift)
+
+
+def _is_broadcast(facts: Facts, x: ir.Value, axes: Axes | None, values: Array) -> bool:
+    """Whether numbers per channel meet an axis of x of one channel."""
+    shape = facts.shape(x)
+    return axes is not None and shape is not None and shape[axes[0]] == 1 < values.size
 
 
 def _per_channel(
@@ -138,7 +150,8 @@ def _channel_values(facts: Facts, x: ir.Value, constant: ir.Value) -> tuple[Axes
     """The axis along which a constant varies when it is broadcast against x, and its values.
 
     Broadcasting is judged against the true shape of x: a constant of higher rank, or longer than
-    an extent of x that is 1 or unknown, would change the shape.
+    an extent of x that is unknown, may change the shape in more than one way. One channel of x
+    may meet several numbers.
     """
     array, shape = facts.array(constant), facts.shape(x)
     if array.ndim and shape is None:
@@ -161,6 +174,6 @@ def _channel_values(facts: Facts, x: ir.Value, constant: ir.Value) -> tuple[Axes
                 hint="run shape inference on the model, or export it with static channels",
             )
         )
-    if shape[axis] != array.size:
+    if shape[axis] not in {1, array.size}:
         refuse(f"'{constant.name}' broadcasts axis {axis} of '{x.name}'")
     return (axis, axis), array.reshape(-1)

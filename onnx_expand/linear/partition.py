@@ -367,7 +367,10 @@ class Partition:
         known = [step.axes for step in inside if step.axes is not None]
         axes = (known[0][0], known[-1][1]) if known else None
         shift_only = all(step.shift_only for step in inside)
-        form = form_of(geometry, axes, rank, self.writable, scales=not shift_only)
+        multiplies = geometry.in_channels > 1 or any(step.price().cost.macs for step in inside)
+        form = form_of(
+            geometry, axes, rank, self.writable, scales=not shift_only, multiplies=multiplies
+        )
         if isinstance(form, Refusal):
             return form
         if form in {Form.CONV, Form.CONV_TRANSPOSE}:

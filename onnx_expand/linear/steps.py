@@ -200,17 +200,33 @@ def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
     if len(ends) > 1:
         return None
     axes = next(iter(ends), None)
+    if axes is None and isinstance(join, Cat):
+        place = _cat_place(join, branches)
+        if place is None:
+            return None
+        axes, m = (place[0], place[0]), place[1]
     if axes is None:
-        return None if isinstance(join, Cat) else _joined(join, lined, None, 1)
+        return _joined(join, lined, None, 1)
     free = any(not b or b[0].axes is None for b in lined)
     if free and axes[0] != axes[1]:
         return None
     if isinstance(join, Cat) and join.axis != axes[1]:
         return None
     lined = [tuple(s.on(axes[0], m) for s in branch) for branch in lined]
-    if {b[0].channels[0] for b in lined if b} != {m}:
+    if any(b[0].channels[0] != m for b in lined if b):
         return None
     return _joined(join, lined, axes, m)
+
+
+def _cat_place(join: Cat, branches: Sequence[Sequence[Step]]) -> tuple[int, int] | None:
+    """Where the branches of a concatenation that treat all channels alike have these, if known."""
+    branch = branches[0]
+    root = branch[0].terms[0].args[0] if branch else join.args[0]
+    extents = root.tensor.extents
+    if extents is None or not -len(extents) <= join.axis < len(extents):
+        return None
+    channels = extents[join.axis]
+    return (join.axis, channels) if isinstance(channels, int) and channels > 0 else None
 
 
 def _joined(

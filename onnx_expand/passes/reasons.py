@@ -28,7 +28,7 @@ _VIEWS = ops_with(Trait.VIEW)
 _JOINS = ops_with(Trait.SUM) | {"Concat"}
 _CASTS = frozenset({"Cast", "CastLike"})
 _CUTS = ops_with(Trait.CUTS)
-_KINDS = LINEAR_OPS | _VIEWS | _JOINS | _CASTS | _CUTS | {"Expand"}
+_KINDS = LINEAR_OPS | _VIEWS | _JOINS | _CASTS | _CUTS
 _DEEPEST = 64  # nodes between an initializer and what is computed from it
 
 
@@ -210,10 +210,6 @@ def _cast(node: ir.Node, facts: Facts) -> Refusal:
     return Refusal(Reason.UNSUPPORTED, f"{node.op_type} stands between: {' to '.join(names)}")
 
 
-def _expand(node: ir.Node, facts: Facts) -> Refusal:
-    return Refusal(Reason.UNSUPPORTED, f"Expand repeats '{_name(node)}' along its axes")
-
-
 def _cut(node: ir.Node, facts: Facts) -> Refusal:
     if node.op_type == "Split" and lift_parts(node, facts):
         return Refusal(Reason.SHARED, "its parts are read by nodes that merge with none of them")
@@ -240,7 +236,6 @@ _REASONS: tuple[tuple[frozenset[str], Callable[[ir.Node, Facts], Refusal]], ...]
     (_JOINS, _join),
     (_CASTS, _cast),
     (_CUTS, _cut),
-    (frozenset({"Expand"}), _expand),
     (frozenset({"Mul", "Div", "MatMul", "Gemm", "Einsum"}), _product),
 )
 

@@ -1,0 +1,197 @@
+"""Channels made of channels, and of positions, merge with what maps them, where that is exact."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnx_expand
+from onnx_expand.errors import Reason
+from onnx_expand.passes import Policy
+from onnx_expand.runtimes import Reference
+from tests.graphs import Array
+from tests.graphs_text import fold, graph, ops
+from tests.judge import Source, judge
+from tests.random_channels import OPSETS, random_channels
+
+pytest.importorskip("onnxruntime")
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def normal(shape: tuple[int, ...], seed: int = 0) -> Array:
+    """Normal random numbers in float32."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def feeds(model: onnx.ModelProto, seed: int, scale: int = 1) -> dict[str, Array]:
+    """Inputs of the sizes that a model was made for, or of multiples of them."""
+    rng = np.random.default_rng(seed)
+    height, width = map(int, model.graph.doc_string.split(","))
+    sizes = {"N": 2, "H": height * scale, "W": width * scale}
+    found = {}
+    for port in model.graph.input:
+        dims = port.type.tensor_type.shape.dim
+        shape = [sizes[d.dim_param] if d.dim_param else d.dim_value for d in dims]
+        found[port.name] = rng.standard_normal(shape)
+    return found
+
+
+def outputs(model: onnx.ModelProto, given_feeds: dict[str, Array]) -> list[Array]:
+    """What a model computes in float64, its outputs in order."""
+    own = ir.serde.deserialize_model(onnx.ModelProto.FromString(model.SerializeToString()))
+    found = Reference().session(own, "model").run(given_feeds)
+    return [np.asarray(found[value.name], np.float64) for value in model.graph.output]
+
+
+def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int, tolerance: float) -> None:
+    """Assert that two models agree in float64, up to a part of the largest number."""
+    is_dynamic = any(d.dim_param == "H" for d in a.graph.input[0].type.tensor_type.shape.dim)
+    for scale in (1, 2) if is_dynamic else (1,):
+        given_feeds = feeds(a, seed, scale)
+        pairs = zip(outputs(a, given_feeds), outputs(b, given_feeds), strict=True)
+        for first, second in pairs:
+            assert first.shape == second.shape
+            largest = max(1.0, float(np.max(np.abs(first), initial=0.0)))
+            np.testing.assert_allclose(second, first, rtol=0, atol=tolerance * largest)
+
+
+FOUR = {"s": np.array([1, 3, 1, 1])}
+SHIFT = {"m": normal((3, 1, 1)), "d": normal((3, 1, 1))}
+
+# name: (the input, nodes, constants, what must come out, elements of the weight of that)
+CASES: dict[str, tuple[str, str, dict[str, Array], list[str], int]] = {
+    "one image three times": (
+        "1,2,6,7",
+        "a = Concat<axis=1>(x, x, x) y = Conv<pads=[1,1,1,1]>(a, w)",
+        {"w": normal((4, 6, 3, 3))},
+        ["Conv"],
+        4 * 2 * 9,
+    ),
+    "an image, its double and its negative": (
+        "N,2,H,W",
+        "d = Mul(x, two) n = Neg(x) a = Concat<axis=1>(x, d, n) y = Conv<pads=[1,1,1,1]>(a, w)",
+        {"w": normal((4, 6, 3, 3)), "two": np.array(2, np.float32)},
+        ["Conv"],
+        4 * 2 * 9,
+    ),
+    "gray to three channels": (
+        "N,1,H,W",
+        "a = Expand(x, s) y = Conv<pads=[1,1,1,1]>(a, w)",
+        {"w": normal((4, 3, 3, 3))} | FOUR,
+        ["Conv"],
+        4 * 1 * 9,
+    ),
+    "tiled": (
+        "N,2,H,W",
+        "a = Tile(x, s) y = Conv<strides=[2,2]>(a, w)",
+        {"w": normal((4, 6, 3, 3))} | FOUR,
+        ["Conv"],
+        4 * 2 * 9,
+    ),
+    "a factor for each new channel": (
+        "N,1,H,W",
+        "a = Mul(x, d) y = Conv<pads=[1,1,1,1]>(a, w)",
+        {"w": normal((4, 3, 3, 3))} | SHIFT,
+        ["Conv"],
+        4 * 1 * 9,
+    ),
+    "a shift for each new channel": (
+        "N,1,H,W",
+        "a = Sub(x, m) b = Div(a, d) y = Conv(b, w)",
+        {"w": normal((4, 3, 3, 3))} | SHIFT,
+        ["Conv"],
+        4 * 1 * 9,
+    ),
+    "gray, normalized, before padding": (
+        "N,1,H,W",
+        "a = Expand(x, s) b = Sub(a, m) c = Div(b, d) y = Conv<pads=[1,1,1,1]>(c, w)",
+        {"w": normal((4, 3, 3, 3))} | FOUR | SHIFT,
+        ["Add", "Conv"],
+        4 * 3 * 9,
+    ),
+    "features three times": (
+        "N,5",
+        "a = Concat<axis=1>(x, x, x) y = MatMul(a, w)",
+        {"w": normal((15, 4))},
+        ["MatMul"],
+        5 * 4,
+    ),
+    "the last axis three times": (
+        "N,7,5",
+        "a = Concat<axis=-1>(x, x, x) y = MatMul(a, w)",
+        {"w": normal((15, 4))},
+        ["MatMul"],
+        5 * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_comes_out(name: str) -> None:
+    """Few channels made into more are the channels of a cheaper layer."""
+    shape, nodes, constants, expected, elements = CASES[name]
+    rank = shape.count(",") + 1
+    axes = ",".join("ABCD"[:rank])
+    model = graph(f"g (float[{shape}] x) => (float[{axes}] y) {{ {nodes} }}", constants)
+    folded, _ = fold(model)
+    assert ops(folded) == expected
+    assert max(np.prod(t.dims) for t in folded.graph.initializer) == elements
+    verdict = onnx_expand.check(model, folded, samples=1)
+    assert verdict, verdict.differences
+
+
+def test_what_costs_more_stays() -> None:
+    """A depthwise layer on repeated channels is dense as one layer, and stays apart."""
+    model = graph(
+        "g (float[N,4,H,W] x) => (float[A,B,C,D] y) "
+        "{ a = Concat<axis=1>(x, x) y = Conv<group=8, pads=[1,1,1,1]>(a, w) }",
+        {"w": normal((8, 1, 3, 3))},
+    )
+    folded, report = fold(model)
+    assert ops(folded) == ["Concat", "Conv"]
+    assert {kept.refusal.reason for kept in report.kept} == {Reason.COST}
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    SEEDS,
+    st.integers(2, 10),
+    st.sampled_from([Policy.CHEAPEST, Policy.CHEAPEST, Policy.ALWAYS]),
+    st.sampled_from(OPSETS),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_folding_changes_no_number(
+    seed: int, length: int, policy: Policy, opset: int, dtype: type
+) -> None:
+    """Folded and original agree, no product is added, and folding twice is folding once."""
+    model = random_channels(seed, length=length, dtype=dtype, opset=opset)
+    onnx.checker.check_model(model, full_check=True)
+    folded, _ = fold(model, policy)
+    assert_same(model, folded, seed, 3e-5 if dtype is np.float32 else 1e-10)
+    again, report = fold(folded, policy)
+    assert again.SerializeToString() == folded.SerializeToString()
+    assert not report.sites
+    if policy is Policy.CHEAPEST:
+        before, after = onnx_expand.inspect(model).macs, onnx_expand.inspect(folded).macs
+        assert before is None or (after is not None and after <= before)
+    else:
+        assert len(folded.graph.node) <= len(model.graph.node)
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(SEEDS, st.integers(2, 10), st.sampled_from(OPSETS))
+def test_what_is_written_runs(seed: int, length: int, opset: int) -> None:
+    """A folded model runs wherever its source does, in onnxruntime, with the same numbers."""
+    model = random_channels(seed, length=length, opset=opset)
+    height, width = map(int, model.graph.doc_string.split(","))
+    source = Source(model, [{"N": 2, "H": height, "W": width}], seed)
+    for policy in (Policy.CHEAPEST, Policy.ALWAYS):
+        assert judge(source, fold(model, policy)[0]) == []
