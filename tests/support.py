@@ -117,6 +117,7 @@ OPS: dict[str, Op] = {
         integers=(("repeats", (1, 2, 1, 1)),),
         behind=(4, 8, 1, 1),
     ),
+    "SpaceToDepth": Op(_plain("a = SpaceToDepth <blocksize = 2> (x)"), behind=(4, 16, 1, 1)),
     "Split": Op(
         _since(
             18,

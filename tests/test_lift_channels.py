@@ -9,6 +9,7 @@ from onnx_expand.errors import Reason, Refusal
 from tests.graphs_text import graph
 from tests.test_lift import acts_as_its_node, lifted, normal, one_node
 
+FAR = (1 << 63) - 1
 ONE, THREE = (2, 1, 5, 4), (2, 3, 5, 4)
 
 
@@ -51,7 +52,37 @@ def test_a_sum_that_broadcasts() -> None:
     acts_as_its_node(one_node("y = Sum(a, x, b)", x, a=normal(3, 1, 1), b=normal(1)), x)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_space_to_depth(block: int) -> None:
+    """Blocks of positions become channels."""
+    x = normal(2, 3, 6, 12)
+    acts_as_its_node(one_node(f"y = SpaceToDepth<blocksize={block}>(x)", x), x)
+
+
+@pytest.mark.parametrize("cut", [(0, FAR, 2), (1, FAR, 2), (2, FAR, 3), (1, -1, 2), (0, 6, 4)])
+@pytest.mark.parametrize("size", ["8", "9", "H"])
+def test_slices_in_steps(cut: tuple[int, int, int], size: str) -> None:
+    """Every second or third row, from any row on, of known and of unknown numbers of rows."""
+    if size == "H" and cut[1] == 6:
+        return  # what it leaves depends on the extent
+    constants = dict(zip(("s", "e", "t"), (np.array([v]) for v in cut), strict=True))
+    text = f"g (double[N,2,{size},5] x) => (double[N,2,P,5] y) {{ y = Slice(x, s, e, a, t) }}"
+    model = graph(text, constants | {"a": np.array([2])})
+    for rows in (7, 8, 9, 10) if size == "H" else (int(size),):
+        acts_as_its_node(model, normal(2, 2, rows, 5))
+
+
 REFUSED = {
+    "steps backwards": (
+        "g (double[2,1,5,4] x) => (double[A,B,C,D] y) { y = Slice(x, s, e, a, s) }",
+        {"s": np.array([-1]), "e": np.array([-9]), "a": np.array([2])},
+        Reason.UNSUPPORTED,
+    ),
+    "steps up to a row of unknown number": (
+        "g (double[2,1,H,4] x) => (double[A,B,C,D] y) { y = Slice(x, s, e, s, t) }",
+        {"s": np.array([2]), "e": np.array([6]), "t": np.array([2])},
+        Reason.UNSUPPORTED,
+    ),
     "Expand along two axes": (
         "g (double[2,1,1,4] x) => (double[2,3,5,4] y) { y = Expand(x, s) }",
         {"s": np.array([3, 5, 1])},

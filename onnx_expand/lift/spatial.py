@@ -100,12 +100,13 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
         if shape[1] > LARGEST:
             refuse(f"its input has {shape[1]} channels")
         return selection(node, np.arange(shape[1])[slice(*channels)], shape[1])
-    pads = [0] * 2 * (rank - 2)
+    pads, strides = [0] * 2 * (rank - 2), [1] * (rank - 2)
     for axis, (start, end, step) in cuts.items():
-        if step != 1:
-            refuse(f"it takes steps of {step} along axis {axis}")
-        pads[axis - 2], pads[axis - 2 + rank - 2] = _cut(start, end, shape[axis])
-    return _depthwise(node, facts, (1,) * (rank - 2), pads=tuple(pads))
+        if step < 1:
+            refuse(f"it goes backwards along axis {axis}")
+        strides[axis - 2] = step
+        pads[axis - 2], pads[axis - 2 + rank - 2] = _cut(start, end, step, shape[axis])
+    return _depthwise(node, facts, (1,) * (rank - 2), tuple(strides), pads=tuple(pads))
 
 
 def _is_whole(start: int, end: int, step: int, size: int | None) -> bool:
@@ -115,17 +116,49 @@ def _is_whole(start: int, end: int, step: int, size: int | None) -> bool:
     return start == 0 and end >= _FAR - 1 and step == 1
 
 
-def _cut(start: int, end: int, size: int | None) -> tuple[int, int]:
-    """What a slice takes off the two ends of an axis, as negative padding."""
+def _cut(start: int, end: int, step: int, size: int | None) -> tuple[int, int]:
+    """What a slice takes off the two ends of an axis, as negative padding.
+
+    Of the ends that give as many steps the longest is meant: slices of one size that begin at
+    different positions then agree, and zeros behind them continue what they read.
+    """
     if size is not None:
-        first, last, _ = slice(start, end).indices(size)
-        if last <= first:
+        first, last, _ = slice(start, end, step).indices(size)
+        count = len(range(first, last, step))
+        if not count:
             refuse("it leaves nothing of its input")
-        return -first, last - size
+        return -first, first + count * step - size
     far = end >= _FAR - 1
     if start < 0 or (end >= 0 and not far):
         refuse("what it takes off depends on an extent that is not static")
     return -start, 0 if far else end
+
+
+@lifts("SpaceToDepth")
+def _space_to_depth(node: ir.Node, facts: Facts) -> Linear | None:
+    """Blocks of positions as channels: every tap of a kernel as large as its stride.
+
+    Channel `(i b + j) m + c` is channel c at row i and column j of its block. The input ends with
+    a block, so that padding behind it, of less than one, is not read.
+    """
+    x, block = input_of(node, 0), int_of(node, "blocksize", facts.opset)
+    shape = facts.shape(x)
+    if shape is None:
+        refuse_unknown_rank(x)
+    if len(shape) != 4 or shape[1] is None or block < 1:
+        refuse(f"the number of channels of '{x.name}' is not known")
+    m, taps = shape[1], block * block
+    if m * m * taps * taps > LARGEST:
+        refuse(f"it makes {m * taps} channels of {m}")
+    ends = (block - 1,) * 2
+    geometry = Geometry(m, m * taps, (block,) * 2, (block,) * 2, pads=(0, 0, *ends))
+
+    def load() -> AffineConv:
+        weight = np.eye(taps).reshape(taps, 1, 1, block, block) * np.eye(m)[:, :, None, None]
+        weight = weight.reshape(geometry.weight_shape)
+        return AffineConv(weight, None, geometry.strides, pads=geometry.pads)
+
+    return Linear(node, 0, geometry, (1, 1), load)
 
 
 @lifts("Gather")

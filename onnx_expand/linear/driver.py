@@ -41,6 +41,34 @@ class Stretch:
 
 
 @dataclass(eq=False)
+class _Branch:
+    """Steps from an argument of a join down to a term.
+
+    Attributes:
+        end: The term.
+        edges: How often the lowest step reads it.
+        first: The term of the lowest step; None if there is no step.
+        steps: The last one first.
+    """
+
+    end: Term
+    edges: int = 1
+    first: Term | None = None
+    steps: list[Step] = field(default_factory=list)
+
+    def extend(self, below: Term, edges: int, step: Step) -> None:
+        """Go on with the step that computes the end."""
+        self.first, self.end, self.edges = self.end, below, edges
+        self.steps.append(step)
+
+
+def _uses(branches: Iterable[_Branch]) -> int:
+    """How often branches read the terms at their ends; what several go through counts once."""
+    through = {branch.first: branch.edges for branch in branches if branch.first is not None}
+    return sum(through.values()) + sum(branch.first is None for branch in branches)
+
+
+@dataclass(eq=False)
 class Terms:
     """The linear part of one graph, and who uses what.
 
@@ -262,29 +290,42 @@ class Terms:
     def _join(self, term: Term, depth: int) -> tuple[Term, int, Step] | None:
         if depth > _DEEPEST:
             return None
-        branches: list[list[Step]] = []
-        roots: set[Term] = set()
-        entries = 0
+        branches: list[_Branch] = []
         for arg in term.args:
-            steps: list[Step] = []
-            current, edges = arg, 1
-            while current not in self.roots and self.users[current].total() == edges:
-                found = self._step(current, depth + 1)
+            branch = _Branch(arg)
+            while branch.end not in self.roots and self.users[branch.end].total() == branch.edges:
+                found = self._step(branch.end, depth + 1)
                 if found is None:
                     break
-                current, edges, step = found
-                steps.append(step)
-                if len(steps) > _LARGEST:
+                branch.extend(*found)
+                if len(branch.steps) > _LARGEST:
                     return None
-            roots.add(current)
-            entries += edges
-            branches.append(steps[::-1])
-        if len(roots) != 1:
+            branches.append(branch)
+        if not self._meet(branches, depth):
             return None
-        whole = join_step(term, branches)
+        whole = join_step(term, [branch.steps[::-1] for branch in branches])
         if whole is None or len(whole.terms) > _LARGEST:
             return None
-        return roots.pop(), entries, whole
+        return branches[0].end, _uses(branches), whole
+
+    def _meet(self, branches: Sequence[_Branch], depth: int) -> bool:
+        """Extend branches that have terms in common; whether all end at one term."""
+        ends = {branch.end: None for branch in branches}
+        while len(ends) > 1:
+            for end in sorted(ends, key=lambda t: -t.order):
+                here = [branch for branch in branches if branch.end is end]
+                if end in self.roots or self.users[end].total() != _uses(here):
+                    continue
+                found = self._step(end, depth + 1)
+                if found is None or len(here[0].steps) > _LARGEST:
+                    continue
+                for branch in here:
+                    branch.extend(*found)
+                break
+            else:
+                return False
+            ends = {branch.end: None for branch in branches}
+        return True
 
     def top(self, term: Term) -> Term:
         """The end of the longest stretch that goes through a term."""

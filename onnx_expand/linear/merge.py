@@ -69,6 +69,10 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
     if dtype is None:
         raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, "the type of its input is not known"))
     check_numbers(affine, dtype, lambda: _least_of(inside))
+    units = [unit for unit, _ in units_of(inside)]
+    unit = bool(units) and len(units[0]) == len(inside)
+    if layout is None and not unit:
+        affine, load = _trimmed(affine, load, arg.tensor)
     if merged.form not in {Form.GEMM, Form.MATMUL}:
         affine = affine.finest()
     if merged.shifted:
@@ -90,8 +94,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
         raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
     form = _form(merged, affine.geometry, part, arg.tensor.rank, tensor)
     stays = {n for t in shared for n in _nodes(t)}
-    units = [unit for unit, _ in units_of(inside)]
-    axes, unit = merged.axes, bool(units) and len(units[0]) == len(inside)
+    axes = merged.axes
     if not unit and form is Form.ELEMENTWISE and affine.geometry.out_channels == 1:
         axes = None  # any axis would do for what is one number
     whole = Map(
@@ -119,6 +122,27 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
     if after:
         new.tensor = top.tensor
     return new
+
+
+def _trimmed(affine: AffineConv, load: Load, x: Tensor) -> tuple[AffineConv, Load]:
+    """A map without padding at its ends that no window reads, where that exceeds the begins."""
+    g, rank = affine.geometry, affine.rank
+    extents = () if x.extents is None else x.extents[2:]
+    known = [e for e in extents if isinstance(e, int)]
+    if g.transposed or not rank or len(known) != rank or set(g.strides) == {1}:
+        return affine, load
+    spare = [
+        (size + begin + end - reach) % stride
+        for size, begin, end, reach, stride in zip(
+            known, g.begins, g.ends, g.reach, g.strides, strict=True
+        )
+    ]
+    sides = zip(g.begins, g.ends, spare, strict=True)
+    ends = tuple(max(end - more, min(begin, end)) for begin, end, more in sides)
+    if ends == g.ends:
+        return affine, load
+    pads = (*g.begins, *ends)
+    return replace(affine, pads=pads), lambda: replace(load(), pads=pads)
 
 
 def _too_much(part: Partition, span: Span, merged: Merged) -> Refusal | None:

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +21,7 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.frames import Frame
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear
-from onnx_expand.linear.terms import Cat, Fill, Hub, Load, Map, Price, Sum, Term, View
+from onnx_expand.linear.terms import Cat, Fill, Hub, Load, Map, Price, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
 
 __all__ = [
@@ -241,6 +242,8 @@ def _joined(
 
     def load() -> AffineConv:
         maps = [chain_affine(b) if b else AffineConv.identity(m) for b in branches]
+        more = _levels([a.geometry for a in maps], join)
+        maps = [_longer(a, ends) for a, ends in zip(maps, more, strict=True)]
         if isinstance(join, Cat):
             return functools.reduce(AffineConv.__add__, _stacked(maps))
         assert isinstance(join, Sum)
@@ -253,21 +256,81 @@ def _joined(
 def _joint_geometry(
     join: Term, branches: Sequence[tuple[Step, ...]], m: int, n: int
 ) -> Geometry | Refusal:
-    total: Geometry | None = None
+    parts: list[Geometry] = []
     for branch in branches:
         part = chain_geometry(branch) if branch else Geometry(m, m, group=m)
         assert part is not None
         if isinstance(part, Refusal):
             return part
+        parts.append(part)
+    total: Geometry | None = None
+    for part, ends in zip(parts, _levels(parts, join), strict=True):
         if isinstance(join, Cat):
             part = replace(part, out_channels=n, group=1)
+        part = _longer(part, ends)
         joined = part if total is None else total.plus(part)
         if isinstance(joined, Refusal):
-            return joined
+            return _for_some_sizes(parts, join) or joined
         total = joined
     assert total is not None
     blocks = _blocks(branches, m, n) if isinstance(join, Cat) else None
     return total if blocks is None else replace(total, group=blocks)
+
+
+def _for_some_sizes(parts: Sequence[Geometry], join: Term) -> Refusal | None:
+    """That branches would be one map if extents were known, where that is why they are not."""
+    strides = {part.strides for part in parts}
+    steps = next(iter(strides))
+    if len(strides) > 1 or set(steps) <= {1} or all(_static(a.tensor) for a in join.args):
+        return None
+    overhangs = zip(*(part.overhang for part in parts), strict=True)
+    if any(max(these) - min(these) >= step for these, step in zip(overhangs, steps, strict=True)):
+        return None
+    return Refusal(
+        Reason.UNKNOWN_SHAPE,
+        "the branches have equal extents for some sizes only, and theirs are not static",
+        hint="give the sizes with --shape",
+    )
+
+
+def _levels(parts: Sequence[Geometry], join: Term) -> list[tuple[int, ...]]:
+    """By how much each branch is padded at its ends for all to have equal output extents.
+
+    Of maps with one stride that give equally many positions the one that goes furthest may stand
+    for all, and what the others are padded with is not read. Slices of even and of odd rows are
+    such maps, where the number of rows is known to be even.
+    """
+    rank = max(part.rank for part in parts)
+    nothing = [(0,) * rank] * len(parts)
+    extents = [_static(arg.tensor) for arg in join.args]
+    known = extents[0] is not None and len(set(extents)) == 1
+    if not known or any(p.rank != rank or p.transposed for p in parts):
+        return nothing
+    strides = parts[0].strides
+    if any(p.strides != strides for p in parts):
+        return nothing
+    furthest = [max(these) for these in zip(*(p.overhang for p in parts), strict=True)]
+    more = [tuple(far - own for far, own in zip(furthest, p.overhang, strict=True)) for p in parts]
+    fits = all(e < s for ends in more for e, s in zip(ends, strides, strict=True))
+    return more if fits else nothing
+
+
+def _static(tensor: Tensor) -> tuple[int, ...] | None:
+    """The spatial extents of a tensor, if all are static."""
+    extents = () if tensor.extents is None else tensor.extents[2:]
+    known = tuple(e for e in extents if isinstance(e, int))
+    return known if known and len(known) == len(extents) else None
+
+
+_Padded = TypeVar("_Padded", Geometry, AffineConv)
+
+
+def _longer(part: _Padded, ends: tuple[int, ...]) -> _Padded:
+    """A map with more padding at its ends."""
+    if not any(ends):
+        return part
+    pads = zip(part.pads, (0,) * len(ends) + ends, strict=True)
+    return replace(part, pads=tuple(old + more for old, more in pads))
 
 
 def _blocks(branches: Sequence[tuple[Step, ...]], m: int, n: int) -> int | None:
