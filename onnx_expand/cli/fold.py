@@ -9,11 +9,14 @@ import onnx_ir as ir
 
 from onnx_expand.certificate import certify
 from onnx_expand.cli import render
+from onnx_expand.cli.folded import print_fold
 from onnx_expand.cli.options import (
     assume_constant_option,
     check_option,
     check_outputs,
+    quiet_option,
     shape_option,
+    verbose_option,
 )
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
@@ -63,6 +66,8 @@ __all__ = ["fold"]
     "verifies them later.",
 )
 @click.option("--report", metavar="F.json", help="Write every site as JSON; - is stdout.")
+@verbose_option
+@quiet_option
 def fold(
     source: str,
     target: str | None,
@@ -79,6 +84,8 @@ def fold(
     dry_run: bool,
     certificate: str | None,
     report: str | None,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Merge the linear nodes of IN into the fewest, cheapest ones that compute the same.
 
@@ -108,7 +115,7 @@ def fold(
         preprocess.call(model)
     run = Fold(Policy(policy), Border(border), image, measure=True, inline=inline)
     outcome = run.call(model).report
-    out = render.console(quiet=report == "-")
+    out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:
         found = _verify(source, preprocess, model, checks, shapes)
         outcome = replace(outcome, verification=found)
@@ -122,7 +129,7 @@ def fold(
             stated = None if verdict is None else verdict.as_dict()
             paper = certify(source, target, outcome.as_dict(), stated, preprocess)
             render.write_json(paper, certificate)
-    render.print_fold(out, outcome, written=not dry_run)
+    print_fold(out, outcome, written=not dry_run, verbose=verbose)
     if not dry_run:
         out.print(outcome.verification.text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from onnx_expand.cli import render
+from onnx_expand.cli.folded import print_fold
 from onnx_expand.cli.options import check_outputs, shape_option
 from onnx_expand.cost import inspect_model
 from onnx_expand.model import load
@@ -59,6 +60,6 @@ def inspect(
         )  # the file itself is not touched
         data["sites"] = report.as_dict()
         out.print()
-        render.print_fold(out, report, written=False)
+        print_fold(out, report, written=False)
     if json_path:
         render.write_json(data, json_path)

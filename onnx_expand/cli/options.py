@@ -19,7 +19,9 @@ __all__ = [
     "check_outputs",
     "options_of",
     "parse_shape",
+    "quiet_option",
     "shape_option",
+    "verbose_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -30,6 +32,10 @@ assume_constant_option = click.option(
     help="Nobody replaces weights that are also inputs of the graph, as all were before IR "
     "version 4: take them out of the inputs.",
 )
+
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print every site and reason.")
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 
 check_option = click.option(
     "--check",

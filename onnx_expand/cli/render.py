@@ -15,13 +15,14 @@ from onnx_expand.cost import Inspection
 from onnx_expand.equivalence import Figure, Verdict
 from onnx_expand.errors import DifferentError
 from onnx_expand.model import check_output, replacing
-from onnx_expand.passes import ExpandReport, FoldReport, Verification
+from onnx_expand.passes import ExpandReport, Verification
 from onnx_expand.plans import Plan
 
 __all__ = [
     "console",
+    "listed",
+    "print_change",
     "print_expansion",
-    "print_fold",
     "print_inspection",
     "print_plans",
     "print_table",
@@ -92,7 +93,7 @@ def print_inspection(out: Console, figures: Inspection) -> None:
     print_table(out, ("", ""), rows)
     out.print("ops: " + ", ".join(f"{op} {count}" for op, count in figures.ops.items()))
     if figures.unknown:
-        out.print(f"MACs are not known: shapes are not static at {_listed(figures.unknown)}")
+        out.print(f"MACs are not known: shapes are not static at {listed(figures.unknown)}")
     if figures.uncounted:
         out.print(f"not counted in MACs: {', '.join(figures.uncounted)}")
 
@@ -105,7 +106,7 @@ def print_expansion(out: Console, report: ExpandReport, *, written: bool = True)
     else:
         header, rows = _expansion_rows(report)
         print_table(out, header, rows)
-        _print_change(out, report.before, report.after)
+        print_change(out, report.before, report.after)
         out.print(_claim(report))
     _print_reasons(out, "not expanded", [((s.node,), str(s.refusal)) for s in report.skipped])
 
@@ -155,22 +156,6 @@ def print_plans(out: Console, plans: Mapping[str, Plan]) -> None:
         out.print(f"{name:<{width}}  {plan.summary}")
 
 
-def print_fold(out: Console, report: FoldReport, *, written: bool = True) -> None:
-    """What fold did, or would do."""
-    for site in report.sites[:_SITES]:
-        border = "" if site.border == "exact" else f" ({site.border})"
-        line = f"folded: {' + '.join(site.nodes)} -> {', '.join(site.result)}{border}"
-        out.print(line)
-    if len(report.sites) > _SITES:
-        out.print(f"folded: {len(report.sites) - _SITES} more, all of which are in --report")
-    if report.sites:
-        _print_change(out, report.before, report.after)
-    else:
-        out.print("Nothing was folded" + ("; the model is written as it was." if written else "."))
-    out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
-    _print_reasons(out, "kept", [(k.nodes, str(k.refusal)) for k in report.kept])
-
-
 def print_verdict(out: Console, verdict: Verdict) -> None:
     """What check found: the verdict, and the worst figure of each output."""
     out.print(verdict.summary())
@@ -217,7 +202,8 @@ def _figure_row(figure: Figure) -> tuple[str, ...]:
     return (place.output, place.provider, *texts[:3], cosine, *texts[3:5], index, *texts[5:])
 
 
-def _print_change(out: Console, before: Inspection | None, after: Inspection | None) -> None:
+def print_change(out: Console, before: Inspection | None, after: Inspection | None) -> None:
+    """Nodes, parameters and multiply-accumulates before and after, where they are known."""
     if before is None or after is None:
         return
     rows = [
@@ -235,10 +221,11 @@ def _print_reasons(
     for nodes, reason in reasons:
         grouped.setdefault(reason, []).append(" + ".join(nodes))
     for reason, places in grouped.items():
-        out.print(f"{title}: {_listed(places)}: {reason}")
+        out.print(f"{title}: {listed(places)}: {reason}")
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

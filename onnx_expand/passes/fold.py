@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -88,7 +89,7 @@ class Fold(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
-        given = Snapshot.of(model)
+        given, types = Snapshot.of(model), _op_types(model)
         before = inspect_model(model) if self.measure else None
         policy, given_back = self.policy, False
         if policy is Policy.AUTO:
@@ -99,6 +100,7 @@ class Fold(ir.passes.InPlacePass):
         was_expanded = has_note(model) or (policy is Policy.MARKED and self.policy is not policy)
         if self.inline and policy is not Policy.MARKED:
             inline_functions(model)
+            types |= _op_types(model)
         runs = [self._fold(model, policy)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():
             runs.append(self._fold(body_of(function, model), policy, runs[0].facts.budget))
@@ -112,7 +114,7 @@ class Fold(ir.passes.InPlacePass):
         kept = [kept for run in runs for kept in run.kept]
         kept += [kept_of(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
         kept += [Kept(tuple(map(label, nodes)), why) for nodes, why in nonlinear_units(model)]
-        sites = tuple(site for run in runs for site in run.sites)
+        sites = _with_op_types([site for run in runs for site in run.sites], types, model)
         if given_back and not sites:
             kept.insert(0, Kept((model.graph.name or "the model",), _GIVEN_BACK))
         report = FoldReport(policy, sites, tuple(kept), before, after)
@@ -131,3 +133,24 @@ class Fold(ir.passes.InPlacePass):
             run.facts.settle(model)
         run.rewriter.finish()
         return run
+
+
+def _op_types(model: ir.Model) -> dict[str, str]:
+    """The op type of each node, by what messages call it."""
+    graphs = [*model.graphs(), *(function.graph for function in model.functions.values())]
+    return {label(node): node.op_type for graph in graphs for node in graph}
+
+
+def _with_op_types(
+    sites: Sequence[Site], before: Mapping[str, str], model: ir.Model
+) -> tuple[Site, ...]:
+    """Sites with the op types of their nodes."""
+    after = _op_types(model)
+    return tuple(
+        replace(
+            site,
+            ops=tuple(before[name] for name in site.nodes if name in before),
+            result_ops=tuple(after[name] for name in site.result if name in after),
+        )
+        for site in sites
+    )

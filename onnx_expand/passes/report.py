@@ -26,6 +26,8 @@ class Site:
         before: The cost of what was there.
         after: The cost of what is there now.
         border: How a padded border was bridged, `exact` where nothing had to be.
+        ops: The op types of what was there.
+        result_ops: The op types of what is there now.
     """
 
     nodes: tuple[str, ...]
@@ -33,6 +35,8 @@ class Site:
     before: Cost
     after: Cost
     border: Border = Border.EXACT
+    ops: tuple[str, ...] = ()
+    result_ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class FoldReport:
                 {
                     "nodes": list(site.nodes),
                     "result": list(site.result),
+                    "ops": list(site.ops),
+                    "result_ops": list(site.result_ops),
                     "before": vars(site.before),
                     "after": vars(site.after),
                     "border": str(site.border),

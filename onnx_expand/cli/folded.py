@@ -1,0 +1,107 @@
+"""What `fold` prints: alike sites as one line, op types before and after, reasons by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from onnx_expand.cli.render import listed, print_change, print_table
+from onnx_expand.passes import FoldReport
+from onnx_expand.passes.report import Kept, Site
+from onnx_expand.passes.summary import ReasonGroup, SiteGroup, group_reasons, group_sites
+
+__all__ = ["print_fold"]
+
+_GROUPS = 24  # as many as people read through
+_WIDE = 72  # characters of names that are shown as they are
+
+
+def print_fold(
+    out: Console, report: FoldReport, *, written: bool = True, verbose: bool = False
+) -> None:
+    """What fold did, or would do.
+
+    Args:
+        out: Where to print.
+        report: The fold's report.
+        written: Whether the result is written.
+        verbose: Print every site and every node that was kept.
+    """
+    if report.sites:
+        _print_sites(out, report, verbose=verbose)
+        _print_ops(out, report)
+        print_change(out, report.before, report.after)
+    else:
+        out.print("Nothing was folded" + ("; the model is written as it was." if written else "."))
+    out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
+    if verbose:
+        for kept in report.kept:
+            out.print(f"kept: {_nodes(kept)}: {kept.refusal}")
+        return
+    groups = group_reasons(report.kept)
+    for group in groups[:_GROUPS]:
+        out.print(_reason(group))
+    if len(groups) > _GROUPS:
+        out.print(f"kept: {len(groups) - _GROUPS} more reasons, all of which -v prints")
+
+
+def _print_sites(out: Console, report: FoldReport, *, verbose: bool) -> None:
+    if verbose:
+        for site in report.sites:
+            out.print(f"folded: {_merge(site)}")
+        return
+    groups = group_sites(report.sites)
+    rows = [
+        (f"{len(group.sites)} x  {group.before or 'nodes'}", "->", _after(group), _where(group))
+        for group in groups[:_GROUPS]
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        first, arrow, after = (text.ljust(w) for text, w in zip(row, widths, strict=False))
+        out.print(f"{first} {arrow} {after}   {row[3]}".rstrip())
+    if len(groups) > _GROUPS:
+        more = sum(len(group.sites) for group in groups[_GROUPS:])
+        out.print(f"{more} more folded, all of which -v prints")
+
+
+def _print_ops(out: Console, report: FoldReport) -> None:
+    """The op types of which there are more or fewer now."""
+    if report.before is None or report.after is None:
+        return
+    before, after = report.before.ops, report.after.ops
+    changed = [op for op in {**before, **after} if before.get(op, 0) != after.get(op, 0)]
+    changed.sort(key=lambda op: after.get(op, 0) - before.get(op, 0))
+    if len(changed) > 1:
+        print_table(out, ("op", "before", "after"), [_row(op, before, after) for op in changed])
+
+
+def _row(op: str, before: Mapping[str, int], after: Mapping[str, int]) -> tuple[str, str, str]:
+    return op, f"{before.get(op, 0):,}", f"{after.get(op, 0):,}"
+
+
+def _after(group: SiteGroup) -> str:
+    bridged = "" if group.border == "exact" else f" (border {group.border})"
+    return (group.after or "nothing") + bridged
+
+
+def _where(group: SiteGroup) -> str:
+    """The names of the nodes, where they are few and short, else a pattern that fits them."""
+    merges = "; ".join(map(_merge, group.sites))
+    return merges if len(merges) <= _WIDE else group.scope
+
+
+def _merge(site: Site) -> str:
+    border = "" if site.border == "exact" else f" ({site.border})"
+    return f"{' + '.join(site.nodes)} -> {', '.join(site.result) or 'nothing'}{border}"
+
+
+def _reason(group: ReasonGroup) -> str:
+    hint = f" ({group.hint})" if group.hint else ""
+    return (
+        f"kept: {listed([_nodes(k) for k in group.kept])}: {group.reason}: {group.example}{hint}"
+    )
+
+
+def _nodes(kept: Kept) -> str:
+    return " + ".join(kept.nodes)

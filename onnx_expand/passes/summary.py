@@ -1,0 +1,112 @@
+"""A fold's report as people read it: alike sites and alike reasons as one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from onnx_expand.linear.bridges import Border
+from onnx_expand.passes.report import Kept, Site
+
+__all__ = ["ReasonGroup", "SiteGroup", "group_reasons", "group_sites", "op_counts", "scope_of"]
+
+
+@dataclass(frozen=True)
+class SiteGroup:
+    """Sites at which the same op types were merged into the same.
+
+    Attributes:
+        before: Op types of what was there, counted.
+        after: Op types of what is there now, counted.
+        border: How a padded border was bridged.
+        scope: A pattern that fits the names of all nodes that are there now.
+        sites: The sites.
+    """
+
+    before: str
+    after: str
+    border: Border
+    scope: str
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class ReasonGroup:
+    """Nodes that were kept for reasons that differ in their names and figures at most.
+
+    Attributes:
+        reason: The kind of reason.
+        example: The reason of the first.
+        hint: What would change it.
+        kept: What was kept.
+    """
+
+    reason: str
+    example: str
+    hint: str
+    kept: tuple[Kept, ...]
+
+
+def group_sites(sites: Iterable[Site]) -> list[SiteGroup]:
+    """Sites by what was merged into what, those that save the most nodes first."""
+    found: dict[tuple[str, str, Border], list[Site]] = {}
+    for site in sites:
+        key = (op_counts(site.ops), op_counts(site.result_ops), site.border)
+        found.setdefault(key, []).append(site)
+    groups = [
+        SiteGroup(before, after, border, _scope(members), tuple(members))
+        for (before, after, border), members in found.items()
+    ]
+    return sorted(groups, key=lambda group: -sum(map(_saved, group.sites)))
+
+
+def group_reasons(kept: Iterable[Kept]) -> list[ReasonGroup]:
+    """What was kept, by reason; names and numbers aside, the most frequent first."""
+    found: dict[tuple[str, str], list[Kept]] = {}
+    for one in kept:
+        found.setdefault((str(one.refusal.reason), _plain(one.refusal.message)), []).append(one)
+    groups = [
+        ReasonGroup(reason, members[0].refusal.message, members[0].refusal.hint, tuple(members))
+        for (reason, _), members in found.items()
+    ]
+    return sorted(groups, key=lambda group: -len(group.kept))
+
+
+def op_counts(ops: Sequence[str]) -> str:
+    """Op types with how often each occurs, in the order in which they do: `3 Conv, Add`."""
+    counts = Counter(ops)
+    return ", ".join(f"{n} {op}" if n > 1 else op for op, n in counts.items())
+
+
+def scope_of(names: Sequence[str]) -> str:
+    """A pattern that fits all names: parts that differ become `*`.
+
+    Names are split where exporters join scopes, at dots and slashes: `stages.0.conv` and
+    `stages.1.conv` are `stages.*.conv`.
+    """
+    if len(set(names)) == 1:
+        return names[0]
+    parts = [re.split(r"([./])", name) for name in names]
+    length = min(map(len, parts))
+    same = [len({p[i] for p in parts}) == 1 for i in range(length)]
+    ragged = len(set(map(len, parts))) > 1
+    found = [part if alike else "*" for part, alike in zip(parts[0], same, strict=False)]
+    if ragged:
+        first = same.index(False) if False in same else length
+        found = [*found[:first], "*"]
+    return re.sub(r"\*([./]?\*)+", "*", "".join(found))
+
+
+def _scope(sites: Sequence[Site]) -> str:
+    return scope_of([name for site in sites for name in (site.result or site.nodes)[:1]])
+
+
+def _saved(site: Site) -> int:
+    return len(site.nodes) - len(site.result)
+
+
+def _plain(message: str) -> str:
+    """A message without the names and numbers in it."""
+    return re.sub(r"'[^']*'|\d[\d,.]*(e[+-]?\d+)?", "", message)
