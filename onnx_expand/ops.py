@@ -111,7 +111,7 @@ _RECORDS = (
     Op("Cos", T.PURE),
     Op("CumSum", T.KEEPS_RANK),
     Op("DeformConv", T.UNCOUNTED),
-    Op("DepthToSpace", T.KEEPS_RANK | T.UPSAMPLES),
+    Op("DepthToSpace", T.KEEPS_RANK | T.UPSAMPLES | T.VIEW),
     Op("DequantizeLinear", T.KEEPS_RANK),
     Op("Div", T.PURE | T.STEP | T.ELEMENTWISE | T.SOUND | T.BROADCASTS),
     Op("Dropout", T.VARIES | T.SOUND | T.KEEPS_RANK, settings=(1,)),

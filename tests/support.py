@@ -118,6 +118,16 @@ OPS: dict[str, Op] = {
         behind=(4, 8, 1, 1),
     ),
     "SpaceToDepth": Op(_plain("a = SpaceToDepth <blocksize = 2> (x)"), behind=(4, 16, 1, 1)),
+    "DepthToSpace": Op(
+        _since(
+            11,
+            'r = Conv(x, w) a = DepthToSpace <blocksize = 2, mode = "CRD"> (r)',
+            "r = Conv(x, w) a = DepthToSpace <blocksize = 2> (r)",
+        ),
+        last="y = Mul(a, k)",
+        weights=(("w", (4, 4, 1, 1)),),
+        behind=(1, 1, 1, 1),
+    ),
     "Split": Op(
         _since(
             18,

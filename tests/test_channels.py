@@ -180,6 +180,50 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[str], int]] = {
         ["Conv"],
         8 * 3 * 9,
     ),
+    "depth to space, then a scale and a shift of each channel": (
+        "N,4,H,W",
+        'c = Conv<pads=[1,1,1,1]>(x, w, b) a = DepthToSpace<blocksize=2, mode="CRD">(c) '
+        "s = Mul(a, two) y = Add(s, m)",
+        {"w": normal((12, 4, 3, 3)), "b": normal((12,)), "two": np.array(2, np.float32)} | SHIFT,
+        ["Conv", "DepthToSpace"],
+        12 * 4 * 9,
+    ),
+    "depth to space by columns": (
+        "N,4,H,W",
+        "c = Conv(x, w) a = DepthToSpace<blocksize=2>(c) s = Mul(a, d) y = Add(s, m)",
+        {"w": normal((12, 4, 3, 3))} | SHIFT,
+        ["Conv", "DepthToSpace"],
+        12 * 4 * 9,
+    ),
+    "depth to space, then fewer channels": (
+        "N,4,H,W",
+        'c = Conv(x, w) a = DepthToSpace<blocksize=2, mode="CRD">(c) y = Conv(a, v, b)',
+        {"w": normal((12, 4, 3, 3)), "v": normal((2, 3, 1, 1)), "b": normal((2,))},
+        ["Conv", "DepthToSpace"],
+        8 * 4 * 9,
+    ),
+    "pixel shuffle as it is exported": (
+        "N,4,6,5",
+        "c = Conv(x, w) r = Reshape(c, six) t = Transpose<perm=[0,1,4,2,5,3]>(r) "
+        "a = Reshape(t, four) s = Mul(a, d) y = Add(s, m)",
+        {"w": normal((12, 4, 3, 3))}
+        | SHIFT
+        | {"six": np.array([-1, 3, 2, 2, 4, 3]), "four": np.array([-1, 3, 8, 6])},
+        ["Conv", "Reshape", "Transpose", "Reshape"],
+        12 * 4 * 9,
+    ),
+    "the scale of each number in a head": (
+        "N,7,5",
+        "c = MatMul(x, w) r = Reshape(c, heads) s = Mul(r, d) y = Reshape(s, back)",
+        {
+            "w": normal((5, 12)),
+            "d": normal((3,)),
+            "heads": np.array([-1, 7, 4, 3]),
+            "back": np.array([-1, 7, 12]),
+        },
+        ["MatMul", "Reshape"],
+        5 * 12,
+    ),
     "features three times": (
         "N,5",
         "a = Concat<axis=1>(x, x, x) y = MatMul(a, w)",

@@ -110,10 +110,10 @@ def _holds(layout: Layout) -> bool:
         first = layout.before[0].channels[0]
     for views, channels in ((layout.before, first), (layout.after, last)):
         for view in views:
-            passage = None if view.axes is None else view.forward(view.axes[0])
+            passage = view.passage
             if passage is None or not view.holds(channels):
                 return False
-            channels *= passage.repeat * passage.tile
+            channels = passage.after(channels)
     return True
 
 
@@ -135,24 +135,41 @@ def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None
         axis = ends[1] if forward else ends[0]
         axes = (axis, axis)
     spreads = [passage for passage in passages if not passage.is_plain]
-    if spreads and not (forward and geometry.is_per_channel):
+    if any(passage.gathers == forward for passage in spreads):
         return None
+    if spreads and forward and not geometry.is_per_channel:
+        return None
+    if not forward:
+        spreads.reverse()  # from the step towards where it goes
     for passage in spreads:
-        channels = geometry.out_channels * passage.repeat * passage.tile
-        geometry = replace(geometry, in_channels=channels, out_channels=channels, group=channels)
+        geometry = _spread(geometry, passage)
 
     def load() -> AffineConv:
         affine = step.load()
-        if not spreads:
-            matrix = affine.weight.reshape(affine.weight.shape[:2])
-            return AffineConv(matrix, affine.bias, group=affine.group)
-        scale, shift = affine.weight.reshape(-1), affine.bias
+        matrix = AffineConv(
+            affine.weight.reshape(affine.weight.shape[:2]), affine.bias, group=affine.group
+        )
         for passage in spreads:
-            scale = passage.spread(scale)
-            shift = None if shift is None else passage.spread(shift)
-        return AffineConv.per_channel(scale, shift)
+            matrix = _spread_numbers(matrix, passage)
+        return matrix
 
     return replace(step, geometry=_matrix(geometry), axes=axes, load=load, branches=())
+
+
+def _spread(geometry: Geometry, passage: Passage) -> Geometry:
+    """A map of the fewer channels of a passage as a map of the more."""
+    times = passage.repeat * passage.tile
+    n, m = geometry.out_channels * times, geometry.in_channels * times
+    group = n if geometry.is_per_channel else 1
+    return replace(geometry, in_channels=m, out_channels=n, group=group)
+
+
+def _spread_numbers(affine: AffineConv, passage: Passage) -> AffineConv:
+    shift = None if affine.bias is None else passage.spread(affine.bias)
+    if affine.geometry.is_per_channel:
+        return AffineConv.per_channel(passage.spread(affine.weight.reshape(-1)), shift)
+    dense = affine.embedded(replace(affine.geometry, group=1))
+    return AffineConv(passage.spread_matrix(dense.weight), shift)
 
 
 def _matrix(geometry: Geometry) -> Geometry:
@@ -165,7 +182,6 @@ def _matrix(geometry: Geometry) -> Geometry:
 def _passages(views: Sequence[ViewOp]) -> Iterator[Passage]:
     """Where each of some views lets the channels pass."""
     for view in views:
-        assert view.axes is not None
-        passage = view.forward(view.axes[0])
+        passage = view.passage
         assert passage is not None
         yield passage

@@ -300,9 +300,9 @@ def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | Non
     target = list(op.target)
     after = channels
     if op.axes is not None and channels is not None:
-        passage = op.forward(op.axes[0])
+        passage = op.passage
         assert passage is not None
-        after = channels * passage.repeat * passage.tile
+        after = passage.after(channels)
         source[op.axes[0]], target[op.axes[1]] = channels, after
     op = replace(op, source=tuple(source), target=tuple(target))
     if op.axes is not None and channels is not None and after is not None:

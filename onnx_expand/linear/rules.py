@@ -91,7 +91,7 @@ def _joined(first: ViewOp, second: ViewOp, facts: Facts) -> ViewOp | None:
         node = ir.Node("", "Transpose", [], [ir.AttrInt64s("perm", perm)], name=second.node.name)
         target = tuple(first.source[axis] for axis in perm)
         return ViewOp(node, first.source, target, perm)
-    if first.perm is not None or second.perm is not None or second.node.op_type != "Reshape":
+    if not first.keeps_order or second.node.op_type != "Reshape":
         return None
     given = second.node.inputs[1]
     wanted = None if given is None or not facts.is_constant(given) else facts.extents_in(given)
@@ -143,7 +143,11 @@ def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
     """Steps cut where the channels of neighbours do not meet, each run on common axes."""
     found: list[list[Step]] = []
     run: list[Step] = []
-    for step in steps:
+    lined: list[Step] | None = None
+    for i, step in enumerate(steps):
+        if run and (lined := _gathered(run[-1], steps, i)) is not None:
+            run.append(lined[0])
+            continue
         if run and run[-1].axes is not None:
             axes = run[-1].axes
             here = step.on(axes[1], run[-1].channels[1])
@@ -163,14 +167,33 @@ def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
                     found += [run[:first]] if first else []
                     run = lined
                     break
-            else:
-                lined = None
             if lined is not None:
                 continue
         if run:
             found.append(run)
         run = [step]
     return [*found, run] if run else found
+
+
+def _gathered(before: Step, steps: Sequence[Step], first: int) -> list[Step] | None:
+    """Steps that begin with a view of which only the map behind it says where the channels go.
+
+    A Reshape may cut channels into several axes; those of the map are on one of them.
+    """
+    if before.axes is None or steps[first].view is None or steps[first].axes is not None:
+        return None
+    axis, channels = before.axes[1], before.channels[1]
+    if steps[first].on(axis, channels).axes is not None:
+        return None
+    last = first
+    while steps[last].axes is None:
+        last += 1
+        if last == len(steps):
+            return None
+    lined = aligned(steps[first : last + 1])
+    if lined is None or lined[0].axes is None or lined[0].axes[0] != axis:
+        return None
+    return lined if lined[0].channels[0] == channels else None
 
 
 # -- Joins ------------------------------------------------------------------------------------

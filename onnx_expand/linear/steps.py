@@ -379,14 +379,17 @@ def aligned(steps: Sequence[Step]) -> list[Step] | None:
         return found
     axes = found[known].axes
     assert axes is not None
-    axis: int | None = axes[0]
-    for step in reversed(found[:known]):  # where do the channels lie at the beginning?
-        if step.view is not None:
-            axis = step.view.backward(axis) if axis is not None else None
-        if axis is None:
+    axis, channels = axes[0], found[known].channels[0]
+    for i in reversed(range(known)):  # where do the channels lie at the beginning?
+        view = found[i].view
+        if view is None:
+            continue
+        view = view.onto(axis, channels)
+        if view is None or view.axes is None:
             return None
-    channels = found[known].channels[0]
-    assert axis is not None
+        axis, channels = view.axes[0], view.channels[0]
+        if view.channels[0] != view.channels[1]:
+            found[i] = replace(found[i], view=view, axes=view.axes)
     for i, step in enumerate(found):
         step = step.on(axis, channels)
         if step.axes is None or (step.axes[0] != axis or step.channels[0] != channels):

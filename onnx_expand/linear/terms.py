@@ -144,6 +144,10 @@ class Tensor:
 def _viewed(sizes: tuple[int, ...], op: ViewOp) -> tuple[int, ...]:
     if op.perm is not None:
         return tuple(sizes[axis] for axis in op.perm)
+    if op.blocks is not None:
+        times = op.blocks.repeat * op.blocks.tile
+        block = math.isqrt(times)
+        return (sizes[0], sizes[1] // times, sizes[2] * block, sizes[3] * block)
     known = {e: size for e, size in zip(op.source, sizes, strict=True) if not isinstance(e, int)}
     found = [e if isinstance(e, int) else known.get(e, 0) for e in op.target]
     unknown = [i for i, e in enumerate(op.target) if not isinstance(e, int) and e not in known]

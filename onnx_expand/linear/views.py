@@ -1,9 +1,10 @@
 """Views: nodes that lay the axes of a tensor out anew, and change no number.
 
-Transpose, Reshape, Flatten, Squeeze and Unsqueeze only say anew where each number lies. A map that
-treats all positions alike may come before or after such a node, on the axis to which its channels
-go. Where a Flatten makes features of channels and positions, maps that treat each channel for
-itself may still pass.
+Transpose, Reshape, Flatten, Squeeze, Unsqueeze and DepthToSpace only say anew where each number
+lies. A map that treats all positions alike may come before or after such a node, on the axis to
+which its channels go. Where a Flatten makes features of channels and positions, maps that treat
+each channel for itself may still pass; where a DepthToSpace or a Reshape makes positions, or
+another axis, of channels, a map of those that are left may come before it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.attributes import int_of, ints_of, text_of
 from onnx_expand.ops import Trait, op_of
 from onnx_expand.values import Facts
 
@@ -31,17 +32,26 @@ Extent = Hashable
 class Passage:
     """Where the channels of an axis come out of a view.
 
-    Channel t of the output is channel `t // repeat % channels` of the input.
+    Channel t of the output is channel `t // repeat % channels` of the input. Where channels are
+    gathered it is the other way round: channel t of the input belongs to channel
+    `t // repeat % channels` of the output.
 
     Attributes:
         axis: Their axis in the output.
         repeat: How many neighbours each channel becomes.
         tile: How many times over.
+        gathers: Whether channels of the input become fewer.
     """
 
     axis: int
     repeat: int = 1
     tile: int = 1
+    gathers: bool = False
+
+    def after(self, channels: int) -> int:
+        """How many channels come out of so many."""
+        times = self.repeat * self.tile
+        return channels // times if self.gathers else channels * times
 
     @property
     def is_plain(self) -> bool:
@@ -49,8 +59,12 @@ class Passage:
         return self.repeat == self.tile == 1
 
     def spread(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Numbers per channel of the input, [m], as numbers per channel of the output."""
+        """Numbers for each of the fewer channels as numbers for each of the more."""
         return np.tile(np.repeat(array, self.repeat), self.tile)
+
+    def spread_matrix(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """A matrix that maps the fewer channels as one that maps the more."""
+        return np.kron(np.eye(self.tile), np.kron(matrix, np.eye(self.repeat)))
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class ViewOp:
         channels: Channels of the input, and of the output.
         wanted: The extents that a Reshape asks for, as they are spelled, where they are known.
         gone: The axes that a Squeeze takes away, or an Unsqueeze puts in, where they are known.
+        blocks: How the channels of a DepthToSpace pass; None for any other node.
     """
 
     node: ir.Node
@@ -76,10 +91,18 @@ class ViewOp:
     channels: tuple[int, int] = (1, 1)
     wanted: tuple[Extent, ...] | None = None
     gone: tuple[int, ...] | None = None
+    blocks: Passage | None = None
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the numbers stay in their order, and only extents change."""
+        return self.perm is None and self.blocks is None
 
     @property
     def changes_nothing(self) -> bool:
         """Whether the output is laid out like the input."""
+        if self.blocks is not None:
+            return self.blocks.is_plain
         if self.perm is not None:
             return self.perm == tuple(range(len(self.perm)))
         return self.source == self.target
@@ -89,25 +112,57 @@ class ViewOp:
         if self.axes is not None:
             return self
         passage = self.forward(axis)
-        if passage is None:
+        if passage is None or (passage.gathers and channels % (passage.repeat * passage.tile)):
             return self
-        after = channels * passage.repeat * passage.tile
-        return replace(self, axes=(axis, passage.axis), channels=(channels, after))
+        return replace(
+            self, axes=(axis, passage.axis), channels=(channels, passage.after(channels))
+        )
+
+    def onto(self, axis: int, channels: int) -> ViewOp | None:
+        """The view for so many channels on an axis of its output, if they all come from one."""
+        source = self.backward(axis)
+        if source is None:
+            return None
+        before = channels * source.repeat * source.tile
+        return replace(self, axes=(source.axis, axis), channels=(before, channels))
+
+    @property
+    def passage(self) -> Passage | None:
+        """How the channels pass, once their axes are known."""
+        if self.axes is None:
+            return None
+        first, last = self.axes
+        for found in (self.forward(first), self._gathering(last)):
+            fits = found is not None and found.axis == last
+            if found is not None and fits and found.after(self.channels[0]) == self.channels[1]:
+                return found
+        return None
+
+    def _gathering(self, axis: int) -> Passage | None:
+        source = self.backward(axis)
+        assert self.axes is not None
+        if source is None or source.axis != self.axes[0]:
+            return None
+        return replace(source, axis=axis)
 
     def forward(self, axis: int) -> Passage | None:
         """Where the channels on an axis of the input come out; None if they are mixed up."""
         axis = axis if axis >= 0 else axis + len(self.source)
         if self.perm is not None:
             return Passage(self.perm.index(axis)) if axis < len(self.perm) else None
+        if self.blocks is not None:
+            return self.blocks if axis == 1 else None
         return _passage(self.source, self.target, axis, self._moved(axis, "Unsqueeze"))
 
-    def backward(self, axis: int) -> int | None:
-        """The axis of the input whose channels come out on an axis as they are, if any."""
+    def backward(self, axis: int) -> Passage | None:
+        """The axis of the input from which all channels on an axis of the output come, if any."""
         axis = axis if axis >= 0 else axis + len(self.target)
         if self.perm is not None:
-            return self.perm[axis] if axis < len(self.perm) else None
+            return Passage(self.perm[axis]) if axis < len(self.perm) else None
+        if self.blocks is not None:
+            return self.blocks if axis == 1 else None
         passage = _passage(self.target, self.source, axis, self._moved(axis, "Squeeze"))
-        return passage.axis if passage is not None and passage.is_plain else None
+        return None if passage is None else replace(passage, gathers=not passage.is_plain)
 
     def _moved(self, axis: int, growing: str) -> int:
         """Where an axis goes by what the node says of axes, whatever its extent.
@@ -127,12 +182,12 @@ class ViewOp:
         """Whether the node lets so many channels pass, instead of those that it was made for."""
         if self.axes is None or channels == self.source[self.axes[0]] or self.perm is not None:
             return True
-        passage = self.forward(self.axes[0])
-        if passage is None:
-            return False
+        passage = self.passage
+        if passage is None or self.blocks is not None:
+            return passage is not None
         source, target = list(self.source), list(self.target)
         source[self.axes[0]] = channels
-        target[self.axes[1]] = channels * passage.repeat * passage.tile
+        target[self.axes[1]] = passage.after(channels)
         op = replace(self, source=tuple(source), target=tuple(target))
         return op.is_as_spelled or (self.node.op_type == "Reshape" and op.spelled() is not None)
 
@@ -172,7 +227,7 @@ class ViewOp:
         if self.perm is not None and other.perm is not None:
             both = tuple(other.perm[axis] for axis in self.perm)
             return both == tuple(range(len(both)))
-        if self.perm is not None or other.perm is not None:
+        if not self.keeps_order or not other.keeps_order:
             return False
         if len(other.target) != len(self.source):
             return False
@@ -203,11 +258,31 @@ def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
         if sorted(perm) != list(range(len(source))):
             return None
         return ViewOp(node, source, tuple(source[axis] for axis in perm), perm)
+    if node.op_type == "DepthToSpace":
+        return _depth_to_space(node, source, facts)
     wanted = facts.extents_in(node.inputs[1]) if node.op_type == "Reshape" else None
     gone = _gone(node, len(source), facts) if node.op_type in _RANK_CHANGING else None
     target = _target(node, source, wanted, gone)
     target = facts.extents(y) if target is None else target
     return None if target is None else ViewOp(node, source, target, wanted=wanted, gone=gone)
+
+
+def _depth_to_space(node: ir.Node, source: tuple[Extent, ...], facts: Facts) -> ViewOp | None:
+    """A DepthToSpace, which makes blocks of b x b positions of each b^2 channels.
+
+    Position (i, j) of channel c, of n, is channel `(i b + j) n + c` of the input, or in the mode
+    CRD channel `c b^2 + i b + j`.
+    """
+    block, after = int_of(node, "blocksize", facts.opset), facts.extents(node.outputs[0])
+    channels = source[1] if len(source) == 4 else None
+    if not isinstance(channels, int) or after is None or len(after) != 4 or block < 1:
+        return None
+    if channels < 1 or channels % block**2:
+        return None  # no runtime would run it
+    columns = facts.opset >= 11 and text_of(node, "mode", facts.opset) == "CRD"
+    repeat, tile = (block**2, 1) if columns else (1, block**2)
+    target = (source[0], channels // block**2, *after[2:])
+    return ViewOp(node, source, target, blocks=Passage(1, repeat, tile, gathers=block > 1))
 
 
 _RANK_CHANGING = {"Squeeze", "Unsqueeze"}
