@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["Comparison"]
 
 _CONFIDENCE = 0.95
+_MOST = 1000  # seeds that anybody would train
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,8 @@ class Comparison:
         count = len(self.first)
         if count < 2:
             return None
-        from scipy.special import stdtrit  # slow to import
-
-        limit = float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2))
         center = statistics.mean(self.differences)
-        reach = limit * statistics.stdev(self.differences) / math.sqrt(count)
+        reach = _reach(count, statistics.stdev(self.differences))
         return center - reach, center + reach
 
     @property
@@ -56,6 +54,19 @@ class Comparison:
         if interval is None or interval[0] <= 0 <= interval[1]:
             return None
         return self.names[0] if (interval[0] > 0) == self.greater else self.names[1]
+
+    @property
+    def enough(self) -> int | None:
+        """How many seeds would tell, if all differed as much and were spread as these are.
+
+        None where one seed says nothing of the spread, or so small a difference would take more
+        than a thousand.
+        """
+        if len(self.first) < 2:
+            return None
+        center, spread = statistics.mean(self.differences), statistics.stdev(self.differences)
+        counts = range(2, _MOST + 1)
+        return next((n for n in counts if _reach(n, spread) < abs(center)), None)
 
     def summary(self) -> str:
         """Both scores, their difference, and the conclusion, in one line."""
@@ -69,14 +80,19 @@ class Comparison:
             f"{self.metric} of {count} seed{'s' * (count > 1)}: {scores}; difference {difference}"
         )
         if self.interval is None:
-            return f"{head}; one seed does not tell which is better"
+            return f"{head}; one seed does not tell which is better; --repeat 5 may"
         low, high = (_number(value, self.metric, sign=True) for value in self.interval)
-        end = (
-            f"{self.better} is better"
-            if self.better is not None
-            else "that does not tell which is better"
+        return f"{head}, 95 % interval {low} to {high}: {self._conclusion()}"
+
+    def _conclusion(self) -> str:
+        if self.better is not None:
+            return f"{self.better} is better"
+        if self.enough is None:
+            return f"that does not tell which is better, and {_MOST:,} seeds would hardly"
+        return (
+            f"that does not tell which is better; about {self.enough} seeds would, if they differ "
+            "as these do"
         )
-        return f"{head}, 95 % interval {low} to {high}: {end}"
 
     def as_dict(self) -> dict[str, Any]:
         """This comparison as plain JSON types."""
@@ -87,7 +103,15 @@ class Comparison:
             "differences": list(self.differences),
             "interval": None if self.interval is None else list(self.interval),
             "better": self.better,
+            "enough": self.enough,
         }
+
+
+def _reach(count: int, spread: float) -> float:
+    """Half the interval of a mean of so many normal values of that standard deviation."""
+    from scipy.special import stdtrit  # slow to import
+
+    return float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2)) * spread / math.sqrt(count)
 
 
 def _spread(values: Sequence[float], metric: str) -> str:

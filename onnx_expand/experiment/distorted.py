@@ -22,7 +22,7 @@ _ROTATION, _FACTOR, _SHIFT = 40.0, 2.0, 0.35
 def distorted_digits(
     size: tuple[int | None, int | None] = (16, 16),
     *,
-    copies: tuple[int, int] = (5, 5),
+    copies: tuple[int, int] = (4, 5),
     seed: int = 0,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Scikit-learn's 1,797 digits, each rotated, resized and shifted at random.

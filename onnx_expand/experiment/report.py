@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_expand.experiment.compare import Comparison
@@ -23,6 +23,8 @@ class Report:
         folded: The folded model, where that was asked for.
         settings: All options.
         normalization: Mean and deviation, as `fold --mean --std` takes them.
+        losses: The training losses of both models, where they were compared.
+        meaning: The classes' order and the anchors, as far as there are any.
     """
 
     data: str
@@ -31,6 +33,8 @@ class Report:
     folded: Folded | None
     settings: dict[str, Any]
     normalization: tuple[tuple[float, ...], tuple[float, ...]]
+    losses: Comparison | None = None
+    meaning: dict[str, Any] = field(default_factory=dict)
 
     @property
     def history(self) -> History:
@@ -42,6 +46,7 @@ class Report:
         folded = self.folded
         return {
             **self.history.as_dict(),
+            **self.meaning,
             "data": self.data,
             "mean": list(self.normalization[0]),
             "std": list(self.normalization[1]),
@@ -51,6 +56,7 @@ class Report:
                 for name, seed, history in self.runs
             ],
             "comparison": None if self.comparison is None else self.comparison.as_dict(),
+            "training_loss": None if self.losses is None else self.losses.as_dict(),
             "fold": None if folded is None else folded.report.as_dict(),
             "check": folded.verdict.as_dict() if folded and folded.verdict else None,
         }

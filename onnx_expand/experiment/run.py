@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment import meaning
 from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.files import EventWriter, Folder
 from onnx_expand.experiment.folding import fold_and_check
@@ -38,6 +39,7 @@ from onnx_expand.train.initialize import initialize
 from onnx_expand.train.loop import rehearse
 from onnx_expand.train.parallel import World, device_of, joined
 from onnx_expand.train.trial import first_readable
+from onnx_expand.units import has_note, is_given_back
 
 __all__ = ["Experiment", "Watcher"]
 
@@ -130,6 +132,9 @@ class _Experimenter:
             numbers=self.plan.train.loss is not None,
         )
         self._introduce(model, data)
+        data = meaning.settled(data, model, self.plan.train)
+        for line in meaning.lines(data):
+            self._say(line)
         if baseline is not None:
             self._rehearse(baseline, data)
         if self.settings.tensorboard and self.world.first:
@@ -137,14 +142,13 @@ class _Experimenter:
         if self.world.first:
             self.folder.make()
         runs = []
-        written = None
+        written: dict[str, ir.Model] = {}
         for seed in range(self.plan.train.seed, self.plan.train.seed + self.settings.seeds):
-            history, trained = self._train(_MAIN, model, data, seed)
-            runs.append((_MAIN, seed, history))
-            written = written if written is not None else trained
-            if baseline is not None:
-                runs.append((_BASELINE, seed, self._train(_BASELINE, baseline, data, seed)[0]))
-        assert written is not None
+            for name, source in ((_MAIN, model), (_BASELINE, baseline)):
+                if source is not None:
+                    history, trained = self._train(name, source, data, seed)
+                    runs.append((name, seed, history))
+                    meaning.note(written.setdefault(name, trained), data)
         return self._finish(written, runs, data)
 
     def _input(self, model: ir.Model) -> ImageInput:
@@ -291,19 +295,25 @@ class _Experimenter:
                 folded = fold_and_check(write_back(module, model), self.experiment.source)
                 # The weights of earlier epochs are gone when a run goes on.
                 when = "as it goes on" if self.gone_on else f"after epoch {result.epoch}"
-                self._say(f"{when}: {folded.summary()}")
+                expanded = has_note(model) and not is_given_back(model)
+                if folded.report.sites or expanded:
+                    self._say(f"{when}: {folded.summary()}")
 
         with self.watcher.bar(title, self.plan.train.epochs) as bar:
             yield _Both(bar, after)
 
     def _finish(
-        self, trained: ir.Model, runs: list[tuple[str, int, History]], data: Dataset
+        self, written: dict[str, ir.Model], runs: list[tuple[str, int, History]], data: Dataset
     ) -> Report:
-        history = runs[0][2]
+        history, trained = runs[0][2], written[_MAIN]
         folded = None
         if self.world.first:
             # What was trained is kept, whatever comes of folding it.
             save(trained, self.experiment.target)
+            if _BASELINE in written:
+                place = self.folder.path / "baseline.onnx"
+                save(written[_BASELINE], place)
+                self._say(f"{place}: the compact model, trained from the first seed")
             if not self.folder.draw(history.metric):
                 self._say("no curves.png: matplotlib is not installed")
             if self.events is not None:
@@ -312,24 +322,31 @@ class _Experimenter:
                 folded = fold_and_check(trained, self.experiment.source)
                 save(folded.model, self.settings.then_fold)
                 self._say(f"{self.settings.then_fold}: {folded.summary()}")
-        comparison = self._compare(runs)
+        comparison, losses = self._compare(runs)
         report = Report(
             data.description, tuple(runs), comparison, folded, self.plan.as_dict(),
-            (data.normalization.mean, data.normalization.std),
+            (data.normalization.mean, data.normalization.std), losses, meaning.facts(data),
         )  # fmt: skip
         self._conclude(report)
         return report
 
-    def _compare(self, runs: list[tuple[str, int, History]]) -> Comparison | None:
+    def _compare(
+        self, runs: list[tuple[str, int, History]]
+    ) -> tuple[Comparison | None, Comparison | None]:
+        """By the score, and by the training loss of the weights that stayed."""
         if self.settings.compare_baseline is None:
-            return None
-        first, second = (
-            [history.score for name, _, history in runs if name == wanted]
+            return None, None
+        main, base = (
+            [history for name, _, history in runs if name == wanted]
             for wanted in (_MAIN, _BASELINE)
         )
-        history = runs[0][2]
         names = (Path(self.experiment.source).name, "the compact model")
-        return Comparison(history.metric, history.greater, names, first, second)
+        scores = ([history.score for history in part] for part in (main, base))
+        losses = ([h.epochs[h.kept - 1].loss for h in part] for part in (main, base))
+        return (
+            Comparison(main[0].metric, main[0].greater, names, *scores),
+            Comparison("training loss", False, names, *losses),
+        )
 
     def _conclude(self, report: Report) -> None:
         history = report.history
@@ -343,6 +360,8 @@ class _Experimenter:
         self._say(f"{head}{figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
         if report.comparison is not None:
             self._say(report.comparison.summary())
+            if report.losses is not None:
+                self._say(report.losses.summary())
             if self.plan.train.keep == "best":
                 self._say("each run counts with its best test epoch, which flatters all of them")
             if not self.settings.reinit:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnx_expand.errors import UsageError
+from onnx_expand.recipes import rates
 from onnx_expand.recipes.fields import explain, option, require
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "explain",
 ]
 
-Schedule = Literal["constant", "step", "cosine", "poly"]
+Schedule = Literal["constant", "step", "cosine", "poly", "restarts", "one-cycle"]
 Optimizer = Literal["sgd", "adamw"]
 Decay = Literal["layer", "product"]
 Execution = Literal["auto", "layerwise", "composed"]
@@ -64,7 +65,8 @@ class TrainOptions:
     )
     schedule: Schedule = option(
         "constant",
-        "step: times --gamma at each of --milestones. cosine, poly: down to zero.",
+        "step: times --gamma at each of --milestones. cosine, poly: down to zero. restarts: a "
+        "cosine in each --period. one-cycle: up in 30 % of the steps, then down.",
     )
     optimizer: Optimizer = option("sgd", "How gradients become steps.")
     nesterov: bool = option(False, "Nesterov's momentum (sgd).")
@@ -74,6 +76,9 @@ class TrainOptions:
     )
     gamma: float = option(0.1, "Factor of the rate at a milestone.")
     power: float = option(1.0, "Exponent of `poly`: rate (1 - t/epochs)^power.")
+    period: float | None = option(
+        None, "Epochs between the restarts of `restarts`. [default: a quarter of all]"
+    )
     warmup: float = option(0.0, "Epochs in which the rate grows linearly from nearly zero.")
     decay: Decay = option(
         "layer",
@@ -108,6 +113,9 @@ class TrainOptions:
         "Your own loss: a function of the outputs and the targets that returns its mean.",
         metavar="PACKAGE:FUNCTION",
     )
+    patience: int = option(
+        0, "End a run after so many epochs without a better test score; 0: never early."
+    )
     keep: Keep = option("last", "Which epoch's weights stay: the last, or the best by test score.")
     workers: int = option(0, "Processes that read and augment images besides the main one.")
     sync_bn: bool = option(False, "Batch statistics over all processes, not over each one's part.")
@@ -130,6 +138,8 @@ class TrainOptions:
             clip=_POSITIVE,
             accumulate=_COUNT,
             workers=_NOT_NEGATIVE,
+            period=_POSITIVE,
+            patience=_NOT_NEGATIVE,
         )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas is {self.betas}; it must be two numbers from 0 to below 1")
@@ -150,18 +160,21 @@ class TrainOptions:
         warm = 1.0
         if self.warmup > 0:
             warm = min(1.0, (epoch + (1 / steps if steps else 0.0)) / self.warmup)
+        return self.lr * warm * self._factor(epoch, steps)
+
+    def _factor(self, epoch: float, steps: int) -> float:
         share = min(1.0, epoch / self.epochs)
         if self.schedule == "step":
-            if self.milestones:
-                passed = sum(epoch >= milestone for milestone in self.milestones)
-            else:
-                passed = int(3 * math.floor(epoch) // self.epochs)
-            return float(self.lr * self.gamma**passed * warm)
+            return rates.step(epoch, self.epochs, self.milestones, self.gamma)
         if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * share)) / 2 * warm
+            return rates.cosine(share)
         if self.schedule == "poly":
-            return float(self.lr * (1 - share) ** self.power * warm)
-        return self.lr * warm
+            return rates.poly(share, self.power)
+        if self.schedule == "restarts":
+            return rates.restarts(epoch, self.period or self.epochs / 4)
+        if self.schedule == "one-cycle":
+            return rates.one_cycle(epoch, self.epochs, steps)
+        return 1.0
 
 
 @dataclass(frozen=True)

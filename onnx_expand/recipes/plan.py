@@ -54,10 +54,15 @@ class Plan:
         base = find(recipe) if recipe is not None else None
         said = {name: value for name, value in said.items() if value is not None}
         groups = {}
+        moved: tuple[int, ...] = ()
         for group, kind in GROUPS.items():
             names = explain(kind)
             values = dict(getattr(base, group, {})) if base is not None else {}
-            values.update({name: said.pop(name) for name in names if name in said})
+            given = {name: said.pop(name) for name in names if name in said}
+            scaled = _scaled(values, given)
+            values.update(scaled)
+            values.update(given)
+            moved = scaled.get("milestones", moved)
             groups[group] = kind(**values)
         if said:
             raise UsageError(f"there is no option {', '.join(sorted(said))}")
@@ -65,6 +70,8 @@ class Plan:
         if base is not None:
             notes = f"{base.name}: as for {base.network}"
             notes += f"; {base.notes}" if base.notes else ""
+            if moved:
+                notes += f"; its milestones are scaled to {', '.join(map(str, moved))}"
         return cls(**groups, notes=notes)
 
     @property
@@ -76,3 +83,11 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """These settings as plain JSON types."""
         return asdict(self)
+
+
+def _scaled(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's milestones at the same shares of another number of epochs."""
+    wanted, old, milestones = given.get("epochs"), recipe.get("epochs"), recipe.get("milestones")
+    if not milestones or not old or wanted in {None, old} or "milestones" in given:
+        return {}
+    return {"milestones": tuple(max(1, round(m * wanted / old)) for m in milestones)}

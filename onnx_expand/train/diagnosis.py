@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import fx
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.module import OnnxModule
+from onnx_expand.train.names import SOURCE
 
 __all__ = ["explained", "where_not_finite"]
 
@@ -20,12 +22,18 @@ class _FoundError(Exception):
 
 
 class _Watch(fx.Interpreter):
+    """Stops at the first node whose result is not finite; `found` is what people call it."""
+
+    found = ""
+
     def run_node(self, n: fx.Node) -> Any:
+        """See `fx.Interpreter`, which adds to what an error says."""
         result = super().run_node(n)
         first = result[0] if isinstance(result, tuple | list) and result else result
         computed = isinstance(first, torch.Tensor) and n.op not in {"get_attr", "output"}
         if computed and first.is_floating_point() and not bool(torch.isfinite(first).all()):
-            raise _FoundError(f"{n.name} ({getattr(n.target, '__name__', n.target)})")
+            self.found = n.meta.get(SOURCE) or f"'{n.name}'"
+            raise _FoundError
         return result
 
 
@@ -43,14 +51,10 @@ def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Colle
             return f"; the tensor '{name}' is no longer finite"
     if not isinstance(module, OnnxModule):
         return ""
-    try:
-        with torch.no_grad():
-            _Watch(module).run(inputs)
-    except _FoundError as found:
-        return f"; the first node that gave it is {found}"
-    except RuntimeError:
-        return ""
-    return ""
+    watch = _Watch(module)
+    with contextlib.suppress(_FoundError, RuntimeError), torch.no_grad():
+        watch.run(inputs)
+    return f"; the first node that gave it is {watch.found}" if watch.found else ""
 
 
 def explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:

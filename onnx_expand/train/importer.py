@@ -13,13 +13,14 @@ import torch
 from torch import fx
 
 from onnx_expand.attributes import defaults_of, int_of
+from onnx_expand.editing import label
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
 from onnx_expand.train.decompose import decompose, inner_nodes
 from onnx_expand.train.host import Known, as_tensor, find_host
 from onnx_expand.train.module import OnnxModule, attach, identifier
-from onnx_expand.train.names import CONSTANTS, STATEFUL, state_keys
+from onnx_expand.train.names import CONSTANTS, SOURCE, STATEFUL, state_keys
 from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
 from onnx_expand.train.unsigned import UNSIGNED, detour, direct
@@ -386,6 +387,7 @@ class _Importer:
             else:
                 args = [node.op_type, self.opset, *args]
                 result = self.fx.call_function(way, tuple(args), attributes)
+        result.meta[SOURCE] = f"'{label(node)}' ({node.op_type})"
         if "outputs" in plan.parameters:
             for slot, value in enumerate(node.outputs):
                 self.values[value] = self.fx.call_function(operator.getitem, (result, slot))

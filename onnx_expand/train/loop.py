@@ -109,8 +109,11 @@ def evaluate(
     return next(iter(figures_of(runner, task, data, World.current(), batch, 0).values()))
 
 
-def rehearse(module: torch.nn.Module, data: Dataset, options: TrainOptions | None = None) -> None:
+def rehearse(module: torch.nn.Module, data: Dataset, options: TrainOptions | None = None) -> Task:
     """See that a module takes some data and gives what the task needs, without training it.
+
+    Returns:
+        The task, with what it found out: of detection the anchors.
 
     Raises:
         UnsupportedError: It does not.
@@ -118,6 +121,7 @@ def rehearse(module: torch.nn.Module, data: Dataset, options: TrainOptions | Non
     """
     task = choose(options or TrainOptions(), data)
     probe(task.wrap(module), task, data)
+    return task
 
 
 class _Run:
@@ -178,7 +182,7 @@ class _Run:
         # Dropout differs between processes, and is repeated by the same number of them.
         torch.manual_seed(self.options.seed + 1_000_003 * self.world.rank)
         self._load()
-        while self.epoch < self.options.epochs:
+        while self.epoch < self.options.epochs and not self._stalled():
             self._epoch()
         kept = len(self.history)
         if self.options.keep == "best" and self.best is not None:
@@ -189,6 +193,14 @@ class _Run:
         missing = zip((self.data.train, self.data.test), self._missing(), strict=True)
         left_out = tuple(part.name(index) for part, some in missing for index in sorted(some))
         return History(tuple(self.history), self.task.metric, self.task.greater, kept, left_out)
+
+    def _stalled(self) -> bool:
+        """Whether the best test score is `patience` epochs old."""
+        if not self.options.patience or not self.history or self.done:
+            return False
+        sign = 1 if self.task.greater else -1
+        scores = [sign * result.test_score for result in self.history]
+        return len(scores) - 1 - scores.index(max(scores)) >= self.options.patience
 
     def _epoch(self) -> None:
         """The rest of an epoch, from the step that is next."""

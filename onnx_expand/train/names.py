@@ -9,12 +9,15 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-__all__ = ["COMPOSED", "CONSTANTS", "STATEFUL", "state_keys"]
+__all__ = ["COMPOSED", "CONSTANTS", "SOURCE", "STATEFUL", "state_keys"]
 
 # Where the importer keeps what is no initializer.
 CONSTANTS = "_constants"
 STATEFUL = "_nodes"
 COMPOSED = "_composed"
+
+# Under which key a node of fx has what people call the ONNX node that it came from.
+SOURCE = "onnx"
 
 # fx writes names into Python code, between double quotes where they are no identifiers.
 _UNQUOTABLE = re.compile(r'["\\\x00-\x1f]')

@@ -100,10 +100,11 @@ class Masks:
         if self.classes is not None:
             wrong = (mask >= self.classes) & (mask != self.ignore)
             if wrong.any():
+                label = int(mask[wrong][0])
                 raise ModelError(
-                    f"{self.pictures.paths[index]}: label {int(mask[wrong][0])} is not in "
+                    f"{self.pictures.paths[index]}: label {label} is not in "
                     f"0..{self.classes - 1}, the model's classes, nor {self.ignore}, which counts "
-                    "for nothing"
+                    f"for nothing; where {label} should, give --ignore-label {label}"
                 )
         return mask
 

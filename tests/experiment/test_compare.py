@@ -31,7 +31,7 @@ def test_noise_is_not_called_a_gain() -> None:
     """The interval holds zero, or there is one seed, or no difference: nothing is claimed."""
     noisy = compare([0.9, 0.8, 0.95], [0.85, 0.85, 0.85])
     assert noisy.better is None
-    assert noisy.summary().endswith("that does not tell which is better")
+    assert "that does not tell which is better; about " in noisy.summary()
     assert compare([0.9], [0.1]).better is None
     assert "one seed does not tell" in compare([0.9], [0.1]).summary()
     assert compare([0.9, 0.9], [0.9, 0.9]).better is None
@@ -58,3 +58,31 @@ def test_it_covers_the_truth_as_often_as_it_says() -> None:
     wrong = sum(compare(list(a), list(b)).better is not None for a, b in pairs)
     # 100 are expected; the deviation of such a count is 9.7.
     assert 60 < wrong < 140
+
+
+def test_as_many_seeds_as_it_says_would_tell() -> None:
+    """The least number whose interval, of the same mean and spread, leaves out zero."""
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(2)
+    told = 0
+    for count in (2, 3, 5, 8) * 10:
+        first, second = rng.normal(0.5, 1, count), rng.normal(0, 1, count)
+        found = compare(list(first), list(second))
+        gaps = first - second
+        ratio = abs(gaps.mean()) / gaps.std(ddof=1)
+
+        def clear(n: int, ratio: float = ratio) -> bool:
+            return bool(stats.t.ppf(0.975, n - 1) / math.sqrt(n) < ratio)
+
+        if found.enough is None:
+            assert not clear(1000)
+            continue
+        assert clear(found.enough)
+        assert found.enough == 2 or not clear(found.enough - 1)
+        told += found.better is None
+        if found.better is None:
+            assert found.enough > count
+            assert f"about {found.enough} seeds would" in found.summary()
+    assert told > 5
+    assert compare([0.9, 0.9], [0.9, 0.9]).enough is None
+    assert "1,000 seeds would hardly" in compare([0.9, 0.9], [0.9, 0.9]).summary()

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_expand.cli.train import train as command
@@ -31,7 +31,11 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
     (TrainOptions, {"lr": float("inf")}, "lr"),
     (TrainOptions, {"momentum": 1.0}, "momentum"),
     (TrainOptions, {"weight_decay": -1.0}, "weight_decay"),
-    (TrainOptions, {"schedule": "linear"}, "none of constant, step, cosine, poly"),
+    (
+        TrainOptions,
+        {"schedule": "linear"},
+        "none of constant, step, cosine, poly, restarts, one-cycle",
+    ),
     (TrainOptions, {"optimizer": "adam"}, "none of sgd, adamw"),
     (TrainOptions, {"amp": "fp8"}, "none of off, bf16, fp16"),
     (TrainOptions, {"betas": (0.9,)}, "two numbers"),
@@ -95,7 +99,7 @@ def test_the_rate_falls_as_each_schedule_says() -> None:
 
 
 @given(
-    schedule=st.sampled_from(["constant", "step", "cosine", "poly"]),
+    schedule=st.sampled_from(["constant", "step", "cosine", "poly", "restarts", "one-cycle"]),
     warmup=st.floats(0, 3),
     epoch=st.floats(0, 10),
 )
@@ -104,6 +108,43 @@ def test_a_rate_is_between_zero_and_the_first(schedule: Any, warmup: float, epoc
     options = TrainOptions(epochs=10, lr=0.5, schedule=schedule, warmup=warmup)
     assert 0 <= options.rate(epoch, 100) <= 0.5
     assert options.rate(0, 100) > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step")
+@settings(deadline=None)
+@given(epochs=st.integers(1, 6), steps=st.integers(1, 9))
+def test_rates_are_those_of_torchs_schedulers(epochs: int, steps: int) -> None:
+    """One-cycle and cosine with restarts, step by step."""
+    torch = pytest.importorskip("torch")
+    schedulers = torch.optim.lr_scheduler
+    total = epochs * steps
+    for name in ("one-cycle", "restarts"):
+        if name == "one-cycle" and 0.3 * total <= 1:
+            continue  # torch divides by zero, or starts beyond the top
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+        if name == "one-cycle":
+            torchs = schedulers.OneCycleLR(optimizer, 0.4, total, cycle_momentum=False)
+        else:
+            torchs = schedulers.CosineAnnealingWarmRestarts(optimizer, 2 * steps)
+        ours = TrainOptions(epochs=epochs, lr=0.4, schedule=name, period=2.0)
+        for step in range(total):
+            wanted = optimizer.param_groups[0]["lr"]
+            assert ours.rate(step / steps, steps) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+            if step < total - 1:
+                optimizer.step()
+                torchs.step()
+
+
+def test_a_recipes_milestones_follow_the_epochs() -> None:
+    """At the same shares, said in the notes; given ones stay, and so do the recipe's own."""
+    plan = Plan.of("cifar-smallnet", epochs=12)
+    assert plan.train.milestones == (4, 8)
+    assert plan.notes.endswith("its milestones are scaled to 4, 8")
+    assert Plan.of("cifar-smallnet", epochs=1).train.milestones == (1, 1)
+    assert Plan.of("cifar-smallnet", epochs=12, milestones=(9,)).train.milestones == (9,)
+    assert Plan.of("cifar-smallnet", epochs=150).train.milestones == (50, 100)
+    assert "scaled" not in Plan.of("cifar-smallnet", epochs=150).notes
+    assert "scaled" not in Plan.of("imagenet-shufflenet", epochs=2).notes
 
 
 def test_warm_up_grows_by_the_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 import tarfile
 import types
@@ -216,7 +217,7 @@ def segments(root: Path, count: int = 6) -> None:
         paint(root / "masks" / f"{number}.png", (image[..., 0] > 127).astype(np.uint8))
 
 
-@pytest.mark.parametrize("layout", ["whole", "outer", "inner"])
+@pytest.mark.parametrize("layout", ["whole", "outer", "inner", "camvid"])
 def test_masks_go_with_images_of_their_name(tmp_path: Path, layout: str) -> None:
     """With parts inside or outside, or split here; masks keep their labels when resized."""
     if layout == "whole":
@@ -228,6 +229,11 @@ def test_masks_go_with_images_of_their_name(tmp_path: Path, layout: str) -> None
                 (tmp_path / kind).mkdir(exist_ok=True)
                 (tmp_path / part / kind).rename(tmp_path / kind / part)
             (tmp_path / part).rmdir()
+        if layout == "camvid":
+            (tmp_path / part / "masks").rename(tmp_path / f"{part}annot")
+            (tmp_path / part / "images").rename(tmp_path / "new")
+            (tmp_path / part).rmdir()
+            (tmp_path / "new").rename(tmp_path / part)
     data = load_data(tmp_path, channels=3, classes=2)
     assert data.kind == "segment"
     assert data.x_train.shape == (5 if layout == "whole" else 3, 3, 8, 10)
@@ -241,7 +247,7 @@ def test_masks_go_with_images_of_their_name(tmp_path: Path, layout: str) -> None
 def test_wrong_masks_are_named(tmp_path: Path) -> None:
     """A label out of range, a missing mask, other extents, and colours."""
     segments(tmp_path)
-    with pytest.raises(ModelError, match=r"label 1 is not in 0\.\.0"):
+    with pytest.raises(ModelError, match=r"label 1 is not in 0\.\.0.*--ignore-label 1$"):
         load_data(tmp_path, channels=3, classes=1)
     assert load_data(
         tmp_path, channels=3, classes=1, options=DataOptions(ignore_label=1)
@@ -316,24 +322,50 @@ def test_voc_gives_boxes_as_shares_of_the_image(tmp_path: Path) -> None:
     assert data.y_train[1, 0, 5] == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<annotation>", "not an annotation"),
-        (NOTE.format("dog", 0, "x", 1, 2, 3), "not an annotation"),
-        (NOTE.format("dog", 0, 9, 1, 2, 3), "the box of 'dog' has no extent"),
-        (None, r"000001\.xml: no such annotation"),
-    ],
-)
-def test_wrong_annotations_are_named(tmp_path: Path, text: str | None, message: str) -> None:
-    """Damaged, of words instead of numbers, inside out, and missing."""
+WRONG: list[tuple[str | None, str]] = [
+    ("<annotation>", "not an annotation"),
+    (NOTE.format("dog", 0, "x", 1, 2, 3), "not an annotation"),
+    (NOTE.format("dog", 0, 9, 1, 2, 3), "the box of 'dog', 9, 1, 2, 3, has no extent"),
+    (NOTE.format("dog", 0, 1, 3, 2, 2), "the box of 'dog', 1, 3, 2, 2, has no extent"),
+    (NOTE.format("dog", 0, "nan", 1, 2, 3), "has no extent"),
+    (None, r"000001\.xml: no such annotation"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG)
+def test_wrong_annotations_are_left_out_and_named(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    """Damaged, of words instead of numbers, inside out, missing; refused with `strict`."""
     path = voc(tmp_path) / "Annotations" / "000001.xml"
     if text is None:
         path.unlink()
     else:
         path.write_text(text)
+    data = load_data(tmp_path, channels=3)
+    assert len(data.left_out) == 1
+    assert re.search(message, data.left_out[0])
+    boxes = data.y_train[..., 0] >= 0
+    # An image stays without its box; one without annotation goes, since nobody knows its boxes.
+    assert boxes.sum(axis=1).tolist() == ([1, 0, 1] if "extent" in message else [1, 1])
     with pytest.raises(ModelError, match=message):
+        load_data(tmp_path, channels=3, options=DataOptions(strict=True))
+
+
+def test_where_no_annotation_can_be_read_there_is_no_data(tmp_path: Path) -> None:
+    """The reason of the first one is told."""
+    for path in (voc(tmp_path) / "Annotations").iterdir():
+        path.write_text("<annotation>")
+    with pytest.raises(ModelError, match=r"no annotation has an object.*not an annotation"):
         load_data(tmp_path, channels=3)
+
+
+def test_a_box_of_one_pixel_is_a_box(tmp_path: Path) -> None:
+    """Corners are pixels within the box, so that both may be the same."""
+    path = voc(tmp_path) / "Annotations" / "000000.xml"
+    path.write_text(NOTE.format("dog", 0, 20, 10, 20, 10))
+    data = load_data(tmp_path, channels=3, size=(20, 40), options=DataOptions(strict=True))
+    np.testing.assert_allclose(data.y_train[0, 0, 1:5] * [40, 20, 40, 20], [19, 9, 20, 10])
 
 
 def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:

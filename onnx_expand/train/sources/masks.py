@@ -25,12 +25,19 @@ _CITYSCAPES = (
 )  # fmt: skip
 _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
+_WANTED = (
+    "wanted are images/ and masks/ with files of the same names, in train/ and val/ or not; or "
+    "train/, trainannot/, val/ and valannot/ of such files; or leftImg8bit/ and gtFine/"
+)
+
 Pairs = list[tuple[Path, Path]]
 
 
 def is_masks(path: Path) -> bool:
     """Whether a directory is laid out so."""
     if (path / "leftImg8bit").is_dir() and (path / "gtFine").is_dir():
+        return True
+    if (path / "train").is_dir() and (path / "trainannot").is_dir():
         return True
     roots = (path, path / "train")
     return any((r / "images").is_dir() and (r / "masks").is_dir() for r in roots) or any(
@@ -43,7 +50,8 @@ def masks(path: Path, request: Request) -> Found:
     """Images and masks of the same name, or the published files of Cityscapes.
 
     Images are in `images/`, masks in `masks/`; both in `train/` and `val/` (or `test/`), or with
-    such sub-directories, or without, when every fifth pair is for testing.
+    such sub-directories, or without, when every fifth pair is for testing. Or they are in `train/`
+    and `trainannot/`, `val/` and `valannot/`, as CamVid comes with SegNet.
 
     Raises:
         ModelError: There are no pairs, or an image has no mask.
@@ -88,10 +96,13 @@ def _part(
 
 
 def _pairs(path: Path) -> tuple[Pairs, Pairs]:
-    for inner in (False, True):
+    for layout in ("{part}/{kind}", "{kind}/{part}", "{part}{note}"):
         found = []
         for part in ("train", *_TESTS):
-            roots = [path / k / part if inner else path / part / k for k in ("images", "masks")]
+            roots = [
+                path / layout.format(part=part, kind=kind, note=note)
+                for kind, note in (("images", ""), ("masks", "annot"))
+            ]
             if all(root.is_dir() for root in roots):
                 found.append(_match(*roots))
         if len(found) >= 2:
@@ -99,7 +110,7 @@ def _pairs(path: Path) -> tuple[Pairs, Pairs]:
         if found:
             raise ModelError(f"{path}: has images and masks for train, but none for val or test")
     if not ((path / "images").is_dir() and (path / "masks").is_dir()):
-        raise ModelError(f"{path}: has no images/ and masks/")
+        raise ModelError(f"{path}: {_WANTED}")
     pairs = _match(path / "images", path / "masks")
     if len(pairs) < 2:
         raise ModelError(f"{path}: one pair of image and mask is too few for training and testing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from onnx_expand.errors import ModelError
 from onnx_expand.train.sources.base import Found, Part, Request
 from onnx_expand.train.sources.pictures import SUFFIXES, gather, mode_of
-from onnx_expand.train.targets import Boxes
+from onnx_expand.train.targets import Boxes, UnreadableError
 
 __all__ = ["VOC_CLASSES", "is_voc", "voc"]
 
@@ -42,29 +43,70 @@ def _root(path: Path) -> Path | None:
 def voc(path: Path, request: Request) -> Found:
     """`JPEGImages/`, `Annotations/` and, where there are any, lists in `ImageSets/Main/`.
 
-    Boxes marked difficult are neither trained nor counted.
+    Boxes marked difficult are neither trained nor counted. A box that has no extent is left out
+    and named, and so is an image whose annotation cannot be read.
 
     Raises:
-        ModelError: Files are missing or malformed, or a box has no extent.
+        ModelError: There are no images with annotations that can be read, or, with `strict`, one
+            that cannot, or a box without extent.
     """
     root = _root(path)
     if root is None:
-        raise ModelError(f"{path}: has no JPEGImages/ and Annotations/")
+        raise ModelError(
+            f"{path}: has no JPEGImages/ and Annotations/, with N.jpg and N.xml for each image"
+        )
     splits = _split(root)
-    notes = [[_annotation(root, stem) for stem in split] for split in splits]
-    names = _names([objects for part in notes for objects in part], root)
+    read = [_annotations(root, split, request) for split in splits]
+    notes_of_all = [note for notes, _ in read for note in notes.values()]
+    names = _names(notes_of_all, root, [problem for _, wrong in read for problem in wrong])
     parts: list[Part] = []
     left_out: list[str] = []
-    for split, objects in zip(splits, notes, strict=True):
-        paths = [_image(root, stem) for stem in split]
+    for notes, wrong in read:
+        stems = [*notes]
+        paths = [_image(root, stem) for stem in stems]
         mode = mode_of(request.channels, root)
         images, places, problems = gather(paths, mode, request.options)
         if not places:
-            raise ModelError(f"{root}: none of its images can be read; {problems[0]}")
-        boxes = Boxes([_boxes(objects[place], names) for place in places])
+            raise ModelError(f"{root}: none of its images can be read; {[*wrong, *problems][0]}")
+        boxes = Boxes([_boxes(notes[stems[place]], names) for place in places])
         parts.append(Part(images, boxes))
-        left_out += problems
+        left_out += [*wrong, *problems]
     return Found(parts[0], parts[1], names, True, "detect", tuple(left_out))
+
+
+def _annotations(
+    root: Path, stems: list[str], request: Request
+) -> tuple[dict[str, Objects], list[str]]:
+    """The objects of each image whose annotation can be read, and what is wrong with others.
+
+    Raises:
+        ModelError: Something is wrong, with `strict`.
+    """
+    found: dict[str, Objects] = {}
+    problems: list[str] = []
+    for stem in stems:
+        path = root / "Annotations" / f"{stem}.xml"
+        try:
+            objects = _annotation(path)
+        except UnreadableError as error:
+            problems.append(str(error))
+            continue
+        found[stem] = [item for item in objects if _sound(item)]
+        problems += [
+            f"{path}: the box of '{name}', {', '.join(f'{n:g}' for n in numbers[:4])}, has no "
+            "extent"
+            for name, numbers in objects
+            if not _sound((name, numbers))
+        ]
+    if problems and request.options.strict:
+        raise ModelError(problems[0])
+    return found, problems
+
+
+def _sound(item: tuple[str, tuple[float, ...]]) -> bool:
+    """Whether a box has an extent: corners are pixels within it, and one pixel is a box."""
+    left, top, right, bottom = item[1][:4]
+    return right >= left and bottom >= top and all(map(math.isfinite, item[1]))
 
 
 def _split(root: Path) -> tuple[list[str], list[str]]:
@@ -94,9 +136,12 @@ def _image(root: Path, stem: str) -> Path:
     raise ModelError(f"{root / 'JPEGImages' / stem}.jpg: no such image")
 
 
-def _annotation(root: Path, stem: str) -> Objects:
-    """The objects of one image: name, corners and difficulty."""
-    path = root / "Annotations" / f"{stem}.xml"
+def _annotation(path: Path) -> Objects:
+    """The objects of one image: name, corners and difficulty.
+
+    Raises:
+        UnreadableError: It is no annotation, or there is none.
+    """
     try:
         tree = ElementTree.parse(path)
         objects = []
@@ -105,22 +150,20 @@ def _annotation(root: Path, stem: str) -> Objects:
             corners = [float(item.findtext(f"bndbox/{k}") or "") for k in _CORNERS]
             objects.append((name, (*corners, float(item.findtext("difficult") or 0))))
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such annotation") from None
+        raise UnreadableError(f"{path}: no such annotation") from None
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise ModelError(f"{path}: not an annotation of VOC: {error}") from None
-    for name, (left, top, right, bottom, _) in objects:
-        if not (right > left and bottom > top):
-            raise ModelError(f"{path}: the box of '{name}' has no extent")
+        raise UnreadableError(f"{path}: not an annotation of VOC: {error}") from None
     return objects
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def _names(notes: list[Objects], root: Path) -> tuple[str, ...]:
+def _names(notes: list[Objects], root: Path, problems: list[str]) -> tuple[str, ...]:
     found = {name for objects in notes for name, _ in objects}
     if not found:
-        raise ModelError(f"{root}: no annotation has an object")
+        reason = f"; {problems[0]}" if problems else ""
+        raise ModelError(f"{root}: no annotation has an object{reason}")
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
 

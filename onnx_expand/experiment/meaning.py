@@ -1,0 +1,74 @@
+"""What a trained model's numbers mean: the order of classes, the anchors, the normalisation.
+
+All of it is decided by the data, and nobody can use the model without it; so it is told, and goes
+into the model's metadata, which fold keeps.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import onnx_ir as ir
+
+from onnx_expand.train import Dataset, TrainOptions, to_torch
+from onnx_expand.train.loop import rehearse
+from onnx_expand.train.tasks.detect import Detect
+
+__all__ = ["facts", "lines", "note", "settled"]
+
+_PREFIX = "onnx_expand."
+_SHOWN = 24
+
+
+def settled(data: Dataset, model: ir.Model, options: TrainOptions) -> Dataset:
+    """The data with its anchors, found from the training boxes where none are given.
+
+    Raises:
+        UnsupportedError: The model does not take the data.
+        UsageError: The data is labelled for another task.
+    """
+    if data.kind != "detect" or data.anchors or options.loss is not None:
+        return data
+    task = rehearse(to_torch(model), data, options)
+    assert isinstance(task, Detect)
+    return replace(data, anchors=tuple((width, height) for width, height in task.anchors))
+
+
+def lines(data: Dataset) -> list[str]:
+    """What people are told of it."""
+    found = []
+    if _named(data):
+        shown = ", ".join(f"{n} {name}" for n, name in enumerate(data.classes[:_SHOWN]))
+        more = len(data.classes) - _SHOWN
+        found.append(f"classes: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if data.anchors:
+        numbers = ",".join(f"{number:.6g}" for anchor in data.anchors for number in anchor)
+        found.append(f"anchors, as shares of the image: --anchors {numbers}")
+    return found
+
+
+def facts(data: Dataset) -> dict[str, Any]:
+    """It all as plain JSON types, without what says nothing."""
+    found: dict[str, Any] = {}
+    if _named(data):
+        found["classes"] = list(data.classes)
+    if data.anchors:
+        found["anchors"] = [list(anchor) for anchor in data.anchors]
+    if data.normalization.mean:
+        found["mean"], found["std"] = (
+            list(values) for values in (data.normalization.mean, data.normalization.std)
+        )
+    return found
+
+
+def note(model: ir.Model, data: Dataset) -> None:
+    """Write it into a model's metadata, as JSON under `onnx_expand.classes` and so on."""
+    for name, value in facts(data).items():
+        model.metadata_props[_PREFIX + name] = json.dumps(value)
+
+
+def _named(data: Dataset) -> bool:
+    """Whether the classes have names that are not just their places."""
+    return data.classes != tuple(str(place) for place in range(len(data.classes)))

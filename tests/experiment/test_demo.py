@@ -1,0 +1,49 @@
+"""The demo, at toy size: what it promises to write is there and agrees with itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+import onnx_expand
+from examples import digits
+
+
+def test_the_demo_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table, paired difference with its interval, models, curves, and a page that stands alone."""
+    words = ["--epochs", "1", "--seeds", "2", "--images", "100", "--processes", "1", "--out"]
+    assert digits.main([*words, str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    found = report["comparison"]
+    pairs = [100 * (r["accuracy"]["folded"] - r["accuracy"]["compact"]) for r in report["runs"]]
+    assert found["per_seed"] == pytest.approx(pairs)
+    assert found["mean"] == pytest.approx(statistics.mean(pairs))
+    assert found["low"] <= found["mean"] <= found["high"]
+    assert f"{found['mean']:+.2f} points" in out
+    assert f"{found['low']:+.2f} to {found['high']:+.2f}" in out
+    assert onnx_expand.check(tmp_path / "expanded.onnx", tmp_path / "folded.onnx")
+    counts = [
+        onnx_expand.inspect(tmp_path / f"{k}.onnx").parameters for k in ("compact", "folded")
+    ]
+    assert counts[0] == counts[1]
+    page = (tmp_path / "index.html").read_text()
+    assert f"{found['mean']:+.2f} points" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate that diverges, and options that make no sense."""
+    words = f"--epochs 1 --seeds 2 --images 100 --processes 1 --lr 1e30 --out {tmp_path}"
+    assert digits.main(words.split()) == 4
+    assert re.match(r"error: seed 0: the loss is (nan|inf)", capsys.readouterr().err)
+    assert digits.main(["--seeds", "1"]) == 2
