@@ -175,13 +175,23 @@ class Rewriter:
         if node is None or not isinstance(graph, ir.Graph):
             raise ModelError(f"'{value.name}' is computed by no node of a graph")
         name = self.unique(value.name or "constant", free={value.name or ""})
-        array = read_tensor(tensor)
-        constant = ir.val(name, const_value=ir.Tensor(array, tensor.dtype, name=name))
+        constant = self.constant(graph, name, tensor)
         value.replace_all_uses_with(constant)
         self._drop([value])  # unless the node computes something else that is read
-        self._place[graph, name] = (float(len(self._place)),)
-        graph.register_initializer(constant)
         return name
+
+    def constant(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Register a constant behind the others of a graph, by a name that nothing has yet."""
+        value = ir.val(name, const_value=ir.Tensor(read_tensor(tensor), tensor.dtype, name=name))
+        self._place[graph, name] = (float(len(self._place)),)
+        graph.register_initializer(value)
+        return value
+
+    def rename(self, graph: ir.Graph, value: ir.Value, name: str) -> None:
+        """Give a constant the name, and the place, of one that is gone."""
+        place = self._place.pop((graph, value.name or ""))
+        self._place.setdefault((graph, name), place)
+        value.name = name
 
     def drop(self, value: ir.Value) -> None:
         """Remove what computes a value that nothing reads any more."""

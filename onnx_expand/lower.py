@@ -585,8 +585,8 @@ def _written(template: Template, inputs: Sequence[ir.Value], target: Target) -> 
     return node
 
 
-def node_like(node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
-    """A node with another's op, name, attributes, doc string and metadata."""
+def node_like(node: ir.Node, inputs: Sequence[ir.Value | None], outputs: int = 1) -> ir.Node:
+    """A node with another's op, name, attributes, doc string and metadata, and so many outputs."""
     return ir.Node(
         node.domain,
         node.op_type,
@@ -595,6 +595,6 @@ def node_like(node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
         name=node.name,
         doc_string=node.doc_string,
         metadata_props=dict(node.metadata_props),
-        num_outputs=1,
+        num_outputs=outputs,
         version=node.version,
     )

@@ -55,6 +55,7 @@ class Inference:
     Args:
         model: The model.
         one_sample: Take a symbolic batch, the first axis of an input, as one.
+        usual: Take so many for every other extent of an input that is not static.
         is_body: The model's graph is the body of a function, whose inputs promise nothing.
 
     Attributes:
@@ -65,7 +66,12 @@ class Inference:
     """
 
     def __init__(
-        self, model: ir.Model, *, one_sample: bool = False, is_body: bool = False
+        self,
+        model: ir.Model,
+        *,
+        one_sample: bool = False,
+        usual: int | None = None,
+        is_body: bool = False,
     ) -> None:
         self.dims: dict[ir.Value, tuple[Dim, ...]] = {}
         self.dtypes: dict[ir.Value, ir.DataType] = {}
@@ -73,6 +79,8 @@ class Inference:
         self._proto, weights = _without_weights(model)
         if one_sample:
             _set_batch(self._proto.graph)
+        if usual is not None:
+            _set_extents(self._proto.graph, usual)
         self._claims = Claims(self._proto, is_body=is_body)
         self.spelled = self._claims.spelled
         self._offers = 0
@@ -349,3 +357,11 @@ def _set_batch(graph: onnx.GraphProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in batches:
                 dim.dim_value = 1
+
+
+def _set_extents(graph: onnx.GraphProto, size: int) -> None:
+    """Let every extent of an input that is not static be of a size."""
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size

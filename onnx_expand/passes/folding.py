@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -10,6 +10,7 @@ from onnx_expand.budget import Budget
 from onnx_expand.cost import Cost
 from onnx_expand.editing import Rewriter, detach, label
 from onnx_expand.errors import Refusal
+from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
 from onnx_expand.linear.borders import bridge_borders
 from onnx_expand.linear.bridges import Border
@@ -25,6 +26,7 @@ from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
 from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
+from onnx_expand.shapes import Dim, Inference
 from onnx_expand.values import Facts
 
 __all__ = ["FoldRun"]
@@ -39,6 +41,10 @@ _RULES = (
 )
 
 
+_USUAL = 224  # positions of an axis of an image
+_ROUNDS = 4
+
+
 class FoldRun:
     """One run over one model."""
 
@@ -51,6 +57,8 @@ class FoldRun:
         budget: Budget | None = None,
     ) -> None:
         self.facts = Facts(model, budget=budget)
+        self._model = model
+        self._usually: Mapping[ir.Value, tuple[Dim, ...]] | None = None
         self.policy = policy
         self.border = border
         self.image = image
@@ -65,19 +73,50 @@ class FoldRun:
         if not marked:
             for gone, name in state_extents(graph, self.facts, self.rewriter):
                 self.sites.append(Site(gone, (name,), Cost(0, 0, len(gone)), Cost()))
-        terms = Terms(graph, self.facts, self.policy)
-        if self.stopwatch is not None:
-            terms.clock = self._clock(terms, self.stopwatch)
-        rewrite(terms, _RULES)
-        refused: list[tuple[tuple[Term, ...], Refusal]] = []
-        if not marked and (self.border is not Border.EXACT or self.image is not None):
-            refused = bridge_borders(terms, self.border, self.image)
-        self._write(terms, refused)
+            self._straighten(graph)
+        said = len(self.kept)
+        for _ in range(_ROUNDS):
+            del self.kept[said:]
+            self._rewrite(graph)
+            # What became a map of single channels may lie in either order of axes.
+            if marked or not self._straighten(graph):
+                break
         if not marked:
             for frozen in freeze_weights(graph, self.facts, self.rewriter):
                 now, before = frozen.parameters
                 costs = Cost(0, before, len(frozen.nodes)), Cost(0, now, 0)
                 self.sites.append(Site(frozen.nodes, (frozen.name,), *costs))
+
+    def _rewrite(self, graph: ir.Graph) -> None:
+        """Lift a graph into terms, rewrite these, and write what came of them."""
+        terms = Terms(graph, self.facts, self.policy)
+        if self.stopwatch is not None:
+            terms.clock = self._clock(terms, self.stopwatch)
+        rewrite(terms, _RULES)
+        refused: list[tuple[tuple[Term, ...], Refusal]] = []
+        bridges = self.border is not Border.EXACT or self.image is not None
+        if self.policy is not Policy.MARKED and bridges:
+            refused = bridge_borders(terms, self.border, self.image)
+        self._write(terms, refused)
+
+    def _straighten(self, graph: ir.Graph) -> bool:
+        """Let nodes work in the order of axes that transposes least; whether any changed."""
+        found = False
+        self._usually = None
+        for turned in straighten_layouts(graph, self.facts, self.rewriter, self._usual):
+            costs = Cost(0, 0, len(turned.gone)), Cost(0, 0, len(turned.new))
+            self.sites.append(Site(turned.gone, turned.new, *costs))
+            found, self._usually = True, None
+        return found
+
+    def _usual(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The extents of a value where inputs have usual ones, 0 for any that is not known."""
+        if self._usually is None:
+            inference = Inference(self._model, one_sample=True, usual=_USUAL)
+            inference.run()
+            self._usually = inference.dims
+        dims = self._usually.get(value)
+        return None if dims is None else tuple(d if isinstance(d, int) else 0 for d in dims)
 
     def explain(self, graph: ir.Graph) -> None:
         """Give a reason to the linear nodes of a folded graph that have none yet."""

@@ -1,0 +1,277 @@
+"""Which nodes work in another order of axes, so that the fewest bytes are transposed.
+
+Let q be the order of some Transposes. A value on one side of such a Transpose and the value on the
+other hold the same numbers, with two faces. Nodes that could as well work on the other face may
+choose; all others demand the face that they have. A value costs a Transpose where anything wants
+another face than it is made with. The choice that costs the least bytes is a minimum cut, with
+nodes of one face on one side (Kolmogorov and Zabih, 2004, say which such costs are cuts).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnx_expand.attributes import ints_of
+from onnx_expand.layout.cut import Cut
+from onnx_expand.layout.turns import Order, Turn, turn_of
+from onnx_expand.patterns import Composites
+from onnx_expand.values import Facts
+
+__all__ = ["Choice", "inverse", "orders_of"]
+
+_AXES = {"LayerNormalization", "RMSNormalization", "attention"}
+"""Composite patterns that runtimes know in one order of axes."""
+
+_ENDLESS = 1 << 120
+
+
+def inverse(order: Order) -> Order:
+    """The order that undoes another."""
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
+def order_of(node: ir.Node, facts: Facts) -> Order | None:
+    """The order of a Transpose of what the model computes; None for any other node."""
+    if node.domain or node.op_type != "Transpose" or facts.is_constant(node.outputs[0]):
+        return None
+    rank = facts.rank(node.inputs[0])
+    perm = ints_of(node, "perm") or tuple(range(rank or 0))[::-1]
+    fits = rank is not None and rank > 2 and sorted(perm) == list(range(rank))
+    return perm if fits and node.inputs[0] is not None else None
+
+
+def orders_of(graph: ir.Graph, facts: Facts) -> list[Order]:
+    """The orders of a graph's Transposes, one of each pair that undo each other."""
+    found: list[Order] = []
+    for node in graph:
+        order = order_of(node, facts)
+        if order is not None and order not in found and inverse(order) not in found:
+            found.append(order)
+    return found
+
+
+@dataclass(eq=False)
+class Choice:
+    """The faces of the values around the Transposes of one order, and what nodes choose.
+
+    Attributes:
+        graph: The graph.
+        facts: What is known about the model.
+        order: The order of the Transposes, from face 0 to face 1.
+        composites: Patterns whose nodes choose together.
+        size: How many bytes a value has, about.
+        faces: The face of each value that has one.
+        turning: The Transposes, from either face to the other.
+        turns: For each node that may choose, how it works on the other face.
+        chosen: The face that each of these takes.
+    """
+
+    graph: ir.Graph
+    facts: Facts
+    order: Order
+    composites: Composites
+    size: Callable[[ir.Value], int]
+    faces: dict[ir.Value, int] = field(default_factory=dict)
+    turning: set[ir.Node] = field(default_factory=set)
+    turns: dict[ir.Node, Turn] = field(default_factory=dict)
+    chosen: dict[ir.Node, int] = field(default_factory=dict)
+    _own: dict[ir.Node, int] = field(default_factory=dict)
+    _roots: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._orders = (self.order, inverse(self.order))
+        for node in self.graph:
+            order = order_of(node, self.facts)
+            if order in self._orders and node not in self.turning:
+                x = node.inputs[0]
+                assert x is not None
+                if x not in self.faces:
+                    self._spread(x, self._orders.index(order))
+        self._keep_composites()
+
+    def make(self) -> bool:
+        """Choose; whether fewer bytes are transposed, or as many by fewer nodes."""
+        before = [self.size(node.outputs[0]) for node in self.turning]
+        if not before:
+            return False
+        self._cut()
+        after = [self.size(root) for root in self._members if self.is_turned(root)]
+        return (sum(after), len(after)) < (sum(before), len(before))
+
+    # -- Faces ------------------------------------------------------------------------------
+
+    def _spread(self, value: ir.Value, face: int) -> None:
+        """Give a value its face, and all that nodes which may choose connect with it."""
+        self.faces[value] = face
+        pending = [value]
+        while pending:
+            current = pending.pop()
+            face = self.faces[current]
+            maker = current.producer()
+            users = [use.node for use in current.uses() if use.node.graph is self.graph]
+            for node in dict.fromkeys([*users, *([] if maker is None else [maker])]):
+                for other, its in self._beside(node, current, face):
+                    if other not in self.faces:
+                        self.faces[other] = its
+                        pending.append(other)
+
+    def _beside(self, node: ir.Node, value: ir.Value, face: int) -> Iterator[tuple[ir.Value, int]]:
+        """The values that a node connects with one, and their faces."""
+        if node in self.turning or node in self._own or node.graph is not self.graph:
+            return
+        if order_of(node, self.facts) in self._orders:
+            x, y = node.inputs[0], node.outputs[0]
+            begin = face if value is x else 1 - face
+            known = self.faces.get(y, 1 - begin) == 1 - begin
+            is_its = order_of(node, self.facts) == self._orders[begin]
+            if x is not None and is_its and known and self.faces.get(x, begin) == begin:
+                self.turning.add(node)
+                yield from ((x, begin), (y, 1 - begin))
+                return
+        turn = self._turn(node, face)
+        if turn is None:
+            return
+        ports = [node.inputs[i] for i in turn.inputs] + [node.outputs[i] for i in turn.outputs]
+        if value not in ports or any(self.faces.get(p, face) != face for p in ports if p):
+            return
+        self.turns[node], self._own[node] = turn, face
+        yield from ((port, face) for port in ports if port is not None)
+
+    def _turn(self, node: ir.Node, face: int) -> Turn | None:
+        composite = self.composites.of(node)
+        if composite is not None and composite.pattern.name in _AXES:
+            return None
+        return turn_of(node, self._orders[face], self.facts)
+
+    def _keep_composites(self) -> None:
+        """Let no node choose that is part of a pattern of which another one may not."""
+        for composite in self.composites.found:
+            if not all(node in self.turns for node in composite.nodes):
+                for node in composite.nodes:
+                    self.turns.pop(node, None)
+                    self._own.pop(node, None)
+
+    def order_from(self, face: int) -> Order:
+        """The order of a Transpose from a face to the other."""
+        return self._orders[face]
+
+    def root(self, value: ir.Value) -> ir.Value:
+        """The value that others are Transposes of."""
+        chain: list[ir.Value] = []
+        while value not in self._roots:
+            chain.append(value)
+            node = value.producer()
+            x = node.inputs[0] if node is not None and node in self.turning else None
+            self._roots[value] = value
+            value = value if x is None else x
+        root = self._roots[value]
+        self._roots.update(dict.fromkeys(chain, root))
+        return root
+
+    @property
+    def members(self) -> dict[ir.Value, list[ir.Value]]:
+        """By root the values that have its numbers, in either face."""
+        found: dict[ir.Value, list[ir.Value]] = {}
+        for value in self.faces:
+            found.setdefault(self.root(value), []).append(value)
+        return found
+
+    def own(self, node: ir.Node) -> int:
+        """The face that a node which may choose has in the source."""
+        return self._own[node]
+
+    # -- Choosing ---------------------------------------------------------------------------
+
+    def maker(self, root: ir.Value) -> ir.Node | int:
+        """The node that chooses the face which a value is made with, or that face."""
+        node = root.producer()
+        if node in self.turns and self.turns[node].outputs:
+            return node
+        return self.faces[root]
+
+    def wishes(self, value: ir.Value) -> Iterator[ir.Node | int]:
+        """What reads a value: nodes that choose the face which they want, or that face."""
+        if value.is_graph_output():
+            yield self.faces[value]
+        for use in value.uses():
+            node, turn = use.node, self.turns.get(use.node)
+            if node in self.turning:
+                continue
+            if turn is None or use.idx not in turn.inputs:
+                yield self.faces[value]
+            elif turn.outputs:
+                yield node
+
+    def face(self, choice: ir.Node | int) -> int:
+        """The face that a node chose, or a face."""
+        return choice if isinstance(choice, int) else self.chosen[choice]
+
+    def is_turned(self, root: ir.Value) -> bool:
+        """Whether a value needs a Transpose."""
+        made = self.face(self.maker(root))
+        return any(self.face(wish) != made for v in self._members[root] for wish in self.wishes(v))
+
+    def _cut(self) -> None:
+        self._members = self.members
+        choosing = [node for node, turn in self.turns.items() if turn.outputs]
+        cut = Cut()
+        vertices: dict[ir.Node | int, int] = {0: 0, 1: 1}
+        # Bytes, then Transposes; of equal choices the one that leaves most nodes as they are.
+        each = len(choosing) + 1
+        scale = each * (len(self._members) + 1)
+        for node in choosing:
+            vertices[node] = cut.vertex()
+            if self._own[node]:
+                cut.charge(vertices[node], 1, 1)
+            else:
+                cut.charge(0, vertices[node], 1)
+        for root, values in self._members.items():
+            wishes = {vertices[wish] for value in values for wish in self.wishes(value)}
+            cost = self.size(root) * scale + each
+            _charge(cut, vertices[self.maker(root)], wishes, cost)
+        for composite in self.composites.found:
+            together = [vertices[node] for node in composite.nodes if node in vertices]
+            for one, other in itertools.pairwise(together):
+                cut.charge(one, other, _ENDLESS)
+                cut.charge(other, one, _ENDLESS)
+        second = cut.second_side()
+        self.chosen = {node: int(second[vertices[node]]) for node in choosing}
+
+
+def _charge(cut: Cut, maker: int, wishes: set[int], cost: int) -> None:
+    """Let it cost something once that any wish lies on another side than the maker."""
+    wishes = wishes - {maker}
+    if len(wishes) < 2:
+        for wish in wishes:
+            cut.charge(maker, wish, cost)
+            cut.charge(wish, maker, cost)
+        return
+    some, every = cut.vertex(), cut.vertex()  # is any on the second side, are all?
+    cut.charge(maker, some, cost)
+    cut.charge(every, maker, cost)
+    for wish in wishes:
+        cut.charge(some, wish, _ENDLESS)
+        cut.charge(wish, every, _ENDLESS)
+
+
+def bytes_of(
+    value: ir.Value, facts: Facts, usual: Callable[[ir.Value], tuple[int, ...] | None]
+) -> int:
+    """How many bytes a value has for one sample, by the usual extents where it has no others."""
+    shape, dtype = facts.shape(value), facts.dtype(value)
+    known = usual(value)
+    if shape is None:
+        return 0
+    sizes = [
+        size if size is not None else known[i] if known is not None and known[i] else _USUAL
+        for i, size in enumerate(shape)
+    ]
+    return math.prod(sizes) * (1 if dtype is None else max(1, dtype.bitwidth // 8))
+
+
+_USUAL = 16

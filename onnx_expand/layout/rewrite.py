@@ -1,0 +1,247 @@
+"""Writing nodes that work in another order of axes, with the Transposes that are still needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.editing import Rewriter, label
+from onnx_expand.layout.choice import Choice, bytes_of, orders_of
+from onnx_expand.layout.turns import Turn
+from onnx_expand.lower import node_like
+from onnx_expand.patterns import Composites
+from onnx_expand.values import Facts
+
+__all__ = ["Turned", "straighten_layouts"]
+
+Usual = Callable[[ir.Value], "tuple[int, ...] | None"]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Transposes that are gone, and those that came up, by name."""
+
+    gone: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+def straighten_layouts(
+    graph: ir.Graph, facts: Facts, rewriter: Rewriter, usual: Usual
+) -> Iterator[Turned]:
+    """Let nodes work in that order of axes in which the fewest bytes are transposed.
+
+    Args:
+        graph: The graph, which is rewritten; the graphs within its nodes are not.
+        facts: What is known about the model.
+        rewriter: Gives names.
+        usual: The usual extents of a value, where some are not static.
+
+    Yields:
+        What became of the Transposes of each order.
+    """
+    for order in orders_of(graph, facts):
+        composites = Composites(graph, facts)
+        choice = Choice(
+            graph, facts, order, composites, lambda value: bytes_of(value, facts, usual)
+        )
+        if choice.make():
+            yield _Writer(choice, rewriter).write()
+
+
+@dataclass(eq=False)
+class _Writer:
+    choice: Choice
+    rewriter: Rewriter
+    _made: dict[tuple[ir.Value, int], ir.Value] = field(default_factory=dict)
+    _old: list[ir.Node] = field(default_factory=list)
+    _new: list[str] = field(default_factory=list)
+    _named: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._members = self.choice.members
+
+    def write(self) -> Turned:
+        """Bring the graph up to date."""
+        choice = self.choice
+        for node in list(choice.graph):
+            turn = choice.turns.get(node)
+            if turn is not None and self._is_turned(node, turn):
+                self._turn(node, turn)
+        gone = set(self._old)
+        for value in list(choice.faces):
+            face = choice.faces[value]
+            for use in list(value.uses()):
+                if use.node not in gone and use.node not in choice.turning:
+                    use.node.replace_input_with(use.idx, self._of(value, face))
+            if value.is_graph_output():
+                self._put_out(value, self._of(value, face))
+        labels = {node: label(node) for node in choice.turning}
+        self._remove()
+        left = [node for node in choice.turning if node.graph is None]
+        choice.graph.sort()
+        return Turned(tuple(labels[node] for node in left), tuple(self._new))
+
+    def _is_turned(self, node: ir.Node, turn: Turn) -> bool:
+        choice = self.choice
+        if turn.outputs:
+            return choice.chosen[node] != choice.own(node)
+        x = node.inputs[0]
+        assert x is not None
+        # It takes what there is; with both faces there it stays.
+        root = choice.root(x)
+        made = choice.face(choice.maker(root))
+        return made != choice.own(node) and not choice.is_turned(root)
+
+    # -- Values -----------------------------------------------------------------------------
+
+    def _of(self, value: ir.Value, face: int) -> ir.Value:
+        """A face of what a value holds."""
+        choice, root = self.choice, self.choice.root(value)
+        if (root, face) in self._made:
+            return self._made[root, face]
+        made = choice.face(choice.maker(root))
+        source = self._made.setdefault((root, made), root)
+        if face == made:
+            return source
+        for known in self._members[root]:
+            node = known.producer()
+            if node in choice.turning and node.inputs[0] is source:
+                found = known
+                break
+        else:
+            found = self._transposed(root, source, made)
+        self._made[root, face] = found
+        return found
+
+    def _transposed(self, root: ir.Value, source: ir.Value, face: int) -> ir.Value:
+        """A new Transpose of a value, right behind what computes it."""
+        graph, order = self.choice.graph, self.choice.order_from(face)
+        old = next((v for v in self._members[root] if self.choice.faces[v] != face), root)
+        stem = label(old.producer()) if old.producer() is not None else old.name  # type: ignore[arg-type]
+        name = self.rewriter.unique(f"{stem}.transpose")
+        node = ir.node("Transpose", [source], {"perm": order}, name=name)
+        self._describe(node.outputs[0], source, order)
+        producer = source.producer()
+        if producer is not None:
+            graph.insert_after(producer, node)
+        else:
+            graph.insert_before(next(iter(graph)), node)
+        self._new.append(name)
+        return node.outputs[0]
+
+    def _describe(self, value: ir.Value, like: ir.Value, order: Sequence[int]) -> None:
+        """State name, type and shape of a new value that is another one in an order."""
+        facts = self.choice.facts
+        value.name = self.rewriter.unique(f"{like.name}.turned") if like.name else like.name
+        value.type = like.type
+        dtype = facts.dtype(like)
+        if value.dtype is None and dtype is not None:
+            value.dtype = dtype
+        extents = facts.extents(like)
+        if extents is not None:
+            facts.state(value, [extents[axis] for axis in order])
+
+    def _put_out(self, value: ir.Value, new: ir.Value) -> None:
+        """Let a value be what the graph gives under the name of another one."""
+        if value is new:
+            return
+        graph = self.choice.graph
+        if new.is_graph_output() or new.is_graph_input() or new.is_initializer():
+            node = ir.node("Identity", [new], name=self.rewriter.unique(f"{value.name}.out"))
+            graph.append(node)
+            new = node.outputs[0]
+        new.type, new.shape, name = value.type, value.shape, value.name
+        new.doc_string = value.doc_string
+        new.metadata_props.update(value.metadata_props)
+        new.meta.update(value.meta)
+        value.name = None
+        value.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name = name
+        self.choice.facts.transfer(value, new)
+
+    # -- Nodes ------------------------------------------------------------------------------
+
+    def _turn(self, node: ir.Node, turn: Turn) -> None:
+        """Write a node in the other order of axes."""
+        choice = self.choice
+        face = 1 - choice.own(node)
+        inputs = list(node.inputs)
+        for i in turn.inputs:
+            value = inputs[i]
+            assert value is not None
+            inputs[i] = self._of(value, face)
+        for i, tensor in turn.constants.items():
+            inputs[i] = self._constant(node, i, tensor)
+        new = node_like(node, inputs, max(turn.outputs, default=0) + 1)
+        for name, number in turn.attributes.items():
+            is_list = not isinstance(number, int)
+            made = ir.AttrInt64s(name, list(number)) if is_list else ir.AttrInt64(name, number)  # type: ignore[arg-type]
+            new.attributes[name] = made
+        choice.graph.insert_before(node, new)
+        self._old.append(node)
+        order = choice.order_from(choice.own(node))
+        if turn.outputs:
+            for i in turn.outputs:
+                out = node.outputs[i]
+                self._describe(new.outputs[i], out, order)
+                self._made[choice.root(out), face] = new.outputs[i]
+        elif turn.gathered:
+            self._gather(node, new, order)
+        else:
+            self._take_over(node.outputs[0], new.outputs[0])
+
+    def _take_over(self, old: ir.Value, new: ir.Value) -> None:
+        """Let a value take the place of one that is the same."""
+        name = old.name
+        new.type, new.shape = old.type, old.shape
+        new.doc_string = old.doc_string
+        new.metadata_props.update(old.metadata_props)
+        new.meta.update(old.meta)
+        self.choice.facts.transfer(old, new)
+        if old in self.choice.faces:
+            self._made[self.choice.root(old), self.choice.faces[old]] = new
+        old.name = None
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name = name
+
+    def _gather(self, node: ir.Node, new: ir.Node, order: Sequence[int]) -> None:
+        """Put the extents of a turned value back in order."""
+        numbers = np.array([order.index(axis) for axis in range(len(order))], dtype=np.int64)
+        out = new.outputs[0]
+        out.name = self.rewriter.unique(f"{node.outputs[0].name}.turned")
+        out.type = node.outputs[0].type
+        axes = self._initializer(f"{label(node)}.axes", ir.Tensor(numbers))
+        name = self.rewriter.unique(f"{label(node)}.gather")
+        back = ir.node("Gather", [out, axes], {"axis": 0}, name=name)
+        self.choice.graph.insert_after(new, back)
+        self._take_over(node.outputs[0], back.outputs[0])
+
+    def _constant(self, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> ir.Value:
+        old = node.inputs[index]
+        stem = f"{label(node)}.{index}" if old is None or not old.name else f"{old.name}.turned"
+        new = self._initializer(stem, tensor)
+        if old is not None and old.is_initializer():
+            self._named.append((new, old))
+        return new
+
+    def _initializer(self, stem: str, tensor: ir.TensorProtocol) -> ir.Value:
+        return self.rewriter.constant(self.choice.graph, self.rewriter.unique(stem), tensor)
+
+    def _remove(self) -> None:
+        """Take out the nodes that others stand for now."""
+        graph, choice = self.choice.graph, self.choice
+        gone = {*self._old, *choice.turning}
+        for node in reversed([n for n in graph if n in gone]):
+            if any(out.uses() or out.is_graph_output() for out in node.outputs):
+                continue
+            read = [value for value in node.inputs if value is not None]
+            graph.remove(node, safe=True)
+            for value in read:
+                if value not in choice.faces:
+                    self.rewriter.drop(value)
+        for new, old in self._named:  # a constant that is gone leaves its name
+            if old.name and old.name not in graph.initializers:
+                self.rewriter.rename(graph, new, old.name)

@@ -1,0 +1,320 @@
+"""How a node is written for a value whose axes are in another order.
+
+A turn by an order q replaces a value x by transpose(x, q): axis i of the result is axis q[i] of x.
+The function of an op says which of a node's values turn with it, and with which attributes and
+constants it then computes the same numbers in the other order; every law is of the form
+f'(transpose(x, q)) = transpose(f(x), q), or f'(transpose(x, q)) = f(x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.ops import Handlers
+from onnx_expand.tensors import read_tensor
+from onnx_expand.values import Facts
+
+__all__ = ["Order", "Turn", "turn_of"]
+
+Order = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What becomes of a node.
+
+    Attributes:
+        inputs: The inputs that turn, by index.
+        outputs: The outputs that turn, by index; where there are none, the node takes either order
+            and computes what it did.
+        attributes: Attributes that change.
+        constants: Inputs that are other constants then.
+        gathered: Whether its output is a list by axes, which has to be put back in order.
+    """
+
+    inputs: tuple[int, ...] = (0,)
+    outputs: tuple[int, ...] = (0,)
+    attributes: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
+    constants: Mapping[int, ir.TensorProtocol] = field(default_factory=dict)
+    gathered: bool = False
+
+
+def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """How a node works on values that are turned; None where it has to stay as it is.
+
+    Args:
+        node: The node.
+        order: The order of axes.
+        facts: What is known about the model.
+    """
+    function = _TURNS.get(node.op_type) if node.domain == "" else None
+    if function is None or any(a.is_ref() for a in node.attributes.values()):
+        return None
+    turn = function(node, order, facts)
+    if turn is None:
+        return None
+    values = [node.inputs[i] for i in turn.inputs] + [node.outputs[i] for i in turn.outputs]
+    return turn if all(facts.rank(value) == len(order) for value in values) else None
+
+
+_Function = Callable[[ir.Node, Order, Facts], "Turn | None"]
+_TURNS: Handlers[_Function] = Handlers("how a node works in another order of axes")
+
+_UNARY = (
+    *("Abs", "Cast", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+    *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal"),
+    *("Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt"),
+    *("Tanh", "ThresholdedRelu", "Sin", "Cos", "Not", "CastLike"),
+)
+
+
+@_TURNS.register(*_UNARY)
+def _unary(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """Each number for itself; what else it reads is no tensor of these axes."""
+    return Turn()
+
+
+@_TURNS.register("Dropout")
+def _dropout(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """So does a Dropout, as long as nobody asks for its mask."""
+    asked = any(out.uses() or out.is_graph_output() for out in node.outputs[1:])
+    return None if asked else Turn()
+
+
+_BROADCASTING = (
+    *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"),
+    *("Mean", "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where"),
+)
+
+
+@_TURNS.register(*_BROADCASTING)
+def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """All axes of all operands turn; constants of fewer axes get those that they are missing."""
+    if facts.opset < 8:
+        return None  # it broadcasts by other rules
+    inputs: list[int] = []
+    constants: dict[int, ir.TensorProtocol] = {}
+    for i, value in enumerate(node.inputs):
+        rank = facts.rank(value)
+        if value is None or rank is None or rank > len(order):
+            return None
+        if rank == 0:
+            continue
+        if facts.is_constant(value):
+            tensor = _turned_constant(value, node, order, facts)
+            if tensor is None:
+                return None
+            if tensor is not facts.tensor(value):
+                constants[i] = tensor
+        elif rank == len(order):
+            inputs.append(i)
+        else:
+            return None
+    return Turn(tuple(inputs), constants=constants) if inputs else None
+
+
+_SMALL = 1 << 12  # a constant of so many numbers may be stored in two orders
+
+
+def _turned_constant(
+    value: ir.Value, node: ir.Node, order: Order, facts: Facts
+) -> ir.TensorProtocol | None:
+    """A constant with its axes turned; None where it would be stored twice, or converted."""
+    tensor = facts.tensor(value)
+    shape = facts.dims(value)
+    if math.prod(shape) == 1 and len(shape) <= 1:
+        return tensor
+    is_own = all(use.node is node for use in value.uses()) and value.producer() is None
+    if tensor.dtype.bitwidth < 8 or (math.prod(shape) > _SMALL and not is_own):
+        return None
+    array = read_tensor(tensor).reshape((1,) * (len(order) - len(shape)) + shape)
+    return ir.Tensor(np.ascontiguousarray(array.transpose(order)), tensor.dtype)
+
+
+def _at(axis: int, order: Order) -> int:
+    """Where an axis lies once it is turned."""
+    return order.index(axis % len(order))
+
+
+@_TURNS.register("Concat")
+def _concat(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """The axis along which values are put after each other turns with them."""
+    if any(value is None or facts.is_constant(value) for value in node.inputs):
+        return None
+    axis = _at(int_of(node, "axis", facts.opset, 1), order)
+    return Turn(tuple(range(len(node.inputs))), attributes={"axis": axis})
+
+
+@_TURNS.register("Split")
+def _split(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """So does the axis along which a value is cut."""
+    outputs = tuple(range(len(node.outputs)))
+    return Turn((0,), outputs, {"axis": _at(int_of(node, "axis", facts.opset), order)})
+
+
+@_TURNS.register("Softmax", "LogSoftmax", "Hardmax")
+def _softmax(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """And that of a softmax, which since operator set 13 is a single one."""
+    if facts.opset < _ONE_AXIS:
+        return None
+    return Turn(attributes={"axis": _at(int_of(node, "axis", facts.opset), order)})
+
+
+_ONE_AXIS = 13
+
+
+@_TURNS.register("Pad")
+def _pad(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """The numbers of positions that are added on each axis turn with the axes."""
+    if facts.opset < _PAD_READS:
+        pads = ints_of(node, "pads")
+        if len(pads) != 2 * len(order):
+            return None
+        return Turn(attributes={"pads": _both_ends(pads, order)})
+    if len(node.inputs) > _CHOSEN and node.inputs[_CHOSEN] is not None:
+        return None
+    given = _integers(node, 1, facts)
+    if given is None or len(given) != 2 * len(order):
+        return None
+    return Turn(constants={1: _tensor(_both_ends(given, order))})
+
+
+_PAD_READS = 11  # the operator set from which Pad reads its amounts as an input
+_CHOSEN = 3  # the input that chooses axes
+
+
+def _both_ends(pads: Sequence[int], order: Order) -> list[int]:
+    rank = len(order)
+    return [pads[axis] for axis in order] + [pads[rank + axis] for axis in order]
+
+
+_REDUCING = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")
+
+
+@_TURNS.register(*_REDUCING, "ReduceSumSquare")
+def _reduce(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """What is reduced lies on other axes; the axes that are left may be in order all the same."""
+    chosen = _axes(node, facts)
+    if not chosen:
+        return None
+    axes = sorted(_at(axis, order) for axis in chosen)
+    if int_of(node, "keepdims", facts.opset):
+        return _with_axes(node, axes, (0,))
+    stays = _stays(order, {axis % len(order) for axis in chosen})
+    return _with_axes(node, axes, ()) if stays else None
+
+
+@_TURNS.register("Squeeze")
+def _squeeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """The axes that are left have to be in order as they were."""
+    chosen = _axes(node, facts)
+    if not chosen or not _stays(order, {axis % len(order) for axis in chosen}):
+        return None
+    return _with_axes(node, sorted(_at(axis, order) for axis in chosen), ())
+
+
+@_TURNS.register("Unsqueeze")
+def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """New axes may be put in at other places, where the others stay in order."""
+    chosen = _axes(node, facts)
+    if not chosen or not _stays(order, {axis % len(order) for axis in chosen}):
+        return None
+    turn = _with_axes(node, sorted(_at(axis, order) for axis in chosen), (0,))
+    return replace(turn, inputs=())
+
+
+@_TURNS.register("Transpose")
+def _transpose(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """Another order of axes is as well made of turned ones."""
+    perm = ints_of(node, "perm") or tuple(range(len(order)))[::-1]
+    if sorted(perm) != list(range(len(order))):
+        return None
+    return Turn((0,), (), {"perm": [_at(axis, order) for axis in perm]})
+
+
+def _stays(order: Order, without: set[int]) -> bool:
+    """Whether axes keep their order when others are taken away."""
+    kept = [axis for axis in order if axis not in without]
+    return kept == sorted(kept)
+
+
+def _with_axes(node: ir.Node, axes: Sequence[int], outputs: tuple[int, ...]) -> Turn:
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        return Turn((0,), outputs, constants={1: _tensor(axes)})
+    return Turn((0,), outputs, {"axes": axes})
+
+
+def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
+    """The axes that a node names; None where they are not known, or not named."""
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        return _integers(node, 1, facts)
+    return list(ints_of(node, "axes")) or None
+
+
+@_TURNS.register("Flatten", "Reshape")
+def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """Where axes of one number alone change their place, the numbers stay in order."""
+    x, y = node.inputs[0], node.outputs[0]
+    extents = facts.extents(x)
+    if extents is None or len(extents) != len(order):
+        return None
+    if not _stays(order, {i for i, extent in enumerate(extents) if extent == 1}):
+        return None
+    if node.op_type == "Flatten":
+        axis = int_of(node, "axis", facts.opset)
+        same = axis in {0, 1} and order[0] == 0
+        return Turn((0,), ()) if same else None
+    wanted = facts.extents_in(node.inputs[1])
+    if wanted is None or any(_copies(i, wanted, extents, order) for i in range(len(wanted))):
+        return None
+    return Turn((0,), ()) if facts.rank(y) is not None else None
+
+
+def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], order: Order) -> bool:
+    """Whether a Reshape copies an extent that is another one once its input is turned."""
+    if wanted[i] != 0:
+        return False
+    return i >= len(order) or extents[order[i]] != extents[i]
+
+
+@_TURNS.register("Slice")
+def _slice(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """What is cut off lies on other axes."""
+    if facts.opset < _SLICE_READS or len(node.inputs) <= _CHOSEN:
+        return None
+    axes = _integers(node, _CHOSEN, facts)
+    if axes is None:
+        return None
+    return Turn(constants={_CHOSEN: _tensor([_at(axis, order) for axis in axes])})
+
+
+_SLICE_READS = 10
+
+
+@_TURNS.register("Shape")
+def _shape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """The extents of a turned value are those of the value, in another order."""
+    if int_of(node, "start", facts.opset) or "end" in node.attributes:
+        return None
+    return Turn((0,), (), gathered=True)
+
+
+def _integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
+    """The integers of a constant input; None where it is none."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or not facts.is_constant(value):
+        return None
+    tensor = facts.tensor(value)
+    if not tensor.dtype.is_integer():
+        return None
+    return [int(number) for number in read_tensor(tensor).reshape(-1)]
+
+
+def _tensor(numbers: Sequence[int]) -> ir.TensorProtocol:
+    return ir.Tensor(np.array(numbers, dtype=np.int64))
