@@ -1,4 +1,4 @@
-"""Random networks as tf2onnx writes them: images lie [N, H, W, C], and every layer is turned round.
+"""Random networks as tf2onnx writes them: images lie [N, H, W, C], layers want [N, C, H, W].
 
 Around each convolution and pooling stands a pair of Transposes; biases, activations, padding,
 shortcuts, concatenations, squeeze-and-excite and the head are in the order of the source.
@@ -7,6 +7,7 @@ shortcuts, concatenations, squeeze-and-excite and the head are in the order of t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ class Network:
     constants: list[onnx.TensorProto] = field(default_factory=list)
     outputs: list[tuple[str, int]] = field(default_factory=list)
 
-    def add(self, op: str, inputs: list[str], outputs: int = 1, **attributes: object) -> str:
+    def add(self, op: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
         """Add a node; the name of its first output."""
         names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, f"n{len(self.nodes)}", **attributes))
@@ -76,7 +77,7 @@ class Network:
 
     # -- Layers -----------------------------------------------------------------------------
 
-    def turned(self, op: str, x: str, rest: list[str], **attributes: object) -> str:
+    def turned(self, op: str, x: str, rest: list[str], **attributes: Any) -> str:
         """A node that works on [N, C, H, W], between Transposes."""
         inner = self.add("Transpose", [x], perm=TO_CHANNELS)
         inner = self.add(op, [inner, *rest], **attributes)
@@ -86,7 +87,7 @@ class Network:
         """A convolution with its bias, padded in one of three ways."""
         k = int(self.rng.choice([1, 3]))
         group = m if n == m and self.chance(0.3) else 1
-        attributes: dict[str, object] = {"strides": [stride] * 2, "group": group}
+        attributes: dict[str, Any] = {"strides": [stride] * 2, "group": group}
         attributes["kernel_shape"] = [k, k]
         way = self.pick("same", "explicit", "before")
         if way == "same":

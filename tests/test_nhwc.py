@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[str, int]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_depends_on_the_order_stays(name: str) -> None:
-    """With the witness: the node on its own, left out of its Transposes, computes other numbers."""
+    """With the witness: the node without its Transposes computes other numbers."""
     text, opset = REFUSED[name]
     arrays = weights(w=(3, 3)) if "w)" in text else {}
     model = parsed(f"a = Transpose<perm=[0,2,3,1]>(x) {text}", arrays, opset)
