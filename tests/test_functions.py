@@ -51,16 +51,15 @@ def fold(proto: onnx.ModelProto, *, inline: bool) -> tuple[onnx.ModelProto, Fold
 
 
 def test_a_function_is_folded_where_it_stands() -> None:
-    """Two scales in a body become one; the calls stay, and the reason why is told."""
+    """Two scales in a body become one; what several calls share stays a function."""
     pytest.importorskip("onnxruntime")
     before = model()
     after, report = fold(before, inline=False)
-    assert ops(after) == ["block", "scale", "scale", "leak"]
+    assert ops(after) == ["Conv", "scale", "scale", "leak"]
     bodies = {f.name: [n.op_type for n in f.node] for f in after.functions}
     assert bodies["scale"] == ["Constant", "Mul"]
-    assert bodies["block"] == ["Conv", "Conv"]
-    assert {k.refusal.reason for k in report.kept if k.nodes == ("block",)} <= {Reason.DYNAMIC}
-    assert any("inline" in k.refusal.hint for k in report.kept)
+    assert "block" not in bodies
+    assert report.sites
     onnx.checker.check_model(after)
     assert onnx_expand.check(before, after)
 
@@ -131,3 +130,54 @@ def test_what_is_known_within_functions_is_written_once() -> None:
     names = [info.name for info in once.graph.value_info]
     assert len(names) == len(set(names)) > 0
     assert again.SerializeToString() == once.SerializeToString()
+
+
+# -- Functions that are called once -------------------------------------------------------------
+
+_ONCE = """
+<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+g (float[N,4,5,5] x) => (float[N,6,P,Q] y) { %s }
+<domain: "own", opset_import: ["" : 17]>
+block (x, v, s) => (y) { a = Conv(x, v)  b = Mul(a, s) y = Relu(b) }
+<domain: "own", opset_import: ["" : 17, "own" : 1]>
+outer (x, v, s) => (y) { a = own.block(x, v, s)  y = Neg(a) }
+<domain: "own", opset_import: ["" : 17]>
+plain (x, v) => (y) { a = Conv(x, v)  y = Relu(a) }
+<domain: "own", opset_import: ["" : 17]>
+double (x) => (y) { c = Constant <value: tensor = float {2}> ()  y = Mul(x, c) }
+"""
+
+ONCE = {
+    "weights that it alone is given": ("y = own.block(x, v, s)", ["Conv", "Relu"]),
+    "within another function": ("y = own.outer(x, v, s)", ["Conv", "Relu", "Neg"]),
+    "a scale of its own, behind a layer": ("a = Conv(x, v) y = own.double(a)", ["Conv"]),
+    "before a layer": ("a = own.double(x) y = Conv(a, v)", ["Conv"]),
+    "several calls, which stay": (
+        "a = own.block(x, u, r) b = own.block(a, v, s) y = Relu(b)",
+        ["block", "block", "Relu"],
+    ),
+    "nothing that could merge": ("z = Relu(x) y = own.plain(z, v)", ["Relu", "plain"]),
+    "a weight that callers may replace": ("y = own.block(x, w, s)", ["block"]),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_call_whose_weights_are_its_own_folds(name: str) -> None:
+    """Where a function is called once and something merges; all else stays a call."""
+    pytest.importorskip("onnxruntime")
+    text, expected = ONCE[name]
+    before = onnx.parser.parse_model(_ONCE % text)
+    arrays = weights(v=(6, 4, 1, 1), u=(4, 4, 1, 1), s=(6, 1, 1), r=(4, 1, 1), w=(6, 4, 1, 1))
+    used = {name for node in before.graph.node for name in node.input}
+    for key in sorted(used & set(arrays)):
+        before.graph.initializer.append(onnx.numpy_helper.from_array(arrays[key], key))
+    if "w" in used:
+        kind = onnx.helper.make_tensor_value_info("w", 1, arrays["w"].shape)
+        before.graph.input.append(kind)
+    after, report = fold(before, inline=False)
+    assert ops(after) == expected
+    if "several" in name:
+        assert all("inline" in k.refusal.hint for k in report.kept if "block" in k.nodes)
+        assert {k.refusal.reason for k in report.kept} == {Reason.DYNAMIC}
+    onnx.checker.check_model(after)
+    assert onnx_expand.check(before, after)

@@ -19,6 +19,7 @@ from onnx_expand.passes.functions import (
     body_of,
     calls_with_weights,
     inline_functions,
+    inline_single_calls,
 )
 from onnx_expand.passes.options import settle
 from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
@@ -68,8 +69,9 @@ class Fold(ir.passes.InPlacePass):
         measure: Whether to inspect the model before and after, for the report.
         provider: Where the policy `latency` measures, `cpu` or `cuda`; the first that this
             machine has, when missing.
-        inline: Put the bodies of local functions in the place of their calls first, so that
-            weights which callers hand over can be merged.
+        inline: Put the bodies of all local functions in the place of their calls first, so that
+            weights which several callers hand over can be merged. Where a function is called once
+            that is done anyway, if anything could merge.
 
     Raises:
         UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
@@ -98,8 +100,8 @@ class Fold(ir.passes.InPlacePass):
             marked = drop_incomplete(model) or given_back
             policy = Policy.MARKED if marked else Policy.CHEAPEST
         was_expanded = has_note(model) or (policy is Policy.MARKED and self.policy is not policy)
-        if self.inline and policy is not Policy.MARKED:
-            inline_functions(model)
+        if policy is not Policy.MARKED:
+            (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
         runs = [self._fold(model, policy)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():

@@ -1,13 +1,15 @@
 """Local functions: their bodies as graphs of their own.
 
 A body has no initializers; its constants are Constant nodes. It is folded like any graph, with the
-weights that it holds itself. Those that callers hand over are not its own: a call has to be
-inlined before they can be merged.
+weights that it holds itself. Those that callers hand over are its own as well where there is one
+call: that is inlined if anything around its weights could merge. What several calls share stays a
+function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
@@ -18,7 +20,13 @@ from onnx_expand.ops import op_of
 from onnx_expand.passes.report import Break
 from onnx_expand.shapes import BODY
 
-__all__ = ["as_constants", "body_of", "calls_with_weights", "inline_functions"]
+__all__ = [
+    "as_constants",
+    "body_of",
+    "calls_with_weights",
+    "inline_functions",
+    "inline_single_calls",
+]
 
 
 def inline_functions(model: ir.Model) -> None:
@@ -32,6 +40,111 @@ def inline_functions(model: ir.Model) -> None:
     except Exception as error:  # the pass checks for circles, and says so in its own words
         cause = error.__cause__ or error
         raise ModelError(f"local functions cannot be inlined: {cause}") from error
+
+
+def inline_single_calls(model: ir.Model) -> None:
+    """Put the bodies of functions that are called once in the place of their calls.
+
+    Only where linear nodes meet that the call keeps apart: in the body, with weights that the call
+    hands over, or on its two sides.
+    """
+    for _ in range(len(model.functions)):  # a body may hold the only call of another function
+        calls = _single_calls(model)
+        chosen = {n.op_identifier() for n in calls if _is_alike(n, model) and _joins(n, model)}
+        if not chosen:
+            return
+        try:
+            InlinePass(criteria=lambda f, chosen=chosen: f.identifier() in chosen)(model)  # type: ignore[misc]
+        except ir.passes.InvariantError:
+            return  # functions call each other in a circle, which no runtime takes
+
+
+def _single_calls(model: ir.Model) -> list[ir.Node]:
+    """The calls of functions that are called once, by what the model uses."""
+    counts: Counter[ir.OperatorIdentifier] = Counter()
+    found: dict[ir.OperatorIdentifier, ir.Node] = {}
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        for node in (n for g in (graph, *graph.subgraphs()) for n in g):
+            name = node.op_identifier()
+            if name in model.functions:
+                counts[name] += 1
+                if name not in found:
+                    found[name] = node
+                    pending.append(model.functions[name].graph)
+    return [node for name, node in found.items() if counts[name] == 1]
+
+
+def _is_alike(call: ir.Node, model: ir.Model) -> bool:
+    """Whether the operators of a function are those of the model, by their versions."""
+    versions = model.functions[call.op_identifier()].opset_imports
+    own = model.opset_imports
+    return all(own.get(domain, version) == version for domain, version in versions.items())
+
+
+def _joins(
+    call: ir.Node,
+    model: ir.Model,
+    known: Collection[ir.Value] = (),
+    seen: set[ir.OperatorIdentifier] | None = None,
+) -> bool:
+    """Whether linear nodes would meet once a call is inlined.
+
+    Args:
+        call: The call.
+        model: Has the functions.
+        known: Values around the call that are constants, besides those that are stored.
+        seen: Functions that were looked at.
+    """
+    seen = set() if seen is None else seen
+    seen.add(call.op_identifier())
+    function = model.functions[call.op_identifier()]
+    given = {
+        inner
+        for inner, value in zip(function.inputs, call.inputs, strict=False)
+        if value is not None and (value in known or _is_stored(value))
+    }
+    linear = {node for node in function.graph if _is_linear(node, given)}
+    for node in linear:
+        near: list[ir.Node | None] = [use.node for out in node.outputs for use in out.uses()]
+        near += [v.producer() for v in node.inputs if v is not None]
+        if not given.isdisjoint(node.inputs) and not linear.isdisjoint(near):
+            return True
+    for inner, value in zip(function.inputs, call.inputs, strict=False):
+        maker = None if value is None else value.producer()
+        users = linear.intersection(use.node for use in inner.uses())
+        if users and maker is not None and _is_linear(maker, known):
+            return True
+    for inner, value in zip(function.outputs, call.outputs, strict=False):
+        users = {use.node for use in value.uses() if _is_linear(use.node, known)}
+        if users and inner.producer() in linear:
+            return True
+    calls = (n for n in function.graph if n.op_identifier() in model.functions)
+    return any(
+        _joins(node, model, given, seen) for node in calls if node.op_identifier() not in seen
+    )
+
+
+def _is_linear(node: ir.Node, known: Collection[ir.Value]) -> bool:
+    """Whether a node may be linear in one input, as far as its constants say."""
+    if node.domain or node.op_type not in LINEAR_OPS:
+        return False
+    stored = [v is not None and (v in known or _is_stored(v)) for v in node.inputs]
+    if node.op_type in _OF_TWO:
+        return any(stored[:2])
+    return not op_of(node).weights or any(stored[1:2])
+
+
+_OF_TWO = {"Add", "Div", "MatMul", "Mul", "Sub", "Sum"}
+
+
+def _is_stored(value: ir.Value) -> bool:
+    """Whether a value is a constant that no caller of the model may replace."""
+    maker = value.producer()
+    if maker is not None:
+        return maker.op_type == "Constant" and maker.domain == ""
+    return value.const_value is not None and not value.is_graph_input()
 
 
 def body_of(function: ir.Function, model: ir.Model) -> ir.Model:
