@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnx_expand
+from onnx_expand.affine import AffineConv
 from onnx_expand.errors import OnnxExpandError, Reason
+from onnx_expand.linear.steps import shift_before
 from onnx_expand.passes import Policy
 from onnx_expand.runtimes import Reference
 from tests.graphs import Array
@@ -224,6 +227,20 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[str], int]] = {
         ["MatMul", "Reshape"],
         5 * 12,
     ),
+    "channels in another order, normalized, before padding": (
+        "N,3,H,W",
+        "g = Gather<axis=1>(x, order) b = Sub(g, m) c = Div(b, d) y = Conv<pads=[3,3,3,3]>(c, w)",
+        {"w": normal((4, 3, 7, 7)), "order": np.array([2, 1, 0])} | SHIFT,
+        ["Add", "Conv"],
+        4 * 3 * 49,
+    ),
+    "normalized, then in another order, before padding": (
+        "N,3,H,W",
+        "b = Sub(x, m) c = Div(b, d) g = Gather<axis=1>(c, order) y = Conv<pads=[3,3,3,3]>(g, w)",
+        {"w": normal((4, 3, 7, 7)), "order": np.array([2, 1, 0])} | SHIFT,
+        ["Sub", "Conv"],
+        4 * 3 * 49,
+    ),
     "features three times": (
         "N,5",
         "a = Concat<axis=1>(x, x, x) y = MatMul(a, w)",
@@ -273,6 +290,25 @@ def test_rows_in_pairs_of_which_one_is_left_over_stay(height: str, reason: Reaso
     assert any(kept.refusal.reason is reason for kept in report.kept)
     verdict = onnx_expand.check(model, folded, samples=1)
     assert verdict, verdict.differences
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [0, 0, 1], [1, 2], [3, 3, 3, 0], [0]])
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_shift_before_a_selection(order: list[int], zero: bool) -> None:
+    """What is added before a selection of channels comes out as its bias, or there is no such."""
+    rng = np.random.default_rng(len(order))
+    scale = rng.standard_normal(len(order))
+    if zero:
+        scale[0] = 0
+    weight = np.zeros((len(order), 4))
+    weight[np.arange(len(order)), order] = scale
+    affine = AffineConv(weight, rng.standard_normal(len(order)))
+    shift = shift_before(affine.finest())
+    assert (shift is None) == (zero or len(set(order)) < len(order))
+    if shift is not None:
+        x = rng.standard_normal((2, 4, 3))
+        moved = replace(affine, bias=None)(x + shift.reshape(-1, 1))
+        np.testing.assert_allclose(moved, affine(x), rtol=0, atol=1e-12)
 
 
 def test_what_costs_more_stays() -> None:

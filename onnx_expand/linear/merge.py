@@ -16,7 +16,7 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.partition import Merged, Partition, Span, units_of
-from onnx_expand.linear.steps import Step, chain_affine
+from onnx_expand.linear.steps import Step, chain_affine, shift_before
 from onnx_expand.linear.terms import Hub, Load, Map, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, check_numbers, form_of, least_channel
@@ -261,10 +261,8 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
     assert merged.axes is not None
 
     def load() -> AffineConv:
-        scaling = chain_affine(steps).finest()
-        scale, bias = scaling.weight.reshape(-1), scaling.bias
-        assert bias is not None
-        shift = np.divide(bias, scale, out=np.zeros_like(bias), where=scale != 0)
+        shift = shift_before(chain_affine(steps).finest())
+        assert shift is not None
         return AffineConv.per_channel(np.ones_like(shift), shift)
 
     affine = load()

@@ -23,7 +23,13 @@ from onnx_expand.linear.layouts import Layout, layouts_of
 from onnx_expand.linear.matrices import MatrixChain
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.sizes import misfit
-from onnx_expand.linear.steps import Step, chain_affine, chain_geometry, next_geometry
+from onnx_expand.linear.steps import (
+    Step,
+    chain_affine,
+    chain_geometry,
+    next_geometry,
+    shift_before,
+)
 from onnx_expand.linear.terms import Hub, Map, Price, Term
 from onnx_expand.lower import Form, form_of
 from onnx_expand.units import Member, unit_member
@@ -322,12 +328,13 @@ class Partition:
     def _shifted(self, span: Span) -> Merged | None:
         """A span as an addition and one map, where only the shift at its beginning is in the way.
 
-        `s x + b` is `s (x + b / s)`: padding zeros behind it is exact for the scale.
+        `s x + b` is `s (x + b / s)`: padding zeros behind it is exact for the scale. Channels
+        that are moved about on the way pass the shift as well.
         """
         if not self.may_shift:
             return None
         last = span.first
-        while last < span.last and self._is_per_channel(Span(span.first, last)):
+        while last < span.last and self._moves_channels(Span(span.first, last)):
             before = self._geometry(Span(span.first, last))
             rest = self._geometry(Span(last + 1, span.last))
             last += 1
@@ -342,7 +349,7 @@ class Partition:
             inside = self.inside(span)
             merged = self._as_form(inside, joined, ends, span.first)
             if isinstance(merged, Merged):
-                channels = before.out_channels
+                channels = before.in_channels
                 steps = channels * self._positions_at[span.first][0]
                 added = Price(Cost(0, channels, 1, steps))
                 return replace(merged, price=_plus(merged.price, added), shifted=last - span.first)
@@ -443,6 +450,14 @@ class Partition:
         geometry = self._geometry(span)
         return isinstance(geometry, Geometry) and geometry.is_per_channel
 
+    def _moves_channels(self, span: Span) -> bool:
+        """Whether a span may do nothing but scale, shift, select and permute channels."""
+        if self._is_per_channel(span):
+            return True
+        geometry = self._geometry(span)
+        pointwise = isinstance(geometry, Geometry) and geometry.is_pointwise
+        return pointwise and not self.as_is(span).cost.macs
+
     def _geometry(self, span: Span) -> Geometry | Refusal:
         known, end = self._geometries, span.last
         while end > span.first and Span(span.first, end) not in known:
@@ -518,10 +533,9 @@ def _splits(steps: Sequence[Step]) -> bool:
         affine = chain_affine(steps).finest()
     except RefusedError:
         return False
-    scale = affine.weight.reshape(-1)
-    if (scale == 1).all():
+    if affine.geometry.is_per_channel and (affine.weight == 1).all():
         return False  # there is nothing to pass on
-    return affine.bias is not None and not ((scale == 0) & (affine.bias != 0)).any()
+    return shift_before(affine) is not None
 
 
 def _plus(price: Price, added: Price) -> Price:

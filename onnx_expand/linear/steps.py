@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.affine import AffineConv
@@ -31,6 +32,7 @@ __all__ = [
     "chain_geometry",
     "join_step",
     "next_geometry",
+    "shift_before",
     "step_of",
 ]
 
@@ -440,6 +442,44 @@ def chain_affine(steps: Sequence[Step]) -> AffineConv:
         padded = _padding(step.frame) @ replace(whole, bias=None)
         parts = [replace(padded, bias=whole.bias)]
     return compose_chain(parts, owned=True)
+
+
+def shift_before(affine: AffineConv) -> npt.NDArray[np.float64] | None:
+    """What to add before a map of single positions, instead of its bias behind it.
+
+    `A x + b = A (x + t)` for `t = b / a` where a is all that row b of A holds, and no other row
+    reads that channel: A scales, selects and permutes channels.
+
+    Args:
+        affine: The map, as fine as its zeros allow.
+
+    Returns:
+        One number for each channel read; None where there is no such t.
+    """
+    bias, channels = affine.bias, affine.geometry.in_channels
+    if bias is None:
+        return None
+    if affine.geometry.is_per_channel:
+        scale = affine.weight.reshape(-1)
+        if ((scale == 0) & (bias != 0)).any():
+            return None
+        return np.divide(bias, scale, out=np.zeros_like(bias), where=scale != 0)
+    if bias.size * channels > _DENSE:
+        return None
+    dense = affine.embedded(replace(affine.geometry, group=1))
+    matrix = dense.weight.reshape(bias.size, channels)
+    used = matrix != 0
+    if (used.sum(axis=0) > 1).any() or (used.sum(axis=1) > 1).any():
+        return None
+    if (bias[~used.any(axis=1)] != 0).any():
+        return None
+    shift = np.zeros(channels)
+    rows, columns = np.nonzero(used)
+    shift[columns] = bias[rows] / matrix[rows, columns]
+    return shift
+
+
+_DENSE = 1 << 20  # elements of a matrix that is looked at for whether it only moves channels
 
 
 def _padding(frame: Frame) -> AffineConv:
