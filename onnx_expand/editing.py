@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
 from onnx_expand.spill import Spill
-from onnx_expand.tensors import read_tensor
+from onnx_expand.tensors import first_bytes, read_tensor, same_bytes
 from onnx_expand.units import RECORDS
 
 __all__ = ["Entry", "Rewriter", "detach", "label"]
@@ -36,12 +36,14 @@ class Entry:
         nodes: The nodes.
         places: Among the initializers the place that belongs to each input index.
         read: The initializers that the nodes which they replace read, by name.
+        whole: Whether every constant is wanted under its own name.
     """
 
     graph: ir.Graph
     nodes: tuple[ir.Node, ...]
     places: dict[int, tuple[float, ...]]
     read: dict[str | None, ir.Value]
+    whole: bool = False
 
 
 class Rewriter:
@@ -59,6 +61,7 @@ class Rewriter:
         self.spill = Spill()
         self._taken: set[str] = set()
         self._place: dict[tuple[ir.Graph, str], tuple[float, ...]] = {}
+        self._new: dict[Hashable, list[ir.Value]] = {}
         for graph in model.graphs():
             for position, name in enumerate(graph.initializers):
                 self._place[graph, name] = (position,)
@@ -98,18 +101,22 @@ class Rewriter:
                 names.append(value.name or "")
         return names
 
-    def record(self, nodes: Sequence[ir.Node], old: Sequence[ir.Node]) -> Entry:
+    def record(
+        self, nodes: Sequence[ir.Node], old: Sequence[ir.Node], *, whole: bool = False
+    ) -> Entry:
         """What `register` needs to know of nodes that are about to go.
 
         Args:
             nodes: New nodes, whose constants are not registered yet.
             old: The nodes that they replace.
+            whole: Whether every constant is wanted under its own name, also one that equals
+                another.
         """
         graph = old[-1].graph
         assert isinstance(graph, ir.Graph)
         _describe(nodes, old)
         read = {v.name: v for n in old for v in n.inputs if v is not None and v.is_initializer()}
-        return Entry(graph, tuple(nodes), self._places(graph, old), read)
+        return Entry(graph, tuple(nodes), self._places(graph, old), read, whole)
 
     def register(self, entry: Entry) -> None:
         """Register the constants of new nodes, in the places of those that went."""
@@ -121,14 +128,34 @@ class Rewriter:
                     continue
                 if value.producer() is not None:
                     continue
+                source = entry.read.get(value.name)
+                twin = self._twin(entry, value, source)
+                if twin is not None:
+                    node.replace_input_with(slot, twin)
+                    continue
                 place = (*entry.places.get(slot, fallback), count)
                 self._place[entry.graph, value.name or ""] = place
                 entry.graph.register_initializer(value)
-                source = entry.read.get(value.name)
                 if source is not None:  # what was said of the weight whose name it takes
                     value.doc_string = source.doc_string
                     value.metadata_props.update(source.metadata_props)
                 count += 1
+
+    def _twin(self, entry: Entry, value: ir.Value, source: ir.Value | None) -> ir.Value | None:
+        """A new constant that holds just what another does, unless something is said of either."""
+        tensor = value.const_value
+        assert tensor is not None
+        said = source is not None and (source.doc_string or source.metadata_props)
+        if entry.whole or said or not tensor.size:
+            return None
+        key = (entry.graph, tensor.dtype, tuple(tensor.shape), first_bytes(tensor))
+        twins = self._new.setdefault(key, [])
+        for twin in twins:
+            held = twin.const_value
+            if held is not None and twin.is_initializer() and same_bytes(held, tensor):
+                return twin
+        twins.append(value)
+        return None
 
     def replace(self, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
         """Put a run of nodes in the place of another that computes the same output.

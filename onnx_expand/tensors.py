@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["read_tensor", "same_bytes"]
+__all__ = ["first_bytes", "read_tensor", "same_bytes"]
 
 _BLOCK = 1 << 22  # bytes that are compared at a time
 
@@ -35,6 +35,18 @@ def same_bytes(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
     Large ones that lie in files are read block by block, and never held whole.
     """
     return all(x == y for x, y in zip(_blocks(a), _blocks(b), strict=True))
+
+
+def first_bytes(tensor: ir.TensorProtocol) -> bytes:
+    """The first few bytes of a tensor, by which most that differ can be told apart."""
+    if isinstance(tensor, ir.ExternalTensor):
+        with open(tensor.path, "rb") as stream:
+            stream.seek(tensor.offset or 0)
+            return stream.read(min(_FIRST, tensor.nbytes))
+    return np.asarray(tensor.numpy()).reshape(-1)[:_FIRST].tobytes()[:_FIRST]
+
+
+_FIRST = 64
 
 
 def _blocks(tensor: ir.TensorProtocol) -> Iterator[bytes]:

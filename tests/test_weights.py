@@ -152,3 +152,50 @@ def test_constants_that_one_node_reads_twice_or_in_parts() -> None:
         assert report.sites
         assert not {"Sqrt", "Neg", "Split"} & set(ops(folded))
         assert onnx_expand.check(model, folded)
+
+
+SHARED = (
+    "g (float[N,64] x) => (float[N,64] y) { a = MatMul(x, w) b = Mul(a, k) c = Tanh(b) "
+    "d = MatMul(c, w) e = Mul(d, %s) y = Tanh(e) }"
+)
+HALF = {"k": np.array(0.5, np.float32), "l": np.array(0.25, np.float32)}
+
+
+def test_equal_results_are_written_once() -> None:
+    """A tied weight that is scaled alike for all its readers is one weight still."""
+    model = graph(SHARED % "k", weights(w=(64, 64)) | HALF)
+    folded, report = fold(model, Policy.ALWAYS)
+    assert ops(folded) == ["MatMul", "Tanh", "MatMul", "Tanh"]
+    stored = [t for t in folded.graph.initializer if t.name != "l"]
+    assert [list(t.dims) for t in stored] == [[64, 64]]
+    assert not report.copies
+    assert onnx_expand.check(model, folded)
+
+
+def test_results_that_differ_in_a_bit_are_two() -> None:
+    """Of a weight that is scaled by two numbers there are two versions."""
+    model = graph(SHARED % "l", weights(w=(64, 64)) | HALF)
+    folded, report = fold(model, Policy.ALWAYS)
+    assert len(folded.graph.initializer) == 2
+    assert not report.copies  # neither is the one that was there
+    assert onnx_expand.check(model, folded)
+
+
+def test_the_report_says_what_grew() -> None:
+    """A weight that stays for another reader, beside the one made from it, is reported."""
+    text = (
+        "g (float[N,64] x) => (float[N,64] y) { a = MatMul(x, w) b = Mul(a, k) c = Tanh(b) "
+        "y = MatMul(c, w) }"
+    )
+    model = graph(text, weights(w=(64, 64)) | HALF)
+    kept, report = fold(model)
+    assert ops(kept) == ops(model)
+    assert not report.copies
+    folded, report = fold(model, Policy.ALWAYS)
+    assert [(c.weight, c.stored) for c in report.copies] == [("w", 64 * 64 * 4)]
+    sizes = [len(m.SerializeToString()) for m in (model, folded)]
+    assert abs(sizes[1] - sizes[0] - 64 * 64 * 4) < 200
+    names = {t.name for t in folded.graph.initializer}
+    assert {"w", report.copies[0].result} <= names
+    found = report.as_dict()["copies"]
+    assert found == [{"weight": "w", "result": report.copies[0].result, "bytes": 64 * 64 * 4}]

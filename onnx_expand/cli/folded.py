@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
 from onnx_expand.cli.render import listed, print_change, print_table
+from onnx_expand.linear.copies import Copy
 from onnx_expand.passes import FoldReport
 from onnx_expand.passes.report import Kept, Site
 from onnx_expand.passes.summary import ReasonGroup, SiteGroup, group_reasons, group_sites
@@ -34,6 +35,11 @@ def print_fold(
         print_change(out, report.before, report.after)
     else:
         out.print("Nothing was folded" + ("; the model is written as it was." if written else "."))
+    _print_copies(out, report.copies if verbose else report.copies[:_GROUPS])
+    if not verbose and len(report.copies) > _GROUPS:
+        stored = sum(copy.stored for copy in report.copies[_GROUPS:])
+        more = len(report.copies) - _GROUPS
+        out.print(f"grew by {stored:,} bytes: {more} more weights, all of which -v prints")
     out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
     if verbose:
         for kept in report.kept:
@@ -44,6 +50,13 @@ def print_fold(
         out.print(_reason(group))
     if len(groups) > _GROUPS:
         out.print(f"kept: {len(groups) - _GROUPS} more reasons, all of which -v prints")
+
+
+def _print_copies(out: Console, copies: Sequence[Copy]) -> None:
+    """The weights that the model stores in two versions since."""
+    for copy in copies:
+        reason = f"'{copy.weight}' stays for other readers, beside '{copy.result}' made from it"
+        out.print(f"grew by {copy.stored:,} bytes: {reason}")
 
 
 def _print_sites(out: Console, report: FoldReport, *, verbose: bool) -> None:

@@ -13,6 +13,7 @@ from onnx_expand.editing import Entry, Rewriter, label
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.linear.borders import Bridge
 from onnx_expand.linear.bridges import Border, bridge
+from onnx_expand.linear.copies import Copy, copies_of
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
@@ -42,11 +43,15 @@ class Writer:
     Attributes:
         terms: What to write.
         rewriter: Gives names, and puts initializers in place.
+        written: What was written.
+        copies: Weights that the model stores in two versions since.
     """
 
     terms: Terms
     rewriter: Rewriter
     written: list[Written] = field(default_factory=list)
+    copies: tuple[Copy, ...] = ()
+    _made: list[tuple[Map, list[ir.Node]]] = field(default_factory=list)
     _values: dict[Term, ir.Value] = field(default_factory=dict)
     _going: set[ir.Node] = field(default_factory=set)
     _free: set[str] = field(default_factory=set)
@@ -85,6 +90,7 @@ class Writer:
         self._remove(position)
         for entry in self._entries:
             self.rewriter.register(entry)
+        self.copies = tuple(copies_of(self._made))
         return True
 
     def _keep_what_is_read(self, live: Sequence[Term], position: dict[ir.Node, int]) -> None:
@@ -125,6 +131,7 @@ class Writer:
         border = Border.EXACT
         if isinstance(term, Map):
             nodes = self._map(term, xs[0])
+            self._made.append((term, nodes))
         elif isinstance(term, Bridge):
             nodes, border = self._bridge(term, xs[0]), term.border
         elif isinstance(term, View):
@@ -175,7 +182,9 @@ class Writer:
                     self._facts.transfer(old, out)
         assert term.anchor is not None
         sources = term.origins if isinstance(term, Map | Bridge) else ()
-        self._entries.append(self.rewriter.record(nodes, sources or (term.anchor,)))
+        is_unit = isinstance(term, Map) and term.unit
+        entry = self.rewriter.record(nodes, sources or (term.anchor,), whole=is_unit)
+        self._entries.append(entry)
         graph.insert_before(term.anchor, nodes)
         y.name = name
         if old is not None:

@@ -119,7 +119,8 @@ class Fold(ir.passes.InPlacePass):
         sites = _with_op_types([site for run in runs for site in run.sites], types, model)
         if given_back and not sites:
             kept.insert(0, Kept((model.graph.name or "the model",), _GIVEN_BACK))
-        report = FoldReport(policy, sites, tuple(kept), before, after)
+        copies = tuple(copy for run in runs for copy in run.copies)
+        report = FoldReport(policy, sites, tuple(kept), before, after, copies)
         return FoldResult(model, Snapshot.of(model) != given, report)
 
     def _fold(self, model: ir.Model, policy: Policy, budget: Budget | None = None) -> FoldRun:

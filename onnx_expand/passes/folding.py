@@ -14,6 +14,7 @@ from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
 from onnx_expand.linear.borders import bridge_borders
 from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.driver import Terms, rewrite
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Clock, Partition, Span
@@ -65,6 +66,7 @@ class FoldRun:
         self.rewriter = Rewriter(model)
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
+        self.copies: list[Copy] = []
         self.stopwatch: Stopwatch | None = None
 
     def fold_graph(self, graph: ir.Graph) -> None:
@@ -133,6 +135,7 @@ class FoldRun:
         ]
         writer = Writer(terms, self.rewriter)
         writer.write()
+        self.copies += writer.copies
         self.sites += [Site(w.old, w.new, w.before, w.after, w.border) for w in writer.written]
         named = {name for site in self.sites for name in site.nodes}
         for names, before in dropped:

@@ -11,6 +11,7 @@ from onnx_expand.cost import Cost, Inspection
 from onnx_expand.editing import label
 from onnx_expand.errors import Refusal
 from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.policy import Policy
 
 __all__ = ["Break", "FoldReport", "Kept", "Site", "Verification", "kept_of"]
@@ -95,6 +96,7 @@ class FoldReport:
         kept: What was not, each with its reason.
         before: The model as it came, where it was measured.
         after: The model as it is.
+        copies: Weights that are stored in two versions since, and by how much the model grew.
         verification: Whether it computes the same; the pass itself runs no model.
     """
 
@@ -103,6 +105,7 @@ class FoldReport:
     kept: tuple[Kept, ...]
     before: Inspection | None
     after: Inspection | None
+    copies: tuple[Copy, ...] = ()
     verification: Verification = field(default_factory=Verification)
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,6 +128,7 @@ class FoldReport:
                 }
                 for site in self.sites
             ],
+            "copies": [copy.as_dict() for copy in self.copies],
             "kept": [
                 {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()}
                 for k in self.kept
