@@ -181,10 +181,13 @@ def test_results_that_differ_in_a_bit_are_two() -> None:
     assert onnx_expand.check(model, folded)
 
 
-def test_the_report_says_what_grew() -> None:
+@pytest.mark.parametrize(
+    "head", ["a = MatMul(x, w)", "t = Transpose<perm=[1,0]>(w) a = MatMul(x, t)"]
+)
+def test_the_report_says_what_grew(head: str) -> None:
     """A weight that stays for another reader, beside the one made from it, is reported."""
     text = (
-        "g (float[N,64] x) => (float[N,64] y) { a = MatMul(x, w) b = Mul(a, k) c = Tanh(b) "
+        f"g (float[N,64] x) => (float[N,64] y) {{ {head} b = Mul(a, k) c = Tanh(b) "
         "y = MatMul(c, w) }"
     )
     model = graph(text, weights(w=(64, 64)) | HALF)

@@ -9,8 +9,9 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.linear.terms import Map
+from onnx_expand.values import stated_constant
 
-__all__ = ["Copy", "copies_of"]
+__all__ = ["Copy", "Made", "copies_of"]
 
 
 @dataclass(frozen=True)
@@ -32,30 +33,62 @@ class Copy:
         return {"weight": self.weight, "result": self.result, "bytes": self.stored}
 
 
-def copies_of(written: Iterable[tuple[Map, Sequence[ir.Node]]]) -> Iterator[Copy]:
+@dataclass(frozen=True)
+class Made:
+    """Nodes that compute a map, and the initializers that its weights come from.
+
+    Attributes:
+        nodes: The nodes.
+        sources: The initializers, each with what is read of it, or made of it.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    sources: frozenset[ir.Value]
+
+    @classmethod
+    def of(cls, term: Map, nodes: Sequence[ir.Node]) -> Made:
+        """What is to be known later, when the nodes that compute weights may be gone."""
+        weights = [link.weight for link in term.links if link.weight is not None]
+        return cls(tuple(nodes), frozenset(_sources(weights)))
+
+
+def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
+    """The stored constants that some are computed from."""
+    pending, seen = list(values), set[ir.Value]()
+    while pending:
+        value = pending.pop()
+        producer = value.producer()
+        if value in seen:
+            continue
+        seen.add(value)
+        if producer is None or producer.op_type == "Constant":
+            yield value
+        elif producer.op_type not in {"Shape", "Size"}:
+            pending += [v for v in producer.inputs if v is not None]
+
+
+def copies_of(written: Iterable[Made]) -> Iterator[Copy]:
     """The copies among what was written, each once.
 
     Args:
-        written: Maps, each with the nodes that compute it, once these are in place and those that
-            they replace are gone.
+        written: What was made, once it is in place and what it replaces is gone.
     """
     seen: set[ir.Value] = set()
-    for term, nodes in written:
-        own = {v for link in term.links for v in (link.weight, link.bias) if v is not None}
-        weights = [link.weight for link in term.links if link.weight is not None]
-        stay = [weight for weight in weights if _is_stored(weight)]
-        read = {v for node in nodes for v in node.inputs if v is not None}
-        new = [v for v in read - own - seen if v.producer() is None and v.const_value is not None]
+    for made in written:
+        read = {v for node in made.nodes for v in node.inputs if v is not None}
+        stay = [v for v in made.sources - read if _is_stored(v)]
+        new = [v for v in read - made.sources - seen if v.producer() is None and _bytes(v)]
         if not stay or not new:
             continue
-        largest = max(new, key=lambda value: (_bytes(value), value.name or ""))
-        weight = max(stay, key=_bytes)
-        seen.add(largest)
-        yield Copy(weight.name or "", largest.name or "", _bytes(largest))
+        weight = max(stay, key=lambda value: (_bytes(value), value.name or ""))
+        result = max(new, key=lambda value: (_bytes(value), value.name or ""))
+        if weight.name and _elements(weight) * 2 >= _elements(result):
+            seen.add(result)
+            yield Copy(weight.name, result.name or "", _bytes(result))
 
 
 def _is_stored(value: ir.Value) -> bool:
-    """Whether the model has a constant still: an initializer, or what a node computes."""
+    """Whether the model has a constant still: an initializer, or what a Constant node holds."""
     producer = value.producer()
     if producer is not None:
         return producer.graph is not None and bool(value.uses() or value.is_graph_output())
@@ -63,5 +96,11 @@ def _is_stored(value: ir.Value) -> bool:
     return graph is not None and graph.initializers.get(value.name or "") is value
 
 
+def _elements(value: ir.Value) -> int:
+    tensor = value.const_value if value.producer() is None else stated_constant(value)
+    return 0 if tensor is None else tensor.size
+
+
 def _bytes(value: ir.Value) -> int:
-    return 0 if value.const_value is None else value.const_value.nbytes
+    tensor = value.const_value if value.producer() is None else stated_constant(value)
+    return 0 if tensor is None else tensor.nbytes

@@ -13,7 +13,7 @@ from onnx_expand.editing import Entry, Rewriter, label
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.linear.borders import Bridge
 from onnx_expand.linear.bridges import Border, bridge
-from onnx_expand.linear.copies import Copy, copies_of
+from onnx_expand.linear.copies import Copy, Made, copies_of
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
@@ -51,7 +51,7 @@ class Writer:
     rewriter: Rewriter
     written: list[Written] = field(default_factory=list)
     copies: tuple[Copy, ...] = ()
-    _made: list[tuple[Map, list[ir.Node]]] = field(default_factory=list)
+    _made: list[Made] = field(default_factory=list)
     _values: dict[Term, ir.Value] = field(default_factory=dict)
     _going: set[ir.Node] = field(default_factory=set)
     _free: set[str] = field(default_factory=set)
@@ -131,7 +131,7 @@ class Writer:
         border = Border.EXACT
         if isinstance(term, Map):
             nodes = self._map(term, xs[0])
-            self._made.append((term, nodes))
+            self._made.append(Made.of(term, nodes))
         elif isinstance(term, Bridge):
             nodes, border = self._bridge(term, xs[0]), term.border
         elif isinstance(term, View):
