@@ -19,7 +19,7 @@ from onnx_expand.linear.steps import shift_before
 from onnx_expand.passes import Policy
 from onnx_expand.runtimes import Reference
 from tests.graphs import Array
-from tests.graphs_text import fold, graph, ops
+from tests.graphs_text import bn, fold, graph, ops
 from tests.judge import Source, judge
 from tests.random_channels import OPSETS, random_channels
 
@@ -88,6 +88,8 @@ FOCUS = (
     "t = Slice(r, one, far, three, two) u = Slice(s, one, far, three, two) "
     "a = Concat<axis=1>(p, q, t, u) "
 )
+
+SHUFFLE = {"cut": np.array([0, 2, 3, 5, 4]), "back": np.array([0, 6, 5, 4])}
 
 # name: (the input, nodes, constants, what must come out, elements of the weight of that)
 CASES: dict[str, tuple[str, str, dict[str, Array], list[str], int]] = {
@@ -240,6 +242,30 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[str], int]] = {
         {"w": normal((4, 3, 7, 7)), "order": np.array([2, 1, 0])} | SHIFT,
         ["Sub", "Conv"],
         4 * 3 * 49,
+    ),
+    "a channel shuffle before a layer": (
+        "N,6,5,4",
+        "r = Relu(x) a = Reshape(r, cut) b = Transpose<perm=[0,2,1,3,4]>(a) c = Reshape(b, back) "
+        "y = Conv(c, w)",
+        {"w": normal((8, 6, 1, 1))} | SHUFFLE,
+        ["Relu", "Conv"],
+        8 * 6,
+    ),
+    "a channel shuffle behind a layer": (
+        "N,6,5,4",
+        "r = Conv(x, w) a = Reshape(r, cut) b = Transpose<perm=[0,2,1,3,4]>(a) "
+        "c = Reshape(b, back) s = BatchNormalization(c, p_s, p_b, p_m, p_v) y = Relu(s)",
+        {"w": normal((6, 6, 1, 1))} | SHUFFLE | bn("p", 6),
+        ["Conv", "Relu"],
+        6 * 6,
+    ),
+    "a channel shuffle of the last axis": (
+        "N,5,6",
+        "r = Relu(x) a = Reshape(r, cut) b = Transpose<perm=[0,1,3,2]>(a) c = Reshape(b, back) "
+        "y = MatMul(c, w)",
+        {"w": normal((6, 8)), "cut": np.array([0, 0, 2, 3]), "back": np.array([0, 0, 6])},
+        ["Relu", "MatMul"],
+        8 * 6,
     ),
     "features three times": (
         "N,5",

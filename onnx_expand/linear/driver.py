@@ -13,6 +13,7 @@ from onnx_expand.errors import Refusal
 from onnx_expand.linear.build import Builder
 from onnx_expand.linear.partition import Clock
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.shuffles import with_shuffles
 from onnx_expand.linear.steps import Step, join_step, step_of
 from onnx_expand.linear.terms import Fill, Map, Read, Term, View
 from onnx_expand.patterns import Composites
@@ -275,8 +276,7 @@ class Terms:
             current = below
             if below in self.roots or self.users[below].total() != edges:
                 break
-        steps.reverse()
-        return Stretch(current, steps)
+        return Stretch(current, with_shuffles(steps[::-1]))
 
     def _step(self, term: Term, depth: int = 0) -> tuple[Term, int, Step] | None:
         """A term as a step: what it reads, how often, and the step."""
@@ -303,7 +303,7 @@ class Terms:
             branches.append(branch)
         if not self._meet(branches, depth):
             return None
-        whole = join_step(term, [branch.steps[::-1] for branch in branches])
+        whole = join_step(term, [with_shuffles(branch.steps[::-1]) for branch in branches])
         if whole is None or len(whole.terms) > _LARGEST:
             return None
         return branches[0].end, _uses(branches), whole
