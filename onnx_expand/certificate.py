@@ -16,7 +16,7 @@ from onnx_expand.errors import ModelError, UsageError
 from onnx_expand.model import load
 from onnx_expand.passes import Preprocess
 
-__all__ = ["certify", "digests", "verify"]
+__all__ = ["certify", "digests", "verify", "versions"]
 
 SCHEMA = 2
 _PACKAGES = ("onnx-expand", "onnx", "onnx-ir", "numpy", "onnxruntime", "onnxruntime-gpu")
@@ -67,7 +67,7 @@ def certify(
         "relation": _relation(preprocess),
         "input": {"name": Path(source).name, "sha256": digests(source)},
         "output": {"name": Path(target).name, "sha256": digests(target)},
-        "tools": {**_versions(), "python": platform.python_version()},
+        "tools": {**versions(), "python": platform.python_version()},
         "fold": report,
         "verdict": verdict,
     }
@@ -90,7 +90,8 @@ def _relation(preprocess: Preprocess | None) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the installed packages that a result depends on."""
     found = {}
     for package in _PACKAGES:
         try:

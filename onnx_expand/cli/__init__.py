@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         # click's standalone mode would print several lines for one error.
+        words = sys.argv[1:] if arguments is None else list(arguments)
         code = cli.main(
-            args=None if arguments is None else list(arguments),
+            args=words,
+            obj=words,  # what a report says that it was made by
             prog_name="onnx-expand",
             standalone_mode=False,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, shape_option
+from onnx_expand.cli.options import check_outputs, html_option, shape_option
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import replacing
@@ -37,6 +37,7 @@ _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 @click.option("--no-memory", is_flag=True, help="Do not measure memory.")
 @click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
 @click.option("--png", metavar="F", help="Draw the medians.")
+@html_option
 def bench(
     models: tuple[str, ...],
     providers: str | None,
@@ -47,6 +48,7 @@ def bench(
     no_memory: bool,
     json_path: str | None,
     png: str | None,
+    html: str | None,
 ) -> int:
     """Time models side by side in onnxruntime, in turns, so that ratios hold on a noisy machine.
 
@@ -57,7 +59,7 @@ def bench(
     """
     from onnx_expand.bench import bench as measure
 
-    check_outputs(json_path, png)
+    check_outputs(json_path, png, html)
     found = measure(
         models,
         providers=None if providers is None else providers.split(","),
@@ -71,6 +73,10 @@ def bench(
         render.write_json(found.as_dict(), json_path)
     out = render.console(quiet=json_path == "-")
     render.print_table(out, _TITLES, [_row(timing) for timing in found.timings])
+    if html:
+        from onnx_expand.cli.pages import write_bench
+
+        write_bench(html, found)
     if png:
         _draw(found, png)
     return 0

@@ -6,7 +6,7 @@ import click
 import onnx_ir as ir
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, shape_option
+from onnx_expand.cli.options import check_outputs, html_option, shape_option
 from onnx_expand.errors import UsageError
 
 __all__ = ["check"]
@@ -63,6 +63,7 @@ __all__ = ["check"]
 )
 @click.option("--json", "json_path", metavar="F", help="Write the verdict as JSON; - is stdout.")
 @click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
+@html_option
 def check(
     a: str,
     b: str | None,
@@ -77,6 +78,7 @@ def check(
     rtol: float | None,
     atol: float | None,
     regions: bool,
+    html: str | None,
     bisect: bool,
     certificate: str | None,
     json_path: str | None,
@@ -97,7 +99,7 @@ def check(
     from onnx_expand.equivalence import bisect as search
     from onnx_expand.equivalence import check as compare
 
-    check_outputs(json_path, junit)
+    check_outputs(json_path, junit, html)
     if b is None:
         raise UsageError("B is missing; name the model to compare with A")
     source: str | ir.Model = a
@@ -133,6 +135,10 @@ def check(
         from onnx_expand.cli.junit import write_junit
 
         write_junit(verdict, junit, f"{a} {b}")
+    if html:
+        from onnx_expand.cli.pages import write_check
+
+        write_check(html, verdict, a, b)
     render.print_verdict(out, verdict)
     # A part that differs by itself is named already.
     if bisect and not verdict.equal and all(region.holds for region in verdict.regions):

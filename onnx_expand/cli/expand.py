@@ -15,8 +15,11 @@ from onnx_expand.cli.options import (
     assume_constant_option,
     check_option,
     check_outputs,
+    html_option,
+    quiet_option,
     shape_option,
 )
+from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output, load, replacing, save
 from onnx_expand.passes import (
     Expand,
@@ -139,6 +142,8 @@ def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
 @shape_option
 @assume_constant_option
 @click.option("--report", metavar="F.json", help="Write what was done as JSON; - is stdout.")
+@html_option
+@quiet_option
 def expand(
     source: str | None,
     target: str | None,
@@ -150,6 +155,8 @@ def expand(
     shapes: dict[str, tuple[int | str, ...]] | None,
     assume_constant_initializers: bool,
     report: str | None,
+    html: str | None,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Replace the linear layers of IN by chains or sums of layers, to be trained and folded.
@@ -175,12 +182,14 @@ def expand(
         return
     given = {name: value for name, value in options.items() if value is not None}
     run = Expand(layers=given.pop("fc_layers"), **given)
-    check_outputs(None if dry_run else target, report, plan_out)
+    check_outputs(None if dry_run else target, report, plan_out, html)
+    if html is not None and dry_run:
+        raise UsageError("--html is about a model that is written; leave --dry-run out")
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
     outcome = run.call(model).report
-    out = render.console(quiet=report == "-")
+    out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:
         found = _verify(source, model, outcome, checks, shapes)
         outcome = replace(outcome, verification=found)
@@ -190,6 +199,10 @@ def expand(
     _write_plan(plan_out, outcome)
     if report:
         render.write_json(outcome.as_dict(), report)
+    if html is not None and target is not None:
+        from onnx_expand.cli.pages import write_expansion
+
+        write_expansion(html, outcome, source, target)
     render.print_expansion(out, outcome, written=not dry_run)
     if not dry_run:
         out.print(outcome.verification.text)

@@ -14,6 +14,7 @@ from onnx_expand.cli.options import (
     assume_constant_option,
     check_option,
     check_outputs,
+    html_option,
     quiet_option,
     shape_option,
     verbose_option,
@@ -66,6 +67,7 @@ __all__ = ["fold"]
     "verifies them later.",
 )
 @click.option("--report", metavar="F.json", help="Write every site as JSON; - is stdout.")
+@html_option
 @verbose_option
 @quiet_option
 def fold(
@@ -84,6 +86,7 @@ def fold(
     dry_run: bool,
     certificate: str | None,
     report: str | None,
+    html: str | None,
     verbose: bool,
     quiet: bool,
 ) -> None:
@@ -103,9 +106,11 @@ def fold(
     """
     if target is None and not dry_run:
         raise UsageError("OUT is missing; name a file, or give --dry-run")
-    check_outputs(target, report, certificate)
+    check_outputs(target, report, certificate, html)
     if certificate is not None and (target is None or dry_run):
         raise UsageError("--certificate is about a model that is written; name OUT")
+    if html is not None and (target is None or dry_run):
+        raise UsageError("--html is about a model that is written; name OUT")
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
@@ -129,6 +134,10 @@ def fold(
             stated = None if verdict is None else verdict.as_dict()
             paper = certify(source, target, outcome.as_dict(), stated, preprocess)
             render.write_json(paper, certificate)
+    if html is not None and target is not None:
+        from onnx_expand.cli.pages import write_fold
+
+        write_fold(html, outcome, source, target)
     print_fold(out, outcome, written=not dry_run, verbose=verbose)
     if not dry_run:
         out.print(outcome.verification.text)

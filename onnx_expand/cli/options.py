@@ -17,6 +17,7 @@ __all__ = [
     "assume_constant_option",
     "check_option",
     "check_outputs",
+    "html_option",
     "options_of",
     "parse_shape",
     "quiet_option",
@@ -31,6 +32,13 @@ assume_constant_option = click.option(
     is_flag=True,
     help="Nobody replaces weights that are also inputs of the graph, as all were before IR "
     "version 4: take them out of the inputs.",
+)
+
+html_option = click.option(
+    "--html",
+    "html",
+    metavar="F.html",
+    help="Write a page that shows all of it: graphs, costs, figures and provenance, in one file.",
 )
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print every site and reason.")

@@ -1,0 +1,61 @@
+"""The page: a template with style, scripts and data put in."""
+
+from __future__ import annotations
+
+import html
+import json
+import platform
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from onnx_expand.certificate import versions
+
+__all__ = ["provenance", "render_page"]
+
+
+def render_page(title: str, data: Mapping[str, Any]) -> str:
+    """One HTML file that shows data and asks the network for nothing.
+
+    Args:
+        title: The title of the page.
+        data: Plain JSON types; `assets/page.js` says what it shows of them.
+    """
+    assets = resources.files(__package__) / "assets"
+    texts = {name: (assets / name).read_text(encoding="utf-8") for name in _ASSETS}
+    page = texts.pop("page.html")
+    fields = {
+        "TITLE": html.escape(title),
+        "STYLE": texts["page.css"],
+        "LAYOUT": texts["dagre.min.js"],
+        "SCRIPT": texts["graph.js"] + texts["page.js"],
+        # Names come from the model: nothing in them may end the element that holds them.
+        "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+    }
+    # All at once, so that nothing in one text is taken for the place of another.
+    return re.sub("<!--([A-Z]+)-->", lambda found: fields[found[1]], page)
+
+
+_ASSETS = ("page.html", "page.css", "page.js", "graph.js", "dagre.min.js")
+
+
+def provenance(
+    command: Sequence[str], hashes: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, str]]:
+    """Where a report comes from: the command that repeats it, versions and hashes."""
+    rows = [("command", shlex.join(command))]
+    rows += [
+        (f"{what}: {name}", f"sha256 {digest}")
+        for what, files in hashes.items()
+        for name, digest in files.items()
+    ]
+    rows += [(package, version) for package, version in versions().items()]
+    rows += [
+        ("Python", platform.python_version()),
+        ("machine", f"{platform.system()} {platform.machine()}"),
+        ("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    ]
+    return rows

@@ -1,0 +1,252 @@
+"""What the pages of fold, expand, check and bench show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnx_expand.bench import Bench
+from onnx_expand.cost import Cost, Inspection
+from onnx_expand.equivalence import Verdict
+from onnx_expand.equivalence.compare import number
+from onnx_expand.equivalence.regions import Region
+from onnx_expand.pages.graphs import Drawing
+from onnx_expand.pages.page import render_page
+from onnx_expand.passes import ExpandReport, FoldReport
+from onnx_expand.passes.summary import group_reasons, group_sites, op_counts
+
+__all__ = ["bench_page", "check_page", "expand_page", "fold_page"]
+
+Rows = Sequence[tuple[str, str]]
+
+
+def fold_page(
+    report: FoldReport,
+    drawings: tuple[Drawing, Drawing],
+    origin: Rows,
+    *,
+    bench: Bench | None = None,
+    sizes: tuple[int, int] | None = None,
+) -> str:
+    """The page of a fold.
+
+    Args:
+        report: The fold's report.
+        drawings: The graph before and after.
+        origin: Where the report comes from, as `provenance` has it.
+        bench: Both models timed side by side, the source first, if they were.
+        sizes: The bytes of both models with their weights.
+    """
+    before, after = drawings
+    verdict: Verdict | None = report.verification.verdict
+    regions = {} if verdict is None else _by_node(verdict.regions)
+    sites = [
+        {
+            "nodes": list(site.nodes),
+            "result": list(site.result),
+            "title": f"{op_counts(site.ops) or 'nodes'} -> {op_counts(site.result_ops)}",
+            "border": str(site.border),
+            "before": _cost(site.before),
+            "after": _cost(site.after),
+            "equation": [before.equation(site.nodes), after.equation(site.result)],
+            "proof": _proof([regions[name] for name in site.result if name in regions]),
+        }
+        for site in report.sites
+    ]
+    place = {id(site): index for index, site in enumerate(report.sites)}
+    data = {
+        "kind": "fold",
+        "text": report.verification.text,
+        "good": report.verification.equal,
+        "headline": _headline(report.before, report.after, sizes),
+        "bench": None if bench is None else _bench(bench),
+        "graphs": [before.as_dict(), after.as_dict()],
+        "sites": sites,
+        "groups": [
+            {
+                "text": f"{group.before} -> {group.after or 'nothing'}",
+                "scope": group.scope,
+                "sites": [place[id(site)] for site in group.sites],
+            }
+            for group in group_sites(report.sites)
+        ],
+        "kept": [
+            {
+                "reason": group.reason,
+                "text": group.example,
+                "hint": group.hint,
+                "nodes": [list(kept.nodes) for kept in group.kept],
+                "numbers": [
+                    {name: str(value) for name, value in kept.refusal.numbers.items()}
+                    for kept in group.kept
+                ],
+            }
+            for group in group_reasons(report.kept)
+        ],
+        "check": None if verdict is None else _check(verdict),
+        "origin": list(origin),
+    }
+    return render_page("onnx-expand: fold", data)
+
+
+def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
+    """The page of an expansion; its arguments are as for `fold_page`."""
+    before, after = drawings
+    sites = [
+        {
+            "nodes": [e.node],
+            "result": list(e.result),
+            "title": f"{e.op} by {e.how.strategy}: channels {' -> '.join(map(str, e.widths))}",
+            "border": "exact",
+            "before": {"parameters": e.parameters[0], "macs": e.macs[0], "nodes": 1},
+            "after": {
+                "parameters": e.parameters[1],
+                "macs": e.macs[1],
+                "nodes": len(e.result),
+            },
+            "equation": [before.equation([e.node]), after.equation(e.result)],
+            "proof": None,
+        }
+        for e in report.expanded
+    ]
+    data = {
+        "kind": "expand",
+        "text": f"{len(report.expanded)} layers expanded, {len(report.skipped)} not",
+        "good": None,
+        "headline": _headline(report.before, report.after, None),
+        "bench": None,
+        "graphs": [before.as_dict(), after.as_dict()],
+        "sites": sites,
+        "groups": [],
+        "kept": [
+            {
+                "reason": str(s.refusal.reason),
+                "text": s.refusal.message,
+                "hint": s.refusal.hint,
+                "nodes": [[s.node]],
+                "numbers": [{k: str(v) for k, v in s.refusal.numbers.items()}],
+            }
+            for s in report.skipped
+        ],
+        "check": None,
+        "origin": list(origin),
+    }
+    return render_page("onnx-expand: expand", data)
+
+
+def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
+    """The page of a comparison; its arguments are as for `fold_page`."""
+    sites = [
+        {
+            "nodes": list(region.nodes_a),
+            "result": list(region.nodes_b),
+            "title": f"'{region.tensor}'",
+            "border": "exact",
+            "before": None,
+            "after": None,
+            "equation": [
+                drawings[0].equation(region.nodes_a),
+                drawings[1].equation(region.nodes_b),
+            ],
+            "proof": _proof([region]),
+        }
+        for region in verdict.regions
+    ]
+    data = {
+        "kind": "check",
+        "text": verdict.summary(),
+        "good": verdict.equal,
+        "headline": [],
+        "bench": None,
+        "graphs": [drawing.as_dict() for drawing in drawings],
+        "sites": sites,
+        "groups": [],
+        "kept": [],
+        "check": _check(verdict),
+        "origin": list(origin),
+    }
+    return render_page("onnx-expand: check", data)
+
+
+def bench_page(bench: Bench, origin: Rows) -> str:
+    """The page of timings."""
+    data = {
+        "kind": "bench",
+        "text": f"{len(bench.timings)} timings, each in turns with the first model",
+        "good": None,
+        "headline": [],
+        "bench": _bench(bench),
+        "graphs": [],
+        "sites": [],
+        "groups": [],
+        "kept": [],
+        "check": None,
+        "origin": list(origin),
+    }
+    return render_page("onnx-expand: bench", data)
+
+
+def _headline(
+    before: Inspection | None, after: Inspection | None, sizes: tuple[int, int] | None
+) -> list[dict[str, Any]]:
+    if before is None or after is None:
+        return []
+    pairs: list[tuple[str, Any, Any]] = [
+        ("nodes", before.nodes, after.nodes),
+        ("parameters", before.parameters, after.parameters),
+        ("multiply-accumulates", before.macs, after.macs),
+    ]
+    if sizes is not None:
+        pairs.append(("bytes", *sizes))
+    return [{"name": name, "before": a, "after": b} for name, a, b in pairs]
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return {"parameters": cost.parameters, "macs": cost.macs, "nodes": cost.nodes}
+
+
+def _by_node(regions: Sequence[Region]) -> dict[str, Region]:
+    """The part that holds each node of the second model."""
+    return {name: region for region in regions for name in region.nodes_b}
+
+
+def _proof(regions: Sequence[Region]) -> dict[str, Any] | None:
+    """What is known of the numbers of a site."""
+    if not regions:
+        return None
+    worst = max(regions, key=lambda region: region.ratio)
+    return {
+        "grade": str(worst.grade),
+        "error": number(worst.error),
+        "bound": number(worst.bound),
+        "why": worst.fault or worst.reason or worst.obstacle,
+        "holds": all(region.holds for region in regions),
+    }
+
+
+def _check(verdict: Verdict) -> dict[str, Any]:
+    """The figures of a verdict: one row for each output and input."""
+    return {
+        "summary": verdict.summary(),
+        "rests_on": str(verdict.rests_on),
+        "differences": list(verdict.differences),
+        "notes": list(verdict.notes),
+        "figures": [
+            {
+                "output": figure.place.output,
+                "sample": figure.place.sample,
+                "provider": figure.place.provider,
+                "error": number(figure.max_error),
+                "ratio": number(figure.ratio),
+                "floor": number(figure.floor),
+                "border": None if figure.border is None else list(map(number, figure.border)),
+                "equal": figure.equal,
+            }
+            for figure in verdict.outputs
+        ],
+    }
+
+
+def _bench(bench: Bench) -> dict[str, Any]:
+    timings: list[Mapping[str, Any]] = [timing.as_dict() for timing in bench.timings]
+    return {"timings": timings, "shapes": bench.shapes, "threads": bench.threads}
