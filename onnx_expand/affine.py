@@ -85,7 +85,9 @@ class AffineConv:
         """`y = scale * x + shift` for each channel; scale and shift are [n]."""
         weight = np.asarray(scale, dtype=np.float64)
         bias = None if shift is None else np.asarray(shift, dtype=np.float64)
-        return cls(weight.reshape(-1, 1, *(1,) * rank), bias, group=weight.size)
+        column = weight.reshape(-1, 1, *(1,) * rank)
+        column.flags.writeable = False  # many are kept, and must not be composed in place
+        return cls(column, bias, group=weight.size)
 
     @classmethod
     def identity(cls, channels: int, rank: int = 0) -> AffineConv:

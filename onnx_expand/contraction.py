@@ -28,7 +28,7 @@ def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> Affine
     Args:
         chain: At least one map.
         owned: Whether nothing else refers to the numbers of matrices that can be written to, so
-            that they may be changed.
+            that they may be changed. Whoever keeps a map makes it read-only.
 
     Raises:
         RefusedError: The chain is not one convolution.

@@ -263,3 +263,12 @@ def test_chains_of_equal_matrices_compose(count: int) -> None:
     found = compose_chain(chain)(x)
     scale = np.max(np.abs(expected))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * count * scale)
+
+
+def test_what_is_kept_is_not_composed_in_place() -> None:
+    """A map of one channel is a matrix as well, and has its numbers still when it was composed."""
+    one = AffineConv.per_channel([2.0], [1.0])
+    for _ in range(2):
+        composed = compose_chain([one, AffineConv.per_channel([3.0])], owned=True)
+        np.testing.assert_array_equal(composed.weight, [[6.0]])
+        np.testing.assert_array_equal(one.weight, [[2.0]])

@@ -122,7 +122,9 @@ def _sum(node: ir.Node, facts: Facts) -> Linear | None:
 
 def _spread(scale: Array, shift: Array | None = None) -> AffineConv:
     """A map that makes one channel into as many as there are numbers."""
-    return AffineConv(scale.reshape(-1, 1), shift)
+    column = scale.reshape(-1, 1)
+    column.flags.writeable = False  # it is kept, and must not be composed in place
+    return AffineConv(column, shift)
 
 
 def _is_broadcast(facts: Facts, x: ir.Value, axes: Axes | None, values: Array) -> bool:

@@ -329,7 +329,10 @@ def memoized(load: Load, affine: AffineConv) -> Load:
 
         def again() -> AffineConv:
             held = reference()
-            return load() if held is None else held
+            if held is None:
+                return load()
+            held.weight.flags.writeable = False  # somebody else has it, too
+            return held
 
         return again
     affine.weight.flags.writeable = False
