@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
@@ -12,16 +14,38 @@ from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.values import Facts
 
+__all__ = ["gemm_product"]
+
 
 @lifts("Gemm")
 def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
-    a, b, c = input_of(node, 0), input_of(node, 1), input_of(node, 2, optional=True)
+    product = gemm_product(node, facts)
+    c = node.inputs[2] if len(node.inputs) > 2 else None
+    if c is None:
+        return product
+    if facts.opset < 7:
+        refuse("it broadcasts its C by the rules before opset 7")
+    assert product.axes is not None
+    n = product.geometry.out_channels
+    bias = _broadcast_bias(facts, c, product.axes[1], n, 2) * float_of(node, "beta", facts.opset)
+
+    def load() -> AffineConv:
+        return replace(product.load(), bias=bias)
+
+    geometry = replace(product.geometry, bias=bool(np.any(bias)))
+    return replace(product, geometry=geometry, load=load, bias=c)
+
+
+def gemm_product(node: ir.Node, facts: Facts) -> Linear:
+    """The map of a Gemm without its C.
+
+    Raises:
+        RefusedError: Neither operand is a constant matrix.
+    """
+    a, b = input_of(node, 0), input_of(node, 1)
     for value in (a, b, node.outputs[0]):
         facts.note_rank(value, 2)
-    if c is not None and facts.opset < 7:
-        refuse("it broadcasts its C by the rules before opset 7")
     alpha = float_of(node, "alpha", facts.opset)
-    beta = float_of(node, "beta", facts.opset)
     trans_a = bool(int_of(node, "transA", facts.opset))
     trans_b = bool(int_of(node, "transB", facts.opset))
     if facts.is_constant(b) or not facts.is_constant(a):
@@ -34,16 +58,12 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     if len(shape) != 2:
         refuse(f"its weight has {len(shape)} axes, not 2")
     n, m = shape[::-1] if transposed else shape
-    bias = None if c is None else _broadcast_bias(facts, c, axes[1], n, 2)
-    geometry = Geometry(m, n, bias=bias is not None and bool(np.any(beta * bias)))
 
     def load() -> AffineConv:
         array = facts.array(weight)
-        return AffineConv(
-            alpha * (array.T if transposed else array), None if bias is None else beta * bias
-        )
+        return AffineConv(alpha * (array.T if transposed else array))
 
-    return Linear(node, slot, geometry, axes, load, weight, c)
+    return Linear(node, slot, Geometry(m, n), axes, load, weight)
 
 
 @lifts("MatMul")

@@ -14,6 +14,7 @@ from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
 from onnx_expand.linear.noops import handed_on
+from onnx_expand.linear.tables import Table, added_by
 from onnx_expand.linear.terms import Cat, Fill, Hub, Map, Read, Sum, Tensor, Term, View, broadcast
 from onnx_expand.linear.views import find_view
 from onnx_expand.ops import Trait, op_of
@@ -82,6 +83,9 @@ class Builder:
         linear = lift(node, self._facts)
         if isinstance(linear, Linear):
             return [self._map(linear)]
+        table = self._table(node)
+        if table is not None:
+            return [table]
         if linear is not None:
             self.refused.append((node, linear))
         elif node.domain == "" and len(node.inputs) > 1:
@@ -128,6 +132,19 @@ class Builder:
             is_part=linear.is_part,
             stays=0 if weight is None else stays(weight, linear.node, self._facts),
         )
+
+    def _table(self, node: ir.Node) -> Table | None:
+        """A node that adds a constant which differs from row to row."""
+        added = added_by(node, self._facts)
+        y = node.outputs[0] if node.outputs else None
+        if added is None or y is None or self._facts.is_constant(y):
+            return None
+        x, tensor = self.read(added.x), self._tensor(y)
+        if tensor.dtype is None or not tensor.dtype.is_floating_point():
+            return None
+        layer = None if added.product is None else self._map(added.product)
+        links = () if added.product is None else (added.product,)
+        return Table((x,), tensor, y, node, node, layer, lambda: added.numbers, links, (node,))
 
     def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:
         """A node that hands on what it reads, if that is of numbers that maps treat."""

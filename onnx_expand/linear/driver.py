@@ -338,7 +338,8 @@ class Terms:
         if term in self.roots or not self.users[term]:
             return True
         if self.is_inner(term):
-            return self.user(term).is_join
+            above = self.user(term)
+            return above.is_join or above.is_opaque
         return self._join_over(term) is None
 
     def _join_over(self, term: Term) -> Term | None:
@@ -350,7 +351,7 @@ class Terms:
                 uses = self.users[term].total()
                 if found is not None and found[0] is term and found[1] == uses:
                     return current
-            if not self.is_inner(current):
+            if current.is_opaque or not self.is_inner(current):
                 break
             current = self.user(current)
         return None
@@ -358,9 +359,11 @@ class Terms:
     def outer(self, root: Term, user: Term) -> Term:
         """The end of the longest stretch that begins at a term with one of its users."""
         current = user
-        while current not in self.roots and self.users[current]:
+        while current not in self.roots and self.users[current] and not current.is_opaque:
             if self.is_inner(current):
                 above = self.user(current)
+                if above.is_opaque:
+                    break
                 if above.is_join:
                     found = self._step(above)
                     if found is None or found[0] is not root:

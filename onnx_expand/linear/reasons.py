@@ -13,6 +13,7 @@ from onnx_expand.linear.partition import Merged, Partition, Span
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules import runs_of
 from onnx_expand.linear.steps import Step
+from onnx_expand.linear.tables import Table
 from onnx_expand.linear.terms import Map, Price, Read, Term
 
 __all__ = ["NOT_MARKED", "Break", "breaks"]
@@ -74,6 +75,12 @@ def _above(terms: Terms, root: Term) -> Iterator[Break]:
     count = terms.count(root)
     if any(value.is_graph_output() for value in values):
         refusal = Refusal(Reason.OUTPUT, f"'{_name(root)}' in between is an output of the graph")
+    elif count == 1 and isinstance(root, Table):
+        message = f"what is added in '{_name(root)}' in between differs from row to row"
+        refusal = Refusal(Reason.GEOMETRY, message)
+    elif count == 1 and root.is_join:
+        message = f"'{_name(root)}' in between joins values that are not maps of one value"
+        refusal = Refusal(Reason.BRANCHES, message)
     elif root.value is not None:
         reads = max(count, len(terms.facts.readers(root.value)) if root.is_source else count)
         refusal = Refusal(

@@ -216,6 +216,7 @@ class Term:
     order: int = field(default=0, init=False)
 
     is_join: ClassVar[bool] = False
+    is_opaque: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.reads = tuple(arg.value for arg in self.args)
@@ -235,6 +236,8 @@ class Term:
 
 class Read(Term):
     """A value that something else computes."""
+
+    is_opaque: ClassVar[bool] = True
 
 
 @dataclass(eq=False)

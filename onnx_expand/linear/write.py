@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.attributes import float_of
 from onnx_expand.cost import Cost
 from onnx_expand.editing import Entry, Rewriter, label
 from onnx_expand.errors import Reason, Refusal, RefusedError
@@ -15,9 +16,10 @@ from onnx_expand.linear.borders import Bridge
 from onnx_expand.linear.bridges import Border, bridge
 from onnx_expand.linear.copies import Copy, Made, copies_of
 from onnx_expand.linear.driver import Terms
+from onnx_expand.linear.tables import Table, with_table
 from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
-from onnx_expand.lower import Form, Names, Target, Template, lower, node_like
+from onnx_expand.lower import Form, Names, Target, Template, constant, lower, node_like
 from onnx_expand.tensors import same_bytes
 from onnx_expand.units import unit_member, unmark
 from onnx_expand.values import Facts
@@ -134,6 +136,8 @@ class Writer:
             self._made.append(Made.of(term, nodes))
         elif isinstance(term, Bridge):
             nodes, border = self._bridge(term, xs[0]), term.border
+        elif isinstance(term, Table):
+            nodes = self._table(term, xs[0])
         elif isinstance(term, View):
             nodes = [self._view(term, xs[0])]
         elif isinstance(term, Cat):
@@ -143,11 +147,11 @@ class Writer:
         else:
             raise AssertionError(f"{type(term).__name__} is written only as it stands")
         # What a node without a name is called goes with its output.
-        origins = term.origins if isinstance(term, Map | Bridge | View) else ()
+        origins = term.origins if isinstance(term, Map | Bridge | Table | View) else ()
         labels = tuple(map(label, dict.fromkeys(origins)))
         self._insert(term, nodes)
         new = tuple(map(label, nodes))
-        if isinstance(term, Map | Bridge) and labels and not self._is_second(term):
+        if isinstance(term, Map | Bridge | Table) and labels and not self._is_second(term):
             costs = term.before or Cost(), term.price().cost
             self.written.append(Written(labels, new, *costs, border))
         elif isinstance(term, View) and len(labels) > 1:
@@ -181,7 +185,7 @@ class Writer:
                 if old is not None:
                     self._facts.transfer(old, out)
         assert term.anchor is not None
-        sources = term.origins if isinstance(term, Map | Bridge) else ()
+        sources = term.origins if isinstance(term, Map | Bridge | Table) else ()
         is_unit = isinstance(term, Map) and term.unit
         entry = self.rewriter.record(nodes, sources or (term.anchor,), whole=is_unit)
         self._entries.append(entry)
@@ -294,7 +298,7 @@ class Writer:
             self._keep_constants(term, nodes)
         return nodes
 
-    def _keep_constants(self, term: Map, nodes: Sequence[ir.Node]) -> None:
+    def _keep_constants(self, term: Map | Table, nodes: Sequence[ir.Node]) -> None:
         """Let new nodes read the constants of the source where these came out as they were."""
         old = [v for link in term.links for v in (link.weight, link.bias) if v is not None]
         for node in nodes:
@@ -318,7 +322,28 @@ class Writer:
             raise RefusedError(nodes)
         return nodes
 
-    def _template(self, term: Map | Bridge) -> Template | None:
+    def _table(self, term: Table, x: ir.Value) -> list[ir.Node]:
+        """A Gemm with a matrix for its C, or an Add."""
+        layer = term.layer
+        if layer is None:
+            target = self._target(term, x, None)
+            added = constant(term.numbers(), target.names.bias, target.dtype)
+            return [ir.node("Add", [x, added], name=target.names.add)]
+        template = self._template(term)
+        if template is not None and template.node.op_type == "MatMul":
+            node = ir.node("Gemm", [], name=template.node.name)
+            template = replace(template, node=node)
+        target = self._target(term, x, template)
+        affine = replace(layer.load(), bias=None)
+        (node,) = lower(affine, Form.GEMM, layer.axes, target, template, judged=True)
+        beta = float_of(node, "beta", self._facts.opset)
+        added = constant(term.numbers() / beta, target.names.bias, target.dtype)
+        nodes = [with_table(node, added)]
+        self._facts.note_rank(nodes[0].outputs[0], 2)
+        self._keep_constants(term, nodes)
+        return nodes
+
+    def _template(self, term: Map | Bridge | Table) -> Template | None:
         """The node to write a map like: one that expand replaced, else its heaviest node."""
         members = [unit_member(node) for node in term.origins]
         if term.unit:
@@ -329,7 +354,9 @@ class Writer:
                 return template
         return None
 
-    def _target(self, term: Map | Bridge, x: ir.Value, template: Template | None) -> Target:
+    def _target(
+        self, term: Map | Bridge | Table, x: ir.Value, template: Template | None
+    ) -> Target:
         read = [v for n in term.origins for v in n.inputs if v is not None]
         # In the body of a function its constants alone may tell.
         known = (term.tensor.dtype, *(self._facts.dtype(v) for v in read))
@@ -342,18 +369,18 @@ class Writer:
         spill = self.rewriter.spill if on_disk else None
         return Target(x, dtype, self._names(term, template), self._facts, spill)
 
-    def _is_second(self, term: Map | Bridge) -> bool:
+    def _is_second(self, term: Map | Bridge | Table) -> bool:
         """Whether a term is the second half of a map that was written as two nodes."""
         return isinstance(term, Map) and term.pair is not None and term.pair in self._named
 
-    def _names(self, term: Map | Bridge, template: Template | None) -> Names:
+    def _names(self, term: Map | Bridge | Table, template: Template | None) -> Names:
         """The names of a map's node, constants and addition; two halves share them."""
         key = term.pair if isinstance(term, Map) and term.pair is not None else term
         if key not in self._named:
             self._named[key] = self._new_names(term, template)
         return self._named[key]
 
-    def _new_names(self, term: Map | Bridge, template: Template | None) -> Names:
+    def _new_names(self, term: Map | Bridge | Table, template: Template | None) -> Names:
         links = term.links
         shift = next((link for link in links if link.node.op_type == "Add"), None)
         biases = [link.bias.name for link in links if link.bias is not None and link.bias.name]

@@ -16,6 +16,7 @@ from onnx_expand.linear.borders import bridge_borders
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.driver import Terms, rewrite
+from onnx_expand.linear.laying import lay
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Clock, Partition, Span
 from onnx_expand.linear.policy import Policy
@@ -39,6 +40,7 @@ _RULES = (
     rules.share,
     rules.sink,
     rules.add,
+    lay,
 )
 
 

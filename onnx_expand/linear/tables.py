@@ -1,0 +1,134 @@
+"""Matrix products to which more is added than one number for each channel: `y = L x + C`.
+
+A Gemm adds its C to every row, or a matrix of its own. Where the number of rows is static, a
+constant that is added behind a matrix product is that matrix, or one column of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.attributes import float_of
+from onnx_expand.cost import Cost
+from onnx_expand.errors import RefusedError
+from onnx_expand.lift import Linear
+from onnx_expand.lift.matrix import gemm_product
+from onnx_expand.linear.terms import Map, Price, Term
+from onnx_expand.lower import Form
+from onnx_expand.values import Facts
+
+__all__ = ["Added", "Table", "added_by", "with_table"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class Table(Term):
+    """A matrix product plus a constant that differs from row to row.
+
+    Attributes:
+        layer: The product, without a bias, of whatever the term's argument is by now; None if it
+            only adds.
+        numbers: Gives what is added, in two axes that broadcast to those of the result.
+    """
+
+    layer: Map | None
+    numbers: Callable[[], Array]
+    links: tuple[Linear, ...] = ()
+    origins: tuple[ir.Node, ...] = ()
+    names_like: tuple[ir.Node, ...] = ()
+    before: Cost | None = None
+    unit: bool = False
+    is_opaque: ClassVar[bool] = True
+
+    def price(self) -> Price:
+        """What computing it from its argument costs."""
+        size = self.numbers().size
+        if self.layer is None:
+            return Price(Cost(0, size, 1, self.tensor.positions(None)[0]))
+        return replace(self.layer, node=None, form=Form.GEMM).price() + Price(Cost(0, size))
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a node adds to a matrix product, or to what it reads.
+
+    Attributes:
+        x: What it reads.
+        product: The product; None if there is none.
+        numbers: What is added.
+    """
+
+    x: ir.Value
+    product: Linear | None
+    numbers: Array
+
+
+def added_by(node: ir.Node, facts: Facts) -> Added | None:
+    """What a node adds that differs from row to row; None for any other node."""
+    shape = facts.shape(node.outputs[0]) if node.domain == "" and node.outputs else None
+    if shape is None or len(shape) != 2 or any(size is None or size < 2 for size in shape):
+        return None
+    if facts.opset < _BROADCASTS:
+        return None
+    if node.op_type == "Gemm":
+        return _of_gemm(node, facts, shape)
+    return _of_sum(node, facts, shape) if node.op_type in {"Add", "Sub"} else None
+
+
+def _of_gemm(node: ir.Node, facts: Facts, shape: tuple[int | None, ...]) -> Added | None:
+    c = node.inputs[2] if len(node.inputs) > 2 else None
+    try:
+        product = gemm_product(node, facts)
+    except RefusedError:
+        return None
+    if c is None or not facts.is_constant(c) or not facts.is_constant(product.weight):
+        return None
+    numbers = _aligned(facts, c, shape)
+    if numbers is None:
+        return None
+    return Added(product.x, product, numbers * float_of(node, "beta", facts.opset))
+
+
+def _of_sum(node: ir.Node, facts: Facts, shape: tuple[int | None, ...]) -> Added | None:
+    known = [facts.is_constant(value) for value in node.inputs]
+    if known not in ([False, True], [True, False]):
+        return None
+    x, c = node.inputs[known.index(False)], node.inputs[known.index(True)]
+    if x is None or c is None or facts.shape(x) != shape:
+        return None
+    numbers = _aligned(facts, c, shape)
+    if numbers is None or numbers.shape != shape or (node.op_type == "Sub" and known[0]):
+        return None
+    return Added(x, None, -numbers if node.op_type == "Sub" else numbers)
+
+
+_BROADCASTS = 7  # the operator set from which Add and Gemm broadcast as numpy does
+
+
+def _aligned(facts: Facts, c: ir.Value, shape: tuple[int | None, ...]) -> Array | None:
+    """A constant in two axes that broadcast to a shape."""
+    try:
+        array = facts.array(c)
+    except RefusedError:
+        return None
+    if array.ndim > 2:
+        return None
+    array = array.reshape((1,) * (2 - array.ndim) + array.shape)
+    fits = all(have in {1, want} for have, want in zip(array.shape, shape, strict=True))
+    return array if fits else None
+
+
+def with_table(node: ir.Node, added: ir.Value) -> ir.Node:
+    """A Gemm like another one, which goes, that adds a matrix instead of what that one adds."""
+    inputs = [*node.inputs[:2], added]
+    for slot in range(len(node.inputs)):
+        node.replace_input_with(slot, None)
+    attributes = list(node.attributes.values())
+    return ir.Node("", "Gemm", inputs, attributes, name=node.name, num_outputs=1)
