@@ -12,9 +12,11 @@ from onnx_expand.cli import render
 from onnx_expand.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnx_expand.experiment.paper import Setting, Study
+    from onnx_expand.experiment.paper import Executor, Setting, Study
 
 __all__ = ["paper"]
+
+_ENGINE = ("executor", "jobs", "address", "partition", "cluster")
 
 
 @click.command()
@@ -44,13 +46,24 @@ __all__ = ["paper"]
 @click.option("--arms", metavar="NAME,..", help="Only these lines of the table.")
 @click.option(
     "--executor",
-    type=click.Choice(["process", "pool"]),
+    type=click.Choice(["process", "pool", "ray", "slurm"]),
     default="process",
     show_default=True,
-    help="process: one run after the other. pool: --jobs of them side by side, a thread each.",
+    help="process: one run after the other. pool: --jobs of them side by side, a thread each. "
+    "ray: the workers of a Ray cluster. slurm: an array of Slurm jobs. OUT must then be seen by "
+    "all machines under the same path.",
 )
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="In a pool."
+)
+@click.option("--address", help="Of the Ray cluster. [default: a local one]")
+@click.option("--partition", help="Of Slurm.")
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "local", "debug"]),
+    default="slurm",
+    show_default=True,
+    help="For --executor slurm: local and debug try the same without Slurm.",
 )
 def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
     """Do the study NAME of the ExpandNets paper, or what is left of it.
@@ -68,8 +81,6 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
     from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
     from onnx_expand.experiment.paper import (
         STUDIES,
-        in_pool,
-        in_process,
         run_study,
         study_of,
         write,
@@ -81,8 +92,7 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
         render.print_table(screen, ("", "", "", ""), rows)
         return
     study = _only(study_of(name), said.pop("arms"))
-    kind, jobs = said.pop("executor"), said.pop("jobs")
-    executor = in_pool(jobs) if kind == "pool" else in_process
+    executor = _executor(out, **{name: said.pop(name) for name in _ENGINE})
     seeds = range(said.pop("seeds"))
     setting = _setting(**said)
     findings = run_study(study, setting, seeds, out / "runs", executor=executor, tell=screen.print)
@@ -90,6 +100,27 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
     for line in written[0].read_text(encoding="utf-8").splitlines():
         screen.print(line)
     screen.print(f"wrote {', '.join(map(str, written))}")
+
+
+def _executor(
+    out: Path,
+    *,
+    executor: str,
+    jobs: int,
+    address: str | None,
+    partition: str | None,
+    cluster: str,
+) -> Executor:
+    from onnx_expand.experiment.paper import by_slurm, in_pool, in_process, in_ray
+
+    if executor == "pool":
+        return in_pool(jobs)
+    if executor == "ray":
+        return in_ray(address)
+    if executor == "slurm":
+        chosen = {} if partition is None else {"slurm_partition": partition}
+        return by_slurm(out / "slurm", chosen, cluster)
+    return in_process
 
 
 def _only(study: Study, names: str | None) -> Study:

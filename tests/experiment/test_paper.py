@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
+import onnx_expand
+from models import smallnet
 from onnx_expand.cli import main
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment.paper import (
@@ -22,6 +25,7 @@ from onnx_expand.experiment.paper import (
     Job,
     Setting,
     Study,
+    Teacher,
     datasets,
     in_pool,
     in_process,
@@ -144,6 +148,11 @@ def test_a_key_tells_whatever_decides_the_numbers(
     x, y, *test = squares()
     np.savez(tmp_path / "d.npz", x_train=x[:60], y_train=y[:60], x_test=test[0], y_test=test[1])
     assert key_of(replace(job(), data=str(tmp_path / "d.npz"))) not in keys
+    own = replace(job(), network=str(tmp_path / "net.onnx"))
+    for kernel in (5, 7):
+        onnx.save(smallnet.build(kernel=kernel, size=8, classes=3), own.network)
+        keys.add(key_of(own))
+    assert len(keys) == len(changes) + 2
     monkeypatch.setattr("onnx_expand.experiment.paper.job.code_version", lambda: "other")
     assert key_of(job()) not in keys
 
@@ -199,6 +208,57 @@ def test_half_the_labels_of_many_are_noise() -> None:
     samples = ArraySamples(x, y)
     changed = np.mean(datasets._corrupted(samples, 0.6, 3, seed=0).y != y)
     assert abs(changed - 0.4) < 0.03
+
+
+def test_what_a_run_needs_is_done_once_and_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One teacher for all seeds and arms; the counterpart of each seed, and then without it."""
+    trained: list[Job] = []
+    real = runner._trained
+
+    def noted(job: Job, *rest: Any) -> Any:
+        trained.append(job)
+        return real(job, *rest)
+
+    monkeypatch.setattr(runner, "_trained", noted)
+    expand = {"strategy": "ck", "rate": 1.0}
+    arms = (
+        Arm("compact", distill={"distill": "kd"}),
+        Arm("CK", expand, distill={"distill": "kd"}),
+        Arm("CK, non-linear first", expand, nonlinear="relu"),
+    )
+    study = Study("needs", "?", "", "smallnet", arms, Teacher("smallnet", {"kernel": 5}))
+    run_study(study, TOY, (0, 1), tmp_path)
+    assert sum(job.build.get("kernel") == 5 for job in trained) == 1
+    assert sum("nonlinear" in (job.expand or {}) for job in trained) == 2
+    assert len(trained) == 1 + 2 + 6
+    places = {id(job): place for place, job in enumerate(trained)}
+    for job in trained:
+        for other in job.needs:
+            earlier = next(done for done in trained if done == other)
+            assert places[id(earlier)] < places[id(job)]
+
+
+def test_a_run_begins_where_its_counterpart_ended(tmp_path: Path) -> None:
+    """At a rate of nearly nothing it has the counterpart's weights, and is linear."""
+    expand = {"strategy": "ck", "rate": 1.0}
+    first = replace(job(), expand={**expand, "nonlinear": "relu"})
+    then = replace(job(), expand=expand, start=first, train={"epochs": 1, "lr": 1e-30})
+    result = perform(then, tmp_path)
+    before, after = (
+        {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+        for path in (
+            tmp_path / key_of(first) / "trained.onnx",
+            tmp_path / result["key"] / "trained.onnx",
+        )
+    )
+    assert before.keys() == after.keys()
+    weights = [name for name in before if "running" not in name]
+    assert weights
+    assert all((before[name] == after[name]).all() for name in weights)
+    folded = onnx_expand.inspect(tmp_path / result["key"] / "folded.onnx")
+    assert folded.parameters == result["compact"]["parameters"]
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

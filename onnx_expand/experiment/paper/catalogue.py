@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnx_expand.errors import UsageError
-from onnx_expand.experiment.paper.study import Arm, Setting, Study
+from onnx_expand.experiment.paper.study import Arm, Setting, Study, Teacher
 from onnx_expand.recipes import recipe
 
 __all__ = ["CIFAR", "EMBEDDED", "STUDIES", "study_of"]
@@ -18,7 +18,7 @@ EMBEDDED = Setting(
     "onnx_expand.experiment.distorted:distorted_digits",
     build={"size": 16},
     train={"epochs": 20, "batch": 64, "schedule": "cosine"},
-    rates=(0.005, 0.01, 0.02, 0.05),
+    rates=(0.01, 0.02, 0.05),
 )
 
 # What else than the embedded data is trained by the paper's settings.
@@ -29,8 +29,14 @@ CIFAR = Setting(
     rates=(0.01, 0.03, 0.1),
 )
 
+# The paper's teacher, at the rate of its recipe for larger networks.
+_RESNET = Teacher("resnet18", {"stem": "cifar"}, {"lr": 0.05, "weight_decay": 5e-4})
+_KD = {"distill": "kd"}
+
 _CK = {"strategy": "ck", "rate": 4.0}
 _CL = {"strategy": "cl", "rate": 4.0}
+_CK_FC = {"strategy": "ck+fc", "rate": 4.0}
+_CL_FC = {"strategy": "cl+fc", "rate": 4.0}
 
 
 def _figures(cifar10: float, cifar100: float) -> dict[str, float]:
@@ -47,10 +53,14 @@ _TABLE_1 = Study(
         Arm("FC", {"strategy": "fc", "rate": 4.0}, paper=_figures(78.64, 46.59)),
         Arm("ACNet", {"strategy": "acnet"}, paper=_figures(79.37, 47.18)),
         Arm("CL", _CL, paper=_figures(78.47, 46.90)),
-        Arm("CL+FC", {"strategy": "cl+fc", "rate": 4.0}, paper=_figures(79.11, 46.66)),
+        Arm("CL+FC", _CL_FC, paper=_figures(79.11, 46.66)),
         Arm("CK", _CK, paper=_figures(80.27, 48.55)),
-        Arm("CK+FC", {"strategy": "ck+fc", "rate": 4.0}, paper=_figures(80.31, 48.62)),
+        Arm("CK+FC", _CK_FC, paper=_figures(80.31, 48.62)),
+        Arm("compact + KD", paper=_figures(78.97, 47.04), distill=_KD),
+        Arm("CL+FC + KD", _CL_FC, paper=_figures(79.60, 47.41), distill=_KD),
+        Arm("CK+FC + KD", _CK_FC, paper=_figures(80.63, 49.13), distill=_KD),
     ),
+    _RESNET,
 )
 
 
@@ -112,8 +122,45 @@ _TABLE_9 = Study(
     ),
 )
 
+_NONLINEAR = Study(
+    "nonlinear",
+    "Does it help to begin with the weights of the trained non-linear counterpart?",
+    "Supplement",
+    "smallnet",
+    (
+        Arm("CK", _CK),
+        Arm("CK from its non-linear counterpart", _CK, nonlinear="relu"),
+        Arm("CL", _CL, against="CL"),
+        Arm("CL from its non-linear counterpart", _CL, against="CL", nonlinear="relu"),
+    ),
+)
+
+# The teacher's tensor has the extents of the student's, at any size.
+_HINT = {
+    "distill": "hint",
+    "student_layer": "relu3.output",
+    "teacher_layer": "layer3.1.relu2.output",
+    "teacher_weight": 0.1,
+}
+
+_TRANSFER = Study(
+    "transfer",
+    "How is knowledge transferred best: outputs, a hint, or similarities?",
+    "Supplement",
+    "smallnet",
+    (
+        Arm("compact"),
+        Arm("compact + KD", distill=_KD),
+        Arm("compact + hint", distill=_HINT),
+        Arm("compact + PKT", distill={"distill": "pkt", "teacher_weight": 1.0}),
+        Arm("CK", _CK),
+        Arm("CK + KD", _CK, distill=_KD),
+    ),
+    _RESNET,
+)
+
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (_TABLE_1, _TABLE_7, _TABLE_8, _TABLE_9)
+    study.name: study for study in (_TABLE_1, _TABLE_7, _TABLE_8, _TABLE_9, _NONLINEAR, _TRANSFER)
 }
 
 

@@ -34,6 +34,10 @@ class Job:
             data, which is not trained on then.
         images: Train on so many samples, as many of each class; None for all.
         noise: Share of the training labels that are drawn anew, from all classes.
+        teacher: The run whose trained network is followed besides the labels.
+        distill: Fields of `DistillOptions`, of how it is followed.
+        start: The run whose trained network is where this one begins, without the activations
+            that `expand` put between linear layers; it has the same network and expansion.
     """
 
     network: str
@@ -46,6 +50,14 @@ class Job:
     part: Part = "test"
     images: int | None = None
     noise: float = 0.0
+    teacher: Job | None = None
+    distill: Mapping[str, Any] = field(default_factory=dict)
+    start: Job | None = None
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The runs that must be done before."""
+        return tuple(job for job in (self.teacher, self.start) if job is not None)
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:
@@ -53,13 +65,13 @@ class Job:
         if self.images is not None and self.images < 1:
             raise UsageError(f"images is {self.images}; it must be at least 1")
 
-    def key(self, data: str) -> str:
+    def key(self, content: str) -> str:
         """The name under which the result is kept.
 
         Args:
-            data: The fingerprint of what the data holds.
+            content: What tells the files that the run reads from others.
         """
-        facts = {"job": asdict(self), "data": data, "code": code_version()}
+        facts = {"job": asdict(self), "content": content, "code": code_version()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,13 @@ from onnx_expand.experiment.paper.datasets import data_of, fingerprint
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.experiment.paper.store import Store
 from onnx_expand.model import load, read, save
+from onnx_expand.passes import StripNonlinear
+from onnx_expand.recipes import DistillOptions
 from onnx_expand.train import (
     Checkpoints,
     Dataset,
+    Distiller,
     DivergedError,
-    ImageInput,
     Progress,
     TrainOptions,
     evaluate,
@@ -56,14 +59,15 @@ def perform(job: Job, place: Path, progress: Progress | None = None) -> Mapping[
     """
     compact = _compact(job)
     data = data_of(job, image_input(compact))
-    store, key = Store(place), job.key(fingerprint(data))
+    store, key = Store(place), job.key(_content(job, data))
     found = store.result(key)
     if found is not None:
         return found
-    model = compact if job.expand is None else _expanded(compact, job)
+    model = _start(compact, job, place)
     result = {"key": key, **_figures(compact, model), **_machine()}
     try:
-        result.update(_trained(job, model, data, store.folder(key), progress))
+        teacher = _teacher(job, place)
+        result.update(_trained(job, model, data, store.folder(key), progress, teacher))
     except DivergedError as error:
         result.update(score=None, loss=None, seconds=0.0, diverged=str(error))
     store.keep(key, result)
@@ -72,11 +76,15 @@ def perform(job: Job, place: Path, progress: Progress | None = None) -> Mapping[
 
 def key_of(job: Job) -> str:
     """The name under which the result of a run is kept."""
-    return job.key(fingerprint(data_of(job, _input(job))))
+    return job.key(_content(job, data_of(job, image_input(_compact(job)))))
 
 
-def _input(job: Job) -> ImageInput:
-    return image_input(_compact(job))
+def _content(job: Job, data: Dataset) -> str:
+    """What tells the files that a run reads from others: the data's, and the network's."""
+    network = Path(job.network)
+    if network.suffix != ".onnx":
+        return fingerprint(data)
+    return f"{fingerprint(data)} {hashlib.sha256(network.read_bytes()).hexdigest()}"
 
 
 def _compact(job: Job) -> ir.Model:
@@ -95,9 +103,28 @@ def _compact(job: Job) -> ir.Model:
     return read(networks()[job.network].build(seed=job.seed, **job.build))
 
 
-def _expanded(compact: ir.Model, job: Job) -> ir.Model:
-    expanded: ir.Model = onnx_expand.expand(compact, seed=job.seed, **(job.expand or {}))
+def _start(compact: ir.Model, job: Job, place: Path) -> ir.Model:
+    """The network as its training begins."""
+    if job.start is not None:
+        result = perform(job.start, place)
+        if result["score"] is None:
+            raise UnsupportedError(f"the run to start from diverged: {result['diverged']}")
+        model = load(place / result["key"] / EXPANDED)
+        return StripNonlinear().call(model).model
+    if job.expand is None:
+        return compact
+    expanded: ir.Model = onnx_expand.expand(compact, seed=job.seed, **job.expand)
     return expanded
+
+
+def _teacher(job: Job, place: Path) -> Distiller | None:
+    if job.teacher is None:
+        return None
+    result = perform(job.teacher, place)
+    if result["score"] is None:
+        raise UnsupportedError(f"the teacher's run diverged: {result['diverged']}")
+    path = str(place / result["key"] / EXPANDED)
+    return Distiller(path, DistillOptions(**{**job.distill, "teacher": path}))
 
 
 def _figures(compact: ir.Model, model: ir.Model) -> dict[str, Any]:
@@ -113,16 +140,22 @@ def _machine() -> dict[str, Any]:
 
 
 def _trained(
-    job: Job, model: ir.Model, data: Dataset, folder: Path, progress: Progress | None
+    job: Job,
+    model: ir.Model,
+    data: Dataset,
+    folder: Path,
+    progress: Progress | None,
+    teacher: Distiller | None,
 ) -> dict[str, Any]:
     """Train and fold a model; the figures of both."""
     options = TrainOptions(**{**job.train, "seed": job.seed})
-    module = to_torch(model)
+    module = to_torch(model) if teacher is None else teacher.student(model)
     checkpoints = Checkpoints(folder / "checkpoint.pt", resume=True)
-    history = train(module, data, options, progress, checkpoints=checkpoints)
+    history = train(module, data, options, progress, teacher=teacher, checkpoints=checkpoints)
     trained = write_back(module, model)
     save(trained, folder / EXPANDED)
-    folded = fold_and_check(trained, job.network) if job.expand is not None else None
+    linear = job.expand is not None and not job.expand.get("nonlinear")
+    folded = fold_and_check(trained, job.network) if linear else None
     final = folded.model if folded is not None else trained
     save(final, folder / FOLDED)
     score = history.score if folded is None else evaluate(to_torch(final), data)

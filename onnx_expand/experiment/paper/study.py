@@ -10,9 +10,9 @@ from typing import Any
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.paper.executors import Executor, in_process
-from onnx_expand.experiment.paper.job import Job
+from onnx_expand.experiment.paper.job import Job, Part
 
-__all__ = ["Arm", "Findings", "Row", "Setting", "Study", "run_study"]
+__all__ = ["Arm", "Findings", "Row", "Setting", "Study", "Teacher", "run_study"]
 
 # Rates are chosen on runs of these seeds, which are none of those that are reported.
 _TUNING_SEED = 1_000_000
@@ -40,6 +40,21 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """The network that others follow; it is trained on the same data, once.
+
+    Attributes:
+        network: A network of `models`.
+        build: Keywords of its builder, besides the setting's.
+        train: Fields of `TrainOptions`, besides the setting's.
+    """
+
+    network: str
+    build: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Arm:
     """One line of a table.
 
@@ -50,6 +65,9 @@ class Arm:
         noise: Share of the training labels that are drawn anew.
         against: The name of the arm that it is compared with; the first one when missing.
         paper: The paper's figures in %, by column.
+        distill: Fields of `DistillOptions`, where the study's teacher is followed.
+        nonlinear: Train first with these activations between the layers of the expansion, as long
+            and at the same rate; then without them.
     """
 
     name: str
@@ -58,6 +76,8 @@ class Arm:
     noise: float = 0.0
     against: str | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
+    distill: Mapping[str, Any] | None = None
+    nonlinear: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class Study:
         source: Where the paper has it.
         network: A network of `models`.
         arms: The lines of the table.
+        teacher: Whom arms with `distill` follow.
     """
 
     name: str
@@ -77,6 +98,7 @@ class Study:
     source: str
     network: str
     arms: tuple[Arm, ...]
+    teacher: Teacher | None = None
 
     def against(self, arm: Arm) -> Arm | None:
         """The arm that one is compared with; None for the first."""
@@ -161,7 +183,7 @@ def run_study(
     tried = _tuned(study, setting, place, executor, tell)
     rates = {arm.name: _best(arm, tried[arm.name], setting) for arm in study.arms}
     jobs = [
-        (arm, _job(study, setting, arm, rates[arm.name], seed))
+        (arm, _job(study, setting, arm, rates[arm.name], seed, "test"))
         for seed in seeds
         for arm in study.arms
     ]
@@ -176,8 +198,8 @@ def run_study(
     return Findings(study, setting, tuple(seeds), tuple(compared))
 
 
-def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, **more: Any) -> Job:
-    return Job(
+def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, part: Part) -> Job:
+    alone = Job(
         study.network,
         {**setting.build, **arm.build},
         arm.expand,
@@ -185,10 +207,24 @@ def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, **more:
         setting.options,
         {**setting.train, "lr": lr},
         seed,
-        images=setting.images,
-        noise=arm.noise,
-        **more,
+        part,
+        setting.images,
+        arm.noise,
     )
+    teacher = start = None
+    if arm.nonlinear is not None:
+        start = replace(alone, expand={**(arm.expand or {}), "nonlinear": arm.nonlinear})
+    if arm.distill is not None:
+        assert study.teacher is not None
+        teacher = replace(
+            alone,
+            network=study.teacher.network,
+            build={**setting.build, **study.teacher.build},
+            expand=None,
+            train={**setting.train, **study.teacher.train},
+            seed=0,
+        )
+    return replace(alone, teacher=teacher, distill=arm.distill or {}, start=start)
 
 
 def _tuned(
@@ -199,7 +235,7 @@ def _tuned(
     if len(setting.rates) == 1:
         return tried
     jobs = [
-        (arm, _job(study, setting, arm, lr, _TUNING_SEED, part="held-out"))
+        (arm, _job(study, setting, arm, lr, _TUNING_SEED, "held-out"))
         for arm in study.arms
         for lr in setting.rates
     ]
@@ -221,14 +257,27 @@ def _best(arm: Arm, tried: Mapping[float, float | None], setting: Setting) -> fl
 def _done(
     jobs: Sequence[tuple[Arm, Job]], place: Path, executor: Executor, tell: Tell
 ) -> list[Mapping[str, Any]]:
-    """The results of jobs, in their order."""
+    """The results of jobs, in their order; what they need is done before."""
+    needed: list[tuple[str, Job]] = []
+    for arm, job in jobs:
+        for other in job.needs:
+            if all(other != known for _, known in needed):
+                who = "teacher" if other is job.teacher else f"{arm.name}, non-linear"
+                needed.append((who, other))
+    _run(needed, place, executor, tell)
+    return _run([(arm.name, job) for arm, job in jobs], place, executor, tell)
+
+
+def _run(
+    jobs: Sequence[tuple[str, Job]], place: Path, executor: Executor, tell: Tell
+) -> list[Mapping[str, Any]]:
     results: list[Mapping[str, Any]] = [{}] * len(jobs)
     for count, (number, result) in enumerate(executor([job for _, job in jobs], place), start=1):
         results[number] = result
-        arm, job = jobs[number]
+        name, job = jobs[number]
         score = "diverged" if result["score"] is None else f"{result['score']:.2%}"
         what = f"rate {job.train['lr']:g}, held out" if job.part != "test" else f"seed {job.seed}"
-        tell(f"{count}/{len(jobs)}  {arm.name}, {what}: {score}  ({result['seconds']:.0f} s)")
+        tell(f"{count}/{len(jobs)}  {name}, {what}: {score}  ({result['seconds']:.0f} s)")
     return results
 
 

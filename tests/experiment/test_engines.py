@@ -1,0 +1,111 @@
+"""The engines that do a study's runs give what one process gives, and lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from onnx_expand.cli import main
+from onnx_expand.errors import ModelError, UnsupportedError
+from onnx_expand.experiment.paper import Job, by_slurm, in_process, in_ray, perform, run_study
+from tests.experiment.test_paper import TOY, pair, squares
+
+PIDS = "ONNX_EXPAND_TEST_PIDS"
+
+
+def scores(executor: Any, place: Path) -> list[tuple[float, ...]]:
+    """What a toy study finds."""
+    return [row.scores for row in run_study(pair(), TOY, (0, 1), place, executor=executor).rows]
+
+
+def noted() -> Any:
+    """Data for a run, whose process leaves its number."""
+    (Path(os.environ[PIDS]) / str(os.getpid())).touch()
+    return squares()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local Ray cluster of two workers, whose processes find the tests."""
+    ray = pytest.importorskip("ray")
+    (tmp_path / "pids").mkdir()
+    monkeypatch.setenv(PIDS, str(tmp_path / "pids"))
+    monkeypatch.setenv("PYTHONPATH", os.getcwd(), prepend=os.pathsep)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_what_one_process_gives(cluster: None, tmp_path: Path) -> None:
+    """Two workers."""
+    assert scores(in_ray(), tmp_path / "ray") == scores(in_process, tmp_path / "one")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_is_killed_loses_nothing(cluster: None, tmp_path: Path) -> None:
+    """Its run goes on elsewhere, from its last epoch, to the very same numbers."""
+    train = {"epochs": 40, "batch": 16, "schedule": "cosine"}
+    long = Job("smallnet", TOY.build, None, f"{__name__}:noted", {}, train)
+    whole = perform(long, tmp_path / "whole")
+    (tmp_path / "pids" / str(os.getpid())).unlink()
+    killed: list[int] = []
+
+    def kill() -> None:
+        """Kill the process that trains as soon as it has written a checkpoint."""
+        until = time.monotonic() + 240
+        while time.monotonic() < until and not [*(tmp_path / "ray").glob("*/checkpoint.pt")]:
+            time.sleep(0.02)
+        killed.extend(int(file.name) for file in (tmp_path / "pids").iterdir())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    ((_, result),) = in_ray()([long], tmp_path / "ray")
+    killer.join()
+    assert len(killed) == 1
+    assert len([*(tmp_path / "pids").iterdir()]) == 2
+    assert result["curve"] == whole["curve"]
+    assert result["score"] == whole["score"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["debug", "local"])
+def test_slurms_engine_gives_what_one_process_gives(kind: str, tmp_path: Path) -> None:
+    """Without Slurm: in this process, and in processes that submitit starts."""
+    pytest.importorskip("submitit")
+    executor = by_slurm(tmp_path / "logs", {}, kind)
+    assert scores(executor, tmp_path / "slurm") == scores(in_process, tmp_path / "one")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_goes_wrong_in_an_engine_is_one_line(cluster: None, tmp_path: Path) -> None:
+    """The run's own error, or at least its last line."""
+    pytest.importorskip("submitit")
+    job = Job("smallnet", TOY.build, None, str(tmp_path / "nowhere.npz"))
+    with pytest.raises(ModelError, match=r"^[^\n]*nowhere\.npz: no such file[^\n]*$"):
+        list(in_ray()([job], tmp_path))
+    with pytest.raises(UnsupportedError, match=r"^[^\n]*nowhere\.npz: no such file[^\n]*$"):
+        list(by_slurm(tmp_path / "logs", {}, "local")([job], tmp_path))
+
+
+def test_an_engine_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to install."""
+    for module, name in (("ray", "ray"), ("submitit", "slurm")):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+        words = f"paper table1 --executor {name} --out {tmp_path}"
+        assert main(words.split()) == 4
+        assert f"pip install 'onnx-expand[{name}]'" in capsys.readouterr().err
