@@ -196,6 +196,7 @@ def fold(
     assume_constant_initializers: bool = False,
     verify: bool | int = False,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
+    provider: str | None = None,
     report: bool = False,
 ) -> Any:
     """Merge linear nodes into the fewest, cheapest ones that compute the same.
@@ -219,7 +220,10 @@ def fold(
         verify: Compare both models in onnxruntime before the folded one is handed over. True
             does so where onnxruntime can run the model; a number is the inputs of each kind, and
             it is an error if the model does not run. False runs nothing, and the report says so.
-        shapes: Extents of the inputs to verify on, by name; a string is a symbolic extent.
+        shapes: Extents of the inputs to verify on, and at which the policy `latency` measures, by
+            name; a string is a symbolic extent.
+        provider: Where the policy `latency` measures, `cpu` or `cuda`; the first that this machine
+            has, when missing.
         report: Return the report as well.
 
     Returns:
@@ -237,7 +241,7 @@ def fold(
     from onnx_expand.model import visit
     from onnx_expand.passes import Fold, Preprocess, assume_constant
 
-    run = Fold(policy, border, input, report, inline=inline)  # type: ignore[arg-type]
+    run = Fold(policy, border, input, report, provider=provider, inline=inline, shapes=shapes)  # type: ignore[arg-type]
     preprocess = Preprocess.asked(mean, std, swap_rb, input)
     guest = visit(model, output, suffix="folded")
     if assume_constant_initializers:

@@ -19,11 +19,11 @@ from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
 from onnx_expand.runtimes import OnnxRuntime, detect_providers, named_runtime, timings
+from onnx_expand.runtimes.latency import ratio_of
 from onnx_expand.runtimes.loops import require_end
 
 __all__ = ["Bench", "Timing", "bench"]
 
-_RESAMPLES = 2000
 # What a process used before it began to run a model does not count.
 _PROBE = (
     "import re, sys, numpy, onnxruntime as ort; "
@@ -170,18 +170,14 @@ def _feeds(
 def _timing(
     path: str, provider: str, own: Sequence[float], first: Sequence[float], seed: int
 ) -> Timing:
-    ratios = np.asarray(own) / np.asarray(first)
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(ratios), (_RESAMPLES, len(ratios)))
-    medians = np.median(ratios[picks], axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
+    ratio, low, high = ratio_of(own, first, seed=seed)
     return Timing(
         path,
         provider,
         float(np.median(own)),
         float(np.quantile(own, 0.95)),
-        float(np.median(ratios)),
-        (float(low), float(high)),
+        ratio,
+        (low, high),
         len(own),
     )
 

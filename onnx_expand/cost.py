@@ -14,6 +14,7 @@ from onnx_expand.attributes import int_of, text_of
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
+from onnx_expand.machine import MACHINE
 from onnx_expand.ops import Trait, op_of, ops_with
 from onnx_expand.values import Facts, Shape, stated_constant
 
@@ -30,12 +31,16 @@ class Cost:
         nodes: Nodes.
         elementwise: Numbers that scales, shifts and sums write for one sample, each a pass over a
             tensor that a merged node saves.
+        copied: Numbers that concatenations and cuts into parts copy for one sample.
+        transposed: Numbers that go to another place of their tensor for one sample.
     """
 
     macs: int = 0
     parameters: int = 0
     nodes: int = 0
     elementwise: int = 0
+    copied: int = 0
+    transposed: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -43,6 +48,19 @@ class Cost:
             self.parameters + other.parameters,
             self.nodes + other.nodes,
             self.elementwise + other.elementwise,
+            self.copied + other.copied,
+            self.transposed + other.transposed,
+        )
+
+    @property
+    def overhead(self) -> int:
+        """What all but the products takes on the stated machine, in picoseconds."""
+        return (
+            MACHINE.step * self.elementwise
+            + MACHINE.copied * self.copied
+            + MACHINE.transposed * self.transposed
+            + MACHINE.stored * self.parameters
+            + MACHINE.launch * self.nodes
         )
 
     @classmethod

@@ -52,6 +52,12 @@ __all__ = ["fold"]
     is_flag=True,
     help="Put the bodies of local functions in the place of their calls first.",
 )
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where the policy latency measures; the first that this machine has when missing. The "
+    "sizes are those of --shape.",
+)
 @click.option("--mean", metavar="M,...", help="Subtract this from the input image first.")
 @click.option("--std", metavar="S,...", help="Then divide it by this.")
 @click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
@@ -76,6 +82,7 @@ def fold(
     policy: str,
     border: str,
     inline: bool,
+    provider: str | None,
     mean: str | None,
     std: str | None,
     swap_rb: bool,
@@ -118,7 +125,15 @@ def fold(
     if preprocess is not None:
         image = preprocess.find_input(model).name
         preprocess.call(model)
-    run = Fold(Policy(policy), Border(border), image, measure=True, inline=inline)
+    run = Fold(
+        Policy(policy),
+        Border(border),
+        image,
+        measure=True,
+        provider=provider,
+        inline=inline,
+        shapes=shapes,
+    )
     outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_expand.affine import AffineConv
 from onnx_expand.attributes import int_of
 from onnx_expand.cost import Cost
+from onnx_expand.editing import label
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
@@ -35,9 +36,14 @@ class Builder:
     """
 
     def __init__(
-        self, graph: ir.Graph, facts: Facts, composites: Composites | None = None
+        self,
+        graph: ir.Graph,
+        facts: Facts,
+        composites: Composites | None = None,
+        locked: Collection[str] = (),
     ) -> None:
         self._facts = facts
+        self._locked = locked
         self._composites = composites
         frames = find_frames(graph, facts)
         self._framed = {node: frame for frame in frames for node in frame.nodes}
@@ -50,6 +56,8 @@ class Builder:
     def _visit(self, node: ir.Node) -> None:
         if self._composites is not None and self._composites.of(node) is not None:
             return  # one non-linear function with its neighbours
+        if self._locked and label(node) in self._locked:
+            return
         try:
             terms = self._terms(node)
         except RefusedError as error:

@@ -83,6 +83,7 @@ class Terms:
             of that value, and the value.
         composites: The composite patterns, whose nodes are no terms; None where the policy looks
             into them.
+        locked: The labels of nodes that are no terms, either.
     """
 
     graph: ir.Graph
@@ -97,11 +98,12 @@ class Terms:
     askers: dict[Term, list[tuple[ir.Node, ir.Value]]] = field(default_factory=dict)
     clock: Clock | None = None
     composites: Composites | None = None
+    locked: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.policy not in {Policy.ALWAYS, Policy.MARKED}:
             self.composites = Composites(self.graph, self.facts)
-        built = Builder(self.graph, self.facts, self.composites)
+        built = Builder(self.graph, self.facts, self.composites, self.locked)
         self.refused = built.refused
         self.nodes = built.nodes
         self.frames = {n for t in built.of.values() if isinstance(t, Fill) for n in t.frame.nodes}

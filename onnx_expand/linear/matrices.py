@@ -43,7 +43,7 @@ class MatrixChain:
 
     def partition(
         self,
-        columns: Sequence[int],
+        weights: Sequence[Sequence[int]],
         forbidden: Set[tuple[int, int]] = frozenset(),
         longest: int = sys.maxsize,
     ) -> tuple[Cost, list[tuple[int, int]]]:
@@ -52,8 +52,8 @@ class MatrixChain:
         Of equal partitions the one with fewer merges and shorter last spans is chosen.
 
         Args:
-            columns: The order in which macs (0), parameters (1), nodes (2) and elementwise steps
-                (3) are minimized.
+            weights: What is minimized in turn: weights of macs, parameters, nodes and elementwise
+                steps.
             forbidden: Spans that must not be merged.
             longest: No longer span is merged.
         """
@@ -61,13 +61,14 @@ class MatrixChain:
         # Per prefix: macs, parameters, nodes, steps and merges of its best partition.
         best = np.zeros((count + 1, 5), dtype=np.int64)
         starts: list[int] = []
+        rows = np.array([*((*row, 0) for row in weights), (0, 0, 0, 0, 1)], dtype=np.float64)
         for last in range(count):
             totals = best[: last + 1] + self._costs(last)
             candidates = np.arange(max(0, last + 1 - longest), last + 1)
             if forbidden:
                 candidates = candidates[[(int(i), last) not in forbidden for i in candidates]]
-            for column in (*columns, 4):
-                values = totals[candidates, column]
+            for row in rows:
+                values = totals[candidates] @ row  # beyond 2**53, what is less is equal
                 candidates = candidates[values == values.min()]
             starts.append(int(candidates[-1]))
             best[last + 1] = totals[starts[-1]]

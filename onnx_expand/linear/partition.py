@@ -146,7 +146,7 @@ class Partition:
             return self._choose_matrices()
         # Per prefix: its key with the number of merges, its price, its last piece. Of equal
         # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
-        best: list[tuple[tuple[int, ...], Price, _Piece | None]] = [((0,) * 5, Price(), None)]
+        best: list[tuple[tuple[int, ...], Price, _Piece | None]] = [((0,), Price(), None)]
         for last in range(len(self.steps)):
             found: tuple[tuple[int, ...], Price, _Piece | None] | None = None
             for piece in self._pieces_ending(last):
@@ -182,7 +182,7 @@ class Partition:
             gemm=self.rank_at(0) == 2,
         )
         forbidden = {(span.first, span.last) for span in self.forbidden}
-        cost, spans = chain.partition(self.policy.columns, forbidden, self.longest)
+        cost, spans = chain.partition(self.policy.weights, forbidden, self.longest)
         return Price(cost), [_Piece(Span(a, b), merge=a < b) for a, b in spans]
 
     def _pieces_ending(self, last: int) -> Iterator[_Piece]:
@@ -424,11 +424,20 @@ class Partition:
             if isinstance(merged, Refusal):
                 refusals.append(merged)
                 continue
-            around = Price(Cost(0, 0, len(layout.before) + len(layout.after)))
+            around = Price(self._views_around(layout, span))
             found.append(replace(merged, price=_plus(merged.price, around), layout=layout))
         if found:
             return min(found, key=lambda merged: Policy.CHEAPEST.key(merged.price.cost))
         return next((r for r in refusals if r is not None), nothing)
+
+    def _views_around(self, layout: Layout, span: Span) -> Cost:
+        """What the views around a layout cost: a view leaves the number of its numbers."""
+        total = Cost(0, 0, len(layout.before) + len(layout.after))
+        for ops, at in ((layout.before, span.first), (layout.after, span.last + 1)):
+            moving = sum(op.moves for op in ops)
+            numbers = self.term_at(at).tensor.positions(None)[0] if moving else 0
+            total += Cost(transposed=moving * numbers)
+        return total
 
     def rank_at(self, index: int) -> int | None:
         """The rank of the tensors before a step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from onnx_expand.cost import Cost
+from onnx_expand.machine import MACHINE
 
 __all__ = ["Policy"]
 
@@ -15,7 +16,7 @@ class Policy(StrEnum):
     AUTO = "auto"
     """`marked` for a model that went through expand, `cheapest` for any other."""
     CHEAPEST = "cheapest"
-    """The fewest multiply-accumulates, then elementwise steps, then parameters, then nodes."""
+    """The fewest multiply-accumulates, then the least time of all else on the stated machine."""
     ALWAYS = "always"
     """The fewest nodes, then multiply-accumulates, then elementwise steps, then parameters."""
     MARKED = "marked"
@@ -24,9 +25,11 @@ class Policy(StrEnum):
     """The least time, measured in onnxruntime on this machine."""
 
     @property
-    def columns(self) -> tuple[int, ...]:
-        """The order in which macs, parameters, nodes and elementwise steps are minimized."""
-        return (2, 0, 3, 1) if self is Policy.ALWAYS else (0, 3, 1, 2)
+    def weights(self) -> tuple[tuple[int, int, int, int], ...]:
+        """What is minimized in turn: weights of macs, parameters, nodes and elementwise steps."""
+        if self is Policy.ALWAYS:
+            return ((0, 0, 1, 0), (1, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0))
+        return ((1, 0, 0, 0), (0, MACHINE.stored, MACHINE.launch, MACHINE.step))
 
     @property
     def counting(self) -> Policy:
@@ -35,5 +38,6 @@ class Policy(StrEnum):
 
     def key(self, cost: Cost) -> tuple[int, ...]:
         """What this policy minimizes."""
-        figures = (cost.macs, cost.parameters, cost.nodes, cost.elementwise)
-        return tuple(figures[column] for column in self.columns)
+        if self is Policy.ALWAYS:
+            return (cost.nodes, cost.macs, cost.elementwise, cost.parameters)
+        return (cost.macs, cost.overhead)

@@ -327,7 +327,7 @@ class Cat(Term):
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""
-        return Price(Cost(0, 0, 1))
+        return Price(Cost(0, 0, 1, copied=self.tensor.positions(None)[0]))
 
 
 @dataclass(eq=False)
@@ -344,7 +344,8 @@ class View(Term):
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""
-        return Price(Cost(0, 0, 1))
+        moved = self.tensor.positions(None)[0] if self.op.moves else 0
+        return Price(Cost(0, 0, 1, transposed=moved))
 
 
 @dataclass(eq=False)
@@ -364,4 +365,4 @@ class Hub(Term):
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""
-        return Price(Cost(0, 0, 1))
+        return Price(Cost(0, 0, 1, copied=self.tensor.positions(None)[0]))

@@ -107,6 +107,14 @@ class ViewOp:
             return self.perm == tuple(range(len(self.perm)))
         return self.source == self.target
 
+    @property
+    def moves(self) -> bool:
+        """Whether numbers go to another place in memory."""
+        if self.perm is None:
+            return False
+        longer = [axis for axis in self.perm if self.source[axis] != 1]
+        return longer != sorted(longer)
+
     def on(self, axis: int, channels: int) -> ViewOp:
         """The view for so many channels on an axis of its input, if it lets them pass."""
         if self.axes is not None:

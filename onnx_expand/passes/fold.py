@@ -13,6 +13,8 @@ from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal, UsageError
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.passes.contest import Contest
+from onnx_expand.passes.fastest import Plan, choose
 from onnx_expand.passes.folding import FoldRun
 from onnx_expand.passes.functions import (
     as_constants,
@@ -72,6 +74,7 @@ class Fold(ir.passes.InPlacePass):
         inline: Put the bodies of all local functions in the place of their calls first, so that
             weights which several callers hand over can be merged. Where a function is called once
             that is done anyway, if anything could merge.
+        shapes: Extents of inputs at which it measures, by name.
 
     Raises:
         UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
@@ -83,6 +86,7 @@ class Fold(ir.passes.InPlacePass):
     measure: bool = False
     provider: str | None = None
     inline: bool = False
+    shapes: Mapping[str, Sequence[int | str]] | None = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -91,9 +95,27 @@ class Fold(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
+        if self.policy is not Policy.LATENCY:
+            return self._call(model)
+        before = inspect_model(model) if self.measure else None
+        choice = choose(model, self._by_plan, Contest(model, self.provider, self.shapes or {}))
+        if choice.plan is None:
+            report = FoldReport(self.policy, (), choice.kept, before, before)
+            return FoldResult(model, False, report)
+        result = self._call(model, choice.plan)
+        report = result.report
+        kept = choice.kept + report.kept
+        return FoldResult(model, result.modified, replace(report, policy=self.policy, kept=kept))
+
+    def _by_plan(self, model: ir.Model, plan: Plan) -> tuple[Site, ...]:
+        """Fold a model in place by a plan; what was merged."""
+        return self._call(model, plan).report.sites
+
+    def _call(self, model: ir.Model, plan: Plan | None = None) -> FoldResult:
+        """Fold a model in place, by a plan where there is one."""
         given, types = Snapshot.of(model), _op_types(model)
         before = inspect_model(model) if self.measure else None
-        policy, given_back = self.policy, False
+        policy, given_back = self.policy if plan is None else plan.policy, False
         if policy is Policy.AUTO:
             # What fold gave back stays as it is when it is folded once more.
             given_back = is_given_back(model)
@@ -103,9 +125,10 @@ class Fold(ir.passes.InPlacePass):
         if policy is not Policy.MARKED:
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
-        runs = [self._fold(model, policy)]
+        runs = [self._fold(model, policy, plan)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():
-            runs.append(self._fold(body_of(function, model), policy, runs[0].facts.budget))
+            body = body_of(function, model)
+            runs.append(self._fold(body, policy, plan, runs[0].facts.budget))
             as_constants(function.graph)
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
@@ -123,9 +146,17 @@ class Fold(ir.passes.InPlacePass):
         report = FoldReport(policy, sites, tuple(kept), before, after, copies)
         return FoldResult(model, Snapshot.of(model) != given, report)
 
-    def _fold(self, model: ir.Model, policy: Policy, budget: Budget | None = None) -> FoldRun:
+    def _fold(
+        self,
+        model: ir.Model,
+        policy: Policy,
+        plan: Plan | None = None,
+        budget: Budget | None = None,
+    ) -> FoldRun:
         """Fold all graphs of a model, those of its functions aside."""
         run = FoldRun(model, policy, self.border, self.image, budget)
+        if plan is not None:
+            run.locked = plan.locked
         if policy is Policy.LATENCY:
             run.stopwatch = Stopwatch(run.facts, self.provider)
         for graph in list(model.graphs()):

@@ -70,6 +70,7 @@ class FoldRun:
         self.kept: list[Kept] = []
         self.copies: list[Copy] = []
         self.stopwatch: Stopwatch | None = None
+        self.locked: frozenset[str] = frozenset()
 
     def fold_graph(self, graph: ir.Graph) -> None:
         """Fold one graph; the graphs within its nodes are folded by calls of their own."""
@@ -93,7 +94,7 @@ class FoldRun:
 
     def _rewrite(self, graph: ir.Graph) -> None:
         """Lift a graph into terms, rewrite these, and write what came of them."""
-        terms = Terms(graph, self.facts, self.policy)
+        terms = Terms(graph, self.facts, self.policy, locked=self.locked)
         if self.stopwatch is not None:
             terms.clock = self._clock(terms, self.stopwatch)
         rewrite(terms, _RULES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -53,11 +53,19 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 def _as(kind: Any) -> Callable[[str, Any], Any]:
     """What makes a value of a kind of another."""
     origin = get_origin(kind)
+    if origin is not None and issubclass(origin, Mapping):
+        return _table
     if origin is not None and issubclass(origin, Sequence):
         return lambda name, value: _listed(name, value, get_args(kind)[0])
     if issubclass(kind, StrEnum):
         return lambda name, value: _member(name, value, kind)
     return lambda name, value: _plain(name, value, kind)
+
+
+def _table(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value
+    raise UsageError(f"{name} is {value!r}; give a dictionary")
 
 
 def _listed(name: str, value: Any, kind: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,10 +56,11 @@ class Stopwatch:
 
     def _seconds(self, nodes: Sequence[ir.Node]) -> float | None:
         # Heavy, and seldom needed.
-        from onnx_expand.runtimes import OnnxRuntime, detect_providers, latency
+        from onnx_expand.runtimes import OnnxRuntime, detect_providers, timings
 
         provider = self.provider or next(iter(detect_providers()), "cpu")
-        runtime = OnnxRuntime(provider, optimize=True)
+        on_cpu = provider == "cpu"
+        runtime = OnnxRuntime(provider, optimize=True, threads=1 if on_cpu else None)
         try:
             model = self._model(nodes)
             rng = np.random.default_rng(0)
@@ -69,7 +71,10 @@ class Stopwatch:
                 for value in model.graph.inputs
             }
             session = runtime.session(model, "stretch")
-            return latency({"stretch": session}, feeds, seconds=_SECONDS)["stretch"][0]
+            clock = time.process_time if on_cpu else time.perf_counter
+            sessions = {"stretch": session}
+            taken = timings(sessions, {"stretch": feeds}, seconds=_SECONDS, clock=clock)
+            return float(np.median(taken["stretch"]))
         except (RefusedError, UnsupportedError):
             return None
 

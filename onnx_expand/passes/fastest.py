@@ -1,0 +1,174 @@
+"""The policy that measures: which of the foldings of a model is fastest, as a whole, as deployed.
+
+Whole models are timed in turns, with all of the runtime's optimizations: what a stretch takes by
+itself says little of a model whose runtime fuses it with its surroundings. Of the foldings tried
+the fastest is taken; then the sites of a kind are taken out in turn, and stay as they were
+wherever the model is not faster with them by more than noise. Where nothing is faster than the
+source, the source stays.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from onnx_expand.editing import label
+from onnx_expand.errors import Reason, Refusal
+from onnx_expand.linear.policy import Policy
+from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.report import Kept, Site
+
+__all__ = ["Choice", "Plan", "choose"]
+
+_KINDS = 8  # of sites that are looked at one by one; the rest are taken together
+_SOURCE, _DEFAULT = "source", "default"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to fold a model.
+
+    Attributes:
+        policy: What to merge; `latency` measures stretches by themselves.
+        locked: The labels of nodes that stay as they are.
+    """
+
+    policy: Policy = Policy.CHEAPEST
+    locked: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What turned out fastest.
+
+    Attributes:
+        plan: How to fold; None where the source is as fast as anything.
+        kept: What stays as it is because of what was measured.
+    """
+
+    plan: Plan | None
+    kept: tuple[Kept, ...] = ()
+
+
+@dataclass
+class _Entry:
+    """A folding that was tried."""
+
+    plan: Plan
+    model: ir.Model
+    sites: Sequence[Site] = field(default_factory=tuple)
+
+
+def choose(
+    source: ir.Model, fold: Callable[[ir.Model, Plan], Sequence[Site]], contest: Contest
+) -> Choice:
+    """Find the fastest folding of a model.
+
+    Args:
+        source: The model, which stays as it is.
+        fold: Folds a model in place by a plan; what it merged.
+        contest: Measures.
+    """
+
+    def tried(plan: Plan) -> _Entry:
+        model = source.clone()
+        return _Entry(plan, model, fold(model, plan))
+
+    default = tried(Plan())
+    entries = {_DEFAULT: default, "measured": tried(Plan(Policy.LATENCY))}
+    entries = {name: entry for name, entry in entries.items() if entry.sites}
+    if not entries:
+        return Choice(None)
+    result = contest.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}})
+    best = min(entries, key=lambda name: result.ratio(name, _SOURCE)[0])
+    chosen, kept = _without_what_gains_nothing(entries[best], source, tried, contest)
+    last = {_SOURCE: source, "chosen": chosen.model, best: entries[best].model}
+    if best != _DEFAULT and default.sites:
+        last[_DEFAULT] = default.model
+    result = contest.time(last)
+    for name in (best, _DEFAULT):
+        if name in last and result.is_faster(name, "chosen"):
+            chosen, kept = entries[name], ()
+            result = Result({**result.times, "chosen": result.times[name]}, result.noise)
+    if not result.is_faster("chosen", _SOURCE):
+        return Choice(None, (_nothing(source, result, contest),))
+    return Choice(chosen.plan, kept)
+
+
+def _without_what_gains_nothing(
+    entry: _Entry, source: ir.Model, tried: Callable[[Plan], _Entry], contest: Contest
+) -> tuple[_Entry, tuple[Kept, ...]]:
+    """A folding without the sites of a kind that make the model no faster, and these."""
+    kinds = _kinds(entry, source)
+    if len(kinds) < 2:
+        return entry, ()
+    others = [tried(replace(entry.plan, locked=_labels(kind))) for kind in kinds]
+    names = [f"without {i}" for i in range(len(kinds))]
+    models = {name: other.model for name, other in zip(names, others, strict=True)}
+    result = contest.time({"all": entry.model, **models})
+    idle = [
+        (kind, result.ratio("all", name))
+        for kind, name in zip(kinds, names, strict=True)
+        if not result.is_faster("all", name)
+    ]
+    if not idle:
+        return entry, ()
+    locked = frozenset().union(*(_labels(kind) for kind, _ in idle))
+    kept = tuple(
+        Kept(site.nodes, _not_faster(ratio, result, contest))
+        for kind, ratio in idle
+        for site in kind
+    )
+    return tried(replace(entry.plan, locked=locked)), kept
+
+
+def _labels(sites: Sequence[Site]) -> frozenset[str]:
+    return frozenset(name for site in sites for name in site.nodes)
+
+
+def _kinds(entry: _Entry, source: ir.Model) -> list[list[Site]]:
+    """The sites of a folding by what they make of what, the costliest first."""
+    before, after = _ops(source), _ops(entry.model)
+    found: dict[object, list[Site]] = defaultdict(list)
+    for site in entry.sites:
+        ops = [tuple(ops.get(n, "") for n in names) for ops, names in _named(site, before, after)]
+        found[*ops, site.before.macs, site.before.parameters].append(site)
+    kinds = sorted(found.values(), key=lambda sites: -sum(s.before.overhead for s in sites))
+    if len(kinds) > _KINDS:
+        kinds = [*kinds[: _KINDS - 1], [s for kind in kinds[_KINDS - 1 :] for s in kind]]
+    return kinds
+
+
+def _named(
+    site: Site, before: dict[str, str], after: dict[str, str]
+) -> tuple[tuple[dict[str, str], tuple[str, ...]], ...]:
+    return (before, site.nodes), (after, site.result)
+
+
+def _ops(model: ir.Model) -> dict[str, str]:
+    return {label(node): node.op_type for graph in model.graphs() for node in graph}
+
+
+def _not_faster(ratio: tuple[float, float, float], result: Result, contest: Contest) -> Refusal:
+    middle, low, high = ratio
+    message = (
+        f"measured at {contest.extents}: with this folded the model takes {middle:.3f} of the "
+        f"time ({low:.3f} to {high:.3f}), which is no more than noise ({result.noise:.3f})"
+    )
+    numbers = {"ratio": middle, "low": low, "high": high, "noise": result.noise}
+    return Refusal(Reason.COST, message, numbers, "fold with the policy cheapest")
+
+
+def _nothing(source: ir.Model, result: Result, contest: Contest) -> Kept:
+    """That no folding is faster than the source."""
+    middle, low, high = result.ratio("chosen", _SOURCE)
+    message = (
+        f"nothing is faster: measured at {contest.extents}, the folded model takes {middle:.3f} "
+        f"({low:.3f} to {high:.3f}) of the model's time, and noise is {result.noise:.3f}"
+    )
+    numbers = {"ratio": middle, "low": low, "high": high, "noise": result.noise}
+    refusal = Refusal(Reason.COST, message, numbers, "fold with the policy cheapest")
+    return Kept((source.graph.name or "the model",), refusal)
