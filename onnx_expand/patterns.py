@@ -10,7 +10,7 @@ of them may move: half of a GELU in the next weight saves one pass over the numb
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -29,10 +29,12 @@ class Pattern:
     Attributes:
         name: What messages call it.
         spelling: Its spellings.
+        fused: Those that onnxruntime fuses; None where there is nothing to choose.
     """
 
     name: str
     spelling: Expression
+    fused: Expression | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,17 @@ def _tanh_gelu() -> Expression:
     return _gated(apply("Tanh", arguments))
 
 
+def _fused_gelu() -> Expression:
+    one = apply("Erf", _X / math.sqrt(2)) + 1
+    return Either(((_X * 0.5) * one, (_X * one) * 0.5))
+
+
+def _fused_tanh_gelu() -> Expression:
+    x, outer, inner = _X, math.sqrt(2 / math.pi), 0.044715
+    cubic = (x + x**3 * inner) * outer | (x * outer) * ((x * inner) * x + 1)
+    return (x * 0.5) * (apply("Tanh", cubic) + 1)
+
+
 def _hard_sigmoid() -> Expression:
     """The number between 0 and 6 that is x + 3, by six; or the same with bounds 0 and 1."""
     six = apply("Clip", _X + 3, 0, 6)
@@ -119,20 +132,28 @@ def _over_deviation(x: Expression, centred: Expression) -> Expression:
     return Either((x / root, x * inverse))
 
 
+def _over_root(x: Expression, centred: Expression) -> Expression:
+    """The spellings of `_over_deviation` that are fused."""
+    root = apply("Sqrt", apply("ReduceMean", centred**2) + _EPSILON)
+    return Either((x / root, x * (1 / root)))
+
+
 def _cast(inner: Expression) -> Expression:
     """Something, or the same in another type: normalizations of halves compute in float."""
     return inner | apply("Cast", inner)
 
 
-def _layer_norm() -> Expression:
-    x = _X
-    centred = x - apply("ReduceMean", x)
-    scaled = _cast(_over_deviation(centred, centred)) * _SCALE
+_Quotient = Callable[[Expression, Expression], Expression]
+
+
+def _layer_norm(quotient: _Quotient) -> Expression:
+    centred = _X - apply("ReduceMean", _X)
+    scaled = _cast(quotient(centred, centred)) * _SCALE
     return Either((scaled + _SHIFT, scaled))
 
 
-def _rms_norm() -> Expression:
-    return _cast(_over_deviation(_X, _X)) * _SCALE
+def _rms_norm(quotient: _Quotient) -> Expression:
+    return _cast(quotient(_X, _X)) * _SCALE
 
 
 def _attention() -> Expression:
@@ -146,13 +167,17 @@ def _swish() -> Expression:
     return _X * apply("Sigmoid", _X * _FACTOR)
 
 
+def _new_hard_swish() -> Expression:
+    return _X * apply("HardSigmoid", _X)
+
+
 PATTERNS = (
-    Pattern("LayerNormalization", _layer_norm()),
-    Pattern("RMSNormalization", _rms_norm()),
-    Pattern("Gelu", _erf_gelu()),
-    Pattern("Gelu (tanh)", _tanh_gelu()),
+    Pattern("LayerNormalization", _layer_norm(_over_deviation), _layer_norm(_over_root)),
+    Pattern("RMSNormalization", _rms_norm(_over_deviation), _rms_norm(_over_root)),
+    Pattern("Gelu", _erf_gelu(), _fused_gelu()),
+    Pattern("Gelu (tanh)", _tanh_gelu(), _fused_tanh_gelu()),
     Pattern("Gelu (sigmoid)", _swish()),
-    Pattern("HardSwish", _hard_swish()),
+    Pattern("HardSwish", _hard_swish(), _new_hard_swish()),
     Pattern("HardSigmoid", _hard_sigmoid()),
     Pattern("attention", _attention()),
 )

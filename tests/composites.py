@@ -15,8 +15,10 @@ from onnx_expand.expressions import Apply, Constant, Either, Expression, Number,
 __all__ = ["WIDTH", "fused_ops", "model_of", "spelled"]
 
 WIDTH = 8
-_SHAPE = ("N", 5, WIDTH)
-_ALWAYS_FUSED = {"LayerNormalization", "SimplifiedLayerNormalization", "Gelu"}
+_OPERATORS = {
+    *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "Gelu"),
+    *("HardSwish", "HardSigmoid"),
+}
 
 
 def spelled(pattern: Expression, rng: np.random.Generator) -> Expression:
@@ -34,8 +36,8 @@ def spelled(pattern: Expression, rng: np.random.Generator) -> Expression:
 class _Graph:
     """Writes expressions as nodes, equal ones once."""
 
-    def __init__(self, opset: int, dtype: type[np.floating]) -> None:
-        self.opset, self.dtype = opset, dtype
+    def __init__(self, opset: int, dtype: type[np.floating], width: int) -> None:
+        self.opset, self.dtype, self.width = opset, dtype, width
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self._known: dict[Expression, str] = {}
@@ -65,7 +67,7 @@ class _Graph:
         if isinstance(expression, Constant):
             if expression.name in {"scale", "shift"}:
                 return self.constant(
-                    expression.name, np.linspace(0.5, 1.5, WIDTH, dtype=self.dtype)
+                    expression.name, np.linspace(0.5, 1.5, self.width, dtype=self.dtype)
                 )
             return self.constant(expression.name, self.dtype(1e-3))
         assert isinstance(expression, Apply)
@@ -86,24 +88,30 @@ class _Graph:
 
 
 def model_of(
-    spelling: Expression, opset: int, dtype: type[np.floating] = np.float32
+    spelling: Expression,
+    opset: int,
+    dtype: type[np.floating] = np.float32,
+    shape: tuple[int | str, int | str, int] = ("N", 5, WIDTH),
 ) -> onnx.ModelProto:
     """A spelling between two matrix products with their biases."""
-    graph, rng = _Graph(opset, dtype), np.random.default_rng(1)
+    width = shape[-1]
+    graph, rng = _Graph(opset, dtype, width), np.random.default_rng(1)
 
     def linear(x: str, n: int, stem: str) -> str:
-        weight = graph.constant(f"{stem}.w", rng.standard_normal((WIDTH, n)).astype(dtype))
+        weight = graph.constant(
+            f"{stem}.w", (rng.standard_normal((width, n)) / width**0.5).astype(dtype)
+        )
         bias = graph.constant(f"{stem}.b", rng.standard_normal(n).astype(dtype))
         return graph.node("Add", [graph.node("MatMul", [x, weight]), bias])
 
-    graph._known[Value("x")] = linear("input", WIDTH, "before")
+    graph._known[Value("x")] = linear("input", width, "before")
     y = linear(graph.write(spelling), 4, "after")
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     whole = helper.make_graph(
         graph.nodes,
         "composite",
-        [helper.make_tensor_value_info("input", kind, _SHAPE)],
-        [helper.make_tensor_value_info(y, kind, [*_SHAPE[:-1], 4])],
+        [helper.make_tensor_value_info("input", kind, shape)],
+        [helper.make_tensor_value_info(y, kind, [*shape[:-1], 4])],
         list(graph.constants.values()),
     )
     imports = [helper.make_opsetid("", opset)]
@@ -130,4 +138,4 @@ def fused_ops(model: onnx.ModelProto, folder: Path, *, every: bool = False) -> C
     options.intra_op_num_threads = 1
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     nodes = onnx.load(folder / "optimized.onnx").graph.node
-    return Counter(n.op_type for n in nodes if n.domain or n.op_type in _ALWAYS_FUSED)
+    return Counter(n.op_type for n in nodes if n.domain or n.op_type in _OPERATORS)

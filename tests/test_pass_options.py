@@ -44,7 +44,7 @@ def test_what_an_option_cannot_be_is_refused_by_name(kind: Any, field: Any) -> N
 
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value is of a declared type; a bool is no number."""
-    return isinstance(value, tuple) or type(value) in getattr(kind, "__args__", (kind,))
+    return isinstance(value, tuple | dict) or type(value) in getattr(kind, "__args__", (kind,))
 
 
 def test_texts_are_what_they_name() -> None:

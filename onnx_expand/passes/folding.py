@@ -24,6 +24,7 @@ from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.write import Writer
 from onnx_expand.passes.extents import state_extents
+from onnx_expand.passes.raising import raise_composites
 from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
 from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
@@ -78,6 +79,7 @@ class FoldRun:
         if not marked:
             for gone, name in state_extents(graph, self.facts, self.rewriter):
                 self.sites.append(Site(gone, (name,), Cost(0, 0, len(gone)), Cost()))
+            self._raise(graph)
             self._straighten(graph)
         said = len(self.kept)
         for _ in range(_ROUNDS):
@@ -103,6 +105,15 @@ class FoldRun:
         if self.policy is not Policy.MARKED and bridges:
             refused = bridge_borders(terms, self.border, self.image)
         self._write(terms, refused)
+
+    def _raise(self, graph: ir.Graph) -> None:
+        """Write composite patterns as runtimes compute them."""
+        respell = self.policy is not Policy.ALWAYS  # which looks into patterns
+        for raised in raise_composites(
+            graph, self.facts, self.rewriter, locked=self.locked, respell=respell
+        ):
+            costs = Cost(0, 0, len(raised.old)), Cost(0, 0, len(raised.new))
+            self.sites.append(Site(raised.old, raised.new, *costs))
 
     def _straighten(self, graph: ir.Graph) -> bool:
         """Let nodes work in the order of axes that transposes least; whether any changed."""

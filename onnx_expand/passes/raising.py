@@ -1,0 +1,237 @@
+"""Composite patterns written as the operator that they are, or in the spelling that is fused.
+
+A GELU is one node from operator set 20 on, a layer normalization from 17, an RMS normalization
+from 23, a HardSwish from 14, and a HardSigmoid in all. Before that, what onnxruntime does not fuse
+as it is spelled gets the spelling that it does. Both were measured to be faster in onnxruntime
+(docs/benchmarks.md). Only float32 is rewritten: it is the type for which all kernels exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.editing import Rewriter, label
+from onnx_expand.expressions import matches
+from onnx_expand.patterns import Composite, Composites
+from onnx_expand.values import Facts
+
+__all__ = ["Raised", "raise_composites"]
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Nodes of a composite that were written anew: what they were called, and what is there."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+def raise_composites(
+    graph: ir.Graph,
+    facts: Facts,
+    rewriter: Rewriter,
+    *,
+    locked: frozenset[str] = frozenset(),
+    respell: bool = True,
+) -> Iterator[Raised]:
+    """Write the composites of a graph as runtimes compute them.
+
+    Args:
+        graph: The graph.
+        facts: What is known about the model.
+        rewriter: Replaces nodes.
+        locked: The labels of nodes that stay.
+        respell: Whether spellings that are not fused become such that are.
+    """
+    position = {node: i for i, node in enumerate(graph)}
+    for composite in Composites(graph, facts).found:
+        old = sorted(composite.nodes, key=position.__getitem__)
+        labels = tuple(map(label, old))
+        if not locked.isdisjoint(labels) or not _is_single(composite, facts):
+            continue
+        new = _Scribe(composite, facts, rewriter).write(respell=respell)
+        if new is None:
+            continue
+        before = old[-1].outputs[0]
+        if before.shape is not None:
+            for node in new[:-1]:
+                if node.op_type == "ReduceMean" or node.meta.get(_OF_MEANS):
+                    node.outputs[0].shape = ir.Shape([*before.shape[:-1], 1])
+                    node.outputs[0].type = before.type
+        rewriter.replace(old, new)
+        facts.transfer(before, new[-1].outputs[0])
+        yield Raised(labels, tuple(map(label, new)))
+
+
+_OF_MEANS = "one number for each vector"
+
+
+def _is_single(composite: Composite, facts: Facts) -> bool:
+    """Whether all numbers of a composite are float32."""
+    values = [composite.nodes[0].outputs[0], *composite.values.values()]
+    return all(facts.dtype(value) == ir.DataType.FLOAT for value in values)
+
+
+class _Scribe:
+    """Writes one composite anew."""
+
+    def __init__(self, composite: Composite, facts: Facts, rewriter: Rewriter) -> None:
+        self._composite, self._facts, self._rewriter = composite, facts, rewriter
+        self._stem = label(composite.nodes[0])
+        self._x = composite.values.get("x")
+        self._nodes: list[ir.Node] = []
+
+    def write(self, *, respell: bool) -> list[ir.Node] | None:
+        """The nodes in its place; None where it stays as it is."""
+        pattern = self._composite.pattern
+        since, operator = _OPERATORS.get(pattern.name, (math.inf, None))
+        if operator is not None and self._facts.opset >= since:
+            node = operator(self)
+            return None if node is None else [node]
+        spell = _SPELLINGS.get(pattern.name)
+        if spell is None or not respell or self._is_fused():
+            return None
+        spell(self)
+        return self._nodes
+
+    def _is_fused(self) -> bool:
+        """Whether it is spelled as onnxruntime fuses it."""
+        fused, y = self._composite.pattern.fused, self._composite.nodes[0].outputs[0]
+        return fused is None or any(True for _ in matches(fused, y, self._facts))
+
+    # -- Operators ------------------------------------------------------------------------
+
+    def operator(self, op: str, *inputs: ir.Value, **attributes: float | int | str) -> ir.Node:
+        """A node of the composite's value and constants."""
+        name = self._rewriter.unique(self._stem, free={self._stem})
+        return ir.node(op, [self.x, *inputs], attributes, name=name)
+
+    @property
+    def x(self) -> ir.Value:
+        """What the composite is a function of."""
+        assert self._x is not None
+        return self._x
+
+    def gelu(self) -> ir.Node:
+        """The exact GELU."""
+        return self.operator("Gelu")
+
+    def tanh_gelu(self) -> ir.Node:
+        """The approximation by tanh."""
+        return self.operator("Gelu", approximate="tanh")
+
+    def hard_swish(self) -> ir.Node:
+        """HardSwish."""
+        return self.operator("HardSwish")
+
+    def hard_sigmoid(self) -> ir.Node:
+        """HardSigmoid of the slope that patterns have."""
+        return self.operator("HardSigmoid", alpha=1 / 6, beta=0.5)
+
+    def layer_norm(self) -> ir.Node | None:
+        """LayerNormalization over the last axis."""
+        return self._norm("LayerNormalization")
+
+    def rms_norm(self) -> ir.Node | None:
+        """RMSNormalization over the last axis."""
+        return self._norm("RMSNormalization")
+
+    def _norm(self, op: str) -> ir.Node | None:
+        values = self._composite.values
+        shape = self._facts.shape(self.x)
+        constants = [values[name] for name in ("scale", "shift") if name in values]
+        if not shape or any(self._facts.dims(c) != shape[-1:] for c in constants):
+            return None
+        return self.operator(op, *constants, axis=-1, epsilon=self._epsilon)
+
+    @property
+    def _epsilon(self) -> float:
+        return float(self._facts.array(self._composite.values["epsilon"]).reshape(()))
+
+    # -- Spellings ------------------------------------------------------------------------
+
+    def node(self, op: str, *inputs: ir.Value | float, **attributes: float) -> ir.Value:
+        """What a further node computes."""
+        operands = [self._constant(v) if isinstance(v, float) else v for v in inputs]
+        stem = f"{self._stem}.{op.lower()}"
+        made = ir.node(op, operands, attributes, name=self._rewriter.unique(stem))
+        self._nodes.append(made)
+        return made.outputs[0]
+
+    def _constant(self, number: float) -> ir.Value:
+        name = self._rewriter.unique(f"{self._stem}.constant")
+        return ir.val(name, const_value=ir.Tensor(np.array(number, np.float32), name=name))
+
+    def spell_gelu(self) -> None:
+        """Half of x, times one and erf of x by the root of two."""
+        half = self.node("Mul", self.x, 0.5)
+        gate = self.node("Erf", self.node("Div", self.x, math.sqrt(2)))
+        self.node("Mul", half, self.node("Add", gate, 1.0))
+
+    def spell_tanh_gelu(self) -> None:
+        """Half of x, times one and tanh of a cubic."""
+        half = self.node("Mul", self.x, 0.5)
+        cubic = self.node("Mul", self.node("Pow", self.x, 3.0), 0.044715)
+        inner = self.node("Mul", self.node("Add", self.x, cubic), math.sqrt(2 / math.pi))
+        gate = self.node("Add", self.node("Tanh", inner), 1.0)
+        self.node("Mul", half, gate)
+
+    def spell_hard_swish(self) -> None:
+        """HardSigmoid, which is older, times x."""
+        gate = self.node("HardSigmoid", self.x, alpha=1 / 6, beta=0.5)
+        self.node("Mul", self.x, gate)
+
+    def spell_layer_norm(self) -> None:
+        """The differences from the mean by the root of the mean of their squares."""
+        centred = self.node("Sub", self.x, self._mean(self.x))
+        self._scaled(centred, centred)
+
+    def spell_rms_norm(self) -> None:
+        """Numbers by the root of the mean of their squares."""
+        self._scaled(self.x, self.x)
+
+    def _mean(self, x: ir.Value) -> ir.Value:
+        if self._facts.opset < 18:
+            made = ir.node("ReduceMean", [x], {"axes": [-1]})
+        else:
+            name = self._rewriter.unique(f"{self._stem}.axes")
+            axes = ir.val(name, const_value=ir.Tensor(np.array([-1], np.int64), name=name))
+            made = ir.node("ReduceMean", [x, axes])
+        made.name = self._rewriter.unique(f"{self._stem}.reducemean")
+        self._nodes.append(made)
+        return made.outputs[0]
+
+    def _scaled(self, x: ir.Value, centred: ir.Value) -> None:
+        values, epsilon = self._composite.values, self._composite.values["epsilon"]
+        variance = self._mean(self.node("Pow", centred, 2.0))
+        first = len(self._nodes)
+        root = self.node("Sqrt", self.node("Add", variance, epsilon))
+        for made in self._nodes[first:]:
+            made.meta[_OF_MEANS] = True
+        y = self.node("Mul", self.node("Div", x, root), values["scale"])
+        if "shift" in values:
+            self.node("Add", y, values["shift"])
+
+
+_OPERATORS: dict[str, tuple[float, Callable[[_Scribe], ir.Node | None]]] = {
+    "Gelu": (20, _Scribe.gelu),
+    "Gelu (tanh)": (20, _Scribe.tanh_gelu),
+    "HardSwish": (14, _Scribe.hard_swish),
+    "HardSigmoid": (6, _Scribe.hard_sigmoid),
+    "LayerNormalization": (17, _Scribe.layer_norm),
+    "RMSNormalization": (23, _Scribe.rms_norm),
+}
+"""By pattern: since which operator set there is an operator, and what writes it."""
+
+_SPELLINGS: dict[str, Callable[[_Scribe], None]] = {
+    "Gelu": _Scribe.spell_gelu,
+    "Gelu (tanh)": _Scribe.spell_tanh_gelu,
+    "HardSwish": _Scribe.spell_hard_swish,
+    "LayerNormalization": _Scribe.spell_layer_norm,
+    "RMSNormalization": _Scribe.spell_rms_norm,
+}
