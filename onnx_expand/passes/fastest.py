@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.linear.policy import Policy
 from onnx_expand.passes.contest import Contest, Result
 from onnx_expand.passes.report import Kept, Site
+from onnx_expand.passes.widths import Width
 
 __all__ = ["Choice", "Plan", "choose"]
 
@@ -33,10 +33,12 @@ class Plan:
 
     Attributes:
         policy: What to merge; `latency` measures stretches by themselves.
+        width: What becomes of products of one input.
         locked: The labels of nodes that stay as they are.
     """
 
     policy: Policy = Policy.CHEAPEST
+    width: Width = Width.AS_IS
     locked: frozenset[str] = frozenset()
 
 
@@ -79,12 +81,16 @@ def choose(
 
     default = tried(Plan())
     entries = {_DEFAULT: default, "measured": tried(Plan(Policy.LATENCY))}
+    for width in (Width.WIDER, Width.NARROWER):
+        entry = tried(Plan(width=width))
+        if len(entry.sites) > len(default.sites):
+            entries[str(width)] = entry
     entries = {name: entry for name, entry in entries.items() if entry.sites}
     if not entries:
         return Choice(None)
     result = contest.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}})
     best = min(entries, key=lambda name: result.ratio(name, _SOURCE)[0])
-    chosen, kept = _without_what_gains_nothing(entries[best], source, tried, contest)
+    chosen, kept = _without_what_gains_nothing(entries[best], tried, contest)
     last = {_SOURCE: source, "chosen": chosen.model, best: entries[best].model}
     if best != _DEFAULT and default.sites:
         last[_DEFAULT] = default.model
@@ -99,57 +105,50 @@ def choose(
 
 
 def _without_what_gains_nothing(
-    entry: _Entry, source: ir.Model, tried: Callable[[Plan], _Entry], contest: Contest
+    entry: _Entry, tried: Callable[[Plan], _Entry], contest: Contest
 ) -> tuple[_Entry, tuple[Kept, ...]]:
     """A folding without the sites of a kind that make the model no faster, and these."""
-    kinds = _kinds(entry, source)
+    kinds = _kinds(entry)
+    plans = [replace(entry.plan, locked=_labels(kind)) for kind in kinds]
+    if entry.plan.width is not Width.AS_IS:
+        kinds.append([site for site in entry.sites if _is_width(site)])
+        plans.append(replace(entry.plan, width=Width.AS_IS))
     if len(kinds) < 2:
         return entry, ()
-    others = [tried(replace(entry.plan, locked=_labels(kind))) for kind in kinds]
-    names = [f"without {i}" for i in range(len(kinds))]
-    models = {name: other.model for name, other in zip(names, others, strict=True)}
+    names = [f"without {i}" for i in range(len(plans))]
+    models = {name: tried(plan).model for name, plan in zip(names, plans, strict=True)}
     result = contest.time({"all": entry.model, **models})
-    idle = [
-        (kind, result.ratio("all", name))
-        for kind, name in zip(kinds, names, strict=True)
-        if not result.is_faster("all", name)
-    ]
-    if not idle:
-        return entry, ()
-    locked = frozenset().union(*(_labels(kind) for kind, _ in idle))
-    kept = tuple(
-        Kept(site.nodes, _not_faster(ratio, result, contest))
-        for kind, ratio in idle
-        for site in kind
-    )
-    return tried(replace(entry.plan, locked=locked)), kept
+    plan, kept = entry.plan, list[Kept]()
+    for kind, name, other in zip(kinds, names, plans, strict=True):
+        if result.is_faster("all", name):
+            continue
+        plan = replace(plan, locked=plan.locked | other.locked)
+        plan = replace(plan, width=other.width if other.width is Width.AS_IS else plan.width)
+        refusal = _not_faster(result.ratio("all", name), result, contest)
+        kept += [Kept(site.nodes, refusal) for site in kind]
+    return (tried(plan), tuple(kept)) if kept else (entry, ())
+
+
+def _is_width(site: Site) -> bool:
+    """Whether a site is about the width of products."""
+    return "Split" in {*site.ops, *site.result_ops}
 
 
 def _labels(sites: Sequence[Site]) -> frozenset[str]:
     return frozenset(name for site in sites for name in site.nodes)
 
 
-def _kinds(entry: _Entry, source: ir.Model) -> list[list[Site]]:
+def _kinds(entry: _Entry) -> list[list[Site]]:
     """The sites of a folding by what they make of what, the costliest first."""
-    before, after = _ops(source), _ops(entry.model)
     found: dict[object, list[Site]] = defaultdict(list)
     for site in entry.sites:
-        ops = [tuple(ops.get(n, "") for n in names) for ops, names in _named(site, before, after)]
-        found[*ops, site.before.macs, site.before.parameters].append(site)
+        if entry.plan.width is Width.AS_IS or not _is_width(site):
+            key = (site.ops, site.result_ops, site.before.macs, site.before.parameters)
+            found[key].append(site)
     kinds = sorted(found.values(), key=lambda sites: -sum(s.before.overhead for s in sites))
     if len(kinds) > _KINDS:
         kinds = [*kinds[: _KINDS - 1], [s for kind in kinds[_KINDS - 1 :] for s in kind]]
     return kinds
-
-
-def _named(
-    site: Site, before: dict[str, str], after: dict[str, str]
-) -> tuple[tuple[dict[str, str], tuple[str, ...]], ...]:
-    return (before, site.nodes), (after, site.result)
-
-
-def _ops(model: ir.Model) -> dict[str, str]:
-    return {label(node): node.op_type for graph in model.graphs() for node in graph}
 
 
 def _not_faster(ratio: tuple[float, float, float], result: Result, contest: Contest) -> Refusal:

@@ -161,6 +161,8 @@ class Fold(ir.passes.InPlacePass):
             run.stopwatch = Stopwatch(run.facts, self.provider)
         for graph in list(model.graphs()):
             run.fold_graph(graph)
+            if plan is not None:
+                run.resize(graph, plan.width)
         for graph in list(model.graphs()):
             run.explain(graph)
         if run.sites:

@@ -29,6 +29,7 @@ from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
 from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
+from onnx_expand.passes.widths import Width, resize
 from onnx_expand.shapes import Dim, Inference
 from onnx_expand.values import Facts
 
@@ -133,6 +134,12 @@ class FoldRun:
             self._usually = inference.dims
         dims = self._usually.get(value)
         return None if dims is None else tuple(d if isinstance(d, int) else 0 for d in dims)
+
+    def resize(self, graph: ir.Graph, width: Width) -> None:
+        """Write products of one input as a wider one, or the reverse."""
+        for resized in resize(graph, self.facts, self.rewriter, width):
+            costs = Cost(0, 0, len(resized.old)), Cost(0, 0, len(resized.new))
+            self.sites.append(Site(resized.old, resized.new, *costs))
 
     def explain(self, graph: ir.Graph) -> None:
         """Give a reason to the linear nodes of a folded graph that have none yet."""

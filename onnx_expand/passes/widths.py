@@ -1,0 +1,308 @@
+"""Products of one input as one wider product and a Split, and the reverse.
+
+    x W1, x W2, x W3 = Split(x [W1 W2 W3])
+
+Both compute the same sums. Which is faster depends on the machine, the runtime and the sizes (a
+wide product starts once and reads x once; a Split copies), so that nothing but a measurement
+decides: only the policy `latency` asks for either.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.editing import Rewriter, label
+from onnx_expand.tensors import read_tensor
+from onnx_expand.values import Facts
+
+__all__ = ["Resized", "Width", "resize"]
+
+_COUNTED = 13  # the operator set from which on a Split takes its sizes as an input
+
+
+class Width(StrEnum):
+    """What to do with products of one input."""
+
+    AS_IS = "as it is"
+    WIDER = "wider"
+    NARROWER = "narrower"
+
+
+@dataclass(frozen=True)
+class Resized:
+    """Products that were written anew: what was there, and what is there instead."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A product of a value and a constant, and what is added to it.
+
+    Attributes:
+        node: The product.
+        add: The node that adds the bias of a MatMul, if there is one.
+        axis: The axis of the weight along which its outputs lie.
+        bias: The constant that is added, if there is one.
+    """
+
+    node: ir.Node
+    add: ir.Node | None
+    axis: int
+    bias: ir.Value | None
+
+    @property
+    def weight(self) -> ir.Value:
+        weight = self.node.inputs[1]
+        assert weight is not None
+        return weight
+
+    @property
+    def y(self) -> ir.Value:
+        return (self.add or self.node).outputs[0]
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        return (self.node,) if self.add is None else (self.node, self.add)
+
+
+def resize(
+    graph: ir.Graph,
+    facts: Facts,
+    rewriter: Rewriter,
+    width: Width,
+) -> Iterator[Resized]:
+    """Write the products of a graph wider or narrower.
+
+    Args:
+        graph: The graph.
+        facts: What is known about the model.
+        rewriter: Gives names, and puts initializers in place.
+        width: Which of both.
+    """
+    scribe = _Scribe(graph, facts, rewriter)
+    if width is Width.WIDER:
+        yield from scribe.widen()
+    elif width is Width.NARROWER:
+        yield from scribe.narrow()
+
+
+class _Scribe:
+    """Rewrites the products of one graph."""
+
+    def __init__(self, graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> None:
+        self._graph, self._facts, self._rewriter = graph, facts, rewriter
+
+    def widen(self) -> Iterator[Resized]:
+        """Several products of one value become one, which a Split cuts."""
+        groups: dict[object, list[_Product]] = defaultdict(list)
+        for node in self._graph:
+            product = self._product(node)
+            if product is not None:
+                groups[self._key(product)].append(product)
+        for products in groups.values():
+            if len(products) > 1 and len({p.weight for p in products}) == len(products):
+                yield self._widened(products)
+
+    def narrow(self) -> Iterator[Resized]:
+        """A product that a Split cuts becomes one for each part."""
+        for node in list(self._graph):
+            product = self._product(node)
+            split = None if product is None else self._split(product)
+            if product is not None and split is not None:
+                yield self._narrowed(product, *split)
+
+    # -- Finding ----------------------------------------------------------------------------
+
+    def _product(self, node: ir.Node) -> _Product | None:
+        """A node as a product whose outputs may be cut; None if it is none."""
+        if node.domain or node.op_type not in {"MatMul", "Gemm", "Conv"} or len(node.inputs) < 2:
+            return None
+        if any(attribute.is_ref() for attribute in node.attributes.values()):
+            return None
+        x, weight = node.inputs[0], node.inputs[1]
+        if x is None or weight is None or not self._is_own(weight) or self._facts.is_constant(x):
+            return None
+        rank = self._facts.rank(weight)
+        if node.op_type == "MatMul":
+            return self._matmul(node) if rank == 2 else None
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None and not (self._is_own(bias) and self._facts.rank(bias) == 1):
+            return None
+        axis = 0
+        if node.op_type == "Gemm":
+            axis = 0 if int_of(node, "transB", self._facts.opset) else 1
+        elif int_of(node, "group", self._facts.opset, 1) != 1:
+            return None
+        if (
+            bias is not None
+            and self._facts.dims(bias) != self._facts.dims(weight)[axis : axis + 1]
+        ):
+            return None  # broadcast
+        return _Product(node, None, axis, bias)
+
+    def _matmul(self, node: ir.Node) -> _Product | None:
+        """A MatMul, with the Add of a bias behind it."""
+        if (self._facts.rank(node.inputs[0]) or 0) < 2:
+            return None
+        y, n = node.outputs[0], self._facts.dims(node.inputs[1])[-1]  # type: ignore[arg-type]
+        users = list(y.uses())
+        if len(users) == 1 and not y.is_graph_output():
+            add = users[0].node
+            bias = add.inputs[1 - users[0].idx] if add.op_type == "Add" else None
+            if bias is not None and not add.domain and add.graph is self._graph:
+                plain = self._is_own(bias) and self._facts.dims(bias) == (n,)
+                if plain:
+                    return _Product(node, add, 1, bias)
+        return _Product(node, None, 1, None)
+
+    def _is_own(self, value: ir.Value) -> bool:
+        """Whether a constant is stored and read once."""
+        plain = value.is_initializer() and not value.is_graph_input()
+        return plain and len(value.uses()) == 1 and not value.is_graph_output()
+
+    def _key(self, product: _Product) -> object:
+        """What products must agree on to be one."""
+        node = product.node
+        plain = tuple(sorted(f"{name}={a.value}" for name, a in node.attributes.items()))
+        dims = self._facts.dims(product.weight)
+        rest = dims[: product.axis] + dims[product.axis + 1 :]
+        traits = (product.add is None, product.bias is None, product.weight.dtype)
+        return (node.inputs[0], node.op_type, plain, rest, *traits)
+
+    def _split(self, product: _Product) -> tuple[ir.Node, tuple[int, ...]] | None:
+        """The Split of a product's channels that is all that reads it, and the sizes."""
+        users = list(product.y.uses())
+        if len(users) != 1 or product.y.is_graph_output():
+            return None
+        split, n = users[0].node, self._facts.dims(product.weight)[product.axis]
+        if split.op_type != "Split" or split.domain or split.graph is not self._graph:
+            return None
+        rank = self._facts.rank(product.y)
+        axis = int_of(split, "axis", self._facts.opset)
+        channel = 1 if product.node.op_type == "Conv" else -1
+        if rank is None or axis % rank != channel % rank:
+            return None
+        sizes = ints_of(split, "split")
+        if len(split.inputs) > 1 and split.inputs[1] is not None:
+            if not self._facts.is_constant(split.inputs[1]):
+                return None
+            given = read_tensor(self._facts.tensor(split.inputs[1]))
+            sizes = tuple(int(size) for size in given.reshape(-1))
+        count = len(split.outputs)
+        if not sizes and n % count:
+            return None
+        sizes = sizes or (n // count,) * count
+        whole = sum(sizes) == n and len(sizes) == count > 1 and min(sizes) > 0
+        return (split, sizes) if whole else None
+
+    # -- Writing ----------------------------------------------------------------------------
+
+    def _widened(self, products: Sequence[_Product]) -> Resized:
+        first = products[0]
+        axis = first.axis
+        weight = self._constant(first.weight, [p.weight for p in products], axis)
+        bias = None
+        if first.bias is not None:
+            bias = self._constant(first.bias, [p.bias for p in products if p.bias], 0)
+        nodes = self._written(first, weight, bias)
+        sizes = [self._facts.dims(p.weight)[axis] for p in products]
+        split = self._cut(first, nodes[-1].outputs[0], sizes)
+        old = [n for p in products for n in p.nodes]
+        return self._put([*nodes, split], old, [p.y for p in products], split.outputs)
+
+    def _narrowed(self, product: _Product, split: ir.Node, sizes: Sequence[int]) -> Resized:
+        nodes: list[ir.Node] = []
+        outputs: list[ir.Value] = []
+        begin = 0
+        for size in sizes:
+            part = slice(begin, begin + size)
+            weight = self._constant(product.weight, [product.weight], product.axis, part)
+            bias = None
+            if product.bias is not None:
+                bias = self._constant(product.bias, [product.bias], 0, part)
+            nodes += self._written(product, weight, bias)
+            outputs.append(nodes[-1].outputs[0])
+            begin += size
+        return self._put(nodes, [*product.nodes, split], split.outputs, outputs)
+
+    def _written(self, like: _Product, weight: ir.Value, bias: ir.Value | None) -> list[ir.Node]:
+        """A product like another, of other constants."""
+        old, x = like.node, like.node.inputs[0]
+        inputs = [x, weight] if bias is None or like.add is not None else [x, weight, bias]
+        name = self._rewriter.unique(label(old))
+        nodes = [ir.Node("", old.op_type, inputs, list(old.attributes.values()), name=name)]
+        if like.add is not None:
+            name = self._rewriter.unique(label(like.add))
+            nodes.append(ir.node("Add", [nodes[0].outputs[0], bias], name=name))
+        return nodes
+
+    def _constant(
+        self, like: ir.Value, parts: Sequence[ir.Value], axis: int, part: slice | None = None
+    ) -> ir.Value:
+        """Constants one after the other, or a part of one."""
+        arrays = [read_tensor(self._facts.tensor(value)) for value in parts]
+        whole = np.concatenate(arrays, axis) if len(arrays) > 1 else arrays[0]
+        if part is not None:
+            whole = np.ascontiguousarray(whole[(slice(None),) * axis + (part,)])
+        name = self._rewriter.unique(like.name or "weight")
+        dtype = self._facts.tensor(like).dtype
+        return ir.val(name, const_value=ir.Tensor(whole, dtype, name=name))
+
+    def _cut(self, like: _Product, wide: ir.Value, sizes: Sequence[int]) -> ir.Node:
+        """A Split of a wide product."""
+        rank = self._facts.rank(like.y)
+        is_conv = like.node.op_type == "Conv"
+        axis = 1 if is_conv else -1 if rank is None else rank - 1
+        name = self._rewriter.unique(f"{label(like.node)}.split")
+        attributes: list[ir.Attr] = [ir.AttrInt64("axis", axis)]
+        inputs = [wide]
+        if self._facts.opset < _COUNTED:
+            attributes.append(ir.AttrInt64s("split", list(sizes)))
+        else:
+            stated = f"{name}.sizes"
+            array = ir.Tensor(np.array(sizes, np.int64), name=stated)
+            inputs.append(ir.val(self._rewriter.unique(stated), const_value=array))
+        return ir.Node("", "Split", inputs, attributes, num_outputs=len(sizes), name=name)
+
+    def _put(
+        self,
+        new: Sequence[ir.Node],
+        old: Sequence[ir.Node],
+        before: Sequence[ir.Value],
+        after: Sequence[ir.Value],
+    ) -> Resized:
+        """Put nodes into the graph in the place of others that compute the same values."""
+        labels = tuple(map(label, old))
+        position = {node: i for i, node in enumerate(self._graph)}
+        old = sorted(old, key=position.__getitem__)
+        entry = self._rewriter.record(new, old)
+        for node in new:
+            for out in node.outputs:
+                if out not in after:
+                    out.name = self._rewriter.unique(f"{label(node)}.out")
+                    out.type = before[0].type
+        self._graph.insert_before(old[0], new)
+        for value, other in zip(before, after, strict=True):
+            other.shape, other.type = value.shape, value.type
+            other.doc_string = value.doc_string
+            other.metadata_props.update(value.metadata_props)
+            other.meta.update(value.meta)
+            name, value.name = value.name, None
+            self._facts.transfer(value, other)
+            value.replace_all_uses_with(other, replace_graph_outputs=True)
+            other.name = name
+        read = [value for node in old for value in node.inputs if value is not None]
+        self._graph.remove(old, safe=True)
+        for value in read:
+            self._rewriter.drop(value)
+        self._rewriter.register(entry)
+        return Resized(labels, tuple(map(label, new)))
