@@ -48,7 +48,7 @@ def model_of(name: str, opset: int, tail: str = "z{i} = Relu(y{i})") -> onnx.Mod
     letters = ",".join("ABCD"[: len(shape.split(","))])
     outputs = ", ".join(f"float[{letters}] z{i}".replace("A", f"A{i}") for i in range(3))
     return graph(
-        f"g (float[{shape}] x) => ({outputs}) {{ {nodes} }}", weights(**shapes), opset=opset
+        f"g (float[{shape}] x) => ({outputs}) {{ {nodes} }}", weights(0, **shapes), opset=opset
     )
 
 
@@ -103,7 +103,7 @@ def test_one_wide_product_computes_the_same_and_back(name: str, opset: int) -> N
 def test_other_products_stay(text: str, shapes: dict[str, tuple[int, ...]]) -> None:
     """What is not the same product of the same value stays apart."""
     model = graph(
-        f"g (float[N,8] x) => (float[N,P] y0, float[N,Q] y1) {{ {text} }}", weights(**shapes)
+        f"g (float[N,8] x) => (float[N,P] y0, float[N,Q] y1) {{ {text} }}", weights(0, **shapes)
     )
     assert resized(model, Width.WIDER)[1] == 0
 
