@@ -20,6 +20,8 @@ import onnx_ir as ir
 
 from onnx_expand.constants import run_nodes
 from onnx_expand.ops import Trait, op_of
+from onnx_expand.patchwork import Box, Patchwork, cells, follow
+from onnx_expand.symbols import Size, UndecidedError, sizes_of
 from onnx_expand.tensors import read_tensor
 from onnx_expand.values import Facts
 
@@ -49,7 +51,7 @@ class Frame:
 
 
 def find_frames(graph: ir.Graph, facts: Facts) -> list[Frame]:
-    """The frames in a graph whose extents are static; the batch may be symbolic."""
+    """The frames in a graph."""
     found = []
     for node in graph:
         if node.op_type == "Pad" and node.domain == "" and _is_written_over(node):
@@ -75,7 +77,7 @@ def _is_written_over(pad: ir.Node) -> bool:
 
 def _frame_at(graph: ir.Graph, pad: ir.Node, facts: Facts) -> Frame | None:
     x, shape = pad.inputs[0], facts.shape(pad.inputs[0])
-    if x is None or shape is None or len(shape) < 3 or None in shape[1:]:
+    if x is None or shape is None or len(shape) < 3 or shape[1] is None:
         return None
     moved, indices = _stretch(graph, pad, facts)
     exits = {out for node in moved for out in node.outputs if _leaves(out, moved, facts)}
@@ -83,12 +85,8 @@ def _frame_at(graph: ir.Graph, pad: ir.Node, facts: Facts) -> Frame | None:
         return None
     result = exits.pop()
     needed = _needed(graph, result, moved | indices)
-    batches = _BATCHES if shape[0] is None else (shape[0],)
-    answers = [
-        _probe(needed, x, tuple(d or batch for d in shape), result, facts) for batch in batches
-    ]
-    first = answers[0]
-    if first is None or any(a is None or not _same(a, first) for a in answers):
+    found = (_tried if None not in shape[1:] else _followed)(needed, x, result, facts)
+    if found is None:
         return None
     # Index arithmetic that serves nothing else goes with the frame.
     inside = {node for node in needed if node in moved and not facts.is_fixed(node)}
@@ -97,7 +95,80 @@ def _frame_at(graph: ir.Graph, pad: ir.Node, facts: Facts) -> Frame | None:
         if users and all(user in inside for user in users):
             inside.add(node)
     nodes = tuple(node for node in needed if node in inside)
-    return Frame(x, pad, nodes, *first)
+    return Frame(x, pad, nodes, *found)
+
+
+def _tried(
+    nodes: Sequence[ir.Node], x: ir.Value, result: ir.Value, facts: Facts
+) -> _Answer | None:
+    """What a stretch does to an input of static extents, whatever its batch."""
+    shape = facts.shape(x)
+    assert shape is not None
+    batches = _BATCHES if shape[0] is None else (shape[0],)
+    answers = [
+        _probe(nodes, x, tuple(d or batch for d in shape), result, facts) for batch in batches
+    ]
+    first = answers[0]
+    if first is None or any(a is None or not _same(a, first) for a in answers):
+        return None
+    return first
+
+
+def _followed(
+    nodes: Sequence[ir.Node], x: ir.Value, result: ir.Value, facts: Facts
+) -> _Answer | None:
+    """What a stretch does to an input of any extents."""
+    try:
+        shape = sizes_of(x, facts, x)
+        return None if shape is None else _read_off(follow(nodes, x, result, facts), shape)
+    except (UndecidedError, ValueError, TypeError, IndexError):
+        return None  # it is no frame, or its nodes contradict each other
+
+
+def _read_off(whole: Patchwork, shape: Sequence[Size]) -> _Answer | None:
+    """Padding and constants of a frame around a value of a shape; None where it is none.
+
+    Raises:
+        UndecidedError: It depends on the sizes.
+    """
+    parts = cells(whole)
+    shown = next((box for _, _, box in parts if box.fill is None), None)
+    if shown is None or len(whole.shape) != len(shape):
+        return None
+    first = shown.offsets
+    behind = [w - s - b for w, s, b in zip(whole.shape, shape, first, strict=True)]
+    pads = [*first[2:], *behind[2:]]
+    if any(pad.symbols or pad.number < 0 for pad in pads) or not any(p.number for p in pads):
+        return None
+    if any(size != 0 for size in (*first[:2], *behind[:2])):
+        return None
+    fill = np.full(whole.shape[1].number, np.nan)
+    for begins, ends, box in parts:
+        sides = list(zip(begins, ends, first, shape, strict=True))
+        if all(b >= at and e <= at + size for b, e, at, size in sides):
+            if box.axes != tuple(range(len(shape))) or box.offsets != first:
+                return None
+        elif any(e <= at or b >= at + size for b, e, at, size in sides):
+            if not _takes(box, begins[1].number, ends[1].number, fill):
+                return None
+        else:
+            return None
+    return tuple(pad.number for pad in pads), fill
+
+
+def _takes(box: Box, begin: int, end: int, fill: npt.NDArray[np.float64]) -> bool:
+    """Whether a box holds one constant for each of some channels, and the same as others do."""
+    if box.fill is None or box.offsets[1].symbols:
+        return False
+    array = box.fill.astype(np.float64)
+    rows = array.reshape(*array.shape[:2], -1).swapaxes(0, 1).reshape(array.shape[1], -1)
+    if not np.array_equal(rows, np.broadcast_to(rows[:, :1], rows.shape)):
+        return False
+    at = np.arange(begin, end) - box.offsets[1].number
+    values = rows[at, 0] if len(rows) > 1 else np.full(end - begin, rows[0, 0])
+    known = fill[begin:end]
+    fill[begin:end] = values
+    return bool(np.all(np.isnan(known) | (known == values)))
 
 
 def _leaves(out: ir.Value, inside: set[ir.Node], facts: Facts) -> bool:

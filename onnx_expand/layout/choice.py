@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -65,6 +65,7 @@ class Choice:
         order: The order of the Transposes, from face 0 to face 1.
         composites: Patterns whose nodes choose together.
         size: How many bytes a value has, about.
+        framed: Nodes of frames, which are known by how they are spelled; none of them chooses.
         faces: The face of each value that has one.
         turning: The Transposes, from either face to the other.
         turns: For each node that may choose, how it works on the other face.
@@ -76,6 +77,7 @@ class Choice:
     order: Order
     composites: Composites
     size: Callable[[ir.Value], int]
+    framed: Collection[ir.Node] = ()
     faces: dict[ir.Value, int] = field(default_factory=dict)
     turning: set[ir.Node] = field(default_factory=set)
     turns: dict[ir.Node, Turn] = field(default_factory=dict)
@@ -86,7 +88,7 @@ class Choice:
     def __post_init__(self) -> None:
         self._orders = (self.order, inverse(self.order))
         for node in self.graph:
-            order = order_of(node, self.facts)
+            order = None if node in self.framed else order_of(node, self.facts)
             if order in self._orders and node not in self.turning:
                 x = node.inputs[0]
                 assert x is not None
@@ -122,7 +124,9 @@ class Choice:
 
     def _beside(self, node: ir.Node, value: ir.Value, face: int) -> Iterator[tuple[ir.Value, int]]:
         """The values that a node connects with one, and their faces."""
-        if node in self.turning or node in self._own or node.graph is not self.graph:
+        if node in self.turning or node in self._own or node in self.framed:
+            return
+        if node.graph is not self.graph:
             return
         if order_of(node, self.facts) in self._orders:
             x, y = node.inputs[0], node.outputs[0]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.editing import Rewriter, label
+from onnx_expand.frames import find_frames
 from onnx_expand.layout.choice import Choice, bytes_of, orders_of
 from onnx_expand.layout.turns import Turn
 from onnx_expand.lower import node_like
@@ -42,11 +43,15 @@ def straighten_layouts(
     Yields:
         What became of the Transposes of each order.
     """
-    for order in orders_of(graph, facts):
+    orders = orders_of(graph, facts)
+    framed = {n for frame in find_frames(graph, facts) for n in frame.nodes} if orders else set()
+    for order in orders:
         composites = Composites(graph, facts)
-        choice = Choice(
-            graph, facts, order, composites, lambda value: bytes_of(value, facts, usual)
-        )
+
+        def size(value: ir.Value) -> int:
+            return bytes_of(value, facts, usual)
+
+        choice = Choice(graph, facts, order, composites, size, framed)
         if choice.make():
             yield _Writer(choice, rewriter).write()
 

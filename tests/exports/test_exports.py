@@ -50,7 +50,6 @@ class Obstacle:
 
 
 OBSTACLES = (
-    Obstacle("frames need static extents", ("bn and pad",), (Route.RAW_HW,)),
     Obstacle(
         "onnxruntime's pooling takes images that are smaller than its window",
         ("conv average pool",),
