@@ -1,4 +1,4 @@
-"""Cutting the channels into parts."""
+"""Cutting an axis into parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["lift_parts"]
 
 
 def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
-    """The maps of a node that cuts the channels into parts, one for each part.
+    """The maps of a node that cuts an axis into parts, one for each part.
 
     Args:
         node: A Split, or a SequenceAt that takes one part of a SplitToSequence.
@@ -30,16 +30,18 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
         return []
     x = split.inputs[0]
     shape = facts.shape(x)
-    if x is None or shape is None or len(shape) < 2 or shape[1] is None:
+    if x is None or not shape:
         return []
-    if shape[1] > LARGEST or int_of(split, "axis", facts.opset) % len(shape) != 1:
+    axis = int_of(split, "axis", facts.opset) % len(shape)
+    size = shape[axis]
+    if size is None or size > LARGEST:
         return []
-    sizes = _sizes(split, shape[1], facts)
-    if sum(sizes) != shape[1]:
+    sizes = _sizes(split, size, facts)
+    if sum(sizes) != size or 0 in sizes:
         return []
     starts = [0, *(int(end) for end in np.cumsum(sizes))]
     parts = [
-        replace(selection(node, np.arange(a, b), shape[1]), is_part=True)
+        replace(selection(node, np.arange(a, b), size, axis), is_part=True)
         for a, b in itertools.pairwise(starts)
     ]
     if split is node:

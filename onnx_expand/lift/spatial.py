@@ -174,9 +174,9 @@ def _gather(node: ir.Node, facts: Facts) -> Linear | None:
 
 
 def selection(
-    node: ir.Node, indices: np.ndarray[tuple[int], np.dtype[np.int64]], m: int
+    node: ir.Node, indices: np.ndarray[tuple[int], np.dtype[np.int64]], m: int, axis: int = 1
 ) -> Linear:
-    """A map that writes some of its m input channels, each as it is."""
+    """A map that writes some of the m channels on an axis, each as it is."""
 
     def load() -> AffineConv:
         weight = np.zeros((len(indices), m))
@@ -185,7 +185,7 @@ def selection(
 
     is_range = len(indices) > 0 and bool(np.all(np.diff(indices) == 1))
     picks = (int(indices[0]), int(indices[-1]) + 1) if is_range else None
-    return Linear(node, 0, Geometry(m, len(indices)), (1, 1), load, picks=picks)
+    return Linear(node, 0, Geometry(m, len(indices)), (axis, axis), load, picks=picks)
 
 
 def _depthwise(

@@ -15,8 +15,21 @@ from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
 from onnx_expand.linear.noops import handed_on
+from onnx_expand.linear.scaling import scaling_of
 from onnx_expand.linear.tables import Table, added_by
-from onnx_expand.linear.terms import Cat, Fill, Hub, Map, Read, Sum, Tensor, Term, View, broadcast
+from onnx_expand.linear.terms import (
+    Cat,
+    Fill,
+    Homogeneous,
+    Hub,
+    Map,
+    Read,
+    Sum,
+    Tensor,
+    Term,
+    View,
+    broadcast,
+)
 from onnx_expand.linear.views import find_view
 from onnx_expand.ops import Trait, op_of
 from onnx_expand.patterns import Composites
@@ -96,9 +109,23 @@ class Builder:
             return [table]
         if linear is not None:
             self.refused.append((node, linear))
-        elif node.domain == "" and len(node.inputs) > 1:
-            return self._join(node)
-        return []
+        elif node.domain == "" and len(node.inputs) > 1 and (join := self._join(node)):
+            return join
+        return self._homogeneous(node)
+
+    def _homogeneous(self, node: ir.Node) -> list[Term]:
+        """A node that is no map, but lets factors pass."""
+        scaling = scaling_of(node, self._facts)
+        if scaling is None:
+            return []
+        slots = tuple(
+            slot
+            for slot, value in enumerate(node.inputs)
+            if value is not None and not self._facts.is_constant(value)
+        )
+        args = tuple(self.read(value) for i in slots if (value := node.inputs[i]) is not None)
+        y = node.outputs[0]
+        return [Homogeneous(args, self._tensor(y), y, node, node, node, slots, scaling)]
 
     def read(self, value: ir.Value) -> Term:
         """The term of a value; one that reads it, if nothing linear computes it."""

@@ -84,6 +84,8 @@ class Terms:
         composites: The composite patterns, whose nodes are no terms; None where the policy looks
             into them.
         locked: The labels of nodes that are no terms, either.
+        scaled: Terms that have other numbers than the value of the source in whose place they are.
+        stuck: Maps whose factors could go nowhere else, and why.
     """
 
     graph: ir.Graph
@@ -96,6 +98,8 @@ class Terms:
     dropped: list[Map | View] = field(default_factory=list)
     equal: dict[Term, list[ir.Value]] = field(default_factory=dict)
     askers: dict[Term, list[tuple[ir.Node, ir.Value]]] = field(default_factory=dict)
+    scaled: set[Term] = field(default_factory=set)
+    stuck: dict[Term, Refusal] = field(default_factory=dict)
     clock: Clock | None = None
     composites: Composites | None = None
     locked: frozenset[str] = frozenset()
@@ -108,6 +112,7 @@ class Terms:
         self.nodes = built.nodes
         self.frames = {n for t in built.of.values() if isinstance(t, Fill) for n in t.frame.nodes}
         self._joins: dict[Term, tuple[Term, int, Step] | None] = {}
+        self._watchers: dict[Term, set[Term]] = {}
         self._count = 0
         inside = self.nodes.keys() | self.frames
         for value, term in list(built.of.items()):
@@ -129,7 +134,7 @@ class Terms:
         term = of[value]
         while keeps_extents(term):
             term = term.args[0]
-        if isinstance(term, Read):
+        if term.is_opaque:
             return term
         term = of[value]
         while term.value is not None:
@@ -252,6 +257,8 @@ class Terms:
             if old.value is not None and new.value is not old.value:
                 self.equal.setdefault(new, []).append(old.value)
             self.equal.setdefault(new, []).extend(self.equal.pop(old, ()))
+            if old in self.scaled and new.value is old.value:
+                self.scaled.add(new)
             if old in self.roots:
                 self.roots.setdefault(new, []).extend(self.roots.pop(old))
             if old in self.askers:
@@ -262,6 +269,15 @@ class Terms:
             user for term in list(around) if term in self.users for user in self.users[term]
         ]
         return [t for t in dict.fromkeys(around) if t in self.users]
+
+    def watch(self, term: Term, by: Term) -> None:
+        """Look at one term again once another, which may be far away, has changed."""
+        self._watchers.setdefault(term, set()).add(by)
+
+    def watchers(self, term: Term) -> list[Term]:
+        """The terms that are to be looked at again now that one has changed."""
+        found = (t for t in self._watchers.pop(term, ()) if t in self.users)
+        return sorted(found, key=lambda t: t.order)
 
     # -- Stretches ----------------------------------------------------------------------------
 
@@ -445,6 +461,8 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
             made += 1
             for touched in terms.take(swap):
                 push(touched)
+                for other in terms.watchers(touched):
+                    push(other)
                 push(terms.stretch(touched).root)
                 push(terms.top(touched))
     return made

@@ -14,7 +14,7 @@ from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules import runs_of
 from onnx_expand.linear.steps import Step
 from onnx_expand.linear.tables import Table
-from onnx_expand.linear.terms import Map, Price, Read, Term
+from onnx_expand.linear.terms import Homogeneous, Map, Price, Read, Term
 
 __all__ = ["NOT_MARKED", "Break", "breaks"]
 
@@ -35,7 +35,17 @@ class Break:
 
 
 def breaks(terms: Terms) -> Iterator[Break]:
-    """Every place where two linear terms meet and stay two, with the reason."""
+    """Every place where two linear terms meet and stay two, and every factor that stays."""
+    said: set[Term] = set()
+    for found in _between(terms):
+        said.update(found.terms)
+        yield found
+    for term, refusal in terms.stuck.items():
+        if terms.is_live(term) and term not in said:
+            yield Break((term,), refusal)
+
+
+def _between(terms: Terms) -> Iterator[Break]:
     seen: set[Term] = set()
     for term in terms.live():
         if not terms.is_top(term):
@@ -61,7 +71,7 @@ def _name(term: Term) -> str:
 
 
 def _maps(term: Term) -> bool:
-    return not isinstance(term, Read)
+    return not isinstance(term, Read | Homogeneous)
 
 
 def _above(terms: Terms, root: Term) -> Iterator[Break]:

@@ -8,19 +8,17 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Refusal, RefusedError
-from onnx_expand.geometry import Geometry
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.partition import Partition, Span
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.steps import Step, aligned, join_step, step_of
-from onnx_expand.linear.terms import Cat, Load, Map, Price, Sum, Term, View
+from onnx_expand.linear.steps import Step, aligned, join_step
+from onnx_expand.linear.terms import Cat, Map, Price, Sum, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.values import Facts
 
-__all__ = ["add", "compose", "drop", "runs_of", "share", "sink", "straighten"]
+__all__ = ["add", "compose", "drop", "runs_of", "share", "straighten"]
 
 
 def drop(terms: Terms, term: Term) -> Swap | None:
@@ -197,139 +195,6 @@ def _gathered(before: Step, steps: Sequence[Step], first: int) -> list[Step] | N
 
 
 # -- Joins ------------------------------------------------------------------------------------
-
-
-def sink(terms: Terms, term: Term) -> Swap | None:
-    """A map of single channels behind a join goes into what is joined.
-
-    s (a + b) + t = (s a + t) + s b, and s [a, b] + t = [s1 a + t1, s2 b + t2].
-    """
-    if terms.policy is Policy.MARKED or not isinstance(term, Map):
-        return None
-    if not term.geometry.is_per_channel or not isinstance(term.args[0], Sum | Cat):
-        return None
-    join = term.args[0]
-    channels = _channels(join, terms)
-    if not terms.is_inner(join) or channels is None:
-        return None
-    axis, count = channels
-    step = step_of(term)
-    assert step is not None
-    step = step.on(axis, count)
-    if step.axes != (axis, axis) or step.channels[0] != count:
-        return None
-    absorbed = _Absorber(terms)
-    new = absorbed.into(join, step)
-    if new is None:
-        return None
-    before = absorbed.before + step.price()
-    policy = terms.policy.counting
-    if policy.key(absorbed.after.cost) >= policy.key(before.cost):
-        return None
-    if policy is not Policy.ALWAYS and not absorbed.after.never_more(before):
-        return None
-    if not absorbed.is_written():
-        return None
-    new.value, new.anchor = term.value, term.anchor
-    return {term: new}
-
-
-def _channels(term: Term, terms: Terms) -> tuple[int, int] | None:
-    """The channel axis of what is joined, and how many there are."""
-    if isinstance(term, Map):
-        return None if term.axes is None else (term.axes[1], term.geometry.out_channels)
-    if not isinstance(term, Sum | Cat) or (isinstance(term, Sum) and not term.same):
-        return None
-    found = [_channels(arg, terms) for arg in term.args]
-    known = [f for f in found if f is not None]
-    if len(known) < len(found) or len({axis for axis, _ in known}) != 1:
-        return None
-    axis = known[0][0]
-    if isinstance(term, Cat):
-        return (axis, sum(n for _, n in known)) if term.axis == axis else None
-    return known[0] if len(set(known)) == 1 else None
-
-
-class _Absorber:
-    """Puts a map of single channels into every map that a join is made of."""
-
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
-        self._maps: list[tuple[Partition, Term]] = []
-        self.before, self.after = Price(), Price()
-
-    def into(self, term: Term, share: Step) -> Term | None:
-        """A term followed by its share of the map; None where it cannot take that in."""
-        if not self._terms.is_inner(term):
-            return None
-        if isinstance(term, Map):
-            return self._map(term, share)
-        if not isinstance(term, Sum | Cat) or len(set(term.args)) < len(term.args):
-            return None
-        args, first = [], 0
-        for i, arg in enumerate(term.args):
-            channels = _channels(arg, self._terms)
-            assert channels is not None
-            if isinstance(term, Cat):
-                part = _part(share, first, channels[1], shifts=True)
-                first += channels[1]
-            else:
-                # Of a sum one term takes the shift, of a mean every one.
-                part = _part(share, 0, channels[1], shifts=i == 0 or term.factors[0] != 1)
-            new = self.into(arg, part)
-            if new is None:
-                return None
-            args.append(new)
-        joined = replace(term, args=tuple(args), node=None, like=term.like or term.node)
-        joined.value = None
-        return joined
-
-    def _map(self, term: Map, share: Step) -> Term | None:
-        step = step_of(term)
-        assert step is not None
-        lined = aligned([step, share])
-        if lined is None:
-            return None
-        policy = self._terms.policy.counting
-        part = Partition(term.args[0], lined, policy, self._terms.facts, may_shift=False)
-        merged = part.merged(Span(0, 1))
-        if not isinstance(merged, Merged):
-            return None
-        self.before += part.as_is(Span(0, 0))
-        self.after += merged.price
-        hole = replace(term)
-        self._maps.append((part, hole))
-        return hole
-
-    def is_written(self) -> bool:
-        """Give every map its numbers; whether all have some."""
-        for part, hole in self._maps:
-            new = merged_term(part, Span(0, 1), place=part.steps[0].top)
-            if not isinstance(new, Map):
-                return False
-            hole.__dict__.update(new.__dict__)
-            hole.value = None
-        return True
-
-
-def _part(step: Step, first: int, count: int, *, shifts: bool) -> Step:
-    """A map of single channels for some of them, without its shift if another takes that."""
-    assert isinstance(step.geometry, Geometry)
-    geometry = replace(
-        step.geometry,
-        in_channels=count,
-        out_channels=count,
-        group=count,
-        bias=step.geometry.bias and shifts,
-    )
-
-    def load(whole: Load = step.load) -> AffineConv:
-        affine = whole()
-        scale = affine.weight.reshape(-1)[first : first + count]
-        shift = None if affine.bias is None or not shifts else affine.bias[first : first + count]
-        return AffineConv.per_channel(scale, shift)
-
-    return replace(step, geometry=geometry, load=load)
 
 
 def add(terms: Terms, term: Term) -> Swap | None:

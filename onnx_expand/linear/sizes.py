@@ -15,7 +15,7 @@ from onnx_expand.attributes import ints_of
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.geometry import Geometry
 from onnx_expand.linear.steps import Step
-from onnx_expand.linear.terms import Map, Read, Term
+from onnx_expand.linear.terms import Homogeneous, Map, Read, Term
 from onnx_expand.lower import Form
 
 __all__ = ["misfit"]
@@ -68,7 +68,9 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
 def _may_be_empty(term: Term) -> bool:
     """Whether a tensor may have no positions although the graph's inputs have some."""
     while not isinstance(term, Read) and term.args:
-        if term.node is not None and _empties(term.node):
+        node = term.like if isinstance(term, Homogeneous | Map) else None
+        node = term.node if node is None else node
+        if node is not None and _empties(node):
             return True
         term = term.args[0]
     value = term.value
@@ -178,7 +180,8 @@ def _op(step: Step) -> str:
     top = step.top
     if isinstance(top, Map) and top.form is not None:
         return "Conv" if top.form in {Form.CONV, Form.CONV_TRANSPOSE} else ""
-    return "" if top.node is None else top.node.op_type
+    node = top.like if isinstance(top, Map) and top.like is not None else top.node
+    return "" if node is None else node.op_type
 
 
 def _is_plain(step: Step) -> bool:

@@ -19,6 +19,7 @@ from onnx_expand.cost import Cost
 from onnx_expand.frames import Frame
 from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear
+from onnx_expand.linear.scaling import Scaling
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form
 
@@ -27,6 +28,7 @@ __all__ = [
     "SCENARIOS",
     "Cat",
     "Fill",
+    "Homogeneous",
     "Hub",
     "Map",
     "Price",
@@ -241,6 +243,22 @@ class Read(Term):
 
 
 @dataclass(eq=False)
+class Homogeneous(Term):
+    """What a node computes that is no map, but lets factors of its arguments pass.
+
+    Attributes:
+        like: The node of the source.
+        slots: The index of the node's input that each argument is.
+        scaling: What it does to factors.
+    """
+
+    like: ir.Node
+    slots: tuple[int, ...]
+    scaling: Scaling
+    is_opaque: ClassVar[bool] = True
+
+
+@dataclass(eq=False)
 class Map(Term):
     """An affine map of one term.
 
@@ -255,6 +273,7 @@ class Map(Term):
         nothing: Whether the source's node hands on what it reads.
         stays: Numbers of its weight that the model goes on storing once the node is gone.
         unit: Whether it is a whole expanded unit, to be written as what that replaced.
+        like: A node of the source that computes it, of another argument.
     """
 
     geometry: Geometry
@@ -272,6 +291,7 @@ class Map(Term):
     before: Cost | None = None
     names_like: tuple[ir.Node, ...] = ()
     pair: Map | None = None
+    like: ir.Node | None = None
 
     def positions(self) -> tuple[int, ...]:
         """Per scenario the positions at which it multiplies."""
@@ -283,7 +303,7 @@ class Map(Term):
     def price(self) -> Price:
         """What its node costs, or what it will cost once written."""
         positions = self.positions()
-        if self.own is not None and self.node is not None:
+        if self.own is not None and (self.node is not None or self.like is not None):
             cost = replace(self.own, elementwise=self.own.elementwise * positions[0], macs=0)
             products = self.own.macs
         elif self.form is not None:

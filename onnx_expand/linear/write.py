@@ -17,7 +17,7 @@ from onnx_expand.linear.bridges import Border, bridge
 from onnx_expand.linear.copies import Copy, Made, copies_of
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.tables import Table, with_table
-from onnx_expand.linear.terms import Cat, Hub, Map, Read, Sum, Tensor, Term, View
+from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower, node_like
 from onnx_expand.tensors import same_bytes
@@ -86,6 +86,9 @@ class Writer:
             self._value(term)
             for value in self.terms.equal.get(term, ()):
                 self._equal(value, self._values[term])
+        for term in live:
+            if term in self.terms.scaled and term.is_source and term.value is not None:
+                term.value.name = self._unique(term.value.name or "scaled")
         self._redirect()
         self._settle_constants()
         self._ask_others()
@@ -131,7 +134,10 @@ class Writer:
     def _new(self, term: Term) -> ir.Value:
         xs = [self._values[arg] for arg in term.args]
         border = Border.EXACT
-        if isinstance(term, Map):
+        if isinstance(term, Map) and term.like is not None:
+            nodes = [_like(term, xs[0])]
+            nodes[0].name = self._unique(nodes[0].name) if nodes[0].name else nodes[0].name
+        elif isinstance(term, Map):
             nodes = self._map(term, xs[0])
             self._made.append(Made.of(term, nodes))
         elif isinstance(term, Bridge):
@@ -144,6 +150,11 @@ class Writer:
             nodes = [self._join_node("Concat", xs, term.like, {"axis": term.axis})]
         elif isinstance(term, Sum):
             nodes = self._sum(term, xs)
+        elif isinstance(term, Homogeneous):
+            inputs = list(term.like.inputs)
+            for slot, x in zip(term.slots, xs, strict=True):
+                inputs[slot] = x
+            nodes = [self._again(term.like, inputs)]
         else:
             raise AssertionError(f"{type(term).__name__} is written only as it stands")
         # What a node without a name is called goes with its output.
@@ -174,6 +185,8 @@ class Writer:
             y.metadata_props.update(old.metadata_props)
             y.meta.update(old.meta)  # quantization annotations
             name, old.name = old.name, None
+            if term in self.terms.scaled:
+                name = self._unique(name or label(nodes[-1]))
             self._facts.transfer(old, y)
         else:
             name = self._unique(f"{label(nodes[-1])}.out")
@@ -254,7 +267,9 @@ class Writer:
             return None
         x, nodes = term.value, list[ir.Node]()
         for current in reversed(chain):
-            if isinstance(current, Map):
+            if isinstance(current, Map) and current.like is not None:
+                made = [_like(current, x)]
+            elif isinstance(current, Map):
                 assert current.form is not None
                 dtype = current.tensor.dtype or ir.DataType.FLOAT
                 target = Target(x, dtype, Names("n", "w", "b", "a"), self._facts)
@@ -441,6 +456,14 @@ class Writer:
         node = node_like(old, inputs)
         node.name = self._unique(old.name) if old.name else old.name
         return node
+
+
+def _like(term: Map, x: ir.Value) -> ir.Node:
+    """The node of the source that a map is like, of another input."""
+    assert term.like is not None
+    inputs = list(term.like.inputs) or [None]
+    inputs[term.links[0].slot] = x
+    return node_like(term.like, inputs)
 
 
 def _holds(value: ir.Value, new: ir.Value, facts: Facts) -> bool:

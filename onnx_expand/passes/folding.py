@@ -14,12 +14,14 @@ from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
 from onnx_expand.linear.borders import bridge_borders
 from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.carry import carry
 from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.driver import Terms, rewrite
 from onnx_expand.linear.laying import lay
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Clock, Partition, Span
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.pools import pad_average
 from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.write import Writer
@@ -39,8 +41,9 @@ _RULES = (
     rules.compose,
     rules.drop,
     rules.straighten,
+    pad_average,
     rules.share,
-    rules.sink,
+    carry,
     rules.add,
     lay,
 )

@@ -14,13 +14,17 @@ from onnx import helper
 
 from tests.random_models.builder import Builder, Dims, Scope, Value
 from tests.random_models.control import CONTROL, DOMAIN, call
+from tests.random_models.factors import FACTORS
 from tests.random_models.joins import JOINS
 from tests.random_models.linear import LINEAR
 from tests.random_models.moves import MOVES, PLAIN
 
 __all__ = ["KINDS", "random_model", "sizes_of"]
 
-KINDS = ("images", "matrices", "sequences", "moves", "half", "double", "control", "functions")
+KINDS = (
+    *("images", "matrices", "sequences", "moves", "half", "double", "control", "functions"),
+    *("factors", "half factors"),
+)
 """What a model has most of; `half` and `double` are the types of its numbers."""
 
 _SYMBOLS: dict[str, tuple[int, ...]] = {
@@ -40,7 +44,11 @@ def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
         kind: One of `KINDS`.
     """
     rng = np.random.default_rng([seed, KINDS.index(kind)])
-    types: dict[str, type] = {"half": np.float16, "double": np.float64}
+    types: dict[str, type] = {
+        "half": np.float16,
+        "half factors": np.float16,
+        "double": np.float64,
+    }
     dtype = np.dtype(types.get(kind, np.float32))
     opset = int(
         rng.choice([7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 17, 17, 18, 19, 20, 21, 22, _NEWEST])
@@ -61,7 +69,7 @@ def sizes_of(model: onnx.ModelProto) -> list[dict[str, int]]:
 
 def _inputs(b: Builder, kind: str) -> list[Value]:
     """One or two values, symbolic or not."""
-    if kind in {"half", "double", "control", "functions", "moves"}:
+    if kind not in {"images", "matrices", "sequences"}:
         layout = b.pick("images", "matrices", "sequences")
     else:
         layout = kind
@@ -95,6 +103,8 @@ def _grow(b: Builder, kind: str, length: int) -> None:
     makers = {
         "images": (*linear, *linear, *PLAIN, *MOVES),
         "moves": (*linear, *PLAIN, *MOVES, *MOVES, *MOVES),
+        "factors": FACTORS,
+        "half factors": FACTORS,
         "control": (*linear, *PLAIN, *MOVES, *CONTROL * 4),
         "functions": (*linear, *PLAIN, *[call] * 14),
     }.get(kind, (*linear, *linear, *PLAIN, *MOVES, *CONTROL[:2]))

@@ -1,0 +1,164 @@
+"""Where a diagonal map may go towards the outputs: into what reads it, or behind that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx_expand.errors import Reason
+from onnx_expand.linear.diagonal import Diagonal, commuted
+from onnx_expand.linear.partition import Span
+from onnx_expand.linear.rules import runs_of
+from onnx_expand.linear.steps import step_of
+from onnx_expand.linear.terms import Cat, Homogeneous, Map, Price, Sum, Term, View
+from onnx_expand.linear.ways import Search, Way, copy_of, op_name
+
+__all__ = ["Downstream"]
+
+_SEVERAL = 2
+_NEAR = 4  # steps behind a map that may be one with it
+
+
+class Downstream(Search):
+    """Looks for where one map may go towards the outputs."""
+
+    def way(self, diagonal: Diagonal) -> Way | None:
+        """The best way to have the map behind what reads it."""
+        return self.best([self._along(diagonal), self._in_all(diagonal)])
+
+    def _in_all(self, diagonal: Diagonal) -> Way | None:
+        """The scale taken in by all readers, while the shift is added before them.
+
+        `s x + t = s (x + t / s)`: zeros of a border are zeros for the scale alone.
+        """
+        source, readers = self.source, self.terms.users[self.source]
+        if source in self.terms.roots or len(readers) < _SEVERAL:
+            return None
+        if diagonal.shift is None or not all(isinstance(reader, Map) for reader in readers):
+            return None
+        arg, before = source.args[0], Price()
+        if isinstance(arg, Map) and self.terms.is_inner(arg):
+            first = Diagonal.of(arg)  # a scale and a shift may be two nodes
+            both = None if first is None else diagonal.after(first)
+            if both is not None:
+                diagonal, before, arg = both, arg.price(), arg.args[0]
+        shift = diagonal.shifted_first()
+        added = None if shift is None else self.node(arg, shift, source, anywhere=True)
+        if added is None or not self.holds(source, replace(diagonal, shift=None), comes=False):
+            return None
+        total = Way(before, added.price(), ((source, lambda: added),), (source,))
+        scale = replace(diagonal, shift=None)
+        for reader in readers:
+            assert isinstance(reader, Map)
+            way = self._taken_in(reader, added, scale, [source])
+            if way is None:
+                return None
+            total += replace(way, scaled=())
+        return total
+
+    def _along(self, diagonal: Diagonal) -> Way | None:
+        """The best way to have the map further on the path that begins with its one reader."""
+        source = self.source
+        below: Term = source
+        moved = diagonal
+        path: list[Term] = []
+        found: list[Way | None] = []
+        while self.step(below):
+            users = self.terms.users[below]
+            if below in self.terms.roots or len(users) != 1:
+                self.refuse_readers(below)
+                break
+            above = next(iter(users))
+            self.terms.watch(above, source)
+            if isinstance(above, Map):
+                found.append(self._taken_in(above, below, moved, path))
+            after = self._behind(above, below, moved)
+            if after is None or not self.holds(above, after, comes=False):
+                break
+            moved = after.simplest()
+            found.append(self._left_behind(above, moved, path))
+            path.append(above)
+            below = above
+        way = self.best(found)
+        return None if way is None else Way(swap=((source, lambda: source.args[0]),)) + way
+
+    def _taken_in(
+        self, above: Map, below: Term, diagonal: Diagonal, path: Sequence[Term]
+    ) -> Way | None:
+        """The map taken in by one that it comes to stand before."""
+        arg = below if path else self.source.args[0]
+        steps = [step_of(self.mapped(arg, diagonal, above)), step_of(above)]
+        current: Term = above
+        while len(steps) < _NEAR and self.terms.is_inner(current):
+            current = self.terms.user(current)
+            if not isinstance(current, Map | View):
+                break
+            steps.append(step_of(current))
+        run = runs_of([step for step in steps if step is not None])[0]
+        part = self.partition(arg, run)
+        spans = [(Span(0, last), Span(1, last)) for last in range(1, len(run))]
+        way = self.merged(part, spans, lambda span: run[span.last].top)
+        return None if way is None else replace(way, scaled=tuple(path))
+
+    def _left_behind(self, above: Term, diagonal: Diagonal, path: Sequence[Term]) -> Way | None:
+        """The map as a node behind a term that it has passed."""
+        if not isinstance(above, Homogeneous | View | Sum | Cat):
+            return None
+        node = self.node(above, diagonal, above)
+        if node is None:
+            return None
+        source = self.source
+
+        def build() -> Term:
+            args = tuple(source.args[0] if arg is source else arg for arg in above.args)
+            return replace(node, args=(copy_of(above, args),))
+
+        return Way(after=node.price(), swap=((above, build),), scaled=tuple(path))
+
+    def _behind(self, above: Term, below: Term, diagonal: Diagonal) -> Diagonal | None:
+        """What a map of an argument is behind a term that reads it."""
+        found: Diagonal | None = None
+        if isinstance(above, View):
+            passage = None if diagonal.axis is None else above.op.forward(diagonal.axis)
+            mixed = passage is not None and passage.gathers
+            found = diagonal.spread(None if mixed else passage)
+        elif isinstance(above, Homogeneous):
+            found = _power(above, below, diagonal)
+        elif isinstance(above, Cat):
+            found = _stacked(above, below, diagonal)
+        elif isinstance(above, Map) and not above.is_part:
+            found = commuted(above, diagonal, back=False)
+        if found is None:
+            self.refuse(Reason.UNSUPPORTED, f"there is no such map behind {op_name(above)}")
+        return found
+
+
+def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """What a map of an argument comes to behind an op."""
+    scaling = term.scaling
+    slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
+    if any(slot not in scaling.degrees for slot in slots):
+        return None
+    if scaling.positive and not diagonal.is_positive:
+        return None
+    if scaling.joint and len(set(term.args)) > 1:
+        return None
+    through = diagonal.through(scaling.gain)
+    degree = 1 if scaling.joint else sum(scaling.degrees[slot] for slot in slots)
+    whole = None if through is None else through.power(degree)
+    if whole is None:
+        return None
+    found = [whole.moved(scaling.channels.get(slot, {})) for slot in slots]
+    axes = {None if d is None else d.axis for d in found}
+    return found[0] if len(axes) == 1 else None
+
+
+def _stacked(term: Cat, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """What a map of one of the things put after each other comes to behind them all."""
+    counts = [None if a.tensor.extents is None else a.tensor.extents[term.axis] for a in term.args]
+    known = [count for count in counts if isinstance(count, int)]
+    if len(known) < len(counts) or term.args.count(arg) != 1:
+        return None
+    first = sum(known[: term.args.index(arg)])
+    places = range(first, first + known[term.args.index(arg)])
+    return diagonal.within(term.axis, places, sum(known))

@@ -1,0 +1,155 @@
+"""The record of what a node does to factors, and what is asked of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.linear.views import Extent
+from onnx_expand.ops import Handlers
+from onnx_expand.tensors import read_tensor
+from onnx_expand.values import Facts
+
+__all__ = [
+    "SCALING",
+    "Channels",
+    "Part",
+    "Scaling",
+    "broadcast_axes",
+    "computed_slots",
+    "kept",
+    "numbers_of",
+    "operand",
+    "rank_of",
+    "same_extent",
+    "scaling_of",
+]
+
+Channels = Mapping[int, int]
+"""Axes of an input, by them the axes of the output along which the same channels lie."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Places of one axis that a node copies and others do not.
+
+    Attributes:
+        axis: The axis, of the input.
+        places: What is copied.
+        size: How many places the axis has.
+    """
+
+    axis: int
+    places: frozenset[int]
+    size: int
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a node does to factors of what it reads.
+
+    Attributes:
+        degrees: By the index of an input the degree in it; inputs that let no factor pass have
+            none.
+        positive: Whether only factors pass that are not negative.
+        joint: Whether all these inputs have to have the same factor.
+        gain: What becomes of a shift: `f(x + t) = f(x) + gain t`; None where there is no such law.
+        channels: By the index of an input where its channels come out, for each axis of which the
+            numbers are not mixed.
+        part: The part of the input that it copies, where it copies one.
+    """
+
+    degrees: Mapping[int, int]
+    positive: bool = False
+    joint: bool = False
+    gain: float | None = None
+    channels: Mapping[int, Channels] = field(default_factory=dict)
+    part: Part | None = None
+
+
+Describe = Callable[[ir.Node, Facts], "Scaling | None"]
+SCALING = Handlers[Describe]("which factors pass?")
+"""By op type the function that says what a node does to factors; None if it lets none pass."""
+
+
+def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
+    """What a node does to factors of floating-point numbers; None if it lets none pass."""
+    describe = SCALING.get(node.op_type) if node.domain == "" else None
+    if describe is None or not node.inputs or not node.outputs:
+        return None
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None  # it depends on the callers of its function
+    if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
+        return None
+    if any(value is not None and facts.dtype(value) is None for value in node.inputs):
+        return None
+    if not _is_float(node.outputs[0], facts) or facts.is_constant(node.outputs[0]):
+        return None
+    scaling = describe(node, facts)
+    if scaling is None:
+        return None
+    passing = [node.inputs[slot] for slot in scaling.degrees]
+    if any(value is None or not _is_float(value, facts) for value in passing):
+        return None
+    return scaling
+
+
+def _is_float(value: ir.Value, facts: Facts) -> bool:
+    dtype = facts.dtype(value)
+    return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
+
+
+# -- What is known of operands ----------------------------------------------------------------
+
+
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """An input of a node; None where it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def numbers_of(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
+    """The numbers of a constant operand; None where it is missing or computed."""
+    value = operand(node, index)
+    if value is None or not facts.is_constant(value):
+        return None
+    return [float(number) for number in np.asarray(read_tensor(facts.tensor(value))).reshape(-1)]
+
+
+def rank_of(value: ir.Value | None, facts: Facts) -> int:
+    """The number of axes; 0, for which no axis is followed, where it is not known."""
+    return facts.rank(value) or 0
+
+
+def kept(value: ir.Value | None, facts: Facts, axes: Sequence[int] = ()) -> Channels:
+    """Every axis of a value comes out as it is, save some."""
+    return {axis: axis for axis in range(rank_of(value, facts)) if axis not in axes}
+
+
+def same_extent(a: Extent, b: Extent) -> bool:
+    """Whether two extents are static, equal, and no broadcast stands between."""
+    return isinstance(a, int) and a == b and a > 0
+
+
+def broadcast_axes(node: ir.Node, slot: int, facts: Facts, spared: int = 0) -> Channels:
+    """The axes of an operand that are no other in the result, aligned from the back.
+
+    Args:
+        node: The node.
+        slot: The operand.
+        facts: What is known.
+        spared: So many axes at the back are no batch.
+    """
+    own, out = facts.extents(node.inputs[slot]), facts.extents(node.outputs[0])
+    if own is None or out is None or len(own) > len(out):
+        return {}
+    more = len(out) - len(own)
+    axes = range(len(own) - spared)
+    return {axis: axis + more for axis in axes if same_extent(own[axis], out[axis + more])}
+
+
+def computed_slots(node: ir.Node, facts: Facts) -> list[int]:
+    """The inputs that are no constants."""
+    return [i for i, v in enumerate(node.inputs) if v is not None and not facts.is_constant(v)]

@@ -1,0 +1,237 @@
+"""Where a diagonal map may go towards the inputs: into what its argument is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx_expand.errors import Reason
+from onnx_expand.linear.diagonal import Diagonal, commuted
+from onnx_expand.linear.partition import Span
+from onnx_expand.linear.rules import runs_of
+from onnx_expand.linear.steps import step_of
+from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Sum, Term, View
+from onnx_expand.linear.ways import Search, Way, copy_of, op_name
+
+__all__ = ["Upstream"]
+
+_NEAR = 4  # steps before a map that may be one with it
+
+
+class Upstream(Search):
+    """Looks for where one map may go towards the inputs."""
+
+    def way(self, diagonal: Diagonal) -> Way | None:
+        """The best way to have the map before what computes its argument."""
+        source = self.source
+        top = source.args[0]
+        way = self._into(top, diagonal, source, may_rest=False)
+        if way is None:
+            return None
+        without = Way(swap=((source, lambda: top),))
+        if any(old is top for old, _ in way.swap):
+            return without + replace(way, scaled=tuple(t for t in way.scaled if t is not top))
+        if isinstance(top, Map) and top.is_part:
+            values = self.terms.roots.get(source, ())
+            return None if any(v.is_graph_output() for v in values) else without + way
+        # What has the map's value is written anew, for the name to go on meaning its numbers.
+        edges = tuple((source if r is top else r, a, b) for r, a, b in way.edges)
+        scaled = tuple(t for t in way.scaled if t is not top)
+        copied = Way(swap=((source, lambda: copy_of(top, top.args)),))
+        return copied + replace(way, edges=edges, scaled=scaled)
+
+    def _into(
+        self, term: Term, diagonal: Diagonal, above: Term, *, may_rest: bool = True
+    ) -> Way | None:
+        """The best way to have a term followed by a diagonal map.
+
+        Args:
+            term: The term.
+            diagonal: The map.
+            above: What reads the term.
+            may_rest: Whether the map may stand behind the term as a node.
+        """
+        diagonal = diagonal.simplest()
+        if diagonal.does_nothing:
+            return Way()
+        if not self.step(term):
+            return None
+        found = [self._rest(term, diagonal, above)] if may_rest else []
+        if self._is_only(term, above):
+            found += self._taken_in(term, diagonal)
+        else:
+            self.refuse_readers(term)
+        return self.best(found)
+
+    def _is_only(self, term: Term, above: Term) -> bool:
+        """Whether a term is read by another one alone."""
+        return term not in self.terms.roots and set(self.terms.users[term]) == {above}
+
+    def _taken_in(self, term: Term, diagonal: Diagonal) -> list[Way | None]:
+        """The ways to have a term, or what it is computed from, take in a map."""
+        found = self._absorbed(term, diagonal) if isinstance(term, Map) else None
+        if found is not None and found.is_free:
+            return [found]
+        return [found, self._past(term, diagonal)]
+
+    def _rest(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
+        """The map as a node between a term and its reader."""
+        if not isinstance(above, Homogeneous | View | Sum | Cat):
+            return None
+        node = self.node(term, diagonal, above)
+        if node is None:
+            return None
+        return Way(after=node.price(), edges=((above, term, lambda: node),))
+
+    def _absorbed(self, term: Map, diagonal: Diagonal) -> Way | None:
+        """The map taken in by the one that it comes to stand behind."""
+        stretch = self.terms.stretch(term)
+        follows = step_of(self.mapped(term, diagonal, term))
+        assert follows is not None
+        run = runs_of([*stretch.steps[-_NEAR:], follows])[-1]
+        last = len(run) - 1
+        if not last:
+            return None
+        first = len(stretch.steps) - last
+        root = stretch.steps[first - 1].top if first else stretch.root
+        part = self.partition(root, run)
+        spans = [(Span(i, last), Span(i, last - 1)) for i in range(last - 1, -1, -1)]
+        way = self.merged(part, spans, lambda span: term)
+        return None if way is None else replace(way, scaled=(term,))
+
+    # -- Past what is no map ----------------------------------------------------------------
+
+    def _past(self, term: Term, diagonal: Diagonal) -> Way | None:
+        """The best way to have a map before a term instead of behind it."""
+        if isinstance(term, View):
+            passage = None if diagonal.axis is None else term.op.backward(diagonal.axis)
+            return self._before(term, [(term.args[0], diagonal.spread(passage))])
+        if isinstance(term, Homogeneous):
+            return self._before_op(term, diagonal)
+        if isinstance(term, Sum | Cat):
+            return self._before_join(term, diagonal)
+        if isinstance(term, Map) and isinstance(term.args[0], Hub):
+            return self._before_cut(term, term.args[0], diagonal)
+        if isinstance(term, Map):
+            return self._before(term, [(term.args[0], commuted(term, diagonal, back=True))])
+        if term.anchor is None:
+            self.refuse(Reason.UNSUPPORTED, "what it treats is an input")
+        else:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
+        return None
+
+    def _before(self, term: Term, moved: Sequence[tuple[Term, Diagonal | None]]) -> Way | None:
+        """Maps of all of some arguments of a term, instead of one behind it."""
+        total = Way(scaled=(term,))
+        for arg, diagonal in moved:
+            if diagonal is None:
+                self.refuse(Reason.GEOMETRY, f"there is no such map before {op_name(term)}")
+                return None
+            if not self.holds(arg, diagonal):
+                return None
+            way = self._into(arg, diagonal, term)
+            if way is None:
+                return None
+            total += way
+        return total
+
+    def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
+        scaling = term.scaling
+        if scaling.positive and not diagonal.is_positive:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no negative factor pass")
+            return None
+        if scaling.part is not None and not self._is_only(term.args[0], term):
+            return self._before_part(term, diagonal)
+        through = diagonal.through(scaling.gain, back=True)
+        if through is None:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets nothing pass that is added")
+            return None
+        moved = [(arg, _root(term, arg, through)) for arg in dict.fromkeys(term.args)]
+        if scaling.joint:
+            return self._before(term, moved)
+        return self.best(self._before(term, [one]) for one in moved if one[1] is not None)
+
+    def _before_part(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
+        """Before a part of a value whose other parts have other readers."""
+        part, x = term.scaling.part, term.args[0]
+        assert part is not None
+        for other in self.terms.users[x]:
+            theirs = other.scaling.part if isinstance(other, Homogeneous) else None
+            if other is term:
+                continue
+            apart = theirs is not None and theirs.axis == part.axis and other.args == (x,)
+            if theirs is None or not apart or not part.places.isdisjoint(theirs.places):
+                self.refuse_readers(x)
+                return None
+        if x in self.terms.roots or diagonal.axis is not None or len(term.args) > 1:
+            return None
+        return self._before_whole(term, x, diagonal.within(part.axis, part.places, part.size))
+
+    def _before_cut(self, term: Map, hub: Hub, diagonal: Diagonal) -> Way | None:
+        """Before a node that cuts channels, for the channels of one part alone."""
+        picks = term.links[0].picks if term.links else None
+        rank, x = hub.tensor.rank, hub.args[0]
+        if picks is None or rank is None or term.axes is None or hub in self.terms.roots:
+            return None
+        apart = all(_is_apart(term, other) for other in self.terms.users[hub])
+        if not apart or not self._is_only(x, hub):
+            self.refuse_readers(x)
+            return None
+        axis, size = term.axes[0] % rank, term.geometry.in_channels
+        return self._before_whole(term, x, diagonal.within(axis, range(*picks), size))
+
+    def _before_whole(self, term: Term, x: Term, whole: Diagonal | None) -> Way | None:
+        """As `_before`, where others read parts of the argument that keep their numbers."""
+        if whole is None or not self.holds(x, whole) or not self.step(x):
+            return None
+        way = self.best(self._taken_in(x, whole))
+        return None if way is None else Way(scaled=(term,)) + way
+
+    def _before_join(self, term: Sum | Cat, diagonal: Diagonal) -> Way | None:
+        """As `s (a + b) + t = (s a + t) + s b`, and `s [a, b] + t = [s1 a + t1, s2 b + t2]`."""
+        if len(set(term.args)) < len(term.args):
+            return None
+        moved: list[tuple[Term, Diagonal | None]] = []
+        first = 0
+        for i, arg in enumerate(term.args):
+            own: Diagonal | None = diagonal
+            if isinstance(term, Cat):
+                extents = arg.tensor.extents
+                count = None if extents is None else extents[term.axis]
+                if diagonal.axis == term.axis:
+                    own = diagonal.part(first, count) if isinstance(count, int) else None
+                    first += count if isinstance(count, int) else 0
+            elif diagonal.axis is not None and not term.same:
+                own = None
+            elif i and term.factors[0] == 1:
+                # Of a sum one term takes the shift, of a mean every one.
+                own = replace(diagonal, shift=None)
+            moved.append((arg, own))
+        return self._before(term, moved)
+
+
+def _is_apart(term: Map, other: Term) -> bool:
+    """Whether what else reads a cut node takes another part."""
+    if other is term:
+        return True
+    if not isinstance(other, Map) or not other.is_part or not other.links:
+        return False
+    mine, theirs = term.links[0].picks, other.links[0].picks
+    return (
+        mine is not None and theirs is not None and (mine[1] <= theirs[0] or theirs[1] <= mine[0])
+    )
+
+
+def _root(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """The map of an argument that comes out of an op as another one."""
+    slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
+    degrees = term.scaling.degrees
+    if any(slot not in degrees for slot in slots):
+        return None
+    degree = 1 if term.scaling.joint else sum(degrees[slot] for slot in slots)
+    whole = diagonal.root(degree)
+    if whole is None:
+        return None
+    found = [whole.moved(term.scaling.channels.get(slot, {}), back=True) for slot in slots]
+    axes = {None if d is None else d.axis for d in found}
+    return found[0] if len(axes) == 1 else None
