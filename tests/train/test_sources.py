@@ -310,9 +310,10 @@ def voc(root: Path, count: int = 6) -> Path:
     return root
 
 
-def test_voc_gives_boxes_as_shares_of_the_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inner", ["", "VOC2007", "VOCdevkit/VOC2007", "cells"])
+def test_voc_gives_boxes_as_shares_of_the_image(tmp_path: Path, inner: str) -> None:
     """Pixels count from 1 and are inclusive; difficult boxes are marked; lists are obeyed."""
-    voc(tmp_path / "VOCdevkit" / "VOC2007")
+    voc(tmp_path / inner)
     data = load_data(tmp_path, channels=3, size=(10, 10))
     assert data.kind == "detect"
     assert (len(data.train), len(data.test)) == (3, 2)

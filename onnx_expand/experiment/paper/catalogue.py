@@ -159,8 +159,30 @@ _TRANSFER = Study(
     _RESNET,
 )
 
+_THREE = (Arm("compact"), Arm("CL", _CL), Arm("CK", _CK))
+_FIGURE_3 = Study(
+    "figure3",
+    "Do the gradients of different batches agree more in an expanded network?",
+    "Figure 3",
+    "smallnet",
+    _THREE,
+    gradients=100,
+)
+_FIGURE_4 = Study(
+    "figure4",
+    "Is the loss around the trained weights flatter?",
+    "Figure 4",
+    "smallnet",
+    _THREE,
+    landscape=21,
+)
+
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (_TABLE_1, _TABLE_7, _TABLE_8, _TABLE_9, _NONLINEAR, _TRANSFER)
+    study.name: study
+    for study in (
+        *(_TABLE_1, _TABLE_7, _TABLE_8, _TABLE_9),
+        *(_FIGURE_3, _FIGURE_4, _NONLINEAR, _TRANSFER),
+    )
 }
 
 

@@ -38,6 +38,10 @@ class Job:
         distill: Fields of `DistillOptions`, of how it is followed.
         start: The run whose trained network is where this one begins, without the activations
             that `expand` put between linear layers; it has the same network and expansion.
+        gradients: Measure after each epoch the similarity of the gradients of so many pairs of
+            batches.
+        landscape: Measure the loss around the trained and folded weights, at so many points on
+            each of two axes.
     """
 
     network: str
@@ -53,6 +57,8 @@ class Job:
     teacher: Job | None = None
     distill: Mapping[str, Any] = field(default_factory=dict)
     start: Job | None = None
+    gradients: int = 0
+    landscape: int = 0
 
     @property
     def needs(self) -> tuple[Job, ...]:

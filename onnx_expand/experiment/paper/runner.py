@@ -14,6 +14,7 @@ import torch
 import onnx_expand
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment.folding import fold_and_check
+from onnx_expand.experiment.paper.analysis import GradientWatch, landscape
 from onnx_expand.experiment.paper.datasets import data_of, fingerprint
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.experiment.paper.store import Store
@@ -150,8 +151,13 @@ def _trained(
     """Train and fold a model; the figures of both."""
     options = TrainOptions(**{**job.train, "seed": job.seed})
     module = to_torch(model) if teacher is None else teacher.student(model)
+    watch = progress
+    if job.gradients:
+        watch = GradientWatch(
+            progress, module, data, job.gradients, options.batch, folder / "checkpoint.json"
+        )
     checkpoints = Checkpoints(folder / "checkpoint.pt", resume=True)
-    history = train(module, data, options, progress, teacher=teacher, checkpoints=checkpoints)
+    history = train(module, data, options, watch, teacher=teacher, checkpoints=checkpoints)
     trained = write_back(module, model)
     save(trained, folder / EXPANDED)
     linear = job.expand is not None and not job.expand.get("nonlinear")
@@ -170,4 +176,15 @@ def _trained(
         "curve": [[e.loss, e.train_score, e.test_score] for e in history.epochs],
         "check": folded.verdict.summary() if folded and folded.verdict else None,
         "data": data.description,
+        **_analysed(job, watch, final, data),
     }
+
+
+def _analysed(job: Job, watch: Progress | None, final: ir.Model, data: Dataset) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if isinstance(watch, GradientWatch):
+        found["similarities"] = watch.epochs()
+    if job.landscape:
+        module = to_torch(final)
+        found["landscape"] = landscape(module, data, points=job.landscape, seed=job.seed)
+    return found

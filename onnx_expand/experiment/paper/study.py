@@ -91,6 +91,8 @@ class Study:
         network: A network of `models`.
         arms: The lines of the table.
         teacher: Whom arms with `distill` follow.
+        gradients: See `Job`; of the runs that are reported.
+        landscape: See `Job`.
     """
 
     name: str
@@ -99,6 +101,8 @@ class Study:
     network: str
     arms: tuple[Arm, ...]
     teacher: Teacher | None = None
+    gradients: int = 0
+    landscape: int = 0
 
     def against(self, arm: Arm) -> Arm | None:
         """The arm that one is compared with; None for the first."""
@@ -224,7 +228,10 @@ def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, part: P
             train={**setting.train, **study.teacher.train},
             seed=0,
         )
-    return replace(alone, teacher=teacher, distill=arm.distill or {}, start=start)
+    job = replace(alone, teacher=teacher, distill=arm.distill or {}, start=start)
+    if part == "held-out":
+        return job
+    return replace(job, gradients=study.gradients, landscape=study.landscape)
 
 
 def _tuned(

@@ -1,4 +1,4 @@
-"""What a study found, as Markdown, as JSON, and as a picture."""
+"""What a study found, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from onnx_expand.experiment.paper.job import code_version
+from onnx_expand.experiment.paper.pictures import draw
 from onnx_expand.experiment.paper.study import Findings, Row
 from onnx_expand.model import replacing
 
-__all__ = ["as_dict", "draw", "markdown", "write"]
-
-_BLUE, _ORANGE = "#3b6ea5", "#b5672c"
+__all__ = ["as_dict", "markdown", "write"]
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
@@ -44,10 +43,13 @@ def markdown(findings: Findings) -> str:
     columns = list(dict.fromkeys(name for arm in study.arms for name in arm.paper))
     head = [
         "", "parameters in training", "rate", "accuracy %", "difference", "95 % interval",
-        "training loss", *(f"paper: {name}" for name in columns),
+        "training loss", *(name for name, values in _analyses(findings.rows[0]) if values),
+        *(f"paper: {name}" for name in columns),
     ]  # fmt: skip
     lines = [f"## {study.source}: {study.title}", "", _line(head), _line(["---"] * len(head))]
-    lines += [_line([*_cells(row), *_beside(row, columns)]) for row in findings.rows]
+    for row in findings.rows:
+        extra = [_spread(values) for _, values in _analyses(row) if values]
+        lines.append(_line([*_cells(row), *extra, *_beside(row, columns)]))
     train = ", ".join(f"{name} {value}" for name, value in setting.train.items())
     first = findings.rows[0].results[0]
     ran = first.get("data", setting.data)
@@ -86,6 +88,27 @@ def _cells(row: Row) -> list[str]:
     diverged = len(row.results) - len(row.scores)
     score += f" ({diverged} diverged)" if diverged else ""
     return [row.arm.name, parameters, f"{row.lr:g}", score, difference, interval, loss]
+
+
+def _analyses(row: Row) -> list[tuple[str, list[float]]]:
+    """What else was measured of each seed."""
+    finished = [result for result in row.results if result["score"] is not None]
+    similar = [r["similarities"] for r in finished if r.get("similarities")]
+    around = [r["landscape"] for r in finished if r.get("landscape")]
+    return [
+        ("least gradient similarity", [min(epochs[-1]) for epochs in similar]),
+        ("its mean over epochs", [statistics.mean(map(min, epochs)) for epochs in similar]),
+        ("loss half a filter away", [_half_way(loss) for loss in around]),
+    ]
+
+
+def _half_way(loss: Sequence[Sequence[float]]) -> float:
+    """The mean loss at half the length of the filters along either axis, either way."""
+    middle, near = len(loss) // 2, max(1, len(loss) // 4)
+    ends = (middle - near, middle + near)
+    return statistics.mean(
+        [*(loss[end][middle] for end in ends), *(loss[middle][end] for end in ends)]
+    )
 
 
 def _beside(row: Row, columns: Sequence[str]) -> list[str]:
@@ -128,43 +151,3 @@ def as_dict(findings: Findings) -> dict[str, Any]:
             for row in findings.rows
         ],
     }
-
-
-def draw(findings: Findings, path: Path) -> bool:
-    """Draw the scores and the curves; whether there was something to draw with."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        return False
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = findings.rows
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 1.8 + 0.4 * max(5, len(rows))), layout="constrained"
-    )
-    for place, row in enumerate(rows):
-        scores = [100 * s for s in row.scores]
-        color = _BLUE if row.arm.expand is None else _ORANGE
-        left.plot(scores, [place] * len(scores), "o", color=color, alpha=0.5)
-        if scores:
-            left.plot([statistics.mean(scores)], [place], "|", color=color, markersize=22)
-        right.plot(*_mean_curve(row.results), label=row.arm.name)
-    left.set(yticks=range(len(rows)), yticklabels=[row.arm.name for row in rows])
-    left.invert_yaxis()
-    left.set_xlabel("test accuracy, %; each seed, and the mean")
-    right.set(xlabel="epoch", ylabel="test accuracy, %, mean")
-    right.legend(fontsize="small")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    figure.suptitle(f"{findings.study.source}: {findings.study.title}")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=130, format="png")
-    plt.close(figure)
-    return True
-
-
-def _mean_curve(results: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
-    curves = [[100 * point[2] for point in r["curve"]] for r in results if r["score"] is not None]
-    means = [statistics.mean(points) for points in zip(*curves, strict=True)]
-    return list(range(1, len(means) + 1)), means

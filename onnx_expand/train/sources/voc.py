@@ -34,7 +34,7 @@ def is_voc(path: Path) -> bool:
 
 
 def _root(path: Path) -> Path | None:
-    inner = [path, *sorted(path.glob("VOC*")), *sorted(path.glob("VOCdevkit/VOC*"))]
+    inner = [path, *sorted(path.glob("*")), *sorted(path.glob("VOCdevkit/VOC*"))]
     return next(
         (p for p in inner if (p / "Annotations").is_dir() and (p / "JPEGImages").is_dir()), None
     )
