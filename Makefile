@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lowest toolchains lint fuzz fuzz-constants fuzz-models proven large support clean
+.PHONY: setup demo test lowest toolchains wheel lint fuzz fuzz-constants fuzz-models proven large support clean
 
 setup: $(VENV)/.installed
 
@@ -39,6 +39,17 @@ $(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py
 
 lowest: $(LOWEST)/.installed
 	FUZZ_EXAMPLES=50 $(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning tests
+
+# The wheel in an environment of its own: every block of the README, in an empty folder.
+WHEEL := .venv-wheel
+
+wheel: pyproject.toml constraints.txt
+	rm -rf dist $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet build
+	$(WHEEL)/bin/python -m build --wheel --outdir dist .
+	$(WHEEL)/bin/python -m pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[cpu,train]"
+	cd $(WHEEL) && bin/python $(CURDIR)/tests/readme.py $(CURDIR)/README.md
 
 # The tools that onnx-expand runs inside, in an environment of their own.
 TOOLCHAINS := .venv-toolchains
@@ -78,4 +89,4 @@ support: setup
 	$(BIN)/python -m tests.support docs/support.md
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) demo dist
+	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) $(WHEEL) demo dist

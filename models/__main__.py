@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,30 +11,32 @@ from typing import Any
 import click
 import onnx
 
-from models.layers import parameter_count
-from models.registry import Entry, networks
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.model import check_output, replacing
+
+from .layers import parameter_count
+from .registry import Entry, networks
 
 __all__ = ["main"]
 
 _NAME = "python -m models"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, name: str = _NAME) -> int:
     """Run the command.
 
     Args:
-        arguments: The words after `python -m models`; those of this process when missing.
+        arguments: The words after the command's name; those of this process when missing.
+        name: The command's name, for its messages.
 
     Returns:
         The exit code: 0, or 2 after one line `error: ...` on stderr.
     """
     try:
         # click's own mode would print its usage lines above each error.
-        code = _group().main(arguments, prog_name=_NAME, standalone_mode=False)
+        code = _group(name).main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
-        return _fail(f"{error.format_message()} See `{_NAME} --help`.", error.exit_code)
+        return _fail(f"{error.format_message()} See `{name} --help`.", error.exit_code)
     except OnnxExpandError as error:
         return _fail(str(error), error.exit_code)
     except click.Abort:
@@ -46,13 +49,14 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _group() -> click.Group:
+def _group(name: str) -> click.Group:
     group = click.Group(
         help="Build networks as ONNX files with fresh weights.",
         commands=[_command(entry) for entry in networks().values()],
         no_args_is_help=False,
     )
-    group.add_command(click.Command("list", callback=_list, help="List the networks."))
+    listing = functools.partial(_list, name)
+    group.add_command(click.Command("list", callback=listing, help="List the networks."))
     return group
 
 
@@ -80,12 +84,12 @@ def _command(entry: Entry) -> click.Command:
     return click.Command(entry.name, callback=write, params=params, help=entry.summary + ".")
 
 
-def _list() -> None:
+def _list(name: str) -> None:
     for entry in networks().values():
         model = entry.build()
         count, shape = f"{parameter_count(model):,}", _shape(model.graph.input[0])
         click.echo(f"{entry.name:<13} {count:>10} parameters  {shape:<20}  {entry.summary}")
-    click.echo(f"`{_NAME} <name> --help` shows the options of a network.")
+    click.echo(f"`{name} <name> --help` shows the options of a network.")
 
 
 def _shape(value: onnx.ValueInfoProto) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import onnx
 
-from models.layers import Network, check_range
-from models.registry import Batch, Classes, Opset, Seed, Size, network
+from .layers import Network, check_range
+from .registry import Batch, Classes, Opset, Seed, Size, network
 
 __all__ = ["build"]
 

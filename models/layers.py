@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from models.initial import TORCH, Initial
 from onnx_expand.errors import UsageError
+
+from .initial import TORCH, Initial
 
 __all__ = ["Network", "Value", "check_range", "parameter_count"]
 

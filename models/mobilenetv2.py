@@ -6,10 +6,11 @@ from typing import Annotated
 
 import onnx
 
-from models.initial import HE_OUT, NORMAL
-from models.layers import Network, Value, check_range
-from models.registry import Batch, Classes, Opset, Seed, Size, network
 from onnx_expand.errors import UsageError
+
+from .initial import HE_OUT, NORMAL
+from .layers import Network, Value, check_range
+from .registry import Batch, Classes, Opset, Seed, Size, network
 
 __all__ = ["build"]
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import onnx
 
-from models.initial import DARKNET
-from models.layers import Network, Value, check_range
-from models.registry import Batch, Opset, Seed, Size, network
+from .initial import DARKNET
+from .layers import Network, Value, check_range
+from .registry import Batch, Opset, Seed, Size, network
 
 __all__ = ["build"]
 

@@ -39,3 +39,13 @@ folded = onnx_expand.fold(expanded)
 print(len(folded.graph.node) == len(model.graph.node), onnx_expand.inspect(folded).parameters)
 """
     assert run(code) == "True 66186"
+
+
+def test_the_link_on_the_top_level_leads_to_the_same_classes() -> None:
+    """`passes.fold.Fold` is the class of the package, not a second one."""
+    code = (
+        "from passes.fold import Fold; from passes import Expand; import passes.expand\n"
+        "import onnx_expand.passes as own\n"
+        "assert Fold is own.Fold and Expand is own.Expand is passes.expand.Expand"
+    )
+    run(code)

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -152,8 +153,11 @@ def test_passes_are_listed(capsys: Any) -> None:
 PLUGIN = """
     from dataclasses import dataclass
 
+    import numpy as np
     import onnx_ir as ir
 
+    from onnx_expand import AffineConv
+    from onnx_expand.lift import Linear
     from onnx_expand.factorize import Layer, strategy
     from onnx_expand.runtimes import OnnxRuntime
 
@@ -175,6 +179,12 @@ PLUGIN = """
         return [(Layer(layer),), (Layer(layer),)]
 
 
+    def scale(node, facts):
+        '''`com.tiny.Scale`: y = factor * x.'''
+        affine = AffineConv.per_channel(np.array([node.attributes["factor"].as_float()]))
+        return Linear(node, 0, affine.geometry, None, lambda: affine)
+
+
     class Other(OnnxRuntime):
         @property
         def name(self):
@@ -192,6 +202,9 @@ POINTS = """
 
     [onnx_expand.strategies]
     twice = tiny_plugin:twice
+
+    [onnx_expand.linear_ops]
+    com.tiny.Scale = tiny_plugin:scale
 
     [onnx_expand.runtimes]
     other = tiny_plugin:Other
@@ -227,6 +240,29 @@ def test_packages_add_passes_strategies_and_runtimes(site: Path) -> None:
     done = run(site, "check", "in.onnx", "in.onnx", "--providers", "other")
     assert done.returncode == 0, done.stderr
     assert "(other)" in done.stdout
+
+
+def test_packages_add_linear_ops(site: Path) -> None:
+    """A node of an op that a package knows to be linear goes into the layer before it."""
+    h = onnx.helper
+    weight = np.random.default_rng(0).normal(size=(3, 2, 1, 1)).astype(np.float32)
+    nodes = [
+        h.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        h.make_node("Scale", ["c"], ["y"], "scale", domain="com.tiny", factor=0.25),
+    ]
+    value = h.make_tensor_value_info
+    shapes = value("x", 1, [1, 2, 4, 4]), value("y", 1, [1, 3, 4, 4])
+    graph = h.make_graph(
+        nodes, "g", shapes[:1], shapes[1:], [onnx.numpy_helper.from_array(weight, "w")]
+    )
+    opsets = [h.make_opsetid("", 17), h.make_opsetid("com.tiny", 1)]
+    onnx.save(h.make_model(graph, opset_imports=opsets, ir_version=8), site / "scaled.onnx")
+    done = run(site, "fold", "scaled.onnx", "plain.onnx")
+    assert done.returncode == 0, done.stderr
+    folded = onnx.load(site / "plain.onnx")
+    assert [node.op_type for node in folded.graph.node] == ["Conv"]
+    (found,) = map(onnx.numpy_helper.to_array, folded.graph.initializer)
+    np.testing.assert_array_equal(found, weight / 4)
 
 
 def test_faulty_plugins_are_one_line(site: Path) -> None:

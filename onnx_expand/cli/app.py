@@ -10,6 +10,7 @@ from onnx_expand.cli.check import check
 from onnx_expand.cli.expand import expand
 from onnx_expand.cli.fold import fold
 from onnx_expand.cli.inspect import inspect
+from onnx_expand.cli.models import models
 from onnx_expand.cli.paper import paper
 from onnx_expand.cli.run import passes, run
 from onnx_expand.cli.train import train
@@ -31,10 +32,12 @@ def cli() -> None:
     bench    time models side by side
     run      run passes by name, one after the other
     passes   list the passes and their options
+    models   build a network of the ExpandNets paper
     paper    do the studies of the ExpandNets paper
 
     \b
     The whole loop:
+      onnx-expand models smallnet --kernel 7 -o compact.onnx
       onnx-expand expand compact.onnx expanded.onnx --strategy ck+fc --rate 4
       onnx-expand train expanded.onnx trained.onnx --data digits --epochs 10
       onnx-expand fold trained.onnx deploy.onnx
@@ -46,5 +49,5 @@ def cli() -> None:
     """
 
 
-for command in (expand, train, fold, check, inspect, bench, run, passes, paper):
+for command in (expand, train, fold, check, inspect, bench, run, passes, models, paper):
     cli.add_command(command)

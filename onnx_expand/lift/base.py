@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand import plugins
 from onnx_expand.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.geometry import Geometry
@@ -107,7 +108,7 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
     Returns:
         The map; or why a node of a linear op is none; or None for a node that is not linear.
     """
-    lifter = LIFTERS.get(node.op_type) if node.domain == "" else None
+    lifter = LIFTERS.get(node.op_type) if node.domain == "" else _registered(node)
     if lifter is None or not node.outputs or not _is_float(node, facts):
         return None
     given = next((a.name for a in node.attributes.values() if a.is_ref()), None)
@@ -131,6 +132,15 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         return Refusal(Reason.UNSUPPORTED, str(error))
     except CONTRADICTIONS as error:
         return contradiction(error)
+
+
+def _registered(node: ir.Node) -> Lifter | None:
+    """The function that an installed package registers for an op of another domain."""
+    name = f"{node.domain}.{node.op_type}"
+    if name not in plugins.names(plugins.LINEAR_OPS):
+        return None
+    lifter: Lifter = plugins.load(plugins.LINEAR_OPS, name)
+    return lifter
 
 
 CONTRADICTIONS = (ArithmeticError, IndexError, TypeError, ValueError)

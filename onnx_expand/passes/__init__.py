@@ -1,4 +1,12 @@
-"""The rewrites: `Expand` and `Fold`, passes over `onnx_ir.Model`."""
+"""The rewrites: `Expand` and `Fold`, passes over `onnx_ir.Model`.
+
+The link `passes` on the project's top level leads here; imported through it, the modules are the
+same ones, so that `passes.fold.Fold` is `onnx_expand.passes.fold.Fold`.
+"""
+
+import importlib
+import pkgutil
+import sys
 
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
@@ -23,3 +31,10 @@ __all__ = [
     "Verification",
     "assume_constant",
 ]
+
+if __name__ != "onnx_expand.passes":
+    _own = importlib.import_module("onnx_expand.passes")
+    sys.modules[__name__] = _own
+    for _module in pkgutil.iter_modules(_own.__path__):
+        _name = f"{_own.__name__}.{_module.name}"
+        sys.modules[f"{__name__}.{_module.name}"] = importlib.import_module(_name)
