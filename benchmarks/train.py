@@ -175,7 +175,7 @@ def measure(case: Case, rounds: int, device: str) -> str:
     x = torch.randn(case.shape, generator=torch.Generator().manual_seed(0)).to(device)
     trainees = {}
     for way in WAYS:
-        module = to_torch(model if way == "compact" else expanded)
+        module = to_torch(model if way == "compact" else expanded, execution="layerwise")
         trainees[way] = Trainee(module if way == "compact" else composed(module, way), x)
     for trainee in trainees.values():
         trainee.step()

@@ -108,7 +108,7 @@ def test_training_steps_are_those_of_the_cpu(execution: str) -> None:
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 3, 32, 32)))
     found = {}
     for device in ("cpu", "cuda"):
-        module = composed(to_torch(model).double().to(device), execution)
+        module = composed(to_torch(model, execution="layerwise").double().to(device), execution)
         module(x.to(device)).square().mean().backward()
         found[device] = {
             n: p.grad.cpu() for n, p in module.named_parameters() if p.grad is not None

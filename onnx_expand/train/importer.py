@@ -17,6 +17,7 @@ from onnx_expand.editing import label
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
+from onnx_expand.train.composed import Composition
 from onnx_expand.train.decompose import decompose, inner_nodes
 from onnx_expand.train.host import Known, as_tensor, find_host
 from onnx_expand.train.module import OnnxModule, attach, identifier
@@ -35,7 +36,9 @@ _KIND, _PARAMETER = "pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETE
 _HOST_SIZE = 32
 
 
-def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
+def to_torch(
+    model: ModelLike, *, freeze: str | None = None, execution: str = "auto"
+) -> OnnxModule:
     """A torch module that computes what a model computes, in evaluation mode.
 
     Each initializer becomes one parameter or buffer of the same name, shared where it is shared.
@@ -48,9 +51,12 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`. It is not
             changed.
         freeze: A regular expression; what it finds in an initializer's name is not trained.
+        execution: How chains of linear layers run: `auto`, in each forward pass as one layer where
+            that takes fewer multiply-accumulates, with the same gradients; `composed`, always as
+            one; `layerwise`, each layer by itself. Parameters and their names do not depend on it.
 
     Raises:
-        UsageError: `freeze` is no regular expression.
+        UsageError: `freeze` is no regular expression, or there is no such execution.
         ModelError: The model is not valid.
         UnsupportedError: Nodes have no translation (all of them are named), or a weight has an
             element type that torch does not have.
@@ -71,7 +77,8 @@ def to_torch(model: ModelLike, *, freeze: str | None = None) -> OnnxModule:
         name: value.metadata_props.get(_KIND, "")
         for name, value in source.graph.initializers.items()
     }
-    return _Importer(flat, plans, weights, _held(source.graph, weights), kinds, frozen).run()
+    module = _Importer(flat, plans, weights, _held(source.graph, weights), kinds, frozen).run()
+    return Composition.of(module).module(execution)
 
 
 def _plan(model: ir.Model, weights: Set[str]) -> dict[ir.Node, Op]:

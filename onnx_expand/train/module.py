@@ -25,9 +25,11 @@ class OnnxModule(fx.GraphModule):
     Attributes:
         initializers: For each initializer of the ONNX graph its key in `state_dict`. The two are
             equal but for names that torch cannot express.
+        layerwise: The graph with one call for each layer, where `graph` composes chains of them.
     """
 
     initializers: dict[str, str]
+    layerwise: fx.Graph | None
 
     def __init__(
         self, root: torch.nn.Module, graph: fx.Graph, initializers: Mapping[str, str]
@@ -41,6 +43,7 @@ class OnnxModule(fx.GraphModule):
         self._modules.update(root._modules)
         self._non_persistent_buffers_set.update(root._non_persistent_buffers_set)
         self.training = root.training
+        self.layerwise = None
         self.graph = graph
 
     def sharing(self, graph: fx.Graph) -> OnnxModule:
@@ -50,10 +53,14 @@ class OnnxModule(fx.GraphModule):
     # GraphModule would trace its generated code again, through the functions that it calls.
 
     def __reduce__(self) -> Any:
-        return _restore, (_records(self.graph), _state(self))
+        return _restore, (*self._graphs(), _state(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxModule:
-        return _restore(_records(self.graph), copy.deepcopy(_state(self), memo))
+        return _restore(*self._graphs(), copy.deepcopy(_state(self), memo))
+
+    def _graphs(self) -> tuple[list[Record], list[Record] | None]:
+        layerwise = None if self.layerwise is None else _records(self.layerwise)
+        return _records(self.graph), layerwise
 
 
 def attach(root: torch.nn.Module, key: str, tensor: torch.Tensor) -> None:
@@ -82,7 +89,7 @@ def identifier(name: str, otherwise: str) -> str:
 
 def _state(module: OnnxModule) -> dict[str, Any]:
     """Everything but the graph and what is generated from it."""
-    derived = {"_graph", "_code", "_lineno_map", "_prologue_start"}
+    derived = {"_graph", "layerwise", "_code", "_lineno_map", "_prologue_start"}
     return {name: value for name, value in module.__dict__.items() if name not in derived}
 
 
@@ -105,7 +112,17 @@ class _Place(int):
     """A reference to a node by its place."""
 
 
-def _restore(records: list[Record], state: dict[str, Any]) -> OnnxModule:
+def _restore(
+    records: list[Record], layerwise: list[Record] | None, state: dict[str, Any]
+) -> OnnxModule:
+    module = OnnxModule(torch.nn.Module(), fx.Graph(), {})
+    module.__dict__.update(state)
+    module.graph = _graph(records)
+    module.layerwise = None if layerwise is None else _graph(layerwise)
+    return module
+
+
+def _graph(records: list[Record]) -> fx.Graph:
     graph = fx.Graph()
     nodes: list[fx.Node] = []
 
@@ -120,7 +137,4 @@ def _restore(records: list[Record], state: dict[str, Any]) -> OnnxModule:
 
     for kind, name, target, args, kwargs in records:
         nodes.append(graph.create_node(kind, target, resolve(args), resolve(kwargs), name))
-    module = OnnxModule(torch.nn.Module(), fx.Graph(), {})
-    module.__dict__.update(state)
-    module.graph = graph
-    return module
+    return graph

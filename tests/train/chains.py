@@ -85,7 +85,7 @@ class Graph:
 
     def module(self, *outputs: str) -> OnnxModule:
         """Its torch module."""
-        return to_torch(self.model(*outputs))
+        return to_torch(self.model(*outputs), execution="layerwise")
 
 
 def chain_of(maps: Sequence[AffineConv]) -> OnnxModule:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +137,7 @@ def test_any_graph_has_the_same_function_and_gradients(
     seed: int, length: int, execution: str
 ) -> None:
     """Forks, joins, extra readers and outputs in the middle included."""
-    module = to_torch(random_graph(seed, length=length, dtype=np.float64))
+    module = to_torch(random_graph(seed, length=length, dtype=np.float64), execution="layerwise")
     if not any(p.requires_grad for p in module.parameters()):
         return
     x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -146,7 +148,8 @@ def test_any_graph_has_the_same_function_and_gradients(
 @pytest.mark.parametrize("execution", ["auto", "composed"])
 def test_expanded_networks(strategy: str, execution: str) -> None:
     """Also in training mode, with batch normalization behind each unit."""
-    module = to_torch(onnx_expand.expand(smallnet.build(), strategy=strategy, rate=2)).double()
+    model = onnx_expand.expand(smallnet.build(), strategy=strategy, rate=2)
+    module = to_torch(model, execution="layerwise").double()
     module.train()
     start = copy.deepcopy(module.state_dict())
     run = composed(module, execution)
@@ -165,7 +168,8 @@ def test_expanded_networks(strategy: str, execution: str) -> None:
 def test_depthwise_units_of_mobilenet() -> None:
     """All fourteen 3x3 convolutions are composed, by group."""
     model = mobilenet.build(size=32, classes=10, width=0.25, stride=1)
-    module = to_torch(onnx_expand.expand(model, strategy="cl", rate=2, kernels="3")).double()
+    model = onnx_expand.expand(model, strategy="cl", rate=2, kernels="3")
+    module = to_torch(model, execution="layerwise").double()
     run = composed(module, "composed")
     assert len(units(run)) == 14
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -324,3 +328,40 @@ def test_other_modules_and_wrong_names() -> None:
     g = Graph("N", 3)
     with pytest.raises(UsageError, match="auto, composed, layerwise"):
         composed(g.module(g.add("Relu", "x")), "both")
+
+
+def test_to_torch_composes_unless_told_otherwise() -> None:
+    """In a loop of one's own chains run as one layer, with the layers' parameters."""
+    model = onnx_expand.expand(smallnet.build(kernel=7), strategy="ck+fc", rate=2)
+    module = to_torch(model).double()
+    plain = to_torch(model, execution="layerwise").double()
+    assert list(module.state_dict()) == list(plain.state_dict())
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    plans = plans_of(module, x)
+    assert len(plans) == 5
+    assert any(piece.whole for plan in plans.values() for piece in plan.pieces)
+    assert not plans_of(plain, x)
+    for kind in (module, plain):
+        kind(x).square().sum().backward()
+    for (name, mine), (_, theirs) in zip(
+        module.named_parameters(), plain.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
+    with pytest.raises(UsageError, match="execution 'fast'"):
+        to_torch(model, execution="fast")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_composed_module_goes_back_to_its_layers(copied: Callable[[Any], Any]) -> None:
+    """Copied, moved to another type and changed, it is the same module layer by layer."""
+    model = onnx_expand.expand(smallnet.build(kernel=5), strategy="ck", rate=2)
+    module = copied(to_torch(model)).double()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.01)
+    layers = composed(module, "layerwise")
+    assert list(layers.state_dict()) == list(module.state_dict())
+    assert not plans_of(layers, x)
+    torch.testing.assert_close(layers(x), module(x))
+    assert composed(layers, "layerwise") is layers

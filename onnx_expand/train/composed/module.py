@@ -36,7 +36,10 @@ class Composition:
 
     @classmethod
     def of(cls, module: OnnxModule) -> Composition:
-        """Look at a module."""
+        """Look at a module, layer by layer whatever way it runs in."""
+        if module.layerwise is not None:
+            module = module.sharing(module.layerwise)
+            del module._modules[COMPOSED]
         chains, apart = find(module)
         return cls(module, tuple(chains), tuple(apart))
 
@@ -70,6 +73,7 @@ class Composition:
         result = self.source.sharing(graph)
         units.train(result.training)
         result.add_module(COMPOSED, units)
+        result.layerwise = self.source.graph
         return result
 
     def summary(self) -> str:
