@@ -267,6 +267,21 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[str], int]] = {
         ["Relu", "MatMul"],
         8 * 6,
     ),
+    "an image and its double among others": (
+        "N,2,H,W",
+        "d = Mul(x, two) r = Relu(x) a = Concat<axis=1>(x, r, d, x) "
+        "y = Conv<pads=[1,1,1,1]>(a, w)",
+        {"w": normal((4, 8, 3, 3)), "two": np.array(2, np.float32)},
+        ["Relu", "Concat", "Conv"],
+        4 * 4 * 9,
+    ),
+    "two images, each twice": (
+        "N,2,H,W",
+        "r = Relu(x) s = Add(r, two) a = Concat<axis=1>(x, r, x, s) y = Conv(a, w, b)",
+        {"w": normal((4, 8, 3, 3)), "two": np.array(2, np.float32), "b": normal((4,))},
+        ["Relu", "Concat", "Conv"],
+        4 * 4 * 9,
+    ),
     "features three times": (
         "N,5",
         "a = Concat<axis=1>(x, x, x) y = MatMul(a, w)",

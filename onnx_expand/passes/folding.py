@@ -23,6 +23,7 @@ from onnx_expand.linear.partition import Clock, Partition, Span
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.pools import pad_average
 from onnx_expand.linear.reasons import breaks
+from onnx_expand.linear.repeats import join_once
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.write import Writer
 from onnx_expand.passes.extents import state_extents
@@ -45,6 +46,7 @@ _RULES = (
     rules.share,
     carry,
     rules.add,
+    join_once,
     lay,
 )
 
