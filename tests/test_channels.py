@@ -19,7 +19,7 @@ from onnx_expand.linear.steps import shift_before
 from onnx_expand.passes import Policy
 from onnx_expand.runtimes import Reference
 from tests.graphs import Array
-from tests.graphs_text import bn, fold, graph, ops
+from tests.graphs_text import bn, fold, graph, ops, weights
 from tests.judge import Source, judge
 from tests.random_channels import OPSETS, random_channels
 
@@ -350,6 +350,38 @@ def test_the_shift_before_a_selection(order: list[int], zero: bool) -> None:
         x = rng.standard_normal((2, 4, 3))
         moved = replace(affine, bias=None)(x + shift.reshape(-1, 1))
         np.testing.assert_allclose(moved, affine(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("join", ["Add(c, u)", "Add(u, c)", "Sub(c, u)", "Sub(u, c)", "Sum(u, c)"])
+@pytest.mark.parametrize("view", ["Unsqueeze(g, axes)", "Reshape(g, shape)"])
+def test_a_normalization_behind_an_embedding(join: str, view: str) -> None:
+    """A vector that is added to every position takes the scale as well; one takes the shift."""
+    model = graph(
+        "g (float[N,4,H,W] x, float[N,3] e) => (float[A,B,C,D] y) "
+        "{ c = Conv<pads=[1,1,1,1]>(x, w, b) g = Gemm(e, v, d) "
+        f"u = {view} s = {join} t = BatchNormalization(s, p_s, p_b, p_m, p_v) y = Relu(t) }}",
+        weights(w=(4, 4, 3, 3), b=(4,), v=(3, 4), d=(4,))
+        | bn("p", 4)
+        | {"axes": np.array([2, 3]), "shape": np.array([-1, 4, 1, 1])},
+    )
+    folded, _ = fold(model)
+    expected = ["Conv", "Gemm", view.split("(")[0], join.split("(")[0], "Relu"]
+    assert sorted(ops(folded)) == sorted(expected)
+    verdict = onnx_expand.check(model, folded, samples=1)
+    assert verdict, verdict.differences
+
+
+def test_a_vector_of_one_number_takes_no_scale_of_channels() -> None:
+    """One number that is added to all channels would be another one for each of them."""
+    model = graph(
+        "g (float[N,4,H,W] x, float[N,1,1,1] e) => (float[A,B,C,D] y) "
+        "{ c = Conv(x, w) s = Add(c, e) y = Mul(s, k) }",
+        weights(w=(4, 4, 3, 3), k=(4, 1, 1)),
+    )
+    folded, _ = fold(model)
+    assert ops(folded) == ["Conv", "Add", "Mul"]
+    verdict = onnx_expand.check(model, folded, samples=1)
+    assert verdict, verdict.differences
 
 
 def test_what_costs_more_stays() -> None:

@@ -201,11 +201,11 @@ class Upstream(Search):
                 if diagonal.axis == term.axis:
                     own = diagonal.part(first, count) if isinstance(count, int) else None
                     first += count if isinstance(count, int) else 0
-            elif diagonal.axis is not None and not term.same:
-                own = None
-            elif i and term.factors[0] == 1:
-                # Of a sum one term takes the shift, of a mean every one.
-                own = replace(diagonal, shift=None)
+            else:
+                own = _broadcast(term, arg, diagonal)
+                if own is not None and i and term.factors[0] == 1:
+                    # Of a sum one term takes the shift, of a mean every one.
+                    own = replace(own, shift=None)
             moved.append((arg, own))
         return self._before(term, moved)
 
@@ -220,6 +220,19 @@ def _is_apart(term: Map, other: Term) -> bool:
     return (
         mine is not None and theirs is not None and (mine[1] <= theirs[0] or theirs[1] <= mine[0])
     )
+
+
+def _broadcast(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """The map of a term of a sum, which may be broadcast, but not along the channels."""
+    if diagonal.axis is None or term.same:
+        return diagonal
+    own, out = arg.tensor.extents, term.tensor.extents
+    if own is None or out is None:
+        return None
+    axis = diagonal.axis % len(out) - len(out) + len(own)  # aligned from the back
+    if axis < 0 or own[axis] != diagonal.scale.size:
+        return None
+    return replace(diagonal, axis=axis)
 
 
 def _root(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
