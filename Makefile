@@ -61,7 +61,7 @@ $(TOOLCHAINS)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 toolchains: $(TOOLCHAINS)/.installed
-	$(TOOLCHAINS)/bin/python -m pytest -W ignore -rs tests/integrations
+	$(TOOLCHAINS)/bin/python -m pytest -W ignore -rs tests/integrations tests/train/test_examples.py
 
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup

@@ -1,12 +1,13 @@
 """Training without `onnx_expand.train.train`: `to_torch` gives an ordinary module for any loop.
 
-Run as `python -m examples.loops plain|accelerate|lightning`. Each trains SmallNet, expanded, on
-handwritten digits for a few epochs, folds it, and prints the accuracy of what it folds to.
+Run as `python -m examples.loops plain|accelerate|lightning|transformers`. Each trains SmallNet,
+expanded, on handwritten digits for a few epochs, folds it, and prints the accuracy of the result.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ import onnx_expand
 from models import smallnet
 from onnx_expand.train import Dataset, evaluate, load_data, to_torch, write_back
 
-__all__ = ["LOOPS", "accelerate", "lightning", "plain"]
+__all__ = ["LOOPS", "accelerate", "lightning", "plain", "transformers"]
 
 Trainer = Callable[[torch.nn.Module, Any, int], None]
 
@@ -78,7 +79,44 @@ def lightning(module: torch.nn.Module, batches: Any, epochs: int) -> None:
     module.cpu().eval()
 
 
-LOOPS: Mapping[str, Trainer] = {"plain": plain, "accelerate": accelerate, "lightning": lightning}
+def transformers(module: torch.nn.Module, batches: Any, epochs: int) -> None:
+    """The Trainer of Hugging Face: a module that returns its loss, and rows made into batches."""
+    import transformers as hf
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            scores = self.module(images)
+            return {"loss": F.cross_entropy(scores, labels), "logits": scores}
+
+    def collate(rows: Any) -> dict[str, torch.Tensor]:
+        images, labels = zip(*rows, strict=True)
+        return {"images": torch.stack(images), "labels": torch.stack(labels)}
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = hf.TrainingArguments(
+            output_dir=folder, num_train_epochs=epochs, per_device_train_batch_size=64,
+            learning_rate=3e-3, save_strategy="no", report_to="none", disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(), remove_unused_columns=False,
+        )  # fmt: skip
+        hf.Trainer(
+            model=Classifier(),
+            args=arguments,
+            train_dataset=batches.dataset,
+            data_collator=collate,
+        ).train()
+    module.cpu().eval()
+
+
+LOOPS: Mapping[str, Trainer] = {
+    "plain": plain,
+    "accelerate": accelerate,
+    "lightning": lightning,
+    "transformers": transformers,
+}
 
 
 def run(name: str, epochs: int = 3) -> tuple[onnx.ModelProto, Dataset]:
