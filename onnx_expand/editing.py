@@ -157,12 +157,15 @@ class Rewriter:
         twins.append(value)
         return None
 
-    def replace(self, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
+    def replace(
+        self, old: Sequence[ir.Node], new: Sequence[ir.Node], *, whole: bool = False
+    ) -> None:
         """Put a run of nodes in the place of another that computes the same output.
 
         Args:
             old: Nodes of one graph, in order; only the last one's first output is read elsewhere.
             new: Nodes in no graph yet, in order, whose constants are not registered yet.
+            whole: See `record`.
         """
         graph = old[0].graph
         if not isinstance(graph, ir.Graph):
@@ -179,7 +182,7 @@ class Rewriter:
                 out.shape is None and out.type is None
             ):  # what is written before the last step has the result's shape
                 out.shape, out.type = before.shape, before.type
-        entry = self.record(new, old)
+        entry = self.record(new, old, whole=whole)
         read = [value for node in old for value in node.inputs if value is not None]
         # What the new nodes read is there before the first of the old ones, or at least before the
         # last.

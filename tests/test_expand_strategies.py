@@ -284,6 +284,17 @@ def test_fold_restores_what_was_expanded(name: str, norm: str, case: str) -> Non
     np.testing.assert_allclose(after, before, rtol=0, atol=2e-5 * scale)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("norm", ["none", "bn"])
+@EVERY
+def test_weights_that_begin_equal_learn_apart(name: str, norm: str, case: str) -> None:
+    """Each constant of a unit is read in one place, or training would change several as one."""
+    expanded = onnx_expand.expand(CASES[case](), strategy=name, norm=norm, rate=2, rank=2)
+    constants = {t.name for t in expanded.graph.initializer}
+    read = [name for node in expanded.graph.node for name in node.input if name in constants]
+    assert len(read) == len(set(read))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", [LONG, "dbb+lowrank", "mobileone+lowrank"])

@@ -57,7 +57,8 @@ class UnitWriter:
         for node in written.activations:
             mark_activation(node, f"{linear.y.name}")
         y = linear.y
-        self.rewriter.replace([linear.node], written.nodes)
+        # Weights that begin equal, such as those of a batch normalization, learn apart.
+        self.rewriter.replace([linear.node], written.nodes, whole=True)
         self.facts.transfer(y, written.nodes[-1].outputs[0])
         return written.nodes
 
