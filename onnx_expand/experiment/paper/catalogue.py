@@ -5,7 +5,8 @@ Figures of the paper are top-1 accuracies in %, means of five runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from onnx_expand.errors import UsageError
 from onnx_expand.experiment.paper.study import Arm, Setting, Study, Teacher
@@ -35,8 +36,9 @@ _KD = {"distill": "kd"}
 
 _CK = {"strategy": "ck", "rate": 4.0}
 _CL = {"strategy": "cl", "rate": 4.0}
-_CK_FC = {"strategy": "ck+fc", "rate": 4.0}
-_CL_FC = {"strategy": "cl+fc", "rate": 4.0}
+# The paper expands the fully connected layer before the classifier, and not the classifier.
+_CK_FC = {"plan": "paper:smallnet-ck+fc"}
+_CL_FC = {"plan": "paper:smallnet-cl+fc"}
 
 
 def _figures(cifar10: float, cifar100: float) -> dict[str, float]:
@@ -50,8 +52,8 @@ _TABLE_1 = Study(
     "smallnet",
     (
         Arm("compact", paper=_figures(78.63, 46.63)),
-        Arm("FC", {"strategy": "fc", "rate": 4.0}, paper=_figures(78.64, 46.59)),
-        Arm("ACNet", {"strategy": "acnet"}, paper=_figures(79.37, 47.18)),
+        Arm("FC", {"plan": "paper:smallnet-fc"}, paper=_figures(78.64, 46.59)),
+        Arm("ACNet", {"plan": "paper:smallnet-acnet"}, paper=_figures(79.37, 47.18)),
         Arm("CL", _CL, paper=_figures(78.47, 46.90)),
         Arm("CL+FC", _CL_FC, paper=_figures(79.11, 46.66)),
         Arm("CK", _CK, paper=_figures(80.27, 48.55)),
@@ -82,16 +84,47 @@ def _corrupted(share: float) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
+# Of the expanded network: parameters in training, and the time of an epoch.
+_COSTS = {
+    "FC": ((339_402, 1.01), (675_914, 0.97), (1_742_154, 0.99)),
+    "CL": ((562_954, 1.02), (2_171_554, 1.14), (8_578_066, 2.32)),
+    "CK": ((237_722, 1.01), (653_250, 1.02), (2_070_098, 1.36)),
+}
+
+
+def _costs() -> Iterator[Arm]:
+    """Table 6: each expansion at three rates, run layer by layer and composed."""
+    yield Arm("compact", paper={"parameters": 150_346, "epoch time": 1.0})
+    for name, figures in _COSTS.items():
+        for rate, (parameters, time) in zip((2.0, 4.0, 8.0), figures, strict=True):
+            expand = {"strategy": name.lower(), "rate": rate, "first_width": "expand"}
+            if name == "FC":
+                expand["include"] = "fc1"
+            paper = {"parameters": parameters, "epoch time": time}
+            for execution in ("layerwise", "composed"):
+                yield Arm(
+                    f"{name}, r = {rate:g}, {execution}",
+                    expand,
+                    train={"execution": execution},
+                    paper=paper,
+                )
+
+
+_TABLE_6 = Study(
+    "table6",
+    "What does expansion cost while training?",
+    "Table 6",
+    "smallnet",
+    tuple(replace(arm, build={"stages": 4}) for arm in _costs()),
+    timed=True,
+)
+
 _TABLE_7 = Study(
     "table7",
     "Does the expanded network generalise better from random labels?",
     "Table 7",
     "smallnet",
-    tuple(
-        Arm(a.name, a.expand, {"kernel": 9}, a.noise, a.against, a.paper)
-        for share in (0.2, 0.5, 0.8)
-        for a in _corrupted(share)
-    ),
+    tuple(replace(a, build={"kernel": 9}) for share in (0.2, 0.5, 0.8) for a in _corrupted(share)),
 )
 
 _TABLE_8 = Study(
@@ -159,6 +192,34 @@ _TRANSFER = Study(
     _RESNET,
 )
 
+
+def _larger(name: str, network: str, plan: str, **paper: tuple[float, float]) -> Study:
+    """A network of the paper's, compact and expanded by its plan, with figures of each data."""
+    compact, expanded = ({k: v[i] for k, v in paper.items()} for i in (0, 1))
+    names = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
+    first, second = (
+        {names[column]: value for column, value in figures.items()}
+        for figures in (compact, expanded)
+    )
+    arms = (Arm("compact", paper=first), Arm("CL", {"plan": plan}, paper=second))
+    title = f"Does {network} gain from expanded 3x3 convolutions?"
+    return Study(name, title, "MobileNets", name, arms)
+
+
+_LARGER = (
+    _larger(
+        "mobilenet", "MobileNet", "paper:mobilenet",
+        cifar10=(89.61, 91.79), cifar100=(67.93, 69.75), imagenet=(66.48, 69.40),
+    ),
+    _larger(
+        "mobilenetv2", "MobileNetV2", "paper:mobilenetv2",
+        cifar10=(91.64, 92.58), cifar100=(71.66, 72.33), imagenet=(63.75, 65.62),
+    ),
+    _larger(
+        "shufflenetv2", "ShuffleNetV2 0.5x", "paper:shufflenetv2", imagenet=(56.89, 57.38),
+    ),
+)  # fmt: skip
+
 _THREE = (Arm("compact"), Arm("CL", _CL), Arm("CK", _CK))
 _FIGURE_3 = Study(
     "figure3",
@@ -180,7 +241,7 @@ _FIGURE_4 = Study(
 STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
-        *(_TABLE_1, _TABLE_7, _TABLE_8, _TABLE_9),
+        *(_TABLE_1, _TABLE_6, _TABLE_7, _TABLE_8, _TABLE_9, *_LARGER),
         *(_FIGURE_3, _FIGURE_4, _NONLINEAR, _TRANSFER),
     )
 }

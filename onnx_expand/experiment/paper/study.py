@@ -62,6 +62,7 @@ class Arm:
         name: What the line is called.
         expand: Keywords of `onnx_expand.expand`; None for the compact network.
         build: Keywords of the network's builder, besides the setting's.
+        train: Fields of `TrainOptions`, besides the setting's.
         noise: Share of the training labels that are drawn anew.
         against: The name of the arm that it is compared with; the first one when missing.
         paper: The paper's figures in %, by column.
@@ -73,6 +74,7 @@ class Arm:
     name: str
     expand: Mapping[str, Any] | None = None
     build: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
     noise: float = 0.0
     against: str | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Study:
         teacher: Whom arms with `distill` follow.
         gradients: See `Job`; of the runs that are reported.
         landscape: See `Job`.
+        timed: Whether the time of an epoch is asked for; then runs side by side disturb it.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Study:
     teacher: Teacher | None = None
     gradients: int = 0
     landscape: int = 0
+    timed: bool = False
 
     def against(self, arm: Arm) -> Arm | None:
         """The arm that one is compared with; None for the first."""
@@ -209,7 +213,7 @@ def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, part: P
         arm.expand,
         setting.data,
         setting.options,
-        {**setting.train, "lr": lr},
+        {**setting.train, **arm.train, "lr": lr},
         seed,
         part,
         setting.images,

@@ -44,12 +44,14 @@ def markdown(findings: Findings) -> str:
     head = [
         "", "parameters in training", "rate", "accuracy %", "difference", "95 % interval",
         "training loss", *(name for name, values in _analyses(findings.rows[0]) if values),
+        *(("epoch time", "MACs") if study.timed else ()),
         *(f"paper: {name}" for name in columns),
     ]  # fmt: skip
     lines = [f"## {study.source}: {study.title}", "", _line(head), _line(["---"] * len(head))]
     for row in findings.rows:
         extra = [_spread(values) for _, values in _analyses(row) if values]
-        lines.append(_line([*_cells(row), *extra, *_beside(row, columns)]))
+        costs = _costs(row, findings.rows[0]) if study.timed else []
+        lines.append(_line([*_cells(row), *extra, *costs, *_beside(row, columns)]))
     train = ", ".join(f"{name} {value}" for name, value in setting.train.items())
     first = findings.rows[0].results[0]
     ran = first.get("data", setting.data)
@@ -111,8 +113,19 @@ def _half_way(loss: Sequence[Sequence[float]]) -> float:
     )
 
 
+def _costs(row: Row, first: Row) -> list[str]:
+    """The time of an epoch against the first arm's, and products of a pass."""
+    times = [
+        statistics.median(r["seconds"] / max(1, len(r["curve"])) for r in part if r["seconds"])
+        for part in (row.results, first.results)
+    ]
+    macs = row.results[0]["trained"]["macs"]
+    return [f"{times[0] / times[1]:.2f}", "" if macs is None else f"{macs / 1e6:.2f} M"]
+
+
 def _beside(row: Row, columns: Sequence[str]) -> list[str]:
-    return [f"{row.arm.paper[name]:.2f}" if name in row.arm.paper else "" for name in columns]
+    figures = [row.arm.paper.get(name) for name in columns]
+    return ["" if f is None else f"{f:,.0f}" if f >= 1000 else f"{f:.2f}" for f in figures]
 
 
 def _spread(values: Sequence[float]) -> str:
