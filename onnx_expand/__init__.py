@@ -189,6 +189,7 @@ def fold(
     policy: str = "auto",
     border: str = "exact",
     inline: bool = False,
+    clean: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     swap_rb: bool = False,
@@ -211,6 +212,8 @@ def fold(
         border: What to do where a bias meets a padded border: `exact` leaves the nodes apart;
             `ones`, `map` and `pad` merge them, and add something.
         inline: Put the bodies of local functions in the place of their calls first.
+        clean: Also drop what is computed twice, from constants alone or for nobody, and what does
+            nothing; `marked` never does.
         mean: Subtract this from the input image first: one number, or one for each channel.
         std: Then divide it by this.
         swap_rb: The image comes with red and blue swapped.
@@ -241,7 +244,16 @@ def fold(
     from onnx_expand.model import visit
     from onnx_expand.passes import Fold, Preprocess, assume_constant
 
-    run = Fold(policy, border, input, report, provider=provider, inline=inline, shapes=shapes)  # type: ignore[arg-type]
+    run = Fold(
+        policy,  # type: ignore[arg-type]
+        border,  # type: ignore[arg-type]
+        input,
+        report,
+        provider=provider,
+        inline=inline,
+        shapes=shapes,
+        clean=clean,
+    )
     preprocess = Preprocess.asked(mean, std, swap_rb, input)
     guest = visit(model, output, suffix="folded")
     if assume_constant_initializers:

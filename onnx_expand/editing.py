@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
@@ -222,6 +223,58 @@ class Rewriter:
         place = self._place.pop((graph, value.name or ""))
         self._place.setdefault((graph, name), place)
         value.name = name
+
+    def integers(self, graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:
+        """A new list of integers among a graph's initializers.
+
+        Args:
+            graph: The graph.
+            name: Its name, if nothing has that.
+            numbers: What it holds, as int64.
+        """
+        return self.constant(graph, self.unique(name), ir.Tensor(np.asarray(numbers, np.int64)))
+
+    def feed(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
+        """Let a node read other values, and drop what nothing reads any more."""
+        old = [value for value in node.inputs if value is not None]
+        node.resize_inputs(len(inputs))
+        for slot, value in enumerate(inputs):
+            node.replace_input_with(slot, value)
+        self._drop(dict.fromkeys(old))
+
+    def can_stand_in(self, new: ir.Value, old: ir.Value) -> bool:
+        """Whether a value can take another's place with all who read it.
+
+        An output of a graph keeps its name: the value has to be computed by a node of that graph,
+        and to be no output itself.
+        """
+        if not old.is_graph_output():
+            return True
+        maker, node = new.producer(), old.producer()
+        if maker is None or node is None or new.is_graph_output():
+            return False
+        return maker.graph is node.graph
+
+    def stand_in(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
+        """Remove a node, and let other values take the places of its outputs.
+
+        Args:
+            node: The node; what only it reads goes too.
+            values: One for each of its first outputs; nothing reads those further on.
+        """
+        for old, new in zip(node.outputs, values, strict=False):
+            if old.is_graph_output():
+                new.name, new.shape, new.type = old.name, old.shape, old.type
+                new.doc_string = old.doc_string
+                new.metadata_props.update(old.metadata_props)
+                new.meta.update(old.meta)
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+        self.remove(node)
+
+    def remove(self, node: ir.Node) -> None:
+        """Remove a node whose outputs nothing reads, with what only it reads."""
+        if node.outputs:
+            self._drop([node.outputs[0]])
 
     def drop(self, value: ir.Value) -> None:
         """Remove what computes a value that nothing reads any more."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
 from onnx_expand.errors import RefusedError
 from onnx_expand.ops import Trait, ops_with
-from onnx_expand.values import Facts
+from onnx_expand.values import Facts, stated_constant
 
-__all__ = ["behind", "computes", "is_narrow", "released_bytes", "stays"]
+__all__ = [
+    "behind",
+    "computes",
+    "copies",
+    "is_narrow",
+    "released_bytes",
+    "released_together",
+    "stays",
+    "stored_bytes",
+]
 
 _PLAIN = ops_with(Trait.MOVES) | {"Constant", "CastLike", "Expand", "Shape"}
 
@@ -82,3 +91,60 @@ def behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]
             if v is value or all(user in inside for user in v.consumers()):
                 pending.append(v)
     return nodes[::-1], given_up
+
+
+def stored_bytes(graph: ir.Graph) -> int:
+    """The bytes of the constants that a graph stores."""
+    held = [value.const_value for value in graph.initializers.values()]
+    held += [stated_constant(node.outputs[0]) for node in graph if node.op_type == "Constant"]
+    return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+
+def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Facts) -> int:
+    """The bytes that are no longer stored once all of some values of a graph are."""
+    taken = set(values)
+    gone: set[ir.Node] = set()
+    for node in reversed(graph):
+        outs = [out for out in node.outputs if out not in taken]
+        if not any(out.is_graph_output() or not gone.issuperset(out.consumers()) for out in outs):
+            gone.add(node)
+    given_up = {
+        value
+        for node in gone
+        for value in node.inputs
+        if value is not None
+        and value.is_initializer()
+        and not value.is_graph_input()
+        and not value.is_graph_output()
+        and gone.issuperset(value.consumers())
+    }
+    return released_bytes(gone, given_up, facts)
+
+
+def copies(value: ir.Value, facts: Facts) -> bool:
+    """Whether a constant is mostly made of one that is stored, in its own type or a narrower one.
+
+    Where that one stays stored, to write the constant down would be to store its numbers twice;
+    where it does not, in more bytes.
+    """
+    tensor = facts.tensor(value)
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        current = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        producer = current.producer()
+        held = current.const_value if producer is None else stated_constant(current)
+        if held is not None:
+            if 2 * held.size >= tensor.size and _fits(held.dtype, tensor.dtype):
+                return True
+        elif producer is not None and not facts.is_fixed(producer):
+            pending += [v for v in producer.inputs if v is not None]
+    return False
+
+
+def _fits(source: ir.DataType, target: ir.DataType) -> bool:
+    """Whether numbers of a type are of the same kind as others and no wider, or narrower."""
+    alike = source.is_floating_point() == target.is_floating_point()
+    return source.bitwidth < target.bitwidth or (alike and source.bitwidth == target.bitwidth)

@@ -13,9 +13,11 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift import Linear, lift
+from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.values import Facts
 from tests.graphs import Array
 from tests.graphs_text import graph
+from tests.random_models import KINDS, random_model
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
@@ -355,3 +357,19 @@ def test_broadcasting_of_old_operators_is_refused() -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "c"))
     found = lifted(model)
     assert not isinstance(found, Linear) or found.axes == (1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lifting_changes_nothing(kind: str) -> None:
+    """What is known of a model is the same before and after its nodes are lifted."""
+    for seed in range(12):
+        model = ir.from_proto(random_model(seed, kind))
+        facts = Facts(model)
+        nodes = [node for graph in model.graphs() for node in graph]
+        values = [v for n in nodes for v in (*n.inputs, *n.outputs) if v is not None]
+        before = [(facts.named_shape(value), facts.dtype(value)) for value in values]
+        said = Snapshot.of(model)
+        for node in nodes:
+            lift(node, facts)
+        assert [(facts.named_shape(value), facts.dtype(value)) for value in values] == before
+        assert Snapshot.of(model) == said

@@ -58,6 +58,13 @@ __all__ = ["fold"]
     help="Where the policy latency measures; the first that this machine has when missing. The "
     "sizes are those of --shape.",
 )
+@click.option(
+    "--clean/--no-clean",
+    default=True,
+    show_default=True,
+    help="Also drop what is computed twice, from constants alone or for nobody, and what does "
+    "nothing.",
+)
 @click.option("--mean", metavar="M,...", help="Subtract this from the input image first.")
 @click.option("--std", metavar="S,...", help="Then divide it by this.")
 @click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
@@ -83,6 +90,7 @@ def fold(
     border: str,
     inline: bool,
     provider: str | None,
+    clean: bool,
     mean: str | None,
     std: str | None,
     swap_rb: bool,
@@ -133,6 +141,7 @@ def fold(
         provider=provider,
         inline=inline,
         shapes=shapes,
+        clean=clean,
     )
     outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")

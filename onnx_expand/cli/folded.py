@@ -32,6 +32,9 @@ def print_fold(
     if report.sites:
         _print_sites(out, report, verbose=verbose)
         _print_ops(out, report)
+    if report.cleaned:
+        out.print(report.cleaned.text)
+    if report.sites or report.cleaned:
         print_change(out, report.before, report.after)
     else:
         out.print("Nothing was folded" + ("; the model is written as it was." if written else "."))

@@ -271,11 +271,14 @@ def bytes_of(
     known = usual(value)
     if shape is None:
         return 0
+    if known is None or len(known) != len(shape):  # a node may be known by what is read of it
+        known = (0,) * len(shape)
     sizes = [
-        size if size is not None else known[i] if known is not None and known[i] else _USUAL
-        for i, size in enumerate(shape)
+        extent or _USUAL if size is None else size
+        for size, extent in zip(shape, known, strict=True)
     ]
-    return math.prod(sizes) * (1 if dtype is None else max(1, dtype.bitwidth // 8))
+    is_number = dtype is not None and dtype != ir.DataType.STRING
+    return math.prod(sizes) * (max(1, dtype.bitwidth // 8) if dtype and is_number else 1)
 
 
 _USUAL = 16

@@ -25,10 +25,7 @@ def _conv(node: ir.Node, facts: Facts) -> Linear | None:
         conv_geometry(node, facts.dims(weight), facts.shape(x)),
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
-
     _check_bias(bias, geometry, facts)
-    for value in (x, node.outputs[0]):
-        facts.note_rank(value, geometry.rank + 2)
 
     def load() -> AffineConv:
         return AffineConv(
@@ -93,8 +90,6 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
     _check_bias(bias, geometry, facts)
-    for value in (input_of(node, 0), node.outputs[0]):
-        facts.note_rank(value, geometry.rank + 2)
 
     def load() -> AffineConv:
         g = geometry

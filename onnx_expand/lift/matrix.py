@@ -43,8 +43,6 @@ def gemm_product(node: ir.Node, facts: Facts) -> Linear:
         RefusedError: Neither operand is a constant matrix.
     """
     a, b = input_of(node, 0), input_of(node, 1)
-    for value in (a, b, node.outputs[0]):
-        facts.note_rank(value, 2)
     alpha = float_of(node, "alpha", facts.opset)
     trans_a = bool(int_of(node, "transA", facts.opset))
     trans_b = bool(int_of(node, "transB", facts.opset))

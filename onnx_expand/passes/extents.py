@@ -7,11 +7,12 @@ two cannot merge. At most one extent of a Reshape need be unknown, which is -1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.attributes import int_of
 from onnx_expand.editing import Rewriter, label
 from onnx_expand.lift import Linear, lift
 from onnx_expand.values import Facts
@@ -20,11 +21,16 @@ __all__ = ["state_extents"]
 
 
 def state_extents(
-    graph: ir.Graph, facts: Facts, rewriter: Rewriter
+    graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, everywhere: bool = False
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Write down what Reshapes compute from the shapes of what linear nodes put out.
+    """Write down what Reshapes compute from the shapes of other values.
 
-    Only where the reading of a shape stands between two readers of numbers that might be one.
+    Args:
+        graph: The graph.
+        facts: What is known about the model.
+        rewriter: What rewrites it.
+        everywhere: Do so wherever it is possible, not only where the reading of a shape stands
+            between two readers of numbers that might be one.
 
     Yields:
         The names of the nodes that are gone and the name of what is there instead.
@@ -33,28 +39,46 @@ def state_extents(
         shape = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
         if shape is None or node.domain or shape.is_graph_output() or shape.producer() is None:
             continue
-        users = {use.node for use in shape.uses()}
-        if any(user.op_type != "Reshape" or user.inputs[0] is shape for user in users):
-            continue
-        numbers = _numbers(shape, facts)
+        numbers = _numbers_for_all(shape, facts)
         if numbers is None:
             continue
         behind = _behind(shape)
-        if not any(_stands_between(reader, facts) for reader in behind):
+        if not everywhere and not any(_stands_between(reader, facts) for reader in behind):
             continue
         labels = tuple(map(label, behind))
         tensor = ir.Tensor(np.asarray(numbers, np.int64))
         yield labels, rewriter.freeze(shape, tensor)
 
 
-def _numbers(shape: ir.Value, facts: Facts) -> list[int] | None:
-    """What a Reshape may be told instead of computed extents."""
-    extents = facts.extents_in(shape)
-    if extents is None or facts.is_constant(shape):
+def _numbers_for_all(shape: ir.Value, facts: Facts) -> list[int] | None:
+    """What all readers of computed extents may be told; None where one may not."""
+    if facts.is_constant(shape):
         return None
-    numbers = [extent if isinstance(extent, int) else -1 for extent in extents]
-    # A zero copies the extent of the input, or is one, by an attribute.
-    return numbers if numbers.count(-1) <= 1 and all(n > 0 or n == -1 for n in numbers) else None
+    wanted = facts.extents_in(shape)
+    uses = list(shape.uses())
+    if wanted is None or any(use.node.op_type != "Reshape" or use.idx != 1 for use in uses):
+        return None
+    found = [_numbers(wanted, use.node, facts) for use in uses]
+    return found[0] if all(numbers == found[0] for numbers in found) else None
+
+
+def _numbers(wanted: Sequence[Hashable], node: ir.Node, facts: Facts) -> list[int] | None:
+    """What a Reshape may be told instead of computed extents.
+
+    One extent may be -1, which is what the others leave. Those that the input has in the same
+    place are copied by a 0, unless an attribute says that a 0 is one.
+    """
+    numbers = [extent if isinstance(extent, int) else -1 for extent in wanted]
+    if not all(n > 0 or n == -1 for n in numbers):
+        return None
+    if numbers.count(-1) > 1:
+        given = facts.extents(node.inputs[0])
+        if given is None or int_of(node, "allowzero", facts.opset):
+            return None
+        for i, extent in enumerate(wanted):
+            if numbers[i] == -1 and i < len(given) and given[i] == extent:
+                numbers[i] = 0
+    return numbers if numbers.count(-1) <= 1 else None
 
 
 def _behind(value: ir.Value) -> list[ir.Node]:

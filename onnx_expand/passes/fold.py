@@ -9,10 +9,11 @@ import onnx_ir as ir
 
 from onnx_expand.budget import Budget
 from onnx_expand.cost import inspect_model
-from onnx_expand.editing import label
+from onnx_expand.editing import Rewriter, label
 from onnx_expand.errors import Reason, Refusal, UsageError
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.passes.clean import Cleaned, Cleaner
 from onnx_expand.passes.contest import Contest
 from onnx_expand.passes.fastest import Plan, choose
 from onnx_expand.passes.folding import FoldRun
@@ -35,6 +36,7 @@ from onnx_expand.units import (
     nonlinear_units,
     note_folded,
 )
+from onnx_expand.values import Facts
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
 
@@ -75,6 +77,7 @@ class Fold(ir.passes.InPlacePass):
             weights which several callers hand over can be merged. Where a function is called once
             that is done anyway, if anything could merge.
         shapes: Extents of inputs at which it measures, by name.
+        clean: Clean the model too, as `Clean` does, unless the policy is `marked`.
 
     Raises:
         UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
@@ -87,6 +90,7 @@ class Fold(ir.passes.InPlacePass):
     provider: str | None = None
     inline: bool = False
     shapes: Mapping[str, Sequence[int | str]] | None = None
+    clean: bool = True
 
     def __post_init__(self) -> None:
         settle(self)
@@ -143,7 +147,8 @@ class Fold(ir.passes.InPlacePass):
         if given_back and not sites:
             kept.insert(0, Kept((model.graph.name or "the model",), _GIVEN_BACK))
         copies = tuple(copy for run in runs for copy in run.copies)
-        report = FoldReport(policy, sites, tuple(kept), before, after, copies)
+        cleaned = sum((run.cleaner.done for run in runs), Cleaned())
+        report = FoldReport(policy, sites, tuple(kept), before, after, copies, cleaned)
         return FoldResult(model, Snapshot.of(model) != given, report)
 
     def _fold(
@@ -154,21 +159,30 @@ class Fold(ir.passes.InPlacePass):
         budget: Budget | None = None,
     ) -> FoldRun:
         """Fold all graphs of a model, those of its functions aside."""
-        run = FoldRun(model, policy, self.border, self.image, budget)
+        cleans = self.clean and policy is not Policy.MARKED
+        cleaner = _cleaner(model, budget, cleans=cleans)
+        run = FoldRun(model, policy, self.border, self.image, cleaner)
         if plan is not None:
             run.locked = plan.locked
         if policy is Policy.LATENCY:
             run.stopwatch = Stopwatch(run.facts, self.provider)
-        for graph in list(model.graphs()):
-            run.fold_graph(graph)
-            if plan is not None:
-                run.resize(graph, plan.width)
+        run.fold_graphs(None if plan is None else plan.width, cleans=cleans)
         for graph in list(model.graphs()):
             run.explain(graph)
-        if run.sites:
+        if run.sites or cleaner.done:
             run.facts.settle(model)
         run.rewriter.finish()
         return run
+
+
+def _cleaner(model: ir.Model, budget: Budget | None, *, cleans: bool) -> Cleaner:
+    """What cleans a model, which it has done once if that is wanted."""
+    cleaner = Cleaner(model, Facts(model, budget=budget), Rewriter(model))
+    for graph in list(model.graphs()) if cleans else ():
+        cleaner.clean(graph, maps=False)
+    if cleaner.informs:
+        cleaner.facts = Facts(model, budget=cleaner.facts.budget)
+    return cleaner
 
 
 def _op_types(model: ir.Model) -> dict[str, str]:

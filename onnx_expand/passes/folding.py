@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnx_expand.budget import Budget
 from onnx_expand.cost import Cost
-from onnx_expand.editing import Rewriter, detach, label
+from onnx_expand.editing import detach, label
 from onnx_expand.errors import Refusal
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
@@ -26,6 +25,7 @@ from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.repeats import join_once
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.write import Writer
+from onnx_expand.passes.clean import Cleaner
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.raising import raise_composites
 from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
@@ -34,7 +34,6 @@ from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.passes.widths import Width, resize
 from onnx_expand.shapes import Dim, Inference
-from onnx_expand.values import Facts
 
 __all__ = ["FoldRun"]
 
@@ -64,20 +63,38 @@ class FoldRun:
         policy: Policy,
         border: Border,
         image: str | None,
-        budget: Budget | None = None,
+        cleaner: Cleaner,
     ) -> None:
-        self.facts = Facts(model, budget=budget)
+        self.cleaner, self.facts = cleaner, cleaner.facts
         self._model = model
         self._usually: Mapping[ir.Value, tuple[Dim, ...]] | None = None
         self.policy = policy
         self.border = border
         self.image = image
-        self.rewriter = Rewriter(model)
+        self.rewriter = cleaner.rewriter
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
         self.copies: list[Copy] = []
         self.stopwatch: Stopwatch | None = None
         self.locked: frozenset[str] = frozenset()
+
+    def fold_graphs(self, width: Width | None, *, cleans: bool) -> None:
+        """Fold all graphs of the model, and again where what was cleaned then may allow more.
+
+        Args:
+            width: How to write products of one input, where that was measured.
+            cleans: Whether to clean what was folded.
+        """
+        for _ in range(_ROUNDS):
+            self.kept.clear()
+            for graph in list(self._model.graphs()):
+                self.fold_graph(graph)
+                if width is not None:
+                    self.resize(graph, width)
+            graphs = list(self._model.graphs()) if cleans else []
+            cleaned = [self.clean(graph) for graph in graphs]
+            if not any(cleaned):
+                break
 
     def fold_graph(self, graph: ir.Graph) -> None:
         """Fold one graph; the graphs within its nodes are folded by calls of their own."""
@@ -145,6 +162,14 @@ class FoldRun:
         for resized in resize(graph, self.facts, self.rewriter, width):
             costs = Cost(0, 0, len(resized.old)), Cost(0, 0, len(resized.new))
             self.sites.append(Site(resized.old, resized.new, *costs))
+
+    def clean(self, graph: ir.Graph) -> bool:
+        """Clean a graph that was folded, maps and all; whether anything was to do."""
+        done = self.cleaner.clean(graph)
+        gone = {*done.constants, *done.duplicates, *done.idle, *done.unread}
+        if gone:
+            self.kept = [kept for kept in self.kept if gone.isdisjoint(kept.nodes)]
+        return bool(done)
 
     def explain(self, graph: ir.Graph) -> None:
         """Give a reason to the linear nodes of a folded graph that have none yet."""

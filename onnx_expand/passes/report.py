@@ -13,6 +13,7 @@ from onnx_expand.errors import Refusal
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.policy import Policy
+from onnx_expand.passes.clean.outcome import Cleaned
 
 __all__ = ["Break", "FoldReport", "Kept", "Site", "Verification", "kept_of"]
 
@@ -97,6 +98,7 @@ class FoldReport:
         before: The model as it came, where it was measured.
         after: The model as it is.
         copies: Weights that are stored in two versions since, and by how much the model grew.
+        cleaned: What was cleaned besides.
         verification: Whether it computes the same; the pass itself runs no model.
     """
 
@@ -106,6 +108,7 @@ class FoldReport:
     before: Inspection | None
     after: Inspection | None
     copies: tuple[Copy, ...] = ()
+    cleaned: Cleaned = field(default_factory=Cleaned)
     verification: Verification = field(default_factory=Verification)
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,6 +132,7 @@ class FoldReport:
                 for site in self.sites
             ],
             "copies": [copy.as_dict() for copy in self.copies],
+            "cleaned": self.cleaned.as_dict(),
             "kept": [
                 {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()}
                 for k in self.kept

@@ -1,0 +1,96 @@
+"""Nodes that compute what another node computes already.
+
+Two nodes are alike when they are of one op, with the same attributes bit by bit, and read the same
+values, or constants of the same bytes. Merged are deterministic nodes of ops that ONNX knows: a
+random number drawn twice is two numbers, and what an op of another domain does is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+import onnx
+import onnx_ir as ir
+
+from onnx_expand.attributes import NEWEST
+from onnx_expand.editing import Rewriter, label
+from onnx_expand.ops import Trait, op_of
+from onnx_expand.tensors import read_tensor
+from onnx_expand.values import Facts, stated_constant
+
+__all__ = ["merge_duplicates"]
+
+_SMALL = 1 << 10  # bytes of constants that are compared by what they hold
+_BODIES = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+_TENSORS = {ir.AttributeType.TENSOR, ir.AttributeType.TENSORS}
+_DOMAINS = {"": "", "ai.onnx.ml": "ai.onnx.ml"}
+
+
+def merge_duplicates(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
+    """Let one node of a graph compute what several do; yields the labels of the others."""
+    first: dict[Hashable, ir.Node] = {}
+    for node in list(graph):
+        key = _key(node, facts)
+        if key is None:
+            continue
+        kept = first.setdefault(key, node)
+        if kept is node:
+            continue
+        pairs = list(zip(kept.outputs, node.outputs, strict=True))
+        if all(rewriter.can_stand_in(new, old) for new, old in pairs):
+            yield label(node)
+            rewriter.stand_in(node, kept.outputs)
+
+
+def _key(node: ir.Node, facts: Facts) -> Hashable | None:
+    """What nodes that compute the same have in common; None for one that stays as it is."""
+    if not node.outputs or not _is_deterministic(node, facts):
+        return None
+    attributes = []
+    for name in sorted(node.attributes):
+        content = _content(node.attributes[name])
+        if content is None:
+            return None
+        attributes.append((name, content))
+    named = tuple(bool(out.name) for out in node.outputs)  # outputs may decide what is computed
+    operands = tuple(map(_operand, node.inputs))
+    return (node.domain, node.op_type, tuple(attributes), named, operands)
+
+
+def _is_deterministic(node: ir.Node, facts: Facts) -> bool:
+    if node.domain not in _DOMAINS or Trait.VARIES in op_of(node).traits:
+        return False
+    if node.overload:
+        return False
+    version = min(facts.opset, NEWEST) if node.domain == "" else 1
+    return onnx.defs.has(node.op_type, version, node.domain)
+
+
+def _operand(value: ir.Value | None) -> Hashable:
+    """A value, or what it holds where it is a small constant."""
+    if value is None:
+        return None
+    is_stored = value.is_initializer() and not value.is_graph_input()
+    tensor = value.const_value if is_stored else stated_constant(value)
+    if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes > _SMALL:
+        return value
+    return _bytes(tensor)
+
+
+def _bytes(tensor: ir.TensorProtocol) -> Hashable:
+    return (tensor.dtype, tuple(tensor.shape), read_tensor(tensor).tobytes())
+
+
+def _content(attribute: ir.Attr) -> Hashable | None:
+    """What an attribute says, to the bit; None where it is no plain content."""
+    kind = attribute.type
+    if attribute.is_ref():
+        return (kind, "given", attribute.ref_attr_name)
+    if kind in _BODIES:
+        return None
+    if kind not in _TENSORS:
+        return (kind, repr(attribute.value))  # tells -0.0 from 0.0
+    tensors = attribute.value if kind == ir.AttributeType.TENSORS else [attribute.value]
+    if any(t.dtype == ir.DataType.STRING or t.nbytes > _SMALL for t in tensors):
+        return None
+    return (kind, tuple(map(_bytes, tensors)))

@@ -1,0 +1,115 @@
+"""Nodes that do nothing, or whose results nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.attributes import int_of
+from onnx_expand.editing import Rewriter, label
+from onnx_expand.linear.noops import handed_on
+from onnx_expand.tensors import read_tensor
+from onnx_expand.values import Facts
+
+__all__ = ["drop_idle", "drop_unread", "is_of_maps"]
+
+_NO_NUMBERS = {ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
+
+
+def drop_unread(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
+    """Remove the nodes of a graph whose results nothing reads; yields their labels."""
+    for node in reversed(graph):
+        if node.graph is graph and not any(map(_is_read, node.outputs)):
+            yield label(node)
+            rewriter.remove(node)
+
+
+def drop_idle(graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, maps: bool) -> Iterator[str]:
+    """Let the readers of nodes that hand on a value read that value; yields their labels.
+
+    Args:
+        graph: The graph.
+        facts: What is known about the model.
+        rewriter: What rewrites it.
+        maps: Whether nodes go too that hand on numbers which maps treat.
+    """
+    for node in list(graph):
+        value = _handed_on(node, facts)
+        if value is None or (not maps and is_of_maps(node.outputs[0], facts)):
+            continue
+        if rewriter.can_stand_in(value, node.outputs[0]):
+            yield label(node)
+            rewriter.stand_in(node, [value])
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def _handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
+    """The input that a node gives back as it is; None for other nodes."""
+    if node.domain == "" and node.op_type == "Identity" and len(node.inputs) == 1:
+        return node.inputs[0]
+    if node.domain == "" and node.op_type == "Dropout" and _is_inference(node, facts):
+        return node.inputs[0]
+    return handed_on(node, facts) or _combined_with_neutral(node, facts)
+
+
+def _is_inference(node: ir.Node, facts: Facts) -> bool:
+    """Whether a Dropout drops nothing, and nothing asks what it dropped."""
+    if any(map(_is_read, node.outputs[1:])) or any(a.is_ref() for a in node.attributes.values()):
+        return False
+    if facts.opset < 7:
+        return bool(int_of(node, "is_test", facts.opset))
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode is None:
+        return True
+    return facts.is_constant(mode) and not np.any(read_tensor(facts.tensor(mode)))
+
+
+_NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
+
+
+def _combined_with_neutral(node: ir.Node, facts: Facts) -> ir.Value | None:
+    """The operand of x + 0, x - 0, 1 x or x / 1 that is the result; None for other nodes.
+
+    The sum of -0 and 0 is 0 and not -0, which no comparison tells apart.
+    """
+    neutral = _NEUTRAL.get(node.op_type) if node.domain == "" and facts.opset >= 7 else None
+    if neutral is None or len(node.inputs) != 2:
+        return None
+    pairs = [(node.inputs[0], node.inputs[1])]
+    if node.op_type in {"Add", "Mul"}:
+        pairs.append((node.inputs[1], node.inputs[0]))
+    for x, constant in pairs:
+        if x is None or constant is None or not facts.is_constant(constant):
+            continue
+        if _keeps_shape(x, constant, facts) and _is_all(facts.tensor(constant), neutral):
+            return x
+    return None
+
+
+def _keeps_shape(x: ir.Value, constant: ir.Value, facts: Facts) -> bool:
+    """Whether a value has its own shape when it is broadcast against a constant."""
+    extents, shape = facts.dims(constant), facts.shape(x)
+    if not extents:
+        return True
+    if shape is None or len(extents) > len(shape):
+        return False
+    ends = shape[len(shape) - len(extents) :]
+    return all(extent in (1, size) for extent, size in zip(extents, ends, strict=True))
+
+
+def _is_all(tensor: ir.TensorProtocol, number: int) -> bool:
+    if tensor.dtype in _NO_NUMBERS or tensor.size == 0:
+        return False
+    array = read_tensor(tensor)
+    return bool(array.flat[0] == number) and bool(np.all(array == number))
+
+
+def is_of_maps(value: ir.Value, facts: Facts) -> bool:
+    """Whether a value is of numbers that maps treat."""
+    dtype = facts.dtype(value)
+    return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
