@@ -206,10 +206,29 @@ class Rewriter:
         if node is None or not isinstance(graph, ir.Graph):
             raise ModelError(f"'{value.name}' is computed by no node of a graph")
         name = self.unique(value.name or "constant", free={value.name or ""})
+        if value.is_graph_output():
+            self._put_out(graph, value, tensor)
+            return name
         constant = self.constant(graph, name, tensor)
         value.replace_all_uses_with(constant)
         self._drop([value])  # unless the node computes something else that is read
         return name
+
+    def _put_out(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+        """Let a graph give a constant where it gave a value, by a node as outputs have one."""
+        producer, name = value.producer(), value.name
+        assert producer is not None
+        constant = self.constant(graph, self.unique(f"{name}.constant"), tensor)
+        node = ir.node("Identity", [constant], name=producer.name)
+        out = node.outputs[0]
+        out.type, out.shape, out.doc_string = value.type, value.shape, value.doc_string
+        out.metadata_props.update(value.metadata_props)
+        graph.insert_before(producer, node)
+        value.name = None
+        value.replace_all_uses_with(out, replace_graph_outputs=True)
+        out.name = name
+        if not any(o.uses() or o.is_graph_output() for o in producer.outputs):
+            graph.remove(producer, safe=True)
 
     def constant(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         """Register a constant behind the others of a graph, by a name that nothing has yet."""

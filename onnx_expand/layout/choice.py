@@ -97,13 +97,15 @@ class Choice:
         self._keep_composites()
 
     def make(self) -> bool:
-        """Choose; whether fewer bytes are transposed, or as many by fewer nodes."""
+        """Choose; whether fewer bytes are transposed, or as many by fewer nodes, never by more."""
         before = [self.size(node.outputs[0]) for node in self.turning]
         if not before:
             return False
         self._cut()
         after = [self.size(root) for root in self._members if self.is_turned(root)]
-        return (sum(after), len(after)) < (sum(before), len(before))
+        gathers = [n for n, turn in self.turns.items() if turn.gathered and self.turns_over(n)]
+        count = len(after) + len(gathers)
+        return count <= len(before) and (sum(after), count) < (sum(before), len(before))
 
     # -- Faces ------------------------------------------------------------------------------
 
@@ -177,6 +179,11 @@ class Choice:
         self._roots.update(dict.fromkeys(chain, root))
         return root
 
+    def adopt(self, new: ir.Value, old: ir.Value) -> None:
+        """Let a value have the face and the root of one whose place it takes."""
+        if old in self.faces:
+            self.faces[new], self._roots[new] = self.faces[old], self.root(old)
+
     @property
     def members(self) -> dict[ir.Value, list[ir.Value]]:
         """By root the values that have its numbers, in either face."""
@@ -219,6 +226,16 @@ class Choice:
         """Whether a value needs a Transpose."""
         made = self.face(self.maker(root))
         return any(self.face(wish) != made for v in self._members[root] for wish in self.wishes(v))
+
+    def turns_over(self, node: ir.Node) -> bool:
+        """Whether a node that may choose works on the other face."""
+        if self.turns[node].outputs:
+            return self.chosen[node] != self._own[node]
+        x = node.inputs[0]
+        assert x is not None
+        # It takes what there is; with both faces there it stays.
+        root = self.root(x)
+        return self.face(self.maker(root)) != self._own[node] and not self.is_turned(root)
 
     def _cut(self) -> None:
         self._members = self.members

@@ -73,7 +73,7 @@ class _Writer:
         choice = self.choice
         for node in list(choice.graph):
             turn = choice.turns.get(node)
-            if turn is not None and self._is_turned(node, turn):
+            if turn is not None and choice.turns_over(node):
                 self._turn(node, turn)
         gone = set(self._old)
         for value in list(choice.faces):
@@ -88,17 +88,6 @@ class _Writer:
         left = [node for node in choice.turning if node.graph is None]
         choice.graph.sort()
         return Turned(tuple(labels[node] for node in left), tuple(self._new))
-
-    def _is_turned(self, node: ir.Node, turn: Turn) -> bool:
-        choice = self.choice
-        if turn.outputs:
-            return choice.chosen[node] != choice.own(node)
-        x = node.inputs[0]
-        assert x is not None
-        # It takes what there is; with both faces there it stays.
-        root = choice.root(x)
-        made = choice.face(choice.maker(root))
-        return made != choice.own(node) and not choice.is_turned(root)
 
     # -- Values -----------------------------------------------------------------------------
 
@@ -130,7 +119,7 @@ class _Writer:
         node = ir.node("Transpose", [source], {"perm": order}, name=name)
         self._describe(node.outputs[0], source, order)
         producer = source.producer()
-        if producer is not None:
+        if producer is not None and producer.graph is graph:
             graph.insert_after(producer, node)
         else:
             graph.insert_before(next(iter(graph)), node)
@@ -208,6 +197,7 @@ class _Writer:
         self.choice.facts.transfer(old, new)
         if old in self.choice.faces:
             self._made[self.choice.root(old), self.choice.faces[old]] = new
+            self.choice.adopt(new, old)
         old.name = None
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name = name

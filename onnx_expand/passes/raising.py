@@ -58,11 +58,12 @@ def raise_composites(
         if new is None:
             continue
         before = old[-1].outputs[0]
-        if before.shape is not None:
-            for node in new[:-1]:
-                if node.op_type == "ReduceMean" or node.meta.get(_OF_MEANS):
-                    node.outputs[0].shape = ir.Shape([*before.shape[:-1], 1])
-                    node.outputs[0].type = before.type
+        extents = facts.extents(before)
+        for node in new[:-1] if extents is not None else ():
+            assert extents is not None
+            of_means = node.op_type == "ReduceMean" or node.meta.get(_OF_MEANS)
+            facts.state(node.outputs[0], [*extents[:-1], 1] if of_means else extents)
+            node.outputs[0].type = before.type
         rewriter.replace(old, new)
         facts.transfer(before, new[-1].outputs[0])
         yield Raised(labels, tuple(map(label, new)))

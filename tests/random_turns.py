@@ -1,0 +1,277 @@
+"""Random graphs in which values are turned round and nodes of every kind stand between.
+
+Orders of axes are any permutation of 3 to 5 axes, extents are often 1 or equal, values have
+several readers, and some come out of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["TurnedGraph"]
+
+Array = npt.NDArray[Any]
+OPSETS = (8, 9, 10, 11, 12, 13, 15, 17, 18, 20, 22)
+UNARY = [
+    "Relu",
+    "Sigmoid",
+    "Neg",
+    "Abs",
+    "Tanh",
+    "Exp",
+    "Elu",
+    "LeakyRelu",
+    "HardSigmoid",
+    "Softplus",
+    "Floor",
+    "Identity",
+]
+BINARY = ["Add", "Mul", "Sub", "Max", "Min"]
+
+
+class TurnedGraph:
+    """A graph that grows by nodes which onnxruntime runs.
+
+    Args:
+        seed: Decides everything.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.opset = int(self.rng.choice(OPSETS))
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        rank = int(self.rng.integers(3, 6))
+        self.shape = [int(n) for n in self.rng.choice([1, 2, 2, 3, 4], rank)]
+        x = self.rng.standard_normal(self.shape).astype(np.float32)
+        self.values: dict[str, Array] = {"x": x}
+        # Few orders, so that some undo each other.
+        order = [int(axis) for axis in self.rng.permutation(rank)]
+        self.orders = [order, [order.index(axis) for axis in range(rank)]]
+        if self.rng.random() < 0.3:
+            self.orders.append([int(axis) for axis in self.rng.permutation(rank)])
+        for _ in range(int(self.rng.integers(3, 14))):
+            kinds: list[Callable[[], None]] = [
+                *(self.turn,) * 5,
+                *(self.unary,) * 3,
+                *(self.binary,) * 2,
+                *(self.constant_operand,) * 2,
+                *(self.joined, self.split, self.reduced, self.padded, self.softmax),
+                *(self.cut, self.asked, self.flat, self.product, self.squeezed, self.chosen),
+            ]
+            kinds[int(self.rng.integers(len(kinds)))]()
+
+    # -- Growing ----------------------------------------------------------------------------
+
+    def add(self, op: str, inputs: list[Any], outputs: int = 1, /, **attributes: Any) -> bool:
+        """Add a node, arrays among its inputs as constants; whether it runs."""
+        named: list[str] = []
+        new: list[onnx.TensorProto] = []
+        for value in inputs:
+            if isinstance(value, str):
+                named.append(value)
+            else:
+                name = f"c{len(self.constants) + len(new)}"
+                new.append(numpy_helper.from_array(np.asarray(value), name))
+                named.append(name)
+        names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        node = helper.make_node(op, named, names, f"n{len(self.nodes)}", **attributes)
+        read = [n for n in dict.fromkeys(named) if n in self.values]
+        found = self._run(node, read, names, new)
+        if found is None:
+            return False
+        self.nodes.append(node)
+        self.constants += new
+        self.values.update(zip(names, found, strict=True))
+        return True
+
+    def _run(
+        self,
+        node: onnx.NodeProto,
+        read: list[str],
+        names: list[str],
+        constants: list[onnx.TensorProto],
+    ) -> list[Array] | None:
+        kinds = {n: helper.np_dtype_to_tensor_dtype(self.values[n].dtype) for n in read}
+        inputs = [
+            helper.make_tensor_value_info(n, k, self.values[n].shape) for n, k in kinds.items()
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in names]
+        graph = helper.make_graph([node], "g", inputs, outputs, constants)
+        imports = [helper.make_opsetid("", self.opset)]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(model.SerializeToString(), options)
+            found = session.run(None, {n: self.values[n] for n in read})
+        except Exception:
+            return None
+        return [np.asarray(a) for a in found]
+
+    def some(self, rank: int | None = None) -> str:
+        """A value of floats, a late one more often than not."""
+        names = [n for n, a in self.values.items() if a.dtype == np.float32 and a.ndim]
+        names = [n for n in names if rank is None or self.values[n].ndim == rank] or ["x"]
+        late = self.rng.random() < 0.7
+        return names[-1] if late else names[int(self.rng.integers(len(names)))]
+
+    def axis(self, x: str) -> int:
+        """An axis of a value."""
+        rank = self.values[x].ndim
+        return int(self.rng.integers(-rank, rank))
+
+    # -- Nodes ------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Turn a value round."""
+        x = self.some(len(self.shape))
+        order = self.orders[int(self.rng.integers(len(self.orders)))]
+        self.add("Transpose", [x], perm=order)
+
+    def unary(self) -> None:
+        """Something of each number."""
+        self.add(str(self.rng.choice(UNARY)), [self.some()])
+
+    def binary(self) -> None:
+        """Something of two values whose extents fit."""
+        x = self.some()
+        others = [n for n, a in self.values.items() if a.dtype == np.float32]
+        self.add(str(self.rng.choice(BINARY)), [x, others[int(self.rng.integers(len(others)))]])
+
+    def constant_operand(self) -> None:
+        """Something with a constant that broadcasts."""
+        x = self.some()
+        shape = list(self.values[x].shape)
+        shape = [n if self.rng.random() < 0.5 else 1 for n in shape]
+        shape = shape[int(self.rng.integers(0, len(shape))) :]
+        c = self.rng.standard_normal(shape).astype(np.float32)
+        pair = [x, c] if self.rng.random() < 0.6 else [c, x]
+        self.add(str(self.rng.choice([*BINARY, "PRelu"])), pair)
+
+    def joined(self) -> None:
+        """A value put after itself, or after another one."""
+        x = self.some()
+        others = [n for n, a in self.values.items() if a.ndim == self.values[x].ndim]
+        other = others[int(self.rng.integers(len(others)))]
+        self.add("Concat", [x, other], axis=self.axis(x) if self.opset > 10 else 1)
+
+    def split(self) -> None:
+        """A value cut into two."""
+        x = self.some()
+        axis = self.axis(x) % self.values[x].ndim
+        if self.values[x].shape[axis] % 2 == 0 and self.opset < 18:
+            self.add("Split", [x], 2, axis=axis)
+
+    def reduced(self) -> None:
+        """A mean over some axes."""
+        x = self.some()
+        rank = self.values[x].ndim
+        count = int(self.rng.integers(1, rank + 1))
+        axes = [int(axis) for axis in self.rng.permutation(rank)[:count]]
+        keep = int(self.rng.random() < 0.6)
+        op = str(self.rng.choice(["ReduceMean", "ReduceMax"]))
+        if self.opset < 18:
+            self.add(op, [x], axes=axes, keepdims=keep)
+        else:
+            self.add(op, [x, np.array(axes)], keepdims=keep)
+
+    def padded(self) -> None:
+        """Padding on any axis."""
+        x = self.some()
+        pads = [int(n) for n in self.rng.integers(0, 2, 2 * self.values[x].ndim)]
+        mode = str(self.rng.choice(["constant", "edge"]))
+        if self.opset < 11:
+            self.add("Pad", [x], pads=pads, mode=mode)
+        else:
+            self.add("Pad", [x, np.array(pads)], mode=mode)
+
+    def softmax(self) -> None:
+        """A softmax along an axis, or what was one before operator set 13."""
+        x = self.some()
+        axis = self.axis(x) if self.opset > 10 else self.axis(x) % self.values[x].ndim
+        self.add("Softmax", [x], axis=axis)
+
+    def cut(self) -> None:
+        """A part of a value."""
+        x = self.some()
+        if self.opset > 9:
+            ends = [np.array([n]) for n in (0, int(self.rng.integers(1, 3)))]
+            self.add("Slice", [x, *ends, np.array([self.axis(x)])])
+
+    def asked(self) -> None:
+        """The extents of a value, added to one."""
+        x = self.some()
+        if self.add("Shape", [x]):
+            self.add("Cast", [list(self.values)[-1]], to=1)
+
+    def flat(self) -> None:
+        """A value as a list, or as a matrix."""
+        x = self.some()
+        if self.rng.random() < 0.5:
+            self.add("Flatten", [x], axis=int(self.rng.integers(0, self.values[x].ndim)))
+        else:
+            shape = [0, -1] if self.rng.random() < 0.5 else [-1, self.values[x].shape[-1]]
+            self.add("Reshape", [x, np.array(shape)])
+
+    def product(self) -> None:
+        """A product with a matrix, along the last axis."""
+        x = self.some()
+        m = self.values[x].shape[-1]
+        self.add("MatMul", [x, self.rng.standard_normal((m, m)).astype(np.float32)])
+
+    def squeezed(self) -> None:
+        """Axes of one number taken away, and others put in."""
+        x = self.some()
+        axes = [i for i, n in enumerate(self.values[x].shape) if n == 1][:2]
+        op = "Squeeze" if axes and self.rng.random() < 0.5 else "Unsqueeze"
+        axes = axes if op == "Squeeze" else [int(self.rng.integers(0, self.values[x].ndim + 1))]
+        if self.opset < 13:
+            self.add(op, [x], axes=axes)
+        else:
+            self.add(op, [x, np.array(axes)])
+
+    def chosen(self) -> None:
+        """One of two values, number by number."""
+        x = self.some()
+        if self.opset > 8 and self.add("Greater", [x, np.array(0, np.float32)]):
+            self.add("Where", [list(self.values)[-1], x, self.some()])
+
+    # -- Models -----------------------------------------------------------------------------
+
+    def model(self) -> onnx.ModelProto:
+        """The model: extents that are not static have names; what nobody reads comes out."""
+        read = {name for node in self.nodes for name in node.input}
+        made = [name for node in self.nodes for name in node.output]
+        ends = [n for n in made if n not in read or self.rng.random() < 0.1] or ["x"]
+        if ends == ["x"]:
+            self.add("Identity", ["x"])
+            ends = [list(self.values)[-1]]
+        extents = [f"D{i}" if self.rng.random() < 0.4 else n for i, n in enumerate(self.shape)]
+        outputs = [
+            helper.make_tensor_value_info(
+                n,
+                helper.np_dtype_to_tensor_dtype(self.values[n].dtype),
+                [None] * self.values[n].ndim,
+            )
+            for n in ends
+        ]
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, extents)
+        graph = helper.make_graph(self.nodes, "g", [x], outputs, self.constants)
+        imports = [helper.make_opsetid("", self.opset)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+    def run(self, model: onnx.ModelProto) -> list[Array]:
+        """What a model computes from x."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(model.SerializeToString(), options)
+        return [np.asarray(a) for a in session.run(None, {"x": self.values["x"]})]
