@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import onnx_expand
 from onnx_expand.errors import UsageError
+from onnx_expand.experiment.paper.networks import sources
 
 __all__ = ["Job", "Part", "code_version"]
 
@@ -87,9 +88,8 @@ def code_version() -> str:
     import torch
 
     found = hashlib.sha256(f"{onnx_expand.__version__} torch {torch.__version__}".encode())
-    package = Path(onnx_expand.__file__).parent
-    folders = [package, package.parent / "models"]
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        found.update(path.relative_to(package.parent).as_posix().encode() + b"\0")
+    above = Path(onnx_expand.__file__).parent.parent
+    for path in sorted(path for folder in sources() for path in folder.rglob("*.py")):
+        found.update(path.relative_to(above).as_posix().encode() + b"\0")
         found.update(path.read_bytes())
     return found.hexdigest()[:16]

@@ -17,6 +17,7 @@ from onnx_expand.experiment.folding import fold_and_check
 from onnx_expand.experiment.paper.analysis import GradientWatch, landscape
 from onnx_expand.experiment.paper.datasets import data_of, fingerprint
 from onnx_expand.experiment.paper.job import Job
+from onnx_expand.experiment.paper.networks import builders
 from onnx_expand.experiment.paper.store import Store
 from onnx_expand.model import load, read, save
 from onnx_expand.passes import StripNonlinear
@@ -92,16 +93,10 @@ def _compact(job: Job) -> ir.Model:
     """The compact network, with fresh weights of the run's seed."""
     if Path(job.network).suffix == ".onnx":
         return initialize(load(job.network), job.seed)
-    try:
-        from models import networks
-    except ImportError as error:
-        raise UnsupportedError(
-            f"network '{job.network}': the builders are in the source tree's models/; run this "
-            "there, or name an .onnx file"
-        ) from error
-    if job.network not in networks():
-        raise UsageError(f"network '{job.network}' is none of {', '.join(networks())}")
-    return read(networks()[job.network].build(seed=job.seed, **job.build))
+    networks = builders()
+    if job.network not in networks:
+        raise UsageError(f"network '{job.network}' is none of {', '.join(networks)}")
+    return read(networks[job.network].build(seed=job.seed, **job.build))
 
 
 def _start(compact: ir.Model, job: Job, place: Path) -> ir.Model:
