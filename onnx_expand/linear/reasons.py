@@ -88,7 +88,7 @@ def _above(terms: Terms, root: Term) -> Iterator[Break]:
     elif count == 1 and isinstance(root, Table):
         message = f"what is added in '{_name(root)}' in between differs from row to row"
         refusal = Refusal(Reason.GEOMETRY, message)
-    elif count == 1 and root.is_join:
+    elif count == 1 and root.is_join and root.value is not None:
         message = f"'{_name(root)}' in between joins values that are not maps of one value"
         refusal = Refusal(Reason.BRANCHES, message)
     elif root.value is not None:

@@ -16,6 +16,7 @@ from onnx_expand.linear.borders import Bridge
 from onnx_expand.linear.bridges import Border, bridge
 from onnx_expand.linear.copies import Copy, Made, copies_of
 from onnx_expand.linear.driver import Terms
+from onnx_expand.linear.stacks import Stack
 from onnx_expand.linear.tables import Table, with_table
 from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
@@ -144,6 +145,8 @@ class Writer:
             nodes, border = self._bridge(term, xs[0]), term.border
         elif isinstance(term, Table):
             nodes = self._table(term, xs[0])
+        elif isinstance(term, Stack):
+            nodes = self._stack(term, xs[0])
         elif isinstance(term, View):
             nodes = [self._view(term, xs[0])]
         elif isinstance(term, Cat):
@@ -158,11 +161,11 @@ class Writer:
         else:
             raise AssertionError(f"{type(term).__name__} is written only as it stands")
         # What a node without a name is called goes with its output.
-        origins = term.origins if isinstance(term, Map | Bridge | Table | View) else ()
+        origins = term.origins if isinstance(term, Map | Bridge | Stack | Table | View) else ()
         labels = tuple(map(label, dict.fromkeys(origins)))
         self._insert(term, nodes)
         new = tuple(map(label, nodes))
-        if isinstance(term, Map | Bridge | Table) and labels and not self._is_second(term):
+        if isinstance(term, Map | Bridge | Stack | Table) and labels and not self._is_second(term):
             costs = term.before or Cost(), term.price().cost
             self.written.append(Written(labels, new, *costs, border))
         elif isinstance(term, View) and len(labels) > 1:
@@ -198,7 +201,7 @@ class Writer:
                 if old is not None:
                     self._facts.transfer(old, out)
         assert term.anchor is not None
-        sources = term.origins if isinstance(term, Map | Bridge | Table) else ()
+        sources = term.origins if isinstance(term, Map | Bridge | Stack | Table) else ()
         is_unit = isinstance(term, Map) and term.unit
         entry = self.rewriter.record(nodes, sources or (term.anchor,), whole=is_unit)
         self._entries.append(entry)
@@ -337,6 +340,13 @@ class Writer:
             raise RefusedError(nodes)
         return nodes
 
+    def _stack(self, term: Stack, x: ir.Value) -> list[ir.Node]:
+        """A MatMul with several matrices."""
+        target = self._target(term, x, None)
+        weight = constant(term.numbers(), target.names.weight, target.dtype, target.spill)
+        operands = [x, weight] if term.right else [weight, x]
+        return [ir.node("MatMul", operands, name=target.names.node)]
+
     def _table(self, term: Table, x: ir.Value) -> list[ir.Node]:
         """A Gemm with a matrix for its C, or an Add."""
         layer = term.layer
@@ -358,7 +368,7 @@ class Writer:
         self._keep_constants(term, nodes)
         return nodes
 
-    def _template(self, term: Map | Bridge | Table) -> Template | None:
+    def _template(self, term: Map | Bridge | Stack | Table) -> Template | None:
         """The node to write a map like: one that expand replaced, else its heaviest node."""
         members = [unit_member(node) for node in term.origins]
         if term.unit:
@@ -370,7 +380,7 @@ class Writer:
         return None
 
     def _target(
-        self, term: Map | Bridge | Table, x: ir.Value, template: Template | None
+        self, term: Map | Bridge | Stack | Table, x: ir.Value, template: Template | None
     ) -> Target:
         read = [v for n in term.origins for v in n.inputs if v is not None]
         # In the body of a function its constants alone may tell.
@@ -384,18 +394,18 @@ class Writer:
         spill = self.rewriter.spill if on_disk else None
         return Target(x, dtype, self._names(term, template), self._facts, spill)
 
-    def _is_second(self, term: Map | Bridge | Table) -> bool:
+    def _is_second(self, term: Map | Bridge | Stack | Table) -> bool:
         """Whether a term is the second half of a map that was written as two nodes."""
         return isinstance(term, Map) and term.pair is not None and term.pair in self._named
 
-    def _names(self, term: Map | Bridge | Table, template: Template | None) -> Names:
+    def _names(self, term: Map | Bridge | Stack | Table, template: Template | None) -> Names:
         """The names of a map's node, constants and addition; two halves share them."""
         key = term.pair if isinstance(term, Map) and term.pair is not None else term
         if key not in self._named:
             self._named[key] = self._new_names(term, template)
         return self._named[key]
 
-    def _new_names(self, term: Map | Bridge | Table, template: Template | None) -> Names:
+    def _new_names(self, term: Map | Bridge | Stack | Table, template: Template | None) -> Names:
         links = term.links
         shift = next((link for link in links if link.node.op_type == "Add"), None)
         biases = [link.bias.name for link in links if link.bias is not None and link.bias.name]

@@ -11,6 +11,7 @@ from onnx_expand.editing import detach, label
 from onnx_expand.errors import Refusal
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
+from onnx_expand.linear.associating import associate
 from onnx_expand.linear.borders import bridge_borders
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.carry import carry
@@ -47,6 +48,7 @@ _RULES = (
     rules.add,
     join_once,
     lay,
+    associate,
 )
 
 

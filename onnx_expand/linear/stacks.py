@@ -1,0 +1,111 @@
+"""Products with a matrix for each of a batch, which are no maps of single channels: `x @ W`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.cost import Cost
+from onnx_expand.errors import RefusedError
+from onnx_expand.linear.scaling import Scaling
+from onnx_expand.linear.terms import Homogeneous, Price, Tensor
+from onnx_expand.values import Facts
+
+__all__ = ["Stack", "Stacked", "product_price", "product_scaling", "stacked_by"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class Stack(Homogeneous):
+    """A product with several matrices that no node of the source holds.
+
+    Attributes:
+        right: Whether it is `x @ W`; else `W @ x`.
+        shape: The shape of W, of three axes or more.
+        numbers: Gives W.
+    """
+
+    right: bool
+    shape: tuple[int, ...]
+    numbers: Callable[[], Array]
+    links: tuple[()] = ()
+    origins: tuple[ir.Node, ...] = ()
+    names_like: tuple[ir.Node, ...] = ()
+    before: Cost | None = None
+    unit: bool = False
+
+    @property
+    def inner(self) -> int:
+        """The length of the sums."""
+        return self.shape[-2] if self.right else self.shape[-1]
+
+    def price(self) -> Price:
+        """What computing it from its argument costs."""
+        return product_price(self.tensor, self.shape, self.inner)
+
+
+def product_scaling(x: Tensor, result: Tensor, *, right: bool) -> Scaling:
+    """What a product with several matrices does to factors of its one argument."""
+    own, out = x.extents, result.extents
+    channels: dict[int, int] = {}
+    if own is not None and out is not None and len(own) == len(out):
+        batch = range(len(own) - 2)
+        channels = {axis: axis for axis in batch if isinstance(own[axis], int)}
+        channels = {axis: axis for axis in channels if own[axis] == out[axis]}
+        kept = len(own) - (2 if right else 1)
+        channels[kept] = kept
+    return Scaling({0: 1}, channels={0: channels})
+
+
+def product_price(result: Tensor, shape: tuple[int, ...], inner: int) -> Price:
+    """What a product with several matrices costs.
+
+    Args:
+        result: The result.
+        shape: The shape of the matrices.
+        inner: The length of the sums.
+    """
+    products = tuple(count * inner for count in result.positions(None))
+    return Price(Cost(products[0], math.prod(shape), 1), products)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A MatMul with several constant matrices.
+
+    Attributes:
+        x: The other operand.
+        weight: The matrices.
+        right: Whether they stand to the right of it.
+    """
+
+    x: ir.Value
+    weight: ir.Value
+    right: bool
+
+
+def stacked_by(node: ir.Node, facts: Facts) -> Stacked | None:
+    """The product with several constant matrices, which nothing else reads, that a node is."""
+    if node.domain or node.op_type != "MatMul" or len(node.inputs) != 2:
+        return None
+    a, b = node.inputs
+    if a is None or b is None or facts.is_constant(a) == facts.is_constant(b):
+        return None
+    right = facts.is_constant(b)
+    x, weight = (a, b) if right else (b, a)
+    rank = facts.rank(x)
+    try:
+        shape = facts.dims(weight)
+        facts.array(weight)
+    except RefusedError:
+        return None
+    if rank is None or not 2 < len(shape) <= rank or 0 in shape or set(shape[:-2]) == {1}:
+        return None
+    is_own = facts.readers(weight) == [node] and not weight.is_graph_output()
+    return Stacked(x, weight, right) if is_own else None
