@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lowest toolchains wheel lint fuzz fuzz-constants fuzz-models proven large support clean
+.PHONY: setup demo test lowest toolchains wheel lint fuzz fuzz-constants fuzz-models proven large support growth peers clean
 
 setup: $(VENV)/.installed
 
@@ -88,5 +88,21 @@ large: setup
 support: setup
 	$(BIN)/python -m tests.support docs/support.md
 
+# How the time of fold grows with the graph; ten minutes.
+growth: setup
+	$(BIN)/python -m benchmarks.growth
+
+# Fold and other tools side by side, in an environment of their own; an hour on a quiet machine.
+# OPTIONS=--large adds 100,000 nodes and 3 GiB of weights. Writes the tables of docs/benchmarks.md.
+PEERS := .venv-peers
+
+$(PEERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -c constraints.txt -e '.[cpu,train,peers]'
+	@touch $@
+
+peers: $(PEERS)/.installed
+	$(PEERS)/bin/python -W ignore -m benchmarks.peers --page docs/benchmarks.md $(OPTIONS)
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) $(WHEEL) demo dist
+	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) $(WHEEL) $(PEERS) peers demo dist

@@ -14,9 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["SITES", "Sketch"]
-
-_Array = npt.NDArray[Any]
+__all__ = ["SITES", "Site", "Sketch", "gemms", "mixed"]
 
 
 @dataclass
@@ -41,7 +39,7 @@ class Sketch:
         scale = np.sqrt(max(1, np.prod(shape[1:], dtype=int)))
         return self.constant((self.random.standard_normal(shape) / scale).astype(dtype))
 
-    def constant(self, array: _Array) -> str:
+    def constant(self, array: npt.ArrayLike) -> str:
         """An initializer."""
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
@@ -240,6 +238,50 @@ def shape_arithmetic(count: int) -> onnx.ModelProto:
     return s.model({"x": ["N", 4]}, {x: ["N", 4]})
 
 
+def claims(count: int) -> onnx.ModelProto:
+    """Nodes of an unknown op, of whose results only the model says something, and maps of them."""
+    s, kind = Sketch(), onnx.TensorProto.FLOAT
+    outs = []
+    for _ in range(count // 3):
+        y = s.add("Unknown", "x", domain="custom")
+        outs.append(s.add("Add", s.add("Mul", y, s.weight(1)), s.weight(1)))
+    model = s.model({"x": ["N", 4]}, {s.add("Concat", *outs, axis=1): ["N", "M"]})
+    model.opset_import.add(domain="custom", version=1)
+    for node in model.graph.node[:-1]:
+        info = helper.make_tensor_value_info(node.output[0], kind, ["N", 4])
+        model.graph.value_info.append(info)
+    return model
+
+
+def unknown_ranks(count: int) -> onnx.ModelProto:
+    """Sums of values of whose rank only the last node tells."""
+    s, x = Sketch(), "x"
+    for _ in range(count // 3):
+        x = s.add("Relu", s.add("Add", s.add("Mul", x, s.weight(1)), x))
+    model = s.model({"x": ["N"]}, {s.add("Transpose", x, perm=[1, 0]): ["N", "M"]})
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+def slices(count: int) -> onnx.ModelProto:
+    """Slices of what is left, of extents that are not known, with a sum behind each."""
+    s, x = Sketch(), "x"
+    one, last, axis = (s.constant(np.array([v])) for v in (1, 2**31 - 1, 2))
+    for _ in range(count // 4):
+        x = s.add("Relu", s.add("Slice", x, one, last, axis))
+        x = s.add("Conv", s.add("Conv", x, s.weight(4, 4, 1)), s.weight(4, 4, 1))
+    return s.model({"x": ["N", 4, "L"]}, {x: ["N", 4, "M"]})
+
+
+def stays(count: int) -> onnx.ModelProto:
+    """A long stretch of depthwise and 1x1 layers that cost less apart, an Identity behind each."""
+    s, x = Sketch(), "x"
+    for _ in range(count // 4):
+        x = s.add("Identity", s.add("Conv", x, s.weight(8, 1, 3, 3), pads=[1] * 4, group=8))
+        x = s.add("Identity", s.add("Conv", x, s.weight(8, 8, 1, 1)))
+    return s.model({"x": ["N", 8, 16, 16]}, {x: ["N", 8, 16, 16]})
+
+
 def mixed(count: int) -> onnx.ModelProto:
     """Blocks of many kinds in turn: residual, branches, attention, views, gates, shapes."""
     s, x = Sketch(), "x"
@@ -266,23 +308,43 @@ def _norm(s: Sketch, x: str, channels: int) -> str:
     return str(s.add("BatchNormalization", x, *numbers, variance))
 
 
-SITES: dict[str, tuple[Callable[[int], onnx.ModelProto], int]] = {
-    "Gemms in a chain": (gemms, 2_000),
-    "pairs of Gemms": (gemms_and_relus, 10_000),
-    "convolutions with normalization": (convolutions, 128),
-    "residual tower": (residual_tower, 2_000),
-    "linear residual tower": (linear_tower, 2_000),
-    "branches": (branches, 2_000),
-    "deep sum of one input": (deep_sum, 400),
-    "deep sum of many inputs": (sum_of_many, 2_000),
-    "one wide Sum": (wide_sum, 400),
-    "Split and Concat": (wide_split, 2_000),
-    "Concat of maps": (wide_concat, 400),
-    "many readers": (many_readers, 2_000),
-    "spreads": (spreads, 400),
-    "encoder layers": (encoders, 360),
-    "views": (views, 2_000),
-    "shape arithmetic": (shape_arithmetic, 2_000),
-    "mixed": (mixed, 10_000),
+@dataclass(frozen=True)
+class Site:
+    """A kind of graph.
+
+    Attributes:
+        build: Makes one of about so many nodes.
+        nodes: The size to begin with.
+        has_spans: Whether a single stretch goes through the graph, of which every span of up to
+            64 steps is looked at.
+    """
+
+    build: Callable[[int], onnx.ModelProto]
+    nodes: int
+    has_spans: bool = False
+
+
+SITES = {
+    "Gemms in a chain": Site(gemms, 1_000),
+    "pairs of Gemms": Site(gemms_and_relus, 1_500),
+    "convolutions with normalization": Site(convolutions, 128, has_spans=True),
+    "residual tower": Site(residual_tower, 700),
+    "linear residual tower": Site(linear_tower, 400, has_spans=True),
+    "branches": Site(branches, 800),
+    "deep sum of one input": Site(deep_sum, 400),
+    "deep sum of many inputs": Site(sum_of_many, 2_000),
+    "one wide Sum": Site(wide_sum, 400),
+    "Split and Concat": Site(wide_split, 2_000),
+    "Concat of maps": Site(wide_concat, 400),
+    "many readers": Site(many_readers, 800),
+    "spreads": Site(spreads, 400),
+    "encoder layers": Site(encoders, 360),
+    "views": Site(views, 800),
+    "shape arithmetic": Site(shape_arithmetic, 2_000),
+    "claims": Site(claims, 2_000),
+    "unknown ranks": Site(unknown_ranks, 2_000),
+    "slices": Site(slices, 800),
+    "layers that stay apart": Site(stays, 200, has_spans=True),
+    "mixed": Site(mixed, 1_500),
 }
-"""Graphs by name, and the size to begin with, in nodes."""
+"""Kinds of graphs by name."""

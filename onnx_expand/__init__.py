@@ -261,7 +261,7 @@ def fold(
     if preprocess is not None:
         run = replace(run, image=preprocess.find_input(guest.model).name)
         preprocess.call(guest.model)
-    before = guest.model.clone()
+    before = guest.model if verify is False else guest.model.clone()
     result = run.call(guest.model)
     found = _verified(verify, before, result.model, guest.label, "folded", shapes=shapes)
     left = guest.leave(result.model)

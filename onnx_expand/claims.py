@@ -94,25 +94,26 @@ class Claims:
                 foreign = node.domain not in _DEFAULT
                 if foreign or all(name in outer for name in node.input if name):
                     silent += node.output
-            for name in silent:
-                if name in types and name not in known:
-                    offered |= self._state(graph, name, types.pop(name))
+            asked = [name for name in silent if name in types and name not in known]
+            stated = {name: types.pop(name) for name in dict.fromkeys(asked)}
+            for claimed in stated.values():
+                _forget_shape(claimed)
+            stated = {name: claimed for name, claimed in stated.items() if _has_type(claimed)}
+            describe(graph, stated)
+            offered |= bool(stated)
         return offered
 
-    @staticmethod
-    def _state(graph: onnx.GraphProto, name: str, claimed: onnx.TypeProto) -> bool:
-        _forget_shape(claimed)
-        if not _has_type(claimed):
-            return False
-        describe(graph, name, claimed)
-        return True
 
-
-def describe(graph: onnx.GraphProto, name: str, kind: onnx.TypeProto) -> None:
-    """Let a graph say the type of one of its values, instead of what it says."""
-    infos = (*graph.input, *graph.output, *graph.value_info)
-    info = next((info for info in infos if info.name == name), None)
-    (graph.value_info.add(name=name) if info is None else info).type.CopyFrom(kind)
+def describe(graph: onnx.GraphProto, kinds: _Types) -> None:
+    """Let a graph say the types of some of its values, by name, instead of what it says."""
+    if not kinds:
+        return
+    infos: dict[str, onnx.ValueInfoProto] = {}
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        infos.setdefault(info.name, info)
+    for name, kind in kinds.items():
+        info = infos[name] if name in infos else graph.value_info.add(name=name)
+        info.type.CopyFrom(kind)
 
 
 def _forget_defaults(graph: onnx.GraphProto) -> None:

@@ -52,11 +52,17 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
     found = [(name, rank) for name, rank in known.items() if name in inside]
     found += [pair for node in graph.node for pair in _demands(node, known)]
     mixed = [node for node in graph.node if _is(node, _BROADCASTING) and all(node.input)]
-    while found:
-        for name, rank in found:
-            if ranks.setdefault(find(name), rank) != rank:
-                return {}
-        found = [pair for node in mixed for pair in _largest(node, find, ranks)]
+    for name, rank in found:
+        if ranks.setdefault(find(name), rank) != rank:
+            return {}
+    before, backwards = -1, False
+    while before < len(ranks):  # what one knows, the next may use: once down the graph, once up
+        before = len(ranks) if backwards else before
+        for node in reversed(mixed) if backwards else mixed:
+            for name, rank in _largest(node, find, ranks):
+                if ranks.setdefault(find(name), rank) != rank:
+                    return {}
+        backwards = not backwards
     proved = {name: ranks[find(name)] for name in find.names if name and find(name) in ranks}
     return {name: rank for name, rank in proved.items() if name not in known}
 

@@ -185,6 +185,7 @@ class Inference:
         """
         before = len(self._filled)
         for graph, described in _pairs(self._model.graph, self._proto.graph):
+            stated: dict[str, onnx.TypeProto] = {}
             for node in graph:
                 if node.op_type != "Reshape" or node.domain or (node, -1) in self._filled:
                     continue
@@ -195,7 +196,10 @@ class Inference:
                 if dims is None:
                     continue
                 self._filled.add((node, -1))
-                _state(described, out, self.dtypes.get(out), dims)
+                dtype = self.dtypes.get(out)
+                if dtype is not None:
+                    stated[out.name or ""] = _type_of(dtype, dims)
+            describe(described, stated)
         return len(self._filled) > before
 
     def _is_known(self, node: ir.Node) -> bool:
@@ -217,21 +221,13 @@ def _reshaped(
     return tuple(total // given if extent == -1 else extent for extent in wanted)
 
 
-def _state(
-    graph: onnx.GraphProto,
-    value: ir.Value,
-    dtype: ir.DataType | None,
-    dims: tuple[Hashable, ...],
-) -> None:
-    """Let a graph say the extents of a value; names that inference made up mean nothing to it."""
-    if dtype is None:
-        return
+def _type_of(dtype: ir.DataType, dims: tuple[Hashable, ...]) -> onnx.TypeProto:
+    """The type of a value of some extents; names that inference made up mean nothing to it."""
     named = [
         d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(MADE_UP)) else None
         for d in dims
     ]
-    kind = onnx.helper.make_tensor_type_proto(int(dtype), named)
-    describe(graph, value.name or "", kind)
+    return onnx.helper.make_tensor_type_proto(int(dtype), named)
 
 
 def _state_proved(
@@ -276,15 +272,13 @@ def _state_proved(
             dim = kind.shape.dim[axis]
             if not dim.HasField("dim_value"):
                 dim.dim_value = size
-    found = False
-    for name, kind in new.items():
-        if kind.elem_type and kind != types.get(name):
-            found = True
-            for dim in kind.shape.dim:
-                if dim.dim_param.startswith(MADE_UP):
-                    dim.ClearField("dim_param")
-            describe(graph, name, onnx.TypeProto(tensor_type=kind))
-    return found
+    found = {n: kind for n, kind in new.items() if kind.elem_type and kind != types.get(n)}
+    for kind in found.values():
+        for dim in kind.shape.dim:
+            if dim.dim_param.startswith(MADE_UP):
+                dim.ClearField("dim_param")
+    describe(graph, {name: onnx.TypeProto(tensor_type=kind) for name, kind in found.items()})
+    return bool(found)
 
 
 def _static(dim: onnx.TensorShapeProto.Dimension) -> int | None:

@@ -50,13 +50,13 @@ _FIRST = 64
 
 
 def _blocks(tensor: ir.TensorProtocol) -> Iterator[bytes]:
-    size = tensor.nbytes
     if isinstance(tensor, ir.ExternalTensor):
+        size = tensor.nbytes
         with open(tensor.path, "rb") as stream:
             stream.seek(tensor.offset or 0)
             for start in range(0, size, _BLOCK):
                 yield stream.read(min(_BLOCK, size - start))
         return
     whole = memoryview(tensor.tobytes())
-    for start in range(0, size, _BLOCK):
+    for start in range(0, len(whole), _BLOCK):
         yield bytes(whole[start : start + _BLOCK])

@@ -41,17 +41,24 @@ class Facts:
             shapes themselves.
         one_sample: Take a symbolic batch, the first axis of an input, as one.
         budget: What may be spent on constants, where other models share it.
+
+    Attributes:
+        has_overridable: Whether there are initializers that callers may replace.
     """
 
     def __init__(
         self, model: ir.Model, *, one_sample: bool = False, budget: Budget | None = None
     ) -> None:
         self.opset = default_opset(model.graph.opset_imports)
+        self.has_overridable = any(
+            value.is_graph_input() for g in model.graphs() for value in g.initializers.values()
+        )
         self.budget = Budget(_stored(model)) if budget is None else budget
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
         self._unknowns: dict[Hashable, int] = {}
+        self._marked: dict[int, Hashable] = {}
         # What the model says of these is not what they are.
         self._described = {value for graph in model.graphs() for value in _values(graph)}
         is_body = bool(model.meta.get(BODY))
@@ -142,8 +149,7 @@ class Facts:
         array = read_tensor(self.tensor(value)) if known else self._partial.get(value)
         if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
             return None
-        stand_ins = {mark: key for key, mark in self._unknowns.items()}
-        return tuple(stand_ins.get(int(number), int(number)) for number in array)
+        return tuple(self._marked.get(int(number), int(number)) for number in array)
 
     def transfer(self, old: ir.Value, new: ir.Value) -> None:
         """Let a value that takes another's place keep what is known about it, and no more."""
@@ -285,7 +291,9 @@ class Facts:
         if isinstance(dim, int):
             return dim
         key = dim if dim is not None else (value, axis)
-        return self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
+        mark = self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
+        self._marked[mark] = key
+        return mark
 
     def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
         """The constants that a node reads, None if one of its inputs is none."""
@@ -363,11 +371,11 @@ class Facts:
         """Whether `tensor` has an answer."""
         if value is None:
             return False
-        try:
-            self.tensor(value)
-        except RefusedError:
+        if value.is_graph_input():
             return False
-        return True
+        if value.is_initializer() and value.const_value is not None:
+            return True
+        return self._computed(value) is not None
 
     def array(self, value: ir.Value) -> npt.NDArray[np.float64]:
         """The constant that a value is, in float64.

@@ -1,1 +1,1 @@
-"""The same graphs through fold and through other tools, side by side: `python -m benchmarks.peers`."""
+"""The same graphs through fold and other tools, side by side: `python -m benchmarks.peers`."""

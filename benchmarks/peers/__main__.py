@@ -100,7 +100,9 @@ def compare(
         if graph.runs and meant.exists():
             found, problem = _ask(folder, "errors", path=path, feeds=str(feeds), meant=str(meant))
             row.update(found or {"fails": problem})
-    timed = {t: str(_target(folder, t)) for t, r in rows.items() if "error" in r and t != "openvino"}
+    timed = {
+        t: str(_target(folder, t)) for t, r in rows.items() if "error" in r and t != "openvino"
+    }
     if graph.runs and timed:
         times, _ = _ask(folder, "timings", paths=timed, feeds=str(feeds), seconds=seconds)
         for tool, values in (times or {}).items():

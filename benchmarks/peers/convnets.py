@@ -15,8 +15,8 @@ from torch.nn import functional
 
 __all__ = [
     "Bypass",
-    "convnext",
     "conv_bn",
+    "convnext",
     "efficientnet",
     "fastvit",
     "ghostnetv3",
@@ -32,10 +32,11 @@ def retrain(net: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+            n = module.num_features
+            module.weight.data = torch.rand(n, generator=generator) * 0.5 + 0.75
+            module.bias.data = torch.randn(n, generator=generator) * 0.1
+            module.running_var = torch.rand(n, generator=generator) * 0.5 + 0.75
+            module.running_mean = torch.randn(n, generator=generator) * 0.1
     return net.eval()
 
 
@@ -142,7 +143,12 @@ def repvit() -> nn.Module:
     layers: list[nn.Module] = [conv_bn(3, 24, 3, 2), nn.GELU(), conv_bn(24, 48, 3, 2)]
     for i, (m, n, first) in enumerate(_stages((3, 4, 16, 3), (48, 96, 192, 384))):
         if first and m != n:
-            layers += [*mixer(m, False), conv_bn(m, m, 3, 2, m), conv_bn(m, n), Bypass(_pair(n, 2))]
+            layers += [
+                *mixer(m, False),
+                conv_bn(m, m, 3, 2, m),
+                conv_bn(m, n),
+                Bypass(_pair(n, 2)),
+            ]
         else:
             layers += mixer(n, i % 2 == 0)
     return nn.Sequential(*layers, *_head(384))

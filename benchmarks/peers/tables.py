@@ -69,11 +69,11 @@ def _latency(row: _Row, source: _Row) -> str:
 
 
 _TABLES: tuple[tuple[str, Callable[[_Row, _Row], str]], ...] = (
-    ("Latency in onnxruntime, all optimizations: ratio to the source's, with 95 % interval", _latency),
+    ("Latency of the result: ratio to the source's, with 95 % interval", _latency),
     ("Nodes, `Constant` nodes apart", _nodes),
     ("Nodes that are affine maps with constant weights", _linear),
     ("Multiply-accumulates, in millions", _macs),
-    ("Numbers against the source in float64: largest error, relative to the largest number", _numbers),
+    ("Largest error against the source in float64, relative to the largest number", _numbers),
     ("Size of the result, in MiB", _bytes),
     ("CPU time of the tool, in seconds, start and imports aside", _cpu),
     ("Memory of the tool, in MiB, imports aside", _memory),

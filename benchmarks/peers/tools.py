@@ -39,7 +39,7 @@ def _fold(source: str, target: str) -> _Action:
 def _onnxslim(source: str, target: str) -> _Action:
     import onnxslim
 
-    return lambda: onnxslim.slim(source, target)  # type: ignore[no-any-return]
+    return lambda: onnxslim.slim(source, target)
 
 
 def _onnxsim(source: str, target: str) -> _Action:

@@ -39,13 +39,13 @@ class Attention(nn.Module):
             at = torch.arange(length)
             scores = scores.masked_fill(at > at.unsqueeze(1), -1e9)
         mixed = scores.softmax(-1) @ v
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, d))  # type: ignore[no-any-return]
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, d))
 
 
 def _turned(x: Tensor) -> Tensor:
     """Rotary positions: pairs of halves are turned by angles that grow with the position."""
     half = x.shape[-1] // 2
-    angles = torch.outer(torch.arange(x.shape[-2]), 10_000 ** (-torch.arange(half) / half))
+    angles = torch.outer(torch.arange(x.shape[-2]), 10_000.0 ** (-torch.arange(half) / half))
     cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
@@ -72,7 +72,7 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The gated tokens."""
-        return self.down(functional.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
@@ -88,7 +88,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The tokens after the block."""
         x = x + self.attention(self.norms[0](x))
-        return x + self.feed(self.norms[1](x))  # type: ignore[no-any-return]
+        return x + self.feed(self.norms[1](x))
 
 
 def _layer_norm(d: int) -> nn.LayerNorm:
@@ -150,7 +150,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of the layer and its adapter."""
-        return self.linear(x) + self.scale * self.b(self.a(x))  # type: ignore[no-any-return]
+        return self.linear(x) + self.scale * self.b(self.a(x))
 
 
 def lora() -> nn.Module:
@@ -174,7 +174,7 @@ class LinearNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The normalized features."""
         x = self.linear(x)
-        return self.norm(x.flatten(0, 1)).reshape_as(x)  # type: ignore[no-any-return]
+        return self.norm(x.flatten(0, 1)).reshape_as(x)
 
 
 class LevitAttention(nn.Module):
@@ -202,7 +202,7 @@ class LevitAttention(nn.Module):
         k, v = k.permute(0, 2, 3, 1), v.permute(0, 2, 1, 3)
         scores = (q @ k) * 0.25 + self.bias
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-        return self.out(functional.hardswish(mixed))  # type: ignore[no-any-return]
+        return self.out(functional.hardswish(mixed))
 
 
 class Tokens(nn.Module):
@@ -263,7 +263,7 @@ class Cascade(nn.Module):
             scores = (q.transpose(-2, -1) @ k) * 0.25
             y = (v @ scores.softmax(-1).transpose(-2, -1)).view(batch, -1, height, width)
             found.append(y)
-        return self.out(torch.cat(found, 1))  # type: ignore[no-any-return]
+        return self.out(torch.cat(found, 1))
 
 
 def efficientvit() -> nn.Module:

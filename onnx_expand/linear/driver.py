@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -26,6 +26,7 @@ Rule = Callable[["Terms", Term], "Swap | None"]
 
 _DEEPEST = 64  # joins within joins
 _LARGEST = 512  # terms of one join
+_FEW = 8  # neighbours of a term that are looked at again when only one of them changed
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Terms:
         self.frames = {n for t in built.of.values() if isinstance(t, Fill) for n in t.frame.nodes}
         self._joins: dict[Term, tuple[Term, int, Step] | None] = {}
         self._watchers: dict[Term, set[Term]] = {}
+        self._use_count: Counter[Term] = Counter()  # a user counts as often as it reads the term
         self._count = 0
         inside = self.nodes.keys() | self.frames
         for value, term in list(built.of.items()):
@@ -149,9 +151,7 @@ class Terms:
 
     def count(self, term: Term) -> int:
         """How often a term is used, by terms and by the rest of the graph."""
-        return self.users[term].total() + (term in self.roots) * max(
-            1, len(self.roots.get(term, ()))
-        )
+        return self._use_count[term] + self._pins(term)
 
     def _pins(self, term: Term) -> int:
         """How often the rest of the graph uses a term; being asked for its shape is one."""
@@ -163,7 +163,7 @@ class Terms:
 
     def is_inner(self, term: Term) -> bool:
         """Whether one term is all that uses another."""
-        return term not in self.roots and self.users[term].total() == 1
+        return term not in self.roots and self._use_count[term] == 1
 
     def user(self, term: Term) -> Term:
         """A term that uses another."""
@@ -203,6 +203,7 @@ class Terms:
         for current in new:
             for arg in current.args:
                 self.users[arg][current] += 1
+                self._use_count[arg] += 1
         return new
 
     def _release(self, terms: Iterable[Term]) -> list[Term]:
@@ -213,9 +214,10 @@ class Terms:
             term = pending.pop()
             if term not in self.users or self.count(term):
                 continue
-            del self.users[term]
+            del self.users[term], self._use_count[term]
             for arg in term.args:
                 self.users[arg][term] -= 1
+                self._use_count[arg] -= 1
                 if not self.users[arg][term]:
                     del self.users[arg][term]
                 pending.append(arg)
@@ -231,12 +233,11 @@ class Terms:
                 term = swap[term]
             return term
 
-        touched: list[Term] = []
         for new in swap.values():
             for term in _tree(new, self.users):
                 term.args = tuple(map(final, term.args))
-        for new in dict.fromkeys(map(final, swap)):
-            touched += self._admit(new)
+        admitted = [t for new in dict.fromkeys(map(final, swap)) for t in self._admit(new)]
+        touched = list(admitted)
         for old in swap:
             new = final(old)
             if old not in self.users:
@@ -246,14 +247,12 @@ class Terms:
             if new.tensor.extents is None:
                 new.tensor = old.tensor  # the same tensor, of which more is known
             for user, times in list(self.users[old].items()):
-                user.reads = tuple(
-                    new.value if arg is old and read is old.value else read
-                    for arg, read in zip(user.args, user.reads, strict=True)
-                )
-                user.args = tuple(new if arg is old else arg for arg in user.args)
+                _replace(user, old, new)
                 self.users[new][user] += times
+                self._use_count[new] += times
                 touched.append(user)
             self.users[old].clear()
+            self._use_count[old] = 0
             if old.value is not None and new.value is not old.value:
                 self.equal.setdefault(new, []).append(old.value)
             self.equal.setdefault(new, []).extend(self.equal.pop(old, ()))
@@ -264,11 +263,23 @@ class Terms:
             if old in self.askers:
                 self.askers.setdefault(new, []).extend(self.askers.pop(old))
         touched += self._release(swap)
-        around = [t for term in touched if term in self.users for t in (term, *term.args)]
-        around += [
-            user for term in list(around) if term in self.users for user in self.users[term]
+        return self._around(touched, set(admitted))
+
+    def _around(self, touched: Iterable[Term], new: Container[Term]) -> list[Term]:
+        """Terms that changed, what they are computed from and who uses either.
+
+        Of the many arguments of a join, and of the many users of a term, those that changed
+        themselves are among the terms already; the others see no difference.
+        """
+        near = [
+            t
+            for term in touched
+            if term in self.users
+            for t in (term, *(term.args if term in new or len(term.args) <= _FEW else ()))
         ]
-        return [t for t in dict.fromkeys(around) if t in self.users]
+        near = [t for t in dict.fromkeys(near) if t in self.users]
+        users = (user for t in near if len(self.users[t]) <= _FEW for user in self.users[t])
+        return list(dict.fromkeys([*near, *users]))
 
     def watch(self, term: Term, by: Term) -> None:
         """Look at one term again once another, which may be far away, has changed."""
@@ -292,7 +303,7 @@ class Terms:
             below, edges, step = found
             steps.append(step)
             current = below
-            if below in self.roots or self.users[below].total() != edges:
+            if below in self.roots or self._use_count[below] != edges:
                 break
         return Stretch(current, with_shuffles(steps[::-1]))
 
@@ -306,12 +317,12 @@ class Terms:
         return self._joins[term]
 
     def _join(self, term: Term, depth: int) -> tuple[Term, int, Step] | None:
-        if depth > _DEEPEST:
+        if depth > _DEEPEST or len(term.args) > _LARGEST:
             return None
         branches: list[_Branch] = []
         for arg in term.args:
             branch = _Branch(arg)
-            while branch.end not in self.roots and self.users[branch.end].total() == branch.edges:
+            while branch.end not in self.roots and self._use_count[branch.end] == branch.edges:
                 found = self._step(branch.end, depth + 1)
                 if found is None:
                     break
@@ -328,11 +339,14 @@ class Terms:
 
     def _meet(self, branches: Sequence[_Branch], depth: int) -> bool:
         """Extend branches that have terms in common; whether all end at one term."""
-        ends = {branch.end: None for branch in branches}
-        while len(ends) > 1:
-            for end in sorted(ends, key=lambda t: -t.order):
-                here = [branch for branch in branches if branch.end is end]
-                if end in self.roots or self.users[end].total() != _uses(here):
+        while True:
+            ends: dict[Term, list[_Branch]] = {}
+            for branch in branches:
+                ends.setdefault(branch.end, []).append(branch)
+            if len(ends) == 1:
+                return True
+            for end, here in sorted(ends.items(), key=lambda item: -item[0].order):
+                if end in self.roots or self._use_count[end] != _uses(here):
                     continue
                 found = self._step(end, depth + 1)
                 if found is None or len(here[0].steps) > _LARGEST:
@@ -342,14 +356,29 @@ class Terms:
                 break
             else:
                 return False
-            ends = {branch.end: None for branch in branches}
-        return True
 
-    def top(self, term: Term) -> Term:
-        """The end of the longest stretch that goes through a term."""
-        while not self.is_top(term):
-            term = self.user(term)
-        return term
+    def ends(self, terms: Iterable[Term]) -> Iterator[Term]:
+        """Where the longest stretches begin and end that go through some terms."""
+        above: set[Term] = set()
+        below: set[Term] = set()
+        for term in terms:
+            current = term
+            while current not in below:
+                below.add(current)
+                found = self._step(current)
+                if found is None:
+                    yield current
+                elif found[0] in self.roots or self._use_count[found[0]] != found[1]:
+                    yield found[0]
+                else:
+                    current = found[0]
+            current = term
+            while current not in above:
+                above.add(current)
+                if self.is_top(current):
+                    yield current
+                else:
+                    current = self.user(current)
 
     def is_top(self, term: Term) -> bool:
         """Whether no longer stretch goes on through a term."""
@@ -361,18 +390,34 @@ class Terms:
         return self._join_over(term) is None
 
     def _join_over(self, term: Term) -> Term | None:
-        """The join whose branches are all that uses a term, if there is one."""
-        current = self.user(term)
-        for _ in range(_LARGEST):
-            if current.is_join:
-                found = self._step(current)
-                uses = self.users[term].total()
-                if found is not None and found[0] is term and found[1] == uses:
-                    return current
-            if current.is_opaque or not self.is_inner(current):
+        """The join whose branches are all that uses a term, if there is one.
+
+        What a term leads to is followed upwards, each term once all of its arguments are among
+        that, until a join takes up every edge.
+        """
+        if self._use_count[term] > _LARGEST:
+            return None
+        arrived: Counter[Term] = Counter()  # edges into each term
+        ready, current, edges = list[Term](), term, 0
+        for _ in range(2 * _LARGEST):
+            edges += self._use_count[current]
+            for user, times in self.users[current].items():
+                arrived[user] += times
+                if arrived[user] == len(user.args):
+                    ready.append(user)
+            if not ready:
                 break
-            current = self.user(current)
+            current = ready.pop()
+            edges -= len(current.args)
+            if not edges and current.is_join and self._is_over(current, term):
+                return current
+            if current.is_opaque or current in self.roots:
+                break
         return None
+
+    def _is_over(self, join: Term, term: Term) -> bool:
+        found = self._step(join)
+        return found is not None and found[0] is term and found[1] == self._use_count[term]
 
     def outer(self, root: Term, user: Term) -> Term:
         """The end of the longest stretch that begins at a term with one of its users."""
@@ -418,6 +463,18 @@ def keeps_extents(term: Term) -> bool:
     return geometry.is_pointwise or (plain and not any(geometry.overhang))
 
 
+def _replace(user: Term, old: Term, new: Term) -> None:
+    """Let a term be computed from another one than before."""
+    args, reads = list(user.args), list(user.reads)
+    at = -1
+    for _ in range(args.count(old)):
+        at = args.index(old, at + 1)
+        args[at] = new
+        if reads[at] is old.value:
+            reads[at] = new.value
+    user.args, user.reads = tuple(args), tuple(reads)
+
+
 def _tree(term: Term, live: Mapping[Term, object]) -> Iterator[Term]:
     """A new term and the new ones that it is computed from."""
     seen: set[Term] = set()
@@ -459,10 +516,8 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
         swap = rules[index](terms, term)
         if swap:
             made += 1
-            for touched in terms.take(swap):
-                push(touched)
-                for other in terms.watchers(touched):
-                    push(other)
-                push(terms.stretch(touched).root)
-                push(terms.top(touched))
+            touched = terms.take(swap)
+            watching = [other for term in touched for other in terms.watchers(term)]
+            for near in (*touched, *watching, *terms.ends(touched)):
+                push(near)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
         memoized(load, affine),
         all(s.shift_only for s in inside if s.view is None),
         tuple({id(k): k for s in inside for k in s.links if k.node not in stays}.values()),
-        tuple(dict.fromkeys(n for s in inside for n in s.origins)),
+        tuple(dict.fromkeys(itertools.chain.from_iterable(s.origins for s in inside))),
         form,
         unit=unit,
         before=sum((before_cost(s) for s in inside), Cost()),

@@ -576,11 +576,16 @@ def _member(step: Step) -> Member | None:
     if not step.branches:
         node = step.top.node
         return None if node is None or step.view is not None else unit_member(node)
-    members = [unit_member(node) for node in step.origins]
-    known = sorted((m for m in members if m is not None), key=lambda m: m.index)
-    places = [(m.unit, m.index) for m in known]
-    whole = known and places == [(known[0].unit, i) for i in range(known[0].size)]
-    return known[0] if whole and len(known) == len(members) else None
+    members: list[Member] = []
+    for origin in step.origins:
+        member = unit_member(origin)
+        if member is None:
+            return None
+        members.append(member)
+    members.sort(key=lambda m: m.index)
+    places = [(m.unit, m.index) for m in members]
+    whole = members and places == [(members[0].unit, i) for i in range(members[0].size)]
+    return members[0] if whole else None
 
 
 def _is_all(term: Map, origins: Collection[ir.Node]) -> bool:

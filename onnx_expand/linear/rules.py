@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -216,20 +216,45 @@ def add(terms: Terms, term: Term) -> Swap | None:
         root = terms.stretch(part).root if terms.is_inner(part) else part
         groups.setdefault(root, []).append((part, factor))
     for root, group in groups.items():
-        chosen: list[tuple[Term, float]] = []
-        merged: Term | None = None
-        for part, factor in group:
-            wanted = [*chosen, (part, factor)]
-            found = _added(terms, term, root, wanted) if len(wanted) > 1 else None
-            if len(wanted) == 1 or found is not None:
-                chosen, merged = wanted, found
-        if merged is None or not 1 < len(chosen) < len(parts):
+        chosen, merged = _together(terms, term, root, group)
+        if merged is None:
             continue
-        rest = [p for p in parts if p not in chosen]
+        if len(chosen) == len(parts):
+            merged.value, merged.anchor = term.value, term.anchor
+            return {term: merged}
+        taken = {t for t, _ in chosen}
+        rest = [p for p in parts if p[0] not in taken]
         args = (merged, *(t for t, _ in rest))
         factors = (1.0, *(f for _, f in rest))
         return {term: replace(term, args=args, factors=factors, node=None, like=None)}
     return None
+
+
+def _together(
+    terms: Terms, like: Sum, root: Term, group: Sequence[tuple[Term, float]]
+) -> tuple[list[tuple[Term, float]], Term | None]:
+    """Those terms of one root that cost less as one map, and that map.
+
+    Maps of one geometry are one such map, however many they are; each kind is looked at once.
+    """
+    kinds: dict[Hashable, list[tuple[Term, float]]] = {}
+    for part, factor in group:
+        steps = terms.stretch(part).steps if part is not root else []
+        kind = tuple(
+            (s.geometry if isinstance(s.geometry, Geometry) else s.top, s.axes) for s in steps
+        )
+        kinds.setdefault(kind, []).append((part, factor))
+    chosen: list[tuple[Term, float]] = []
+    merged: Term | None = None
+    for alike in list(kinds.values())[:_KINDS]:
+        wanted = [*chosen, *alike]
+        found = _added(terms, like, root, wanted) if len(wanted) > 1 else None
+        if len(wanted) == 1 or found is not None:
+            chosen, merged = wanted, found
+    return chosen, merged
+
+
+_KINDS = 16  # geometries of maps that are added
 
 
 def _flat(terms: Terms, term: Sum, factor: float = 1.0) -> list[tuple[Term, float]]:

@@ -47,8 +47,9 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
         if 0 in extents:
             return _refused(extents.index(0), 0, known=True)
         is_static = all(isinstance(extent, int) for extent in extents)
-        if not is_static and _op(steps[0]) not in _CONVOLUTIONS and _may_be_empty(root):
+        if not is_static and _op(steps[0].top) not in _CONVOLUTIONS and _may_be_empty(root):
             return _refused(0, 0, known=False)
+    pools = any(_op(term) in _POOLS for step in steps for term in step.terms)
     for axis in range(geometry.rank):
         extent = None if extents is None else extents[axis]
         known = isinstance(extent, int)
@@ -60,7 +61,7 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
         for size in sizes:
             if not _takes(geometry, axis, size) and not _fail(steps, axis, size):
                 return _refused(axis, size, known=known)
-            if _are_partial(steps, axis, size):
+            if pools and _are_partial(steps, axis, size):
                 return _refused(axis, size, known=known)
     return None
 
@@ -161,7 +162,7 @@ def _after(steps: Sequence[Step], axis: int, size: int, *, strict: bool = False)
 
 
 def _one(step: Step, geometry: Geometry, axis: int, size: int, *, strict: bool) -> int:
-    if _op(step) in _POOLS:
+    if _op(step.top) in _POOLS:
         room = size + geometry.begins[axis] + geometry.ends[axis] - geometry.reach[axis]
         if strict and room < 0:
             raise _PartialError
@@ -170,17 +171,16 @@ def _one(step: Step, geometry: Geometry, axis: int, size: int, *, strict: bool) 
             raise _FailsError
         return after
     after = _extent(geometry, axis, size)
-    if _op(step) in _CONVOLUTIONS and (size <= 0 or after <= 0):
+    if _op(step.top) in _CONVOLUTIONS and (size <= 0 or after <= 0):
         raise _FailsError
     return after
 
 
-def _op(step: Step) -> str:
-    """The op of a step as it stands."""
-    top = step.top
-    if isinstance(top, Map) and top.form is not None:
-        return "Conv" if top.form in {Form.CONV, Form.CONV_TRANSPOSE} else ""
-    node = top.like if isinstance(top, Map) and top.like is not None else top.node
+def _op(term: Term) -> str:
+    """The op of a term as it stands."""
+    if isinstance(term, Map) and term.form is not None:
+        return "Conv" if term.form in {Form.CONV, Form.CONV_TRANSPOSE} else ""
+    node = term.like if isinstance(term, Map) and term.like is not None else term.node
     return "" if node is None else node.op_type
 
 
@@ -190,4 +190,4 @@ def _is_plain(step: Step) -> bool:
         return all(_is_plain(s) for branch in step.branches for s in branch)
     if isinstance(step.geometry, Geometry) and step.geometry.is_pointwise and not step.frame:
         return True
-    return _op(step) in _CONVOLUTIONS
+    return _op(step.top) in _CONVOLUTIONS

@@ -7,6 +7,7 @@ taken as one map. Its channel axes are those of the stretch.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -85,12 +86,13 @@ class Step:
     @functools.cached_property
     def links(self) -> tuple[Linear, ...]:
         """The records of the source's nodes that it stands for."""
-        return tuple(link for t in self.terms if isinstance(t, Map) for link in t.links)
+        links = (t.links for t in self.terms if isinstance(t, Map))
+        return tuple(itertools.chain.from_iterable(links))
 
     @functools.cached_property
     def origins(self) -> tuple[ir.Node, ...]:
         """The nodes of the source that it stands for, in order."""
-        return tuple(dict.fromkeys(node for t in self.terms for node in origins_of(t)))
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(map(origins_of, self.terms))))
 
     def price(self) -> Price:
         """What all its terms cost as they stand."""

@@ -71,6 +71,9 @@ class Tensor:
     extents: tuple[Extent, ...] | None
     sizes: tuple[tuple[int, ...], ...] | None
     dtype: ir.DataType | None
+    _positions: dict[int | None, tuple[int, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, extents: Sequence[Extent] | None, dtype: ir.DataType | None) -> Tensor:
@@ -94,14 +97,18 @@ class Tensor:
 
     def positions(self, axis: int | None) -> tuple[int, ...]:
         """Per scenario the positions, with all channels on an axis as one; a free batch is one."""
+        if axis not in self._positions:
+            self._positions[axis] = self._count(axis)
+        return self._positions[axis]
+
+    def _count(self, axis: int | None) -> tuple[int, ...]:
         if self.sizes is None:
             return (1,)
         rank = len(self.sizes[0])
-        without = set[int]() if axis is None or rank == 0 else {axis % rank}
-        return tuple(
-            math.prod(size for i, size in enumerate(sizes) if i not in without)
-            for sizes in self.sizes
-        )
+        if axis is None or rank == 0:
+            return tuple(map(math.prod, self.sizes))
+        at = axis % rank
+        return tuple(math.prod(s[:at]) * math.prod(s[at + 1 :]) for s in self.sizes)
 
     def mapped(self, geometry: Geometry, axes: Axes | None, key: Hashable) -> Tensor:
         """The tensor that a map makes of this one; `key` stands for extents that come up new."""

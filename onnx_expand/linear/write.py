@@ -481,7 +481,7 @@ def _holds(value: ir.Value, new: ir.Value, facts: Facts) -> bool:
     if not facts.is_constant(value) or new.const_value is None:
         return False
     a, b = facts.tensor(value), new.const_value
-    return (a.dtype, a.nbytes) == (b.dtype, b.nbytes) and a.shape == b.shape and same_bytes(a, b)
+    return a.dtype == b.dtype and facts.dims(value) == tuple(b.shape) and same_bytes(a, b)
 
 
 def _bias_name(weight: str) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "PAYLOADS",
     "graphs",
     "inner_graphs",
+    "is_outline",
     "is_repeated",
     "outline",
     "tensors",
@@ -112,6 +113,11 @@ def outline(model: onnx.ModelProto) -> onnx.ModelProto:
         if math.prod(tensor.dims) > _SMALL:
             _empty(tensor)
     return copy
+
+
+def is_outline(model: onnx.ModelProto) -> bool:
+    """Whether a model holds no tensor that an outline would not."""
+    return all(math.prod(tensor.dims) <= _SMALL for _, tensor in tensors(model))
 
 
 def without_data(model: onnx.ModelProto) -> None:

@@ -19,7 +19,7 @@ from onnx_expand.model.fidelity import (
     restore,
 )
 from onnx_expand.model.files import holders
-from onnx_expand.model.outline import graphs, outline, tensors
+from onnx_expand.model.outline import graphs, is_outline, outline, tensors
 from onnx_expand.model.payload import check_payloads
 from onnx_expand.model.tidying import tidy
 from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, one_line, validate
@@ -96,7 +96,7 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     validate(light, label)
     twin = _deserialize(light, label)
     _check_fidelity(twin, light, label)
-    model = _deserialize(proto, label)
+    model = twin if is_outline(proto) else _deserialize(proto, label)
     try:
         attach(twin, model, proto)
     except UnsupportedError as error:

@@ -29,6 +29,7 @@ _JOINS = ops_with(Trait.SUM) | {"Concat"}
 _CASTS = frozenset({"Cast", "CastLike"})
 _CUTS = ops_with(Trait.CUTS)
 _KINDS = LINEAR_OPS | _VIEWS | _JOINS | _CASTS | _CUTS
+_LOOK = 8  # inputs whose type is asked for where that of the output is not known
 _DEEPEST = 64  # nodes between an initializer and what is computed from it
 
 
@@ -43,7 +44,8 @@ def is_linear_kind(node: ir.Node, facts: Facts) -> bool:
     if node.op_type == "LeakyRelu" and float_of(node, "alpha") != 1:
         return False
     out = node.outputs[0]
-    dtype = next((d for d in map(facts.dtype, _values(node)) if d is not None), None)
+    known = (facts.dtype(v) for v in (out, *node.inputs[:_LOOK]) if v is not None)
+    dtype = next((d for d in known if d is not None), None)
     return dtype is not None and dtype.is_floating_point() and not facts.is_constant(out)
 
 
@@ -80,6 +82,8 @@ def refined(found: Break, facts: Facts) -> Break:
 
 def overridable(node: ir.Node, facts: Facts) -> Refusal | None:
     """That an operand is, or is computed from, an initializer that is also a graph input."""
+    if not facts.has_overridable:
+        return None
     for value in node.inputs:
         if value is not None and not facts.is_constant(value):
             source = _overridable_source(value, facts)

@@ -81,9 +81,13 @@ def _graph(graph: ir.Graph) -> Iterator[tuple[Any, ...]]:
 
 
 def _value(value: ir.Value) -> tuple[Any, ...]:
-    shape = None if value.shape is None else tuple(map(str, value.shape))
+    shape, kind = value.shape, value.type
     return (
-        *(value.name, str(value.type), shape, value.doc_string, _mapping(value.metadata_props)),
+        value.name,
+        (kind.dtype, kind.denotation) if type(kind) is ir.TensorType else str(kind),
+        None if shape is None else tuple(d if isinstance(d, int) else str(d) for d in shape),
+        value.doc_string,
+        _mapping(value.metadata_props),
     )
 
 
