@@ -18,6 +18,8 @@ __all__ = ["Probe"]
 
 _NAMED = 3  # sizes in a note
 _VAST = 1 << 20  # numbers in all inputs
+# Where a model runs at no smaller size: large images, not cubes of their extents.
+_VASTEST = 1 << 24
 
 
 class Probe:
@@ -73,7 +75,7 @@ class Probe:
             if is_found and place >= PLANNED:
                 return
             for size in choices:
-                if self._is_vast(size) and place < PLANNED:
+                if self._is_vast(size, _VAST if place < PLANNED else _VASTEST):
                     continue
                 tried.append(size)
                 try:
@@ -121,11 +123,11 @@ class Probe:
             raise failure
         return best
 
-    def _is_vast(self, size: Sizes) -> bool:
+    def _is_vast(self, size: Sizes, most: int) -> bool:
         """Whether there would be more numbers than one size is worth."""
         ports = self._signature.inputs.values()
         shapes = [extents_at(p.symbols(), size) for p in ports if p.shape is not None]
-        return bool(size) and sum(map(math.prod, shapes)) > _VAST
+        return bool(size) and sum(map(math.prod, shapes)) > most
 
     def _draw(self, size: Sizes, regime: Regime, place: int, scale: float, reach: int) -> Tensors:
         rng = np.random.default_rng([self._seed, place])
