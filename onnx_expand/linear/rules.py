@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import Refusal, RefusedError
+from onnx_expand.geometry import Geometry
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Partition, Span
