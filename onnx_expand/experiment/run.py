@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import onnx_ir as ir
 import torch
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.experiment import meaning
-from onnx_expand.experiment.compare import Comparison
+from onnx_expand.experiment import meaning, telling
 from onnx_expand.experiment.files import EventWriter, Folder
 from onnx_expand.experiment.folding import fold_and_check
 from onnx_expand.experiment.report import Report
+from onnx_expand.experiment.watching import Both, Nobody, Watcher
 from onnx_expand.model import check_output, load, save
 from onnx_expand.recipes import Plan
 from onnx_expand.train import (
@@ -44,16 +43,6 @@ from onnx_expand.units import has_note, is_given_back
 __all__ = ["Experiment", "Watcher"]
 
 _MAIN, _BASELINE = "model", "baseline"
-
-
-class Watcher(Protocol):
-    """Is told what an experiment does, in the process that speaks to people."""
-
-    def say(self, line: str) -> None:
-        """One line of text."""
-
-    def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
-        """The progress of one run, while the block runs."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ class Experiment:
         if settings.folder is not None and Path(settings.folder).is_file():
             raise UsageError(f"{settings.folder}: is a file; name a folder")
         with joined(settings.device) as world:
-            return _Experimenter(self, watcher or _Nobody(), world).run()
+            return _Experimenter(self, watcher or Nobody(), world).run()
 
 
 class _Experimenter:
@@ -131,7 +120,10 @@ class _Experimenter:
             options=self.plan.data,
             numbers=self.plan.train.loss is not None,
         )
-        self._introduce(model, data)
+        for line in telling.introduction(
+            model, data, self.plan, self.world.size, self.device.type
+        ):
+            self._say(line)
         data = meaning.settled(data, model, self.plan.train)
         for line in meaning.lines(data):
             self._say(line)
@@ -162,25 +154,6 @@ class _Experimenter:
             if Path(spec).suffix == ".npz" or (":" in spec and not Path(spec).exists()):
                 return ImageInput(0, (None, None), None)
             raise
-
-    def _introduce(self, model: ir.Model, data: Dataset) -> None:
-        self._say(f"data: {data.description}")
-        for line in data.left_out[:3]:
-            self._say(f"left out: {line}")
-        normalization = data.normalization
-        if normalization.mean:
-            mean, std = (
-                ",".join(f"{v:.6g}" for v in values)
-                for values in (normalization.mean, normalization.std)
-            )
-            self._say(f"brightnesses from 0 to 1 are normalised: --mean {mean} --std {std}")
-        if self.plan.notes:
-            self._say(f"recipe {self.plan.notes}")
-        if self.world.size > 1:
-            self._say(f"{self.world.size} processes share each step ({self.device.type})")
-            normalized = any(node.op_type == "BatchNormalization" for node in model.graph)
-            if normalized and not self.plan.train.sync_bn:
-                self._say("batch normalization sees each process's part; --sync-bn joins them")
 
     def _explain(self, module: torch.nn.Module, data: Dataset) -> None:
         """Say once how chains of linear layers run."""
@@ -300,7 +273,7 @@ class _Experimenter:
                     self._say(f"{when}: {folded.summary()}")
 
         with self.watcher.bar(title, self.plan.train.epochs) as bar:
-            yield _Both(bar, after)
+            yield Both(bar, after)
 
     def _finish(
         self, written: dict[str, ir.Model], runs: list[tuple[str, int, History]], data: Dataset
@@ -322,85 +295,19 @@ class _Experimenter:
                 folded = fold_and_check(trained, self.experiment.source)
                 save(folded.model, self.settings.then_fold)
                 self._say(f"{self.settings.then_fold}: {folded.summary()}")
-        comparison, losses = self._compare(runs)
+        comparison = losses = None
+        if self.settings.compare_baseline is not None:
+            names = (Path(self.experiment.source).name, "the compact model")
+            parts = ([h for who, _, h in runs if who == name] for name in (_MAIN, _BASELINE))
+            comparison, losses = telling.compared(names, *parts)
         report = Report(
             data.description, tuple(runs), comparison, folded, self.plan.as_dict(),
             (data.normalization.mean, data.normalization.std), losses, meaning.facts(data),
         )  # fmt: skip
-        self._conclude(report)
+        for line in telling.conclusion(report, self.plan):
+            self._say(line)
         return report
-
-    def _compare(
-        self, runs: list[tuple[str, int, History]]
-    ) -> tuple[Comparison | None, Comparison | None]:
-        """By the score, and by the training loss of the weights that stayed."""
-        if self.settings.compare_baseline is None:
-            return None, None
-        main, base = (
-            [history for name, _, history in runs if name == wanted]
-            for wanted in (_MAIN, _BASELINE)
-        )
-        names = (Path(self.experiment.source).name, "the compact model")
-        scores = ([history.score for history in part] for part in (main, base))
-        losses = ([h.epochs[h.kept - 1].loss for h in part] for part in (main, base))
-        return (
-            Comparison(main[0].metric, main[0].greater, names, *scores),
-            Comparison("training loss", False, names, *losses),
-        )
-
-    def _conclude(self, report: Report) -> None:
-        history = report.history
-        kept = history.epochs[history.kept - 1]
-        if kept.unreadable:
-            self._say(f"{kept.unreadable} images could not be read, and were left out")
-            for line in history.left_out[:3]:
-                self._say(f"left out: {line}")
-        figures = ", ".join(f"{k} {_figure(k, v)}" for k, v in kept.figures.items())
-        head = "" if figures.startswith("test ") else "test "
-        self._say(f"{head}{figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
-        if report.comparison is not None:
-            self._say(report.comparison.summary())
-            if report.losses is not None:
-                self._say(report.losses.summary())
-            if self.plan.train.keep == "best":
-                self._say("each run counts with its best test epoch, which flatters all of them")
-            if not self.settings.reinit:
-                self._say(
-                    "the seeds differ in the order of samples, not in the initial weights; "
-                    "--reinit draws these anew"
-                )
 
     def _say(self, line: str) -> None:
         if self.world.first:
             self.watcher.say(line)
-
-
-class _Nobody:
-    """A watcher that does not look."""
-
-    def say(self, line: str) -> None: ...
-
-    def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
-        return contextlib.nullcontext(self)
-
-    def on_batch(self, done: int, total: int) -> None: ...
-
-    def on_epoch(self, result: EpochResult) -> None: ...
-
-
-class _Both:
-    """A bar, and something to do after each epoch."""
-
-    def __init__(self, bar: Progress, after: Callable[[EpochResult], None]) -> None:
-        self.bar, self.after = bar, after
-
-    def on_batch(self, done: int, total: int) -> None:
-        self.bar.on_batch(done, total)
-
-    def on_epoch(self, result: EpochResult) -> None:
-        self.bar.on_epoch(result)
-        self.after(result)
-
-
-def _figure(name: str, value: float) -> str:
-    return f"{value:.4g}" if "loss" in name else f"{value:.2%}"

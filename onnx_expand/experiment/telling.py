@@ -1,0 +1,87 @@
+"""What an experiment tells people, in lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_expand.experiment.compare import Comparison
+from onnx_expand.experiment.report import Report
+from onnx_expand.recipes import Plan
+from onnx_expand.train import Dataset, History
+
+__all__ = ["compared", "conclusion", "introduction"]
+
+_SHOWN = 3  # of the images that are left out
+
+
+def introduction(
+    model: ir.Model, data: Dataset, plan: Plan, processes: int, device: str
+) -> list[str]:
+    """What is trained on, and how.
+
+    Args:
+        model: What is trained.
+        data: On what.
+        plan: The settings.
+        processes: How many share each step.
+        device: The kind of device that they run on.
+    """
+    lines = [f"data: {data.description}"]
+    lines += [f"left out: {line}" for line in data.left_out[:_SHOWN]]
+    if data.normalization.mean:
+        mean, std = (
+            ",".join(f"{v:.6g}" for v in values)
+            for values in (data.normalization.mean, data.normalization.std)
+        )
+        lines.append(f"brightnesses from 0 to 1 are normalised: --mean {mean} --std {std}")
+    if plan.notes:
+        lines.append(f"recipe {plan.notes}")
+    if processes > 1:
+        lines.append(f"{processes} processes share each step ({device})")
+        normalized = any(node.op_type == "BatchNormalization" for node in model.graph)
+        if normalized and not plan.train.sync_bn:
+            lines.append("batch normalization sees each process's part; --sync-bn joins them")
+    return lines
+
+
+def compared(
+    names: tuple[str, str], main: Sequence[History], base: Sequence[History]
+) -> tuple[Comparison, Comparison]:
+    """Two models by their scores, and by the training losses of the weights that stayed."""
+    scores = ([history.score for history in part] for part in (main, base))
+    losses = ([h.epochs[h.kept - 1].loss for h in part] for part in (main, base))
+    return (
+        Comparison(main[0].metric, main[0].greater, names, *scores),
+        Comparison("training loss", False, names, *losses),
+    )
+
+
+def conclusion(report: Report, plan: Plan) -> list[str]:
+    """What came of it."""
+    history = report.history
+    kept = history.epochs[history.kept - 1]
+    lines = []
+    if kept.unreadable:
+        lines.append(f"{kept.unreadable} images could not be read, and were left out")
+        lines += [f"left out: {line}" for line in history.left_out[:_SHOWN]]
+    figures = ", ".join(f"{k} {_figure(k, v)}" for k, v in kept.figures.items())
+    head = "" if figures.startswith("test ") else "test "
+    lines.append(f"{head}{figures} after {kept.epoch} epochs, loss {kept.loss:.4f}")
+    if report.comparison is not None:
+        lines.append(report.comparison.summary())
+        if report.losses is not None:
+            lines.append(report.losses.summary())
+        if plan.train.keep == "best":
+            lines.append("each run counts with its best test epoch, which flatters all of them")
+        if not plan.run.reinit:
+            lines.append(
+                "the seeds differ in the order of samples, not in the initial weights; "
+                "--reinit draws these anew"
+            )
+    return lines
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.4g}" if "loss" in name else f"{value:.2%}"
