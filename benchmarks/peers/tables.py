@@ -98,6 +98,9 @@ def behind(found: Sequence[_Row]) -> Iterator[str]:
     for result in found:
         rows, own = result["rows"], result["rows"].get("fold", {})
         source = rows.get("source", {})
+        if "error" not in source:
+            yield f"- {result['graph']}: onnxruntime does not run the source"
+            continue
         if "error" not in own:
             yield f"- {result['graph']}: fold has no result that runs"
             continue
