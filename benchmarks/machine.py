@@ -21,6 +21,7 @@ _IMAGE = (1, 64, 56, 56)
 _ROWS, _WIDTH = 256, 512
 _VECTOR = 2048
 _MANY = 40
+_TINY = (1, 4, 4, 4)
 
 
 def _session(
@@ -44,13 +45,15 @@ def _session(
 
 def _probes() -> dict[str, tuple[Session, dict[str, np.ndarray]]]:
     rng = np.random.default_rng(0)
+    names = ["x", *(f"v{i}" for i in range(_MANY - 1)), "y"]
     scale = rng.standard_normal((1, 64, 1, 1)).astype(np.float32)
     weight = rng.standard_normal((_WIDTH, _WIDTH)).astype(np.float32)
     wide = rng.standard_normal((_VECTOR, _VECTOR)).astype(np.float32)
     relu = [helper.make_node("Relu", ["x"], ["y"])]
     turn = [helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1])]
+    tiny = rng.standard_normal((_TINY[1], _TINY[1], 1, 1)).astype(np.float32)
+    convs = [helper.make_node("Conv", [a, "c"], [b]) for a, b in itertools.pairwise(names)]
     join = [helper.make_node("Concat", ["x", "x"], ["y"], axis=1)]
-    names = ["x", *(f"v{i}" for i in range(_MANY - 1)), "y"]
     few = [helper.make_node("Sin", [a], [b]) for a, b in itertools.pairwise(names)]
 
     def binary(op: str) -> list[onnx.NodeProto]:
@@ -59,6 +62,7 @@ def _probes() -> dict[str, tuple[Session, dict[str, np.ndarray]]]:
     return {
         "idle": _session(relu, [1]),
         "launch": _session(few, [1]),
+        "start": _session(convs, _TINY, c=tiny),
         "pass": _session(binary("Mul"), _IMAGE, c=scale),
         "transpose": _session(turn, _IMAGE),
         "concat": _session(join, _IMAGE),
@@ -76,6 +80,7 @@ def main() -> None:
     idle, numbers = least["idle"], float(np.prod(_IMAGE))
     found = {
         "launch": (least["launch"] - idle) / (_MANY - 1),
+        "start": (least["start"] - least["launch"]) / (_MANY - 1),
         "pass": (least["pass"] - idle) / numbers,
         "transpose": (least["transpose"] - idle) / numbers,
         "concat": (least["concat"] - idle) / numbers / 2,

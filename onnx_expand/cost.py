@@ -31,8 +31,10 @@ class Cost:
         nodes: Nodes.
         elementwise: Numbers that scales, shifts and sums write for one sample, each a pass over a
             tensor that a merged node saves.
-        copied: Numbers that concatenations and cuts into parts copy for one sample.
+        copied: Numbers that concatenations and cuts into parts copy for one sample, and that
+            products read.
         transposed: Numbers that go to another place of their tensor for one sample.
+        starts: Nodes that convolve or multiply matrices.
     """
 
     macs: int = 0
@@ -41,6 +43,7 @@ class Cost:
     elementwise: int = 0
     copied: int = 0
     transposed: int = 0
+    starts: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -50,6 +53,7 @@ class Cost:
             self.elementwise + other.elementwise,
             self.copied + other.copied,
             self.transposed + other.transposed,
+            self.starts + other.starts,
         )
 
     @property
@@ -61,6 +65,7 @@ class Cost:
             + MACHINE.transposed * self.transposed
             + MACHINE.stored * self.parameters
             + MACHINE.launch * self.nodes
+            + MACHINE.start * self.starts
         )
 
     @classmethod

@@ -19,10 +19,11 @@ class Machine:
     Attributes:
         product: A multiply-accumulate of a large matrix product or convolution.
         step: A number that a scale, a shift or a sum reads and writes.
-        copied: A number that a concatenation or a cut into parts copies.
+        copied: A number that a concatenation or a cut into parts copies, or a product reads.
         transposed: A number that goes to another place of its tensor.
         stored: A number of a weight that has to be read from memory.
         launch: A node, whatever it does.
+        start: What a convolution or matrix product takes besides, however small it is.
     """
 
     product: int
@@ -31,6 +32,9 @@ class Machine:
     transposed: int
     stored: int
     launch: int
+    start: int
 
 
-MACHINE = Machine(product=8, step=130, copied=90, transposed=340, stored=80, launch=300_000)
+MACHINE = Machine(
+    product=8, step=130, copied=90, transposed=340, stored=80, launch=300_000, start=500_000
+)

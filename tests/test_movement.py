@@ -17,6 +17,7 @@ from tests.random_layouts import random_layouts
 
 _STEPS = {"Add", "Sub", "Mul", "Div", "Neg", "Sum", "BatchNormalization"}
 _COPIES = {"Concat", "Split"}
+_PRODUCTS = {"MatMul", "Gemm", "Conv"}
 
 
 def estimate(model: onnx.ModelProto) -> tuple[int, int]:
@@ -26,6 +27,7 @@ def estimate(model: onnx.ModelProto) -> tuple[int, int]:
         v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
         for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     }
+    known |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     total = 0
     for node in inferred.graph.node:
         numbers = sum(prod(known[out]) for out in node.output)
@@ -34,6 +36,8 @@ def estimate(model: onnx.ModelProto) -> tuple[int, int]:
         total += MACHINE.step * numbers * (node.op_type in _STEPS)
         total += MACHINE.copied * numbers * (node.op_type in _COPIES)
         total += MACHINE.transposed * numbers * moves
+        if node.op_type in _PRODUCTS:
+            total += MACHINE.start + MACHINE.copied * prod(known[node.input[0]])
     stored = sum(prod(t.dims) for t in model.graph.initializer if t.data_type == t.FLOAT)
     macs = inspect_model(read(model)).macs
     assert macs is not None

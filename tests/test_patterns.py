@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnx_expand.errors import Reason
 from onnx_expand.expressions import Apply, Expression, Value, apply
 from onnx_expand.patterns import PATTERNS, Pattern
 from tests.composites import fused_ops, model_of, spelled
+from tests.graphs_text import bn, graph
 from tests.judge import Source, judge
 
 OPSETS = (9, 11, 13, 17, 18, 20, onnx.defs.onnx_opset_version())
@@ -183,3 +185,91 @@ def test_constants_of_half_precision_match() -> None:
         model = model_of(spelled(pattern.spelling, rng), 13, np.float16)
         _, report = onnx_expand.fold(model, report=True)
         assert Reason.PATTERN in {k.refusal.reason for k in report.kept}
+
+
+# -- What the runtime does anyway -------------------------------------------------------------
+
+NETWORKS = {
+    "convolution, normalization, activation": (
+        "g (float[N,8,12,10] x) => (float[N,8,12,10] y) { "
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k) b = BatchNormalization(a, n_s, n_b, n_m, n_v) "
+        "c = Relu(b) d = Conv <pads = [1, 1, 1, 1]> (c, l) e = Mul(d, s) f = Add(e, x) "
+        "y = Relu(f) }"
+    ),
+    "squeeze and excitation": (
+        "g (float[N,8,12,10] x) => (float[N,8,12,10] y) { "
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k) b = BatchNormalization(a, n_s, n_b, n_m, n_v) "
+        "c = GlobalAveragePool(b) d = Conv(c, p) e = Relu(d) f = Conv(e, q) "
+        "h = HardSigmoid(f) i = Mul(b, h) y = Conv(i, p) }"
+    ),
+    "HardSwish between convolutions": (
+        "g (float[N,8,12,10] x) => (float[N,8,12,10] y) { "
+        "a = Conv <pads = [1, 1, 1, 1]> (x, k) b = BatchNormalization(a, n_s, n_b, n_m, n_v) "
+        "c = Add(b, three) d = Clip(c, zero, six) e = Mul(b, d) f = Div(e, six) "
+        "h = Mul(f, one) i = Add(h, half) y = Conv <pads = [1, 1, 1, 1]> (i, l) }"
+    ),
+    "products with biases": (
+        "g (float[N,6,8] x) => (float[N,6,8] y) { a = MatMul(x, w) b = Add(a, t) c = Relu(b) "
+        "d = MatMul(c, w2) e = Add(d, t) y = Add(e, x) }"
+    ),
+    "quantized convolution": (
+        "g (float[N,8,12,10] x) => (float[N,8,12,10] y) { "
+        "xq = QuantizeLinear(x, r, z) xd = DequantizeLinear(xq, r, z) "
+        "kd = DequantizeLinear(kq, r, zw) a = Conv <pads = [1, 1, 1, 1]> (xd, kd) "
+        "b = Relu(a) bq = QuantizeLinear(b, r, z0) bd = DequantizeLinear(bq, r, z0) "
+        "c = Mul(bd, s) d = Add(c, sb) dq = QuantizeLinear(d, r, z) "
+        "dd = DequantizeLinear(dq, r, z) y = Conv(dd, p) }"
+    ),
+    "quantized product": (
+        "g (float[N,6,8] x) => (float[N,6,8] y) { "
+        "xq = QuantizeLinear(x, r, z) xd = DequantizeLinear(xq, r, z) "
+        "wd = DequantizeLinear(wq, r, zw) a = MatMul(xd, wd) "
+        "aq = QuantizeLinear(a, r, z) ad = DequantizeLinear(aq, r, z) "
+        "b = Mul(ad, half) y = MatMul(b, w) }"
+    ),
+}
+
+
+# What onnxruntime makes of the source at least, so that there is something to lose.
+HAS = {
+    "convolution, normalization, activation": "FusedConv",
+    "squeeze and excitation": "FusedConv",
+    "quantized convolution": "QLinearConv",
+    "quantized product": "QLinearMatMul",
+}
+
+
+def network(name: str, opset: int) -> onnx.ModelProto:
+    """One of the networks, with the constants that it reads."""
+    rng = np.random.default_rng(0)
+    numbers = {"three": 3, "zero": 0, "six": 6, "one": 1.5, "half": 0.5, "r": 0.05}
+    constants: dict[str, np.ndarray] = {n: np.float32(v) for n, v in numbers.items()}  # type: ignore
+    shapes = {"k": (8, 8, 3, 3), "l": (8, 8, 3, 3), "p": (8, 8, 1, 1), "q": (8, 8, 1, 1)}
+    shapes |= {"w": (8, 8), "w2": (8, 8), "t": (8,), "s": (8, 1, 1), "sb": (8, 1, 1)}
+    constants |= {n: rng.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}
+    constants |= bn("n", 8)
+    constants |= {"z": np.uint8(128), "z0": np.uint8(0), "zw": np.int8(0)}  # type: ignore[dict-item]
+    constants |= {"kq": rng.integers(-99, 99, (8, 8, 3, 3)).astype(np.int8)}
+    constants |= {"wq": rng.integers(-99, 99, (8, 8)).astype(np.int8)}
+    text = NETWORKS[name]
+    words = set(re.findall(r"\w+", text))
+    used = {n: np.asarray(v) for n, v in constants.items() if n in words}
+    return graph(text, used, opset=opset)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_the_runtime_fuses_anyway_is_not_undone(
+    name: str, opset: int, tmp_path: Path
+) -> None:
+    """Convolutions with activations, products with biases, quantized regions stay fused."""
+    model = network(name, opset)
+    folded = onnx_expand.fold(model)
+    for every in (False, True):
+        before = fused_ops(model, tmp_path, every=every)
+        after = fused_ops(folded, tmp_path, every=every)
+        for reordered in ("ReorderInput", "ReorderOutput"):
+            del before[reordered]
+        assert not lost(before, after), (before, after)
+        assert every or name not in HAS or before[HAS[name]]
+    assert judge(Source(model, ({"N": 1}, {"N": 2})), folded) == []

@@ -52,16 +52,16 @@ class MatrixChain:
         Of equal partitions the one with fewer merges and shorter last spans is chosen.
 
         Args:
-            weights: What is minimized in turn: weights of macs, parameters, nodes and elementwise
-                steps.
+            weights: What is minimized in turn: weights of macs, parameters, nodes, elementwise
+                steps, numbers read and products.
             forbidden: Spans that must not be merged.
             longest: No longer span is merged.
         """
         count = len(self.geometries)
-        # Per prefix: macs, parameters, nodes, steps and merges of its best partition.
-        best = np.zeros((count + 1, 5), dtype=np.int64)
+        # Per prefix: what `_costs` has of its best partition.
+        best = np.zeros((count + 1, 7), dtype=np.int64)
         starts: list[int] = []
-        rows = np.array([*((*row, 0) for row in weights), (0, 0, 0, 0, 1)], dtype=np.float64)
+        rows = np.array([*((*row, 0) for row in weights), (0, 0, 0, 0, 0, 0, 1)], dtype=np.float64)
         for last in range(count):
             totals = best[: last + 1] + self._costs(last)
             candidates = np.arange(max(0, last + 1 - longest), last + 1)
@@ -76,11 +76,15 @@ class MatrixChain:
         while count:
             spans.append((starts[count - 1], count - 1))
             count = starts[count - 1]
-        macs, parameters, nodes, elementwise, _ = map(int, best[-1])
-        return Cost(macs, parameters, nodes, elementwise), spans[::-1]
+        macs, parameters, nodes, elementwise, copied, begun, _ = map(int, best[-1])
+        cost = Cost(macs, parameters, nodes, elementwise, copied, starts=begun)
+        return cost, spans[::-1]
 
     def _costs(self, last: int) -> _Integers:
-        """Macs, parameters, nodes, steps and merges of every span that ends at an element."""
+        """The costs of every span that ends at an element.
+
+        These are macs, parameters, nodes, elementwise steps, numbers read, products and merges.
+        """
         reads, traits = self._traits
         ends = np.logical_or.accumulate(traits[last::-1], axis=0)[::-1].astype(np.int64)
         dense, bias, scale = ends.T
@@ -93,12 +97,22 @@ class MatrixChain:
                 products + n * np.where(dense, bias, scale + bias),
                 np.where(dense, 1 + added, steps),
                 n * self.positions * np.where(dense, added, steps),
+                dense * reads[: last + 1] * self.positions,
+                dense,
                 np.ones_like(products),
             ],
             axis=1,
         )
         own = self.own[last]
-        costs[last] = own.macs, own.parameters, own.nodes, own.elementwise, 0
+        costs[last] = (
+            own.macs,
+            own.parameters,
+            own.nodes,
+            own.elementwise,
+            own.copied,
+            own.starts,
+            0,
+        )
         return costs
 
     @functools.cached_property

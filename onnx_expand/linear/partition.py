@@ -390,6 +390,8 @@ class Partition:
         positions = ends[0] if geometry.transposed else ends[1]
         products = tuple(one.macs * count for count in positions)
         cost = replace(one, macs=products[0], elementwise=one.elementwise * positions[0])
+        if one.macs:
+            cost = replace(cost, copied=ends[0][0] * geometry.in_channels, starts=1)
         return Merged(geometry, form, axes, Price(cost, products))
 
     def _has_views(self, span: Span) -> bool:

@@ -25,11 +25,16 @@ class Policy(StrEnum):
     """The least time, measured in onnxruntime on this machine."""
 
     @property
-    def weights(self) -> tuple[tuple[int, int, int, int], ...]:
-        """What is minimized in turn: weights of macs, parameters, nodes and elementwise steps."""
+    def weights(self) -> tuple[tuple[int, ...], ...]:
+        """What is minimized in turn, as weights of what a chain of matrices counts.
+
+        These are macs, parameters, nodes, elementwise steps, numbers read and products.
+        """
         if self is Policy.ALWAYS:
-            return ((0, 0, 1, 0), (1, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0))
-        return ((1, 0, 0, 0), (0, MACHINE.stored, MACHINE.launch, MACHINE.step))
+            places = (2, 0, 3, 1)
+            return tuple(tuple(int(i == place) for i in range(6)) for place in places)
+        m = MACHINE
+        return ((1, 0, 0, 0, 0, 0), (0, m.stored, m.launch, m.step, m.copied, m.start))
 
     @property
     def counting(self) -> Policy:

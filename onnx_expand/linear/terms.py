@@ -319,6 +319,12 @@ class Map(Term):
             products = one.macs
         else:
             return Price()
+        if products:
+            read = self.args[0].tensor.positions(None)[0]
+            cost = replace(cost, copied=cost.copied + read, starts=1)
+        elif not cost.elementwise and not self.nothing and not self.is_part:
+            # It picks or pools channels and positions.
+            cost = replace(cost, copied=cost.copied + self.tensor.positions(None)[0])
         counts = tuple(products * count for count in positions)
         return Price(replace(cost, macs=counts[0]), counts)
 
