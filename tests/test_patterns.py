@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -243,12 +244,17 @@ def network(name: str, opset: int) -> onnx.ModelProto:
     """One of the networks, with the constants that it reads."""
     rng = np.random.default_rng(0)
     numbers = {"three": 3, "zero": 0, "six": 6, "one": 1.5, "half": 0.5, "r": 0.05}
-    constants: dict[str, np.ndarray] = {n: np.float32(v) for n, v in numbers.items()}  # type: ignore
-    shapes = {"k": (8, 8, 3, 3), "l": (8, 8, 3, 3), "p": (8, 8, 1, 1), "q": (8, 8, 1, 1)}
+    constants: dict[str, Any] = {n: np.float32(v) for n, v in numbers.items()}
+    shapes: dict[str, tuple[int, ...]] = {
+        "k": (8, 8, 3, 3),
+        "l": (8, 8, 3, 3),
+        "p": (8, 8, 1, 1),
+        "q": (8, 8, 1, 1),
+    }
     shapes |= {"w": (8, 8), "w2": (8, 8), "t": (8,), "s": (8, 1, 1), "sb": (8, 1, 1)}
     constants |= {n: rng.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}
     constants |= bn("n", 8)
-    constants |= {"z": np.uint8(128), "z0": np.uint8(0), "zw": np.int8(0)}  # type: ignore[dict-item]
+    constants |= {"z": np.uint8(128), "z0": np.uint8(0), "zw": np.int8(0)}
     constants |= {"kq": rng.integers(-99, 99, (8, 8, 3, 3)).astype(np.int8)}
     constants |= {"wq": rng.integers(-99, 99, (8, 8)).astype(np.int8)}
     text = NETWORKS[name]
