@@ -26,6 +26,7 @@ Rule = Callable[["Terms", Term], "Swap | None"]
 
 _DEEPEST = 64  # joins within joins
 _LARGEST = 512  # terms of one join
+_REWRITES = 16  # for each term that there is at the beginning
 _FEW = 8  # neighbours of a term that are looked at again when only one of them changed
 
 
@@ -506,9 +507,12 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
                 serial += 1
                 heapq.heappush(queue, (index, term.order, serial, term))
 
-    for term in terms.live():
+    live = list(terms.live())
+    for term in live:
         push(term)
-    while queue:
+    # Equal costs that are reckoned differently on two sides of a view must not go round for ever.
+    most = _REWRITES * (len(live) + 1)
+    while queue and made < most:
         index, _, _, term = heapq.heappop(queue)
         waiting.discard((index, term))
         if not terms.is_live(term):
