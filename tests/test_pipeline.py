@@ -45,10 +45,10 @@ class Spoil(ir.passes.InPlacePass):
 
 def test_steps_run_in_order(model: onnx.ModelProto) -> None:
     """What is expanded and folded is what it was, and each step says what it did."""
-    text = "expand:strategy=cl,rate=2,seed=3,fold,check:samples=2,fold:policy=cheapest,check"
+    text = "expand:strategy=cl,rate=2,seed=3,fold,check:samples=2,fold:policy=cheapest,clean,check"
     result, done = onnx_expand.run(model, text, report=True)
-    assert [d.name for d in done] == ["expand", "fold", "check", "fold", "check"]
-    assert [d.modified for d in done] == [True, True, False, True, False]
+    assert [d.name for d in done] == ["expand", "fold", "check", "fold", "clean", "check"]
+    assert [d.modified for d in done] == [True, True, False, True, False, False]
     assert isinstance(result, onnx.ModelProto)
     assert "BatchNormalization" not in {node.op_type for node in result.graph.node}
 
@@ -139,7 +139,7 @@ def test_passes_are_listed(capsys: Any) -> None:
     """`onnx-expand passes` names every pass with its options, as text and as JSON."""
     assert main(["passes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert {entry["name"] for entry in listed} >= {"expand", "fold", "preprocess"}
+    assert {entry["name"] for entry in listed} >= {"clean", "expand", "fold", "preprocess"}
     fold = next(entry for entry in listed if entry["name"] == "fold")
     policy = next(option for option in fold["options"] if option["name"] == "policy")
     assert policy["default"] == "auto"

@@ -10,6 +10,7 @@ import sys
 
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.passes.clean import Clean, Cleaned, CleanResult
 from onnx_expand.passes.expand import Expand, ExpandReport, ExpandResult
 from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
 from onnx_expand.passes.overridable import assume_constant
@@ -19,6 +20,9 @@ from onnx_expand.passes.strip import StripNonlinear
 
 __all__ = [
     "Border",
+    "Clean",
+    "CleanResult",
+    "Cleaned",
     "Expand",
     "ExpandReport",
     "ExpandResult",

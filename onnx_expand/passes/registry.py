@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnx_expand import plugins
 from onnx_expand.errors import UsageError
+from onnx_expand.passes.clean import Clean
 from onnx_expand.passes.expand import Expand
 from onnx_expand.passes.fold import Fold
 from onnx_expand.passes.preprocess import Preprocess
@@ -21,6 +22,7 @@ from onnx_expand.passes.strip import StripNonlinear
 __all__ = ["NamedPass", "Option", "find_pass", "make_pass", "named_passes", "parse_options"]
 
 _OWN: Mapping[str, type[ir.passes.PassBase]] = {
+    "clean": Clean,
     "expand": Expand,
     "fold": Fold,
     "preprocess": Preprocess,
