@@ -180,7 +180,8 @@ def test_an_arm_that_diverges_has_no_score(tmp_path: Path) -> None:
     assert {row.lr for row in findings.rows} == {0.01}
     with pytest.raises(UnsupportedError, match="compact diverges at each rate"):
         run_study(pair(), replace(TOY, rates=(1e30, 1e29)), (0,), tmp_path)
-    alone = run_study(pair(), replace(TOY, rates=(1e30,)), (0,), tmp_path)
+    timed = pair(timed=True, gradients=2, landscape=3)
+    alone = run_study(timed, replace(TOY, rates=(1e30,)), (0,), tmp_path)
     assert alone.rows[1].comparison is None
     assert "(1 diverged)" in write(alone, tmp_path)[0].read_text()
 

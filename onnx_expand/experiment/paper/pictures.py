@@ -78,7 +78,7 @@ def _curves(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None
         curves = np.array([[100 * point[2] for point in r["curve"]] for r in results])
         _over_epochs(axes, curves, row.arm.name)
     axes.set(xlabel="epoch", ylabel="test accuracy, %, mean")
-    axes.legend(fontsize="small")
+    _legend(axes)
 
 
 def _similarities(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None:
@@ -87,7 +87,7 @@ def _similarities(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -
         least = np.array([[min(pairs) for pairs in r["similarities"]] for r in results])
         _over_epochs(axes, least, row.arm.name)
     axes.set(xlabel="epoch", ylabel="least similarity of gradients, mean")
-    axes.legend(fontsize="small")
+    _legend(axes)
 
 
 def _over_epochs(axes: Any, curves: npt.NDArray[np.float64], name: str) -> None:
@@ -104,7 +104,13 @@ def _density(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> Non
             axes.hist(last, bins=40, range=(-1, 1), density=True, histtype="step",
                       label=row.arm.name)  # fmt: skip
     axes.set(xlabel="similarity of gradients after the last epoch", ylabel="density")
-    axes.legend(fontsize="small")
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    """Name the lines, where there are any."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
 
 
 def _landscape(axes: Any, row: Row, loss: Sequence[Sequence[float]]) -> None:

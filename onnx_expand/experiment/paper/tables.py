@@ -116,11 +116,14 @@ def _half_way(loss: Sequence[Sequence[float]]) -> float:
 def _costs(row: Row, first: Row) -> list[str]:
     """The time of an epoch against the first arm's, and products of a pass."""
     times = [
-        statistics.median(r["seconds"] / max(1, len(r["curve"])) for r in part if r["seconds"])
+        [r["seconds"] / len(r["curve"]) for r in part if r["score"] is not None]
         for part in (row.results, first.results)
     ]
+    ratio = (
+        f"{statistics.median(times[0]) / statistics.median(times[1]):.2f}" if all(times) else ""
+    )
     macs = row.results[0]["trained"]["macs"]
-    return [f"{times[0] / times[1]:.2f}", "" if macs is None else f"{macs / 1e6:.2f} M"]
+    return [ratio, "" if macs is None else f"{macs / 1e6:.2f} M"]
 
 
 def _beside(row: Row, columns: Sequence[str]) -> list[str]:
