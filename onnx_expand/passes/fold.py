@@ -129,11 +129,14 @@ class Fold(ir.passes.InPlacePass):
         if policy is not Policy.MARKED:
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
-        runs = [self._fold(model, policy, plan)]
-        for function in model.functions.values() if policy is not Policy.MARKED else ():
-            body = body_of(function, model)
-            runs.append(self._fold(body, policy, plan, runs[0].facts.budget))
-            as_constants(function.graph)
+        runs = self._runs(model, policy, plan)
+        if policy is not Policy.MARKED and not self.inline:
+            # Folding brings maps next to calls, which their bodies' own maps may meet.
+            while model.functions and inline_single_calls(model):
+                types |= _op_types(model)
+                for run in runs:
+                    run.kept.clear()  # what was kept is looked at again
+                runs += self._runs(model, policy, plan)
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
             drop_note(model)
@@ -150,6 +153,15 @@ class Fold(ir.passes.InPlacePass):
         cleaned = sum((run.cleaner.done for run in runs), Cleaned())
         report = FoldReport(policy, sites, tuple(kept), before, after, copies, cleaned)
         return FoldResult(model, Snapshot.of(model) != given, report)
+
+    def _runs(self, model: ir.Model, policy: Policy, plan: Plan | None) -> list[FoldRun]:
+        """Fold the graphs of a model and of its functions."""
+        runs = [self._fold(model, policy, plan)]
+        for function in model.functions.values() if policy is not Policy.MARKED else ():
+            body = body_of(function, model)
+            runs.append(self._fold(body, policy, plan, runs[0].facts.budget))
+            as_constants(function.graph)
+        return runs
 
     def _fold(
         self,

@@ -42,21 +42,26 @@ def inline_functions(model: ir.Model) -> None:
         raise ModelError(f"local functions cannot be inlined: {cause}") from error
 
 
-def inline_single_calls(model: ir.Model) -> None:
+def inline_single_calls(model: ir.Model) -> bool:
     """Put the bodies of functions that are called once in the place of their calls.
 
     Only where linear nodes meet that the call keeps apart: in the body, with weights that the call
     hands over, or on its two sides.
+
+    Returns:
+        Whether there were such calls.
     """
-    for _ in range(len(model.functions)):  # a body may hold the only call of another function
+    count = len(model.functions)
+    for _ in range(count):  # a body may hold the only call of another function
         calls = _single_calls(model)
         chosen = {n.op_identifier() for n in calls if _is_alike(n, model) and _joins(n, model)}
         if not chosen:
-            return
+            break
         try:
             InlinePass(criteria=lambda f, chosen=chosen: f.identifier() in chosen)(model)  # type: ignore[misc]
         except ir.passes.InvariantError:
-            return  # functions call each other in a circle, which no runtime takes
+            break  # functions call each other in a circle, which no runtime takes
+    return len(model.functions) < count
 
 
 def _single_calls(model: ir.Model) -> list[ir.Node]:
