@@ -155,4 +155,4 @@ def test_a_table_cut_at_a_dynamic_extent_is_no_constant() -> None:
     values = {out.name: out for node in parsed.graph for out in node.outputs}
     assert not facts.is_constant(values["positions"])
     folded, _ = fold(model)
-    assert len(folded.graph.node) == len(model.graph.node)
+    assert [n.op_type for n in folded.graph.node] == ["Shape", "Slice", "Slice", "Cast", "Add"]

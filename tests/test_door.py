@@ -123,7 +123,7 @@ def test_everything_that_is_not_rewritten_is_kept() -> None:
     """Folding two matrices of a model that holds everything changes these and nothing else."""
     model = rich()
     del model.training_info[:]
-    result = onnx_expand.fold(model)
+    result = onnx_expand.fold(model, clean=False)
     assert [n.op_type for n in result.graph.node] == ["MatMul", "Relu", "MatMul", "f", "f"]
     merged = result.graph.node[0]
     assert merged.doc_string == "said"
@@ -428,7 +428,7 @@ def test_weights_in_attributes_move_with_the_model(tmp_path: Path) -> None:
     path.write_bytes(model.SerializeToString())
     (tmp_path / "far").mkdir()
     target = tmp_path / "far" / "out.onnx"
-    onnx_expand.fold(path, target)
+    onnx_expand.fold(path, target, clean=False)
     expected = small().graph.initializer[0].raw_data
     assert onnx.load(target).graph.node[0].attribute[0].t.raw_data == expected
     kept = onnx.load(target, load_external_data=False).graph.node[0].attribute[0].t

@@ -61,6 +61,7 @@ class Writer:
     _given: frozenset[str] = frozenset()
     _named: dict[Term, Names] = field(default_factory=dict)
     _entries: list[Entry] = field(default_factory=list)
+    _called: dict[ir.Node, str] = field(default_factory=dict)
 
     @property
     def _facts(self) -> Facts:
@@ -83,6 +84,8 @@ class Writer:
         kept = {term.value.name for term in live if term.value is not None}
         self._free = set(self.rewriter.own_names(going, whole=True)) - kept
         self._given = frozenset(self._free)
+        # A node without a name is called by that of its output, which goes to what is new.
+        self._called = {node: label(node) for node in going}
         for term in live:
             self._value(term)
             for value in self.terms.equal.get(term, ()):
@@ -160,9 +163,8 @@ class Writer:
             nodes = [self._again(term.like, inputs)]
         else:
             raise AssertionError(f"{type(term).__name__} is written only as it stands")
-        # What a node without a name is called goes with its output.
         origins = term.origins if isinstance(term, Map | Bridge | Stack | Table | View) else ()
-        labels = tuple(map(label, dict.fromkeys(origins)))
+        labels = tuple(self._called.get(node) or label(node) for node in dict.fromkeys(origins))
         self._insert(term, nodes)
         new = tuple(map(label, nodes))
         if isinstance(term, Map | Bridge | Stack | Table) and labels and not self._is_second(term):

@@ -643,6 +643,7 @@ BLOCKS: dict[str, Block] = {
             Transposed(nn.Sequential(nn.Conv1d(8, 16, 1), nn.Conv1d(16, 8, 1))), nn.Linear(8, 6)
         ),
         (5, 8),
+        MATMUL,
     ),
     "residual depthwise": Block(lambda: Residual(nn.Conv2d(4, 4, 3, padding=1, groups=4))),
     "conv average pool": Block(
