@@ -85,15 +85,18 @@ def test_the_runtime_fuses_few_spellings(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", [p for p in PATTERNS if p.fused], ids=lambda p: p.name)
 def test_fused_spellings_stay(pattern: Pattern) -> None:
-    """Where there is no operator yet, what is fused as it stands is left as it stands."""
+    """Where there is no operator yet, what is fused stays, a Cast that changes nothing aside."""
     assert pattern.fused is not None
     for seed in range(6):
         spelling = spelled(pattern.fused, np.random.default_rng(seed))
         model = model_of(spelling, 13)
         folded = onnx_expand.fold(model)
-        kinds = Counter(n.op_type for n in model.graph.node)
+        kinds, now = (
+            Counter(n.op_type for n in m.graph.node if n.op_type != "Cast")
+            for m in (model, folded)
+        )
         if pattern.name != "HardSwish":
-            assert Counter(n.op_type for n in folded.graph.node) == kinds
+            assert now == kinds
         again = onnx_expand.fold(folded)
         assert again.graph == folded.graph
 

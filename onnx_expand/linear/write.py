@@ -182,7 +182,7 @@ class Writer:
             unmark(node)
             for out in node.outputs:
                 if out is not y and not out.name:
-                    out.name = self._unique(f"{label(node)}.out")
+                    out.name = self._fresh(f"{label(node)}.out")
         old = term.value
         if old is not None:
             y.shape, y.type = old.shape, old.type
@@ -191,10 +191,10 @@ class Writer:
             y.meta.update(old.meta)  # quantization annotations
             name, old.name = old.name, None
             if term in self.terms.scaled:
-                name = self._unique(name or label(nodes[-1]))
+                name = self._fresh(name or label(nodes[-1]))
             self._facts.transfer(old, y)
         else:
-            name = self._unique(f"{label(nodes[-1])}.out")
+            name = self._fresh(f"{label(nodes[-1])}.out")
             _state(y, term.tensor, self._facts)
         for node in nodes[:-1]:
             out = node.outputs[0]
@@ -254,6 +254,10 @@ class Writer:
 
     def _unique(self, name: str) -> str:
         return self.rewriter.unique(name, free=self._free)
+
+    def _fresh(self, name: str) -> str:
+        """A name for a value that the source does not compute: none of the source's own."""
+        return self.rewriter.unique(name)
 
     def value_of(self, term: Term) -> ir.Value | None:
         """The value of a term that was written, or that stays."""
