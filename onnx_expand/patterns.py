@@ -171,6 +171,18 @@ def _new_hard_swish() -> Expression:
     return _X * apply("HardSigmoid", _X)
 
 
+def _relu6() -> Expression:
+    """The number between 0 and 6, as tf2onnx writes it."""
+    positive = Either((apply("Max", _X, 0), apply("Max", 0, _X), apply("Relu", _X)))
+    least = Either((apply("Min", _X, 6), apply("Min", 6, _X)))
+    return Either(
+        (
+            *(apply("Min", positive, 6), apply("Min", 6, positive)),
+            *(apply("Max", least, 0), apply("Max", 0, least), apply("Relu", least)),
+        )
+    )
+
+
 PATTERNS = (
     Pattern("LayerNormalization", _layer_norm(_over_deviation), _layer_norm(_over_root)),
     Pattern("RMSNormalization", _rms_norm(_over_deviation), _rms_norm(_over_root)),
@@ -179,6 +191,7 @@ PATTERNS = (
     Pattern("Gelu (sigmoid)", _swish()),
     Pattern("HardSwish", _hard_swish(), _new_hard_swish()),
     Pattern("HardSigmoid", _hard_sigmoid()),
+    Pattern("ReLU6", _relu6()),
     Pattern("attention", _attention()),
 )
 """The patterns; of two that end at one node the first that matches is taken."""

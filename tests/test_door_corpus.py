@@ -38,7 +38,7 @@ def test_every_model_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
 
 
 def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, FoldReport]:
-    """A folded model, and what was done; cleaning, which may touch every node, has its own tests."""
+    """A folded model, and what was done; cleaning, which touches any node, has its own tests."""
     visit = door.visit(model)
     assume_constant(visit.model)
     report = Fold(clean=False)(visit.model).report  # type: ignore[attr-defined]
@@ -105,9 +105,7 @@ def check_rest(name: str, before: onnx.ModelProto) -> int:
     return len(report.sites)
 
 
-def _is_elsewhere(
-    old: onnx.NodeProto, after: onnx.ModelProto, before: onnx.ModelProto
-) -> bool:
+def _is_elsewhere(old: onnx.NodeProto, after: onnx.ModelProto, before: onnx.ModelProto) -> bool:
     """Whether a model has a node like an old one that computes a value of a new name."""
     known = {name for node in before.graph.node for name in node.output}
     return any(

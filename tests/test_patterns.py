@@ -37,7 +37,7 @@ FUSED = {
 }
 # A normalization may be another kind of normalization afterwards, where the whole is one.
 KINDS = {op: "normalization" for name in list(FUSED)[:2] for op in FUSED[name]}
-UNARY = [pattern for pattern in PATTERNS if pattern.name != "attention"]
+UNARY = [pattern for pattern in PATTERNS if pattern.name not in {"attention", "ReLU6"}]
 
 
 def lost(source: Counter[str], folded: Counter[str]) -> Counter[str]:
@@ -282,3 +282,48 @@ def test_what_the_runtime_fuses_anyway_is_not_undone(
         assert not lost(before, after), (before, after)
         assert every or name not in HAS or before[HAS[name]]
     assert judge(Source(model, ({"N": 1}, {"N": 2})), folded) == []
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_a_relu6_of_max_and_min_is_one_clip(opset: int, tmp_path: Path) -> None:
+    """In every order; behind a convolution onnxruntime then computes it within that."""
+    rng = np.random.default_rng(opset)
+    for spelling in dict.fromkeys(spelled(BY_NAME["ReLU6"].spelling, rng) for _ in range(9)):
+        model = model_of(spelling, opset)
+        folded = onnx_expand.fold(model)
+        kinds = Counter(n.op_type for n in folded.graph.node)
+        assert kinds["Clip"] == 1
+        assert not kinds & Counter({"Max": 1, "Min": 1, "Relu": 1})
+        assert judge(Source(model, SIZES), folded) == []
+    behind = graph(
+        """
+        g (float[1,4,8,8] x) => (float[1,4,8,8] y) {
+            c = Conv(x, w)
+            m = Max(c, zero)
+            y = Min(m, six)
+        }
+        """,
+        {
+            "w": np.ones((4, 4, 1, 1), np.float32),
+            "zero": np.array(0, np.float32),
+            "six": np.array(6, np.float32),
+        },
+    )
+    assert not fused_ops(behind, tmp_path)["FusedConv"]
+    assert fused_ops(onnx_expand.fold(behind), tmp_path)["FusedConv"] == 1
+
+
+def test_other_bounds_are_no_relu6() -> None:
+    """A bound for each channel, and bounds that Clip would not take in this order."""
+    high = np.array(6, np.float32)
+    for low in (np.zeros((4, 1, 1), np.float32), np.array(1, np.float32)):
+        model = graph(
+            """
+            g (float[1,4,8,8] x) => (float[1,4,8,8] y) {
+                m = Max(x, low)
+                y = Min(m, high)
+            }
+            """,
+            {"low": low, "high": high},
+        )
+        assert [n.op_type for n in onnx_expand.fold(model).graph.node] == ["Max", "Min"]

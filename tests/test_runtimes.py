@@ -21,6 +21,7 @@ from models import mobilenetv2, smallnet
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import read, to_proto
 from onnx_expand.runtimes import OnnxRuntime, Reference, content, detect_providers, latency
+from onnx_expand.runtimes.latency import ratio_of
 from tests.constant_cases import draw_case
 
 pytest.importorskip("onnxruntime")
@@ -341,3 +342,10 @@ def test_the_reference_has_the_semantics_of_the_operator_set(op: str) -> None:
 
 def _like(op: str) -> str:
     return "Softmax" if op in {"LogSoftmax", "Hardmax"} else op
+
+
+def test_runs_within_a_tick_of_the_clock_have_a_ratio() -> None:
+    """A clock that does not move on during a run makes no infinity of it."""
+    assert ratio_of([0.0, 0.0], [0.0, 0.0]) == (1.0, 1.0, 1.0)
+    middle, low, high = ratio_of([0.0, 2e-3, 2e-3], [1e-3, 0.0, 1e-3])
+    assert 1 <= low <= middle <= high <= 2

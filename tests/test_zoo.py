@@ -54,6 +54,9 @@ def test_the_networks_lose_their_normalizations_and_nothing_else(name: str) -> N
     folded, _ = fold(model)
     before, after = onnx_expand.inspect(model), onnx_expand.inspect(folded)
     gone = {"BatchNormalization", "Dropout"}
-    assert after.ops == {op: count for op, count in before.ops.items() if op not in gone}
+    left = {op: count for op, count in before.ops.items() if op not in gone}
+    if name == "shufflenetv2":  # the last shuffle is a permutation of the next layer's inputs
+        left |= {"Reshape": left["Reshape"] - 2, "Transpose": left["Transpose"] - 1}
+    assert after.ops == left
     assert after.macs == before.macs
     assert onnx_expand.check(model, folded, samples=1, providers=["cpu"])

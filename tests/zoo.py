@@ -201,12 +201,12 @@ def _shufflenet(net: Zoo) -> Value:
     return x
 
 
-@_member("convnext", Conv=3, MatMul=1, Mul=1, Div=1, Add=3, LayerNormalization=2)
+@_member("convnext", Conv=3, MatMul=1, Mul=2, Div=1, Add=3, LayerNormalization=2)
 def _convnext(net: Zoo) -> Value:
-    """A block with a layer scale, which goes into the second matrix, as do half and bias.
+    """A block with a layer scale, which goes into the second matrix, as does the bias.
 
-    They become a 1x1 convolution behind the change of layout. Left are the activation's product
-    and its + 1, the first bias and the shortcut.
+    They become a 1x1 convolution behind the change of layout. Left are the activation, which
+    runtimes fuse, the first bias and the shortcut.
     """
     x = net.conv("stem", net.input, 8, 4, stride=4)
     x = net.layer_norm("stem.norm", net.transpose("stem.last", x, [0, 2, 3, 1]))

@@ -134,6 +134,12 @@ class _Scribe:
         """HardSigmoid of the slope that patterns have."""
         return self.operator("HardSigmoid", alpha=1 / 6, beta=0.5)
 
+    def relu6(self) -> ir.Node:
+        """Clip, which runtimes compute within the convolution before it."""
+        if self._facts.opset < 11:
+            return self.operator("Clip", min=0.0, max=6.0)
+        return self.operator("Clip", self._constant(0.0), self._constant(6.0))
+
     def layer_norm(self) -> ir.Node | None:
         """LayerNormalization over the last axis."""
         return self._norm("LayerNormalization")
@@ -225,6 +231,7 @@ _OPERATORS: dict[str, tuple[float, Callable[[_Scribe], ir.Node | None]]] = {
     "HardSwish": (14, _Scribe.hard_swish),
     "HardSigmoid": (6, _Scribe.hard_sigmoid),
     "LayerNormalization": (17, _Scribe.layer_norm),
+    "ReLU6": (6, _Scribe.relu6),
     "RMSNormalization": (23, _Scribe.rms_norm),
 }
 """By pattern: since which operator set there is an operator, and what writes it."""

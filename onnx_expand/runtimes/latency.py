@@ -87,7 +87,10 @@ def ratio_of(
     Returns:
         The median of the ratios of all turns, and a 95 % interval of it by resampling the turns.
     """
-    ratios = np.asarray(own) / np.asarray(first)
+    pair = np.stack([np.asarray(own, np.float64), np.asarray(first, np.float64)])
+    # A run within one tick of the clock takes no time by it: it took a tick at most.
+    tick = float(np.min(pair[pair > 0], initial=1.0))
+    ratios = np.maximum(pair[0], tick) / np.maximum(pair[1], tick)
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(ratios), (_RESAMPLES, len(ratios)))
     low, high = np.quantile(np.median(ratios[picks], axis=1), [0.025, 0.975])
