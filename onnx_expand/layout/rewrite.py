@@ -23,7 +23,7 @@ Usual = Callable[[ir.Value], "tuple[int, ...] | None"]
 
 @dataclass(frozen=True)
 class Turned:
-    """Transposes that are gone, and those that came up, by name."""
+    """Nodes that are gone, and those that came up, by name: Transposes, and readers of shapes."""
 
     gone: tuple[str, ...]
     new: tuple[str, ...]
@@ -63,6 +63,7 @@ class _Writer:
     _made: dict[tuple[ir.Value, int], ir.Value] = field(default_factory=dict)
     _old: list[ir.Node] = field(default_factory=list)
     _new: list[str] = field(default_factory=list)
+    _asked: list[str] = field(default_factory=list)
     _named: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -87,7 +88,8 @@ class _Writer:
         self._remove()
         left = [node for node in choice.turning if node.graph is None]
         choice.graph.sort()
-        return Turned(tuple(labels[node] for node in left), tuple(self._new))
+        gone_labels = (*(labels[node] for node in left), *self._asked)
+        return Turned(gone_labels, tuple(self._new))
 
     # -- Values -----------------------------------------------------------------------------
 
@@ -212,6 +214,8 @@ class _Writer:
         name = self.rewriter.unique(f"{label(node)}.gather")
         back = ir.node("Gather", [out, axes], {"axis": 0}, name=name)
         self.choice.graph.insert_after(new, back)
+        self._asked.append(label(node))
+        self._new += [label(new), label(back)]
         self._take_over(node.outputs[0], back.outputs[0])
 
     def _constant(self, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> ir.Value:
