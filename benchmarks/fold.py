@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
+from benchmarks.peers.graphs import HEAVY_WIDTH, heavy
 from onnx_expand.affine import AffineConv
 from onnx_expand.contraction import compose_chain
 from onnx_expand.passes import Fold, Policy
@@ -112,25 +113,9 @@ def arithmetic() -> None:
 
 def memory(folder: Path) -> None:
     """3 GB of external weights: the peak memory of a process that folds them."""
-    source, target, width = folder / "big.onnx", folder / "big.out.onnx", 8192
-    block = np.random.default_rng(0).standard_normal((64, width)).astype(np.float32) / 64
-    x = ir.val("x", dtype=ir.DataType.FLOAT, shape=["N", width])
-    nodes, constants, value = [], [], x
-    for i in range(12):
-        for op, array in (("MatMul", np.tile(block, (width // 64, 1))), ("Mul", block[:1, :1])):
-            constants.append(ir.val(f"{op}{i}", const_value=ir.Tensor(array, name=f"{op}{i}")))
-            nodes.append(ir.node(op, [value, constants[-1]]))
-            value = nodes[-1].outputs[0]
-        nodes.append(ir.node("Relu", [value]))
-        value = nodes[-1].outputs[0]
-    value.shape, value.type = x.shape, x.type
-    opsets = {"": 17}
-    graph = ir.Graph(
-        [x], [value], nodes=nodes, initializers=constants, opset_imports=opsets, name="big"
-    )
-    ir.save(ir.Model(graph, ir_version=8), source, external_data="big.data")
-    del graph, nodes, constants, value
-    size = (folder / "big.data").stat().st_size
+    source, target = folder / "big.onnx", folder / "big.out.onnx"
+    heavy(source)
+    size = (folder / "big.onnx.data").stat().st_size
     code = (
         # What a process used before it became this one does not count.
         "import re, onnx_expand as oe; oe.fold({!r}, {!r}); "
@@ -139,7 +124,7 @@ def memory(folder: Path) -> None:
     )
     words = [sys.executable, "-c", code.format(str(source), str(target))]
     peak = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    region = width * width * 4 / 2**30
+    region = HEAVY_WIDTH**2 * 4 / 2**30
     print(f"{size / 2**30:.1f} GiB of external weights: peak memory {peak:.2f} GiB")
     print(f"  weights of the largest region: {region:.2f} GiB")
 

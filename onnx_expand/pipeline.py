@@ -12,7 +12,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -192,7 +192,7 @@ def _named(name: str, options: Mapping[str, Any], *, are_texts: bool) -> Step:
     if name != "check":
         named = find_pass(name)
         return name, named.make(parse_options(named, options) if are_texts else options)
-    known = ("samples", "seed")
+    known = [field.name for field in fields(Check)]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise UsageError(f"check has no option '{unknown[0]}'; it has {', '.join(known)}")

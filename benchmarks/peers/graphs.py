@@ -116,11 +116,15 @@ def channels_last() -> onnx.ModelProto:
     return s.model({"x": ["N", 96, 96, 3]}, {y: ["N", 100]})
 
 
+HEAVY_WIDTH = 8192
+"""Rows and columns of the matrices of `heavy`."""
+
+
 def heavy(path: Path) -> None:
     """Twelve MatMuls of 8192 x 8192, each with a scale and a Relu: 3 GiB beside the graph."""
     import onnx_ir as ir
 
-    width = 8192
+    width = HEAVY_WIDTH
     block = np.random.default_rng(0).standard_normal((64, width)).astype(np.float32) / 64
     x = ir.val("x", dtype=ir.DataType.FLOAT, shape=["N", width])
     nodes, constants, value = [], [], x

@@ -13,7 +13,7 @@ from onnx_expand.cli.options import check_outputs
 from onnx_expand.equivalence import Verdict
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.model import load, replacing
-from onnx_expand.pages import bench_page, check_page, draw, expand_page, fold_page
+from onnx_expand.pages import Drawing, bench_page, check_page, draw, expand_page, fold_page
 from onnx_expand.pages.page import provenance
 from onnx_expand.passes import ExpandReport, FoldReport
 
@@ -30,7 +30,7 @@ def write_fold(path: str, report: FoldReport, source: str, target: str) -> None:
     # What does not run here is not timed; the page says that it was not checked.
     with contextlib.suppress(OnnxExpandError, MemoryError):
         timed = bench([source, target], seconds=_SECONDS, memory=False)
-    drawings = (draw(load(source), Path(source).name), draw(load(target), Path(target).name))
+    drawings = _drawn(source, target)
     origin = provenance(_command(), hashes)
     _write(path, fold_page(report, drawings, origin, bench=timed, sizes=sizes))
 
@@ -38,14 +38,14 @@ def write_fold(path: str, report: FoldReport, source: str, target: str) -> None:
 def write_expansion(path: str, report: ExpandReport, source: str, target: str) -> None:
     """Write the page of an expansion of one file into another."""
     hashes = {"input": digests(source), "output": digests(target)}
-    drawings = (draw(load(source), Path(source).name), draw(load(target), Path(target).name))
+    drawings = _drawn(source, target)
     _write(path, expand_page(report, drawings, provenance(_command(), hashes)))
 
 
 def write_check(path: str, verdict: Verdict, a: str, b: str) -> None:
     """Write the page of a comparison of two files."""
     hashes = {"A": digests(a), "B": digests(b)}
-    drawings = (draw(load(a), f"A: {Path(a).name}"), draw(load(b), f"B: {Path(b).name}"))
+    drawings = _drawn(a, b, "A: ", "B: ")
     _write(path, check_page(verdict, drawings, provenance(_command(), hashes)))
 
 
@@ -53,6 +53,13 @@ def write_bench(path: str, found: Bench) -> None:
     """Write the page of timings."""
     hashes = {timing.model: digests(timing.model) for timing in found.timings}
     _write(path, bench_page(found, provenance(_command(), hashes)))
+
+
+def _drawn(first: str, second: str, *marks: str) -> tuple[Drawing, Drawing]:
+    """Both models as they are drawn, with what stands before their names."""
+    before, after = marks or ("", "")
+    one = draw(load(first), f"{before}{Path(first).name}")
+    return one, draw(load(second), f"{after}{Path(second).name}")
 
 
 def _write(path: str, page: str) -> None:

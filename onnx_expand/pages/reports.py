@@ -55,7 +55,6 @@ def fold_page(
     ]
     place = {id(site): index for index, site in enumerate(report.sites)}
     data = {
-        "kind": "fold",
         "text": report.verification.text,
         "good": report.verification.equal,
         "headline": _headline(report.before, report.after, sizes),
@@ -84,9 +83,8 @@ def fold_page(
             for group in group_reasons(report.kept)
         ],
         "check": None if verdict is None else _check(verdict),
-        "origin": list(origin),
     }
-    return render_page("onnx-expand: fold", data)
+    return _page("fold", data, origin)
 
 
 def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
@@ -110,14 +108,10 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
         for e in report.expanded
     ]
     data = {
-        "kind": "expand",
         "text": f"{len(report.expanded)} layers expanded, {len(report.skipped)} not",
-        "good": None,
         "headline": _headline(report.before, report.after, None),
-        "bench": None,
         "graphs": [before.as_dict(), after.as_dict()],
         "sites": sites,
-        "groups": [],
         "kept": [
             {
                 "reason": str(s.refusal.reason),
@@ -128,10 +122,8 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
             }
             for s in report.skipped
         ],
-        "check": None,
-        "origin": list(origin),
     }
-    return render_page("onnx-expand: expand", data)
+    return _page("expand", data, origin)
 
 
 def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
@@ -153,37 +145,34 @@ def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows
         for region in verdict.regions
     ]
     data = {
-        "kind": "check",
         "text": verdict.summary(),
         "good": verdict.equal,
-        "headline": [],
-        "bench": None,
         "graphs": [drawing.as_dict() for drawing in drawings],
         "sites": sites,
-        "groups": [],
-        "kept": [],
         "check": _check(verdict),
-        "origin": list(origin),
     }
-    return render_page("onnx-expand: check", data)
+    return _page("check", data, origin)
 
 
 def bench_page(bench: Bench, origin: Rows) -> str:
     """The page of timings."""
     data = {
-        "kind": "bench",
         "text": f"{len(bench.timings)} timings, each in turns with the first model",
-        "good": None,
-        "headline": [],
         "bench": _bench(bench),
-        "graphs": [],
-        "sites": [],
-        "groups": [],
-        "kept": [],
-        "check": None,
-        "origin": list(origin),
     }
-    return render_page("onnx-expand: bench", data)
+    return _page("bench", data, origin)
+
+
+_EMPTY: Mapping[str, Any] = {
+    **{"good": None, "headline": [], "bench": None, "graphs": [], "sites": []},
+    **{"groups": [], "kept": [], "check": None},
+}
+
+
+def _page(kind: str, data: Mapping[str, Any], origin: Rows) -> str:
+    """The page of a kind of report; what it does not have is empty."""
+    whole = {**_EMPTY, **data, "kind": kind, "origin": list(origin)}
+    return render_page(f"onnx-expand: {kind}", whole)
 
 
 def _headline(

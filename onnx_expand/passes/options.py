@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from onnx_expand.errors import UsageError
 
-__all__ = ["settle"]
+__all__ = ["CALLED", "alternatives", "settle"]
 
-_CALLED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+CALLED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+"""What the plain types are called in messages."""
 
 
 def settle(options: Any) -> None:
@@ -32,7 +33,7 @@ def settle(options: Any) -> None:
 
 
 def _settled(name: str, value: Any, kind: Any) -> Any:
-    choices = _alternatives(kind)
+    choices = alternatives(kind)
     if value is None and type(None) in choices:
         return None
     problems = []
@@ -46,7 +47,8 @@ def _settled(name: str, value: Any, kind: Any) -> Any:
     raise problems[0]
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types that a type allows: those of a union, or itself."""
     return get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
 
 
@@ -83,7 +85,7 @@ def _number(name: str, text: str, kind: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"{name}: '{text}' is not {_CALLED[kind]}") from None
+        raise UsageError(f"{name}: '{text}' is not {CALLED[kind]}") from None
 
 
 def _member(name: str, value: Any, kind: type[StrEnum]) -> StrEnum:
@@ -97,5 +99,5 @@ def _plain(name: str, value: Any, kind: type) -> Any:
     number = {int: numbers.Integral, float: numbers.Real}.get(kind)
     if isinstance(value, number or kind) and (kind is bool or type(value) is not bool):
         return value if number is None else kind(value)
-    wanted = _CALLED.get(kind, f"a {kind.__name__}")
+    wanted = CALLED.get(kind, f"a {kind.__name__}")
     raise UsageError(f"{name} is {value!r}; it must be {wanted}")

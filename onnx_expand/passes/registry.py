@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import onnx_ir as ir
 
@@ -16,6 +15,7 @@ from onnx_expand.errors import UsageError
 from onnx_expand.passes.clean import Clean
 from onnx_expand.passes.expand import Expand
 from onnx_expand.passes.fold import Fold
+from onnx_expand.passes.options import CALLED, alternatives
 from onnx_expand.passes.preprocess import Preprocess
 from onnx_expand.passes.strip import StripNonlinear
 
@@ -144,7 +144,7 @@ def parse_options(named: NamedPass, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _parsed(text: str, hint: Any) -> Any:
-    if str in _alternatives(hint) and not text.startswith('"'):
+    if str in alternatives(hint) and not text.startswith('"'):
         return text
     try:
         return json.loads(text)
@@ -179,17 +179,13 @@ def _default(field: Field[Any]) -> Any:
     return field.default
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
-
-
-_CALLED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_CALLED = {**CALLED, bool: "true or false"}  # as JSON writes it
 
 
 def _words(hint: Any) -> str:
     """What a type takes, in words."""
     found = []
-    for kind in _alternatives(hint):
+    for kind in alternatives(hint):
         if kind is type(None):
             continue
         if isinstance(kind, type) and issubclass(kind, StrEnum):
