@@ -65,7 +65,8 @@ toolchains: $(TOOLCHAINS)/.installed
 
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
-	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
+	HYPOTHESIS_PROFILE=explore FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -n 2
 	$(BIN)/python -W ignore -m tests.fuzz --count 5000 --processes 2
 
 # Constants that fold writes down, over ops, operator sets, attributes and types.

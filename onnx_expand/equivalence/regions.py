@@ -408,7 +408,7 @@ def _settled(pair: _Pair, region: Region, cell: Cell, bounds: Set[str]) -> Regio
     for _ in range(_WIDER):
         gone = dependent(pair.a, cell.inputs) or cell.inputs - cell.shared
         bounds = bounds - gone
-        wider = {c.tensor: c for c in differing_cells(pair.a, pair.b, bounds)}
+        wider = {c.tensor: c for c in all_cells(pair.a, pair.b, bounds)}
         if cell.tensor not in wider or wider[cell.tensor].inputs == cell.inputs:
             return left
         cell = wider[cell.tensor]
