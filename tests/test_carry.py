@@ -30,6 +30,14 @@ ROWS = "float[N,6,8] x"
 IMAGE = "float[N,4,9,8] x"
 FREE = "float[N,4,H,W] x"
 HALF = np.array(0.5, np.float32)
+POLICIES = (Policy.CHEAPEST, Policy.ALWAYS)
+# What computes a value that is cut, and what treats the parts when they are one again.
+HEADS = st.sampled_from(
+    ["Conv<pads=[1,1,1,1]>(x, w)", "Conv<group=C>(x, d)", "Mul(x, t)", "Softmax(x)"]
+)
+TAILS = st.sampled_from(
+    ["Mul(j, k)", "Add(j, k)", "BatchNormalization(j, n_s, n_b, n_m, n_v)", "Div(j, k)"]
+)
 
 
 def ints(*numbers: int) -> Array:
@@ -86,6 +94,54 @@ def test_factors_in_random_models(seed: int, policy: Policy) -> None:
     twice.CopyFrom(folded)
     again = onnx_expand.fold(twice, policy=policy)
     assert again.SerializeToString() == folded.SerializeToString()
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.data())
+def test_parts_of_one_value_are_scaled_each_for_itself(data: st.DataObject) -> None:
+    """A map behind parts that meet again, in any order, goes before the cut for all of them."""
+    draw = data.draw
+    sizes = draw(st.lists(st.sampled_from([1, 2, 3]), min_size=2, max_size=4))
+    count, alike = sum(sizes), len(set(sizes)) == 1
+    names = [f"p{i}" for i in range(len(sizes))]
+    kept = draw(st.permutations(names).map(lambda order: order[: draw(st.integers(1, 4))]))
+    text = f"c = {draw(HEADS).replace('group=C', f'group={count}')} "
+    if draw(st.booleans()):
+        text += f"{', '.join(names)} = Split<axis=1>(c, sizes) "
+    else:
+        for i, name in enumerate(names):
+            text += f"{name} = Slice(c, from{i}, from{i + 1}, one) "
+    parts, ops = [], draw(st.sampled_from([("",), ("Relu", ""), ("", "Sigmoid"), ("Relu",)]))
+    for name in kept:
+        op = draw(st.sampled_from(ops))
+        text += f"q{name} = {op}({name}) " if op else ""
+        parts.append(f"q{name}" if op else name)
+    if alike and draw(st.booleans()):
+        text += f"j = Sum({', '.join(parts)}) "
+        out = sizes[0]
+    else:
+        text += f"j = Concat<axis=1>({', '.join(parts)}) "
+        out = sum(sizes[int(name[1:])] for name in kept)
+    text += f"y = {draw(TAILS)}"
+    more = ", float[N,D,P,Q] p0" if draw(st.integers(0, 3)) == 0 else ""
+    text = f"g (float[N,{count},6,5] x) => (float[N,C,P,Q] y{more}) {{ {text} }}"
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    edges = np.cumsum([0, *sizes])
+    arrays = {
+        "w": rng.standard_normal((count, count, 3, 3)).astype(np.float32),
+        "d": rng.standard_normal((count, 1, 3, 3)).astype(np.float32),
+        "t": rng.standard_normal((count, 1, 1)).astype(np.float32),
+        "k": rng.uniform(-2, 2, (1, out, 1, 1)).astype(np.float32),
+        "sizes": ints(*sizes),
+        "one": ints(1),
+        **{f"from{i}": ints(int(edge)) for i, edge in enumerate(edges)},
+        **bn("n", out),
+    }
+    model = graph(text, arrays)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    folded = onnx_expand.fold(copy, policy=draw(st.sampled_from(list(POLICIES))))
+    assert_same(model, folded)
 
 
 # -- Where factors go -------------------------------------------------------------------------

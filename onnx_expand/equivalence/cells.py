@@ -39,6 +39,7 @@ _NUMBERS = {
     *(ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64),
 }
 _SUFFIX = "\u2009(computed)"
+_SPARE = "\u2009(given)"
 
 
 @dataclass(frozen=True)
@@ -389,6 +390,8 @@ def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model
                 value = _given(name, values[name])
                 convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
                 given.append(value)
+                # Another output of the node may be computed still.
+                out.name = name + _SPARE
             if name in cells:
                 out.name = target(name)
                 outputs.append(out)

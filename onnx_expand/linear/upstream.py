@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from onnx_expand.errors import Reason
@@ -111,7 +111,7 @@ class Upstream(Search):
         if isinstance(term, Sum | Cat):
             return self._before_join(term, diagonal)
         if isinstance(term, Map) and isinstance(term.args[0], Hub):
-            return self._before_cut(term, term.args[0], diagonal)
+            return self._before_part(term, diagonal)
         if isinstance(term, Map):
             return self._before(term, [(term.args[0], commuted(term, diagonal, back=True))])
         if term.anchor is None:
@@ -122,18 +122,42 @@ class Upstream(Search):
 
     def _before(self, term: Term, moved: Sequence[tuple[Term, Diagonal | None]]) -> Way | None:
         """Maps of all of some arguments of a term, instead of one behind it."""
-        total = Way(scaled=(term,))
+        known: list[tuple[Term, Diagonal]] = []
         for arg, diagonal in moved:
             if diagonal is None:
                 self.refuse(Reason.GEOMETRY, f"there is no such map before {op_name(term)}")
                 return None
             if not self.holds(arg, diagonal):
                 return None
-            way = self._into(arg, diagonal, term)
-            if way is None:
-                return None
-            total += way
+            known.append((arg, diagonal.simplest()))
+        total: Way | None = Way(scaled=(term,))
+        for way in [*self._together(term, known), *self._apart(term, known)]:
+            total = None if total is None or way is None else total.joined(way)
         return total
+
+    def _apart(self, above: Term, moved: Iterable[tuple[Term, Diagonal]]) -> Iterator[Way | None]:
+        """Each argument's own map."""
+        for arg, diagonal in moved:
+            yield self._into(arg, diagonal, above)
+
+    def _together(self, above: Term, moved: list[tuple[Term, Diagonal]]) -> Iterator[Way | None]:
+        """The maps of parts of one value as one map of that value; they leave the list."""
+        parts: dict[Term, list[tuple[Term, Diagonal, Diagonal]]] = {}
+        for arg, diagonal in moved:
+            found = self._is_only(arg, above) and self._whole(arg, diagonal)
+            if found:
+                parts.setdefault(found[0], []).append((arg, diagonal, found[1]))
+        for x, same in parts.items():
+            if len(same) == 1:
+                continue
+            whole: Diagonal | None = same[0][2]
+            for _, _, other in same[1:]:
+                whole = None if whole is None else other.after(whole)
+            way = self._before_whole([arg for arg, _, _ in same], x, whole)
+            if way is not None:
+                for arg, diagonal, _ in same:
+                    moved.remove((arg, diagonal))
+                yield way
 
     def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
         scaling = term.scaling
@@ -151,41 +175,58 @@ class Upstream(Search):
             return self._before(term, moved)
         return self.best(self._before(term, [one]) for one in moved if one[1] is not None)
 
-    def _before_part(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
-        """Before a part of a value whose other parts have other readers."""
-        part, x = term.scaling.part, term.args[0]
+    # -- Before a value of which a term is a part ----------------------------------------------
+
+    def _whole(self, term: Term, diagonal: Diagonal) -> tuple[Term, Diagonal] | None:
+        """What a term is a part of, and the map of it that leaves the other parts alone."""
+        whole: Diagonal | None = None
+        x = term.args[0] if term.args else term
+        if isinstance(term, Homogeneous) and term.scaling.part is not None:
+            if diagonal.axis is None and len(term.args) == 1 and self._takes_alone(term, x):
+                part = term.scaling.part
+                whole = diagonal.within(part.axis, part.places, part.size)
+        elif isinstance(term, Map) and isinstance(x, Hub):
+            picks = term.links[0].picks if term.links else None
+            rank, apart = (
+                x.tensor.rank,
+                all(_is_apart(term, other) for other in self.terms.users[x]),
+            )
+            x = x.args[0]
+            if picks is None or rank is None or term.axes is None or not apart:
+                return None
+            if self._is_only(x, term.args[0]) and term.args[0] not in self.terms.roots:
+                size = term.geometry.in_channels
+                whole = diagonal.within(term.axes[0] % rank, range(*picks), size)
+        return None if whole is None else (x, whole)
+
+    def _takes_alone(self, term: Homogeneous, x: Term) -> bool:
+        """Whether nothing else reads what a term takes of a value."""
+        part = term.scaling.part
         assert part is not None
         for other in self.terms.users[x]:
-            theirs = other.scaling.part if isinstance(other, Homogeneous) else None
             if other is term:
                 continue
+            theirs = other.scaling.part if isinstance(other, Homogeneous) else None
             apart = theirs is not None and theirs.axis == part.axis and other.args == (x,)
             if theirs is None or not apart or not part.places.isdisjoint(theirs.places):
-                self.refuse_readers(x)
-                return None
-        if x in self.terms.roots or diagonal.axis is not None or len(term.args) > 1:
-            return None
-        return self._before_whole(term, x, diagonal.within(part.axis, part.places, part.size))
+                return False
+        return x not in self.terms.roots
 
-    def _before_cut(self, term: Map, hub: Hub, diagonal: Diagonal) -> Way | None:
-        """Before a node that cuts channels, for the channels of one part alone."""
-        picks = term.links[0].picks if term.links else None
-        rank, x = hub.tensor.rank, hub.args[0]
-        if picks is None or rank is None or term.axes is None or hub in self.terms.roots:
+    def _before_part(self, term: Map | Homogeneous, diagonal: Diagonal) -> Way | None:
+        """Before a value of which a term is a part, for the numbers of that part alone."""
+        found = self._whole(term, diagonal)
+        if found is None:
+            hub = term.args[0]
+            self.refuse_readers(hub.args[0] if isinstance(hub, Hub) else hub)
             return None
-        apart = all(_is_apart(term, other) for other in self.terms.users[hub])
-        if not apart or not self._is_only(x, hub):
-            self.refuse_readers(x)
-            return None
-        axis, size = term.axes[0] % rank, term.geometry.in_channels
-        return self._before_whole(term, x, diagonal.within(axis, range(*picks), size))
+        return self._before_whole([term], *found)
 
-    def _before_whole(self, term: Term, x: Term, whole: Diagonal | None) -> Way | None:
+    def _before_whole(self, parts: Sequence[Term], x: Term, whole: Diagonal | None) -> Way | None:
         """As `_before`, where others read parts of the argument that keep their numbers."""
         if whole is None or not self.holds(x, whole) or not self.step(x):
             return None
-        way = self.best(self._taken_in(x, whole))
-        return None if way is None else Way(scaled=(term,)) + way
+        way = self.best(self._taken_in(x, whole.simplest()))
+        return None if way is None else Way(scaled=tuple(parts)).joined(way)
 
     def _before_join(self, term: Sum | Cat, diagonal: Diagonal) -> Way | None:
         """As `s (a + b) + t = (s a + t) + s b`, and `s [a, b] + t = [s1 a + t1, s2 b + t2]`."""

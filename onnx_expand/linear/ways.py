@@ -46,6 +46,13 @@ class Way:
     edges: tuple[tuple[Term, Term, Build], ...] = ()
 
     def __add__(self, other: Way) -> Way:
+        """Both at once.
+
+        Raises:
+            ValueError: They change the same term, of which one would undo the other.
+        """
+        if not self.is_apart(other):
+            raise ValueError("two ways through one term are no way")
         return Way(
             self.before + other.before,
             self.after + other.after,
@@ -53,6 +60,19 @@ class Way:
             self.scaled + other.scaled,
             self.edges + other.edges,
         )
+
+    def joined(self, other: Way) -> Way | None:
+        """Both at once; None where they change the same term, and one would undo the other."""
+        return self + other if self.is_apart(other) else None
+
+    def is_apart(self, other: Way) -> bool:
+        """Whether two ways change different terms."""
+        return not (self._changed & other._changed)
+
+    @property
+    def _changed(self) -> set[Term | tuple[Term, Term]]:
+        between = {(reader, arg) for reader, arg, _ in self.edges}
+        return {*(old for old, _ in self.swap), *self.scaled, *between}
 
     @property
     def is_free(self) -> bool:
