@@ -190,6 +190,7 @@ def fold(
     border: str = "exact",
     inline: bool = False,
     clean: bool = True,
+    provenance: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     swap_rb: bool = False,
@@ -214,6 +215,8 @@ def fold(
         inline: Put the bodies of local functions in the place of their calls first.
         clean: Also drop what is computed twice, from constants alone or for nobody, and what does
             nothing; `marked` never does.
+        provenance: Whether new nodes name those of the source that they stand for, in their
+            metadata (`onnx_expand.folded_from`).
         mean: Subtract this from the input image first: one number, or one for each channel.
         std: Then divide it by this.
         swap_rb: The image comes with red and blue swapped.
@@ -253,6 +256,7 @@ def fold(
         inline=inline,
         shapes=shapes,
         clean=clean,
+        provenance=provenance,
     )
     preprocess = Preprocess.asked(mean, std, swap_rb, input)
     guest = visit(model, output, suffix="folded")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
+from onnx_expand.origins import inherit
 from onnx_expand.spill import Spill
 from onnx_expand.tensors import first_bytes, read_tensor, same_bytes
 from onnx_expand.units import RECORDS
@@ -103,7 +104,12 @@ class Rewriter:
         return names
 
     def record(
-        self, nodes: Sequence[ir.Node], old: Sequence[ir.Node], *, whole: bool = False
+        self,
+        nodes: Sequence[ir.Node],
+        old: Sequence[ir.Node],
+        *,
+        whole: bool = False,
+        origins: Sequence[ir.Node] | None = None,
     ) -> Entry:
         """What `register` needs to know of nodes that are about to go.
 
@@ -112,10 +118,12 @@ class Rewriter:
             old: The nodes that they replace.
             whole: Whether every constant is wanted under its own name, also one that equals
                 another.
+            origins: The nodes whose work they do, where these are not those that they replace.
         """
         graph = old[-1].graph
         assert isinstance(graph, ir.Graph)
         _describe(nodes, old)
+        inherit(nodes, old if origins is None else origins, is_new=not whole)
         read = {v.name: v for n in old for v in n.inputs if v is not None and v.is_initializer()}
         return Entry(graph, tuple(nodes), self._places(graph, old), read, whole)
 

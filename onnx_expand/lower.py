@@ -30,6 +30,7 @@ from onnx_expand.lift import (
     conv_transpose_geometry,
     swap_channels,
 )
+from onnx_expand.origins import inherit
 from onnx_expand.spill import LARGE, Spill
 from onnx_expand.values import Facts
 from onnx_expand.writable import Writable
@@ -587,7 +588,7 @@ def _written(template: Template, inputs: Sequence[ir.Value], target: Target) -> 
 
 def node_like(node: ir.Node, inputs: Sequence[ir.Value | None], outputs: int = 1) -> ir.Node:
     """A node with another's op, name, attributes, doc string and metadata, and so many outputs."""
-    return ir.Node(
+    like = ir.Node(
         node.domain,
         node.op_type,
         inputs,
@@ -598,3 +599,5 @@ def node_like(node: ir.Node, inputs: Sequence[ir.Value | None], outputs: int = 1
         num_outputs=outputs,
         version=node.version,
     )
+    inherit([like], [node], is_new=False)
+    return like

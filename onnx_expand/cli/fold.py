@@ -65,6 +65,12 @@ __all__ = ["fold"]
     help="Also drop what is computed twice, from constants alone or for nobody, and what does "
     "nothing.",
 )
+@click.option(
+    "--provenance/--no-provenance",
+    default=True,
+    show_default=True,
+    help="Let new nodes name those of IN that they stand for, in their metadata.",
+)
 @click.option("--mean", metavar="M,...", help="Subtract this from the input image first.")
 @click.option("--std", metavar="S,...", help="Then divide it by this.")
 @click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
@@ -91,6 +97,7 @@ def fold(
     inline: bool,
     provider: str | None,
     clean: bool,
+    provenance: bool,
     mean: str | None,
     std: str | None,
     swap_rb: bool,
@@ -142,6 +149,7 @@ def fold(
         inline=inline,
         shapes=shapes,
         clean=clean,
+        provenance=provenance,
     )
     outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")

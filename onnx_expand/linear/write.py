@@ -205,7 +205,9 @@ class Writer:
         assert term.anchor is not None
         sources = term.origins if isinstance(term, Map | Bridge | Stack | Table) else ()
         is_unit = isinstance(term, Map) and term.unit
-        entry = self.rewriter.record(nodes, sources or (term.anchor,), whole=is_unit)
+        entry = self.rewriter.record(
+            nodes, sources or (term.anchor,), whole=is_unit, origins=_origins(term)
+        )
         self._entries.append(entry)
         graph.insert_before(term.anchor, nodes)
         y.name = name
@@ -480,6 +482,18 @@ def _like(term: Map, x: ir.Value) -> ir.Node:
     inputs = list(term.like.inputs) or [None]
     inputs[term.links[0].slot] = x
     return node_like(term.like, inputs)
+
+
+def _origins(term: Term) -> tuple[ir.Node, ...]:
+    """The nodes of the source whose work a new term does."""
+    like = getattr(term, "like", None)
+    if like is not None:
+        return (like,)
+    found = term.origins if isinstance(term, Map | Bridge | Stack | Table | View) else ()
+    if isinstance(term, Map):
+        found = found or tuple(term.names_like)
+    assert term.anchor is not None
+    return found or (term.anchor,)
 
 
 def _holds(value: ir.Value, new: ir.Value, facts: Facts) -> bool:

@@ -25,6 +25,7 @@ from onnx_expand.passes.functions import (
     inline_single_calls,
 )
 from onnx_expand.passes.options import settle
+from onnx_expand.passes.provenance import begin, finish
 from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
@@ -78,6 +79,8 @@ class Fold(ir.passes.InPlacePass):
             that is done anyway, if anything could merge.
         shapes: Extents of inputs at which it measures, by name.
         clean: Clean the model too, as `Clean` does, unless the policy is `marked`.
+        provenance: Whether new nodes name those of the source that they stand for, in their
+            metadata (`onnx_expand.folded_from`).
 
     Raises:
         UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
@@ -91,6 +94,7 @@ class Fold(ir.passes.InPlacePass):
     inline: bool = False
     shapes: Mapping[str, Sequence[int | str]] | None = None
     clean: bool = True
+    provenance: bool = True
 
     def __post_init__(self) -> None:
         settle(self)
@@ -118,6 +122,7 @@ class Fold(ir.passes.InPlacePass):
     def _call(self, model: ir.Model, plan: Plan | None = None) -> FoldResult:
         """Fold a model in place, by a plan where there is one."""
         given, types = Snapshot.of(model), _op_types(model)
+        begin(model)
         before = inspect_model(model) if self.measure else None
         policy, given_back = self.policy if plan is None else plan.policy, False
         if policy is Policy.AUTO:
@@ -142,6 +147,7 @@ class Fold(ir.passes.InPlacePass):
             drop_note(model)
         elif was_expanded and not remains:
             note_folded(model)
+        finish(model, state=self.provenance)
         after = inspect_model(model) if self.measure else None
         kept = [kept for run in runs for kept in run.kept]
         kept += [kept_of(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
