@@ -127,7 +127,8 @@ def test_everything_that_is_not_rewritten_is_kept() -> None:
     assert [n.op_type for n in result.graph.node] == ["MatMul", "Relu", "MatMul", "f", "f"]
     merged = result.graph.node[0]
     assert merged.doc_string == "said"
-    assert [(e.key, e.value) for e in merged.metadata_props] == [("who", "me")]
+    said = {"who": "me", "onnx_expand.folded_from": '["n_a", "n_b"]'}
+    assert {e.key: e.value for e in merged.metadata_props} == said
     assert differences(*(m.graph.node[-4] for m in (model, result))) == []
     for field in ("functions", "metadata_props", "opset_import"):
         one, other = onnx.ModelProto(), onnx.ModelProto()
