@@ -30,9 +30,9 @@ test: lint
 # what is deprecated by now is no fault.
 LOWEST := .venv-lowest
 
-$(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py
+$(LOWEST)/.installed: pyproject.toml constraints.txt tests/support/lowest.py
 	$(PYTHON) -m venv --clear $(LOWEST)
-	$(LOWEST)/bin/python -m tests.lowest > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m tests.support.lowest > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet -c constraints.txt -c $(LOWEST)/lowest.txt \
 		-e '.[cpu,train,yaml,tensorboard]' pytest hypothesis
 	@touch $@
@@ -49,7 +49,7 @@ wheel: pyproject.toml constraints.txt
 	$(WHEEL)/bin/python -m pip install --quiet build
 	$(WHEEL)/bin/python -m build --wheel --outdir dist .
 	$(WHEEL)/bin/python -m pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[cpu,train]"
-	cd $(WHEEL) && bin/python $(CURDIR)/tests/readme.py $(CURDIR)/README.md
+	cd $(WHEEL) && bin/python $(CURDIR)/tests/support/readme.py $(CURDIR)/README.md
 
 # The tools that onnx-expand runs inside, in an environment of their own.
 TOOLCHAINS := .venv-toolchains
@@ -61,33 +61,33 @@ $(TOOLCHAINS)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 toolchains: $(TOOLCHAINS)/.installed
-	$(TOOLCHAINS)/bin/python -m pytest -W ignore -rs tests/integrations tests/train/test_examples.py
+	$(TOOLCHAINS)/bin/python -m pytest -W ignore -rs tests/integrations tests/experiment/test_examples.py
 
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
 	HYPOTHESIS_PROFILE=explore FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
 	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -n 2
-	$(BIN)/python -W ignore -m tests.fuzz --count 5000 --processes 2
+	$(BIN)/python -W ignore -m tests.support.fuzz --count 5000 --processes 2
 
 # Constants that fold writes down, over ops, operator sets, attributes and types.
 fuzz-constants: setup
-	$(BIN)/python -W ignore -m tests.constant_sweep --count 20000
+	$(BIN)/python -W ignore -m tests.support.constant_sweep --count 20000
 
 # Where ONNX's reference implementation may stand in for onnxruntime, made by comparing them.
 proven: setup
-	$(BIN)/python -W ignore -m tests.constant_sweep --table onnx_expand/proven.txt
+	$(BIN)/python -W ignore -m tests.support.constant_sweep --table onnx_expand/graph/proven.txt
 
 # Fold 50,000 broken models: no traceback, no hang, bounded memory. The tests run some hundred.
 fuzz-models: setup
-	nice $(BIN)/python -W ignore -m tests.hostile --count 50000
+	nice $(BIN)/python -W ignore -m tests.support.hostile --count 50000
 
 # Models of more than 2 GiB; takes 5 GiB of disk.
 large: setup
-	LARGE=1 $(BIN)/pytest tests/test_door_files.py -k large
+	LARGE=1 $(BIN)/pytest tests/model/test_door_files.py -k large
 
 # The table of what folds, made by folding.
 support: setup
-	$(BIN)/python -m tests.support docs/support.md
+	$(BIN)/python -m tests.support.table docs/support.md
 
 # How the time of fold grows with the graph; ten minutes.
 growth: setup

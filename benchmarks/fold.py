@@ -19,8 +19,8 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from benchmarks.peers.graphs import HEAVY_WIDTH, heavy
-from onnx_expand.affine import AffineConv
-from onnx_expand.contraction import compose_chain
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.contraction import compose_chain
 from onnx_expand.passes import Fold, Policy
 
 ROUNDS = 5

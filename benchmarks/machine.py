@@ -1,7 +1,7 @@
 """Fits the machine model by which fold ranks: `python -m benchmarks.machine`.
 
 Each figure is the least time of single nodes in onnxruntime, one thread, in turns; what any run
-takes is taken off. Prints the numbers of `onnx_expand/machine.py`.
+takes is taken off. Prints the numbers of `onnx_expand/cost/machine.py`.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ import onnx
 import onnx_ir as ir
 
 import onnx_expand
+from onnx_expand.graph.patterns import PATTERNS
 from onnx_expand.passes.contest import Contest
-from onnx_expand.patterns import PATTERNS
-from tests.composites import model_of, spelled
+from tests.support.composites import model_of, spelled
 
 _SECONDS = 4.0
 _SHAPE = (1, 196, 512)

@@ -180,7 +180,7 @@ def _train(jobs: Sequence[Any], place: Path, processes: int, console: Console) -
 
 def _test_images() -> tuple[Any, Any]:
     """The test images as the networks take them, and their labels."""
-    from onnx_expand.train import load_data
+    from onnx_expand.experiment import load_data
 
     data = load_data(DATA, channels=3, size=(SIZE, SIZE), classes=10)
     return data.x_test, data.y_test

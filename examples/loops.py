@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import onnx_expand
 from models import smallnet
-from onnx_expand.train import Dataset, evaluate, load_data, to_torch, write_back
+from onnx_expand.experiment import Dataset, evaluate, load_data
+from onnx_expand.train import to_torch, write_back
 
 __all__ = ["LOOPS", "accelerate", "lightning", "plain", "transformers"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import (
     DifferentError,
     ModelError,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from onnx_expand.equivalence import Verdict
     from onnx_expand.model import ModelLike
     from onnx_expand.passes import Verification
-    from onnx_expand.pipeline import StepLike
-    from onnx_expand.plans import Plan
+    from onnx_expand.passes.plans import Plan
+    from onnx_expand.workflow.pipeline import StepLike
 
 __all__ = [
     "AffineConv",
@@ -289,7 +289,7 @@ def _verified(
         return Verification()
     if not isinstance(asked, int) or asked < 1:
         raise UsageError(f"verify is {asked!r}; give True, False or a number of inputs")
-    from onnx_expand.verification import require_equal, verify, verify_runs
+    from onnx_expand.workflow.verification import require_equal, verify, verify_runs
 
     samples = None if asked is True else asked
     if exact:
@@ -319,7 +319,7 @@ def run(
 
     Returns:
         The model, of the kind that was handed in; for a path, the path written. With `report` a
-        pair of it and a list of `onnx_expand.pipeline.Done`.
+        pair of it and a list of `onnx_expand.workflow.pipeline.Done`.
 
     Raises:
         UsageError: There is no such pass or option, or an option's value makes no sense.
@@ -328,7 +328,7 @@ def run(
         UnsupportedError: A check cannot run the model here.
     """
     from onnx_expand.model import visit
-    from onnx_expand.pipeline import Pipeline
+    from onnx_expand.workflow.pipeline import Pipeline
 
     pipeline = Pipeline.of(passes)
     guest = visit(model, output)

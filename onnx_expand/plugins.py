@@ -25,8 +25,8 @@ STRATEGIES = "onnx_expand.strategies"
 RUNTIMES = "onnx_expand.runtimes"
 """Functions without arguments that return a `onnx_expand.runtimes.Runtime`."""
 LINEAR_OPS = "onnx_expand.linear_ops"
-"""Functions from a node and `onnx_expand.values.Facts` to the `onnx_expand.lift.Linear` that the
-node computes, named by domain and op type: `com.example.Scale`."""
+"""Functions from a node and `onnx_expand.graph.facts.Facts` to the `onnx_expand.lift.Linear` that
+the node computes, named by domain and op type: `com.example.Scale`."""
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from packaging.requirements import Requirement
 
-from tests.lowest import lowest
+from tests.support.lowest import lowest
 
 
 def test_every_dependency_has_a_lowest_version() -> None:

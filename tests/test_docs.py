@@ -12,8 +12,8 @@ import click
 import pytest
 
 from onnx_expand.cli.app import cli
-from tests.architecture import updated
-from tests.readme import blocks, commands
+from tests.support.architecture import updated
+from tests.support.readme import blocks, commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
@@ -47,7 +47,7 @@ def test_the_picture_is_of_the_package() -> None:
     """The drawing of the imports has each part of the package."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawn, today = (set(re.findall(r"^  (\w+)\[", t, re.MULTILINE)) for t in (text, updated(text)))
-    assert drawn == today, "run python -m tests.architecture docs/architecture.md"
+    assert drawn == today, "run python -m tests.support.architecture docs/architecture.md"
 
 
 def test_python_parses(page: Path) -> None:

@@ -18,9 +18,9 @@ import onnx_expand
 from benchmarks.networks import CASES, NETWORKS, Case, Published, expansion_rows, network_row
 from models import mobilenet, mobilenetv2, networks, shufflenetv2
 from onnx_expand.passes import Expand
-from onnx_expand.plans import PLANS
-from tests.graphs import retrained
-from tests.test_models import SMALLEST
+from onnx_expand.passes.plans import PLANS
+from tests.cli.test_models import SMALLEST
+from tests.support.graphs import retrained
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 # Networks whose tables take long are left to the script that writes them.

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import onnx_expand
 from onnx_expand.passes import Border, Policy
 from onnx_expand.runtimes import Reference
-from tests.graphs import doubled
-from tests.graphs_text import fold, ops
-from tests.random_graphs import random_graph
-from tests.random_layouts import random_layouts
+from tests.support.graphs import doubled
+from tests.support.graphs_text import fold, ops
+from tests.support.random_graphs import random_graph
+from tests.support.random_layouts import random_layouts
 
 # `make fuzz` raises it.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "250"))

@@ -9,10 +9,10 @@ from onnx import numpy_helper
 
 pytest.importorskip("onnxruntime")
 
-from tests.fuzz import try_one
-from tests.judge import Source, judge
-from tests.random_models import KINDS, random_model, sizes_of
-from tests.shrink import shrink
+from tests.support.fuzz import try_one
+from tests.support.judge import Source, judge
+from tests.support.random_models import KINDS, random_model, sizes_of
+from tests.support.shrink import shrink
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from onnx_expand.lift import base
-from tests import support
+from tests.support import table as support
 
 
 def test_every_linear_op_is_in_the_table() -> None:

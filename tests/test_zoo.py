@@ -7,10 +7,10 @@ import pytest
 
 import onnx_expand
 from models import networks
-from tests.graphs import retrained
-from tests.graphs_text import fold
-from tests.test_models import SMALLEST
-from tests.zoo import ZOO
+from tests.cli.test_models import SMALLEST
+from tests.support.graphs import retrained
+from tests.support.graphs_text import fold
+from tests.support.zoo import ZOO
 
 
 @pytest.mark.parametrize("name", ZOO)

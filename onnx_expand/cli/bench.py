@@ -14,7 +14,7 @@ from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import replacing
 
 if TYPE_CHECKING:
-    from onnx_expand.bench import Bench, Timing
+    from onnx_expand.workflow.bench import Bench, Timing
 
 __all__ = ["bench"]
 
@@ -57,7 +57,7 @@ def bench(
       onnx-expand bench compact.onnx expanded.onnx folded.onnx
       onnx-expand bench a.onnx b.onnx --threads 1 --shape image:1,3,480,640 --json -
     """
-    from onnx_expand.bench import bench as measure
+    from onnx_expand.workflow.bench import bench as measure
 
     check_outputs(json_path, png, html)
     found = measure(

@@ -104,7 +104,7 @@ def check(
         raise UsageError("B is missing; name the model to compare with A")
     source: str | ir.Model = a
     if certificate is not None:
-        from onnx_expand.certificate import verify
+        from onnx_expand.workflow.certificate import verify
 
         source = verify(certificate, a, b) or a
     verdict = compare(

@@ -28,7 +28,7 @@ from onnx_expand.passes import (
     Verification,
     assume_constant,
 )
-from onnx_expand.plans import PLANS, plan_text
+from onnx_expand.passes.plans import PLANS, plan_text
 
 __all__ = ["expand"]
 
@@ -216,7 +216,7 @@ def _verify(
     shapes: dict[str, tuple[int | str, ...]] | None,
 ) -> Verification:
     """Compare what was read with what will be written, by as much as is claimed of it."""
-    from onnx_expand.verification import verify, verify_runs
+    from onnx_expand.workflow.verification import verify, verify_runs
 
     before = load(source)  # anew: what expanding shares with it would not be found
     if outcome.is_exact:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import click
 import onnx_ir as ir
 
-from onnx_expand.certificate import certify
 from onnx_expand.cli import render
 from onnx_expand.cli.folded import print_fold
 from onnx_expand.cli.options import (
@@ -22,6 +21,7 @@ from onnx_expand.cli.options import (
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
 from onnx_expand.passes import Border, Fold, Policy, Preprocess, Verification, assume_constant
+from onnx_expand.workflow.certificate import certify
 
 __all__ = ["fold"]
 
@@ -183,7 +183,7 @@ def _verify(
     shapes: dict[str, tuple[int | str, ...]] | None,
 ) -> Verification:
     """Compare what was read with what will be written."""
-    from onnx_expand.verification import verify
+    from onnx_expand.workflow.verification import verify
 
     before = load(source)  # anew: what folding shares with it would not be found
     if preprocess is not None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-from onnx_expand.bench import Bench, bench
-from onnx_expand.certificate import digests
 from onnx_expand.cli.options import check_outputs
 from onnx_expand.equivalence import Verdict
 from onnx_expand.errors import OnnxExpandError
@@ -16,6 +14,8 @@ from onnx_expand.model import load, replacing
 from onnx_expand.pages import Drawing, bench_page, check_page, draw, expand_page, fold_page
 from onnx_expand.pages.page import provenance
 from onnx_expand.passes import ExpandReport, FoldReport
+from onnx_expand.workflow.bench import Bench, bench
+from onnx_expand.workflow.certificate import digests
 
 __all__ = ["write_bench", "write_check", "write_expansion", "write_fold"]
 

@@ -16,7 +16,7 @@ from onnx_expand.equivalence import Figure, Verdict
 from onnx_expand.errors import DifferentError
 from onnx_expand.model import check_output, replacing
 from onnx_expand.passes import ExpandReport, Verification
-from onnx_expand.plans import Plan
+from onnx_expand.passes.plans import Plan
 
 __all__ = [
     "console",

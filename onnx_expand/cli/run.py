@@ -13,7 +13,7 @@ from onnx_expand.errors import DifferentError, UsageError
 from onnx_expand.model import load, save
 from onnx_expand.passes import assume_constant
 from onnx_expand.passes.registry import named_passes
-from onnx_expand.pipeline import Done, Pipeline, read_pipeline
+from onnx_expand.workflow.pipeline import Done, Pipeline, read_pipeline
 
 __all__ = ["passes", "run"]
 

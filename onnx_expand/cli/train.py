@@ -19,7 +19,7 @@ from onnx_expand.errors import OnnxExpandError
 from onnx_expand.recipes import GROUPS, RECIPES, Plan
 
 if TYPE_CHECKING:
-    from onnx_expand.train import EpochResult
+    from onnx_expand.experiment.training.history import EpochResult
 
 __all__ = ["TrainingBar", "train"]
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
+from onnx_expand.graph.facts import Facts
 from onnx_expand.runtimes.base import Tensors
-from onnx_expand.values import Facts
 
 __all__ = [
     "Cell",

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx_expand.burden import overloaded
 from onnx_expand.equivalence.compare import FACTOR, Figure, Rule
 from onnx_expand.equivalence.demands import Demand, demands_of
 from onnx_expand.equivalence.extents import known_shapes
@@ -30,6 +29,7 @@ from onnx_expand.equivalence.trial import (
 )
 from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.graph.burden import overloaded
 from onnx_expand.model import ModelLike
 from onnx_expand.runtimes.ort import detect_providers
 

@@ -14,11 +14,11 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of
 from onnx_expand.equivalence.cells import inlined
-from onnx_expand.shapes import Dim
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.shapes import Dim
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Demand", "Meaning", "demands_of"]
 

@@ -18,9 +18,9 @@ import onnx_ir as ir
 from onnx_ir import convenience
 
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.facts import Facts
 from onnx_expand.runtimes.base import Runtime
 from onnx_expand.runtimes.reference import Reference
-from onnx_expand.values import Facts
 
 __all__ = ["FUNCTIONS", "UNITS", "excess", "with_kernel_noise", "with_other_roundings"]
 

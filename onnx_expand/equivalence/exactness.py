@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.reference import Reference
-from onnx_expand.tensors import read_tensor
 
 if TYPE_CHECKING:
     from onnx_expand.equivalence.trial import Guest

@@ -11,11 +11,11 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of
 from onnx_expand.equivalence.cells import inlined
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UsageError
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.facts import Facts
 
 __all__ = ["fix_extents", "known_shapes"]
 

@@ -16,7 +16,7 @@ from onnx_expand.equivalence.integers import draw_factors, draw_integers
 from onnx_expand.equivalence.signature import Port, Signature
 from onnx_expand.equivalence.sizes import Sizes, extents_at
 from onnx_expand.errors import UnsupportedError
-from onnx_expand.tensors import read_tensor
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["REACHES", "SCALES", "Limits", "Regime", "draw", "landmarks", "nudge"]
 

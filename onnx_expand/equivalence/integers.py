@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnx_expand.equivalence.demands import Demand, Meaning
 from onnx_expand.equivalence.sizes import Sizes, extents_at
-from onnx_expand.shapes import Dim
+from onnx_expand.graph.shapes import Dim
 
 __all__ = ["draw_factors", "draw_integers"]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of, text_of
 from onnx_expand.equivalence.magnitude import products
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
 
 __all__ = ["Form", "forms", "work"]
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of, int_of, ints_of, text_of
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import float_of, int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
 
 __all__ = ["Rounding", "computed_constants", "gamma", "make_absolute", "products", "roundings"]
 

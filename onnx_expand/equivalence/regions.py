@@ -38,10 +38,10 @@ from onnx_expand.equivalence.probing import Bench, Task, prove
 from onnx_expand.equivalence.proofs import Finding, Proof
 from onnx_expand.equivalence.sides import Side
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.facts import Facts
 from onnx_expand.runtimes.base import Runtime, Tensors
 from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
-from onnx_expand.values import Facts
 
 __all__ = [
     "Examination",

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from onnx_expand.equivalence.cells import constants_of, keep_outputs, target
 from onnx_expand.equivalence.linearity import forms, work
 from onnx_expand.equivalence.magnitude import computed_constants, make_absolute, roundings
+from onnx_expand.graph.facts import Facts
 from onnx_expand.runtimes.base import Runtime, Tensors
 from onnx_expand.runtimes.ort import OnnxRuntime
 from onnx_expand.runtimes.reference import Reference, ReferenceSession
-from onnx_expand.values import Facts
 
 __all__ = ["Side"]
 

@@ -26,10 +26,10 @@ from onnx_expand.equivalence.compare import Figure, Place, Rule, compare
 from onnx_expand.equivalence.demands import Demand
 from onnx_expand.equivalence.regions import are_close, run_inner
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.runtimes.base import Session, Tensors
 from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
-from onnx_expand.tensors import read_tensor
 
 __all__ = ["compare_constants", "compare_rows", "settled_tensors"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.train.sources.base import every_fifth
+from onnx_expand.experiment.data.sources.base import every_fifth
 
 __all__ = ["distorted_digits"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.training.history import EpochResult
 from onnx_expand.model import replacing
-from onnx_expand.train import EpochResult
 
 __all__ = ["EventWriter", "Folder", "Row"]
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_expand.equivalence import Verdict
 from onnx_expand.errors import Reason
 from onnx_expand.passes import Fold, FoldReport
-from onnx_expand.verification import require_equal, verify
+from onnx_expand.workflow.verification import require_equal, verify
 
 __all__ = ["Folded", "fold_and_check"]
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnx_expand.train import Dataset, TrainOptions, to_torch
-from onnx_expand.train.loop import rehearse
-from onnx_expand.train.tasks.detect import Detect
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.training.loop import rehearse
+from onnx_expand.experiment.training.tasks.detect import Detect
+from onnx_expand.recipes import TrainOptions
+from onnx_expand.train import to_torch
 
 __all__ = ["facts", "lines", "note", "settled"]
 

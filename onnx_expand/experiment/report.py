@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.folding import Folded
-from onnx_expand.train import History
+from onnx_expand.experiment.training.history import History
 
 __all__ = ["Report"]
 

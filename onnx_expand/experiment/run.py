@@ -12,33 +12,24 @@ import torch
 
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment import meaning, telling
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.data.loading import ImageInput, image_input, load_data
 from onnx_expand.experiment.files import EventWriter, Folder
 from onnx_expand.experiment.folding import fold_and_check
 from onnx_expand.experiment.report import Report
+from onnx_expand.experiment.training.checkpoint import Checkpoints
+from onnx_expand.experiment.training.distill import Distiller, with_output
+from onnx_expand.experiment.training.history import EpochResult, History, Progress
+from onnx_expand.experiment.training.loop import rehearse, train
+from onnx_expand.experiment.training.parallel import World, device_of, joined
+from onnx_expand.experiment.training.trial import first_readable
 from onnx_expand.experiment.watching import Both, Nobody, Watcher
+from onnx_expand.lower.units import has_note, is_given_back
 from onnx_expand.model import check_output, load, save
 from onnx_expand.recipes import Plan
-from onnx_expand.train import (
-    Checkpoints,
-    Dataset,
-    Distiller,
-    EpochResult,
-    History,
-    ImageInput,
-    Progress,
-    image_input,
-    load_data,
-    to_torch,
-    train,
-    write_back,
-)
+from onnx_expand.train import to_torch, write_back
 from onnx_expand.train.composed import execution_of
-from onnx_expand.train.distill import with_output
 from onnx_expand.train.initialize import initialize
-from onnx_expand.train.loop import rehearse
-from onnx_expand.train.parallel import World, device_of, joined
-from onnx_expand.train.trial import first_readable
-from onnx_expand.units import has_note, is_given_back
 
 __all__ = ["Experiment", "Watcher"]
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnx_expand.experiment.compare import Comparison
+from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.report import Report
+from onnx_expand.experiment.training.history import History
 from onnx_expand.recipes import Plan
-from onnx_expand.train import Dataset, History
 
 __all__ = ["compared", "conclusion", "introduction"]
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from onnx_expand.train import EpochResult, Progress
+from onnx_expand.experiment.training.history import EpochResult, Progress
 
 __all__ = ["Both", "Nobody", "Watcher"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from onnx_expand import plugins
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, UsageError
-from onnx_expand.geometry import Geometry
 
 __all__ = [
     "STRATEGIES",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
 from onnx_expand.factorize.base import (
     Average,
@@ -25,7 +26,6 @@ from onnx_expand.factorize.base import (
     refused,
     strategy,
 )
-from onnx_expand.geometry import Geometry
 
 __all__: list[str] = []
 

@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
 from onnx_expand.factorize.base import Branch, Layer, Options, refused, strategy
-from onnx_expand.geometry import Geometry
 
 __all__: list[str] = []
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.contraction import compose_chain
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.contraction import compose_chain
+from onnx_expand.algebra.geometry import Geometry
+from onnx_expand.algebra.grouped import regroup
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.factorize.base import Average, Branch, Layer, Norm, Start, Unit
 from onnx_expand.factorize.condition import Path, condition
 from onnx_expand.factorize.kernels import Array, blocks, unblocked
 from onnx_expand.factorize.solve import Rounded, fit_chain
-from onnx_expand.geometry import Geometry
-from onnx_expand.grouped import regroup
 
 __all__ = ["Filled", "Statistics", "as_affine", "preserve", "random_init", "random_unit"]
 

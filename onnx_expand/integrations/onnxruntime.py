@@ -11,7 +11,7 @@ from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.passes import Fold
 from onnx_expand.runtimes.content import content_of, discard
-from onnx_expand.verification import require_equal, verify
+from onnx_expand.workflow.verification import require_equal, verify
 
 if TYPE_CHECKING:
     import onnxruntime

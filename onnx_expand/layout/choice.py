@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import ints_of
+from onnx_expand.graph.attributes import ints_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.patterns import Composites
 from onnx_expand.layout.cut import Cut
 from onnx_expand.layout.turns import Order, Turn, turn_of
-from onnx_expand.patterns import Composites
-from onnx_expand.values import Facts
 
 __all__ = ["Choice", "inverse", "orders_of"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter, label
 from onnx_expand.frames import find_frames
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.patterns import Composites
 from onnx_expand.layout.choice import Choice, bytes_of, orders_of
 from onnx_expand.layout.turns import Turn
 from onnx_expand.lower import node_like
-from onnx_expand.patterns import Composites
-from onnx_expand.values import Facts
 
 __all__ = ["Turned", "straighten_layouts"]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of
-from onnx_expand.ops import Handlers
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Handlers
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Order", "Turn", "turn_of"]
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand import plugins
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
-from onnx_expand.geometry import Geometry
-from onnx_expand.ops import Handlers
-from onnx_expand.values import Facts
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Handlers
 
 __all__ = [
     "Array",

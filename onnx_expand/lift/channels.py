@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.attributes import float_of, int_of
+from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.graph.attributes import float_of, int_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.lift.base import (
     Array,
     Axes,
@@ -17,8 +19,6 @@ from onnx_expand.lift.base import (
     refuse,
     refuse_unknown_rank,
 )
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
 
 
 @lifts("BatchNormalization")

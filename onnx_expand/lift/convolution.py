@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.attributes import int_of, ints_of, text_of
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
+from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts, Shape
 from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse
-from onnx_expand.values import Facts, Shape
 
 __all__ = ["conv_geometry", "conv_transpose_geometry", "swap_channels"]
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.attributes import float_of, int_of, text_of
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.geometry import Geometry
+from onnx_expand.graph.attributes import float_of, int_of, text_of
+from onnx_expand.graph.facts import Facts
 from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse, refuse_unknown_rank
-from onnx_expand.values import Facts
 
 __all__ = ["gemm_product"]
 

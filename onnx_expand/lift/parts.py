@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of
+from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.lift.base import LARGEST, Linear, input_of
 from onnx_expand.lift.spatial import integers_of, selection
-from onnx_expand.ops import Trait, op_of
-from onnx_expand.values import Facts
 
 __all__ = ["lift_parts"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.geometry import Geometry
+from onnx_expand.graph.facts import Facts
 from onnx_expand.lift.base import LARGEST, Linear, input_of, lifts, refuse, refuse_unknown_rank
 from onnx_expand.lift.spatial import integers_of
-from onnx_expand.values import Facts
 
 
 @lifts("Expand")

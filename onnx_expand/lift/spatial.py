@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.attributes import float_of, int_of, ints_of, text_of
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
+from onnx_expand.graph.attributes import float_of, int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.lift.base import LARGEST, Linear, input_of, lifts, refuse, refuse_unknown_rank
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
 
 __all__ = ["integers_of", "selection"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import RefusedError
-from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost
-from onnx_expand.editing import detach
 from onnx_expand.errors import Refusal, RefusedError
+from onnx_expand.graph.editing import detach
 from onnx_expand.lift import Linear
 from onnx_expand.linear.bridges import Border, bridge
 from onnx_expand.linear.driver import Terms

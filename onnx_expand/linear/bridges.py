@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lower import Form, Target, constant, lower
 

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.attributes import int_of
+from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.cost import Cost
-from onnx_expand.editing import label
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.patterns import Composites
+from onnx_expand.graph.storage import stays
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
 from onnx_expand.linear.noops import handed_on
 from onnx_expand.linear.scaling import scaling_of
@@ -31,10 +35,6 @@ from onnx_expand.linear.terms import (
     broadcast,
 )
 from onnx_expand.linear.views import find_view
-from onnx_expand.ops import Trait, op_of
-from onnx_expand.patterns import Composites
-from onnx_expand.storage import stays
-from onnx_expand.values import Facts
 
 __all__ = ["Builder"]
 

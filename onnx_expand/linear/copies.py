@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnx_expand.graph.facts import stated_constant
 from onnx_expand.linear.terms import Map
-from onnx_expand.values import stated_constant
 
 __all__ = ["Copy", "Made", "copies_of"]
 

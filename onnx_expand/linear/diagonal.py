@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import RefusedError
 from onnx_expand.linear.scaling import Channels
 from onnx_expand.linear.terms import Map

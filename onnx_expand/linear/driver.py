@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnx_expand.errors import Refusal
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.patterns import Composites
 from onnx_expand.linear.build import Builder
 from onnx_expand.linear.partition import Clock
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.shuffles import with_shuffles
 from onnx_expand.linear.steps import Step, join_step, step_of
 from onnx_expand.linear.terms import Fill, Map, Read, Term, View
-from onnx_expand.patterns import Composites
-from onnx_expand.values import Facts
 
 __all__ = ["Rule", "Stretch", "Swap", "Terms"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal
-from onnx_expand.geometry import Geometry
 from onnx_expand.linear.steps import Step
 from onnx_expand.linear.views import Passage, ViewOp, without_detours
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost import Cost
-from onnx_expand.geometry import Geometry
 
 __all__ = ["MatrixChain"]
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.geometry import Geometry
 from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.partition import Merged, Partition, Span, units_of
 from onnx_expand.linear.steps import Step, chain_affine, shift_before

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of, text_of
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
 
 __all__ = ["handed_on"]
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.geometry import Geometry
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.writable import Writable
 from onnx_expand.lift import Axes
 from onnx_expand.linear.layouts import Layout, layouts_of
 from onnx_expand.linear.matrices import MatrixChain
@@ -32,9 +34,7 @@ from onnx_expand.linear.steps import (
 )
 from onnx_expand.linear.terms import Hub, Map, Price, Term
 from onnx_expand.lower import Form, form_of
-from onnx_expand.units import Member, unit_member
-from onnx_expand.values import Facts
-from onnx_expand.writable import Writable
+from onnx_expand.lower.units import Member, unit_member
 
 __all__ = ["Clock", "Merged", "Partition", "Span", "units_of"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from onnx_expand.cost import Cost
-from onnx_expand.machine import MACHINE
+from onnx_expand.cost import MACHINE, Cost
 
 __all__ = ["Policy"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms import Map, Term

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
-from onnx_expand.geometry import Geometry
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Merged, Partition, Span

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal, RefusedError
-from onnx_expand.geometry import Geometry
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Partition, Span
@@ -17,7 +18,6 @@ from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, aligned, join_step
 from onnx_expand.linear.terms import Cat, Map, Price, Sum, Term, View
 from onnx_expand.linear.views import ViewOp
-from onnx_expand.values import Facts
 
 __all__ = ["add", "compose", "drop", "runs_of", "share", "straighten"]
 

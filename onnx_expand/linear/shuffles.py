@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.steps import Step
 from onnx_expand.linear.views import ViewOp

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import ints_of
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal
-from onnx_expand.geometry import Geometry
+from onnx_expand.graph.attributes import ints_of
 from onnx_expand.linear.steps import Step
 from onnx_expand.linear.terms import Homogeneous, Map, Read, Term
 from onnx_expand.lower import Form

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from onnx_expand.cost import Cost
 from onnx_expand.errors import RefusedError
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.scaling import Scaling
 from onnx_expand.linear.terms import Homogeneous, Price, Tensor
-from onnx_expand.values import Facts
 
 __all__ = ["Stack", "Stacked", "product_price", "product_scaling", "stacked_by"]
 

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.contraction import compose_chain
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.contraction import compose_chain
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.frames import Frame
-from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear
 from onnx_expand.linear.terms import Cat, Fill, Hub, Load, Map, Price, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of
 from onnx_expand.cost import Cost
 from onnx_expand.errors import RefusedError
+from onnx_expand.graph.attributes import float_of
+from onnx_expand.graph.facts import Facts
 from onnx_expand.lift import Linear
 from onnx_expand.lift.matrix import gemm_product
 from onnx_expand.linear.terms import Map, Price, Term
 from onnx_expand.lower import Form
-from onnx_expand.values import Facts
 
 __all__ = ["Added", "Table", "added_by", "with_table"]
 

@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost import Cost
 from onnx_expand.frames import Frame
-from onnx_expand.geometry import Geometry
 from onnx_expand.lift import Axes, Linear
 from onnx_expand.linear.scaling import Scaling
 from onnx_expand.linear.views import ViewOp

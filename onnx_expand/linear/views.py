@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of, text_of
-from onnx_expand.ops import Trait, op_of
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, op_of
 
 __all__ = ["Extent", "Passage", "ViewOp", "find_view", "without_detours"]
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of
 from onnx_expand.cost import Cost
-from onnx_expand.editing import Entry, Rewriter, label
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.graph.attributes import float_of
+from onnx_expand.graph.editing import Entry, Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import same_bytes
 from onnx_expand.linear.borders import Bridge
 from onnx_expand.linear.bridges import Border, bridge
 from onnx_expand.linear.copies import Copy, Made, copies_of
@@ -21,9 +23,7 @@ from onnx_expand.linear.tables import Table, with_table
 from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Read, Sum, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower, node_like
-from onnx_expand.tensors import same_bytes
-from onnx_expand.units import unit_member, unmark
-from onnx_expand.values import Facts
+from onnx_expand.lower.units import unit_member, unmark
 
 __all__ = ["Writer", "Written"]
 

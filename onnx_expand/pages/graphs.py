@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.cost import node_counts
-from onnx_expand.editing import label
+from onnx_expand.graph.editing import label
 
 __all__ = ["Drawing", "draw"]
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from onnx_expand.certificate import versions
+from onnx_expand.workflow.certificate import versions
 
 __all__ = ["provenance", "render_page"]
 

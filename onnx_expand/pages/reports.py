@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnx_expand.bench import Bench
 from onnx_expand.cost import Cost, Inspection
 from onnx_expand.equivalence import Verdict
 from onnx_expand.equivalence.compare import number
@@ -14,6 +13,7 @@ from onnx_expand.pages.graphs import Drawing
 from onnx_expand.pages.page import render_page
 from onnx_expand.passes import ExpandReport, FoldReport
 from onnx_expand.passes.summary import group_reasons, group_sites, op_counts
+from onnx_expand.workflow.bench import Bench
 
 __all__ = ["bench_page", "check_page", "expand_page", "fold_page"]
 

@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.cost import Inspection, inspect_model, node_counts
-from onnx_expand.editing import Rewriter, label
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.factorize import (
     Filled,
@@ -22,17 +21,18 @@ from onnx_expand.factorize import (
     preserve,
     random_unit,
 )
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
 from onnx_expand.lift import Linear
 from onnx_expand.linear.policy import Policy
+from onnx_expand.lower.units import note_expanded, unit_member
 from onnx_expand.passes.fold import Fold
 from onnx_expand.passes.options import settle
+from onnx_expand.passes.plans import How, Plan, Rule, Select, load_plan, parse_kernel
 from onnx_expand.passes.report import Verification
 from onnx_expand.passes.selection import Site, survey, why_not
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.writing import UnitWriter
-from onnx_expand.plans import How, Plan, Rule, Select, load_plan, parse_kernel
-from onnx_expand.units import note_expanded, unit_member
-from onnx_expand.values import Facts
 
 __all__ = ["Expand", "ExpandReport", "ExpandResult", "Expansion", "Skipped"]
 

@@ -12,10 +12,10 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
 from onnx_expand.lift import Linear, lift
-from onnx_expand.values import Facts
 
 __all__ = ["state_extents"]
 

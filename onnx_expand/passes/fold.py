@@ -7,12 +7,21 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_expand.budget import Budget
 from onnx_expand.cost import inspect_model
-from onnx_expand.editing import Rewriter, label
 from onnx_expand.errors import Reason, Refusal, UsageError
+from onnx_expand.graph.budget import Budget
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.lower.units import (
+    drop_incomplete,
+    drop_note,
+    has_note,
+    is_given_back,
+    nonlinear_units,
+    note_folded,
+)
 from onnx_expand.passes.clean import Cleaned, Cleaner
 from onnx_expand.passes.contest import Contest
 from onnx_expand.passes.fastest import Plan, choose
@@ -29,15 +38,6 @@ from onnx_expand.passes.provenance import begin, finish
 from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
-from onnx_expand.units import (
-    drop_incomplete,
-    drop_note,
-    has_note,
-    is_given_back,
-    nonlinear_units,
-    note_folded,
-)
-from onnx_expand.values import Facts
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
 

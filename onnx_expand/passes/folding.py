@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost
-from onnx_expand.editing import detach, label
 from onnx_expand.errors import Refusal
+from onnx_expand.graph.editing import detach, label
+from onnx_expand.graph.shapes import Dim, Inference
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
 from onnx_expand.linear.associating import associate
@@ -34,7 +35,6 @@ from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.passes.widths import Width, resize
-from onnx_expand.shapes import Dim, Inference
 
 __all__ = ["FoldRun"]
 

@@ -15,10 +15,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnx_expand.errors import ModelError, Reason, Refusal
+from onnx_expand.graph.ops import op_of
+from onnx_expand.graph.shapes import BODY
 from onnx_expand.lift import LINEAR_OPS
-from onnx_expand.ops import op_of
 from onnx_expand.passes.report import Break
-from onnx_expand.shapes import BODY
 
 __all__ = [
     "as_constants",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.graph.editing import Rewriter
 from onnx_expand.lower import constant
 from onnx_expand.passes.options import settle
 

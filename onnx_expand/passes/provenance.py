@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnx_expand.documents import parse_json
-from onnx_expand.editing import label
 from onnx_expand.errors import UsageError
-from onnx_expand.origins import Origin, take_origin, trace
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.origins import Origin, take_origin, trace
 
 __all__ = ["FOLDED_FROM", "begin", "finish", "folded_from"]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter, label
-from onnx_expand.expressions import matches
-from onnx_expand.patterns import Composite, Composites
-from onnx_expand.values import Facts
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.expressions import matches
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.patterns import Composite, Composites
 
 __all__ = ["Raised", "raise_composites"]
 

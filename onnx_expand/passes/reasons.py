@@ -11,16 +11,16 @@ from collections.abc import Callable, Collection, Iterator
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of
-from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.graph.attributes import float_of
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, ops_with
 from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import NOT_MARKED
 from onnx_expand.linear.views import find_view
-from onnx_expand.ops import Trait, ops_with
 from onnx_expand.passes.report import Break
-from onnx_expand.values import Facts
 
 __all__ = ["is_linear_kind", "refined", "unexplained"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost, Inspection
-from onnx_expand.editing import label
 from onnx_expand.errors import Refusal
+from onnx_expand.graph.editing import label
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.policy import Policy

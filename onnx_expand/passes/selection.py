@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_expand.editing import label
 from onnx_expand.errors import Reason, Refusal
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, op_of, ops_with
 from onnx_expand.lift import Linear, lift
-from onnx_expand.ops import Trait, op_of, ops_with
-from onnx_expand.plans import Select
-from onnx_expand.values import Facts
+from onnx_expand.passes.plans import Select
 
 __all__ = ["EXPANDABLE", "Site", "survey", "why_not"]
 

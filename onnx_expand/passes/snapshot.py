@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnx_expand.tensors import read_tensor, same_bytes
+from onnx_expand.graph.tensors import read_tensor, same_bytes
 
 __all__ = ["Snapshot"]
 

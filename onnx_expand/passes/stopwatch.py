@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.errors import RefusedError, UnsupportedError
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Stopwatch"]
 

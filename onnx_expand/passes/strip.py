@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_expand.editing import label
-from onnx_expand.units import activations
+from onnx_expand.graph.editing import label
+from onnx_expand.lower.units import activations
 
 __all__ = ["StripNonlinear", "StripResult"]
 

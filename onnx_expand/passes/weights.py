@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.storage import behind, computes, is_narrow, released_bytes
 from onnx_expand.lift import Linear, lift
-from onnx_expand.storage import behind, computes, is_narrow, released_bytes
-from onnx_expand.values import Facts
 
 __all__ = ["Frozen", "freeze_weights"]
 

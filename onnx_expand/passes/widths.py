@@ -17,10 +17,10 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of
-from onnx_expand.editing import Rewriter, label
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Resized", "Width", "resize"]
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.affine import AffineConv
-from onnx_expand.editing import Rewriter, detach, label
+from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.factorize import Average, Filled, Layer, Statistics, as_affine
+from onnx_expand.graph.editing import Rewriter, detach, label
+from onnx_expand.graph.facts import Facts
 from onnx_expand.lift import Axes, Linear
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower
-from onnx_expand.units import mark, mark_activation
-from onnx_expand.values import Facts
+from onnx_expand.lower.units import mark, mark_activation
 
 __all__ = ["UnitWriter"]
 

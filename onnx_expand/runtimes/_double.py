@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.tensors import read_tensor
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["ROUNDED", "array_of", "to_double"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError
-from onnx_expand.hazards import is_endless
+from onnx_expand.graph.guards import is_endless
 from onnx_expand.model import save, to_proto
 from onnx_expand.runtimes.base import Source
 

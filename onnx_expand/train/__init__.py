@@ -1,4 +1,7 @@
-"""Training: torch runs an ONNX graph, changes its weights, and hands them back."""
+"""The bridge: an ONNX graph as a torch module, and its trained weights back in the model."""
+
+from importlib import import_module
+from typing import Any
 
 from onnx_expand.errors import UnsupportedError
 
@@ -7,35 +10,17 @@ try:
 except ImportError as error:
     raise UnsupportedError("training needs torch: pip install 'onnx-expand[train]'") from error
 
-from onnx_expand.recipes import DataOptions, DistillOptions, TrainOptions, recipe
-from onnx_expand.train.checkpoint import Checkpoints
-from onnx_expand.train.data import ImageInput, image_input, load_data
-from onnx_expand.train.dataset import Dataset
-from onnx_expand.train.distill import Distiller
 from onnx_expand.train.importer import to_torch
-from onnx_expand.train.loop import evaluate, train
 from onnx_expand.train.module import OnnxModule
-from onnx_expand.train.options import DivergedError, EpochResult, History, Progress
 from onnx_expand.train.writeback import write_back
 
-__all__ = [
-    "Checkpoints",
-    "DataOptions",
-    "Dataset",
-    "DistillOptions",
-    "Distiller",
-    "DivergedError",
-    "EpochResult",
-    "History",
-    "ImageInput",
-    "OnnxModule",
-    "Progress",
-    "TrainOptions",
-    "evaluate",
-    "image_input",
-    "load_data",
-    "recipe",
-    "to_torch",
-    "train",
-    "write_back",
-]
+__all__ = ["OnnxModule", "to_torch", "write_back"]
+
+
+def __getattr__(name: str) -> Any:
+    """Data, the loop and their options, which are in `onnx_expand.experiment`, under this name."""
+    # The bridge knows nothing of them: it looks them up when somebody asks.
+    experiment = import_module("onnx_expand.experiment")
+    if name.startswith("_") or name not in experiment.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(experiment, name)

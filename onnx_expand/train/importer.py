@@ -12,9 +12,10 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from onnx_expand.attributes import defaults_of, int_of
-from onnx_expand.editing import label
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.graph.attributes import defaults_of, int_of
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.facts import Facts
 from onnx_expand.model import ModelLike, read
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
 from onnx_expand.train.composed import Composition
@@ -25,7 +26,6 @@ from onnx_expand.train.names import CONSTANTS, SOURCE, STATEFUL, state_keys
 from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
 from onnx_expand.train.unsigned import UNSIGNED, detour, direct
-from onnx_expand.values import Facts
 
 __all__ = ["to_torch"]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of
+from onnx_expand.graph.attributes import int_of
 from onnx_expand.model import ModelLike, read
 
 __all__ = ["initialize"]

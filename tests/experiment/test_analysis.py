@@ -14,11 +14,12 @@ pytest.importorskip("torch")
 
 import torch
 
+from onnx_expand.experiment import Dataset
 from onnx_expand.experiment.paper.analysis import landscape, similarities
 from onnx_expand.experiment.paper.runner import key_of, perform
-from onnx_expand.train import Dataset, to_torch
+from onnx_expand.train import to_torch
 from tests.experiment.test_paper import job
-from tests.train.networks import network, stripes
+from tests.support.networks import network, stripes
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from onnx_expand.errors import UsageError
-from onnx_expand.experiment import distorted
+from onnx_expand.experiment import distorted, load_data
 from onnx_expand.experiment.distorted import distorted_digits
-from onnx_expand.train import load_data
 
 
 @settings(max_examples=5, deadline=None)

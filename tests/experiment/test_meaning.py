@@ -16,8 +16,8 @@ pytest.importorskip("PIL")
 
 import onnx_expand
 from onnx_expand.cli import main
-from tests.train.graphs import images, parse, with_weights
-from tests.train.networks import network, write_stripes
+from tests.support.networks import network, write_stripes
+from tests.support.torch_graphs import images, parse, with_weights
 
 NOTE = """<annotation><object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
 <ymax>{}</ymax></bndbox></object></annotation>"""

@@ -19,6 +19,8 @@ import onnx_expand
 from models import smallnet
 from onnx_expand.cli import main
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment import ImageInput
+from onnx_expand.experiment.data.samples import ArraySamples
 from onnx_expand.experiment.paper import (
     STUDIES,
     Arm,
@@ -35,9 +37,7 @@ from onnx_expand.experiment.paper import (
     write,
 )
 from onnx_expand.experiment.paper.runner import key_of, perform
-from onnx_expand.train import ImageInput
-from onnx_expand.train.samples import ArraySamples
-from tests.train.networks import stripes
+from tests.support.networks import stripes
 
 HERE = "tests.experiment.test_paper"
 TOY = Setting(

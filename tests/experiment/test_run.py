@@ -27,8 +27,8 @@ from onnx_expand.model import load  # noqa: E402
 from onnx_expand.passes import Fold, FoldResult  # noqa: E402
 from onnx_expand.recipes import Plan  # noqa: E402
 from onnx_expand.train.initialize import initialize  # noqa: E402
-from tests.train.graphs import images, parse, with_weights  # noqa: E402
-from tests.train.networks import network, write_stripes  # noqa: E402
+from tests.support.networks import network, write_stripes  # noqa: E402
+from tests.support.torch_graphs import images, parse, with_weights  # noqa: E402
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_fold_that_would_be_wrong_stops_training(
     pytest.importorskip("onnxruntime")
     from dataclasses import replace
 
-    from onnx_expand import affine
+    from onnx_expand.algebra import affine
 
     right = affine.AffineConv.__matmul__
 
@@ -405,7 +405,7 @@ def test_masks_and_boxes_are_trained_by_the_same_command(
 ) -> None:
     """The data says what is learnt; the score is the task's, and the model folds."""
     pytest.importorskip("PIL.Image")
-    from tests.train.test_sources import segments, voc
+    from tests.experiment.test_sources import segments, voc
 
     segments(folder / "seg")
     voc(folder / "voc")

@@ -9,7 +9,7 @@ import pytest
 
 import onnx_expand
 from onnx_expand.passes import Policy
-from tests.graphs_text import fold, ops
+from tests.support.graphs_text import fold, ops
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

@@ -19,16 +19,14 @@ from hypothesis import strategies as st
 
 import onnx_expand
 from models import mobilenet, smallnet
-from onnx_expand.affine import AffineConv
-from onnx_expand.contraction import compose_chain
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.contraction import compose_chain
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
-from onnx_expand.geometry import Geometry
 from onnx_expand.train import to_torch
 from onnx_expand.train.composed import Composition, composed, plans_of
 from onnx_expand.train.composed.kernels import Numbers, after, work
-from tests.random_graphs import random_graph
-from tests.strategies import geometries, with_numbers
-from tests.train.chains import (
+from tests.support.chains import (
     EXACT,
     FEW,
     Graph,
@@ -40,6 +38,8 @@ from tests.train.chains import (
     image_for,
     units,
 )
+from tests.support.random_graphs import random_graph
+from tests.support.strategies import geometries, with_numbers
 
 # -- The algebra ------------------------------------------------------------------------------
 

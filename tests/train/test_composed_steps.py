@@ -19,9 +19,10 @@ from onnx import numpy_helper
 
 import onnx_expand
 from models import smallnet
-from onnx_expand.affine import AffineConv
-from onnx_expand.contraction import compose_chain
-from onnx_expand.train import TrainOptions, load_data, to_torch, train, write_back
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.contraction import compose_chain
+from onnx_expand.experiment import TrainOptions, load_data, train
+from onnx_expand.train import to_torch, write_back
 from onnx_expand.train.composed import (
     composed,
     execution_of,
@@ -29,8 +30,8 @@ from onnx_expand.train.composed import (
     sharing_kernels,
 )
 from onnx_expand.train.composed.kernels import Numbers, after
-from tests.train.chains import EXACT, Graph, acnet, assert_equal, chain_of, gradients, wide
-from tests.train.networks import chain, write_stripes
+from tests.support.chains import EXACT, Graph, acnet, assert_equal, chain_of, gradients, wide
+from tests.support.networks import chain, write_stripes
 
 # -- The decision -----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import torch
 
 from onnx_expand.errors import UsageError
 from onnx_expand.train import to_torch, write_back
-from tests.graphs_text import graph, weights
+from tests.support.graphs_text import graph, weights
 
 
 def held() -> onnx.ModelProto:

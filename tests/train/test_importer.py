@@ -18,8 +18,8 @@ from onnx_expand.errors import ModelError, UnsupportedError  # noqa: E402
 from onnx_expand.model import read, to_proto  # noqa: E402
 from onnx_expand.train import to_torch  # noqa: E402
 from onnx_expand.train.names import state_keys  # noqa: E402
-from tests.graphs_text import graph, weights  # noqa: E402
-from tests.train.graphs import assert_same, images, parse, with_weights  # noqa: E402
+from tests.support.graphs_text import graph, weights  # noqa: E402
+from tests.support.torch_graphs import assert_same, images, parse, with_weights  # noqa: E402
 
 CLASSIFIER = (
     "c = Conv<pads=[1, 1, 1, 1]>(x, w, b) n = BatchNormalization(c, s, t, m, v) r = Relu(n)"

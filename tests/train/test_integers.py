@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from onnx_expand.errors import OnnxExpandError  # noqa: E402
 from onnx_expand.train import to_torch  # noqa: E402
-from tests.train.graphs import assert_same, images, parse  # noqa: E402
-from tests.train.integer_cases import TYPES, Case, cases  # noqa: E402
+from tests.support.integer_cases import TYPES, Case, cases  # noqa: E402
+from tests.support.torch_graphs import assert_same, images, parse  # noqa: E402
 
 Array = npt.NDArray[Any]
 

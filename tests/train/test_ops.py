@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from onnx_expand.train.registry import find, registered  # noqa: E402
-from tests.train.graphs import assert_same, images, parse, with_weights  # noqa: E402
+from tests.support.torch_graphs import assert_same, images, parse, with_weights  # noqa: E402
 
 UNARY = [
     "Abs",

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.training.history import EpochResult, Progress
+from onnx_expand.experiment.training.tasks import choose
 from onnx_expand.model import replacing
-from onnx_expand.train import Dataset, EpochResult, Progress, TrainOptions
+from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.composed import composed
-from onnx_expand.train.tasks import choose
 
 __all__ = ["GradientWatch", "landscape", "similarities"]
 

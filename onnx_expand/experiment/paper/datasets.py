@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.experiment.data.augment import Augment
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.data.loading import ImageInput, load_data
+from onnx_expand.experiment.data.samples import ArraySamples, PictureSamples, Samples
+from onnx_expand.experiment.data.targets import Labels, Pictures
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.recipes import DataOptions
-from onnx_expand.train import Dataset, ImageInput, load_data
-from onnx_expand.train.augment import Augment
-from onnx_expand.train.samples import ArraySamples, PictureSamples, Samples
-from onnx_expand.train.targets import Labels, Pictures
 
 __all__ = ["data_of", "fingerprint"]
 

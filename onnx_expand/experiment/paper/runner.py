@@ -13,28 +13,22 @@ import torch
 
 import onnx_expand
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.data.loading import image_input
 from onnx_expand.experiment.folding import fold_and_check
 from onnx_expand.experiment.paper.analysis import GradientWatch, landscape
 from onnx_expand.experiment.paper.datasets import data_of, fingerprint
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.experiment.paper.networks import builders
 from onnx_expand.experiment.paper.store import Store
+from onnx_expand.experiment.training.checkpoint import Checkpoints
+from onnx_expand.experiment.training.distill import Distiller
+from onnx_expand.experiment.training.history import DivergedError, Progress
+from onnx_expand.experiment.training.loop import evaluate, train
 from onnx_expand.model import load, read, save
 from onnx_expand.passes import StripNonlinear
-from onnx_expand.recipes import DistillOptions
-from onnx_expand.train import (
-    Checkpoints,
-    Dataset,
-    Distiller,
-    DivergedError,
-    Progress,
-    TrainOptions,
-    evaluate,
-    image_input,
-    to_torch,
-    train,
-    write_back,
-)
+from onnx_expand.recipes import DistillOptions, TrainOptions
+from onnx_expand.train import to_torch, write_back
 from onnx_expand.train.initialize import initialize
 
 __all__ = ["EXPANDED", "FOLDED", "key_of", "perform"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Handlers
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.views import Extent
-from onnx_expand.ops import Handlers
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
 
 __all__ = [
     "SCALING",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of, int_of, ints_of, text_of
+from onnx_expand.graph.attributes import float_of, int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.scaling.base import (
     SCALING,
     Channels,
@@ -18,7 +19,6 @@ from onnx_expand.linear.scaling.base import (
     operand,
     rank_of,
 )
-from onnx_expand.values import Facts
 
 
 @SCALING.register("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.scaling.base import (
     SCALING,
     Channels,
@@ -15,7 +16,6 @@ from onnx_expand.linear.scaling.base import (
     numbers_of,
     operand,
 )
-from onnx_expand.values import Facts
 
 
 @SCALING.register(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of, int_of, text_of
+from onnx_expand.graph.attributes import float_of, int_of, text_of
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.scaling.base import (
     SCALING,
     Channels,
@@ -14,7 +15,6 @@ from onnx_expand.linear.scaling.base import (
     operand,
     same_extent,
 )
-from onnx_expand.values import Facts
 
 
 @SCALING.register("Max", "Min")

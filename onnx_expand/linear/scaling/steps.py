@@ -7,7 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import float_of
+from onnx_expand.graph.attributes import float_of
+from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.scaling.base import (
     SCALING,
     Scaling,
@@ -15,7 +16,6 @@ from onnx_expand.linear.scaling.base import (
     numbers_of,
     operand,
 )
-from onnx_expand.values import Facts
 
 
 @SCALING.register("Abs", "LeakyRelu", "PRelu", "Relu")

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter
+from onnx_expand.graph.editing import Rewriter
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.shapes import BODY
 from onnx_expand.passes.clean.constants import lift_constants, write_constants
 from onnx_expand.passes.clean.duplicates import merge_duplicates
 from onnx_expand.passes.clean.idle import drop_idle, drop_unread
@@ -15,8 +17,6 @@ from onnx_expand.passes.clean.slices import join_slices
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.functions import as_constants, body_of
 from onnx_expand.passes.snapshot import Snapshot
-from onnx_expand.shapes import BODY
-from onnx_expand.values import Facts
 
 __all__ = ["Clean", "CleanResult", "Cleaner"]
 

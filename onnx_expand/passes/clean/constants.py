@@ -14,11 +14,17 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts, stated_constant
+from onnx_expand.graph.storage import (
+    behind,
+    copies,
+    released_bytes,
+    released_together,
+    stored_bytes,
+)
 from onnx_expand.lift import LINEAR_OPS
 from onnx_expand.passes.clean.idle import is_of_maps
-from onnx_expand.storage import behind, copies, released_bytes, released_together, stored_bytes
-from onnx_expand.values import Facts, stated_constant
 
 __all__ = ["lift_constants", "write_constants"]
 

@@ -12,11 +12,11 @@ from collections.abc import Hashable, Iterator
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.attributes import NEWEST
-from onnx_expand.editing import Rewriter, label
-from onnx_expand.ops import Trait, op_of
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts, stated_constant
+from onnx_expand.graph.attributes import NEWEST
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts, stated_constant
+from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["merge_duplicates"]
 

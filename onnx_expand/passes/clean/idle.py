@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.noops import handed_on
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
 
 __all__ = ["drop_idle", "drop_unread", "is_of_maps"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter, label
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["join_slices"]
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import torch
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
-from onnx_expand.geometry import Geometry
 from onnx_expand.train.composed.kernels import Numbers, added, after, embedded, work
 from onnx_expand.train.composed.layers import Layer, Tensors
 

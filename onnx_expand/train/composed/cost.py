@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.train.composed.chain import Chain, Element, Sum
 
 __all__ = ["EXECUTIONS", "Piece", "Pieces", "Situation", "apart", "best", "products"]

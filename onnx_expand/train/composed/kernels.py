@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.geometry import Geometry
 
 __all__ = ["Numbers", "added", "after", "embedded", "work"]
 

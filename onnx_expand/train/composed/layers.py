@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import UsageError
-from onnx_expand.geometry import Geometry
 from onnx_expand.train.composed.kernels import Numbers
 from onnx_expand.train.module import OnnxModule
 from onnx_expand.train.ops.convolution import conv, conv_transpose

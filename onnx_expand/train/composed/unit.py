@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.geometry import Geometry
+from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.train.composed.chain import Chain, Sum, wide
 from onnx_expand.train.composed.cost import Piece, Pieces, Situation, apart, best, products
 from onnx_expand.train.composed.kernels import Numbers

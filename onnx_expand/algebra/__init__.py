@@ -1,0 +1,1 @@
+"""The algebra of affine maps: numpy alone, without ONNX and without torch."""

@@ -1,0 +1,179 @@
+"""Composing a chain of maps in the order that takes the fewest products."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.algebra.geometry import Geometry
+from onnx_expand.errors import Refusal, RefusedError, UsageError
+
+__all__ = ["compose_chain"]
+
+_RUN = 32
+_MANY, _SMALL = 8, 64  # matrices, and their size, from and up to which they are stacked
+
+
+@np.errstate(all="ignore")  # whatever is not finite is refused when it is written
+def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> AffineConv:
+    """The composition of a chain, first map first, contracted in the cheapest order.
+
+    The order is that of the matrix-chain problem, solved exactly for runs of up to 32 maps; longer
+    chains are contracted run by run.
+
+    Args:
+        chain: At least one map.
+        owned: Whether nothing else refers to the numbers of matrices that can be written to, so
+            that they may be changed. Whoever keeps a map makes it read-only.
+
+    Raises:
+        RefusedError: The chain is not one convolution.
+        UsageError: The chain is empty.
+    """
+    if not chain:
+        raise UsageError("a chain has at least one map")
+    parts = list(chain)
+    if len(parts) > 1 and all(map(_is_matrix, parts)):
+        parts = _contract_equals(_without_scales(parts, owned))
+    while len(parts) > 1:
+        runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
+        try:
+            parts = [_contract_run(run) for run in runs]
+        except RefusedError:
+            return _contract_somehow(parts)
+    return parts[0]
+
+
+def _is_matrix(f: AffineConv) -> bool:
+    return not f.rank and (f.group == 1 or f.geometry.is_per_channel)
+
+
+def _without_scales(parts: Sequence[AffineConv], owned: bool) -> list[AffineConv]:
+    """A chain of matrices in which maps of single channels are part of their neighbours."""
+    found: list[AffineConv] = []
+    for f in parts:
+        mixes = f.group == 1
+        if found and not (mixes and found[-1].group == 1):
+            last = found[-1]
+            if owned and not mixes and last.group == 1 and last.weight.flags.writeable:
+                # A large matrix is not held twice.
+                np.multiply(last.weight, f.weight, out=last.weight)
+                bias = f.bias
+                if last.bias is not None:
+                    scaled = f.weight.reshape(-1) * last.bias
+                    bias = scaled if bias is None else scaled + bias
+                found[-1] = AffineConv(last.weight, bias)
+            else:
+                found[-1] = f @ last
+        else:
+            found.append(f)
+    return found
+
+
+def _contract_equals(parts: Sequence[AffineConv]) -> list[AffineConv]:
+    """A chain in which runs of matrices of one square shape are contracted, many at a time.
+
+    Every order costs the same there. A matrix and its bias are one matrix of one more row and
+    column, so that neighbours can be multiplied in pairs, all pairs at once.
+    """
+    found: list[AffineConv] = []
+    for _, run in itertools.groupby(parts, key=_square):
+        maps = list(run)
+        if len(maps) < _MANY or _square(maps[0]) is None:
+            found += maps
+            continue
+        n = maps[0].geometry.in_channels
+        stack = np.zeros((len(maps), n + 1, n + 1))
+        stack[:, :n, :n] = [f.weight for f in maps]
+        stack[:, :n, n] = [np.zeros(n) if f.bias is None else f.bias for f in maps]
+        stack[:, n, n] = 1
+        while len(stack) > 1:
+            odd = stack[len(stack) & ~1 :]
+            stack = np.concatenate([stack[1::2] @ stack[: len(stack) & ~1 : 2], odd])
+        biased = any(f.bias is not None for f in maps)
+        found.append(AffineConv(stack[0, :n, :n], stack[0, :n, n] if biased else None))
+    return found
+
+
+def _square(f: AffineConv) -> int | None:
+    """The size of a square matrix that is small enough for many to be held at once."""
+    n, m = f.weight.shape
+    return n if n == m and f.group == 1 and n <= _SMALL else None
+
+
+def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
+    # Shapes of the products of every stretch, as they come out from left to right.
+    geometry = {}
+    for i, f in enumerate(run):
+        product: Geometry | Refusal = f.geometry
+        for j in range(i, len(run)):
+            if j > i and isinstance(product, Geometry):
+                product = product.then(run[j].geometry)
+            if isinstance(product, Refusal):
+                break
+            geometry[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
+    cost = {(i, i): 0 for i in range(len(run))}
+    split: dict[tuple[int, int], int] = {}
+    for length in range(1, len(run)):
+        for i in range(len(run) - length):
+            j = i + length
+            options = [
+                (cost[i, k] + cost[k + 1, j] + _work(geometry[i, k], geometry[k + 1, j]), k)
+                for k in range(i, j)
+                if (i, k) in cost and (k + 1, j) in cost
+            ]
+            if (i, j) in geometry and options:
+                cost[i, j], split[i, j] = min(options)
+
+    def contract(i: int, j: int) -> AffineConv:
+        # A run that composes in no order is contracted as it stands, for the refusal it raises.
+        if i == j:
+            return run[i]
+        k = split.get((i, j), j - 1)
+        return contract(i, k).then(contract(k + 1, j))
+
+    return contract(0, len(run) - 1)
+
+
+def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
+    """Products of composing two maps, each given as its weight's size and its output channels."""
+    return second[0] * (first[0] // first[1])
+
+
+def _contract_somehow(parts: Sequence[AffineConv]) -> AffineConv:
+    """Contract a chain that does not compose from the left.
+
+    Whether a border is exact depends on the order: padding may be cut off again further on.
+    """
+    known: dict[tuple[int, int], AffineConv | RefusedError] = {}
+
+    def contract(i: int, j: int) -> AffineConv | RefusedError:
+        if i == j:
+            return parts[i]
+        if (i, j) not in known:
+            known[i, j] = join(i, j)
+        return known[i, j]
+
+    def join(i: int, j: int) -> AffineConv | RefusedError:
+        refusal: RefusedError | None = None
+        for k in reversed(range(i, j)):
+            first, second = contract(i, k), contract(k + 1, j)
+            if isinstance(first, RefusedError) or isinstance(second, RefusedError):
+                refused = first if isinstance(first, RefusedError) else second
+                refusal = refusal or (refused if isinstance(refused, RefusedError) else None)
+                continue
+            try:
+                return first.then(second)
+            except RefusedError as error:
+                refusal = refusal or error
+        assert refusal is not None
+        return refusal
+
+    whole = contract(0, len(parts) - 1)
+    if isinstance(whole, RefusedError):
+        raise whole
+    return whole

@@ -1,0 +1,26 @@
+"""Where labelled images come from: one file for each layout of data."""
+
+from onnx_expand.experiment.data.sources.arrays import npz
+from onnx_expand.experiment.data.sources.base import Found, Part, Request
+from onnx_expand.experiment.data.sources.cifar import cifar, is_cifar
+from onnx_expand.experiment.data.sources.custom import call
+from onnx_expand.experiment.data.sources.digits import digits
+from onnx_expand.experiment.data.sources.folders import folder
+from onnx_expand.experiment.data.sources.masks import is_masks, masks
+from onnx_expand.experiment.data.sources.voc import is_voc, voc
+
+__all__ = [
+    "Found",
+    "Part",
+    "Request",
+    "call",
+    "cifar",
+    "digits",
+    "folder",
+    "is_cifar",
+    "is_masks",
+    "is_voc",
+    "masks",
+    "npz",
+    "voc",
+]

@@ -1,0 +1,82 @@
+"""One directory of image files for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnx_expand.errors import ModelError
+from onnx_expand.experiment.data.sources.base import Array, Found, Part, Request, every_fifth
+from onnx_expand.experiment.data.sources.pictures import gather, images_in, mode_of
+from onnx_expand.experiment.data.targets import Labels, Pictures
+
+__all__ = ["folder", "subset"]
+
+_TESTS = ("test", "val", "valid", "validation")
+
+
+def folder(path: Path, request: Request) -> Found:
+    """Sub-directories that are classes, or `train/` and `test/` (or `val/`) with such.
+
+    Raises:
+        ModelError: There are no classes, or a class has no images.
+        UnsupportedError: Pillow is not installed, or has no images of so many channels.
+    """
+    if not (path / "train").is_dir():
+        names = _classes(path)
+        part, left_out = _read(path, names, names, request)
+        assert isinstance(part.x, Pictures)
+        assert isinstance(part.y, Labels)
+        test = every_fifth(part.y.values)
+        train, held = (subset(part, np.flatnonzero(mask)) for mask in (~test, test))
+        return Found(train, held, names, True, left_out=left_out)
+    tests = [path / name for name in _TESTS if (path / name).is_dir()]
+    if not tests:
+        raise ModelError(f"{path}: has train/, but neither test/ nor val/")
+    names = _classes(path / "train")
+    present = _classes(tests[0])
+    unknown = sorted(set(present) - set(names))
+    if unknown:
+        raise ModelError(f"{tests[0] / unknown[0]}: no such class in {path / 'train'}")
+    train, left_out = _read(path / "train", names, names, request)
+    held, more = _read(tests[0], present, names, request)
+    return Found(train, held, names, True, left_out=left_out + more)
+
+
+def subset(part: Part, places: Sequence[int] | Array) -> Part:
+    """Some of the labelled images."""
+    assert isinstance(part.x, Pictures)
+    assert isinstance(part.y, Labels)
+    kept = {new: part.x.kept[int(old)] for new, old in enumerate(places) if old in part.x.kept}
+    pictures = Pictures([part.x.paths[int(place)] for place in places], part.x.decode, kept)
+    return Part(pictures, Labels(part.y.values[np.asarray(places, dtype=np.int64)]))
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    names = tuple(sorted(d.name for d in path.iterdir() if d.is_dir() and d.name[0] != "."))
+    if not names:
+        raise ModelError(f"{path}: has no sub-directories, of which each is one class")
+    return names
+
+
+def _read(
+    path: Path, present: Sequence[str], names: Sequence[str], request: Request
+) -> tuple[Part, tuple[str, ...]]:
+    """The images of some classes, labelled by their place among all names."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in present:
+        files = images_in(path / name)
+        if not files:
+            raise ModelError(f"{path / name}: holds no images")
+        paths += files
+        labels += [names.index(name)] * len(files)
+    pictures, places, problems = gather(paths, mode_of(request.channels, path), request.options)
+    values = np.array(labels, dtype=np.int64)[places]
+    for name in present:
+        if names.index(name) not in values:
+            broken = next(p for p in problems if str(path / name) in p)
+            raise ModelError(f"{path / name}: none of its images can be read; {broken}")
+    return Part(pictures, Labels(values)), problems

@@ -1,0 +1,151 @@
+"""Images with a mask for each, whose pixels are classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from onnx_expand.errors import ModelError
+from onnx_expand.experiment.data.sources.base import Array, Found, Part, Request
+from onnx_expand.experiment.data.sources.pictures import gather, images_in, mode_of
+from onnx_expand.experiment.data.targets import Masks
+
+__all__ = ["is_masks", "masks"]
+
+_TESTS = ("val", "test", "valid", "validation")
+_EVERY = 5
+_IGNORED = 255
+
+# Cityscapes' 19 classes, and at their places the ids of its published label images.
+_CITYSCAPES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+    "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle",
+)  # fmt: skip
+_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+_WANTED = (
+    "wanted are images/ and masks/ with files of the same names, in train/ and val/ or not; or "
+    "train/, trainannot/, val/ and valannot/ of such files; or leftImg8bit/ and gtFine/"
+)
+
+Pairs = list[tuple[Path, Path]]
+
+
+def is_masks(path: Path) -> bool:
+    """Whether a directory is laid out so."""
+    if (path / "leftImg8bit").is_dir() and (path / "gtFine").is_dir():
+        return True
+    if (path / "train").is_dir() and (path / "trainannot").is_dir():
+        return True
+    roots = (path, path / "train")
+    return any((r / "images").is_dir() and (r / "masks").is_dir() for r in roots) or any(
+        (path / "images" / part).is_dir() and (path / "masks" / part).is_dir()
+        for part in ("train",)
+    )
+
+
+def masks(path: Path, request: Request) -> Found:
+    """Images and masks of the same name, or the published files of Cityscapes.
+
+    Images are in `images/`, masks in `masks/`; both in `train/` and `val/` (or `test/`), or with
+    such sub-directories, or without, when every fifth pair is for testing. Or they are in `train/`
+    and `trainannot/`, `val/` and `valannot/`, as CamVid comes with SegNet.
+
+    Raises:
+        ModelError: There are no pairs, or an image has no mask.
+    """
+    table: Array | None = None
+    names: tuple[str, ...] = ()
+    if (path / "gtFine").is_dir():
+        train, test, table, names = *_cityscapes(path), _table(), _CITYSCAPES
+    else:
+        train, test = _pairs(path)
+    parts: list[Part] = []
+    left_out: list[str] = []
+    for pairs in (train, test):
+        part, problems = _part(pairs, path, request, table)
+        parts.append(part)
+        left_out += problems
+    return Found(parts[0], parts[1], names, True, "segment", tuple(left_out))
+
+
+def _part(
+    pairs: Pairs, path: Path, request: Request, table: Array | None
+) -> tuple[Part, tuple[str, ...]]:
+    options = request.options
+    mode = mode_of(request.channels, path)
+    # A pair is left out when either file cannot be read.
+    _, places, problems = gather([mask for _, mask in pairs], None, options)
+    pairs = [pairs[place] for place in places]
+    images, places, more = gather([image for image, _ in pairs], mode, options)
+    if not places:
+        raise ModelError(f"{path}: no pair of image and mask can be read; {(*problems, *more)[0]}")
+    marks, _, _ = gather([pairs[place][1] for place in places], None, options)
+    ignore = options.ignore_label
+    targets = Masks(marks, request.classes, ignore, table)
+    for index in range(len(images) if marks.kept else 0):
+        targets.load(index)
+        if marks[index].shape[1:] != images[index].shape[1:]:
+            raise ModelError(
+                f"{marks.paths[index]}: is {marks[index].shape[1:]}, its image "
+                f"{images[index].shape[1:]} high and wide"
+            )
+    return Part(images, targets), problems + more
+
+
+def _pairs(path: Path) -> tuple[Pairs, Pairs]:
+    for layout in ("{part}/{kind}", "{kind}/{part}", "{part}{note}"):
+        found = []
+        for part in ("train", *_TESTS):
+            roots = [
+                path / layout.format(part=part, kind=kind, note=note)
+                for kind, note in (("images", ""), ("masks", "annot"))
+            ]
+            if all(root.is_dir() for root in roots):
+                found.append(_match(*roots))
+        if len(found) >= 2:
+            return found[0], found[1]
+        if found:
+            raise ModelError(f"{path}: has images and masks for train, but none for val or test")
+    if not ((path / "images").is_dir() and (path / "masks").is_dir()):
+        raise ModelError(f"{path}: {_WANTED}")
+    pairs = _match(path / "images", path / "masks")
+    if len(pairs) < 2:
+        raise ModelError(f"{path}: one pair of image and mask is too few for training and testing")
+    test = pairs[_EVERY - 1 :: _EVERY] or pairs[-1:]
+    return [pair for pair in pairs if pair not in test], test
+
+
+def _match(images: Path, labels: Path) -> Pairs:
+    by_stem = {file.stem: file for file in images_in(labels)}
+    files = images_in(images)
+    if not files:
+        raise ModelError(f"{images}: holds no images")
+    for file in files:
+        if file.stem not in by_stem:
+            raise ModelError(f"{file}: has no mask of its name in {labels}")
+    return [(file, by_stem[file.stem]) for file in files]
+
+
+def _cityscapes(path: Path) -> tuple[Pairs, Pairs]:
+    parts = []
+    for part in ("train", "val"):
+        pairs = []
+        for image in sorted((path / "leftImg8bit" / part).glob("*/*_leftImg8bit.png")):
+            stem = image.name.removesuffix("_leftImg8bit.png")
+            mask = path / "gtFine" / part / image.parent.name / f"{stem}_gtFine_labelIds.png"
+            if not mask.is_file():
+                raise ModelError(f"{image}: has no {mask}")
+            pairs.append((image, mask))
+        if not pairs:
+            raise ModelError(f"{path / 'leftImg8bit' / part}: holds no images")
+        parts.append(pairs)
+    return parts[0], parts[1]
+
+
+def _table() -> Array:
+    table = np.full(256, _IGNORED, dtype=np.int64)
+    table[list(_IDS)] = np.arange(len(_IDS))
+    return table

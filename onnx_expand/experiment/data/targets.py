@@ -1,0 +1,143 @@
+"""Image files and what goes with each: a class, a mask, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from onnx_expand.errors import ModelError
+from onnx_expand.experiment.data.augment import View, boxes_seen, resample
+
+__all__ = ["Boxes", "Extents", "Labels", "Masks", "Pictures", "UnreadableError"]
+
+Extents: TypeAlias = tuple[int, int]
+
+
+class UnreadableError(Exception):
+    """An image cannot be decoded; the message names it."""
+
+
+@dataclass
+class Pictures:
+    """Image files, decoded when they are asked for, or once for all.
+
+    Args:
+        paths: The files.
+        decode: Reads one as uint8 [C, H, W]; raises `UnreadableError`.
+    """
+
+    paths: Sequence[Path]
+    decode: Callable[[Path], npt.NDArray[np.uint8]]
+    kept: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        return self.kept[index] if index in self.kept else self.decode(self.paths[index])
+
+
+class Labels:
+    """One class for each sample.
+
+    Args:
+        values: int64 [N].
+    """
+
+    def __init__(self, values: npt.NDArray[np.int64]) -> None:
+        self.values = values
+
+    def content(self) -> Iterator[bytes]:
+        """What tells these targets from others."""
+        yield self.values.tobytes()
+
+    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+        """The target of one sample as a view shows it."""
+        return torch.tensor(int(self.values[index]))
+
+
+class Masks:
+    """A class for each pixel of each sample.
+
+    Args:
+        pictures: Images of one channel whose brightness is the class.
+        classes: How many classes there are; None when any number will do.
+        ignore: The value of pixels that count for nothing.
+        table: What each value means, [256]; None where it is the class itself.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        classes: int | None,
+        ignore: int,
+        table: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.pictures = pictures
+        self.classes = classes
+        self.ignore = ignore
+        self.table = table
+
+    def content(self) -> Iterator[bytes]:
+        """What tells these targets from others: the names of the files."""
+        yield from (path.name.encode() + b"\n" for path in self.pictures.paths)
+
+    def load(self, index: int) -> npt.NDArray[np.int64]:
+        """The mask of one sample, [H, W].
+
+        Raises:
+            ModelError: It holds a class that there is not.
+        """
+        mask: npt.NDArray[np.int64] = self.pictures[index][0].astype(np.int64)
+        if self.table is not None:
+            mask = self.table[mask]
+        if self.classes is not None:
+            wrong = (mask >= self.classes) & (mask != self.ignore)
+            if wrong.any():
+                label = int(mask[wrong][0])
+                raise ModelError(
+                    f"{self.pictures.paths[index]}: label {label} is not in "
+                    f"0..{self.classes - 1}, the model's classes, nor {self.ignore}, which counts "
+                    f"for nothing; where {label} should, give --ignore-label {label}"
+                )
+        return mask
+
+    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+        """The target of one sample as a view shows it, [H, W]."""
+        mask = torch.from_numpy(self.load(index))[None]
+        return resample(mask, view, extents, fill=self.ignore)[0]
+
+
+class Boxes:
+    """Labelled boxes for each sample.
+
+    Args:
+        values: For each sample [M, 6]: label, left, top, right, bottom in pixels, and 1 where it
+            is too difficult to count.
+    """
+
+    def __init__(self, values: Sequence[npt.NDArray[np.float64]]) -> None:
+        self.values = values
+        self.most = max(1, max(len(boxes) for boxes in values))
+
+    def content(self) -> Iterator[bytes]:
+        """What tells these targets from others."""
+        yield from (boxes.tobytes() + b"\n" for boxes in self.values)
+
+    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+        """[most, 6] with the corners as shares of the view; rows of label -1 are none."""
+        result = torch.full((self.most, 6), -1.0)
+        easy = self.values[index][:, 5] == 0
+        row = 0
+        for difficult, part in ((0.0, easy), (1.0, ~easy)):
+            for box in boxes_seen(self.values[index][part, :5], view):
+                result[row, :5] = torch.from_numpy(box)
+                result[row, 5] = difficult
+                row += 1
+        return result

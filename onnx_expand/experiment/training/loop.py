@@ -1,0 +1,386 @@
+"""The training loop: epochs of steps, a test after each, and checkpoints between."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.data.feed import Feed, epoch_order
+from onnx_expand.experiment.data.samples import Batch
+from onnx_expand.experiment.training.checkpoint import Checkpoints, digest
+from onnx_expand.experiment.training.diagnosis import explained, where_not_finite
+from onnx_expand.experiment.training.distill import Distiller
+from onnx_expand.experiment.training.history import DivergedError, EpochResult, History, Progress
+from onnx_expand.experiment.training.parallel import World
+from onnx_expand.experiment.training.steps import Outcome, Stepper, moved
+from onnx_expand.experiment.training.synchronous import synchronous
+from onnx_expand.experiment.training.tasks import Task, choose
+from onnx_expand.experiment.training.trial import few, figures_of, probe, unused
+from onnx_expand.recipes import TrainOptions
+from onnx_expand.train.composed import composed
+
+__all__ = ["evaluate", "rehearse", "train"]
+
+_TEST_BATCH = 512
+# How many steps may be on their way to a GPU before their losses are looked at.
+_AHEAD = 32
+
+
+def train(
+    module: torch.nn.Module,
+    data: Dataset,
+    options: TrainOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    teacher: Distiller | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> History:
+    """Train a module in place, on the device where it is.
+
+    A classifier's loss is the cross-entropy of the first output, [N, classes], of logits or of
+    what a final Softmax or LogSoftmax makes of them. The same seed gives the same weights on the
+    same machine; a run that goes on from a checkpoint gives those of one that was not interrupted,
+    to the bit on a CPU. Where torch.distributed is set up, the processes share each step.
+
+    Args:
+        module: What `to_torch` returns, or another module that takes the data's inputs.
+        data: Samples and targets.
+        options: The settings; the defaults when missing.
+        progress: Is told about each step and epoch.
+        teacher: Whom the module follows besides the labels.
+        checkpoints: Where the state of the run is kept.
+
+    Raises:
+        DivergedError: The loss became NaN or infinite; the last checkpoint stays.
+        UnsupportedError: Nothing in the module can be trained, or it does not take the data, or a
+            step does not fit in memory.
+        UsageError: The data is labelled for another task, or a checkpoint is of another run.
+    """
+    options = options or TrainOptions()
+    if not any(p.requires_grad for p in module.parameters()):
+        raise UnsupportedError(
+            "nothing to train: no initializer of the model is the weight of a node"
+        )
+    was_training = module.training
+    device = next(p for p in module.parameters() if p.requires_grad).device
+    cuda = [device] if device.type == "cuda" else []
+    try:
+        with (
+            torch.random.fork_rng(cuda),
+            _algorithms(options.deterministic),
+            synchronous(module, options.sync_bn and World.current().size > 1),
+        ):
+            return _Run(module, data, options, progress, teacher, checkpoints).finish()
+    except (RuntimeError, ValueError) as error:
+        said = explained(error, options)
+        if said is None:
+            raise
+        raise said from error
+    finally:
+        module.train(was_training)
+
+
+def evaluate(
+    module: torch.nn.Module,
+    data: Dataset,
+    *,
+    batch: int = _TEST_BATCH,
+    options: TrainOptions | None = None,
+) -> float:
+    """The score of a module on the test data, in evaluation mode: of a classifier its accuracy.
+
+    Args:
+        module: Takes the data's inputs.
+        data: Samples and targets.
+        batch: How many samples to run at once.
+        options: Tells the task, if it is not what the data is labelled for.
+    """
+    task = choose(options or TrainOptions(), data)
+    runner = task.wrap(module)
+    probe(runner, task, data)
+    return next(iter(figures_of(runner, task, data, World.current(), batch, 0).values()))
+
+
+def rehearse(module: torch.nn.Module, data: Dataset, options: TrainOptions | None = None) -> Task:
+    """See that a module takes some data and gives what the task needs, without training it.
+
+    Returns:
+        The task, with what it found out: of detection the anchors.
+
+    Raises:
+        UnsupportedError: It does not.
+        UsageError: The data is labelled for another task.
+    """
+    task = choose(options or TrainOptions(), data)
+    probe(task.wrap(module), task, data)
+    return task
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        data: Dataset,
+        options: TrainOptions,
+        progress: Progress | None,
+        teacher: Distiller | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.module, self.data, self.options = module, data, options
+        self.progress, self.teacher, self.checkpoints = progress, teacher, checkpoints
+        self.world = World.current()
+        self.task = choose(options, data)
+        wrapped = self.task.wrap(module, teacher.extras if teacher is not None else 0)
+        self.runner = composed(wrapped, options.execution)
+        outputs = probe(self.runner, self.task, data)
+        idle = unused(self.runner, data)
+        if teacher is not None:
+            inputs = few(self.runner, data)[0]
+            named = self.task.metric in {"accuracy", "mIoU"}
+            teacher.prepare(inputs, outputs, distributions=named)
+            teacher.train()
+        self.step = Stepper(
+            module, self.runner, self.task, options, self.world, teacher, unused=idle
+        )
+        self.feed = Feed(data.train, options.seed, self.world, options.accumulate, options.workers)
+        self.order = torch.Generator().manual_seed(options.seed)
+        self.history: list[EpochResult] = []
+        self.best: dict[str, Any] | None = None
+        self.epoch, self.done = 0, 0
+        self.sums = [0.0, 0.0, 0.0]
+        # Of training and of test samples.
+        self.unreadable: tuple[set[int], set[int]] = (set(), set())
+        self.sound = [
+            name for name, tensor in module.state_dict().items()
+            if tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+        ]  # fmt: skip
+        self.waiting: list[tuple[int, Outcome]] = []
+        self.identity = self._identity() if checkpoints is not None else ""
+        self.begun = time.perf_counter()
+
+    def _identity(self) -> str:
+        """What tells this run from others of the same options."""
+        facts: dict[str, object] = {"task": self.task.metric}
+        for name, samples in (("train", self.data.train), ("test", self.data.test)):
+            facts[name] = (len(samples), samples.fingerprint())
+        if self.teacher is not None:
+            facts["teacher"] = digest(self.teacher.teacher, {})
+        return digest(self.module, facts)
+
+    def finish(self) -> History:
+        """Run to the end."""
+        # Dropout differs between processes, and is repeated by the same number of them.
+        torch.manual_seed(self.options.seed + 1_000_003 * self.world.rank)
+        self._load()
+        while self.epoch < self.options.epochs and not self._stalled():
+            self._epoch()
+        kept = len(self.history)
+        if self.options.keep == "best" and self.best is not None:
+            kept = self.best["epoch"]
+            self.module.load_state_dict(self.best["module"])
+        else:
+            self.step.average.apply()
+        missing = zip((self.data.train, self.data.test), self._missing(), strict=True)
+        left_out = tuple(part.name(index) for part, some in missing for index in sorted(some))
+        return History(tuple(self.history), self.task.metric, self.task.greater, kept, left_out)
+
+    def _stalled(self) -> bool:
+        """Whether the best test score is `patience` epochs old."""
+        if not self.options.patience or not self.history or self.done:
+            return False
+        sign = 1 if self.task.greater else -1
+        scores = [sign * result.test_score for result in self.history]
+        return len(scores) - 1 - scores.index(max(scores)) >= self.options.patience
+
+    def _epoch(self) -> None:
+        """The rest of an epoch, from the step that is next."""
+        options = self.options
+        self.order_before = self.order.get_state()
+        order = epoch_order(len(self.data.train), options.batch, self.order)
+        if self.done == 0 and options.reset_momentum:
+            self.step.optimizer.state.clear()
+        self.runner.train()
+        rate = options.rate(self.epoch)
+        for parts in self.feed.epoch(order, self.epoch, self.done):
+            rate = options.rate(self.epoch + self.done / len(order), len(order))
+            self._step(parts, rate)
+            if self.progress is not None:
+                self.progress.on_batch(self.done, len(order))
+            due = self.checkpoints is not None and self.checkpoints.due(self.done)
+            if due and self.done < len(order):
+                self._save()
+        self._look()
+        result = self._result(rate)
+        self.history.append(result)
+        self.epoch, self.done, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        self.order_before = self.order.get_state()
+        if self.checkpoints is not None:
+            self._save()
+        self.begun = time.perf_counter()
+
+    def _step(self, parts: list[Batch], rate: float) -> None:
+        for part in parts:
+            self.unreadable[0].update(part.unreadable)
+        self.last = parts
+        outcome = self.step.run(parts, rate)
+        self.done += 1
+        self.waiting.append((self.done, outcome))
+        if self.step.device.type == "cpu" or len(self.waiting) >= _AHEAD:
+            self._look()
+
+    def _look(self) -> None:
+        """Read the losses of the steps that have not been looked at.
+
+        Raises:
+            DivergedError: One is not finite.
+        """
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        rows = torch.stack([torch.stack([o.loss, o.right, o.weight]) for _, o in waiting])
+        for (step, _), row in zip(waiting, self.world.sum(rows).tolist(), strict=True):
+            if not math.isfinite(row[0]):
+                self._diverged(step, row[0])
+            self.sums = [total + value for total, value in zip(self.sums, row, strict=True)]
+
+    def _diverged(self, step: int, value: float) -> None:
+        place = ""
+        for part in self.last:
+            inputs, _ = moved(part, self.step.device, self.step.dtype)
+            place = place or where_not_finite(self.module, inputs, self.sound)
+        raise DivergedError(
+            f"the loss is {value} in epoch {self.epoch + 1}, step {step}; lower the learning "
+            f"rate of {self.options.rate(self.epoch):g}{place}{self._last_good()}"
+        )
+
+    def _last_good(self) -> str:
+        """Where the last good state is, for the end of a sentence."""
+        if self.checkpoints is None or not self.checkpoints.path.exists() or not self.history:
+            return ""
+        return f"; the state after epoch {len(self.history)} is in {self.checkpoints.path}"
+
+    def _broken(self) -> str:
+        """The name of a tensor that was finite at the beginning and is not now; or nothing."""
+        state = self.module.state_dict()
+        return next((n for n in self.sound if not bool(torch.isfinite(state[n]).all())), "")
+
+    def _missing(self) -> list[set[int]]:
+        """What could not be read, in any process: of training samples, of test samples."""
+        every = self.world.gather(self.unreadable)
+        return [set().union(*(mine[place] for mine in every)) for place in (0, 1)]
+
+    def _result(self, rate: float) -> EpochResult:
+        """Test, tell, and keep the weights if they are the best so far."""
+        broken = self._broken()
+        if broken:
+            raise DivergedError(
+                f"after epoch {self.epoch + 1} the tensor '{broken}' is no longer finite; lower "
+                f"the learning rate of {self.options.rate(self.epoch):g}{self._last_good()}"
+            )
+        loss, right, weight = self.sums
+        scored = type(self.task).right is not Task.right
+        with self.step.average.swapped() if self.options.ema else contextlib.nullcontext():
+            # Statistics of a process's own samples differ; tested is what will be written.
+            self.world.spread(b for b in self.module.buffers() if b.is_floating_point())
+            with self.step.autocast():
+                figures = figures_of(
+                    self.runner, self.task, self.data, self.world, _TEST_BATCH,
+                    self.options.workers, self.unreadable[1],
+                )  # fmt: skip
+            score = next(iter(figures.values()))
+            if not math.isfinite(score):
+                raise DivergedError(
+                    f"the {self.task.metric} after epoch {self.epoch + 1} is {score}; lower the "
+                    f"learning rate of {self.options.rate(self.epoch):g}"
+                )
+            missing = sum(len(part) for part in self._missing())
+            result = EpochResult(
+                self.epoch + 1, rate, loss / weight if weight else 0.0,
+                right / weight if scored and weight else None, score,
+                time.perf_counter() - self.begun, figures, missing,
+            )  # fmt: skip
+            self._keep(result)
+            if self.progress is not None:
+                self.progress.on_epoch(result)
+        return result
+
+    def _keep(self, result: EpochResult) -> None:
+        if self.options.keep != "best":
+            return
+        sign = 1 if self.task.greater else -1
+        if self.best is None or sign * result.test_score > sign * self.best["score"]:
+            state = {k: t.detach().clone() for k, t in self.module.state_dict().items()}
+            self.best = {"score": result.test_score, "epoch": result.epoch, "module": state}
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless tensors are no longer finite."""
+        assert self.checkpoints is not None
+        self._look()
+        device = self.step.device
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        states = self.world.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
+        if not self.world.first or self._broken():
+            return
+        state = {
+            "epoch": self.epoch,
+            "done": self.done,
+            "sums": self.sums,
+            "order": self.order_before,
+            "random": states,
+            "module": self.module.state_dict(),
+            "step": self.step.state_dict(),
+            "best": self.best,
+            "history": [asdict(result) for result in self.history],
+            "unreadable": [sorted(part) for part in self.unreadable],
+        }
+        self.checkpoints.save(state, self.options, self.identity)
+
+    def _load(self) -> None:
+        if self.checkpoints is None:
+            return
+        state = self.checkpoints.load(self.options, self.identity)
+        if state is None:
+            return
+        self.epoch, self.done, self.sums = state["epoch"], state["done"], list(state["sums"])
+        self.order.set_state(state["order"])
+        self.module.load_state_dict(state["module"])
+        self.step.load_state_dict(state["step"])
+        self.best = state["best"]
+        self.history = [EpochResult(**entry) for entry in state["history"]]
+        first, second = map(set, state["unreadable"])
+        self.unreadable = (first, second)
+        if self.epoch > self.options.epochs:
+            raise UsageError(
+                f"{self.checkpoints.path}: has {self.epoch} epochs, and {self.options.epochs} are "
+                "asked for"
+            )
+        if self.world.rank < len(state["random"]):
+            mine = state["random"][self.world.rank]
+            torch.set_rng_state(mine["cpu"])
+            if mine["cuda"] is not None and self.step.device.type == "cuda":
+                torch.cuda.set_rng_state(mine["cuda"], self.step.device)
+        if self.progress is not None:
+            for result in self.history:
+                self.progress.on_epoch(result)
+
+
+@contextlib.contextmanager
+def _algorithms(deterministic: bool) -> Iterator[None]:
+    """Only algorithms that repeat to the bit, while the block runs."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

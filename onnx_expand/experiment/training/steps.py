@@ -1,0 +1,227 @@
+"""One step of training: gradients of all parts of a batch, over all processes, then an update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.experiment.data.samples import Batch
+from onnx_expand.experiment.training.averaging import Average
+from onnx_expand.experiment.training.decay import Penalty
+from onnx_expand.experiment.training.distill import Distiller
+from onnx_expand.experiment.training.parallel import World
+from onnx_expand.experiment.training.synchronous import Synchronous
+from onnx_expand.experiment.training.tasks import Task
+from onnx_expand.recipes import TrainOptions
+from onnx_expand.train.composed import sharing_kernels
+
+__all__ = ["Outcome", "Stepper", "moved"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Sums of one step over this process's share; tensors, so that nobody waits for a device.
+
+    Attributes:
+        loss: Of the losses.
+        right: Of what was right.
+        weight: What both are to be divided by.
+    """
+
+    loss: torch.Tensor
+    right: torch.Tensor
+    weight: torch.Tensor
+
+
+class Stepper:
+    """Changes the weights of a module, step by step.
+
+    Args:
+        module: The module whose weights are trained.
+        runner: The same weights with the outputs that the task takes.
+        task: What is learnt.
+        options: The settings.
+        world: The processes that share each step.
+        teacher: Whom the module follows besides.
+        unused: Whether some weights get no gradient.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        runner: torch.nn.Module,
+        task: Task,
+        options: TrainOptions,
+        world: World,
+        teacher: Distiller | None,
+        *,
+        unused: bool,
+    ) -> None:
+        self.task = task
+        self.options = options
+        self.world = world
+        self.teacher = teacher
+        self.runner = runner
+        self.penalty = Penalty.of(module, options)
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        learners: list[torch.nn.Parameter] = list(self.parameters)
+        if teacher is not None and teacher.regressor is not None:
+            learners += list(teacher.regressor.parameters())
+        self.optimizer = _optimizer(learners, options, self.penalty)
+        self.device = self.parameters[0].device
+        self.dtype = self.parameters[0].dtype
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
+        self.average = Average(module, options.ema)
+        self.learners = learners
+        self.statistics = [m for m in runner.modules() if isinstance(m, Synchronous)]
+        self.parallel = _parallel(runner, self.device, unused) if world.size > 1 else None
+
+    def run(self, parts: Sequence[Batch], rate: float) -> Outcome:
+        """Do one step with this process's parts of a batch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        weights = [self.task.weight(part.targets) if part.count else 0.0 for part in parts]
+        total = torch.tensor(sum(weights), dtype=torch.float64, device=self.device)
+        everything = float(self.world.sum(total.clone()).clamp(min=1.0))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, rights = [], []
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            # Kernels are composed once for all parts.
+            with self._only_last(last), sharing_kernels(self.runner, number, len(parts)):
+                loss, right = self._part(part, everything, last=last)
+            losses.append(loss)
+            rights.append(right)
+        outcome = Outcome(torch.stack(losses).sum(), torch.stack(rights).sum(), total)
+        # Where looking costs nothing, weights that gave no finite loss are left for the diagnosis.
+        if self.device.type != "cpu" or bool(torch.isfinite(outcome.loss)):
+            self._update()
+            self.average.update()
+        return outcome
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The floating-point type in which forward passes run."""
+        if self.options.amp == "off":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, _DTYPES[self.options.amp])
+
+    def _part(
+        self, part: Batch, everything: float, *, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.task.inspect(part.targets)
+        inputs, targets = moved(part, self.device, self.dtype)
+        for layer in self.statistics:
+            layer.counts = part.count > 0
+        with self.autocast():
+            outputs = (self.parallel or self.runner)(inputs)
+            taught = self._taught(inputs, outputs, part.count)
+        outputs = _full(outputs)
+        loss = self.task.loss(outputs, targets)
+        if self.teacher is not None and taught is not None:
+            loss = self.teacher.combine(loss, taught)
+        if not part.count:
+            # This process has nothing to do; the gradients must still meet the others'.
+            loss = loss * 0.0
+        # The processes' gradients are averaged: what is divided here by the sum over all.
+        mean = loss / (everything / self.world.size)
+        if last and self.penalty is not None:
+            mean = mean + self.penalty()
+        self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            right = self.task.right(outputs, targets) if part.count else None
+        value = loss.detach().double()
+        return value, value.new_zeros(()) if right is None else right.double()
+
+    def _taught(self, inputs: torch.Tensor, outputs: Any, count: int) -> torch.Tensor | None:
+        return None if self.teacher is None else self.teacher(inputs, outputs, count)
+
+    def _update(self) -> None:
+        extra = self.teacher.regressor if self.teacher is not None else None
+        if extra is not None and self.world.size > 1:
+            for parameter in extra.parameters():
+                if parameter.grad is not None:
+                    self.world.sum(parameter.grad).div_(self.world.size)
+        if self.options.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.learners, self.options.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _only_last(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Processes exchange gradients once a step, with the last part."""
+        if self.parallel is None or last:
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = self.parallel.no_sync()
+        return context
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that goes into a checkpoint besides the module."""
+        regressor = self.teacher.regressor if self.teacher is not None else None
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict(),
+            "regressor": None if regressor is None else regressor.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.average.load_state_dict(state["average"])
+        if self.teacher is not None and self.teacher.regressor is not None:
+            self.teacher.regressor.load_state_dict(state["regressor"])
+
+
+def moved(part: Batch, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
+    """A batch on the device, floating-point inputs in the model's type."""
+    inputs = part.inputs
+    kind = dtype if inputs.is_floating_point() else inputs.dtype
+    return inputs.to(device, kind, non_blocking=True), part.targets.to(device, non_blocking=True)
+
+
+def _full(outputs: Any) -> Any:
+    """Outputs in float32 where they came shorter: losses are not summed in halves."""
+    if isinstance(outputs, tuple | list):
+        return tuple(_full(output) for output in outputs)
+    short = outputs.dtype in {torch.float16, torch.bfloat16}
+    return outputs.float() if short else outputs
+
+
+def _optimizer(
+    parameters: Sequence[torch.nn.Parameter], options: TrainOptions, penalty: Penalty | None
+) -> torch.optim.Optimizer:
+    """The optimizer; weights whose product is penalised have no decay of their own."""
+    covered = {id(p) for p in penalty.covered} if penalty is not None else set()
+    groups: list[dict[str, Any]] = []
+    for inside, decay in ((False, options.weight_decay), (True, 0.0)):
+        members = [p for p in parameters if (id(p) in covered) == inside]
+        if members:
+            groups.append({"params": members, "weight_decay": decay})
+    if options.optimizer == "adamw":
+        betas = (options.betas[0], options.betas[1])
+        return torch.optim.AdamW(groups, lr=options.lr, betas=betas)
+    return torch.optim.SGD(
+        groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov
+    )
+
+
+def _parallel(
+    runner: torch.nn.Module, device: torch.device, unused: bool
+) -> DistributedDataParallel:
+    try:
+        return DistributedDataParallel(
+            runner,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=unused,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UnsupportedError(f"torch.distributed cannot share the model: {error}") from error

@@ -1,0 +1,88 @@
+"""A loss of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.experiment.foreign import blamed
+from onnx_expand.experiment.training.parallel import World
+from onnx_expand.experiment.training.tasks.base import Meter, Task
+
+__all__ = ["OwnLoss"]
+
+
+class OwnLoss(Task):
+    """A function of the outputs and the targets that returns the mean loss of a batch.
+
+    Args:
+        function: The function.
+        label: How errors name it.
+    """
+
+    metric = "test loss"
+    greater = False
+
+    def __init__(self, function: Callable[[Any, Any], torch.Tensor], label: str) -> None:
+        self.function = function
+        self.label = label
+
+    def probe(self, outputs: Any, targets: Any) -> None:
+        """See `Task`; the loss must be one number that has a gradient."""
+        loss = self._called(_leaves(outputs), targets)
+        if not loss.requires_grad:
+            raise UnsupportedError(
+                f"loss '{self.label}' returned a {loss.dtype} without a gradient; compute it from "
+                "the outputs by operations that have one, and do not detach it"
+            )
+
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """See `Task`."""
+        return self._called(outputs, targets).reshape(()) * len(targets)
+
+    def _called(self, outputs: Any, targets: Any) -> torch.Tensor:
+        with blamed(f"loss '{self.label}'"):
+            loss = self.function(outputs, targets)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise UnsupportedError(
+                f"loss '{self.label}' returned {_kind(loss)}; wanted is a tensor of one number"
+            )
+        return loss
+
+    def meter(self) -> Meter:
+        """See `Task`."""
+        return _MeanLoss(self)
+
+
+class _MeanLoss(Meter):
+    def __init__(self, task: OwnLoss) -> None:
+        self.task = task
+        self.sums = torch.zeros(2, dtype=torch.float64)
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        loss = self.task.loss(outputs, targets)
+        self.sums = self.sums.to(loss.device)
+        self.sums += torch.stack([loss.double(), loss.new_tensor(len(targets)).double()])
+
+    def merge(self, world: World) -> None:
+        self.sums = world.sum(self.sums)
+
+    def figures(self) -> Mapping[str, float]:
+        total, count = self.sums.tolist()
+        return {"test loss": total / count}
+
+
+def _leaves(outputs: Any) -> Any:
+    """Outputs as if they came from a module that is trained."""
+    if isinstance(outputs, tuple | list):
+        return type(outputs)(_leaves(output) for output in outputs)
+    return outputs.detach().requires_grad_(outputs.is_floating_point())
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {list(value.shape)}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,321 @@
+"""How much may be computed to learn what a model's constants are.
+
+A few nodes can ask for any amount of memory or time. What a node costs is bounded before it runs,
+by what it reads, and all that is evaluated for one model is counted against one budget, which
+grows with the numbers that the model stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.ops import Trait, op_of
+
+__all__ = ["Budget", "Work", "work_of"]
+
+Operand: TypeAlias = npt.NDArray[Any] | None
+Operands: TypeAlias = Sequence[Operand]
+
+_BYTES = 1 << 28
+_STEPS = 1 << 33
+_BYTES_PER_STORED = 2
+_STEPS_PER_STORED = 128  # for each byte: many products of one weight with thin others
+_STEPS_PER_READ = 4  # a number that is read, against one product among many
+# Of float64; layers are composed at widths that a budget for single weights would not allow.
+_COMPOSITIONS = 1 << 36
+_COMPOSITIONS_PER_STORED = 1024
+_SLOW = {"e": 8, "d": 2, "V": 16}  # products of other types than float32, by its time
+_LONGEST = 64  # axes
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a node costs at most.
+
+    Attributes:
+        elements: Numbers that it writes, those on the way to its result included.
+        products: Multiply-accumulates.
+    """
+
+    elements: int
+    products: int = 0
+
+
+class Budget:
+    """What is left to spend on the constants of one model.
+
+    Args:
+        stored: Bytes of the constants that the model stores.
+
+    Attributes:
+        exhausted: Whether a node asked for more than was left.
+    """
+
+    def __init__(self, stored: int) -> None:
+        self._bytes = _BYTES + _BYTES_PER_STORED * stored
+        self._steps = _STEPS + _STEPS_PER_STORED * stored
+        self._compositions = _COMPOSITIONS + _COMPOSITIONS_PER_STORED * stored
+        self.exhausted = False
+
+    def take(self, node: ir.Node, inputs: Operands) -> bool:
+        """Spend what a node costs; whether it was there to spend.
+
+        Args:
+            node: A node of a pure op.
+            inputs: What it reads, None for an input that is left out.
+        """
+        work = work_of(node, inputs)
+        if work is None:
+            return False
+        given = [array for array in inputs if array is not None]
+        width = max((array.dtype.itemsize for array in given), default=1)
+        size = work.elements * (8 if Trait.RETYPES in op_of(node).traits else width)
+        slow = max((_SLOW.get(_kind(array), 1) for array in given), default=1)
+        read = work.elements + sum(array.size for array in given)
+        steps = work.products * slow + _STEPS_PER_READ * read
+        if size > self._bytes or steps > self._steps:
+            self.exhausted = True
+            return False
+        self._bytes -= size
+        self._steps -= steps
+        return True
+
+    def compose(self, products: int) -> bool:
+        """Spend multiply-accumulates on composing maps; whether they were there to spend."""
+        if products > self._compositions:
+            return False
+        self._compositions -= products
+        return True
+
+
+def _kind(array: npt.NDArray[Any]) -> str:
+    return array.dtype.char if array.dtype.char in "efd" else "V"
+
+
+def work_of(node: ir.Node, inputs: Operands) -> Work | None:
+    """A bound of what a node costs.
+
+    Args:
+        node: A node of a pure op.
+        inputs: What it reads, None for an input that is left out.
+
+    Returns:
+        The bound; None where there is none, or where the operands do not fit each other.
+    """
+    rule = _RULES.get(node.op_type, _broadcast)
+    try:
+        return rule(node, inputs)
+    except (ArithmeticError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _broadcast(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    return Work(math.prod(_aligned(*(a.shape for a in inputs if a is not None))))
+
+
+def _aligned(*shapes: Sequence[int]) -> list[int]:
+    """The extents that shapes are broadcast to, or more."""
+    rank = max((len(shape) for shape in shapes), default=0)
+    spread = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return [0 if 0 in extents else max(extents) for extents in zip(*spread, strict=True)]
+
+
+def _numbers(array: Operand) -> list[int]:
+    """The numbers of an operand that says extents."""
+    if array is None or array.size > _LONGEST or array.dtype.kind not in "iu":
+        raise ValueError
+    return [int(number) for number in array.ravel()]
+
+
+def _extents(array: Operand) -> list[int]:
+    numbers = _numbers(array)
+    if any(number < 0 for number in numbers):
+        raise ValueError
+    return numbers
+
+
+def _given(array: Operand) -> npt.NDArray[Any]:
+    if array is None:
+        raise ValueError
+    return array
+
+
+def _no_more(node: ir.Node, inputs: Operands) -> Work:
+    """Ops that write no more numbers than they read."""
+    del node
+    return Work(sum(a.size for a in inputs if a is not None))
+
+
+def _first(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    return Work(_given(inputs[0]).size)
+
+
+def _constant_of_shape(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    return Work(math.prod(_extents(inputs[0])))
+
+
+def _expand(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    return Work(math.prod(_aligned(_given(inputs[0]).shape, _extents(inputs[1]))))
+
+
+def _tile(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    return Work(_given(inputs[0]).size * math.prod(_extents(inputs[1])))
+
+
+def _range(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    start, limit, delta = (float(_given(array).reshape(())) for array in inputs)
+    return Work(max(0, math.ceil((limit - start) / delta)))
+
+
+def _pad(node: ir.Node, inputs: Operands) -> Work:
+    x = _given(inputs[0])
+    pads = list(ints_of(node, "pads") or ints_of(node, "paddings"))
+    if len(inputs) > 1:
+        pads = _numbers(inputs[1])
+    axes = range(x.ndim)
+    if len(inputs) > 3 and inputs[3] is not None:
+        axes = [axis % x.ndim for axis in _numbers(inputs[3])]  # type: ignore[assignment]
+    extents = list(x.shape)
+    for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        extents[axis] += max(begin, 0) + max(end, 0)
+    return Work(math.prod(extents))
+
+
+def _resize(node: ir.Node, inputs: Operands) -> Work:
+    x, rest = _given(inputs[0]), [a for a in inputs[1:] if a is not None and a.size]
+    last = rest[-1]
+    axes = ints_of(node, "axes") or range(x.ndim)
+    extents: list[float] = list(x.shape)
+    for axis, number in zip(axes, last.ravel().tolist(), strict=True):
+        extents[axis] = number if last.dtype.kind in "iu" else extents[axis] * number + 1
+    if not all(math.isfinite(extent) and extent >= 0 for extent in extents):
+        raise ValueError
+    size = math.ceil(math.prod(extents))
+    return Work(size, size << (2 * x.ndim))
+
+
+def _gather(node: ir.Node, inputs: Operands) -> Work:
+    data, indices = _given(inputs[0]), _given(inputs[1])
+    extent = data.shape[int_of(node, "axis")]
+    return Work(data.size // max(extent, 1) * indices.size)
+
+
+def _gather_nd(node: ir.Node, inputs: Operands) -> Work:
+    data, indices = _given(inputs[0]), _given(inputs[1])
+    named = indices.shape[-1] + int_of(node, "batch_dims")
+    return Work(math.prod(indices.shape[:-1]) * math.prod(data.shape[named:]))
+
+
+def _gather_elements(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    return Work(_given(inputs[1]).size)
+
+
+def _matmul(node: ir.Node, inputs: Operands) -> Work:
+    del node
+    a, b = (_given(array).shape for array in inputs)
+    batch = math.prod(_aligned(a[:-2], b[:-2]))
+    size = batch * (a[-2] if len(a) > 1 else 1) * (b[-1] if len(b) > 1 else 1)
+    return Work(size, size * a[-1])
+
+
+def _gemm(node: ir.Node, inputs: Operands) -> Work:
+    a, b = _given(inputs[0]), _given(inputs[1])
+    m = a.shape[1 if int_of(node, "transA") else 0]
+    n = b.shape[0 if int_of(node, "transB") else 1]
+    return Work(2 * m * n, a.size * n)
+
+
+def _einsum(node: ir.Node, inputs: Operands) -> Work:
+    left, arrow, right = text_of(node, "equation").replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for term, array in zip(left.split(","), inputs, strict=True):
+        shape = _given(array).shape
+        head, dots, tail = term.partition("...")
+        more = len(shape) - len(head) - len(tail) if dots else 0
+        letters = [*head, *(f".{more - i}" for i in range(more)), *tail]
+        for letter, size in zip(letters, shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    total = math.prod(sizes.values())
+    if not arrow or len(inputs) > 2:
+        return Work(total, total)  # what comes of the first two may have all the letters
+    kept = [size for letter, size in sizes.items() if letter[0] == "." or letter in right]
+    copies = sum(_given(array).size for array in inputs)
+    return Work(math.prod(kept) + copies, total)
+
+
+def _conv(node: ir.Node, inputs: Operands) -> Work:
+    x, w = _given(inputs[0]).shape, _given(inputs[1]).shape
+    rank = len(x) - 2
+    pads, strides = ints_of(node, "pads") or (0,) * 2 * rank, ints_of(node, "strides")
+    around = [max(0, pads[i]) + max(0, pads[i + rank]) for i in range(rank)]
+    sizes = [
+        -(-(size + more) // step)
+        for size, more, step in zip(x[2:], around, strides or (1,) * rank, strict=True)
+    ]
+    positions, fan_in = math.prod(sizes), math.prod(w[1:])
+    size = x[0] * w[0] * positions
+    return Work(size + fan_in * int_of(node, "group") * positions, size * fan_in)
+
+
+def _conv_transpose(node: ir.Node, inputs: Operands) -> Work:
+    x, w = _given(inputs[0]).shape, _given(inputs[1]).shape
+    ones = (1,) * (len(x) - 2)
+    strides, holes = (ints_of(node, name) or ones for name in ("strides", "dilations"))
+    extra = ints_of(node, "output_padding") or (0,) * len(ones)
+    sizes = [
+        size * step + kernel * hole + more
+        for size, step, kernel, hole, more in zip(x[2:], strides, w[2:], holes, extra, strict=True)
+    ]
+    sizes = [
+        max(a, b)
+        for a, b in zip(sizes, ints_of(node, "output_shape")[-len(ones) :] or sizes, strict=True)
+    ]
+    fan_out, positions = math.prod(w[1:]), math.prod(x[2:])
+    group = int_of(node, "group")
+    size = x[0] * w[1] * group * math.prod(sizes)
+    return Work(size + fan_out * group * positions, x[0] * x[1] * positions * fan_out)
+
+
+_Rule = Callable[[ir.Node, Operands], Work]
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(
+        ("Concat", "ScatterElements", "ScatterND", "Slice", "Split", "BatchNormalization"),
+        _no_more,
+    ),
+    **dict.fromkeys(
+        (
+            *("Cast", "CastLike", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"),
+            *("Trilu", "Unsqueeze", "Softmax", "ReduceMax", "ReduceMean", "ReduceMin"),
+            *("ReduceProd", "ReduceSum", "ReduceSumSquare", "ReduceL2", "Shape", "Size"),
+        ),
+        _first,
+    ),
+    "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
+    "Tile": _tile,
+    "Range": _range,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+    "GatherElements": _gather_elements,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+}

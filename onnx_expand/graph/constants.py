@@ -1,0 +1,158 @@
+"""Constants that a graph computes: weights that exporters or authors left as arithmetic.
+
+Only what a question needs is evaluated, in the model's own types, as a runtime would; the graph is
+left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.budget import Budget
+from onnx_expand.graph.evaluators import compute
+
+__all__ = ["evaluate", "is_defined", "run_nodes"]
+
+# Attributes that divide: kernels take it for granted that none is zero.
+_DIVIDING = ("strides", "dilations", "kernel_shape")
+
+
+def evaluate(
+    node: ir.Node,
+    inputs: Sequence[npt.NDArray[np.generic] | None],
+    opset: int,
+    budget: Budget,
+) -> list[npt.NDArray[np.generic]] | None:
+    """What a node computes from constants.
+
+    Args:
+        node: A node of a pure op.
+        inputs: One array for each of its inputs, None for one that is left out. Only the shape of
+            what a Shape or Size reads is looked at.
+        opset: The version of the default operators.
+        budget: What may be spent.
+
+    Returns:
+        One array for each output that has a name; None where it is not known what every runtime
+        computes, or where it would take too much.
+    """
+    if node.op_type in {"Shape", "Size"}:
+        return _measured(node, inputs, opset)
+    try:
+        if is_defined(node, inputs) and budget.take(node, inputs):
+            return compute(node, inputs, opset)
+    except (MemoryError, ValueError):  # operands that do not fit into memory, or each other
+        return None
+    return None
+
+
+def run_nodes(
+    nodes: Sequence[ir.Node],
+    feeds: Mapping[str, npt.NDArray[Any]],
+    result: str,
+    opset: int,
+    budget: Budget,
+) -> npt.NDArray[Any] | None:
+    """One result of several nodes, in topological order; None where there is none."""
+    values = dict(feeds)
+    for node in nodes:
+        names = [None if value is None else value.name or "" for value in node.inputs]
+        if any(name is not None and name not in values for name in names):
+            return None
+        inputs = [None if name is None else values[name] for name in names]
+        if node.op_type == "Constant":
+            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            results = None if tensor is None else [tensor.numpy()]
+        else:
+            results = evaluate(node, inputs, opset, budget)
+        if results is None:
+            return None
+        outputs = (out.name for out in node.outputs if out.name)
+        values |= dict(zip(outputs, results, strict=True))
+    return values.get(result)
+
+
+def _measured(
+    node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None], opset: int
+) -> list[npt.NDArray[np.generic]] | None:
+    """The extents of a value or their product, which take none of its numbers."""
+    array = inputs[0] if inputs else None
+    if array is None:
+        return None
+    if node.op_type == "Size":
+        return [np.array(array.size, np.int64)]
+    if opset < 15:
+        return [np.array(array.shape, np.int64)]
+    # Bounds beyond the rank are clamped to it, as in slices of Python.
+    start, end = int_of(node, "start", opset), int_of(node, "end", opset, array.ndim)
+    return [np.array(array.shape[start:end], np.int64)]
+
+
+def is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) -> bool:
+    """Whether ONNX says what a node computes; runtimes may even crash where it does not."""
+    if any(number < 1 for name in _DIVIDING for number in ints_of(node, name)):
+        return False
+    if node.op_type in {"Conv", "ConvTranspose"} and int_of(node, "group") < 1:
+        return False
+    if node.op_type == "Split":
+        return int_of(node, "num_outputs", missing=len(node.outputs)) == len(node.outputs)
+    given = [array for array in inputs if array is not None]
+    if node.op_type in {"Div", "Mod"} and len(given) == 2:
+        return _divides(*given)
+    if node.op_type == "Pow" and len(given) == 2:
+        return _has_power(*given)
+    if node.op_type == "Cast" and given:
+        return _has_room(given[0], ir.DataType(int_of(node, "to")).numpy())
+    if node.op_type == "CastLike" and len(given) == 2:
+        return _has_room(given[0], given[1].dtype)
+    return True
+
+
+def _divides(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Whether a quotient of integers exists and fits; that of other numbers always does."""
+    if a.dtype.kind not in "iu":
+        return True
+    if not np.all(b):
+        return False
+    return a.dtype.kind == "u" or not (np.any(b == -1) and np.any(a == np.iinfo(a.dtype).min))
+
+
+def _has_power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Whether powers of integers are integers that fit."""
+    if a.dtype.kind not in "iu":
+        return True
+    with np.errstate(all="ignore"):
+        if np.any(b < 0):
+            return False
+        powers = np.power(a.astype(np.float64), b.astype(np.float64))
+    return _has_room(powers, a.dtype) and bool(np.all(np.abs(powers) < 2.0**53))
+
+
+def _has_room(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether all numbers of an array fit into a type once what follows the point is cut off.
+
+    Integers that lose their high bits wrap around, which is defined for whole bytes.
+    """
+    to = ir.DataType.from_numpy(dtype)
+    if not to.is_integer() or array.size == 0:
+        return True
+    if array.dtype.kind in "iub":
+        return to.bitwidth >= 8 or bool(
+            _limits(to)[0] <= array.min() <= array.max() <= _limits(to)[1]
+        )
+    if array.dtype.kind not in "fV":
+        return False
+    cut = np.trunc(array.astype(np.float64))
+    low, high = _limits(to)
+    return bool(np.all(np.isfinite(cut)) and np.all((cut >= low) & (cut < float(high) + 1)))
+
+
+def _limits(dtype: ir.DataType) -> tuple[int, int]:
+    signed = dtype.is_signed()
+    return (-(1 << (dtype.bitwidth - 1)) if signed else 0), (1 << (dtype.bitwidth - signed)) - 1

@@ -1,0 +1,376 @@
+"""Replacing nodes in a model without losing anything around them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.errors import ModelError
+from onnx_expand.graph.origins import inherit
+from onnx_expand.graph.spill import Spill
+from onnx_expand.graph.tensors import first_bytes, read_tensor, same_bytes
+
+__all__ = ["Entry", "Rewriter", "detach", "label"]
+
+UNIT_KEY = "onnx_expand.unit"
+ACTIVATION_KEY = "onnx_expand.activation"
+# Node metadata that say which place a node has in an expanded unit; what replaces it has none.
+_PLACES = frozenset({UNIT_KEY, ACTIVATION_KEY})
+
+
+def label(node: ir.Node) -> str:
+    """What messages call a node: its name, or else that of its output."""
+    return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
+
+
+def detach(nodes: Iterable[ir.Node]) -> None:
+    """Detach built but unused nodes; onnx-ir still lists them as consumers."""
+    for node in nodes:
+        for slot in range(len(node.inputs)):
+            node.replace_input_with(slot, None)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """New nodes whose constants are to be registered.
+
+    Attributes:
+        graph: Where.
+        nodes: The nodes.
+        places: Among the initializers the place that belongs to each input index.
+        read: The initializers that the nodes which they replace read, by name.
+        whole: Whether every constant is wanted under its own name.
+    """
+
+    graph: ir.Graph
+    nodes: tuple[ir.Node, ...]
+    places: dict[int, tuple[float, ...]]
+    read: dict[str | None, ir.Value]
+    whole: bool = False
+
+
+class Rewriter:
+    """Replaces runs of nodes in one model, and keeps names unique and initializers in place.
+
+    New initializers take the positions of those they replace, so that a rewrite that is undone
+    gives back the same file.
+
+    Args:
+        model: The model to rewrite, in place.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self.spill = Spill()
+        self._taken: set[str] = set()
+        self._place: dict[tuple[ir.Graph, str], tuple[float, ...]] = {}
+        self._new: dict[Hashable, list[ir.Value]] = {}
+        for graph in model.graphs():
+            for position, name in enumerate(graph.initializers):
+                self._place[graph, name] = (position,)
+                self._taken.add(name)
+            self._taken.update(value.name or "" for value in graph.inputs)
+            for node in graph:
+                self._taken.update([node.name or "", *(v.name or "" for v in node.outputs)])
+
+    def unique(self, name: str, *, free: set[str] | None = None) -> str:
+        """A name that nothing in the model has, the wanted one if possible.
+
+        Args:
+            name: The wanted name.
+            free: Names that the nodes about to be replaced give up; a name that is given out is
+                taken from them.
+        """
+        given_up = set() if free is None else free
+        candidate, count = name, 1
+        while candidate in self._taken and candidate not in given_up:
+            candidate, count = f"{name}_{count}", count + 1
+        self._taken.add(candidate)
+        given_up.discard(candidate)
+        return candidate
+
+    def own_names(self, nodes: Sequence[ir.Node], *, whole: bool = False) -> list[str]:
+        """The names that go when these nodes are replaced: theirs, and those of what they read.
+
+        Args:
+            nodes: The nodes.
+            whole: Whether the outputs of the last node go too.
+        """
+        inside = set(nodes)
+        names = [node.name or "" for node in nodes]
+        names += [o.name or "" for node in nodes[: None if whole else -1] for o in node.outputs]
+        for value in _constants(nodes):
+            if all(use.node in inside for use in value.uses()) and not value.is_graph_output():
+                names.append(value.name or "")
+        return names
+
+    def record(
+        self,
+        nodes: Sequence[ir.Node],
+        old: Sequence[ir.Node],
+        *,
+        whole: bool = False,
+        origins: Sequence[ir.Node] | None = None,
+    ) -> Entry:
+        """What `register` needs to know of nodes that are about to go.
+
+        Args:
+            nodes: New nodes, whose constants are not registered yet.
+            old: The nodes that they replace.
+            whole: Whether every constant is wanted under its own name, also one that equals
+                another.
+            origins: The nodes whose work they do, where these are not those that they replace.
+        """
+        graph = old[-1].graph
+        assert isinstance(graph, ir.Graph)
+        _describe(nodes, old)
+        inherit(nodes, old if origins is None else origins, is_new=not whole)
+        read = {v.name: v for n in old for v in n.inputs if v is not None and v.is_initializer()}
+        return Entry(graph, tuple(nodes), self._places(graph, old), read, whole)
+
+    def register(self, entry: Entry) -> None:
+        """Register the constants of new nodes, in the places of those that went."""
+        fallback = min(entry.places.values(), default=(float(len(self._place)),))
+        count = 0
+        for node in entry.nodes:
+            for slot, value in enumerate(node.inputs):
+                if value is None or value.const_value is None or value.is_initializer():
+                    continue
+                if value.producer() is not None:
+                    continue
+                source = entry.read.get(value.name)
+                twin = self._twin(entry, value, source)
+                if twin is not None:
+                    node.replace_input_with(slot, twin)
+                    continue
+                place = (*entry.places.get(slot, fallback), count)
+                self._place[entry.graph, value.name or ""] = place
+                entry.graph.register_initializer(value)
+                if source is not None:  # what was said of the weight whose name it takes
+                    value.doc_string = source.doc_string
+                    value.metadata_props.update(source.metadata_props)
+                count += 1
+
+    def _twin(self, entry: Entry, value: ir.Value, source: ir.Value | None) -> ir.Value | None:
+        """A new constant that holds just what another does, unless something is said of either."""
+        tensor = value.const_value
+        assert tensor is not None
+        said = source is not None and (source.doc_string or source.metadata_props)
+        if entry.whole or said or not tensor.size:
+            return None
+        key = (entry.graph, tensor.dtype, tuple(tensor.shape), first_bytes(tensor))
+        twins = self._new.setdefault(key, [])
+        for twin in twins:
+            held = twin.const_value
+            if held is not None and twin.is_initializer() and same_bytes(held, tensor):
+                return twin
+        twins.append(value)
+        return None
+
+    def replace(
+        self, old: Sequence[ir.Node], new: Sequence[ir.Node], *, whole: bool = False
+    ) -> None:
+        """Put a run of nodes in the place of another that computes the same output.
+
+        Args:
+            old: Nodes of one graph, in order; only the last one's first output is read elsewhere.
+            new: Nodes in no graph yet, in order, whose constants are not registered yet.
+            whole: See `record`.
+        """
+        graph = old[0].graph
+        if not isinstance(graph, ir.Graph):
+            raise ModelError(f"node '{old[0].name}' lies in no graph")
+        before, after = old[-1].outputs[0], new[-1].outputs[0]
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+        after.doc_string = before.doc_string
+        after.metadata_props.update(before.metadata_props)
+        after.meta.update(before.meta)  # quantization annotations
+        for node in new[:-1]:
+            out = node.outputs[0]
+            out.name = out.name or self.unique(f"{label(node)}.out")
+            if (
+                out.shape is None and out.type is None
+            ):  # what is written before the last step has the result's shape
+                out.shape, out.type = before.shape, before.type
+        entry = self.record(new, old, whole=whole)
+        read = [value for node in old for value in node.inputs if value is not None]
+        # What the new nodes read is there before the first of the old ones, or at least before the
+        # last.
+        given = {v for node in new for v in node.inputs if v is not None} - {
+            node.outputs[0] for node in new
+        }
+        early = given <= {v for v in old[0].inputs if v is not None} | {
+            v for v in given if v.producer() is None
+        }
+        graph.insert_before(old[0] if early else old[-1], new)
+        before.replace_all_uses_with(after, replace_graph_outputs=True)
+        graph.remove(old, safe=True)
+        self._drop(read)
+        self.register(entry)
+
+    def freeze(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
+        """Put a constant in the place of a value, and drop what computed it; the new name."""
+        node = value.producer()
+        graph = node.graph if node is not None else None
+        if node is None or not isinstance(graph, ir.Graph):
+            raise ModelError(f"'{value.name}' is computed by no node of a graph")
+        name = self.unique(value.name or "constant", free={value.name or ""})
+        if value.is_graph_output():
+            self._put_out(graph, value, tensor)
+            return name
+        constant = self.constant(graph, name, tensor)
+        value.replace_all_uses_with(constant)
+        self._drop([value])  # unless the node computes something else that is read
+        return name
+
+    def _put_out(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+        """Let a graph give a constant where it gave a value, by a node as outputs have one."""
+        producer, name = value.producer(), value.name
+        assert producer is not None
+        constant = self.constant(graph, self.unique(f"{name}.constant"), tensor)
+        node = ir.node("Identity", [constant], name=producer.name)
+        out = node.outputs[0]
+        out.type, out.shape, out.doc_string = value.type, value.shape, value.doc_string
+        out.metadata_props.update(value.metadata_props)
+        graph.insert_before(producer, node)
+        value.name = None
+        value.replace_all_uses_with(out, replace_graph_outputs=True)
+        out.name = name
+        if not any(o.uses() or o.is_graph_output() for o in producer.outputs):
+            graph.remove(producer, safe=True)
+
+    def constant(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Register a constant behind the others of a graph, by a name that nothing has yet."""
+        value = ir.val(name, const_value=ir.Tensor(read_tensor(tensor), tensor.dtype, name=name))
+        self._place[graph, name] = (float(len(self._place)),)
+        graph.register_initializer(value)
+        return value
+
+    def rename(self, graph: ir.Graph, value: ir.Value, name: str) -> None:
+        """Give a constant the name, and the place, of one that is gone."""
+        place = self._place.pop((graph, value.name or ""))
+        self._place.setdefault((graph, name), place)
+        value.name = name
+
+    def integers(self, graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:
+        """A new list of integers among a graph's initializers.
+
+        Args:
+            graph: The graph.
+            name: Its name, if nothing has that.
+            numbers: What it holds, as int64.
+        """
+        return self.constant(graph, self.unique(name), ir.Tensor(np.asarray(numbers, np.int64)))
+
+    def feed(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
+        """Let a node read other values, and drop what nothing reads any more."""
+        old = [value for value in node.inputs if value is not None]
+        node.resize_inputs(len(inputs))
+        for slot, value in enumerate(inputs):
+            node.replace_input_with(slot, value)
+        self._drop(dict.fromkeys(old))
+
+    def can_stand_in(self, new: ir.Value, old: ir.Value) -> bool:
+        """Whether a value can take another's place with all who read it.
+
+        An output of a graph keeps its name: the value has to be computed by a node of that graph,
+        and to be no output itself.
+        """
+        if not old.is_graph_output():
+            return True
+        maker, node = new.producer(), old.producer()
+        if maker is None or node is None or new.is_graph_output():
+            return False
+        return maker.graph is node.graph
+
+    def stand_in(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
+        """Remove a node, and let other values take the places of its outputs.
+
+        Args:
+            node: The node; what only it reads goes too.
+            values: One for each of its first outputs; nothing reads those further on.
+        """
+        for old, new in zip(node.outputs, values, strict=False):
+            if old.is_graph_output():
+                new.name, new.shape, new.type = old.name, old.shape, old.type
+                new.doc_string = old.doc_string
+                new.metadata_props.update(old.metadata_props)
+                new.meta.update(old.meta)
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+        self.remove(node)
+
+    def remove(self, node: ir.Node) -> None:
+        """Remove a node whose outputs nothing reads, with what only it reads."""
+        if node.outputs:
+            self._drop([node.outputs[0]])
+
+    def drop(self, value: ir.Value) -> None:
+        """Remove what computes a value that nothing reads any more."""
+        self._drop([value])
+
+    def _places(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> dict[int, tuple[float, ...]]:
+        """The first place in the initializers that belongs to each input index of some nodes."""
+        places: dict[int, tuple[float, ...]] = {}
+        for node in nodes:
+            for slot, value in enumerate(node.inputs):
+                place = self._place.get((graph, value.name or "")) if value is not None else None
+                if place is not None:
+                    places[slot] = min(place, places.get(slot, place))
+        return places
+
+    def finish(self) -> None:
+        """Put the initializers in order."""
+        for graph in self._model.graphs():
+            ordered = sorted(
+                graph.initializers.values(), key=lambda v: self._place[graph, v.name or ""]
+            )
+            if ordered != list(graph.initializers.values()):
+                graph.initializers.clear()
+                for value in ordered:
+                    graph.initializers.add(value)
+
+    def _drop(self, values: Iterable[ir.Value]) -> None:
+        """Remove what nothing reads any more: constants, and the nodes that computed them."""
+        pending = list(values)
+        while pending:
+            value = pending.pop()
+            if value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            node = value.producer()
+            if node is None:
+                if value.is_initializer() and value.graph is not None:
+                    del value.graph.initializers[value.name or ""]
+                continue
+            if any(out.uses() or out.is_graph_output() for out in node.outputs):
+                continue
+            if node.graph is not None:
+                inputs = [v for v in node.inputs if v is not None]
+                node.graph.remove(node, safe=True)
+                pending += inputs
+
+
+def _describe(new: Sequence[ir.Node], old: Sequence[ir.Node]) -> None:
+    """Let nodes carry what was said of those that they replace; of several, the namesake first."""
+    for node in new:
+        for source in sorted(old, key=lambda n: n.name != node.name):
+            node.doc_string = node.doc_string or source.doc_string
+            for key, text in source.metadata_props.items():
+                if key not in _PLACES:
+                    node.metadata_props.setdefault(key, text)
+
+
+def _constants(nodes: Sequence[ir.Node]) -> list[ir.Value]:
+    """The initializers, constants to be, and outputs of Constant nodes that nodes read, once."""
+    found: dict[ir.Value, None] = {}
+    for node in nodes:
+        for value in node.inputs:
+            if value is None:
+                continue
+            producer = value.producer()
+            is_node = producer is not None and producer.op_type == "Constant"
+            if value.const_value is not None or is_node:
+                found[value] = None
+    return list(found)

@@ -1,0 +1,274 @@
+"""What single nodes compute: by onnxruntime, or else by ONNX's reference where both agree.
+
+The two differ: the reference implementation has the semantics of one operator set for several
+operators, and errors of its own. Where onnxruntime is installed it says what a node computes,
+without optimizations. Elsewhere the reference does, for those operators, versions and types of
+which a table says that it was compared with onnxruntime.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from onnx_expand.graph.attributes import schema_of
+from onnx_expand.graph.proven import proven
+
+__all__ = ["by_onnxruntime", "by_reference", "compute", "is_proven", "signature"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Sequence[Array | None]
+
+# Operator sets that every onnxruntime in use knows; an op is the same in all from its version on.
+_FAMILIAR = 17
+_FATAL = 4
+_SESSIONS = 256
+_NARROW_IR = 10  # the first file format with all narrow types
+
+# Types that numpy lends no name: onnxruntime gets and gives them as wider ones, which is exact.
+_CARRIERS = {
+    **dict.fromkeys(
+        (
+            *(ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ),
+            *(ir.DataType.FLOAT8E5M2, ir.DataType.FLOAT8E5M2FNUZ),
+        ),
+        ir.DataType.FLOAT,
+    ),
+    ir.DataType.INT4: ir.DataType.INT8,
+    ir.DataType.UINT4: ir.DataType.UINT8,
+}
+_REFUSED = {ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
+
+
+def compute(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
+    """What a node of a default operator computes.
+
+    Args:
+        node: The node.
+        inputs: One array for each of its inputs, None for one that is left out.
+        opset: The version of the default operators.
+
+    Returns:
+        One array for each output that has a name; None where nothing trustworthy is known.
+    """
+    if _onnxruntime() is not None:
+        return by_onnxruntime(node, inputs, opset)  # what it refuses was compared with nothing
+    return by_reference(node, inputs, opset) if is_proven(node, inputs, opset) else None
+
+
+def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
+    """What onnxruntime computes; None where it is not installed, or refuses."""
+    schema = schema_of(node.op_type, opset)
+    if schema is None or _onnxruntime() is None:
+        return None
+    types = [None if array is None else _type_of(array) for array in inputs]
+    if any(dtype in _REFUSED for dtype in types):
+        return None
+    proto = _bare(node, types)
+    version = max(schema.since_version, min(opset, _FAMILIAR))
+    kernel = _kernel(proto.SerializeToString(deterministic=True), tuple(types), version)
+    if kernel is None:
+        return None
+    session, narrow = kernel
+    feeds = {
+        f"i{index}": _carried(array) for index, array in enumerate(inputs) if array is not None
+    }
+    try:
+        results = session.run(None, feeds)
+    except Exception:  # onnxruntime's exceptions have no common base of their own
+        return None
+    if not all(isinstance(result, np.ndarray | np.generic) for result in results):
+        return None
+    return [
+        np.asarray(result) if dtype is None else np.asarray(result).astype(dtype.numpy())
+        for result, dtype in zip(results, narrow, strict=True)
+    ]
+
+
+def is_proven(node: ir.Node, inputs: Arrays, opset: int) -> bool:
+    """Whether the reference implementation was compared with onnxruntime for such a node."""
+    key = signature(node, inputs, opset)
+    return key is not None and key[1] in proven().get(key[0], ())
+
+
+def signature(node: ir.Node, inputs: Arrays, opset: int) -> tuple[str, str] | None:
+    """The operator with its version, and the types that a node reads and converts to."""
+    schema = schema_of(node.op_type, opset)
+    if schema is None:
+        return None
+    types = dict.fromkeys(_type_of(array).name for array in inputs if array is not None)
+    words = list(types)
+    attribute = node.attributes.get("to")
+    if attribute is not None and attribute.type == ir.AttributeType.INT:
+        words += [ir.DataType(attribute.as_int()).name]
+    return f"{node.op_type}-{schema.since_version}", " ".join(words).lower()
+
+
+def by_reference(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
+    """What ONNX's reference implementation computes; None where it fails."""
+    from onnx.reference import ReferenceEvaluator  # imports every op; few models need it
+
+    proto = _bare(node, [None if array is None else _type_of(array) for array in inputs])
+    feeds = {f"i{index}": array for index, array in enumerate(inputs) if array is not None}
+    model = _model([proto], list(feeds), [name for name in proto.output if name], opset)
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(model).run(None, feeds)
+    except Exception:  # whatever the reason, there is no result
+        return None
+    return [np.asarray(result) for result in results]
+
+
+def _bare(node: ir.Node, types: Sequence[ir.DataType | None]) -> onnx.NodeProto:
+    """A node as a proto without names of its own, so that equal ones are equal."""
+    proto = ir.serde.serialize_node(node)
+    proto.ClearField("name")
+    proto.ClearField("doc_string")
+    proto.ClearField("metadata_props")
+    outputs = [f"o{i}" if name else "" for i, name in enumerate(proto.output)]
+    del proto.input[:], proto.output[:]
+    proto.input.extend("" if dtype is None else f"i{i}" for i, dtype in enumerate(types))
+    proto.output.extend(outputs)
+    return proto
+
+
+def _type_of(array: Array) -> ir.DataType:
+    if array.dtype.kind in "OUS":
+        return ir.DataType.STRING
+    return ir.DataType.from_numpy(array.dtype)
+
+
+def _carried(array: Array) -> Array:
+    carrier = _CARRIERS.get(_type_of(array))
+    return array if carrier is None else array.astype(carrier.numpy())
+
+
+@functools.cache
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime  # only models that compute constants need it
+    except ImportError:
+        return None
+    return onnxruntime
+
+
+@functools.lru_cache(maxsize=_SESSIONS)
+def _kernel(
+    content: bytes, types: tuple[ir.DataType | None, ...], version: int
+) -> tuple[Any, list[ir.DataType | None]] | None:
+    """A session for one node, and the types of outputs that arrive as others."""
+    node = onnx.NodeProto.FromString(content)
+    names = [name for name in node.output if name]
+    given = {f"i{i}": dtype for i, dtype in enumerate(types) if dtype is not None}
+    is_narrow = any(dtype in _CARRIERS for dtype in given.values())
+    session = None if is_narrow else _session([node], given, names, version)
+    if session is not None:
+        found = [_stated(output.type) for output in session.get_outputs()]
+        if not any(dtype in _CARRIERS for dtype in found):
+            return session, [None] * len(found)
+    found = _inferred(node, given, names, version)
+    if any(dtype is None for dtype in found):
+        return None
+    nodes = [node]
+    narrow = [dtype if dtype in _CARRIERS else None for dtype in found]
+    for name, own in given.items():
+        if own in _CARRIERS:
+            cast = onnx.helper.make_node("Cast", [f"{name}w"], [name], to=int(own))
+            if own.name.startswith("FLOAT8"):
+                cast.attribute.append(onnx.helper.make_attribute("saturate", 0))  # keep infinity
+            nodes.insert(0, cast)
+    for i, dtype in enumerate(narrow):
+        if dtype is not None:
+            carrier = int(_CARRIERS[dtype])
+            nodes.append(onnx.helper.make_node("Cast", [names[i]], [f"{names[i]}w"], to=carrier))
+    session = _session(
+        nodes,
+        {
+            f"{name}w" if dtype in _CARRIERS else name: _CARRIERS.get(dtype, dtype)
+            for name, dtype in given.items()
+        },
+        [name if dtype is None else f"{name}w" for name, dtype in zip(names, narrow, strict=True)],
+        version,
+    )
+    return None if session is None else (_Renamed(session, given), narrow)
+
+
+class _Renamed:
+    """A session whose inputs of narrow types have other names."""
+
+    def __init__(self, session: Any, given: dict[str, ir.DataType]) -> None:
+        self._session = session
+        self._names = {n: f"{n}w" if dtype in _CARRIERS else n for n, dtype in given.items()}
+
+    def run(self, outputs: None, feeds: dict[str, Array]) -> list[Any]:
+        """As onnxruntime's own sessions."""
+        found: list[Any] = self._session.run(
+            outputs, {self._names[name]: array for name, array in feeds.items()}
+        )
+        return found
+
+
+def _session(
+    nodes: list[onnx.NodeProto],
+    given: dict[str, ir.DataType],
+    names: Sequence[str],
+    version: int,
+) -> Any:
+    """A session of nodes in onnxruntime as they are; None where it refuses them."""
+    ort = _onnxruntime()
+    model = _model(nodes, list(given), names, version)
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = int(given[value.name])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # What is computed once leaves no memory behind.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    try:
+        return ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception:  # onnxruntime's exceptions have no common base of their own
+        return None
+
+
+def _stated(text: str) -> ir.DataType | None:
+    """The type that onnxruntime's `tensor(bfloat16)` means, where it is a narrow one."""
+    inner = text.removeprefix("tensor(").removesuffix(")")
+    return next((dtype for dtype in _CARRIERS if dtype.name.lower() == inner), None)
+
+
+def _inferred(
+    node: onnx.NodeProto, given: dict[str, ir.DataType], names: Sequence[str], version: int
+) -> list[ir.DataType | None]:
+    """The types of a node's outputs."""
+    model = _model([node], list(given), names, version)
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = int(given[value.name])
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # a node that contradicts itself
+        return [None]
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.output}
+    return [ir.DataType(types[name]) if types.get(name) else None for name in names]
+
+
+def _model(
+    nodes: list[onnx.NodeProto], given: Sequence[str], names: Sequence[str], version: int
+) -> onnx.ModelProto:
+    """Nodes as a model of untyped values."""
+    inputs, outputs = (
+        [onnx.helper.make_empty_tensor_value_info(name) for name in group]
+        for group in (given, names)
+    )
+    graph = onnx.helper.make_graph(nodes, "constant", inputs, outputs)
+    opset = onnx.helper.make_opsetid("", version)
+    form = _NARROW_IR if version > _FAMILIAR else 8
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=form)

@@ -1,0 +1,479 @@
+"""What is known about the values of a model before it runs: shapes and constants."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.budget import Budget
+from onnx_expand.graph.constants import evaluate
+from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.shapes import BODY, MADE_UP, Dim, Inference, default_opset
+from onnx_expand.graph.tensors import read_tensor
+from onnx_expand.graph.writable import Dialect, Writable
+from onnx_expand.model import DESCRIBED
+
+__all__ = ["Facts", "Shape", "stated_constant"]
+
+Shape = tuple[int | None, ...]
+
+# Numbers from here down stand for extents that are not static: no graph computes with such.
+_UNKNOWN = -(1 << 62)
+_NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
+# Each round of inference gets past at least one more computed shape.
+_ROUNDS = 16
+_BLOCK = 1 << 24  # bytes that are read at a time
+
+
+class Facts:
+    """Shapes, constants and opset of one model.
+
+    The model is not changed by asking: inferred shapes are kept here.
+
+    Args:
+        model: The model that questions will be about. Values that a pass adds later carry their
+            shapes themselves.
+        one_sample: Take a symbolic batch, the first axis of an input, as one.
+        budget: What may be spent on constants, where other models share it.
+
+    Attributes:
+        has_overridable: Whether there are initializers that callers may replace.
+    """
+
+    def __init__(
+        self, model: ir.Model, *, one_sample: bool = False, budget: Budget | None = None
+    ) -> None:
+        self.opset = default_opset(model.graph.opset_imports)
+        self.has_overridable = any(
+            value.is_graph_input() for g in model.graphs() for value in g.initializers.values()
+        )
+        self.budget = Budget(_stored(model)) if budget is None else budget
+        self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
+        self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
+        self._unknowns: dict[Hashable, int] = {}
+        self._marked: dict[int, Hashable] = {}
+        # What the model says of these is not what they are.
+        self._described = {value for graph in model.graphs() for value in _values(graph)}
+        is_body = bool(model.meta.get(BODY))
+        inference = Inference(model, one_sample=one_sample, is_body=is_body)
+        self._inferred, self._dtypes = inference.dims, inference.dtypes
+        self._spelled = inference.spelled
+        inference.run()
+        for _ in range(_ROUNDS):
+            stated = inference.resolve(self.extents, self.extents_in)
+            if not inference.fill_in(self._number) and not stated:
+                break
+            # More shapes, hence more constants.
+            self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
+            self._partial.clear()
+            inference.run()
+        self._dialect = Dialect(self.opset, self._held(model))
+
+    def _held(self, model: ir.Model) -> dict[ir.DataType, set[str]]:
+        """The default ops among a model's nodes, by the type that they compute."""
+        held: dict[ir.DataType, set[str]] = {}
+        for graph in model.graphs():
+            for node in graph:
+                dtype = self.dtype(node.outputs[0]) if node.outputs and not node.domain else None
+                if dtype is not None:
+                    held.setdefault(dtype, set()).add(node.op_type)
+        return held
+
+    def writable(self, dtype: ir.DataType | None) -> Writable:
+        """Which ops may be written into the model for numbers of a type."""
+        return self._dialect.of(dtype)
+
+    def _number(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        return read_tensor(self.tensor(value)) if self.is_constant(value) else None
+
+    def shape(self, value: ir.Value | None) -> Shape | None:
+        """The extents of a value, None for one that is not static; None if the rank is unknown."""
+        dims = self.named_shape(value)
+        return None if dims is None else tuple(d if isinstance(d, int) else None for d in dims)
+
+    def named_shape(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
+        """As `shape`, with the names of extents that are not static but have one."""
+        if value is None:
+            return None
+        if value.const_value is not None and not value.is_graph_input():
+            return self._extents_of(value.const_value)
+        known = self._inferred.get(value)
+        return _plain(value.shape) if known is None and value not in self._described else known
+
+    def state(self, value: ir.Value, dims: Sequence[Hashable]) -> None:
+        """Let a new value have extents, static ones and such as `extents` gives of others.
+
+        What the value says of itself are the names that the model has.
+        """
+        known = tuple(d if isinstance(d, int | str) else None for d in dims)
+        self._inferred[value] = known
+        value.shape = ir.Shape([self._spelled.get(str(d), d) for d in known])
+
+    def settle(self, model: ir.Model) -> None:
+        """Correct what a model that was rewritten says of its inner values where it is refuted.
+
+        A runtime that is told so may plan for it, and nodes that are gone may have kept it from
+        that.
+        """
+        outputs = set(model.graph.outputs)
+        for graph in model.graphs():
+            inputs = () if graph is model.graph else graph.inputs
+            for value in (*inputs, *(out for node in graph for out in node.outputs)):
+                known = self._inferred.get(value)
+                if known is not None and value not in outputs and _is_refuted(value, known):
+                    self.state(value, known)
+                    value.meta.pop(DESCRIBED, None)
+
+    def extents(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
+        """As `shape`, with something for each extent that is not static which stands for it.
+
+        Equal extents may have different stand-ins, but different ones never have the same.
+        """
+        dims = self.named_shape(value)
+        if dims is None:
+            return None
+        return tuple((value, i) if d is None else d for i, d in enumerate(dims))
+
+    def extents_in(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
+        """The extents that the numbers of a value are, None where they are not known."""
+        if value is None:
+            return None
+        known = self.is_constant(value)
+        array = read_tensor(self.tensor(value)) if known else self._partial.get(value)
+        if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
+            return None
+        return tuple(self._marked.get(int(number), int(number)) for number in array)
+
+    def transfer(self, old: ir.Value, new: ir.Value) -> None:
+        """Let a value that takes another's place keep what is known about it, and no more."""
+        if old in self._described:
+            self._described.add(new)
+        if old in self._inferred:
+            self._inferred[new] = self._inferred[old]
+        if old in self._dtypes:
+            self._dtypes[new] = self._dtypes[old]
+
+    def note_rank(self, value: ir.Value, rank: int) -> None:
+        """Remember the rank that an op's definition gives to a value of unknown shape."""
+        if value not in self._inferred and self.shape(value) is None:
+            self._inferred[value] = (None,) * rank
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The type of a value's numbers, if known."""
+        if value.const_value is not None and not value.is_graph_input():
+            return value.const_value.dtype
+        return self._dtypes.get(value, value.dtype)
+
+    def rank(self, value: ir.Value | None) -> int | None:
+        """The number of axes of a value, if known."""
+        shape = self.shape(value)
+        return None if shape is None else len(shape)
+
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol:
+        """The constant that a value is.
+
+        Raises:
+            RefusedError: It is computed while the model runs, or a caller may replace it.
+        """
+        if value.is_initializer() and value.const_value is not None:
+            if value.is_graph_input():
+                raise RefusedError(
+                    Refusal(
+                        Reason.OVERRIDABLE,
+                        f"'{value.name}' is also a graph input, so that a caller may replace it",
+                        hint="if no caller does, give --assume-constant-initializers",
+                    )
+                )
+            return value.const_value
+        tensor = None if value.is_graph_input() else self._computed(value)
+        if tensor is None:
+            raise RefusedError(
+                Refusal(Reason.DYNAMIC, f"'{value.name}' is computed while the model runs")
+            )
+        return tensor
+
+    def _computed(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant that nodes compute, None if what they compute is none."""
+        pending = [value]
+        while pending:
+            current = pending[-1]
+            missing = self._missing(current)
+            if missing:
+                pending += missing
+                continue
+            if current not in self._known:
+                self._evaluate(current)
+            pending.pop()
+        return self._known[value]
+
+    def _missing(self, value: ir.Value) -> list[ir.Value]:
+        """Inputs of a value's node that have to be looked at first."""
+        node = value.producer()
+        if value in self._known or node is None or not _is_pure(node):
+            return []
+        if node.op_type in {"Shape", "Size"}:
+            return []
+        inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        return [
+            v
+            for v in inputs
+            if v is not None and v not in self._known and v.producer() is not None
+        ]
+
+    def _evaluate(self, value: ir.Value) -> None:
+        self._known[value] = None
+        node = value.producer()
+        if node is None or value.is_graph_input():
+            return
+        if node.op_type == "Constant" and node.domain == "":
+            self._known[value] = stated_constant(value)
+            return
+        if self._evaluate_extents(node):
+            return
+        arrays = self._operands(node) if _is_pure(node) else None
+        if arrays is None:
+            return
+        results = evaluate(node, arrays, self.opset, self.budget)
+        if results is None:
+            return
+        for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
+            self._known[output] = ir.Tensor(np.asarray(array), name=output.name)
+
+    def _evaluate_extents(self, node: ir.Node) -> bool:
+        """Follow extents through a node that only moves them; whether that was all to do."""
+        if node.domain or not node.outputs:
+            return False
+        if node.op_type == "Shape":
+            dims = self.named_shape(node.inputs[0])
+            if dims is None or all(isinstance(d, int) for d in dims):
+                return False
+            marks = [self._mark(d, node.inputs[0], i) for i, d in enumerate(dims)]
+            start = int_of(node, "start", self.opset)
+            end = int_of(node, "end", self.opset, len(dims))
+            self._note(node.outputs[0], np.array(marks[start:end], np.int64))
+            return True
+        moves = Trait.MOVES in op_of(node).traits
+        if not moves or not any(v in self._partial for v in node.inputs):
+            return False
+        arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
+        if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
+            return True
+        if node.op_type != "Concat" and any(v in self._partial for v in node.inputs[1:]):
+            return True  # where to move numbers, not numbers to move
+        results = evaluate(node, arrays, self.opset, self.budget)
+        outputs = [out for out in node.outputs if out.name]
+        for output, array in zip(outputs, results or (), strict=False):
+            self._note(output, np.asarray(array))
+        return True
+
+    def _partial_array(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        if value in self._partial:
+            return self._partial[value]
+        return read_tensor(self.tensor(value)) if self.is_constant(value) else None
+
+    def _note(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
+        if array.dtype != np.int64:
+            return
+        if np.any(array <= _UNKNOWN):
+            self._known[value], self._partial[value] = None, array
+        else:
+            self._known[value] = ir.Tensor(array, name=value.name)
+
+    def _mark(self, dim: Dim, value: ir.Value | None, axis: int) -> int:
+        """The number that stands for an extent while it is moved about."""
+        if isinstance(dim, int):
+            return dim
+        key = dim if dim is not None else (value, axis)
+        mark = self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
+        self._marked[mark] = key
+        return mark
+
+    def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
+        """The constants that a node reads, None if one of its inputs is none."""
+        if node.op_type in {"Shape", "Size"}:
+            shape = self.shape(node.inputs[0])
+            static = shape is not None and None not in shape
+            # Only the extents matter: a view of one number has them without the memory.
+            return [np.broadcast_to(np.zeros(()), shape)] if static else None  # type: ignore[arg-type]
+        arrays: list[npt.NDArray[Any] | None] = []
+        for index, value in enumerate(node.inputs):
+            if value is not None and node.op_type == "CastLike" and index == 1:
+                dtype = self.dtype(value)
+                if dtype is None:
+                    return None
+                arrays.append(np.zeros((), dtype.numpy()))
+            elif value is None:
+                arrays.append(None)
+            elif value.producer() is None:
+                is_fixed = value.const_value is not None and not value.is_graph_input()
+                if value.const_value is None or not is_fixed:
+                    return None
+                arrays.append(read_tensor(value.const_value))
+            else:
+                tensor = self._known.get(value)
+                if tensor is None:
+                    return None
+                arrays.append(read_tensor(tensor))
+        return arrays
+
+    def dims(self, value: ir.Value) -> tuple[int, ...]:
+        """The shape of the constant that a value is.
+
+        Raises:
+            RefusedError: As `tensor`.
+        """
+        return self._extents_of(self.tensor(value))
+
+    def _extents_of(self, tensor: ir.TensorProtocol) -> tuple[int, ...]:
+        # Some tensors make their shape anew each time they are asked.
+        known = self._extents.get(id(tensor))
+        if known is None or known[0] is not tensor:
+            known = tensor, tuple(d for d in tensor.shape if isinstance(d, int))
+            self._extents[id(tensor)] = known
+        return known[1]
+
+    def readers(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that read a value's numbers, one entry for each use.
+
+        A Shape of which only static extents are used does not, nor a CastLike that takes the type
+        only.
+        """
+        return [use.node for use in value.uses() if not self.is_fixed(use.node)]
+
+    def is_fixed(self, node: ir.Node) -> bool:
+        """Whether all that comes of a node is constant although what it reads is none."""
+        return self.fixed_values(node) is not None
+
+    def fixed_values(self, node: ir.Node) -> list[ir.Value] | None:
+        """The constants that come of a node which reads none; None if anything else does."""
+        if node.domain or node.op_type not in {"Shape", "Size", "CastLike"}:
+            return None
+        found: list[ir.Value] = []
+        pending = list(node.outputs)
+        while pending:
+            value = pending.pop()
+            if self.is_constant(value):
+                found.append(value)
+            elif value in self._partial and not value.is_graph_output():
+                pending += [out for user in value.consumers() for out in user.outputs]
+            else:
+                return None
+        return found
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Whether `tensor` has an answer."""
+        if value is None:
+            return False
+        if value.is_graph_input():
+            return False
+        if value.is_initializer() and value.const_value is not None:
+            return True
+        return self._computed(value) is not None
+
+    def array(self, value: ir.Value) -> npt.NDArray[np.float64]:
+        """The constant that a value is, in float64.
+
+        Raises:
+            RefusedError: It is no constant, or holds NaN or infinity, or other than real numbers.
+        """
+        tensor = self.tensor(value)
+        if tensor.dtype in _NOT_REAL:
+            message = f"'{value.name}' holds {tensor.dtype.name.lower()}, no real numbers"
+            raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= _BLOCK:
+            array = _read(tensor)
+        else:
+            array = np.asarray(read_tensor(tensor), dtype=np.float64)
+            if tensor.dtype == ir.DataType.DOUBLE:
+                array = array.view()
+                array.flags.writeable = False  # it is the tensor's own memory
+        # A sum is finite only if all of its terms are, and takes no memory.
+        with np.errstate(all="ignore"):
+            is_finite = np.isfinite(array.sum()) or np.all(np.isfinite(array))
+        if not is_finite:
+            raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
+        return array
+
+
+def _read(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
+    """The numbers of a large tensor, without its file in memory besides."""
+    shape, dtype = tensor.shape.numpy(), np.dtype(tensor.dtype.numpy())
+    size = int(np.prod(shape))
+    if tensor.dtype.bitwidth < 8:
+        return np.asarray(read_tensor(tensor), dtype=np.float64)
+    array = np.empty(size, dtype=np.float64)
+    step = _BLOCK // dtype.itemsize
+    with open(tensor.path, "rb") as stream:
+        stream.seek(tensor.offset or 0)
+        for start in range(0, size, step):
+            count = min(step, size - start)
+            block = np.frombuffer(stream.read(count * dtype.itemsize), dtype=dtype)
+            array[start : start + count] = block
+    return array.reshape(shape)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values of one graph."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _stored(model: ir.Model) -> int:
+    """Bytes of the constants that a model stores."""
+    total = 0
+    for graph in model.graphs():
+        stored = [value.const_value for value in graph.initializers.values()]
+        stored += [
+            attribute.value
+            for node in graph
+            if node.op_type == "Constant"
+            for attribute in node.attributes.values()
+            if attribute.type == ir.AttributeType.TENSOR
+        ]
+        total += sum(tensor.nbytes for tensor in stored if tensor is not None)
+    return total
+
+
+def _is_pure(node: ir.Node) -> bool:
+    return Trait.PURE in op_of(node).traits
+
+
+def stated_constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor that a Constant node holds; None for a value of another kind."""
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref() or attribute.name in {"value_string", "value_strings", "sparse_value"}:
+        return None
+    if attribute.type == ir.AttributeType.TENSOR:
+        return attribute.as_tensor()  # onnx-ir's own way would give the attribute's tensor a name
+    return ir.convenience.get_const_tensor(value)
+
+
+def _is_refuted(value: ir.Value, known: tuple[Dim, ...]) -> bool:
+    """Whether the shape that a value says it has cannot be its own."""
+    if value.shape is None:
+        return False
+    return len(value.shape) != len(known) or any(map(_differ, value.shape, known))
+
+
+def _differ(claimed: int | ir.SymbolicDim, known: Dim) -> bool:
+    """Whether an extent that is claimed is static and another one than is known."""
+    if not isinstance(claimed, int) or known is None:
+        return False
+    return known != claimed if isinstance(known, int) else not known.startswith(MADE_UP)
+
+
+def _plain(shape: ir.Shape | None) -> Shape | None:
+    """The static extents that a new value says of itself."""
+    return None if shape is None else tuple(d if isinstance(d, int) else None for d in shape)

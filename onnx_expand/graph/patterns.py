@@ -1,0 +1,264 @@
+"""Composite patterns: nodes that compute one non-linear function together.
+
+Exporters spell GELU, layer normalization and their kin with a dozen elementary nodes, and runtimes
+fuse these into one. A fusion looks for every node and every constant of the spelling, so that none
+of them may move: half of a GELU in the next weight saves one pass over the numbers and costs five.
+
+`PATTERNS` is the table. Tests hold it against the fusions of the installed onnxruntime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_expand.errors import Reason, Refusal
+from onnx_expand.graph.expressions import (
+    Apply,
+    Constant,
+    Either,
+    Expression,
+    Value,
+    apply,
+    matches,
+)
+from onnx_expand.graph.facts import Facts
+
+__all__ = ["PATTERNS", "Composite", "Composites", "Pattern"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A function and how it is spelled.
+
+    Attributes:
+        name: What messages call it.
+        spelling: Its spellings.
+        fused: Those that onnxruntime fuses; None where there is nothing to choose.
+    """
+
+    name: str
+    spelling: Expression
+    fused: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Nodes of a graph that match a pattern.
+
+    Attributes:
+        pattern: The pattern.
+        nodes: The nodes; the first computes the result.
+        values: What the names of the pattern stand for.
+    """
+
+    pattern: Pattern
+    nodes: tuple[ir.Node, ...]
+    values: Mapping[str, ir.Value]
+
+    @property
+    def refusal(self) -> Refusal:
+        """Why its nodes stay as they are."""
+        message = f"the node is part of a {self.pattern.name}, which runtimes fuse into one"
+        return Refusal(Reason.PATTERN, message, hint="fold with the policy always")
+
+
+# -- The table --------------------------------------------------------------------------------
+
+_X, _SCALE, _SHIFT, _FACTOR, _EPSILON = (
+    Value("x"),
+    *map(Constant, ("scale", "shift", "factor", "epsilon")),
+)
+
+
+def _gated(gate: Expression) -> Expression:
+    """Half of x times one and a gate."""
+    one, x = gate + 1, _X
+    return Either(
+        (
+            *((x * 0.5) * one, x * (one * 0.5), (x * one) * 0.5),
+            *((x / 2) * one, x * (one / 2), (x * one) / 2),
+            x * (gate * 0.5 + 0.5),
+        )
+    )
+
+
+def _erf_gelu() -> Expression:
+    return _gated(apply("Erf", _X / math.sqrt(2) | _X * math.sqrt(0.5)))
+
+
+def _tanh_gelu() -> Expression:
+    x, outer, inner = _X, math.sqrt(2 / math.pi), 0.044715
+    square = x * x | x**2
+    cube = x**3 | square * x
+    plus = x + (cube * inner | x * (square * inner) | (x * inner) * square)
+    one = (x * inner) * x + 1 | square * inner + 1
+    arguments = Either(
+        (
+            plus * outer,
+            (x * outer) * one,
+            x * (one * outer),
+            x * (square * (outer * inner) + outer),
+        )
+    )
+    return _gated(apply("Tanh", arguments))
+
+
+def _fused_gelu() -> Expression:
+    one = apply("Erf", _X / math.sqrt(2)) + 1
+    return Either(((_X * 0.5) * one, (_X * one) * 0.5))
+
+
+def _fused_tanh_gelu() -> Expression:
+    x, outer, inner = _X, math.sqrt(2 / math.pi), 0.044715
+    cubic = (x + x**3 * inner) * outer | (x * outer) * ((x * inner) * x + 1)
+    return (x * 0.5) * (apply("Tanh", cubic) + 1)
+
+
+def _hard_sigmoid() -> Expression:
+    """The number between 0 and 6 that is x + 3, by six; or the same with bounds 0 and 1."""
+    six = apply("Clip", _X + 3, 0, 6)
+    one = apply("Clip", _X * (1 / 6) + 0.5 | _X / 6 + 0.5, 0, 1)
+    return Either((six / 6, six * (1 / 6), one))
+
+
+def _hard_swish() -> Expression:
+    x, six = _X, apply("Clip", _X + 3, 0, 6)
+    sixth = Either(((x * six) / 6, (x * six) * (1 / 6), (x / 6) * six, (x * (1 / 6)) * six))
+    return sixth | x * _hard_sigmoid()
+
+
+def _over_deviation(x: Expression, centred: Expression) -> Expression:
+    """A value by the root of the mean of the squares of something, and a small number."""
+    squares = centred**2 | centred * centred
+    variance = apply("ReduceMean", squares) + _EPSILON
+    root = apply("Sqrt", variance) | variance**0.5
+    inverse = Either((apply("Reciprocal", root), 1 / root, variance**-0.5))
+    return Either((x / root, x * inverse))
+
+
+def _over_root(x: Expression, centred: Expression) -> Expression:
+    """The spellings of `_over_deviation` that are fused."""
+    root = apply("Sqrt", apply("ReduceMean", centred**2) + _EPSILON)
+    return Either((x / root, x * (1 / root)))
+
+
+def _cast(inner: Expression) -> Expression:
+    """Something, or the same in another type: normalizations of halves compute in float."""
+    return inner | apply("Cast", inner)
+
+
+_Quotient = Callable[[Expression, Expression], Expression]
+
+
+def _layer_norm(quotient: _Quotient) -> Expression:
+    centred = _X - apply("ReduceMean", _X)
+    scaled = _cast(quotient(centred, centred)) * _SCALE
+    return Either((scaled + _SHIFT, scaled))
+
+
+def _rms_norm(quotient: _Quotient) -> Expression:
+    return _cast(quotient(_X, _X)) * _SCALE
+
+
+def _attention() -> Expression:
+    """Softmax of divided and masked scores, times values; the mask is one where scores count."""
+    query, key, values, mask = map(Value, ("query", "key", "values", "mask"))
+    scores = apply("MatMul", query, key) / _SCALE + (1 - mask) * _FACTOR
+    return apply("MatMul", apply("Softmax", scores), values)
+
+
+def _swish() -> Expression:
+    return _X * apply("Sigmoid", _X * _FACTOR)
+
+
+def _new_hard_swish() -> Expression:
+    return _X * apply("HardSigmoid", _X)
+
+
+def _relu6() -> Expression:
+    """The number between 0 and 6, as tf2onnx writes it."""
+    positive = Either((apply("Max", _X, 0), apply("Max", 0, _X), apply("Relu", _X)))
+    least = Either((apply("Min", _X, 6), apply("Min", 6, _X)))
+    return Either(
+        (
+            *(apply("Min", positive, 6), apply("Min", 6, positive)),
+            *(apply("Max", least, 0), apply("Max", 0, least), apply("Relu", least)),
+        )
+    )
+
+
+PATTERNS = (
+    Pattern("LayerNormalization", _layer_norm(_over_deviation), _layer_norm(_over_root)),
+    Pattern("RMSNormalization", _rms_norm(_over_deviation), _rms_norm(_over_root)),
+    Pattern("Gelu", _erf_gelu(), _fused_gelu()),
+    Pattern("Gelu (tanh)", _tanh_gelu(), _fused_tanh_gelu()),
+    Pattern("Gelu (sigmoid)", _swish()),
+    Pattern("HardSwish", _hard_swish(), _new_hard_swish()),
+    Pattern("HardSigmoid", _hard_sigmoid()),
+    Pattern("ReLU6", _relu6()),
+    Pattern("attention", _attention()),
+)
+"""The patterns; of two that end at one node the first that matches is taken."""
+
+
+def _ends(expression: Expression) -> Iterator[str]:
+    """The operators that an expression may end with."""
+    if isinstance(expression, Either):
+        for option in expression.options:
+            yield from _ends(option)
+    elif isinstance(expression, Apply):
+        yield expression.op
+
+
+_BY_END = {
+    op: [p for p in PATTERNS if op in set(_ends(p.spelling))]
+    for op in dict.fromkeys(op for p in PATTERNS for op in _ends(p.spelling))
+}
+
+
+# -- Matching ---------------------------------------------------------------------------------
+
+
+class Composites:
+    """The composites of one graph.
+
+    Attributes:
+        found: The composites, the last of the graph first.
+    """
+
+    def __init__(self, graph: ir.Graph, facts: Facts) -> None:
+        self.found: list[Composite] = []
+        self._of: dict[ir.Node, Composite] = {}
+        for node in reversed(graph):
+            if node in self._of or node.domain or len(node.outputs) != 1:
+                continue
+            composite = _composite(node, facts)
+            if composite is not None and not any(n in self._of for n in composite.nodes):
+                self.found.append(composite)
+                self._of.update(dict.fromkeys(composite.nodes, composite))
+
+    def of(self, node: ir.Node) -> Composite | None:
+        """The composite that a node is part of."""
+        return self._of.get(node)
+
+
+def _composite(node: ir.Node, facts: Facts) -> Composite | None:
+    for pattern in _BY_END.get(node.op_type, ()):
+        for match in matches(pattern.spelling, node.outputs[0], facts):
+            if _is_closed(match.nodes, facts):
+                return Composite(pattern, match.nodes, match.values)
+    return None
+
+
+def _is_closed(nodes: tuple[ir.Node, ...], facts: Facts) -> bool:
+    """Whether nothing else reads what the nodes of a match compute in between."""
+    inside = set(nodes)
+    return all(
+        not node.outputs[0].is_graph_output()
+        and all(reader in inside for reader in facts.readers(node.outputs[0]))
+        for node in nodes[1:]
+    )

@@ -1,0 +1,200 @@
+"""What follows backwards: numbers of axes, channels and types that readers of a value demand.
+
+Inference goes with the nodes, and ends at ops that ONNX does not know, at the state of a loop and
+at the inputs of a function. A convolution behind such a value proves how many axes it has, also
+through ops that leave that number as it is, and how many channels of which type: with any other
+the model does not run.
+
+What the nodes of an inner graph demand is proved within it only: it may not be run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+
+import onnx
+
+from onnx_expand.graph.guards import HIDDEN
+from onnx_expand.graph.ops import Trait, ops_with
+
+__all__ = ["prove_channels", "prove_ranks", "prove_types"]
+
+_KEEPING, _BROADCASTING = ops_with(Trait.KEEPS_RANK), ops_with(Trait.BROADCASTS)
+_DOMAINS = {"", HIDDEN}
+_WEIGHTED = {"Conv", "ConvTranspose"}
+_WINDOWED = {"AveragePool", "LpPool", "MaxPool"}
+_NORMALIZING = {"BatchNormalization", "InstanceNormalization"}
+_ONE_TYPE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+# Of the ops that keep the number of axes those that do not keep the type.
+_CONVERTING = {"Cast", "DequantizeLinear", "QuantizeLinear"}
+
+
+def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
+    """The ranks of values of a graph that its nodes prove.
+
+    Args:
+        graph: The graph; the graphs within its nodes are not looked at.
+        known: Ranks that are known, those of values from outside included.
+
+    Returns:
+        The ranks of further values; none where nodes contradict each other.
+    """
+    find = _Classes()
+    for node in graph.node:
+        for one, other in _alike(node):
+            find.join(one, other)
+    ranks: dict[str, int] = {}
+    for node in graph.node:
+        for name in (*node.input, *node.output):
+            find(name)
+    inside = set(find.names)
+    found = [(name, rank) for name, rank in known.items() if name in inside]
+    found += [pair for node in graph.node for pair in _demands(node, known)]
+    mixed = [node for node in graph.node if _is(node, _BROADCASTING) and all(node.input)]
+    for name, rank in found:
+        if ranks.setdefault(find(name), rank) != rank:
+            return {}
+    before, backwards = -1, False
+    while before < len(ranks):  # what one knows, the next may use: once down the graph, once up
+        before = len(ranks) if backwards else before
+        for node in reversed(mixed) if backwards else mixed:
+            for name, rank in _largest(node, find, ranks):
+                if ranks.setdefault(find(name), rank) != rank:
+                    return {}
+        backwards = not backwards
+    proved = {name: ranks[find(name)] for name in find.names if name and find(name) in ranks}
+    return {name: rank for name, rank in proved.items() if name not in known}
+
+
+def prove_channels(
+    graph: onnx.GraphProto, known: Mapping[str, Sequence[int | None]]
+) -> Iterator[tuple[str, int, int]]:
+    """Extents that weights demand of what they map.
+
+    Args:
+        graph: The graph; the graphs within its nodes are not looked at.
+        known: The extents of values whose rank is known, None for one that is not static.
+
+    Yields:
+        A value, an axis of it, and its extent.
+    """
+    for node in graph.node:
+        reads = list(node.input)
+        weight = known.get(reads[1]) if len(reads) > 1 else None
+        if weight is None or None in weight[:2]:
+            continue
+        sizes = [size for size in weight[:2] if size is not None]
+        if _is(node, {"Conv"}) and len(sizes) > 1:
+            yield reads[0], 1, sizes[1] * _ints(node, "group", [1])[0]
+        elif _is(node, {"ConvTranspose"}) or (
+            _is(node, _NORMALIZING) and len(weight) == 1 and _ints(node, "spatial", [1]) == [1]
+        ):
+            yield reads[0], 1, sizes[0]
+        elif _is(node, {"Gemm"}) and len(sizes) > 1:
+            axis = 0 if _ints(node, "transA", [0])[0] else 1
+            yield reads[0], axis, sizes[1 if _ints(node, "transB", [0])[0] else 0]
+
+
+def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
+    """The types of values that are combined with others of a known type, weights say.
+
+    Args:
+        graph: The graph; the graphs within its nodes are not looked at.
+        known: The element types that are known, 0 where one is not.
+    """
+    find = _Classes()
+    for node in graph.node:
+        for one, other in itertools.pairwise(_of_one_type(node)):
+            find.join(one, other)
+    types: dict[str, int] = {}
+    for name in find.names:
+        if known.get(name):
+            types.setdefault(find(name), known[name])
+    names = (name for name in find.names if not known.get(name))
+    return {name: types[find(name)] for name in names if find(name) in types}
+
+
+def _of_one_type(node: onnx.NodeProto) -> list[str]:
+    """Values around a node that have one element type."""
+    ends: list[str] = []
+    if _is(node, _ONE_TYPE | _BROADCASTING - {"Pow", "Where"}):
+        ends = [*node.input, *node.output]
+    elif _is(node, _KEEPING - _CONVERTING):
+        ends = [*node.input[:1], *node.output[:1]]
+    return [name for name in ends if name]
+
+
+class _Classes:
+    """Names in classes, each class known by one of its names."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        above = self._above
+        while above.setdefault(name, name) != name:
+            above[name] = name = above[above[name]]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        """Let two names be of one class."""
+        self._above[self(one)] = self(other)
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        return list(self._above)
+
+
+def _is(node: onnx.NodeProto, ops: Container[str]) -> bool:
+    return node.domain in _DOMAINS and node.op_type in ops
+
+
+def _alike(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
+    """Pairs of values around a node that have as many axes."""
+    ends: list[str] = []
+    reduces = node.domain in _DOMAINS and node.op_type.startswith("Reduce")
+    if _is(node, _KEEPING) or (reduces and _ints(node, "keepdims", [1]) == [1]):
+        ends = [*node.input[:1], *node.output[:1]]
+    elif _is(node, {"Concat"}):
+        ends = [*node.input, *node.output]
+    elif _is(node, {"Split"}):
+        ends = [*node.input[:1], *node.output]
+    ends = [name for name in ends if name]
+    yield from itertools.pairwise(ends)
+
+
+def _demands(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """The ranks that a node's op demands of what it reads."""
+    reads = list(node.input)
+    if _is(node, _WEIGHTED) and len(reads) > 1 and reads[1] in known:
+        yield reads[0], known[reads[1]]
+    elif _is(node, _WINDOWED) and (windows := _ints(node, "kernel_shape", [])):
+        yield reads[0], len(windows) + 2
+    elif _is(node, {"Transpose"}) and (order := _ints(node, "perm", [])):
+        yield reads[0], len(order)
+    elif _is(node, {"DepthToSpace", "SpaceToDepth"}):
+        yield reads[0], 4
+    elif _is(node, {"Gemm"}):
+        yield from ((name, 2) for name in (*reads[:2], *node.output))
+
+
+def _largest(
+    node: onnx.NodeProto, find: Callable[[str], str], ranks: Mapping[str, int]
+) -> Iterator[tuple[str, int]]:
+    """What a broadcast proves: the output has the largest rank of the inputs."""
+    inputs, out = [find(name) for name in node.input], find(node.output[0])
+    unknown = {name for name in inputs if name not in ranks}
+    given = max((ranks[name] for name in inputs if name in ranks), default=0)
+    if not unknown and out not in ranks:
+        yield out, given
+    elif len(unknown) == 1 and ranks.get(out, 0) > given:
+        yield unknown.pop(), ranks[out]
+
+
+def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return list(attribute.ints) or [attribute.i]
+    return default

@@ -1,0 +1,361 @@
+"""Shapes and types of a model's values, by ONNX's own inference.
+
+It starts from the inputs of the graph; what the model says of other values is a claim. It gives
+up where an extent is computed by more than a few ops. What such computations come to is often a
+constant all the same; with the constants filled in, inference gets further.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from onnx_expand.graph.claims import Claims, describe
+from onnx_expand.graph.guards import Slices, defuse
+from onnx_expand.graph.ops import op_of
+from onnx_expand.graph.ranks import prove_channels, prove_ranks, prove_types
+from onnx_expand.graph.tensors import read_tensor
+
+__all__ = ["BODY", "MADE_UP", "Dim", "Inference", "default_opset"]
+
+BODY = "onnx_expand.body"
+"""Says of a model that its graph is the body of a function, whose inputs promise nothing."""
+
+Dim = int | str | None
+"""An extent: static, known by a name, or unknown."""
+
+# Weights above this size tell shape inference nothing, and would be copied for it.
+_SMALL = 1024
+# Below this many bytes a copy of all weights costs less than taking them out.
+_CHEAP = 1 << 25
+
+MADE_UP = "unk__"
+"""How names of extents begin that inference makes up."""
+# How often claims are asked for what inference does not know.
+_OFFERS = 8
+_Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
+_Described = list[tuple[onnx.GraphProto, onnx.ValueInfoProto]]
+_Pairs = Iterator[tuple[ir.Graph, onnx.GraphProto]]
+
+
+def default_opset(imports: Mapping[str, int]) -> int:
+    """The version of ONNX's own operators, whose domain has two spellings; 0 if there is none."""
+    return imports.get("", imports.get("ai.onnx", 0))
+
+
+class Inference:
+    """Shape inference on one model, which stays as it is.
+
+    Args:
+        model: The model.
+        one_sample: Take a symbolic batch, the first axis of an input, as one.
+        usual: Take so many for every other extent of an input that is not static.
+        is_body: The model's graph is the body of a function, whose inputs promise nothing.
+
+    Attributes:
+        dims: The extents of each value whose rank is known. Each extent of an input that is not
+            static has a name of its own.
+        dtypes: The types of values.
+        spelled: What the model calls extents that go by another name here.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        one_sample: bool = False,
+        usual: int | None = None,
+        is_body: bool = False,
+    ) -> None:
+        self.dims: dict[ir.Value, tuple[Dim, ...]] = {}
+        self.dtypes: dict[ir.Value, ir.DataType] = {}
+        self._model = model
+        self._proto, weights = _without_weights(model)
+        if one_sample:
+            _set_batch(self._proto.graph)
+        if usual is not None:
+            _set_extents(self._proto.graph, usual)
+        self._claims = Claims(self._proto, is_body=is_body)
+        self.spelled = self._claims.spelled
+        self._offers = 0
+        for graph, info in weights:
+            graph.value_info.append(info)
+        defuse(self._proto)
+        self._slices = Slices(self._proto)
+        self._filled: set[tuple[ir.Node, int]] = set()
+
+    def _infer(self) -> onnx.ModelProto | None:
+        try:
+            return onnx.shape_inference.infer_shapes(
+                self._proto, strict_mode=False, data_prop=True
+            )
+        except (
+            onnx.checker.ValidationError,
+            onnx.shape_inference.InferenceError,
+            RuntimeError,
+            ValueError,
+        ):
+            return None
+
+    def run(self) -> None:
+        """Infer what can be inferred."""
+        inferred = self._infer()
+        while inferred is not None and self._learn(inferred.graph):
+            inferred = self._infer()
+        described_model = self._proto if inferred is None else inferred
+        for graph, described in _pairs(self._model.graph, described_model.graph):
+            types = _types(described)
+            for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
+                kind = types.get(value.name or "")
+                if kind is None:
+                    continue
+                if kind.elem_type:
+                    self.dtypes[value] = ir.DataType(kind.elem_type)
+                if kind.HasField("shape"):
+                    self.dims[value] = tuple(map(_dim, kind.shape.dim))
+
+    def _learn(self, inferred: onnx.GraphProto) -> bool:
+        """Let inference see more than it did; whether there is any more."""
+        if self._slices.show(inferred):
+            return True
+        self._offers += 1
+        if self._offers > _OFFERS:
+            return False
+        offered = self._claims.offer(inferred)
+        return self._prove(self._proto.graph, inferred, {}) or offered
+
+    def _prove(
+        self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]
+    ) -> bool:
+        """Let a graph, and those within it, say what is proved; whether any of it is new."""
+        types = _types(inferred)
+        known = outer | {
+            name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
+        }
+        found = _state_proved(graph, inferred, types, known)
+        for node, same in zip(graph.node, inferred.node, strict=True):
+            for one, other in zip(node.attribute, same.attribute, strict=True):
+                if one.HasField("g"):
+                    found |= self._prove(one.g, other.g, known)
+        return found
+
+    def fill_in(self, constant: Callable[[ir.Value], npt.NDArray[np.generic] | None]) -> bool:
+        """Give inference the numbers that decide shapes it does not know.
+
+        Args:
+            constant: The constant that a value comes to, None if it is none.
+
+        Returns:
+            Whether there were any new ones.
+        """
+        before = len(self._filled)
+        for graph, described in _pairs(self._model.graph, self._proto.graph):
+            for node, proto in zip(graph, described.node, strict=True):
+                deciding = op_of(node).deciding
+                if not deciding or self._is_known(node):
+                    continue
+                for index in deciding:
+                    value = node.inputs[index] if index < len(node.inputs) else None
+                    producer = None if value is None else value.producer()
+                    if value is None or producer is None or (node, index) in self._filled:
+                        continue
+                    array = None if producer.op_type == "Constant" else constant(value)
+                    if array is not None and array.size <= _SMALL:
+                        self._filled.add((node, index))
+                        proto.input[index] = name = f"{len(self._filled)}:{value.name}"
+                        described.initializer.append(onnx.numpy_helper.from_array(array, name))
+        self._slices.hide()
+        return len(self._filled) > before
+
+    def resolve(self, extents: _Extents, extents_in: _Extents) -> bool:
+        """State the -1 of Reshapes that follow although other extents are not static.
+
+        Args:
+            extents: The extents of a value, with stand-ins for those that are not static.
+            extents_in: Those that the numbers of a value are.
+
+        Returns:
+            Whether there were any new ones.
+        """
+        before = len(self._filled)
+        for graph, described in _pairs(self._model.graph, self._proto.graph):
+            stated: dict[str, onnx.TypeProto] = {}
+            for node in graph:
+                if node.op_type != "Reshape" or node.domain or (node, -1) in self._filled:
+                    continue
+                out = node.outputs[0]
+                if len(node.inputs) < 2 or self._is_known(node) or out.is_graph_output():
+                    continue
+                dims = _reshaped(extents(node.inputs[0]), extents_in(node.inputs[1]))
+                if dims is None:
+                    continue
+                self._filled.add((node, -1))
+                dtype = self.dtypes.get(out)
+                if dtype is not None:
+                    stated[out.name or ""] = _type_of(dtype, dims)
+            describe(described, stated)
+        return len(self._filled) > before
+
+    def _is_known(self, node: ir.Node) -> bool:
+        shapes = (self.dims.get(out) for out in node.outputs)
+        return all(dims is not None and all(isinstance(d, int) for d in dims) for dims in shapes)
+
+
+def _reshaped(
+    data: tuple[Hashable, ...] | None, wanted: tuple[Hashable, ...] | None
+) -> tuple[Hashable, ...] | None:
+    """The extents that a Reshape with one -1 leads to, if what is not static is on both sides."""
+    if data is None or wanted is None or wanted.count(-1) != 1 or 0 in (*data, *wanted):
+        return None
+    rest = [extent for extent in wanted if extent != -1]
+    left, right = (Counter(e for e in side if not isinstance(e, int)) for side in (data, rest))
+    total, given = (math.prod(e for e in side if isinstance(e, int)) for side in (data, rest))
+    if left != right or total % given:
+        return None
+    return tuple(total // given if extent == -1 else extent for extent in wanted)
+
+
+def _type_of(dtype: ir.DataType, dims: tuple[Hashable, ...]) -> onnx.TypeProto:
+    """The type of a value of some extents; names that inference made up mean nothing to it."""
+    named = [
+        d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(MADE_UP)) else None
+        for d in dims
+    ]
+    return onnx.helper.make_tensor_type_proto(int(dtype), named)
+
+
+def _state_proved(
+    graph: onnx.GraphProto,
+    inferred: onnx.GraphProto,
+    types: Mapping[str, onnx.TypeProto.Tensor],
+    ranks: Mapping[str, int],
+) -> bool:
+    """Let a graph say the ranks, channels and types that its nodes prove; whether any are new.
+
+    Args:
+        graph: The graph.
+        inferred: What inference made of it.
+        types: What is known of its values.
+        ranks: Ranks that are known, those of values from outside included.
+    """
+    own = {name for node in graph.node for name in node.output}
+    own |= {info.name for info in graph.input}
+    new: dict[str, onnx.TypeProto.Tensor] = {}
+
+    def stated(name: str) -> onnx.TypeProto.Tensor | None:
+        if name not in own:
+            return None  # it comes from outside
+        if name not in new:
+            new[name] = onnx.TypeProto.Tensor()
+            new[name].CopyFrom(types.get(name, onnx.TypeProto.Tensor()))
+        return new[name]
+
+    known = {name: kind.elem_type for name, kind in types.items()}
+    for name, dtype in prove_types(inferred, known).items():
+        kind = stated(name)
+        if kind is not None and not kind.elem_type:
+            kind.elem_type = dtype
+    for name, rank in prove_ranks(inferred, ranks).items():
+        kind = stated(name)
+        if kind is not None and not kind.HasField("shape"):
+            kind.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))
+    dims = {n: [_static(d) for d in t.shape.dim] for n, t in types.items() if t.HasField("shape")}
+    for name, axis, size in prove_channels(inferred, dims):
+        kind = stated(name)
+        if kind is not None and axis < len(kind.shape.dim):
+            dim = kind.shape.dim[axis]
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size
+    found = {n: kind for n, kind in new.items() if kind.elem_type and kind != types.get(n)}
+    for kind in found.values():
+        for dim in kind.shape.dim:
+            if dim.dim_param.startswith(MADE_UP):
+                dim.ClearField("dim_param")
+    describe(graph, {name: onnx.TypeProto(tensor_type=kind) for name, kind in found.items()})
+    return bool(found)
+
+
+def _static(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    return dim.dim_value if dim.HasField("dim_value") else None
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """What a graph says of its values, its weights among them."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    types = {info.name: info.type.tensor_type for info in infos}
+    for tensor in graph.initializer:
+        kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        types.setdefault(tensor.name, kind.tensor_type)
+    return types
+
+
+def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:
+    """A graph and its proto, then those within its nodes."""
+    yield graph, described
+    for node, same in zip(graph, described.node, strict=True):
+        for attribute in same.attribute:
+            if attribute.HasField("g"):
+                yield from _pairs(node.attributes[attribute.name].as_graph(), attribute.g)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None
+
+
+def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
+    """The model without large initializers, whose numbers tell nothing, and their types."""
+    values = [v for graph in model.graphs() for v in graph.initializers.values()]
+    tensors = [value.const_value for value in values if value.const_value is not None]
+    # What lies in another file is not there for inference.
+    elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    if not elsewhere and sum(t.nbytes for t in tensors if t.size > _SMALL) <= _CHEAP:
+        return ir.serde.serialize_model(model), []
+    twin = model.clone()
+    large: list[tuple[ir.Graph, onnx.ValueInfoProto]] = []
+    for graph in twin.graphs():
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if tensor.size > _SMALL:
+                extents = [d for d in tensor.shape if isinstance(d, int)]
+                info = onnx.helper.make_tensor_value_info(name, int(tensor.dtype), extents)
+                large.append((graph, info))
+                value.const_value = None
+                del graph.initializers[name]
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(read_tensor(tensor), tensor.dtype, name=tensor.name)
+    proto = ir.serde.serialize_model(twin)
+    described = dict(_pairs(twin.graph, proto.graph))
+    return proto, [(described[graph], info) for graph, info in large]
+
+
+def _set_batch(graph: onnx.GraphProto) -> None:
+    """Let the first axis of every input, where it is symbolic, be one sample."""
+    batches = set()
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            batches.add(dims[0].dim_param)
+            dims[0].dim_value = 1
+    batches.discard("")
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in batches:
+                dim.dim_value = 1
+
+
+def _set_extents(graph: onnx.GraphProto, size: int) -> None:
+    """Let every extent of an input that is not static be of a size."""
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size

@@ -1,0 +1,24 @@
+"""From the algebra to nodes: the forms that hold a map, and how each is written.
+
+A `Template` is the way in which some node wrote its map down: op, attributes, layout, names. A
+result that fits the template of a node it replaces is written just like it; otherwise a fresh
+template is made for the cheapest `Form`.
+"""
+
+from onnx_expand.lower.forms import Form, form_of
+from onnx_expand.lower.numbers import check_numbers, constant, least_channel
+from onnx_expand.lower.templates import Template, node_like
+from onnx_expand.lower.write import Names, Target, lower
+
+__all__ = [
+    "Form",
+    "Names",
+    "Target",
+    "Template",
+    "check_numbers",
+    "constant",
+    "form_of",
+    "least_channel",
+    "lower",
+    "node_like",
+]

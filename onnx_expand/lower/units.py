@@ -1,0 +1,187 @@
+"""The record that expand leaves and fold reads: which nodes replaced which one.
+
+Every node of an expanded unit carries, under one metadata key, the unit's identity, its own place
+in it and the template of the node that the unit replaced. Fold uses the record for names and
+layout only; whether the unit can be contracted is decided by its nodes themselves.
+
+Activations that expand put between the layers of a unit carry a key of their own, so that exactly
+they can be removed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_expand.documents import parse_json
+from onnx_expand.errors import Reason, Refusal
+from onnx_expand.graph.editing import ACTIVATION_KEY, UNIT_KEY
+from onnx_expand.lower.templates import Template
+
+__all__ = [
+    "Member",
+    "activations",
+    "drop_incomplete",
+    "drop_note",
+    "has_note",
+    "is_given_back",
+    "mark",
+    "mark_activation",
+    "nonlinear_units",
+    "note_expanded",
+    "note_folded",
+    "unit_member",
+    "unmark",
+]
+
+_INSERTED = frozenset({"Relu", "PRelu"})
+
+_NOTE = "onnx_expand.expanded"
+_OPEN = "true"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node's place in an expanded unit.
+
+    Attributes:
+        unit: Identifies the unit within the model.
+        index: The node's place, from 0.
+        size: How many nodes the unit has.
+        origin: The record of the node that the unit replaced.
+    """
+
+    unit: str
+    index: int
+    size: int
+    origin: str
+
+    def template(self) -> Template | None:
+        """How the replaced node was written; None if the record is damaged."""
+        try:
+            return Template.from_json(parse_json(self.origin))
+        except ValueError:
+            return None
+
+
+def mark(nodes: Sequence[ir.Node], unit: str, origin: Template) -> None:
+    """Record on nodes, in order, that they replace the node of a template."""
+    for index, node in enumerate(nodes):
+        record = {"unit": unit, "index": index, "size": len(nodes), "origin": origin.to_json()}
+        node.metadata_props[UNIT_KEY] = json.dumps(record, separators=(",", ":"))
+
+
+def unit_member(node: ir.Node) -> Member | None:
+    """A node's place in an expanded unit, None if it is in none."""
+    text = node.metadata_props.get(UNIT_KEY)
+    if text is None:
+        return None
+    try:
+        record = parse_json(text)
+        return Member(
+            str(record["unit"]),
+            int(record["index"]),
+            int(record["size"]),
+            json.dumps(record["origin"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def unmark(node: ir.Node) -> None:
+    """Forget that a node belongs to a unit."""
+    node.metadata_props.pop(UNIT_KEY, None)
+
+
+def drop_incomplete(model: ir.Model) -> bool:
+    """Forget units of which nodes are missing or contradict each other; whether others remain."""
+    members: dict[tuple[ir.Graph, str], list[tuple[ir.Node, Member]]] = {}
+    for graph in model.graphs():
+        for node in graph:
+            member = unit_member(node)
+            if member is not None:
+                members.setdefault((graph, member.unit), []).append((node, member))
+    complete = False
+    for found in members.values():
+        places = sorted(member.index for _, member in found)
+        alike = len({(member.size, member.origin) for _, member in found}) == 1
+        if alike and places == list(range(found[0][1].size)):
+            complete = True
+        else:
+            for node, _ in found:
+                unmark(node)
+    return complete
+
+
+def note_expanded(model: ir.Model) -> None:
+    """Note that a model has expanded units."""
+    model.metadata_props[_NOTE] = _OPEN
+
+
+def note_folded(model: ir.Model) -> None:
+    """Note that a model's nodes are those that expand was given."""
+    model.metadata_props[_NOTE] = _outline(model)
+
+
+def has_note(model: ir.Model) -> bool:
+    """Whether a model went through expand, whatever became of it since."""
+    return _NOTE in model.metadata_props
+
+
+def drop_note(model: ir.Model) -> None:
+    """Forget that a model went through expand."""
+    model.metadata_props.pop(_NOTE, None)
+
+
+def is_given_back(model: ir.Model) -> bool:
+    """Whether fold gave back what expand was given, and no tool changed the nodes since."""
+    return model.metadata_props.get(_NOTE) == _outline(model)
+
+
+def _outline(model: ir.Model) -> str:
+    """What tells a model's nodes from others: their ops, names and links, not their weights."""
+    digest = hashlib.sha256()
+    for graph in model.graphs():
+        for node in graph:
+            names = [[v.name if v is not None else None for v in node.inputs]]
+            names.append([v.name for v in node.outputs])
+            digest.update(json.dumps([node.domain, node.op_type, node.name, names]).encode())
+    return digest.hexdigest()[:16]
+
+
+def mark_activation(node: ir.Node, unit: str) -> None:
+    """Record on a node that expand put it between the layers of a unit."""
+    node.metadata_props[ACTIVATION_KEY] = unit
+
+
+def activations(model: ir.Model) -> list[tuple[ir.Node, str]]:
+    """The activations that expand put between layers, each with its unit."""
+    return [
+        (node, node.metadata_props[ACTIVATION_KEY])
+        for graph in model.graphs()
+        for node in graph
+        if ACTIVATION_KEY in node.metadata_props and node.op_type in _INSERTED and not node.domain
+    ]
+
+
+def nonlinear_units(model: ir.Model) -> list[tuple[list[ir.Node], Refusal]]:
+    """The units that have activations between their layers, and what fold says about them."""
+    units: dict[str, list[ir.Node]] = {}
+    for node, unit in activations(model):
+        units.setdefault(unit, []).append(node)
+    return [
+        (
+            nodes,
+            Refusal(
+                Reason.ACTIVATION,
+                f"{len(nodes)} activations stand between the layers that replaced one",
+                {"activations": len(nodes)},
+                "remove them with expand --strip-nonlinear",
+            ),
+        )
+        for nodes in units.values()
+    ]

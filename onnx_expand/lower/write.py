@@ -1,0 +1,225 @@
+"""From the algebra to nodes: `lower` writes an affine convolution as the ONNX nodes it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.algebra.affine import AffineConv
+from onnx_expand.errors import RefusedError, UsageError
+from onnx_expand.graph.attributes import float_of, int_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.spill import Spill
+from onnx_expand.lift import Axes, conv_geometry, conv_transpose_geometry, swap_channels
+from onnx_expand.lower.forms import Form, from_behind, ops_of
+from onnx_expand.lower.numbers import check_numbers, constant
+from onnx_expand.lower.templates import Template, fresh, node_like
+
+__all__ = ["Names", "Target", "lower"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names for what is written; `lower` makes none up that it is not given."""
+
+    node: str
+    weight: str
+    bias: str
+    add: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a map is written to: its input, the type of its numbers, the names it may use.
+
+    Large constants go to the disk, where there is something to `spill` them to.
+    """
+
+    x: ir.Value
+    dtype: ir.DataType
+    names: Names
+    facts: Facts
+    spill: Spill | None = None
+
+
+def lower(
+    affine: AffineConv,
+    form: Form,
+    axes: Axes | None,
+    target: Target,
+    template: Template | None = None,
+    *,
+    restore: bool = False,
+    judged: bool = False,
+) -> list[ir.Node]:
+    """Write a map as nodes, in order; the last one's first output is the result.
+
+    Constants are new values of the target's type with `const_value` set; the caller names the
+    output and registers the constants as initializers.
+
+    Args:
+        affine: The map.
+        form: What `form_of` answered for it.
+        axes: Its channel axes.
+        target: Where it goes.
+        template: A node to write it like; ignored where the map does not fit it.
+        restore: Whether the template goes before the form.
+        judged: Whether `check_numbers` found nothing wrong.
+
+    Raises:
+        RefusedError: A number does not fit the type.
+    """
+    if not judged:
+        check_numbers(affine, target.dtype)
+    if not restore:
+        shifts = affine.bias is not None and bool(np.any(affine.bias))
+        scales = form is not Form.ELEMENTWISE or bool(np.any(affine.weight != 1))
+        refusal = target.facts.writable(target.dtype).refusal(*ops_of(form, shifts, scales=scales))
+        if refusal is not None:
+            raise RefusedError(refusal)
+    rank = target.facts.rank(target.x)
+    if form is Form.CONV and not affine.rank and rank is not None:
+        affine = affine.at_rank(rank - 2)
+    if template is not None and axes and (restore or _may_follow(template, form, affine)):
+        try:
+            return _WRITERS[template.node.op_type](affine, template, axes, target)
+        except UsageError:
+            pass  # the result has another geometry than the template
+    if form is Form.ELEMENTWISE:
+        return _write_elementwise(affine, axes, rank, target)
+    assert axes is not None
+    template = fresh(form, affine, axes, rank, target.names.node)
+    return _WRITERS[form.value](affine, template, axes, target)
+
+
+def _may_follow(template: Template, form: Form, affine: AffineConv) -> bool:
+    """Whether a form's cost is also that of the template's op: a MatMul is a Gemm without bias."""
+    op = template.node.op_type
+    biased = affine.bias is not None and bool(np.any(affine.bias))
+    return op == form.value or (op == "MatMul" and form is Form.GEMM and not biased)
+
+
+def _write_conv(
+    affine: AffineConv, template: Template, axes: Axes, target: Target
+) -> list[ir.Node]:
+    shape = target.facts.shape(target.x)
+    if axes != (1, 1):
+        raise UsageError("the template maps other axes")
+    try:
+        if template.node.op_type == "ConvTranspose":
+            geometry = conv_transpose_geometry(template.node, template.weight)
+        else:
+            geometry = conv_geometry(template.node, template.weight, shape)
+    except RefusedError as error:
+        raise UsageError(str(error)) from None
+    if geometry.rank != affine.rank:
+        raise UsageError("the template has another rank")
+    fitted = affine.embedded(replace(geometry, bias=affine.geometry.bias))
+    swapped = template.node.op_type == "ConvTranspose"
+    weight = swap_channels(fitted.weight, fitted.group) if swapped else fitted.weight
+    inputs = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
+    if fitted.bias is not None and (np.any(fitted.bias) or template.input_name(2) != ""):
+        inputs.append(constant(fitted.bias, target.names.bias, target.dtype))
+    return [_written(template, inputs, target)]
+
+
+def _write_gemm(
+    affine: AffineConv, template: Template, axes: Axes, target: Target
+) -> list[ir.Node]:
+    node = template.node
+    alpha, beta = float_of(node, "alpha"), float_of(node, "beta")
+    transposed = [int_of(node, "transA"), int_of(node, "transB")]
+    right = template.slot == 0
+    own_axes = (1 - transposed[0], 1) if right else (transposed[1], 0)
+    if own_axes != axes or alpha == 0 or beta == 0:
+        raise UsageError("the template maps other axes, or scales by zero")
+    matrix = _matrix(affine) / alpha
+    weight = matrix.T if right != bool(transposed[1 if right else 0]) else matrix
+    operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
+    inputs = operands if right else operands[::-1]
+    bias = affine.bias
+    is_needed = target.facts.writable(target.dtype).needs("Gemm", 2)
+    if bias is None and is_needed:
+        bias = np.zeros(affine.geometry.out_channels)
+    if bias is not None and (is_needed or np.any(bias) or template.input_name(2) != ""):
+        shape: tuple[int, ...] = (-1,) if right else (-1, 1)
+        if template.bias is not None and np.prod(template.bias) == bias.size:
+            shape = template.bias
+        inputs.append(constant((bias / beta).reshape(shape), target.names.bias, target.dtype))
+    return [_written(template, inputs, target)]
+
+
+def _write_matmul(
+    affine: AffineConv, template: Template, axes: Axes, target: Target
+) -> list[ir.Node]:
+    right = template.slot == 0
+    rank = target.facts.rank(target.x)
+    if axes[0] != axes[1] or from_behind(axes[0], rank) != (-1 if right else -2):
+        raise UsageError("the template maps another axis")
+    matrix = _matrix(affine)
+    weight = matrix.T if right else matrix
+    fits = rank is not None and len(template.weight) <= max(2, rank)
+    if fits and template.weight == (*template.weight[:-2], *weight.shape):
+        weight = weight.reshape(template.weight)
+    operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
+    shift = None
+    if affine.bias is not None and np.any(affine.bias):
+        bias = affine.bias if right else affine.bias.reshape(-1, 1)
+        shift = constant(bias, target.names.bias, target.dtype)
+    node = _written(template, operands if right else operands[::-1], target)
+    return [node] if shift is None else [node, _add(node.outputs[0], shift, target)]
+
+
+_WRITERS = {
+    "Conv": _write_conv,
+    "ConvTranspose": _write_conv,
+    "Gemm": _write_gemm,
+    "MatMul": _write_matmul,
+}
+
+
+def _write_elementwise(
+    affine: AffineConv, axes: Axes | None, rank: int | None, target: Target
+) -> list[ir.Node]:
+    shape: tuple[int, ...] = ()
+    if axes is not None:
+        place = from_behind(axes[1], rank)
+        assert place is not None
+        shape = (-1, *(1,) * (-1 - place))
+    # Constants first: a number that does not fit the type must leave no half-written node.
+    names = target.names
+    factor, shift = affine.weight.reshape(shape), None
+    shifts = affine.bias is not None and bool(np.any(affine.bias))
+    spreads = affine.geometry.in_channels < affine.geometry.out_channels and not shifts
+    scale = None
+    if np.any(factor != 1) or spreads:
+        scale = constant(factor, names.weight, target.dtype)
+    if affine.bias is not None and np.any(affine.bias):
+        shift = constant(affine.bias.reshape(shape), names.bias, target.dtype)
+    nodes = [ir.node("Mul", [target.x, scale], name=names.node)] if scale is not None else []
+    if shift is not None:
+        nodes.append(_add(nodes[-1].outputs[0] if nodes else target.x, shift, target))
+    return nodes or [ir.node("Identity", [target.x], name=names.node)]
+
+
+def _add(value: ir.Value, shift: ir.Value, target: Target) -> ir.Node:
+    return ir.node("Add", [value, shift], name=target.names.add)
+
+
+def _matrix(affine: AffineConv) -> Array:
+    if affine.rank:
+        raise UsageError("a kernel with spatial axes is no matrix")
+    return affine.embedded(replace(affine.geometry, group=1)).weight
+
+
+def _written(template: Template, inputs: Sequence[ir.Value], target: Target) -> ir.Node:
+    """A node like a template's, by the name that is free if that one has a name."""
+    node = node_like(template.node, inputs)
+    node.name = target.names.node if node.name else node.name
+    return node

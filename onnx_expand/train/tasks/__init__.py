@@ -1,6 +1,0 @@
-"""What is learnt: the loss of a step, and the score of the test data."""
-
-from onnx_expand.train.tasks.base import Meter, Task, first_output
-from onnx_expand.train.tasks.choose import choose
-
-__all__ = ["Meter", "Task", "choose", "first_output"]

@@ -1,0 +1,1 @@
+"""Passes and checks joined: verified results, certificates, pipelines, timings."""

@@ -1,0 +1,168 @@
+"""Whether what was made of a model computes the same, found out before it is handed over.
+
+What cannot be compared because the model that was read does not run here is *not checked*. What
+cannot be compared because the model that was made of it does not run is different.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnx_expand.equivalence import Verdict, check
+from onnx_expand.equivalence.ports import with_plain_ports
+from onnx_expand.errors import DifferentError, UnsupportedError
+from onnx_expand.graph.facts import Facts
+from onnx_expand.model import ModelLike
+from onnx_expand.passes.report import Verification
+from onnx_expand.runtimes.base import Tensors
+from onnx_expand.runtimes.ort import OnnxRuntime
+
+__all__ = ["require_equal", "verify", "verify_runs"]
+
+Shapes = Mapping[str, Sequence[int | str]]
+
+_HUGE = 1 << 28  # elements of one tensor: a gigabyte, of which a run holds several
+_LARGE = 1 << 30  # bytes of weights, below which memory is no matter
+_COPIES = 9  # of the weights in memory, beside the model: 8.2 were measured for matrix products
+
+
+def verify(
+    source: ModelLike,
+    result: ir.Model,
+    *,
+    samples: int | None = None,
+    shapes: Shapes | None = None,
+) -> Verification:
+    """Compare what was read with what will be handed over.
+
+    Args:
+        source: What was read.
+        result: What was made of it.
+        samples: Inputs of each kind; 1, and no error where the source does not run, when missing.
+        shapes: Extents of inputs, as `check` takes them.
+
+    Returns:
+        The verdict, or why there is none.
+
+    Raises:
+        UnsupportedError: Samples were asked for, and the source does not run here.
+        UsageError: A shape makes no sense.
+    """
+    obstacle = _too_large(result) if samples is None else ""
+    if obstacle:
+        return Verification(None, f"not checked: {obstacle}")
+    try:
+        verdict = check(source, result, samples=samples or 1, shapes=shapes)
+    except (UnsupportedError, MemoryError) as error:
+        try:
+            check(source, source, shapes=shapes, samples=samples or 1, regions=False)
+        except (UnsupportedError, MemoryError) as own:
+            if samples is not None:
+                raise
+            return Verification(None, f"not checked: {_text(own)}")
+        return _broken(f"A runs, and B does not: {_text(error)}")
+    return Verification(verdict, f"checked: {verdict.summary()}")
+
+
+def verify_runs(source: ir.Model, result: ir.Model, shapes: Shapes | None = None) -> Verification:
+    """See that a model with numbers of its own runs where the model that was read does.
+
+    Args:
+        source: What was read.
+        result: A model of the same inputs and outputs that computes other numbers.
+        shapes: Extents of inputs, as `check` takes them.
+
+    Returns:
+        A verdict only where `result` does not run, or returns tensors of other shapes or types.
+    """
+    obstacle = _too_large(result)
+    if obstacle:
+        return Verification(None, f"not checked: {obstacle}")
+    try:
+        runs = check(source, source, samples=1, shapes=shapes, rtol=0.0, regions=False)
+        session = OnnxRuntime().session(with_plain_ports(source), "A")
+        wanted = {name: _shapes(session.run(feeds)) for name, feeds in runs.inputs.items()}
+    except (UnsupportedError, MemoryError) as error:
+        return Verification(None, f"not checked: {_text(error)}")
+    try:
+        session = OnnxRuntime().session(with_plain_ports(result), "B")
+        found = {name: _shapes(session.run(feeds)) for name, feeds in runs.inputs.items()}
+    except (UnsupportedError, MemoryError) as error:
+        return _broken(f"A runs, and B does not: {_text(error)}")
+    for sample in wanted:
+        if found[sample] != wanted[sample]:
+            text = f"outputs are {found[sample]} in B, {wanted[sample]} in A, on {sample}"
+            return _broken(text)
+    return Verification(None, f"runs as before on {len(wanted)} inputs; its numbers are its own")
+
+
+def _shapes(results: Tensors) -> dict[str, str]:
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in results.items()}
+
+
+def _broken(difference: str) -> Verification:
+    verdict = Verdict(False, (difference,), (), "running", ())
+    return Verification(verdict, f"checked: {verdict.summary()}")
+
+
+def require_equal(found: Verification, label: str) -> Verification:
+    """What was found, unless it is a difference.
+
+    Args:
+        found: What `verify` found.
+        label: What the error says is different.
+
+    Raises:
+        DifferentError: The two models differ.
+    """
+    if found.equal is False:
+        raise DifferentError(f"{label}: {found.verdict.summary()}")
+    return found
+
+
+def _text(error: BaseException) -> str:
+    return f"not enough memory: {error}" if isinstance(error, MemoryError) else str(error)
+
+
+def _too_large(model: ir.Model) -> str:
+    """Why two models are not run: their weights or tensors would take the memory."""
+    size = sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+    name, elements = _largest_tensor(model)
+    if elements > _HUGE:
+        return f"'{name}' has {elements:,} elements; --check 1 runs both models all the same"
+    free = _free_memory()
+    if size <= _LARGE or free is None or size * _COPIES <= free:
+        return ""
+    return (
+        f"{size / 2**30:.1f} GiB of weights in {free / 2**30:.1f} GiB of memory; --check 1 runs "
+        "both models all the same"
+    )
+
+
+def _largest_tensor(model: ir.Model) -> tuple[str, int]:
+    """The largest tensor of known extents that a model computes, a free batch taken as one."""
+    facts, found = Facts(model, one_sample=True), ("", 0)
+    for value in (out for graph in model.graphs() for node in graph for out in node.outputs):
+        shape = facts.shape(value)
+        if shape is not None:
+            size = math.prod(1 if extent is None else extent for extent in shape)
+            found = max(found, (value.name or "", size), key=lambda pair: pair[1])
+    return found
+
+
+def _free_memory() -> int | None:
+    """Bytes that this process may still take; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvail"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None

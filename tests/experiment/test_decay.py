@@ -1,0 +1,112 @@
+"""Decay of the product is decay of the compact layer's weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import onnx_expand  # noqa: E402
+from onnx_expand.errors import UnsupportedError  # noqa: E402
+from onnx_expand.experiment import Dataset, TrainOptions, train  # noqa: E402
+from onnx_expand.experiment.data.samples import ArraySamples  # noqa: E402
+from onnx_expand.experiment.training.decay import Penalty  # noqa: E402
+from onnx_expand.train import to_torch  # noqa: E402
+from tests.support.torch_graphs import images, parse, with_weights  # noqa: E402
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ck": ("Conv<pads=[2, 2, 2, 2]>(x, w)", "ck", {"w": images(4, 4, 5, 5)}),
+    "cl": ("Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(x, w)", "cl", {"w": images(6, 4, 3, 3)}),
+    "dilated": ("Conv<dilations=[2, 1]>(x, w)", "cl", {"w": images(2, 4, 3, 2)}),
+    "depthwise": ("Conv<group=4>(x, w)", "cl", {"w": images(4, 1, 3, 3)}),
+    "grouped": ("Conv<group=2>(x, w)", "cl", {"w": images(6, 2, 3, 3)}),
+}
+
+
+def expanded(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A layer expanded, in doubles so that folding rounds nothing, and what that folds to."""
+    body, strategy, weights = CASES[name]
+    model = parse(f"y = {body}", "(double[n, 4, 12, 12] x) => (double[n, o, a, b] y)")
+    model = with_weights(model, **{k: v.astype(np.float64) for k, v in weights.items()})
+    big = onnx_expand.expand(model, strategy=strategy, rate=2)
+    return big, onnx_expand.fold(big)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_penalty_is_that_of_the_folded_weight(name: str) -> None:
+    """Half its squared norm, times the strength, whatever the geometry."""
+    big, small = expanded(name)
+    module = to_torch(big)
+    options = TrainOptions(weight_decay=0.3, decay="product")
+    penalty = Penalty.of(module, options)
+    assert penalty is not None
+    weight = onnx.numpy_helper.to_array(small.graph.initializer[0])
+    assert float(penalty().detach()) == pytest.approx(0.15 * float((weight**2).sum()), rel=1e-10)
+    assert {id(p) for p in penalty.covered} == {id(p) for p in module.parameters() if p.ndim > 1}
+
+
+def test_fully_connected_chains_are_found() -> None:
+    """Gemm either way round, with a factor, and MatMul; a layer around which its input goes."""
+    model = parse(
+        "a = MatMul(x, u) b = Gemm<alpha=2.0>(a, v) c = Gemm<transB=1>(b, w) r = Relu(c)"
+        "d = MatMul(r, s) e = MatMul(d, t) y = Add(d, e)",
+        "(float[n, 3] x) => (float[n, 4] y)",
+    )
+    model = with_weights(
+        model, u=images(3, 5), v=images(5, 2), w=images(4, 2), s=images(4, 4), t=images(4, 4)
+    )
+    penalty = Penalty.of(to_torch(model), TrainOptions(weight_decay=2.0, decay="product"))
+    assert penalty is not None
+    weights = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
+    product = weights[0] @ weights[1] * 2 @ weights[2].T
+    around = weights[3] @ (np.eye(4) + weights[4])
+    total = float((product**2).sum() + (around**2).sum())
+    assert float(penalty().detach()) == pytest.approx(total, rel=1e-5)
+    assert len(penalty.covered) == 5
+
+
+def test_branches_decay_by_their_sum() -> None:
+    """What RepVGG's branches add up to is what the compact layer decays; biases do not."""
+    model = parse(
+        "a = Conv<pads=[1, 1, 1, 1]>(x, w, b) c = Conv(x, v) y = Sum(a, c, x)",
+        "(float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] y)",
+    )
+    model = with_weights(model, w=images(4, 4, 3, 3), v=images(4, 4, 1, 1), b=images(4))
+    module = to_torch(model)
+    penalty = Penalty.of(module, TrainOptions(weight_decay=2.0, decay="product"))
+    assert penalty is not None
+    w, v = (module.get_parameter(name).detach().numpy() for name in ("w", "v"))
+    w = w.copy()
+    w[:, :, 1, 1] += v[:, :, 0, 0] + np.eye(4)
+    assert float(penalty().detach()) == pytest.approx(float((w**2).sum()), rel=1e-5)
+    assert {id(p) for p in penalty.covered} == {
+        id(module.get_parameter(name)) for name in ("w", "v")
+    }
+
+
+def test_a_step_decays_the_product() -> None:
+    """Where data gives no gradient, a step lowers the product's norm."""
+    big, _ = expanded("cl")
+    flat = parse(
+        "g = GlobalAveragePool(x) y = Flatten(g)", "(double[n, 6, a, b] x) => (double[n, 6] y)"
+    )
+    model = onnx.compose.merge_models(big, flat, io_map=[("y", "x")], prefix2="head.")
+    module = to_torch(model)
+    x, y = np.zeros((20, 4, 12, 12), np.float32), np.arange(20) % 6
+    data = Dataset(ArraySamples(x, y), ArraySamples(x, y), (), "")
+    options = TrainOptions(epochs=1, lr=0.01, batch=10, weight_decay=0.5, decay="product")
+    penalty = Penalty.of(module, options)
+    assert penalty is not None
+    before = penalty().detach()
+    train(module, data, options)
+    assert float(penalty().detach()) < 0.999 * float(before)
+    single = with_weights(
+        parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 4, 12, 12] x) => (float[n, 6] y)"),
+        g=images(576, 6),
+    )
+    with pytest.raises(UnsupportedError, match="no two linear layers in a row"):
+        train(to_torch(single), data, options)

@@ -1,0 +1,159 @@
+"""The policy that measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnx_expand
+from onnx_expand.errors import UsageError
+from onnx_expand.passes import Policy
+from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.stopwatch import Stopwatch
+from tests.support.graphs_text import bn, fold, graph, ops, weights
+from tests.support.random_graphs import random_graph
+
+pytest.importorskip("onnxruntime")
+
+
+def test_the_fastest_partition_is_chosen() -> None:
+    """A narrow layer between wide ones stays where merging takes many times as long."""
+    model = graph(
+        """
+        g (float[N,256,20,20] x) => (float[N,256,20,20] y) {
+            a = Conv(x, v)
+            b = Conv <pads: ints = [1, 1, 1, 1]> (a, w)
+            c = Conv(b, u)
+            y = BatchNormalization(c, n_s, n_b, n_m, n_v)
+        }
+        """,
+        weights(v=(4, 256, 1, 1), w=(4, 4, 3, 3), u=(256, 4, 1, 1)) | bn("n", 256),
+    )
+    folded, report = fold(model, Policy.LATENCY)
+    assert len(ops(folded)) > 1, "one 3x3 from 256 to 256 channels takes far longer"
+    assert report.policy is Policy.LATENCY
+    assert onnx_expand.check(model, folded, samples=1)
+
+
+def test_a_wide_middle_is_merged() -> None:
+    """From 8 to 512 channels and back is slower than 8 to 8, whatever the machine."""
+    model = graph(
+        """
+        g (float[N,8,32,32] x) => (float[N,8,32,32] y) {
+            a = Conv <pads: ints = [1, 1, 1, 1]> (x, v)
+            b = Conv(a, w)
+            c = Add(b, x)
+            y = Relu(c)
+        }
+        """,
+        weights(v=(512, 8, 3, 3), w=(8, 512, 1, 1)),
+    )
+    folded, _ = fold(model, Policy.LATENCY)
+    assert ops(folded) in (["Conv", "Relu"], ["Conv", "Add", "Relu"])
+    assert onnx_expand.check(model, folded, samples=1)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, taken: Mapping[str, float]) -> None:
+    """Let every op take so many nanoseconds, alone and in whole models."""
+
+    def read(self: Stopwatch, nodes: Sequence[ir.Node]) -> int:
+        del self
+        return round(sum(taken.get(node.op_type, 1) for node in nodes))
+
+    def time(self: Contest, models: Mapping[str, ir.Model]) -> Result:
+        del self
+        totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
+        return Result({name: [total] * 9 for name, total in totals.items()}, 0.01)
+
+    monkeypatch.setattr(Stopwatch, "nanoseconds", read)
+    monkeypatch.setattr(Contest, "time", time)
+
+
+def test_what_was_measured_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes stay apart where together they take longer, and merge where they do not."""
+    slow = {"Conv": 100, "BatchNormalization": 10}
+    free = {"Conv": 100, "BatchNormalization": -10}  # as if it sped the layer up
+
+    model = graph(
+        "g (float[N,4,5,5] x) => (float[N,4,5,5] y) "
+        "{ a = Conv(x, v) y = BatchNormalization(a, n_s, n_b, n_m, n_v) }",
+        weights(v=(4, 4, 1, 1)) | bn("n", 4),
+    )
+    for taken, wanted in ((slow, ["Conv"]), (free, ["Conv", "BatchNormalization"])):
+        pretend(monkeypatch, taken)
+        folded, report = fold(model, Policy.LATENCY)
+        assert ops(folded) == wanted
+        assert bool(report.sites) is (taken is slow)
+
+
+def test_where_nothing_is_faster_the_source_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gain within noise is none: the graph stays, and the report says what was measured."""
+    model = graph(
+        "g (float[N,4,5,5] x) => (float[N,4,5,5] y) "
+        "{ a = Conv(x, v) b = Identity(a) c = Relu(b) y = Neg(c) }",
+        weights(v=(4, 4, 1, 1)),
+    )
+    pretend(monkeypatch, {"Conv": 1000, "Identity": 5, "Relu": 100, "Neg": 10})
+    folded, report = fold(model, Policy.LATENCY)
+    assert ops(folded) == ops(model)
+    assert not report.sites
+    (kept,) = report.kept
+    assert "nothing is faster" in kept.refusal.message
+    assert kept.refusal.numbers["ratio"] == pytest.approx(1110 / 1115)
+
+
+def test_each_kind_of_site_has_to_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes the model faster is folded; what does not stays as it was, with the ratio."""
+    model = graph(
+        """
+        g (float[N,4,5,5] x) => (float[N,4,5,5] y) {
+            a = Conv(x, v)
+            b = BatchNormalization(a, n_s, n_b, n_m, n_v)
+            c = Relu(b)
+            d = Conv(c, w)
+            e = Mul(d, s)
+            y = Sigmoid(e)
+        }
+        """,
+        weights(v=(4, 4, 1, 1), w=(4, 4, 1, 1), s=(4, 1, 1)) | bn("n", 4),
+    )
+    pretend(monkeypatch, {"Conv": 100, "BatchNormalization": 50, "Mul": 0})
+    folded, report = fold(model, Policy.LATENCY)
+    assert ops(folded) == ["Conv", "Relu", "Conv", "Mul", "Sigmoid"]
+    (site,) = report.sites
+    assert len(site.nodes) == 2
+    measured = [k for k in report.kept if "measured at" in k.refusal.message]
+    assert [len(k.nodes) for k in measured] == [2]
+    assert measured[0].refusal.numbers["ratio"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_is_never_slower_than_the_default(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Whatever the ops take, the model by this policy takes no longer than the others do."""
+    model = random_graph(seed, length=12)
+    rng = np.random.default_rng(seed)
+    kinds = sorted({node.op_type for node in model.graph.node} | {"Conv", "Gemm", "Add"})
+    taken = {op: float(rng.integers(1, 100)) for op in kinds}
+    pretend(monkeypatch, taken)
+
+    def total(folded: onnx.ModelProto) -> float:
+        return sum(taken.get(node.op_type, 1) for node in folded.graph.node)
+
+    fastest = total(onnx_expand.fold(model, policy="latency"))
+    assert fastest <= total(onnx_expand.fold(model, policy="cheapest")) * 1.01
+    assert fastest <= total(model)
+
+
+def test_it_measures_at_the_sizes_that_are_given() -> None:
+    """The extents of the inputs are those of `shapes`; others are an error."""
+    model = ir.serde.deserialize_model(
+        graph("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { y = Relu(x) }", {})
+    )
+    contest = Contest(model, "cpu", {"x": [2, 4, 9, 7]})
+    assert contest.extents == "2x4x9x7"
+    with pytest.raises(UsageError, match="z"):
+        Contest(model, "cpu", {"z": [2, 4, 9, 7]})

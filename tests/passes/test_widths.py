@@ -1,0 +1,141 @@
+"""Products of one input as one and a Split, and the reverse: the same numbers, either way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnx_expand.graph.editing import Rewriter
+from onnx_expand.graph.facts import Facts
+from onnx_expand.passes import Policy
+from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.widths import Width, resize
+from tests.support.graphs_text import fold, graph, ops, weights
+from tests.support.judge import Source, judge
+
+OPSETS = (7, 11, 13, 18, onnx.defs.onnx_opset_version())
+SIZES: tuple[Mapping[str, int], ...] = ({"N": 1}, {"N": 3})
+WIDTHS = (3, 5, 4)
+
+# By name: the shape of x, the nodes from x to y0, y1, y2, and the shape of the i-th weight.
+FORMS = {
+    "MatMul": ("N,6,8", "y{i} = MatMul(x, w{i})", "8,{n}", None),
+    "MatMul + Add": ("N,6,8", "a{i} = MatMul(x, w{i}) y{i} = Add(b{i}, a{i})", "8,{n}", "{n}"),
+    "Gemm": ("N,8", "y{i} = Gemm(x, w{i}, b{i})", "8,{n}", "{n}"),
+    "Gemm, transB": ("N,8", "y{i} = Gemm <transB = 1> (x, w{i}, b{i})", "{n},8", "{n}"),
+    "Conv 1x1": ("N,8,5,6", "y{i} = Conv(x, w{i})", "{n},8,1,1", None),
+    "Conv 3x3": (
+        "N,8,5,6",
+        "y{i} = Conv <pads = [1, 1, 1, 1], strides = [2, 1]> (x, w{i}, b{i})",
+        "{n},8,3,3",
+        "{n}",
+    ),
+}
+
+
+def model_of(name: str, opset: int, tail: str = "z{i} = Relu(y{i})") -> onnx.ModelProto:
+    """Three products of x, each read by a Relu."""
+    shape, text, weight, bias = FORMS[name]
+    nodes = " ".join(f"{text} {tail}".format(i=i) for i in range(3))
+    shapes = {}
+    for i, n in enumerate(WIDTHS):
+        shapes[f"w{i}"] = tuple(map(int, weight.format(n=n).split(",")))
+        if bias is not None:
+            shapes[f"b{i}"] = (n,)
+    letters = ",".join("ABCD"[: len(shape.split(","))])
+    outputs = ", ".join(f"float[{letters}] z{i}".replace("A", f"A{i}") for i in range(3))
+    return graph(
+        f"g (float[{shape}] x) => ({outputs}) {{ {nodes} }}", weights(0, **shapes), opset=opset
+    )
+
+
+def resized(model: onnx.ModelProto, width: Width) -> tuple[onnx.ModelProto, int]:
+    """A model with other products, and how many sites there were."""
+    held = ir.serde.deserialize_model(model)
+    rewriter = Rewriter(held)
+    count = len(list(resize(held.graph, Facts(held), rewriter, width)))
+    rewriter.finish()
+    return ir.serde.serialize_model(held), count
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("name", FORMS)
+def test_one_wide_product_computes_the_same_and_back(name: str, opset: int) -> None:
+    """Products become one, numbers stay; cut again, the ops are those that were there."""
+    model = model_of(name, opset)
+    wide, count = resized(model, Width.WIDER)
+    assert count == 1
+    op = FORMS[name][1].split(" = ")[1].split("(")[0].split(" ")[0]
+    assert ops(wide).count(op) == 1
+    assert ops(wide).count("Split") == 1
+    source = Source(model, SIZES)
+    assert judge(source, wide) == []
+    back, count = resized(wide, Width.NARROWER)
+    assert count == 1
+    assert sorted(ops(back)) == sorted(ops(model))
+    assert judge(source, back) == []
+    for once, what in ((wide, Width.WIDER), (back, Width.NARROWER)):
+        assert resized(once, what)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        # Another value, other attributes, other forms, groups: no one product computes these.
+        ("y0 = MatMul(x, w) y1 = MatMul(y0, v)", {"w": (8, 8), "v": (8, 4)}),
+        ("y0 = Gemm(x, w) y1 = Gemm <alpha = 2.0> (x, v)", {"w": (8, 8), "v": (8, 4)}),
+        ("y0 = Gemm(x, w) y1 = Gemm <transB = 1> (x, v)", {"w": (8, 8), "v": (4, 8)}),
+        (
+            "y0 = MatMul(x, w) a = MatMul(x, v) y1 = Add(a, b)",
+            {"w": (8, 8), "v": (8, 4), "b": (4,)},
+        ),
+        (
+            "y0 = Gemm(x, w, b) y1 = Gemm(x, v, c)",
+            {"w": (8, 8), "v": (8, 4), "b": (1,), "c": (4,)},
+        ),
+        # A weight that is read twice would be stored twice.
+        ("y0 = MatMul(x, w) y1 = MatMul(x, w)", {"w": (8, 8)}),
+    ],
+)
+def test_other_products_stay(text: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """What is not the same product of the same value stays apart."""
+    model = graph(
+        f"g (float[N,8] x) => (float[N,P] y0, float[N,Q] y1) {{ {text} }}", weights(0, **shapes)
+    )
+    assert resized(model, Width.WIDER)[1] == 0
+
+
+def test_what_else_reads_a_wide_product_keeps_it() -> None:
+    """A wide value that something besides its Split reads is not cut."""
+    model = graph(
+        "g (float[N,8] x) => (float[N,4] y0, float[N,8] y1) { a = MatMul(x, w) "
+        "y0, b = Split <axis = 1, num_outputs = 2> (a) y1 = Relu(a) }",
+        weights(w=(8, 8)),
+        opset=18,
+    )
+    assert resized(model, Width.NARROWER)[1] == 0
+
+
+@pytest.mark.parametrize(("product", "split", "wide"), [(100, 10, True), (1, 500, False)])
+def test_what_is_measured_decides(
+    monkeypatch: pytest.MonkeyPatch, product: int, split: int, wide: bool
+) -> None:
+    """The policy that measures takes one wide product where that is faster, and no other does."""
+
+    def time(self: Contest, models: Mapping[str, ir.Model]) -> Result:
+        del self
+        taken = {"MatMul": product, "Split": split}
+        totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
+        return Result({name: [total] * 9 for name, total in totals.items()}, 0.01)
+
+    monkeypatch.setattr(Contest, "time", time)
+    model = model_of("MatMul", 17)
+    found = ops(fold(model, Policy.LATENCY)[0])
+    assert found.count("MatMul") == (1 if wide else 3)
+    assert ops(fold(model, Policy.CHEAPEST)[0]).count("MatMul") == 3
+    narrow, _ = resized(model, Width.WIDER)
+    found = ops(fold(narrow, Policy.LATENCY)[0])
+    assert found.count("MatMul") == (1 if wide else 3)

@@ -1,0 +1,71 @@
+"""Draw the imports into the documentation.
+
+`python -m tests.support.architecture docs/architecture.md`
+
+Between the two marks of the file stands a Mermaid picture: a box for each part of the package,
+with its lines, and an arrow from a part to each that it imports, unless a longer way shows that.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import grimp
+
+__all__ = ["picture", "updated"]
+
+ROOT = Path(__file__).parents[2]
+FIRST, LAST = "<!-- imports: made by tests/support/architecture.py -->", "<!-- end of imports -->"
+
+
+def picture() -> str:
+    """The imports of the package as a Mermaid flowchart."""
+    graph = grimp.build_graph("onnx_expand", include_external_packages=False)
+    parts = sorted(
+        part.removeprefix("onnx_expand.") for part in graph.find_children("onnx_expand")
+    )
+    needed: dict[str, set[str]] = {part: set() for part in parts}
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            a, b = _part(module), _part(imported)
+            if a and b and a != b:
+                needed[a].add(b)
+    lines = ["flowchart TD"]
+    lines += [f'  {part}["{part}<br><small>{_lines(part):,} lines</small>"]' for part in parts]
+    lines += [f"  {a} --> {b}" for a in parts for b in sorted(_direct(a, needed))]
+    return "\n".join(lines)
+
+
+def _part(module: str) -> str:
+    return module.removeprefix("onnx_expand").removeprefix(".").partition(".")[0]
+
+
+def _lines(part: str) -> int:
+    place = ROOT / "onnx_expand" / part
+    files = [place.with_suffix(".py")] if not place.is_dir() else place.rglob("*.py")
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+
+
+def _direct(part: str, needed: dict[str, set[str]]) -> set[str]:
+    """What a part imports that nothing else that it imports leads to."""
+    behind: set[str] = set()
+    pending = [far for near in needed[part] for far in needed[near]]
+    while pending:
+        current = pending.pop()
+        if current not in behind:
+            behind.add(current)
+            pending += needed[current]
+    return needed[part] - behind
+
+
+def updated(text: str) -> str:
+    """A document with the picture of today between its marks."""
+    before, _, rest = text.partition(FIRST)
+    _, _, after = rest.partition(LAST)
+    return f"{before}{FIRST}\n```mermaid\n{picture()}\n```\n{LAST}{after}"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,236 @@
+"""Fold random models, many of them, and say what came of it.
+
+    python -m tests.support.fuzz --count 5000
+
+Each model is folded by every policy and judged; now and then it is expanded, or its borders are
+bridged. A model that fails is made smaller and written where `--keep` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import re
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+import onnx_expand
+from onnx_expand.errors import OnnxExpandError
+from onnx_expand.passes import Fold
+from tests.support.judge import Source, judge
+from tests.support.random_models import KINDS, random_model, sizes_of
+
+_SECONDS = 60
+_MEMORY = 4 << 30
+
+__all__ = ["Finding", "failures", "try_one", "ways"]
+
+
+@dataclass
+class Finding:
+    """What came of one model.
+
+    Attributes:
+        seed: The model's seed.
+        kind: Its kind.
+        runs: Whether onnxruntime runs it at all.
+        problems: By the way it was rewritten, what is wrong.
+        folded: Whether any rewriting changed it.
+    """
+
+    seed: int
+    kind: str
+    runs: bool = True
+    folded: bool = False
+    problems: dict[str, list[str]] = field(default_factory=dict)
+
+
+def ways(seed: int) -> list[str]:
+    """How one model is rewritten: by every policy, and now and then otherwise."""
+    found = ["auto", "cheapest", "always"]
+    if seed % 7 == 0:
+        found.append("preserve")
+    if seed % 5 == 0:
+        found.append(f"border {('ones', 'map', 'pad')[seed // 5 % 3]}")
+    if seed % 40 == 0:
+        found.append("latency")
+    if seed % 3 == 0:
+        found.append("inline")
+    return found
+
+
+def rewrite(model: onnx.ModelProto, way: str) -> onnx.ModelProto:
+    """The model, rewritten in one of the ways."""
+    if way == "preserve":
+        result = onnx_expand.expand(model, init="preserve")
+    elif way.startswith("border"):
+        result = onnx_expand.fold(model, border=way.split()[1])
+    elif way == "inline":
+        result = onnx_expand.fold(model, inline=True)
+    else:
+        result = onnx_expand.fold(model, policy=way)
+    assert isinstance(result, onnx.ModelProto)
+    return result
+
+
+def failures(model: onnx.ModelProto, way: str, source: Source | None = None) -> list[str]:
+    """What is wrong with a model rewritten in one way."""
+    source = source or Source(model, sizes_of(model))
+    before = model.SerializeToString(deterministic=True)
+    try:
+        result = rewrite(model, way)
+    except OnnxExpandError as error:
+        return [] if way == "preserve" else [f"refused: {error}"]
+    except Exception:
+        return [f"traceback: {traceback.format_exc().strip().splitlines()[-1]} in {_where()}"]
+    if model.SerializeToString(deterministic=True) != before:
+        return ["the caller's model was changed"]
+    slack = 200.0 if way == "preserve" else 1.0
+    problems = judge(source, result, slack=slack, strict=way not in {"inline", "preserve"})
+    if way == "preserve" or problems:
+        return problems
+    return problems + _steadiness(model, result, way)
+
+
+def _steadiness(model: onnx.ModelProto, result: onnx.ModelProto, way: str) -> list[str]:
+    """Folding is done when it is done, is the same each time, and tells whether it changed."""
+    problems: list[str] = []
+    if way == "latency":
+        return problems
+    again = rewrite(result, way)
+    if again.SerializeToString(deterministic=True) != result.SerializeToString(deterministic=True):
+        problems.append(f"folding again changes it: {_nodes(again)} of {_nodes(result)}")
+    if way in {"cheapest", "always"}:
+        twin = ir.serde.deserialize_model(onnx.ModelProto.FromString(model.SerializeToString()))
+        before = ir.serde.serialize_model(twin).SerializeToString(deterministic=True)
+        said = Fold(way).call(twin).modified  # type: ignore[arg-type]
+        after = ir.serde.serialize_model(twin).SerializeToString(deterministic=True)
+        if said != (before != after):
+            problems.append(f"says modified={said}")
+    return problems
+
+
+def _nodes(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def _where() -> str:
+    frames = [f for f in traceback.extract_tb(sys.exc_info()[2]) if "onnx_expand" in f.filename]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
+
+
+def try_one(seed: int, kind: str) -> Finding:
+    """Rewrite one model in its ways."""
+    finding = Finding(seed, kind)
+    model = random_model(seed, kind)
+    source = Source(model, sizes_of(model), seed)
+    if source.error:
+        finding.runs = False
+        return finding
+    for way in ways(seed):
+        problems = failures(model, way, source)
+        if problems:
+            finding.problems[way] = problems
+    return finding
+
+
+class _SlowError(BaseException):
+    """A model took too long; no error, so that nothing on the way takes it for one."""
+
+
+def _prepare() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    signal.signal(signal.SIGALRM, _give_up)
+
+
+def _give_up(*_: object) -> None:
+    raise _SlowError
+
+
+def _work(job: tuple[int, str]) -> Finding:
+    signal.alarm(_SECONDS)
+    try:
+        return try_one(*job)
+    except _SlowError:
+        return Finding(*job, problems={"auto": [f"takes longer than {_SECONDS} s"]})
+    except MemoryError:
+        return Finding(*job, problems={"auto": ["takes too much memory"]})
+    finally:
+        signal.alarm(0)
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a directory for models that fail, made smaller")
+    parser.add_argument("--report", type=Path, help="a file for the figures as JSON")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    kinds = arguments.kinds.split(",")
+    jobs = [
+        (arguments.first + i // len(kinds), kinds[i % len(kinds)]) for i in range(arguments.count)
+    ]
+    start, counts = time.perf_counter(), Counter[str]()
+    failed = []
+    with mp.get_context("spawn").Pool(arguments.processes, _prepare, maxtasksperchild=500) as pool:
+        for finding in pool.imap_unordered(_work, jobs, chunksize=4):
+            counts["models"] += 1
+            counts["source does not run"] += not finding.runs
+            counts["failed"] += bool(finding.problems)
+            found = {_sort(p) for problems in finding.problems.values() for p in problems}
+            counts.update(f"  {sort}" for sort in found)
+            if finding.problems:
+                failed.append(vars(finding))
+                print(json.dumps(failed[-1]), flush=True)
+                if arguments.keep:
+                    _keep(finding, arguments.keep)
+    figures = {"counts": dict(counts), "seconds": round(time.perf_counter() - start, 1)}
+    print(json.dumps(figures, indent=2))
+    if arguments.report:
+        arguments.report.write_text(json.dumps({**figures, "failed": failed}, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+def _sort(problem: str) -> str:
+    """A problem without what is particular to one model."""
+    return re.split("[:'{]", problem)[0].strip() or "numbers"
+
+
+def _keep(finding: Finding, directory: Path) -> None:
+    from tests.support.shrink import shrink
+
+    directory.mkdir(parents=True, exist_ok=True)
+    way, problems = next(iter(finding.problems.items()))
+    sort = _sort(problems[0])
+
+    def still(model: onnx.ModelProto) -> bool:
+        source = Source(model, sizes_of(model), finding.seed)
+        if source.error:
+            return False
+        found = failures(model, way, source)
+        return any(_sort(problem) == sort for problem in found)
+
+    model = shrink(random_model(finding.seed, finding.kind), still)
+    stem = f"{finding.kind}_{finding.seed}_{way.replace(' ', '_')}"
+    onnx.save(model, directory / f"{stem}.onnx")
+    text = "\n".join([*problems, onnx.printer.to_text(model)])
+    (directory / f"{stem}.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
