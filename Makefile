@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m examples.digits --out demo
+	$(BIN)/onnx-expand demo --out demo
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import click
 import onnx_expand
 from onnx_expand.cli.bench import bench
 from onnx_expand.cli.check import check
+from onnx_expand.cli.demo import demo
 from onnx_expand.cli.expand import expand
 from onnx_expand.cli.fold import fold
 from onnx_expand.cli.inspect import inspect
@@ -33,6 +34,7 @@ def cli() -> None:
     run      run passes by name, one after the other
     passes   list the passes and their options
     models   build a network of the ExpandNets paper
+    demo     do all of that on handwritten digits
     paper    do the studies of the ExpandNets paper
 
     \b
@@ -49,5 +51,5 @@ def cli() -> None:
     """
 
 
-for command in (expand, train, fold, check, inspect, bench, run, passes, models, paper):
+for command in (expand, train, fold, check, inspect, bench, run, passes, models, demo, paper):
     cli.add_command(command)

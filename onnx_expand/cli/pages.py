@@ -17,7 +17,14 @@ from onnx_expand.passes import ExpandReport, FoldReport
 from onnx_expand.workflow.bench import Bench, bench
 from onnx_expand.workflow.certificate import digests
 
-__all__ = ["write_bench", "write_check", "write_expansion", "write_fold"]
+__all__ = [
+    "command_words",
+    "write_bench",
+    "write_check",
+    "write_expansion",
+    "write_fold",
+    "write_page",
+]
 
 _SECONDS = 2.0  # for the latency on the page of a fold
 
@@ -31,28 +38,28 @@ def write_fold(path: str, report: FoldReport, source: str, target: str) -> None:
     with contextlib.suppress(OnnxExpandError, MemoryError):
         timed = bench([source, target], seconds=_SECONDS, memory=False)
     drawings = _drawn(source, target)
-    origin = provenance(_command(), hashes)
-    _write(path, fold_page(report, drawings, origin, bench=timed, sizes=sizes))
+    origin = provenance(command_words(), hashes)
+    write_page(path, fold_page(report, drawings, origin, bench=timed, sizes=sizes))
 
 
 def write_expansion(path: str, report: ExpandReport, source: str, target: str) -> None:
     """Write the page of an expansion of one file into another."""
     hashes = {"input": digests(source), "output": digests(target)}
     drawings = _drawn(source, target)
-    _write(path, expand_page(report, drawings, provenance(_command(), hashes)))
+    write_page(path, expand_page(report, drawings, provenance(command_words(), hashes)))
 
 
 def write_check(path: str, verdict: Verdict, a: str, b: str) -> None:
     """Write the page of a comparison of two files."""
     hashes = {"A": digests(a), "B": digests(b)}
     drawings = _drawn(a, b, "A: ", "B: ")
-    _write(path, check_page(verdict, drawings, provenance(_command(), hashes)))
+    write_page(path, check_page(verdict, drawings, provenance(command_words(), hashes)))
 
 
 def write_bench(path: str, found: Bench) -> None:
     """Write the page of timings."""
     hashes = {timing.model: digests(timing.model) for timing in found.timings}
-    _write(path, bench_page(found, provenance(_command(), hashes)))
+    write_page(path, bench_page(found, provenance(command_words(), hashes)))
 
 
 def _drawn(first: str, second: str, *marks: str) -> tuple[Drawing, Drawing]:
@@ -62,7 +69,8 @@ def _drawn(first: str, second: str, *marks: str) -> tuple[Drawing, Drawing]:
     return one, draw(load(second), f"{after}{Path(second).name}")
 
 
-def _write(path: str, page: str) -> None:
+def write_page(path: str, page: str) -> None:
+    """Write a page, whole or not at all."""
     check_outputs(path)
     with replacing(Path(path)) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -72,7 +80,7 @@ def _size(path: str, files: dict[str, str]) -> int:
     return sum((Path(path).parent / name).stat().st_size for name in files)
 
 
-def _command() -> list[str]:
+def command_words() -> list[str]:
     """The words that repeat the command."""
     given: list[str] = click.get_current_context().find_root().obj or []
     return ["onnx-expand", *given]

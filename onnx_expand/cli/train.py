@@ -6,66 +6,19 @@ import contextlib
 import os
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, options_of
+from onnx_expand.cli.options import check_outputs, html_option, options_of, quiet_option
+from onnx_expand.cli.progress import TrainingBar
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.recipes import GROUPS, RECIPES, Plan
 
-if TYPE_CHECKING:
-    from onnx_expand.experiment.training.history import EpochResult
-
-__all__ = ["TrainingBar", "train"]
-
-
-class TrainingBar:
-    """A progress bar over the epochs and steps of one run, with the last epoch's figures.
-
-    Args:
-        out: Where to draw.
-        title: What is trained.
-        epochs: How many epochs the run has.
-    """
-
-    def __init__(self, out: Console, title: str, epochs: int) -> None:
-        self._epochs = epochs
-        self._done = 0
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=out,
-        )
-        self._task = self._bar.add_task(plain(title), total=None, figures="")
-
-    def __enter__(self) -> TrainingBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
-
-    def on_batch(self, done: int, total: int) -> None:
-        """Advance by one step."""
-        steps = self._epochs * total
-        self._bar.update(self._task, total=steps, completed=self._done * total + done)
-
-    def on_epoch(self, result: EpochResult) -> None:
-        """Show an epoch's figures."""
-        self._done = result.epoch
-        train = "" if result.train_score is None else f"train {result.train_score:.2%}  "
-        name, score = next(iter(result.figures.items()))
-        test = f"{name} {score:.4g}" if "loss" in name else f"test {score:.2%}"
-        figures = f"loss {result.loss:.4f}  {train}{test}"
-        self._bar.update(self._task, figures=figures)
+__all__ = ["train"]
 
 
 class _Screen:
@@ -122,6 +75,8 @@ def _explained(debug: bool) -> Iterator[None]:
     is_flag=True,
     help="Before the line of an error show its traceback, through your own functions too.",
 )
+@html_option
+@quiet_option
 @options_of(*GROUPS.values())
 def train(
     source: str,
@@ -130,6 +85,8 @@ def train(
     recipe: str | None,
     report: str | None,
     debug: bool,
+    html: str | None,
+    quiet: bool,
     **said: Any,
 ) -> None:
     """Train IN with torch and write it with its new weights to OUT.
@@ -148,12 +105,21 @@ def train(
       onnx-expand train net.onnx out.onnx --data imagenet --resume
     """
     plan = Plan.of(recipe, **said)
-    check_outputs(target, report, plan.run.then_fold)
+    check_outputs(target, report, plan.run.then_fold, html)
     from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
     from onnx_expand.experiment import Experiment
 
-    out = render.console(quiet=report == "-")
+    out = render.console(quiet=quiet or report == "-")
     with _explained(debug):
-        done = Experiment(source, target, data, plan).run(_Screen(out))
-    if report and not int(os.environ.get("RANK", "0")):
+        done = Experiment(source, target, data, plan, gallery=html is not None).run(_Screen(out))
+    if int(os.environ.get("RANK", "0")):
+        return
+    if report:
         render.write_json(done.as_dict(), report)
+    if html is not None:
+        from onnx_expand.cli.training import write_training
+
+        files = {"input": source, "trained": target}
+        if plan.run.then_fold is not None:
+            files["folded"] = plan.run.then_fold
+        write_training(html, done, plan, files)

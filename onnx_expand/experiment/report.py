@@ -7,6 +7,7 @@ from typing import Any
 
 from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.folding import Folded
+from onnx_expand.experiment.gallery import Gallery
 from onnx_expand.experiment.training.history import History
 
 __all__ = ["Report"]
@@ -25,6 +26,7 @@ class Report:
         normalization: Mean and deviation, as `fold --mean --std` takes them.
         losses: The training losses of both models, where they were compared.
         meaning: The classes' order and the anchors, as far as there are any.
+        gallery: Some test images, where that was asked for.
     """
 
     data: str
@@ -35,6 +37,7 @@ class Report:
     normalization: tuple[tuple[float, ...], tuple[float, ...]]
     losses: Comparison | None = None
     meaning: dict[str, Any] = field(default_factory=dict)
+    gallery: Gallery | None = None
 
     @property
     def history(self) -> History:

@@ -16,6 +16,7 @@ from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.loading import ImageInput, image_input, load_data
 from onnx_expand.experiment.files import EventWriter, Folder
 from onnx_expand.experiment.folding import fold_and_check
+from onnx_expand.experiment.gallery import Gallery
 from onnx_expand.experiment.report import Report
 from onnx_expand.experiment.training.checkpoint import Checkpoints
 from onnx_expand.experiment.training.distill import Distiller, with_output
@@ -49,12 +50,14 @@ class Experiment:
         target: The file of the trained model.
         data: As for `load_data`.
         plan: The settings.
+        gallery: Whether the report is to have some test images.
     """
 
     source: str
     target: str
     data: str
     plan: Plan = field(default_factory=Plan)
+    gallery: bool = False
 
     def run(self, watcher: Watcher | None = None) -> Report:
         """Do it all.
@@ -294,6 +297,7 @@ class _Experimenter:
         report = Report(
             data.description, tuple(runs), comparison, folded, self.plan.as_dict(),
             (data.normalization.mean, data.normalization.std), losses, meaning.facts(data),
+            Gallery.of(data, trained) if self.experiment.gallery else None,
         )  # fmt: skip
         for line in telling.conclusion(report, self.plan):
             self._say(line)

@@ -7,6 +7,7 @@ out in the browser by dagre (MIT), which is packed beside it; large ones are dra
 from onnx_expand.pages.graphs import Drawing, draw
 from onnx_expand.pages.page import render_page
 from onnx_expand.pages.reports import bench_page, check_page, expand_page, fold_page
+from onnx_expand.pages.training import training_page
 
 __all__ = [
     "Drawing",
@@ -16,4 +17,5 @@ __all__ = [
     "expand_page",
     "fold_page",
     "render_page",
+    "training_page",
 ]

@@ -31,7 +31,7 @@ def render_page(title: str, data: Mapping[str, Any]) -> str:
         "TITLE": html.escape(title),
         "STYLE": texts["page.css"],
         "LAYOUT": texts["dagre.min.js"],
-        "SCRIPT": texts["graph.js"] + texts["page.js"],
+        "SCRIPT": texts["graph.js"] + texts["training.js"] + texts["page.js"],
         # Names come from the model: nothing in them may end the element that holds them.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }
@@ -39,7 +39,7 @@ def render_page(title: str, data: Mapping[str, Any]) -> str:
     return re.sub("<!--([A-Z]+)-->", lambda found: fields[found[1]], page)
 
 
-_ASSETS = ("page.html", "page.css", "page.js", "graph.js", "dagre.min.js")
+_ASSETS = ("page.html", "page.css", "page.js", "graph.js", "training.js", "dagre.min.js")
 
 
 def provenance(

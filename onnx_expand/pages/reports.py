@@ -15,7 +15,7 @@ from onnx_expand.passes import ExpandReport, FoldReport
 from onnx_expand.passes.summary import group_reasons, group_sites, op_counts
 from onnx_expand.workflow.bench import Bench
 
-__all__ = ["bench_page", "check_page", "expand_page", "fold_page"]
+__all__ = ["bench_page", "check_page", "expand_page", "fold_page", "page_of"]
 
 Rows = Sequence[tuple[str, str]]
 
@@ -84,7 +84,7 @@ def fold_page(
         ],
         "check": None if verdict is None else _check(verdict),
     }
-    return _page("fold", data, origin)
+    return page_of("fold", data, origin)
 
 
 def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
@@ -123,7 +123,7 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
             for s in report.skipped
         ],
     }
-    return _page("expand", data, origin)
+    return page_of("expand", data, origin)
 
 
 def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
@@ -151,7 +151,7 @@ def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows
         "sites": sites,
         "check": _check(verdict),
     }
-    return _page("check", data, origin)
+    return page_of("check", data, origin)
 
 
 def bench_page(bench: Bench, origin: Rows) -> str:
@@ -160,16 +160,16 @@ def bench_page(bench: Bench, origin: Rows) -> str:
         "text": f"{len(bench.timings)} timings, each in turns with the first model",
         "bench": _bench(bench),
     }
-    return _page("bench", data, origin)
+    return page_of("bench", data, origin)
 
 
 _EMPTY: Mapping[str, Any] = {
     **{"good": None, "headline": [], "bench": None, "graphs": [], "sites": []},
-    **{"groups": [], "kept": [], "check": None},
+    **{"groups": [], "kept": [], "check": None, "training": None},
 }
 
 
-def _page(kind: str, data: Mapping[str, Any], origin: Rows) -> str:
+def page_of(kind: str, data: Mapping[str, Any], origin: Rows) -> str:
     """The page of a kind of report; what it does not have is empty."""
     whole = {**_EMPTY, **data, "kind": kind, "origin": list(origin)}
     return render_page(f"onnx-expand: {kind}", whole)

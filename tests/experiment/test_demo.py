@@ -14,13 +14,13 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 import onnx_expand
-from examples import digits
+from onnx_expand.cli import main
 
 
 def test_the_demo_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Table, paired difference with its interval, models, curves, and a page that stands alone."""
     words = ["--epochs", "1", "--seeds", "2", "--images", "100", "--processes", "1", "--out"]
-    assert digits.main([*words, str(tmp_path)]) == 0
+    assert main(["demo", *words, str(tmp_path)]) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     found = report["comparison"]
@@ -44,6 +44,6 @@ def test_the_demo_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A rate that diverges, and options that make no sense."""
     words = f"--epochs 1 --seeds 2 --images 100 --processes 1 --lr 1e30 --out {tmp_path}"
-    assert digits.main(words.split()) == 4
-    assert re.match(r"error: seed 0: the loss is (nan|inf)", capsys.readouterr().err)
-    assert digits.main(["--seeds", "1"]) == 2
+    assert main(["demo", *words.split()]) == 4
+    assert re.match(r"onnx-expand: error: seed 0: the loss is (nan|inf)", capsys.readouterr().err)
+    assert main(["demo", "--seeds", "1"]) == 2

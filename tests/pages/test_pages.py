@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +15,8 @@ from models import smallnet
 from onnx_expand.cli import main
 from onnx_expand.model import read
 from onnx_expand.pages import draw, render_page
+from tests.support.browser import CHROMIUM, Outline, browse, data_of
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
 pytest.importorskip("onnxruntime")
@@ -65,24 +61,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Outline(HTMLParser):
-    """The elements of a page, and what lies in its element of data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.data = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        """Note the data."""
-        if self.found[-1:] and self.found[-1][1].get("id") == "data":
-            self.data += data
-
-
 @pytest.mark.parametrize("name", ["fold", "check", "expand", "bench"])
 def test_a_page_is_one_file_and_holds_its_data(pages: Path, name: str) -> None:
     """No element loads anything, no name ends an element, and the data are JSON."""
@@ -104,9 +82,7 @@ def test_a_page_is_one_file_and_holds_its_data(pages: Path, name: str) -> None:
 
 def test_a_page_of_fold_says_what_was_done(pages: Path) -> None:
     """The site has both costs, both equations and what is known of its numbers."""
-    outline = Outline()
-    outline.feed((pages / "fold.html").read_text(encoding="utf-8"))
-    data = json.loads(outline.data)
+    data = data_of(pages / "fold.html")
     (site,) = data["sites"]
     assert site["before"]["macs"] == 3 * site["after"]["macs"] > 0
     assert site["equation"][0] == "s = (block/0/conv(x) + block/1/conv(x) + block/2/conv(x))"
@@ -151,62 +127,6 @@ def test_a_page_that_cannot_be_written_is_one_line(
 
 
 # -- In a browser -------------------------------------------------------------------------------
-
-CLICKS = """
-<script>
-const log = [];
-window.addEventListener("error", (event) => log.push(`error: ${event.message}`));
-window.addEventListener("load", () => {
-  try {
-    const press = (target) => target.dispatchEvent(new MouseEvent("click", { bubbles: true }));
-    log.push(`hacked ${window.hacked}`);
-    const graphs = document.querySelectorAll(".graph svg");
-    log.push(`graphs ${graphs.length}`);
-    const node = document.querySelector(".graph [data-name='act']");
-    if (node) { press(node); log.push(`detail ${document.getElementById("detail").textContent}`); }
-    const row = document.querySelector("tr.link");
-    if (row) {
-      press(row);
-      log.push(`chosen ${document.querySelectorAll(".graph .chosen").length}`);
-      log.push(`site ${document.getElementById("detail").textContent}`);
-    }
-    const scope = document.querySelector(".graph .scope");
-    if (scope) {
-      const before = document.querySelectorAll(".graph .box").length;
-      press(scope.parentNode);
-      log.push(`opened ${before} ${document.querySelectorAll(".graph .box").length}`);
-    }
-    const head = document.querySelector("th button");
-    press(head);
-    // Chromium's own windows are no narrower than 500 pixels.
-    document.documentElement.style.width = "400px";
-    log.push(`width ${document.body.scrollWidth}`);
-  } catch (error) { log.push(`error: ${error}`); }
-  document.body.replaceChildren(document.createTextNode(JSON.stringify(log)));
-});
-</script>
-"""
-
-
-def browse(page: Path) -> dict[str, str]:
-    """What clicks on a page find, by what they looked at."""
-    assert CHROMIUM is not None
-    text = page.read_text(encoding="utf-8").replace("<header>", CLICKS + "<header>", 1)
-    copy = page.with_name(f"{page.stem}-clicked.html")
-    copy.write_text(text, encoding="utf-8")
-    options = (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        f"--user-data-dir={page.parent / 'profile'}",
-        *("--window-size=1200,900", "--virtual-time-budget=20000", "--dump-dom"),
-    )
-    done = subprocess.run(
-        [CHROMIUM, *options, copy.as_uri()], capture_output=True, text=True, timeout=240
-    )
-    found = re.search(r"<body>(\[.*\])</body>", done.stdout, re.DOTALL)
-    assert found is not None, done.stdout[-2000:] + done.stderr[-2000:]
-    entries = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    return dict(entry.split(" ", 1) for entry in entries)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -257,9 +177,7 @@ def test_a_page_shows_every_part_of_a_network(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     words = ["fold", str(source), str(target), "--policy", "cheapest", "--check", "0"]
     assert main([*words, "--html", str(page)]) == 0
-    outline = Outline()
-    outline.feed(page.read_text(encoding="utf-8"))
-    data = json.loads(outline.data)
+    data = data_of(page)
     for side, graph in zip(("nodes", "result"), data["graphs"], strict=True):
         names = {node["name"] for node in graph["nodes"]}
         assert all(names.issuperset(site[side]) for site in data["sites"])

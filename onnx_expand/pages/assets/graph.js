@@ -6,7 +6,7 @@ const VISIBLE = 60; // boxes that a graph starts with at most
 const CHUNK = 40; // nodes of one box where names have no scopes
 
 function element(tag, attributes, ...children) {
-  const svg = ["svg", "g", "rect", "text", "path", "title", "defs", "marker"].includes(tag);
+  const svg = ["svg", "g", "rect", "text", "path", "line", "circle", "title", "defs", "marker"].includes(tag);
   const made = svg ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);

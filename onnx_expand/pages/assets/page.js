@@ -70,6 +70,8 @@ if (data.headline.length || data.bench) {
   section("Summary", element("div", { class: "cards" }, cards));
 }
 
+if (data.training) trainingSections(data.training);
+
 // -- Graphs -----------------------------------------------------------------------------------
 
 const sides = ["nodes", "result"];
@@ -188,5 +190,4 @@ if (data.bench) {
   ], data.bench.timings), element("p", { class: "soft" }, `Models took turns on inputs of ${Object.entries(data.bench.shapes).map(([name, shape]) => `${name} [${shape.join(", ")}]`).join(", ")}.`));
 }
 
-section("Provenance", element("div", { class: "scroll" }, element("table", {}, data.origin.map(([name, value]) =>
-  element("tr", {}, element("td", { class: "text" }, name), element("td", { class: "text" }, element("code", {}, value)))))));
+section("Provenance", texts(data.origin));

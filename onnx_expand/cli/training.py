@@ -1,0 +1,197 @@
+"""`--html` of train, and the page of the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnx_expand.cli.pages import command_words, write_page
+from onnx_expand.pages.page import provenance
+from onnx_expand.pages.training import Arm, Curve, Difference, Sheet, training_page
+from onnx_expand.workflow.certificate import digests
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnx_expand.experiment import Comparison, Report
+    from onnx_expand.experiment.demo import Found
+    from onnx_expand.experiment.gallery import Gallery
+    from onnx_expand.recipes import Plan
+
+__all__ = ["write_demo", "write_training"]
+
+
+def write_training(path: str, report: Report, plan: Plan, files: Mapping[str, str]) -> None:
+    """Write the page of a training run.
+
+    Args:
+        path: Where.
+        report: What was done.
+        plan: The settings.
+        files: The models that were read and written, by what they are.
+    """
+    from onnx_expand.experiment.telling import conclusion
+
+    lines = conclusion(report, plan)
+    compared = report.comparison
+    text = compared.summary() if compared is not None else lines[-1]
+    hashes = {what: digests(file) for what, file in files.items()}
+    seeds = tuple(dict.fromkeys(seed for _, seed, _ in report.runs))
+    verdict = None if report.folded is None else report.folded.report.verification
+    page = training_page(
+        "train",
+        text,
+        report.history.metric,
+        _arms(report),
+        [*provenance(command_words(), hashes), *_trainers(), ("data", report.data)],
+        good=None if verdict is None else verdict.equal,
+        lines=[
+            *(line for line in lines if line != text),
+            *([] if report.folded is None else [f"folded: {report.folded.summary()}"]),
+        ],
+        tables=[_runs(report)],
+        difference=None if compared is None else _difference(compared, seeds),
+        sheet=_sheet(report.gallery),
+        settings=list(_flat(report.settings)),
+    )
+    write_page(path, page)
+
+
+def write_demo(path: Path, found: Found, files: Mapping[str, str]) -> None:
+    """Write the page of a demo; its arguments are as for `write_training`."""
+    from onnx_expand.experiment.demo import sentences, table
+
+    report = found.report
+    gain, runs = report["comparison"], report["runs"]
+    arms = [
+        Arm(kind, tuple(_curve(run["seed"], run[kind]["curve"]) for run in runs))
+        for kind in ("expanded", "compact")
+    ]
+    shares = [value / 100 for value in gain["per_seed"]]
+    difference = Difference(
+        ("folded", "compact"),
+        tuple(run["seed"] for run in runs),
+        tuple(shares),
+        (gain["low"] / 100, gain["high"] / 100),
+        gain["summary"],
+    )
+    wins = gain["better"] == "expanded"
+    origin = provenance(command_words(), {what: digests(file) for what, file in files.items()})
+    page = training_page(
+        "demo",
+        "A better compact network, at no cost when deployed"
+        if wins
+        else "Expanded, trained, folded, checked",
+        "accuracy",
+        arms,
+        [*origin, *_trainers(), ("data", report["data"]), ("cores", report["machine"])],
+        good=True if wins and report["equal"] else None,
+        lines=[_ABOUT.format(seeds=len(runs)), *sentences(report)],
+        cards=_cards(report),
+        tables=[("The three models", *table(report)), _seeds(report)],
+        difference=difference,
+        sheet=_sheet(found.gallery),
+        settings=list(_flat(report["options"])),
+    )
+    write_page(str(path), page)
+
+
+def _trainers() -> list[tuple[str, str]]:
+    """The versions of what trains."""
+    import torch
+
+    return [("torch", torch.__version__)]
+
+
+_ABOUT = (
+    "SmallNet with 7x7 kernels on distorted handwritten digits, trained as it is and expanded by "
+    "onnx-expand, from the same {seeds} seeds and with the same settings, which were chosen on "
+    "training digits alone. No digit is in both parts of the data, in whatever copy. Folding "
+    "gives the expanded network the compact one's shape, size and speed."
+)
+
+
+def _cards(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    gain, models = report["comparison"], report["models"]
+    folded = models["folded"]
+    return [
+        (
+            "test accuracy",
+            f"{gain['mean']:+.2f} points",
+            f"95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}",
+        ),
+        ("parameters", f"{folded['parameters']:,}", "as the compact network"),
+        ("multiply-accumulates", f"{folded['macs']:,}", "as the compact network"),
+        ("latency", f"{folded['latency_ms']:.3f} ms", f"{folded['latency_ratio']:.2f} x compact"),
+    ]
+
+
+def _seeds(report: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    header = ["seed", "compact %", "folded %", "difference", "training loss, compact", "expanded"]
+    rows = [
+        [
+            str(run["seed"]),
+            f"{100 * run['accuracy']['compact']:.2f}",
+            f"{100 * run['accuracy']['folded']:.2f}",
+            f"{gain:+.2f}",
+            f"{run['compact']['loss']:.4f}",
+            f"{run['expanded']['loss']:.4f}",
+        ]
+        for run, gain in zip(report["runs"], report["comparison"]["per_seed"], strict=True)
+    ]
+    return "Seed by seed", header, rows
+
+
+def _arms(report: Report) -> list[Arm]:
+    names = dict.fromkeys(name for name, _, _ in report.runs)
+    return [
+        Arm(
+            name,
+            tuple(
+                Curve(
+                    seed,
+                    [epoch.loss for epoch in history.epochs],
+                    [epoch.train_score for epoch in history.epochs],
+                    [epoch.test_score for epoch in history.epochs],
+                )
+                for who, seed, history in report.runs
+                if who == name
+            ),
+        )
+        for name in names
+    ]
+
+
+def _curve(seed: int, points: Sequence[Sequence[float | None]]) -> Curve:
+    loss, train, test = zip(*points, strict=True)
+    return Curve(seed, loss, train, test)
+
+
+def _runs(report: Report) -> tuple[str, list[str], list[list[str]]]:
+    rows = []
+    for name, seed, history in report.runs:
+        kept = history.epochs[history.kept - 1]
+        figures = [f"{value:.4g}" for value in kept.figures.values()]
+        seconds = sum(epoch.seconds for epoch in history.epochs)
+        rows.append([name, str(seed), str(kept.epoch), f"{kept.loss:.4f}", *figures,
+                     f"{seconds:.0f}"])  # fmt: skip
+    named = list(report.history.epochs[report.history.kept - 1].figures)
+    return "Runs", ["model", "seed", "epoch kept", "loss", *named, "seconds"], rows
+
+
+def _difference(found: Comparison, seeds: tuple[int, ...]) -> Difference:
+    return Difference(found.names, seeds, found.differences, found.interval, found.summary())
+
+
+def _sheet(gallery: Gallery | None) -> Sheet | None:
+    return None if gallery is None else Sheet(gallery.images, gallery.truth, gallery.said)
+
+
+def _flat(settings: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, str]]:
+    """Options by their whole names."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{stem}{name}.")
+        elif value is not None:
+            listed = value if isinstance(value, (list, tuple)) else [value]
+            yield f"{stem}{name}", ", ".join(map(str, listed))

@@ -1,0 +1,6 @@
+"""The whole loop on real data: expand a compact network, train both, fold, and prove it."""
+
+from onnx_expand.experiment.demo.figures import sentences, table
+from onnx_expand.experiment.demo.run import Demo, Found
+
+__all__ = ["Demo", "Found", "sentences", "table"]

@@ -1,0 +1,218 @@
+"""The demo: SmallNet with 7x7 kernels on distorted handwritten digits, compact and expanded.
+
+Both are trained from the same seeds and with the same settings, which were chosen on training
+digits alone; then the expanded one is folded and compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import onnx_expand
+from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.data.loading import load_data
+from onnx_expand.experiment.demo.figures import KINDS, comparison, drift, figures, outputs
+from onnx_expand.experiment.gallery import Gallery
+from onnx_expand.experiment.paper import Job, in_pool, in_process
+from onnx_expand.model import replacing
+
+__all__ = ["Demo", "Found"]
+
+DATA = "onnx_expand.experiment.distorted:distorted_digits"
+SIZE = 16
+# How many images the folded and the expanded model are compared on in float64.
+EXACT = 200
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a demo found.
+
+    Attributes:
+        report: All figures, as plain JSON types; also in report.json.
+        gallery: Some test images, with what the folded model of the first seed says of them.
+    """
+
+    report: Mapping[str, Any]
+    gallery: Gallery | None
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """What one seed gave.
+
+    Attributes:
+        seed: The seed.
+        results: Of the compact and of the expanded network: scores, losses, curves.
+        accuracy: Test accuracy of each kind in onnxruntime.
+        changed: How many test images the folded model classifies otherwise than the expanded one.
+    """
+
+    seed: int
+    results: Mapping[str, Mapping[str, Any]]
+    accuracy: Mapping[str, float]
+    changed: int
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The settings of a demo.
+
+    Attributes:
+        epochs: How long each run is.
+        seeds: How many pairs of runs.
+        strategy: As for `expand`.
+        rate: Expansion rate.
+        lr: Learning rate of both networks.
+        images: Train on so many; on all when missing.
+    """
+
+    epochs: int = 20
+    seeds: int = 8
+    strategy: str = "ck"
+    rate: float = 4.0
+    lr: float = 0.02
+    images: int | None = None
+
+    def run(
+        self, out: Path, processes: int = 1, done: Callable[[str, int, int], None] | None = None
+    ) -> Found:
+        """Train, fold, compare, and write models, curves.png and report.json to a folder.
+
+        Args:
+            out: The folder. Runs that are finished there are not done again.
+            processes: How many runs go side by side.
+            done: Called after each run with what it was, and how many of how many are done.
+
+        Raises:
+            UsageError: The folder cannot be made, or an option makes no sense.
+            UnsupportedError: A run diverged.
+        """
+        begun = time.perf_counter()
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be made: {error.strerror or error}") from None
+        jobs = self._jobs()
+        results = _train(jobs, out / "runs", processes, done)
+        data = load_data(DATA, channels=3, size=(SIZE, SIZE), classes=10)
+        pairs = zip(results[::2], results[1::2], strict=True)
+        found = [
+            _seed(out / "runs", seed, {"compact": compact, "expanded": expanded}, data)
+            for seed, (compact, expanded) in enumerate(pairs)
+        ]
+        for kind in KINDS:
+            shutil.copyfile(_file(out / "runs", found[0], kind), out / f"{kind}.onnx")
+        report = _report(out, found, results[0]["data"], asdict(self), data.x_test)
+        report["seconds"] = time.perf_counter() - begun
+        _plot(out / "curves.png", found)
+        with replacing(out / "report.json") as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        return Found(report, Gallery.of(data, onnx_expand.model.load(out / "folded.onnx")))
+
+    def _jobs(self) -> list[Job]:
+        """The compact and the expanded run of each seed, in turns."""
+        train = {"epochs": self.epochs, "lr": self.lr, "batch": 64, "schedule": "cosine"}
+        return [
+            Job("smallnet", {"size": SIZE}, expand, DATA, {}, train, seed, images=self.images)
+            for seed in range(self.seeds)
+            for expand in (None, {"strategy": self.strategy, "rate": self.rate})
+        ]
+
+
+def _report(
+    out: Path, found: Sequence[_Seed], data: str, options: Mapping[str, Any], x: Any
+) -> dict[str, Any]:
+    """All figures, as plain JSON types."""
+    verdict = onnx_expand.check(out / "expanded.onnx", out / "folded.onnx")
+    scores = [[seed.accuracy[kind] for seed in found] for kind in ("folded", "compact")]
+    losses = [[seed.results[kind]["loss"] for seed in found] for kind in ("expanded", "compact")]
+    runs = [
+        {"seed": s.seed, "accuracy": dict(s.accuracy), "changed": s.changed, **s.results}
+        for s in found
+    ]
+    return {
+        "options": dict(options),
+        "data": data,
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "models": figures(out, x),
+        "comparison": comparison(scores[0], scores[1], 100.0),
+        "training_loss": comparison(losses[0], losses[1], 1.0),
+        "equal": bool(verdict),
+        "check": verdict.as_dict(),
+        "check_summary": verdict.summary(),
+        "from_float64": drift(out, x[:EXACT]),
+        "runs": runs,
+    }
+
+
+def _train(
+    jobs: Sequence[Job],
+    place: Path,
+    processes: int,
+    done: Callable[[str, int, int], None] | None,
+) -> list[Any]:
+    """The results of all runs, in their order."""
+    results: list[Any] = [None] * len(jobs)
+    run = in_pool(processes) if processes > 1 else in_process
+    for count, (number, result) in enumerate(run(jobs, place), 1):
+        job = jobs[number]
+        score = "diverged" if result["score"] is None else f"test {result['score']:.2%}"
+        if done is not None:
+            what = "expanded" if job.expand else "compact"
+            done(f"seed {job.seed}, {what}: {score}", count, len(jobs))
+        results[number] = result
+    for job, result in zip(jobs, results, strict=True):
+        if result["score"] is None:
+            raise UnsupportedError(f"seed {job.seed}: {result['diverged']}")
+    return results
+
+
+def _seed(
+    place: Path, seed: int, results: Mapping[str, Mapping[str, Any]], data: Dataset
+) -> _Seed:
+    """Run the three models of a seed in onnxruntime."""
+    x, y = data.x_test, data.y_test
+    found = _Seed(seed, results, {}, 0)
+    classes = {kind: outputs(_file(place, found, kind), x).argmax(axis=1) for kind in KINDS}
+    accuracy = {kind: float(np.mean(predicted == y)) for kind, predicted in classes.items()}
+    changed = int(np.sum(classes["folded"] != classes["expanded"]))
+    return _Seed(seed, results, accuracy, changed)
+
+
+def _file(place: Path, seed: _Seed, kind: str) -> Path:
+    """The model of a kind among the files of the runs."""
+    folder = place / str(seed.results["compact" if kind == "compact" else "expanded"]["key"])
+    return folder / ("folded.onnx" if kind == "folded" else "trained.onnx")
+
+
+def _plot(path: Path, found: Sequence[_Seed]) -> None:
+    """Draw accuracy over the epochs."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for kind, color in (("compact", "#3b6ea5"), ("expanded", "#b5672c")):
+        curves = 100 * np.array([[e[2] for e in s.results[kind]["curve"]] for s in found])
+        epochs = np.arange(1, curves.shape[1] + 1)
+        axes.plot(epochs, curves.mean(axis=0), color=color, label=f"{kind} (mean)")
+        axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2)
+    axes.set(xlabel="epoch", ylabel="test accuracy, %", title="SmallNet 7x7 on distorted digits")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
+    plt.close(figure)

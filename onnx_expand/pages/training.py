@@ -1,0 +1,179 @@
+"""What the page of a training run shows: curves, the paired difference, some samples."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_expand.pages.reports import Rows, page_of
+
+__all__ = ["Arm", "Curve", "Difference", "Sheet", "png", "training_page"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run, epoch by epoch; None where nothing was measured.
+
+    Attributes:
+        seed: The run's seed.
+        loss: Training loss.
+        train: Training score.
+        test: Test score.
+    """
+
+    seed: int
+    loss: Sequence[float | None]
+    train: Sequence[float | None]
+    test: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one model."""
+
+    name: str
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The scores of two models, paired by seed.
+
+    Attributes:
+        names: The two; the first less the second is the difference.
+        seeds: The seeds.
+        values: The differences.
+        interval: The mean's, with 95 % confidence; None of one seed.
+        text: The conclusion in words.
+    """
+
+    names: tuple[str, str]
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    interval: tuple[float, float] | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Some samples.
+
+    Attributes:
+        images: Bytes [N, H, W, 3].
+        truth: What each shows; empty where nobody knows.
+        said: What the model says; empty where it was not asked.
+    """
+
+    images: npt.NDArray[np.uint8]
+    truth: Sequence[str] = ()
+    said: Sequence[str] = ()
+
+
+def training_page(
+    kind: str,
+    text: str,
+    metric: str,
+    arms: Sequence[Arm],
+    origin: Rows,
+    *,
+    good: bool | None = None,
+    lines: Sequence[str] = (),
+    cards: Sequence[tuple[str, str, str]] = (),
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (),
+    difference: Difference | None = None,
+    sheet: Sheet | None = None,
+    settings: Rows = (),
+) -> str:
+    """The page of training runs.
+
+    Args:
+        kind: `train` or `demo`.
+        text: The result in one line.
+        metric: What the score is; all but losses are shares of one.
+        arms: The models.
+        origin: Where the report comes from, as `provenance` has it.
+        good: Whether the result is what was hoped for; None where nothing was.
+        lines: What was found besides, in sentences.
+        cards: Figures, each with its name and a note.
+        tables: Tables, each with its title, header and rows.
+        difference: The first model less the second.
+        sheet: Some samples.
+        settings: The options, by name.
+    """
+    training = {
+        "metric": metric,
+        "share": "loss" not in metric,
+        "arms": [_arm(arm) for arm in arms],
+        "difference": None if difference is None else _difference(difference),
+        "samples": [] if sheet is None else _samples(sheet),
+        "lines": list(lines),
+        "cards": [{"name": name, "value": value, "note": note} for name, value, note in cards],
+        "tables": [
+            {"title": title, "header": list(header), "rows": [list(row) for row in rows]}
+            for title, header, rows in tables
+        ],
+        "settings": [list(row) for row in settings],
+    }
+    return page_of(kind, {"text": text, "good": good, "training": training}, origin)
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """An image [H, W, 3] as a PNG (ISO/IEC 15948), unfiltered."""
+    height, width, _ = image.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, -1)], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _arm(arm: Arm) -> Mapping[str, Any]:
+    return {
+        "name": arm.name,
+        "curves": [
+            {
+                "seed": curve.seed,
+                "loss": _finite(curve.loss),
+                "train": _finite(curve.train),
+                "test": _finite(curve.test),
+            }
+            for curve in arm.curves
+        ],
+    }
+
+
+def _finite(values: Sequence[float | None]) -> list[float | None]:
+    """Values as JSON has them: what is no number is missing."""
+    return [v if v is not None and math.isfinite(v) else None for v in values]
+
+
+def _difference(found: Difference) -> Mapping[str, Any]:
+    return {
+        "names": list(found.names),
+        "seeds": list(found.seeds),
+        "values": _finite(found.values),
+        "interval": None if found.interval is None else _finite(found.interval),
+        "text": found.text,
+    }
+
+
+def _samples(sheet: Sheet) -> list[Mapping[str, Any]]:
+    return [
+        {
+            "image": f"data:image/png;base64,{base64.b64encode(png(image)).decode()}",
+            "truth": sheet.truth[i] if sheet.truth else None,
+            "said": sheet.said[i] if sheet.said else None,
+        }
+        for i, image in enumerate(sheet.images)
+    ]
