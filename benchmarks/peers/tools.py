@@ -33,7 +33,10 @@ def _fold(source: str, target: str) -> _Action:
     import onnx_expand.model
     import onnx_expand.passes
 
-    return lambda: onnx_expand.fold(source, target) and None
+    def run() -> None:
+        onnx_expand.fold(source, target)
+
+    return run
 
 
 def _onnxslim(source: str, target: str) -> _Action:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import onnx_ir as ir
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, html_option, shape_option
+from onnx_expand.cli.options import check_outputs, html_option, options_of, said, shape_option
+from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.errors import UsageError
 
 __all__ = ["check"]
@@ -15,23 +18,7 @@ __all__ = ["check"]
 @click.command()
 @click.argument("a")
 @click.argument("b", required=False)
-@click.option(
-    "-n",
-    "--samples",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Inputs of each kind: normal, uniform, large.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of inputs."
-)
-@click.option(
-    "--inputs",
-    metavar="F.npz|DIR",
-    help="Run on these arrays instead: a file with one for each input, a folder of such files, or "
-    "ONNX test data (input_0.pb, ...).",
-)
+@options_of(CheckOptions, without=("factor", "ranges", "shapes"))
 @click.option(
     "--val-range",
     "ranges",
@@ -40,23 +27,6 @@ __all__ = ["check"]
     help="Draw an input, or all, evenly from a range.",
 )
 @shape_option
-@click.option(
-    "--providers",
-    metavar="cpu,cuda",
-    help="Where to run: cpu, cuda, tensorrt (onnxruntime's), openvino, what installed packages "
-    "register, or reference, ONNX's own implementation. cpu, and cuda where a GPU answers, when "
-    "missing.",
-)
-@click.option("--providers-b", metavar="cpu,...", help="Where B runs, if not where A does.")
-@click.option("--as-deployed", is_flag=True, help="Let onnxruntime optimize both graphs.")
-@click.option("--rtol", type=float, help="Allow |a - b| <= atol + rtol * |a| instead.")
-@click.option("--atol", type=float, help="As --rtol.")
-@click.option(
-    "--regions/--no-regions",
-    default=True,
-    show_default=True,
-    help="Hold each part in which the graphs differ to its own forward error bound, too.",
-)
 @click.option("--bisect", is_flag=True, help="If they differ, find the first tensor that does.")
 @click.option(
     "--certificate", metavar="F", help="Verify what fold certified; A and B are what it names."
@@ -67,22 +37,14 @@ __all__ = ["check"]
 def check(
     a: str,
     b: str | None,
-    samples: int,
-    seed: int,
-    inputs: str | None,
     ranges: tuple[str, ...],
     shapes: dict[str, tuple[int | str, ...]] | None,
-    providers: str | None,
-    providers_b: str | None,
-    as_deployed: bool,
-    rtol: float | None,
-    atol: float | None,
-    regions: bool,
     html: str | None,
     bisect: bool,
     certificate: str | None,
     json_path: str | None,
     junit: str | None,
+    **options: Any,
 ) -> int:
     """Prove that models A and B compute the same, in onnxruntime with its optimizations off.
 
@@ -107,21 +69,8 @@ def check(
         from onnx_expand.workflow.certificate import verify
 
         source = verify(certificate, a, b) or a
-    verdict = compare(
-        source,
-        b,
-        samples=samples,
-        seed=seed,
-        providers=None if providers is None else providers.split(","),
-        rtol=rtol,
-        atol=atol,
-        inputs=inputs,
-        ranges=dict(map(_range, ranges)) or None,
-        shapes=shapes,
-        providers_b=None if providers_b is None else providers_b.split(","),
-        as_deployed=as_deployed,
-        regions=regions,
-    )
+    wanted = CheckOptions(**said(options), ranges=dict(map(_range, ranges)) or None, shapes=shapes)
+    verdict = compare(source, b, wanted)
     out = render.console(quiet=json_path == "-")
     wrong = [figure for figure in verdict.outputs if not figure.equal]
     found = None

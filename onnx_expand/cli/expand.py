@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from onnx_expand.cli.options import (
     check_option,
     check_outputs,
     html_option,
+    options_of,
     quiet_option,
+    said,
     shape_option,
 )
 from onnx_expand.errors import UsageError
@@ -32,106 +33,11 @@ from onnx_expand.passes.plans import PLANS, plan_text
 
 __all__ = ["expand"]
 
-_SELECTION = (
-    click.option("--include", metavar="RE", help="Only nodes with a match in their name."),
-    click.option("--exclude", metavar="RE", help="Not nodes with a match in their name."),
-    click.option("--ops", metavar="OP,..", help="Only Conv, ConvTranspose, Gemm or MatMul."),
-    click.option("--kernels", metavar="K,..", help="Only these kernels, such as 5,7x1."),
-    click.option("--strides", metavar="S,..", help="Only convolutions of these strides."),
-    click.option("--depthwise/--no-depthwise", default=None, help="Only depthwise ones, or none."),
-    click.option(
-        "--residual/--no-residual", default=None, help="Only layers in residual blocks, or none."
-    ),
-    click.option("--place", metavar="P", help="Only first, inner or last layers; join with +."),
-    click.option(
-        "--path",
-        type=click.Choice(["contracting", "expanding"]),
-        help="Only layers before the first upsampling, or after it.",
-    ),
-)
-_STRATEGY = (
-    click.option(
-        "--strategy",
-        default="auto",
-        show_default=True,
-        metavar="NAME[+NAME..]",
-        help="cl: 1x1, k x k, 1x1. ck: 3x3 layers for a larger kernel. fc: matrices. acnet, "
-        "repvgg, dbb, mobileone: sums of branches. lowrank: a narrow side path for fine-tuning. "
-        "The first that applies is taken; auto is ck+cl+fc.",
-    ),
-    click.option(
-        "--rate", type=float, default=4.0, show_default=True, help="Growth of the widths."
-    ),
-    click.option(
-        "--first-width",
-        type=click.Choice(["keep", "expand"]),
-        default="keep",
-        show_default=True,
-        help="Input width of the first factor of the first convolutions.",
-    ),
-    click.option(
-        "--fc-layers",
-        type=int,
-        default=3,
-        show_default=True,
-        help="Layers for a fully connected one, 2 or 3.",
-    ),
-    click.option(
-        "--branches", type=int, default=4, show_default=True, help="Copies in mobileone."
-    ),
-    click.option("--rank", type=int, default=8, show_default=True, help="Width in lowrank."),
-    click.option(
-        "--norm",
-        type=click.Choice(["auto", "bn", "none"]),
-        default="auto",
-        show_default=True,
-        help="Batch normalization in branches; auto: bn, but none with --init preserve.",
-    ),
-    click.option("--plan", metavar="NAME|F", help="Expand by a plan, named or from a file."),
-    click.option(
-        "--max-params-mult", type=float, metavar="X", help="At most X times the parameters."
-    ),
-)
-_NUMBERS = (
-    click.option(
-        "--init",
-        type=click.Choice(["random", "preserve", "contracted"]),
-        default="random",
-        show_default=True,
-        help="preserve: compute what IN computes. contracted: IN itself, with the weights of a "
-        "random expansion contracted at once.",
-    ),
-    click.option(
-        "--max-residual",
-        type=float,
-        default=0.0,
-        show_default=True,
-        help="What --init preserve may miss of a weight, relative to it.",
-    ),
-    click.option(
-        "--nonlinear",
-        type=click.Choice(["relu", "prelu"]),
-        help="Put activations between the layers; --strip-nonlinear removes them again.",
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the initial numbers."),
-)
-
-
-def _all(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
 
 @click.command()
 @click.argument("source", metavar="IN", required=False)
 @click.argument("target", metavar="OUT", required=False)
-@_all(_STRATEGY)
-@_all(_NUMBERS)
-@_all(_SELECTION)
+@options_of(Expand)
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write no model.")
 @click.option("--plan-out", metavar="F", help="Write what was done as a plan, JSON or .yaml.")
 @click.option("--list-plans", is_flag=True, help="Show the plans that come with onnx-expand.")
@@ -180,8 +86,7 @@ def expand(
     if strip_nonlinear:
         _strip(source, target, dry_run=dry_run)
         return
-    given = {name: value for name, value in options.items() if value is not None}
-    run = Expand(layers=given.pop("fc_layers"), **given)
+    run = Expand(**said(options))
     check_outputs(None if dry_run else target, report, plan_out, html)
     if html is not None and dry_run:
         raise UsageError("--html is about a model that is written; leave --dry-run out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import click
 import onnx_ir as ir
@@ -14,13 +15,16 @@ from onnx_expand.cli.options import (
     check_option,
     check_outputs,
     html_option,
+    options_of,
     quiet_option,
+    said,
     shape_option,
     verbose_option,
 )
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
-from onnx_expand.passes import Border, Fold, Policy, Preprocess, Verification, assume_constant
+from onnx_expand.options import split
+from onnx_expand.passes import Fold, Preprocess, Verification, assume_constant
 from onnx_expand.workflow.certificate import certify
 
 __all__ = ["fold"]
@@ -29,52 +33,7 @@ __all__ = ["fold"]
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", required=False)
-@click.option(
-    "--policy",
-    type=click.Choice([str(policy) for policy in Policy]),
-    default=str(Policy.AUTO),
-    show_default=True,
-    help="cheapest: never a multiply-accumulate more. always: whatever is exact. marked: undo "
-    "expansions only. latency: what is fastest in onnxruntime here. auto: marked for a model that "
-    "expand made, else cheapest.",
-)
-@click.option(
-    "--border",
-    type=click.Choice([str(border) for border in Border]),
-    default=str(Border.EXACT),
-    show_default=True,
-    help="Where a bias meets a padded border. exact: leave the nodes apart. ones: append a "
-    "channel of ones to the input. map: add an image of constants. pad: pad with the value that "
-    "becomes zero. All are exact; the last three add something.",
-)
-@click.option(
-    "--inline",
-    is_flag=True,
-    help="Put the bodies of local functions in the place of their calls first.",
-)
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda"]),
-    help="Where the policy latency measures; the first that this machine has when missing. The "
-    "sizes are those of --shape.",
-)
-@click.option(
-    "--clean/--no-clean",
-    default=True,
-    show_default=True,
-    help="Also drop what is computed twice, from constants alone or for nobody, and what does "
-    "nothing.",
-)
-@click.option(
-    "--provenance/--no-provenance",
-    default=True,
-    show_default=True,
-    help="Let new nodes name those of IN that they stand for, in their metadata.",
-)
-@click.option("--mean", metavar="M,...", help="Subtract this from the input image first.")
-@click.option("--std", metavar="S,...", help="Then divide it by this.")
-@click.option("--swap-rb", is_flag=True, help="The image comes with red and blue swapped.")
-@click.option("--input", "image", metavar="NAME", help="The input that holds the image.")
+@options_of(Fold, Preprocess)
 @check_option
 @shape_option
 @assume_constant_option
@@ -92,16 +51,6 @@ __all__ = ["fold"]
 def fold(
     source: str,
     target: str | None,
-    policy: str,
-    border: str,
-    inline: bool,
-    provider: str | None,
-    clean: bool,
-    provenance: bool,
-    mean: str | None,
-    std: str | None,
-    swap_rb: bool,
-    image: str | None,
     checks: int | None,
     shapes: dict[str, tuple[int | str, ...]] | None,
     assume_constant_initializers: bool,
@@ -111,6 +60,7 @@ def fold(
     html: str | None,
     verbose: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Merge the linear nodes of IN into the fewest, cheapest ones that compute the same.
 
@@ -136,21 +86,13 @@ def fold(
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
-    preprocess = Preprocess.asked(mean, std, swap_rb, image)
+    merging, imaging = split("fold", said(options), Fold, Preprocess)
+    preprocess = Preprocess.asked(**imaging)
+    image = None
     if preprocess is not None:
         image = preprocess.find_input(model).name
         preprocess.call(model)
-    run = Fold(
-        Policy(policy),
-        Border(border),
-        image,
-        measure=True,
-        provider=provider,
-        inline=inline,
-        shapes=shapes,
-        clean=clean,
-        provenance=provenance,
-    )
+    run = Fold(**merging, image=image, measure=True, shapes=shapes)
     outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
 from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output
-from onnx_expand.recipes import explain
+from onnx_expand.options import alternatives, explain
 
 __all__ = [
     "assume_constant_option",
@@ -21,6 +21,7 @@ __all__ = [
     "options_of",
     "parse_shape",
     "quiet_option",
+    "said",
     "shape_option",
     "verbose_option",
 ]
@@ -124,28 +125,38 @@ class _Listed(_Parameter):
             self.fail(f"'{value}' is no list of {self.kind.__name__} with commas", param, ctx)
 
 
-def options_of(*kinds: type[Any]) -> Callable[[Command], Command]:
-    """One option for each field of some dataclasses, as `recipes.fields.option` declared it.
+def options_of(*kinds: type[Any], without: Container[str] = ()) -> Callable[[Command], Command]:
+    """One option for each field of some dataclasses, as `onnx_expand.options.option` declared it.
 
     What is not said comes as None, so that a recipe can be stronger than the defaults.
+
+    Args:
+        kinds: The dataclasses.
+        without: Names of fields for which the command has an option of its own.
     """
 
     def decorate(command: Command) -> Command:
-        entries = [entry for kind in kinds for entry in explain(kind).items()]
-        for name, (declared, kind) in reversed(entries):
-            command = _option(name, declared, kind)(command)
+        entries = [e for kind in kinds for e in explain(kind).items() if e[0] not in without]
+        for name, (declared, hint) in reversed(entries):
+            command = _option(name, declared, hint)(command)
         return command
 
     return decorate
 
 
+def said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _option(name: str, declared: Any, kind: Any) -> Callable[[Command], Command]:
-    flag = "--" + name.replace("_", "-")
+    flags = (declared.metadata["flag"] or "--" + name.replace("_", "-")).split()
     text = declared.metadata["help"]
     default = declared.default
-    if kind is bool:
+    is_switch = bool in alternatives(kind)
+    if is_switch:
         # What a recipe switches on can be switched off.
-        flag = f"{flag}/--no-{flag[2:]}"
+        flags[-1] = f"{flags[-1]}/--no-{flags[-1][2:]}"
     if "[default" not in text and not _silent(default):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         shown = "on" if shown is True else f"{shown:g}" if isinstance(shown, float) else shown
@@ -153,9 +164,9 @@ def _option(name: str, declared: Any, kind: Any) -> Callable[[Command], Command]
     settings: dict[str, Any] = {"help": text, "default": None}
     if declared.metadata["metavar"]:
         settings["metavar"] = declared.metadata["metavar"]
-    if kind is bool:
-        return click.option(flag, name, is_flag=True, **settings)
-    return click.option(flag, name, type=_type(kind), **settings)
+    if is_switch:
+        return click.option(*flags, name, is_flag=True, **settings)
+    return click.option(*flags, name, type=_type(kind), **settings)
 
 
 def _silent(default: Any) -> bool:
@@ -164,12 +175,13 @@ def _silent(default: Any) -> bool:
 
 
 def _type(kind: Any) -> Any:
-    """What click calls a field's type."""
+    """What click calls a field's type; text where the field reads it by itself."""
+    kind = next(part for part in alternatives(kind) if part is not type(None))
     origin, inner = get_origin(kind), get_args(kind)
-    if origin in {Union, types.UnionType}:
-        return _type(next(part for part in inner if part is not type(None)))
     if origin is Literal:
         return click.Choice(inner)
     if origin is tuple:
         return _Listed(inner[0])
-    return kind
+    if origin is not None:
+        return str
+    return click.Choice([str(member) for member in kind]) if issubclass(kind, StrEnum) else kind

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING
 
 import click
+from rich.console import Console
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import assume_constant_option, check_outputs
+from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.errors import DifferentError, UsageError
 from onnx_expand.model import load, save
 from onnx_expand.passes import assume_constant
-from onnx_expand.passes.registry import named_passes
+from onnx_expand.passes.registry import Option, named_passes, options_of
 from onnx_expand.workflow.pipeline import Done, Pipeline, read_pipeline
 
 __all__ = ["passes", "run"]
@@ -90,6 +93,7 @@ def passes(as_json: bool) -> None:
                     {
                         "name": option.name,
                         "takes": option.kind,
+                        "help": option.help,
                         "required": option.default is MISSING,
                         "default": None if option.default is MISSING else _plain(option.default),
                     }
@@ -103,13 +107,16 @@ def passes(as_json: bool) -> None:
     out = render.console()
     for named in found:
         out.print(f"{named.name} ({named.origin}): {named.summary}")
-        rows = [(f"  {o.name}", o.kind, _shown(o.default)) for o in named.options]
-        width = max((len(row[0]) for row in rows), default=0)
-        for name, kind, default in rows:
-            out.print(f"{name.ljust(width)}  {kind}{default}")
+        _print_options(out, named.options)
     out.print("check (onnx-expand): Compare the model with the one that the pipeline was given.")
-    out.print("  samples  a whole number [1]")
-    out.print("  seed     a whole number [0]")
+    _print_options(out, options_of(CheckOptions))
+
+
+def _print_options(out: Console, options: Sequence[Option]) -> None:
+    rows = [(f"  {o.name}", o.kind, _shown(o.default)) for o in options]
+    width = max((len(row[0]) for row in rows), default=0)
+    for name, kind, default in rows:
+        out.print(f"{name.ljust(width)}  {kind}{default}")
 
 
 def _shown(default: object) -> str:

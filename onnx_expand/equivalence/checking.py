@@ -9,7 +9,6 @@ The parts in which the two differ are compared by themselves besides: see `regio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,11 +16,11 @@ from onnx_expand.equivalence.compare import FACTOR, Figure, Rule
 from onnx_expand.equivalence.demands import Demand, demands_of
 from onnx_expand.equivalence.extents import known_shapes
 from onnx_expand.equivalence.inputs import Limits, landmarks
+from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.equivalence.regions import Grade, Region, examine
 from onnx_expand.equivalence.tables import compare_constants, compare_rows, settled_tensors
 from onnx_expand.equivalence.trial import (
     REFERENCE,
-    Given,
     Guest,
     NoReferenceError,
     Trial,
@@ -38,57 +37,25 @@ __all__ = ["FACTOR", "Figure", "Verdict", "check"]
 _FAR = 16  # inputs on which distances are looked into
 
 
-def check(
-    a: ModelLike,
-    b: ModelLike,
-    *,
-    samples: int = 3,
-    seed: int = 0,
-    providers: Sequence[str] | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
-    factor: float = FACTOR,
-    inputs: Given | None = None,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-    shapes: Mapping[str, Sequence[int | str]] | None = None,
-    providers_b: Sequence[str] | None = None,
-    as_deployed: bool = False,
-    regions: bool = True,
-) -> Verdict:
+def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Verdict:
     """Compare what two models compute.
 
     Args:
         a: The model that is right by definition: a path, `onnx.ModelProto`, `onnx_ir.Model` or
             `onnx_graphsurgeon.Graph`.
         b: The model to compare with it, of any of these kinds.
-        samples: How many inputs of each kind (normal, uniform, large) to try, besides zeros.
-            Symbolic dimensions take a dozen sizes, three of them in all kinds.
-        seed: Decides the inputs.
-        providers: Of `cpu`, `cuda`, `tensorrt`, `openvino`, `reference` (ONNX's own
-            implementation) and what installed packages register; what works on this machine of
-            the first two when missing.
-        rtol: Overrides the measured tolerance: |a - b| <= atol + rtol * |a|.
-        atol: As `rtol`.
-        factor: How many times the measured rounding of A B may be away.
-        inputs: Inputs to run on instead of random ones: a path as `read_inputs` takes it, or
-            mappings from input names to arrays.
-        ranges: Smallest and largest number of random inputs, by name; "" is all inputs.
-        shapes: Extents of random inputs, by name; a string is a symbolic extent.
-        providers_b: Where B runs, one for each of `providers`; the same when missing.
-        as_deployed: Let onnxruntime optimize both graphs.
-        regions: Compare each part in which the graphs differ by itself as well, on the values
-            that reach it in A, by its forward error bound. Not done with a tolerance given.
+        options: On what, where, and how near.
 
     Returns:
         The verdict, which is true when they compute the same. Models whose inputs or outputs
         differ are different; that is no error.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
+        UsageError: A provider or an input is not what it should be.
         ModelError: A model cannot be read, or is not valid.
         UnsupportedError: onnxruntime or a provider is missing, or onnxruntime cannot run a model.
     """
-    _validate(samples, rtol, atol, factor)
+    o = options or CheckOptions()
     left, right = Guest.of(a, "A"), Guest.of(b, "B")
     differences = left.own.differences(right.own)
     if differences:
@@ -97,30 +64,24 @@ def check(
         obstacle = overloaded(guest.model)
         if obstacle:
             raise UnsupportedError(f"{guest.label}: {obstacle}")
-    if providers is not None and (isinstance(providers, str) or not providers):
-        raise UsageError(f"providers is {providers!r}; give a list, such as ['cpu']")
-    names = detect_providers() if providers is None else _unique(providers, providers_b)
-    seconds = names if providers_b is None else tuple(providers_b)
-    if len(seconds) != len(names):
-        raise UsageError(f"B has {len(seconds)} providers, A {len(names)}; give one for each")
-    extents = known_shapes(left.model, left.signature, shapes or {})
+    places = _places(o)
+    extents = known_shapes(left.model, left.signature, o.shapes or {})
     marks = landmarks([left.model, right.model])
-    limits = Limits(demands_of(left.model), ranges or {}, marks)
-    places = list(zip(names, seconds, strict=True))
-    rule = Rule(factor, rtol, atol)
-    trial = Trial(left, right, places, rule, seed, limits, as_deployed, extents)
-    drawn = trial.inputs(samples) if inputs is None else trial.given(inputs)
+    limits = Limits(demands_of(left.model), o.ranges or {}, marks)
+    rule = Rule(o.factor, o.rtol, o.atol)
+    trial = Trial(left, right, places, rule, o.seed, limits, o.as_deployed, extents)
+    drawn = trial.inputs(o.samples) if o.inputs is None else trial.given(o.inputs)
     if rule.fixed:
-        return trial.verdict(drawn, None, f"rtol {rtol or 0:g}, atol {atol or 0:g}")
+        return trial.verdict(drawn, None, f"rtol {o.rtol or 0:g}, atol {o.atol or 0:g}")
     try:
         verdict = trial.verdict(drawn, double_session(left), "float64 reference")
     except NoReferenceError as error:
         basis = f"one unit in the last place of A's inputs; {error}"
         verdict = trial.verdict(drawn, None, basis)
     verdict = trial.without_cancelled(verdict)
-    if not regions:
+    if not o.regions:
         return verdict
-    slack = max(1.0, factor / FACTOR)
+    slack = max(1.0, o.factor / FACTOR)
     verdict = _with_tables(verdict, left, right, limits.demands, places, rule, slack)
     return _with_regions(verdict, left, right, places, slack)
 
@@ -221,11 +182,11 @@ def _unique(first: Sequence[str], second: Sequence[str] | None) -> tuple[str, ..
     return tuple(first) if second is not None else tuple(dict.fromkeys(first))
 
 
-def _validate(samples: int, rtol: float | None, atol: float | None, factor: float) -> None:
-    if samples < 1:
-        raise UsageError(f"samples is {samples}; it must be at least 1")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not 0 <= value < math.inf:
-            raise UsageError(f"{name} is {value}; it must be finite and not negative")
-    if not 0 < factor < math.inf:
-        raise UsageError(f"factor is {factor}; it must be finite and positive")
+def _places(options: CheckOptions) -> list[tuple[str, str]]:
+    """Where A and B run, in pairs."""
+    asked, others = options.providers, options.providers_b
+    names = detect_providers() if asked is None else _unique(asked, others)
+    seconds = names if others is None else tuple(others)
+    if len(seconds) != len(names):
+        raise UsageError(f"B has {len(seconds)} providers, A {len(names)}; give one for each")
+    return list(zip(names, seconds, strict=True))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from onnx_expand.equivalence.measurement import (
     floors_of,
     largest,
 )
+from onnx_expand.equivalence.options import Given
 from onnx_expand.equivalence.ports import with_plain_ports
 from onnx_expand.equivalence.probe import Probe
 from onnx_expand.equivalence.signature import Signature
@@ -34,9 +35,7 @@ from onnx_expand.runtimes.loops import require_end
 from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
 
-__all__ = ["Given", "Guest", "NoReferenceError", "Trial", "double_session"]
-
-Given: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
+__all__ = ["Guest", "NoReferenceError", "Trial", "double_session"]
 
 REFERENCE = "reference"
 """The provider that is no provider: ONNX's reference implementation, as a second opinion."""

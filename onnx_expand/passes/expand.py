@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -26,8 +26,8 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.lift import Linear
 from onnx_expand.linear.policy import Policy
 from onnx_expand.lower.units import note_expanded, unit_member
+from onnx_expand.options import option, settle
 from onnx_expand.passes.fold import Fold
-from onnx_expand.passes.options import settle
 from onnx_expand.passes.plans import How, Plan, Rule, Select, load_plan, parse_kernel
 from onnx_expand.passes.report import Verification
 from onnx_expand.passes.selection import Site, survey, why_not
@@ -36,8 +36,6 @@ from onnx_expand.passes.writing import UnitWriter
 
 __all__ = ["Expand", "ExpandReport", "ExpandResult", "Expansion", "Skipped"]
 
-INITS = ("random", "preserve", "contracted")
-ACTIVATIONS = ("relu", "prelu")
 Counts = dict[str, tuple[int, int | None]]
 
 
@@ -160,67 +158,71 @@ class Expand(ir.passes.InPlacePass):
 
     What replaced what is recorded on the nodes, for fold.
 
-    Attributes:
-        strategy: `cl`, `ck`, `fc`, `acnet`, `repvgg`, `dbb`, `mobileone`, `lowrank`, several
-            joined with `+` of which the first that applies is taken, or `auto` (`ck+cl+fc`).
-        rate: The expansion rate: inner widths are so many times the layer's own.
-        first_width: `keep` leaves the input width of the first convolutions as it is in their
-            first factor, `expand` does not.
-        include: A regular expression; only nodes with a match in their name are expanded. 1x1
-            convolutions, which the paper leaves alone, are expanded only where they are asked for
-            by name or kernel.
-        exclude: A regular expression; nodes with a match in their name are not expanded.
-        layers: How many layers replace a fully connected one, 2 or 3.
-        seed: Decides the random numbers, for each node on its own.
-        init: `random` is the framework's default for each layer, as in the paper; the model has
-            to be trained before it is of use. `preserve` lets the expanded model compute what
-            the model does. `contracted` leaves the model as it is but for its weights, which are
-            those of a random expansion contracted at once.
-        nonlinear: `relu` or `prelu` puts activations between the layers of each chain.
-        norm: Batch normalization in the branches of a sum: `bn`, `none`, or `auto`, which is
-            `bn` as in the papers, save with `preserve`: statistics of the first batch would undo
-            that.
-        branches: Copies of the layer that `mobileone` adds up.
-        rank: Inner width of the side path of `lowrank`.
-        plan: A plan, its name or a file; the options above hold for what it leaves open, and
-            the selection must agree.
-        ops: Op types to expand; all if empty.
-        kernels: Kernels to expand, `3` or `(7, 1)` or `7x1`; all if empty.
-        strides: Strides to expand; all if empty.
-        depthwise: Whether to expand depthwise convolutions only, or none of them.
-        residual: Whether to expand layers in residual blocks only, or none of them.
-        place: `first`, `inner`, `last` or several joined with `+`.
-        path: `contracting` or `expanding`: before or after the first upsampling.
-        max_params_mult: The expanded model has at most so many times the parameters: the layers
-            that grow least are expanded.
-        max_residual: The largest relative residual that `preserve` may leave in a layer.
-
     Raises:
         UsageError: An option has a value that makes no sense, or the plan does not fit.
     """
 
-    strategy: str = "auto"
-    rate: float = 4.0
-    first_width: str = "keep"
-    include: str | None = None
-    exclude: str | None = None
-    layers: int = 3
-    seed: int = 0
-    init: str = "random"
-    nonlinear: str | None = None
-    norm: str = "auto"
-    branches: int = 4
-    rank: int = 8
-    plan: str | Plan | None = None
-    ops: Sequence[str] = ()
-    kernels: Sequence[int | str | tuple[int, ...]] = ()
-    strides: Sequence[int] = ()
-    depthwise: bool | None = None
-    residual: bool | None = None
-    place: str | None = None
-    path: str | None = None
-    max_params_mult: float | None = None
-    max_residual: float = 0.0
+    strategy: str = option(
+        "auto",
+        "cl: 1x1, k x k, 1x1. ck: 3x3 layers for a larger kernel. fc: matrices. acnet, repvgg, "
+        "dbb, mobileone: sums of branches. lowrank: a narrow side path for fine-tuning. Of "
+        "several joined with + the first that applies is taken; auto is ck+cl+fc.",
+        metavar="NAME[+NAME..]",
+    )
+    rate: float = option(4.0, "Inner widths are so many times the layer's own.")
+    first_width: Literal["keep", "expand"] = option(
+        "keep", "Input width of the first factor of the first convolutions."
+    )
+    include: str | None = option(
+        None,
+        "Only nodes with a match of this regular expression in their name. 1x1 convolutions are "
+        "expanded only where they are asked for by name or kernel.",
+        metavar="RE",
+    )
+    exclude: str | None = option(None, "Not nodes with a match in their name.", metavar="RE")
+    layers: int = option(3, "Layers for a fully connected one, 2 or 3.", flag="--fc-layers")
+    seed: int = option(0, "Of the initial numbers, for each node on its own.")
+    init: Literal["random", "preserve", "contracted"] = option(
+        "random",
+        "random: as the framework starts each layer; to be trained. preserve: compute what the "
+        "model computes. contracted: the model itself, with the weights of a random expansion "
+        "contracted at once.",
+    )
+    nonlinear: Literal["relu", "prelu"] | None = option(
+        None, "Put activations between the layers of each chain; strip-nonlinear removes them."
+    )
+    norm: Literal["auto", "bn", "none"] = option(
+        "auto",
+        "Batch normalization in the branches of a sum. auto: bn as in the papers, but none with "
+        "preserve, which the statistics of the first batch would undo.",
+    )
+    branches: int = option(4, "Copies of the layer in mobileone.")
+    rank: int = option(8, "Inner width of the side path of lowrank.")
+    plan: str | Plan | None = option(
+        None,
+        "Expand by a plan, named or from a file; the other options hold for what it leaves open.",
+        metavar="NAME|F",
+    )
+    ops: Sequence[str] = option((), "Only Conv, ConvTranspose, Gemm or MatMul.", metavar="OP,..")
+    kernels: Sequence[int | str | tuple[int, ...]] = option(
+        (), "Only these kernels, such as 5,7x1.", metavar="K,.."
+    )
+    strides: Sequence[int] = option((), "Only convolutions of these strides.", metavar="S,..")
+    depthwise: bool | None = option(None, "Only depthwise convolutions, or none of them.")
+    residual: bool | None = option(None, "Only layers in residual blocks, or none of them.")
+    place: str | None = option(None, "Only first, inner or last layers; join with +.", metavar="P")
+    path: Literal["contracting", "expanding"] | None = option(
+        None, "Only layers before the first upsampling, or after it."
+    )
+    max_params_mult: float | None = option(
+        None,
+        "The expanded model has at most so many times the parameters: the layers that grow least "
+        "are expanded.",
+        metavar="X",
+    )
+    max_residual: float = option(
+        0.0, "What preserve may miss of a weight, relative to it, in a layer."
+    )
     _select: Select = field(init=False, repr=False)
     _how: How = field(init=False, repr=False)
     _plan: Plan | None = field(init=False, repr=False)
@@ -255,10 +257,6 @@ class Expand(ir.passes.InPlacePass):
     def _check_options(self) -> None:
         if self.seed < 0:
             raise UsageError(f"the seed is {self.seed}; it must not be negative")
-        if self.init not in INITS:
-            raise UsageError(f"init: '{self.init}' is none of {', '.join(INITS)}")
-        if self.nonlinear is not None and self.nonlinear not in ACTIVATIONS:
-            raise UsageError(f"nonlinear: '{self.nonlinear}' is none of {', '.join(ACTIVATIONS)}")
         if self.nonlinear is not None and self.init != "random":
             raise UsageError(
                 f"init {self.init} needs linear chains; leave out nonlinear or use init random"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx_ir as ir
 
 from onnx_expand.cost import inspect_model
-from onnx_expand.errors import Reason, Refusal, UsageError
+from onnx_expand.errors import Reason, Refusal
 from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
@@ -22,6 +23,7 @@ from onnx_expand.lower.units import (
     nonlinear_units,
     note_folded,
 )
+from onnx_expand.options import option, settle
 from onnx_expand.passes.clean import Cleaned, Cleaner
 from onnx_expand.passes.contest import Contest
 from onnx_expand.passes.fastest import Plan, choose
@@ -33,15 +35,12 @@ from onnx_expand.passes.functions import (
     inline_functions,
     inline_single_calls,
 )
-from onnx_expand.passes.options import settle
 from onnx_expand.passes.provenance import begin, finish
 from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
-
-_PROVIDERS = ("cpu", "cuda")
 
 
 _GIVEN_BACK = Refusal(
@@ -67,39 +66,52 @@ class Fold(ir.passes.InPlacePass):
     are. All arithmetic is float64, with one rounding to the model's type when a node is written.
 
     Attributes:
-        policy: What to merge.
-        border: What to do where a bias meets a padded border.
         image: The name of an input behind which any rewrite of a border may be used, the cheapest
             that applies; for preprocessing.
         measure: Whether to inspect the model before and after, for the report.
-        provider: Where the policy `latency` measures, `cpu` or `cuda`; the first that this
-            machine has, when missing.
-        inline: Put the bodies of all local functions in the place of their calls first, so that
-            weights which several callers hand over can be merged. Where a function is called once
-            that is done anyway, if anything could merge.
-        shapes: Extents of inputs at which it measures, by name.
-        clean: Clean the model too, as `Clean` does, unless the policy is `marked`.
-        provenance: Whether new nodes name those of the source that they stand for, in their
-            metadata (`onnx_expand.folded_from`).
+        shapes: Extents of inputs at which the policy `latency` measures, by name.
 
     Raises:
         UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
     """
 
-    policy: Policy = Policy.AUTO
-    border: Border = Border.EXACT
+    policy: Policy = option(
+        Policy.AUTO,
+        "cheapest: never a multiply-accumulate more. always: whatever is exact. marked: undo "
+        "expansions only. latency: what is fastest in onnxruntime here. auto: marked for a model "
+        "that expand made, else cheapest.",
+    )
+    border: Border = option(
+        Border.EXACT,
+        "Where a bias meets a padded border. exact: leave the nodes apart. ones: append a channel "
+        "of ones to the input. map: add an image of constants. pad: pad with the value that "
+        "becomes zero. All are exact; the last three add something.",
+    )
     image: str | None = None
     measure: bool = False
-    provider: str | None = None
-    inline: bool = False
+    provider: Literal["cpu", "cuda"] | None = option(
+        None,
+        "Where the policy latency measures; the first that this machine has when missing.",
+    )
+    inline: bool = option(
+        False,
+        "Put the bodies of local functions in the place of their calls first. That is done anyway "
+        "for one that is called once, where something could merge.",
+    )
     shapes: Mapping[str, Sequence[int | str]] | None = None
-    clean: bool = True
-    provenance: bool = True
+    clean: bool = option(
+        True,
+        "Also drop what is computed twice, from constants alone or for nobody, and what does "
+        "nothing. The policy marked never does.",
+    )
+    provenance: bool = option(
+        True,
+        "Let new nodes name those of the source that they stand for, in their metadata "
+        "(onnx_expand.folded_from).",
+    )
 
     def __post_init__(self) -> None:
         settle(self)
-        if self.provider not in {None, *_PROVIDERS}:
-            raise UsageError(f"provider '{self.provider}' is none of {', '.join(_PROVIDERS)}")
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.graph.editing import Rewriter
 from onnx_expand.lower import constant
-from onnx_expand.passes.options import settle
+from onnx_expand.options import option, settle
 
 __all__ = ["Preprocess"]
 
@@ -24,22 +24,22 @@ class Preprocess(ir.passes.InPlacePass):
     The input keeps its name, type and shape. Mean and deviation are in the order of the channels
     that the model was trained with.
 
-    Attributes:
-        mean: One number for each channel, or one for all.
-        std: As `mean`.
-        swap_rb: Whether the channels come in the opposite order.
-        input: The name of the input; may be left out where there is just one.
-
     Raises:
         UsageError: A number is not finite, a deviation is not positive, or an input has no such
             name.
         UnsupportedError: The input is no floating-point image with a static number of channels.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    swap_rb: bool = False
-    input: str | None = None
+    mean: tuple[float, ...] = option(
+        (0.0,), "Subtract this from the input image first.", metavar="M,..."
+    )
+    std: tuple[float, ...] = option((1.0,), "Then divide it by this.", metavar="S,...")
+    swap_rb: bool = option(False, "The image comes with red and blue swapped.")
+    input: str | None = option(
+        None,
+        "The input that holds the image; may be left out where there is just one.",
+        metavar="NAME",
+    )
 
     def __post_init__(self) -> None:
         settle(self)
@@ -52,21 +52,20 @@ class Preprocess(ir.passes.InPlacePass):
             raise UsageError(f"std holds {min(self.std):g}; a deviation is above 0")
 
     @classmethod
-    def asked(cls, mean: Any, std: Any, swap_rb: bool, image: str | None) -> Preprocess | None:
+    def asked(cls, **options: Any) -> Preprocess | None:
         """The preprocessing that options ask for; None if they ask for none.
 
         Raises:
             UsageError: An option makes no sense, or an input is named and nothing is done to it.
         """
-        given = {"mean": mean, "std": std, "swap_rb": swap_rb or None}
-        given = {name: value for name, value in given.items() if value not in (None, "")}
-        if not given:
-            if image is not None:
+        given = {name: o for name, o in options.items() if o is not None and o is not False}
+        if given.keys() <= {"input"}:
+            if given:
                 raise UsageError(
                     "an input is named; say with mean, std or swap_rb what to do to it"
                 )
             return None
-        return cls(**given, input=image)
+        return cls(**given)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert the preprocessing in place."""

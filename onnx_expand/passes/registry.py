@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import onnx_ir as ir
 
 from onnx_expand import plugins
 from onnx_expand.errors import UsageError
+from onnx_expand.options import CALLED, alternatives
 from onnx_expand.passes.clean import Clean
 from onnx_expand.passes.expand import Expand
 from onnx_expand.passes.fold import Fold
-from onnx_expand.passes.options import CALLED, alternatives
 from onnx_expand.passes.preprocess import Preprocess
 from onnx_expand.passes.strip import StripNonlinear
 
-__all__ = ["NamedPass", "Option", "find_pass", "make_pass", "named_passes", "parse_options"]
+__all__ = ["NamedPass", "Option", "find_pass", "make_pass", "named_passes", "options_of"]
 
 _OWN: Mapping[str, type[ir.passes.PassBase]] = {
     "clean": Clean,
@@ -38,11 +37,13 @@ class Option:
         name: Its name.
         kind: What it takes, in words.
         default: Its value when it is left out; `MISSING` where it must be given.
+        help: What it does, where its class says so.
     """
 
     name: str
     kind: str
     default: Any
+    help: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class NamedPass:
     @property
     def options(self) -> tuple[Option, ...]:
         """Its options, in the order in which its class declares them."""
-        return tuple(
-            Option(field.name, _words(hint), _default(field)) for field, hint in _declared(self)
-        )
+        return options_of(self.kind)
 
     def make(self, options: Mapping[str, Any]) -> ir.passes.PassBase:
         """The pass with these options.
@@ -77,7 +76,7 @@ class NamedPass:
         Raises:
             UsageError: It has no such option, or an option has a value that makes no sense.
         """
-        known = [field.name for field, _ in _declared(self)]
+        known = [field.name for field, _ in _declared(self.kind)]
         for name in options:
             if name not in known:
                 offered = f"it has {', '.join(known)}" if known else "it has none"
@@ -132,26 +131,6 @@ def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ir.passes.
     return find_pass(name).make(options or {})
 
 
-def parse_options(named: NamedPass, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Options given as texts, as the pass declares them.
-
-    A text option takes the text as it is, or a text in quotes without them; any other option is
-    read as JSON where it is JSON: `rate=2`, `swap_rb=true`, `mean=[0.5,0.5,0.5]`,
-    `policy=cheapest`, `include="conv[1,2]"`.
-    """
-    hints = {field.name: hint for field, hint in _declared(named)}
-    return {name: _parsed(text, hints.get(name, str)) for name, text in texts.items()}
-
-
-def _parsed(text: str, hint: Any) -> Any:
-    if str in alternatives(hint) and not text.startswith('"'):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _foreign(name: str) -> NamedPass:
     kind = plugins.load(plugins.PASSES, name)
     if not (isinstance(kind, type) and issubclass(kind, ir.passes.PassBase)):
@@ -162,9 +141,16 @@ def _foreign(name: str) -> NamedPass:
     return NamedPass(name, kind, kind.__module__.split(".", maxsplit=1)[0])
 
 
-def _declared(named: NamedPass) -> Iterator[tuple[Field[Any], Any]]:
-    """The fields that a pass is made with, and their types."""
-    kind: Any = named.kind
+def options_of(kind: Any) -> tuple[Option, ...]:
+    """What the fields of an option dataclass, or of a pass, take."""
+    return tuple(
+        Option(f.name, _words(hint), _default(f), f.metadata.get("help", ""))
+        for f, hint in _declared(kind)
+    )
+
+
+def _declared(kind: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields that a class is made with, and their types."""
     if not is_dataclass(kind):
         return
     hints = get_type_hints(kind)
@@ -190,6 +176,10 @@ def _words(hint: Any) -> str:
             continue
         if isinstance(kind, type) and issubclass(kind, StrEnum):
             found.append(", ".join(kind))
+        elif get_origin(kind) is Literal:
+            found.append(", ".join(map(str, get_args(kind))))
+        elif get_origin(kind) in {dict, Mapping}:
+            found.append("a table")
         elif get_origin(kind) is not None:
             inner = [_words(part) for part in get_args(kind) if part is not Ellipsis]
             found.append(f"a list, each {inner[0]}" if inner else "a list")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnx_expand.errors import UsageError
+from onnx_expand.options import explain, option, require
 from onnx_expand.recipes import rates
-from onnx_expand.recipes.fields import explain, option, require
 
 __all__ = [
     "Amp",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnx_expand.errors import UsageError
-from onnx_expand.recipes.fields import explain
+from onnx_expand.options import explain
 from onnx_expand.recipes.options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from onnx_expand.recipes.papers import recipe as find
 

@@ -12,42 +12,26 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from onnx_expand.equivalence import Verdict, check
+from onnx_expand.equivalence import CheckOptions, Verdict, check
 from onnx_expand.errors import DifferentError, UsageError
+from onnx_expand.options import parse, split
 from onnx_expand.passes import Expand, Preprocess, StripNonlinear
 from onnx_expand.passes.expand import ExpandResult
-from onnx_expand.passes.registry import find_pass, parse_options
+from onnx_expand.passes.registry import find_pass
 
-__all__ = ["Check", "Done", "Pipeline", "Step", "StepLike", "read_pipeline"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """The step that compares; its options are those of `onnx_expand.check` of these names.
-
-    Attributes:
-        samples: Inputs of each kind.
-        seed: Decides the inputs.
-    """
-
-    samples: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise UsageError(f"check: {name} is {value!r}; give a whole number from {least}")
+__all__ = ["Done", "Pipeline", "Step", "StepLike", "read_pipeline"]
 
 
-Step: TypeAlias = "tuple[str, ir.passes.PassBase | Check]"
-StepLike: TypeAlias = "str | Mapping[str, Any] | ir.passes.PassBase | Check"
+_SAMPLES = 1  # a step of a pipeline draws fewer inputs than the command
+
+Step: TypeAlias = "tuple[str, ir.passes.PassBase | CheckOptions]"
+StepLike: TypeAlias = "str | Mapping[str, Any] | ir.passes.PassBase | CheckOptions"
 
 
 @dataclass(frozen=True)
@@ -123,13 +107,13 @@ class Pipeline:
             DifferentError: A check found a difference.
             UnsupportedError: A check cannot run the model here.
         """
-        checks = any(isinstance(step, Check) for _, step in self.steps)
+        checks = any(isinstance(step, CheckOptions) for _, step in self.steps)
         reference = model.clone() if checks else model
         done: list[Done] = []
         for name, step in self.steps:
             start = time.perf_counter()
-            if isinstance(step, Check):
-                verdict = check(reference, model, samples=step.samples, seed=step.seed)
+            if isinstance(step, CheckOptions):
+                verdict = check(reference, model, step)
                 if not verdict:
                     raise DifferentError(f"step '{name}': {verdict.differences[0]}")
                 found = Done(name, False, time.perf_counter() - start, verdict=verdict)
@@ -173,7 +157,7 @@ def read_pipeline(path: str | os.PathLike[str]) -> Pipeline:
 def _step(given: StepLike) -> Step:
     if isinstance(given, ir.passes.PassBase):
         return type(given).__name__, given
-    if isinstance(given, Check):
+    if isinstance(given, CheckOptions):
         return "check", given
     if isinstance(given, str):
         name, _, rest = given.partition(":")
@@ -191,16 +175,9 @@ def _step(given: StepLike) -> Step:
 def _named(name: str, options: Mapping[str, Any], *, are_texts: bool) -> Step:
     if name != "check":
         named = find_pass(name)
-        return name, named.make(parse_options(named, options) if are_texts else options)
-    known = [field.name for field in fields(Check)]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise UsageError(f"check has no option '{unknown[0]}'; it has {', '.join(known)}")
-    values = {
-        option: int(value) if are_texts and value.isdecimal() else value
-        for option, value in options.items()
-    }
-    return name, Check(**values)
+        return name, named.make(parse(named.kind, options) if are_texts else options)
+    (given,) = split("check", parse(CheckOptions, options) if are_texts else options, CheckOptions)
+    return name, CheckOptions(**{"samples": _SAMPLES, **given})
 
 
 def _option(step: str, text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnx_expand.equivalence import Verdict, check
+from onnx_expand.equivalence import CheckOptions, Verdict, check
 from onnx_expand.equivalence.ports import with_plain_ports
 from onnx_expand.errors import DifferentError, UnsupportedError
 from onnx_expand.graph.facts import Facts
@@ -56,10 +56,14 @@ def verify(
     if obstacle:
         return Verification(None, f"not checked: {obstacle}")
     try:
-        verdict = check(source, result, samples=samples or 1, shapes=shapes)
+        verdict = check(source, result, CheckOptions(samples=samples or 1, shapes=shapes))
     except (UnsupportedError, MemoryError) as error:
         try:
-            check(source, source, shapes=shapes, samples=samples or 1, regions=False)
+            check(
+                source,
+                source,
+                CheckOptions(samples=samples or 1, shapes=shapes, regions=False),
+            )
         except (UnsupportedError, MemoryError) as own:
             if samples is not None:
                 raise
@@ -83,7 +87,9 @@ def verify_runs(source: ir.Model, result: ir.Model, shapes: Shapes | None = None
     if obstacle:
         return Verification(None, f"not checked: {obstacle}")
     try:
-        runs = check(source, source, samples=1, shapes=shapes, rtol=0.0, regions=False)
+        runs = check(
+            source, source, CheckOptions(samples=1, shapes=shapes, rtol=0.0, regions=False)
+        )
         session = OnnxRuntime().session(with_plain_ports(source), "A")
         wanted = {name: _shapes(session.run(feeds)) for name, feeds in runs.inputs.items()}
     except (UnsupportedError, MemoryError) as error:

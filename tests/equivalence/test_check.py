@@ -17,7 +17,8 @@ from onnx import numpy_helper
 
 import onnx_expand
 from models import smallnet
-from onnx_expand.equivalence import FACTOR, Verdict, check
+from onnx_expand import check
+from onnx_expand.equivalence import FACTOR, Verdict
 from onnx_expand.errors import ModelError, UnsupportedError, UsageError
 from onnx_expand.model import read
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 import onnx_expand
-from onnx_expand.equivalence import check
+from onnx_expand import check
 from onnx_expand.equivalence.elementary import FUNCTIONS, excess, with_kernel_noise
 from onnx_expand.model import read
 from onnx_expand.runtimes import Reference

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import onnx_expand
-from onnx_expand.equivalence import check
+from onnx_expand import check
 from onnx_expand.equivalence.magnitude import gamma
 from onnx_expand.equivalence.regions import Region, compare_regions
 from onnx_expand.model import read

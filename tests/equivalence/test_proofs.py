@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import onnx_expand
-from onnx_expand.equivalence import check
+from onnx_expand import check
 from onnx_expand.equivalence.proofs import DOUBT, small_ball
 from onnx_expand.equivalence.regions import Grade, Region, examine
 from onnx_expand.equivalence.verdict import Basis

@@ -93,7 +93,7 @@ def test_what_is_no_model_is_refused() -> None:
 def test_an_output_goes_with_a_path_only(tiny: onnx.ModelProto) -> None:
     """A file name beside a model in memory makes no sense, and says so."""
     with pytest.raises(UsageError, match="path"):
-        onnx_expand.fold(tiny, "out.onnx")
+        onnx_expand.fold(tiny, "out.onnx")  # type: ignore[call-overload]
 
 
 # -- Writing ----------------------------------------------------------------------------------

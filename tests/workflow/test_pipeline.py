@@ -20,9 +20,10 @@ import onnx_expand
 from models import smallnet
 from onnx_expand import DifferentError, UsageError
 from onnx_expand.cli import main
+from onnx_expand.equivalence import CheckOptions
 from onnx_expand.passes import Expand, Fold
 from onnx_expand.passes.registry import find_pass, named_passes
-from onnx_expand.workflow.pipeline import Check, Pipeline, read_pipeline
+from onnx_expand.workflow.pipeline import Pipeline, read_pipeline
 
 pytest.importorskip("onnxruntime")
 
@@ -82,7 +83,7 @@ def test_steps_that_are_meant_to_change_numbers_are_no_fault(model: onnx.ModelPr
         ("expand:rate=wide", "rate is 'wide'"),
         ("fold:policy", "write name=value"),
         ("check:samples=0", "samples is 0"),
-        ("check:rtol=1", "check has no option 'rtol'"),
+        ("check:tolerance=1", "check has no option 'tolerance'"),
         ("strip-nonlinear:a=1", "it has none"),
         ("preprocess:std=[0]", "std"),
     ],
@@ -118,7 +119,7 @@ def test_text_and_mapping_are_one_pass(options: list[tuple[str, Any]]) -> None:
     )
     text = f"fold,expand:{written},check" if options else "fold,expand,check"
     steps = [step for _, step in Pipeline.of(text).steps]
-    assert steps == [Fold(), Expand(**dict(options)), Check()]
+    assert steps == [Fold(), Expand(**dict(options)), CheckOptions(samples=1)]
 
 
 def test_a_toml_file_is_the_same(tmp_path: Path) -> None:

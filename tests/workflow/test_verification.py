@@ -233,10 +233,10 @@ def test_a_result_for_which_memory_runs_out_is_a_difference(
     """The source alone fits, so that it is the result that does not run."""
     from onnx_expand import equivalence
 
-    def starved(a: Any, b: Any, **options: Any) -> Any:
+    def starved(a: Any, b: Any, *options: Any) -> Any:
         if a is not b:
             raise MemoryError("of 8 GiB")
-        return real(a, b, **options)
+        return real(a, b, *options)
 
     real = equivalence.check
     monkeypatch.setattr("onnx_expand.workflow.verification.check", starved)
