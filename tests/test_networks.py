@@ -19,8 +19,8 @@ from benchmarks.networks import CASES, NETWORKS, Case, Published, expansion_rows
 from models import mobilenet, mobilenetv2, networks, shufflenetv2
 from onnx_expand.passes import Expand
 from onnx_expand.passes.plans import PLANS
-from tests.cli.test_models import SMALLEST
 from tests.support.graphs import retrained
+from tests.support.smallest import SMALLEST
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 # Networks whose tables take long are left to the script that writes them.

@@ -7,9 +7,9 @@ import pytest
 
 import onnx_expand
 from models import networks
-from tests.cli.test_models import SMALLEST
 from tests.support.graphs import retrained
 from tests.support.graphs_text import fold
+from tests.support.smallest import SMALLEST
 from tests.support.zoo import ZOO
 
 

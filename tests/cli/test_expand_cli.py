@@ -11,7 +11,7 @@ import pytest
 
 from models import smallnet
 from onnx_expand.cli import main
-from tests.passes.test_fold import unlike_only_in_weights
+from tests.support.likeness import unlike_only_in_weights
 
 
 @pytest.fixture

@@ -29,18 +29,9 @@ from models.__main__ import main
 from models.layers import Network, parameter_count
 from models.registry import network
 from onnx_expand.errors import UsageError
+from tests.support.smallest import SMALLEST
 
 ROOT = Path(__file__).parents[2]
-SMALLEST: dict[str, dict[str, Any]] = {
-    "alexnet": {"size": 63, "hidden": 32},
-    "mobilenet": {"size": 32, "width": 0.25},
-    "mobilenetv2": {"size": 32, "width": 0.25},
-    "resnet18": {"size": 32},
-    "shufflenetv2": {"size": 32},
-    "smallnet": {"kernel": 3, "size": 24},
-    "unet": {"size": 16, "width": 4},
-    "yololite": {"size": 32, "anchors": 1},
-}
 # What the networks that do not classify images give for 5 classes at these sizes.
 MAPS = {"unet": (5, 16, 16), "yololite": (10, 1, 1)}
 

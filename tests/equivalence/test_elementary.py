@@ -16,8 +16,8 @@ from onnx_expand.equivalence.elementary import FUNCTIONS, excess, with_kernel_no
 from onnx_expand.model import read
 from onnx_expand.runtimes import Reference
 from onnx_expand.runtimes.ort import OnnxRuntime
-from tests.equivalence.test_error_bounds import moved
 from tests.support.graphs_text import bn, graph, weights
+from tests.support.moved import moved
 
 pytest.importorskip("onnxruntime")
 

@@ -20,6 +20,7 @@ from onnx_expand.equivalence.magnitude import gamma
 from onnx_expand.equivalence.regions import Region, compare_regions
 from onnx_expand.model import read
 from tests.support.graphs_text import bn, graph, weights
+from tests.support.moved import moved
 from tests.support.random_graphs import random_graph
 from tests.support.zoo import ZOO
 
@@ -39,17 +40,6 @@ def regions(a: onnx.ModelProto, b: onnx.ModelProto, seed: int = 0) -> tuple[Regi
         shape = [dim.dim_value or 3 for dim in kind.shape.dim]
         feeds[value.name] = rng.standard_normal(shape).astype(dtype)
     return compare_regions(read(a), read(b), feeds, CPU)
-
-
-def moved(model: onnx.ModelProto, name: str, by: float) -> onnx.ModelProto:
-    """A copy of a model with the first number of an initializer changed."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    tensor = next(t for t in copy.graph.initializer if t.name == name)
-    array = numpy_helper.to_array(tensor).copy()
-    array.reshape(-1)[0] += by
-    tensor.CopyFrom(numpy_helper.from_array(array, name))
-    return copy
 
 
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([np.float32, np.float16]))

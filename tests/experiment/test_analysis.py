@@ -18,7 +18,7 @@ from onnx_expand.experiment import Dataset
 from onnx_expand.experiment.paper.analysis import landscape, similarities
 from onnx_expand.experiment.paper.runner import key_of, perform
 from onnx_expand.train import to_torch
-from tests.experiment.test_paper import job
+from tests.support.jobs import job
 from tests.support.networks import network, stripes
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from onnx_expand.cli import main
 from onnx_expand.errors import ModelError, UnsupportedError
 from onnx_expand.experiment.paper import Job, by_slurm, in_process, in_ray, perform, run_study
-from tests.experiment.test_paper import TOY, pair, squares
+from tests.support.jobs import TOY, pair, squares
 
 PIDS = "ONNX_EXPAND_TEST_PIDS"
 

@@ -25,7 +25,6 @@ from onnx_expand.experiment.paper import (
     STUDIES,
     Arm,
     Job,
-    Setting,
     Study,
     Teacher,
     datasets,
@@ -37,34 +36,7 @@ from onnx_expand.experiment.paper import (
     write,
 )
 from onnx_expand.experiment.paper.runner import key_of, perform
-from tests.support.networks import stripes
-
-HERE = "tests.experiment.test_paper"
-TOY = Setting(
-    f"{HERE}:squares",
-    build={"size": 8, "classes": 3},
-    train={"epochs": 1, "batch": 64, "schedule": "cosine"},
-)
-
-
-def squares(size: tuple[int, int] = (8, 8)) -> tuple[Any, Any, Any, Any]:
-    """Stripes in a frame: a function for `--data`."""
-    x, y = stripes(120)
-    edge = (size[0] - 6) // 2
-    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
-    x = np.rint(255 * (x - x.min()) / (x.max() - x.min())).astype(np.uint8)
-    return x[:90], y[:90], x[90:], y[90:]
-
-
-def pair(**more: Any) -> Study:
-    """The compact network against CK."""
-    arms = (Arm("compact"), Arm("CK", {"strategy": "ck", "rate": 1.0}))
-    return Study("pair", "?", "Table 0", "smallnet", arms, **more)
-
-
-def job(**more: Any) -> Job:
-    """A toy run."""
-    return Job("smallnet", TOY.build, None, TOY.data, TOY.options, {"epochs": 1}, **more)
+from tests.support.jobs import TOY, job, pair, squares
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -238,11 +210,11 @@ def test_what_a_run_needs_is_done_once_and_before(
     assert sum(job.build.get("kernel") == 5 for job in trained) == 1
     assert sum("nonlinear" in (job.expand or {}) for job in trained) == 2
     assert len(trained) == 1 + 2 + 6
-    places = {id(job): place for place, job in enumerate(trained)}
-    for job in trained:
-        for other in job.needs:
+    places = {id(own): place for place, own in enumerate(trained)}
+    for own in trained:
+        for other in own.needs:
             earlier = next(done for done in trained if done == other)
-            assert places[id(earlier)] < places[id(job)]
+            assert places[id(earlier)] < places[id(own)]
 
 
 def test_a_run_begins_where_its_counterpart_ended(tmp_path: Path) -> None:

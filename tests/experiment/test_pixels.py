@@ -19,7 +19,7 @@ from onnx_expand.experiment.data.sources.pictures import decode
 from onnx_expand.experiment.data.targets import UnreadableError
 from onnx_expand.recipes import DataOptions
 from onnx_expand.train import to_torch
-from tests.experiment.test_sources import noise, paint
+from tests.support.folders import noise, paint
 from tests.support.networks import network
 
 

@@ -405,7 +405,7 @@ def test_masks_and_boxes_are_trained_by_the_same_command(
 ) -> None:
     """The data says what is learnt; the score is the task's, and the model folds."""
     pytest.importorskip("PIL.Image")
-    from tests.experiment.test_sources import segments, voc
+    from tests.support.folders import segments, voc
 
     segments(folder / "seg")
     voc(folder / "voc")

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-Image = pytest.importorskip("PIL.Image")
 
 from onnx_expand.errors import ModelError, UsageError  # noqa: E402
 from onnx_expand.experiment import load_data  # noqa: E402
@@ -23,6 +22,7 @@ from onnx_expand.experiment.data.samples import PictureSamples  # noqa: E402
 from onnx_expand.experiment.data.sources.cifar import unpickle  # noqa: E402
 from onnx_expand.experiment.training.parallel import World  # noqa: E402
 from onnx_expand.recipes import DataOptions  # noqa: E402
+from tests.support.folders import NOTE, noise, paint, segments, voc  # noqa: E402
 
 
 def pixels(count: int, seed: int) -> Any:
@@ -164,17 +164,6 @@ def test_broken_files_of_cifar_are_named(tmp_path: Path) -> None:
         cifar(tmp_path / "bad.tar.gz")
 
 
-def paint(path: Path, array: Any) -> None:
-    """Write an image file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(array, dtype=np.uint8)).save(path)
-
-
-def noise(*shape: int, seed: int = 0) -> Any:
-    """Random bytes."""
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
 @pytest.mark.parametrize("cache", [1.0, 0.0])
 def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, cache: float) -> None:
     """In memory they go at once; on disk another takes the place while training."""
@@ -207,14 +196,6 @@ def test_a_class_of_unreadable_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b" / "1.jpg").write_bytes(b"")
     with pytest.raises(ModelError, match=r"b: none of its images can be read"):
         load_data(tmp_path, channels=1)
-
-
-def segments(root: Path, count: int = 6) -> None:
-    """Images and masks: the mask says where the image is bright."""
-    for number in range(count):
-        image = noise(8, 10, 3, seed=number)
-        paint(root / "images" / f"{number}.png", image)
-        paint(root / "masks" / f"{number}.png", (image[..., 0] > 127).astype(np.uint8))
 
 
 @pytest.mark.parametrize("layout", ["whole", "outer", "inner", "camvid"])
@@ -290,24 +271,6 @@ def test_cityscapes_as_published(tmp_path: Path) -> None:
     data = load_data(tmp_path, channels=3, classes=19)
     assert data.y_train[0, 0].tolist() == [255, 0, 1, 13, 18, 255]
     assert data.classes[13] == "car"
-
-
-NOTE = """<annotation><object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin>
-<ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object></annotation>"""
-
-
-def voc(root: Path, count: int = 6) -> Path:
-    """Images with one box each, in VOC's layout."""
-    (root / "Annotations").mkdir(parents=True)
-    for number in range(count):
-        paint(root / "JPEGImages" / f"{number:06}.jpg", noise(20, 40, 3, seed=number))
-        note = NOTE.format("dog", number % 2, 5, 3, 24, 12)
-        (root / "Annotations" / f"{number:06}.xml").write_text(note)
-    lists = root / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
-    (lists / "trainval.txt").write_text("000000\n000001\n000002 1\n")
-    (lists / "test.txt").write_text("000003\n000004\n")
-    return root
 
 
 @pytest.mark.parametrize("inner", ["", "VOC2007", "VOCdevkit/VOC2007", "cells"])

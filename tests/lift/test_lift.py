@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx.reference import ReferenceEvaluator
 
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.graph.facts import Facts
@@ -17,58 +16,8 @@ from onnx_expand.lift import Linear, lift
 from onnx_expand.passes.snapshot import Snapshot
 from tests.support.graphs import Array
 from tests.support.graphs_text import graph
+from tests.support.lifting import acts_as_its_node, lifted, normal, one_node
 from tests.support.random_models import KINDS, random_model
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    """Normal random numbers in float64."""
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
-
-def lifted(model: onnx.ModelProto) -> Linear | Refusal | None:
-    """What the last node of a model is lifted to."""
-    own = ir.serde.deserialize_model(model)
-    return lift(own.graph[-1], Facts(own))
-
-
-def acts_as_its_node(model: onnx.ModelProto, x: Array) -> Linear:
-    """Assert that the last node of a model lifts, and that its map computes what it does."""
-    linear = lifted(model)
-    assert isinstance(linear, Linear), linear
-    assert linear.x.name == "x"
-    outputs: Any = ReferenceEvaluator(model).run(None, {"x": x})
-    expected = np.asarray(outputs[0])
-    if linear.axes is None:
-        linear = linear.on(x.ndim - 1, x.shape[-1])
-    affine = linear.load()
-    assert linear.axes is not None
-    read, written = (axis % x.ndim for axis in linear.axes)
-    if affine.rank:
-        actual = affine(x)
-    else:
-        columns = np.moveaxis(x, read, -1)
-        flat = affine(columns.reshape(-1, columns.shape[-1]))
-        # What is not the channel axis keeps its order, wherever the channels go.
-        actual = np.moveaxis(flat.reshape(*columns.shape[:-1], -1), -1, written)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
-    assert affine.geometry == linear.geometry
-    return linear
-
-
-def dims(x: Array) -> str:
-    """The shape of an array as text, its first axis symbolic."""
-    return ",".join(["N", *map(str, x.shape[1:])])
-
-
-def one_node(text: str, x: Array, /, **constants: Any) -> onnx.ModelProto:
-    """A model in float64 of one node, written as text, that maps x to y."""
-    axes = ",".join("ABCDE"[: x.ndim])
-    return graph(
-        f"g (double[{dims(x)}] x) => (double[{axes}] y) {{ {text} }}",
-        {name: np.asarray(array) for name, array in constants.items()},
-    )
-
 
 # -- Conv ------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_expand.errors import Reason, Refusal
-from tests.lift.test_lift import acts_as_its_node, lifted, normal, one_node
 from tests.support.graphs_text import graph
+from tests.support.lifting import acts_as_its_node, lifted, normal, one_node
 
 FAR = (1 << 63) - 1
 ONE, THREE = (2, 1, 5, 4), (2, 3, 5, 4)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import OnnxExpandError, Reason
 from onnx_expand.linear.steps import shift_before
 from onnx_expand.passes import Policy
-from onnx_expand.runtimes import Reference
+from tests.support.folding import outputs
 from tests.support.graphs import Array
 from tests.support.graphs_text import bn, fold, graph, ops, weights
 from tests.support.judge import Source, judge
@@ -52,31 +51,6 @@ def feeds(model: onnx.ModelProto, seed: int, size: tuple[int, int]) -> dict[str,
         shape = [extents[d.dim_param] if d.dim_param else d.dim_value for d in dims]
         found[port.name] = rng.standard_normal(shape)
     return found
-
-
-def outputs(model: onnx.ModelProto, given_feeds: dict[str, Array]) -> list[Array]:
-    """What a model computes in float64, its outputs in order."""
-    own = ir.serde.deserialize_model(onnx.ModelProto.FromString(model.SerializeToString()))
-    found = Reference().session(own, "model").run(given_feeds)
-    return [np.asarray(found[value.name], np.float64) for value in model.graph.output]
-
-
-def assert_folds(model: onnx.ModelProto, x: Array, policy: Policy) -> None:
-    """Folded and original agree, no product is added, and folding twice is folding once."""
-    folded, _ = fold(model, policy)
-    (expected,), (found,) = (outputs(m, {"x": x}) for m in (model, folded))
-    largest = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-    kind = model.graph.input[0].type.tensor_type.elem_type
-    tolerance = 3e-5 if kind == onnx.TensorProto.FLOAT else 1e-10
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
-    again, report = fold(folded, policy)
-    assert again.SerializeToString() == folded.SerializeToString()
-    assert not report.sites
-    if policy is Policy.CHEAPEST:
-        before, after = onnx_expand.inspect(model).macs, onnx_expand.inspect(folded).macs
-        assert before is not None
-        assert after is not None
-        assert after <= before
 
 
 def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int, tolerance: float) -> None:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 import onnx_expand
 from onnx_expand.passes import Policy
-from tests.linear.test_channels import assert_folds
+from tests.support.folding import assert_folds
 from tests.support.graphs import Array
 from tests.support.graphs_text import fold, graph, ops
 

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
-from onnx import numpy_helper
 
 import onnx_expand
 from models import mobilenetv2, smallnet
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, UsageError
 from onnx_expand.factorize import Options, Unit, factorize, parse_strategy, random_init
-from onnx_expand.passes import Expand, ExpandReport
+from tests.support.expanding import arrays, expand, skipped
 from tests.support.graphs_text import graph, ops, weights
 
 
@@ -145,20 +143,6 @@ def test_options_without_sense_are_refused(options: dict[str, Any], words: str) 
 # -- Selection -------------------------------------------------------------------------------
 
 
-def expand(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, ExpandReport]:
-    """An expanded copy of a model, checked in full, and the report."""
-    own = ir.serde.deserialize_model(onnx.ModelProto.FromString(model.SerializeToString()))
-    report = Expand(**options).call(own).report
-    expanded = ir.serde.serialize_model(own)
-    onnx.checker.check_model(expanded, full_check=True)
-    return expanded, report
-
-
-def skipped(report: ExpandReport) -> dict[str, Reason]:
-    """Why layers were left as they are, by name."""
-    return {s.node: s.refusal.reason for s in report.skipped}
-
-
 def test_include_and_exclude() -> None:
     """Names are matched anywhere; exclude wins over include."""
     model = smallnet.build()
@@ -245,11 +229,6 @@ def test_the_report_is_plain_data() -> None:
 
 
 # -- Numbers ---------------------------------------------------------------------------------
-
-
-def arrays(model: onnx.ModelProto) -> dict[str, Any]:
-    """The initializers of a model by name."""
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
 def test_the_seed_decides_the_numbers() -> None:

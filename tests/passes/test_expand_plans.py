@@ -15,10 +15,10 @@ from models import mobilenetv2, smallnet
 from onnx_expand.errors import Reason, UsageError
 from onnx_expand.passes import ExpandReport
 from onnx_expand.passes.plans import PLANS, How, Plan, Rule, Select, load_plan, plan_text
-from tests.passes.test_expand import expand, skipped
-from tests.passes.test_fold import unlike_only_in_weights
+from tests.support.expanding import expand, skipped
 from tests.support.graphs import named
 from tests.support.graphs_text import graph, weights
+from tests.support.likeness import unlike_only_in_weights
 
 THREE = (4, 4, 3, 3)
 

@@ -24,10 +24,10 @@ from onnx_expand.factorize.kernels import (
     compose,
     least_squares,
 )
-from tests.passes.test_expand import arrays, expand, skipped
-from tests.passes.test_fold import unlike_only_in_weights
+from tests.support.expanding import arrays, expand, skipped
 from tests.support.graphs import compute, retrained
 from tests.support.graphs_text import fold, graph, ops, weights
+from tests.support.likeness import unlike_only_in_weights
 from tests.support.strategies import with_numbers
 
 PRESERVED: dict[str, Any] = {"init": "preserve", "first_width": "expand"}

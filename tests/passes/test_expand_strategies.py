@@ -33,8 +33,8 @@ from onnx_expand.factorize import (
     random_init,
     random_unit,
 )
-from tests.passes.test_fold import unlike_only_in_weights
 from tests.support.graphs import Array, compute, retrained
+from tests.support.likeness import unlike_only_in_weights
 from tests.support.strategies import layers, rounding, sample_input, with_numbers
 
 RATES = st.sampled_from([0.25, 0.5, 1, 1.5, 2, 4])

@@ -32,6 +32,7 @@ from tests.support.graphs import (
     sized,
 )
 from tests.support.graphs_text import bn, fold, graph, ops, weights
+from tests.support.likeness import unlike_only_in_weights
 
 pytest.importorskip("onnxruntime")
 
@@ -506,24 +507,6 @@ def test_a_long_chain_that_no_node_can_hold_stays() -> None:
 
 
 # -- What expand made ------------------------------------------------------------------------
-
-
-def unlike_only_in_weights(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
-    """Whether two models are the same bytes once weights are zero and expand's note is gone."""
-    blank = []
-    for model in (a, b):
-        own = copy.deepcopy(model)
-        for tensor in own.graph.initializer:
-            array = numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(array), tensor.name))
-        kept = {p.key: p.value for p in own.metadata_props if p.key != "onnx_expand.expanded"}
-        onnx.helper.set_model_props(own, kept)
-        # Whether an empty text is written or left out is tested for itself.
-        own.producer_version = own.producer_version or "none"
-        for node in own.graph.node:
-            node.domain = node.domain or "ai.onnx"
-        blank.append(own.SerializeToString(deterministic=True))
-    return blank[0] == blank[1]
 
 
 SOURCES: dict[str, Any] = {

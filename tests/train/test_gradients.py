@@ -19,7 +19,7 @@ import torch
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.train import to_torch
 from onnx_expand.train.registry import find, registered
-from tests.train.test_onnx_nodes import _array, cases
+from tests.support.onnx_nodes import _array, cases
 
 # What has no gradient, and why.
 CONSTANT = "its results are integers, truths or shapes"

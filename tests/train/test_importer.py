@@ -15,48 +15,11 @@ torch = pytest.importorskip("torch")
 import onnx_ir as ir  # noqa: E402
 
 from onnx_expand.errors import ModelError, UnsupportedError  # noqa: E402
-from onnx_expand.model import read, to_proto  # noqa: E402
 from onnx_expand.train import to_torch  # noqa: E402
 from onnx_expand.train.names import state_keys  # noqa: E402
+from tests.support.classifiers import classifier  # noqa: E402
 from tests.support.graphs_text import graph, weights  # noqa: E402
 from tests.support.torch_graphs import assert_same, images, parse, with_weights  # noqa: E402
-
-CLASSIFIER = (
-    "c = Conv<pads=[1, 1, 1, 1]>(x, w, b) n = BatchNormalization(c, s, t, m, v) r = Relu(n)"
-    "k = Clip(r, , limit) p = GlobalAveragePool(k) f = Flatten(p) y = Gemm(f, g)"
-)
-
-
-def classifier() -> onnx.ModelProto:
-    """A convolution, normalised, clipped, pooled and classified, with dotted names."""
-    model = parse(CLASSIFIER, "(float[n, 3, 5, 5] x) => (float[n, 2] y)")
-    names = {
-        "w": "features.0.weight",
-        "b": "features.0.bias",
-        "s": "features.1.weight",
-        "t": "features.1.bias",
-        "m": "features.1.running_mean",
-        "v": "features.1.running_var",
-        "limit": "limit",
-        "g": "head.weight",
-    }
-    for node in model.graph.node:
-        for slot, name in enumerate(node.input):
-            node.input[slot] = names.get(name, name)
-    arrays = {
-        "features.0.weight": images(4, 3, 3, 3),
-        "features.0.bias": images(4, seed=1),
-        "features.1.weight": np.ones(4, np.float32),
-        "features.1.bias": np.zeros(4, np.float32),
-        "features.1.running_mean": images(4, seed=2),
-        "features.1.running_var": np.ones(4, np.float32),
-        "limit": np.array(6, np.float32),
-        "head.weight": images(4, 2, seed=3),
-    }
-    for name, array in arrays.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    # The parser leaves out fields that every other writer fills with empty strings.
-    return to_proto(read(model))
 
 
 def test_state_dict_keys_are_initializer_names() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 pytest.importorskip("torch")
@@ -16,10 +13,7 @@ import torch
 
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.train import to_torch
-
-FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-SIZES = (8, 16, 32, 64)
-INTEGERS = {onnx.TensorProto.DataType.Value(f"{s}INT{n}") for s in ("", "U") for n in SIZES}
+from tests.support.onnx_nodes import _array, cases
 
 # What has no translation, and why.
 REFUSED = {
@@ -55,27 +49,6 @@ KNOWN = {
 }
 
 
-def cases() -> Iterator[Any]:
-    """Tests with numbers as inputs and outputs, those of function bodies left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.case.node import collect_testcases
-
-        found = collect_testcases("")
-    seen = set()
-    for case in found:
-        if case.model is None:
-            continue
-        ports = [*case.model.graph.input], [*case.model.graph.output]
-        known = [[p.type.tensor_type.elem_type in FLOATS | INTEGERS for p in s] for s in ports]
-        is_number = all(map(any, known))
-        own = all(node.domain in {"", "ai.onnx"} for node in case.model.graph.node)
-        skipped = case.name.endswith("_expanded") or "training" in case.name
-        if is_number and own and not skipped and case.name not in seen:
-            seen.add(case.name)
-            yield case
-
-
 def outcome(case: Any) -> str:
     """`match`, `refused`, or what went wrong."""
     try:
@@ -94,14 +67,6 @@ def outcome(case: Any) -> str:
         if not np.allclose(own, want, rtol=1e-3, atol=slack, equal_nan=True):
             return "other numbers"
     return "match"
-
-
-def _array(value: Any) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
-    if isinstance(value, onnx.TensorProto):
-        value = onnx.numpy_helper.to_array(value)
-    array = np.array(value)
-    own = array.dtype.kind in "biuf" and array.dtype.isbuiltin == 1
-    return array if own else array.astype(np.float32)
 
 
 def test_onnx_tests_of_operators_match() -> None:

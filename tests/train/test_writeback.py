@@ -15,8 +15,8 @@ import onnx_ir as ir  # noqa: E402
 
 from onnx_expand.errors import UnsupportedError, UsageError  # noqa: E402
 from onnx_expand.train import to_torch, write_back  # noqa: E402
+from tests.support.classifiers import classifier  # noqa: E402
 from tests.support.torch_graphs import images, parse, reference, with_weights  # noqa: E402
-from tests.train.test_importer import classifier  # noqa: E402
 
 
 def test_an_untrained_module_gives_the_model_byte_for_byte() -> None:

@@ -1,0 +1,17 @@
+"""Models of which one tensor is moved a little."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import numpy_helper
+
+
+def moved(model: onnx.ModelProto, name: str, by: float) -> onnx.ModelProto:
+    """A copy of a model with the first number of an initializer changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensor = next(t for t in copy.graph.initializer if t.name == name)
+    array = numpy_helper.to_array(tensor).copy()
+    array.reshape(-1)[0] += by
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+    return copy
