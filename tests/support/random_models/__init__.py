@@ -17,13 +17,14 @@ from tests.support.random_models.control import CONTROL, DOMAIN, call
 from tests.support.random_models.factors import FACTORS
 from tests.support.random_models.joins import JOINS
 from tests.support.random_models.linear import LINEAR
+from tests.support.random_models.mixed import MIXED
 from tests.support.random_models.moves import MOVES, PLAIN
 
 __all__ = ["KINDS", "random_model", "sizes_of"]
 
 KINDS = (
     *("images", "matrices", "sequences", "moves", "half", "double", "control", "functions"),
-    *("factors", "half factors"),
+    *("factors", "half factors", "mixed"),
 )
 """What a model has most of; `half` and `double` are the types of its numbers."""
 
@@ -49,6 +50,8 @@ def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
         "half factors": np.float16,
         "double": np.float64,
     }
+    if kind == "mixed":
+        types[kind] = ([np.float32] * 8 + [np.float16, np.float64])[rng.integers(10)]
     dtype = np.dtype(types.get(kind, np.float32))
     opset = int(
         rng.choice([7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 17, 17, 18, 19, 20, 21, 22, _NEWEST])
@@ -58,7 +61,8 @@ def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
     b = Builder(Scope(rng, dtype, opset, 3))
     inputs = _inputs(b, kind)
     b.values += inputs
-    _grow(b, kind, int(rng.integers(2, 15)))
+    fewest, most = (4, 25) if kind == "mixed" else (2, 15)
+    _grow(b, kind, int(rng.integers(fewest, most)))
     return _finished(b, inputs)
 
 
@@ -74,6 +78,8 @@ def _inputs(b: Builder, kind: str) -> list[Value]:
     else:
         layout = kind
     c = int(b.pick(1, 2, 3, 4, 4, 6))
+    if kind == "mixed":
+        c = int(b.pick(c, 4, 6, 8))
     free = b.pick("", "N", "N", "NHWL", "NHWL", "HWL")
 
     def extent(symbol: str) -> tuple[int, ...]:
@@ -88,6 +94,8 @@ def _inputs(b: Builder, kind: str) -> list[Value]:
         dims = (extent("N"), side, height, height if square else extent("W"))
         if b.chance(0.15):
             dims = (dims[0], side, extent("L"))
+        elif kind == "mixed" and b.chance(0.1):
+            dims = (*dims[:2], extent("L"), extent("L"), extent("L"))
     elif layout == "matrices":
         dims = (side, side) if b.chance(0.2) else (extent("N"), side)
     else:
@@ -105,6 +113,7 @@ def _grow(b: Builder, kind: str, length: int) -> None:
         "moves": (*linear, *PLAIN, *MOVES, *MOVES, *MOVES),
         "factors": FACTORS,
         "half factors": FACTORS,
+        "mixed": MIXED,
         "control": (*linear, *PLAIN, *MOVES, *CONTROL * 4),
         "functions": (*linear, *PLAIN, *[call] * 14),
     }.get(kind, (*linear, *linear, *PLAIN, *MOVES, *CONTROL[:2]))
