@@ -16,7 +16,10 @@ _FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of sever
 
 
 def handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
-    """The input that a node gives back as it is, whatever that is; None for other nodes."""
+    """The value that a node gives back as it is, whatever that is; None for other nodes.
+
+    That is its input, or what its input was converted from without a loss.
+    """
     check = _CHECKS.get(node.op_type) if node.domain == "" else None
     if check is None or not node.inputs or node.inputs[0] is None:
         return None
@@ -24,7 +27,38 @@ def handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
         return None
     if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return None
-    return node.inputs[0] if check(node, facts) else None
+    return node.inputs[0] if check(node, facts) else _before_detour(node, facts)
+
+
+_WITHIN = {
+    ir.DataType.FLOAT16: {ir.DataType.FLOAT, ir.DataType.DOUBLE},
+    ir.DataType.BFLOAT16: {ir.DataType.FLOAT, ir.DataType.DOUBLE},
+    ir.DataType.FLOAT: {ir.DataType.DOUBLE},
+    ir.DataType.INT8: {ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64},
+    ir.DataType.UINT8: {ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64},
+    ir.DataType.INT16: {ir.DataType.INT32, ir.DataType.INT64},
+    ir.DataType.INT32: {ir.DataType.INT64, ir.DataType.DOUBLE},
+}
+"""By type the types that hold all of its numbers."""
+
+
+def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:
+    """What a Cast gives back in its own type that another one had put into a wider one.
+
+    onnxruntime takes such a pair out itself, but not where nothing but a graph within a node
+    reads it (1.30).
+    """
+    wide = node.inputs[0]
+    before = None if wide is None else wide.producer()
+    if node.op_type != "Cast" or before is None or before.op_type != "Cast" or before.domain:
+        return None
+    x = before.inputs[0] if before.inputs else None
+    if x is None or any(attribute.is_ref() for attribute in before.attributes.values()):
+        return None
+    dtype = facts.dtype(x)
+    if dtype is None or dtype != ir.DataType(int_of(node, "to")):
+        return None
+    return x if ir.DataType(int_of(before, "to")) in _WITHIN.get(dtype, ()) else None
 
 
 def _constant(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
@@ -72,7 +106,8 @@ def _tile(node: ir.Node, facts: Facts) -> bool:
 def _resize(node: ir.Node, facts: Facts) -> bool:
     if facts.opset < 11 or text_of(node, "mode", facts.opset) not in {"nearest", "linear"}:
         return False
-    if text_of(node, "coordinate_transformation_mode", facts.opset) == "tf_crop_and_resize":
+    shifted = {"tf_crop_and_resize", "tf_half_pixel_for_nn"}
+    if text_of(node, "coordinate_transformation_mode", facts.opset) in shifted:
         return False
     if facts.opset >= 18 and int_of(node, "antialias", facts.opset):
         return False
