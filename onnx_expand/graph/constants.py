@@ -103,6 +103,8 @@ def is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) 
     if node.op_type == "Split":
         return int_of(node, "num_outputs", missing=len(node.outputs)) == len(node.outputs)
     given = [array for array in inputs if array is not None]
+    if node.op_type == "Concat":
+        return _continue(given, int_of(node, "axis", missing=1))
     if node.op_type in {"Div", "Mod"} and len(given) == 2:
         return _divides(*given)
     if node.op_type == "Pow" and len(given) == 2:
@@ -112,6 +114,18 @@ def is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) 
     if node.op_type == "CastLike" and len(given) == 2:
         return _has_room(given[0], given[1].dtype)
     return True
+
+
+def _continue(parts: Sequence[npt.NDArray[np.generic]], axis: int) -> bool:
+    """Whether arrays have equal extents on all axes but one.
+
+    onnxruntime takes no account of those that are empty, and up to 1.30 ends the process where
+    one has another number of axes.
+    """
+    ranks = {part.ndim for part in parts}
+    if len(ranks) != 1 or not -max(ranks) <= axis < max(ranks):
+        return False
+    return len({np.delete(part.shape, axis).tobytes() for part in parts}) == 1
 
 
 def _divides(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:

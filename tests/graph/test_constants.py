@@ -97,6 +97,10 @@ UNDEFINED = {
     "more parts than outputs": Case(
         "Split", 18, [np.ones(4)], {"axis": 0, "num_outputs": 2**31}, 2
     ),
+    "empty part of other extents": Case(
+        "Concat", 17, [np.ones((1, 2)), np.ones((3, 0))], {"axis": 1}
+    ),
+    "empty part of another rank": Case("Concat", 17, [np.ones((1, 2)), np.ones(0)], {"axis": 0}),
     "text": Case("Identity", 17, [np.array(["a"])]),
 }
 
