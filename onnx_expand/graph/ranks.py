@@ -42,7 +42,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
     """
     find = _Classes()
     for node in graph.node:
-        for one, other in _alike(node):
+        for one, other in _alike(node, known):
             find.join(one, other)
     ranks: dict[str, int] = {}
     for node in graph.node:
@@ -81,6 +81,11 @@ def prove_channels(
     """
     for node in graph.node:
         reads = list(node.input)
+        if _is(node, {"MatMul"}) and len(reads) > 1:
+            yield from _multiplied(reads[0], reads[1], known)
+        elif _is(node, {"Transpose"}) and (order := _ints(node, "perm", [])):
+            pairs = zip(order, known.get(node.output[0], ()), strict=False)
+            yield from ((reads[0], axis, size) for axis, size in pairs if size is not None)
         weight = known.get(reads[1]) if len(reads) > 1 else None
         if weight is None or None in weight[:2]:
             continue
@@ -94,6 +99,17 @@ def prove_channels(
         elif _is(node, {"Gemm"}) and len(sizes) > 1:
             axis = 0 if _ints(node, "transA", [0])[0] else 1
             yield reads[0], axis, sizes[1 if _ints(node, "transB", [0])[0] else 0]
+
+
+def _multiplied(
+    left: str, right: str, known: Mapping[str, Sequence[int | None]]
+) -> Iterator[tuple[str, int, int]]:
+    """What either operand of a product demands of the other one."""
+    rows, columns = known.get(right, ()), known.get(left, ())
+    if rows and (size := rows[-2:][0]) is not None:
+        yield left, -1, size
+    if columns and (size := columns[-1]) is not None:
+        yield right, -1 if len(rows) == 1 else -2, size
 
 
 def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
@@ -151,7 +167,7 @@ def _is(node: onnx.NodeProto, ops: Container[str]) -> bool:
     return node.domain in _DOMAINS and node.op_type in ops
 
 
-def _alike(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
+def _alike(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Pairs of values around a node that have as many axes."""
     ends: list[str] = []
     reduces = node.domain in _DOMAINS and node.op_type.startswith("Reduce")
@@ -161,6 +177,9 @@ def _alike(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
         ends = [*node.input, *node.output]
     elif _is(node, {"Split"}):
         ends = [*node.input[:1], *node.output]
+    elif _is(node, {"MatMul"}):  # a product with a matrix
+        ends = [name for name in node.input if known.get(name) != 2]
+        ends = [*ends, *node.output] if len(ends) == 1 else []
     ends = [name for name in ends if name]
     yield from itertools.pairwise(ends)
 

@@ -268,7 +268,7 @@ def _state_proved(
     dims = {n: [_static(d) for d in t.shape.dim] for n, t in types.items() if t.HasField("shape")}
     for name, axis, size in prove_channels(inferred, dims):
         kind = stated(name)
-        if kind is not None and axis < len(kind.shape.dim):
+        if kind is not None and -len(kind.shape.dim) <= axis < len(kind.shape.dim):
             dim = kind.shape.dim[axis]
             if not dim.HasField("dim_value"):
                 dim.dim_value = size
@@ -288,7 +288,10 @@ def _static(dim: onnx.TensorShapeProto.Dimension) -> int | None:
 def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
     """What a graph says of its values, its weights among them."""
     infos = (*graph.input, *graph.value_info, *graph.output)
-    types = {info.name: info.type.tensor_type for info in infos}
+    types: dict[str, onnx.TypeProto.Tensor] = {}
+    for info in infos:  # an input that is an output, too, may say its shape but once
+        if info.name not in types or info.type.tensor_type.HasField("shape"):
+            types[info.name] = info.type.tensor_type
     for tensor in graph.initializer:
         kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
         types.setdefault(tensor.name, kind.tensor_type)

@@ -144,8 +144,9 @@ class _Writer:
         """Let a value be what the graph gives under the name of another one."""
         if value is new:
             return
-        graph = self.choice.graph
-        if new.is_graph_output() or new.is_graph_input() or new.is_initializer():
+        graph, maker = self.choice.graph, new.producer()
+        # What a graph around this one computes is no output of this one.
+        if maker is None or maker.graph is not graph or new.is_graph_output():
             node = ir.node("Identity", [new], name=self.rewriter.unique(f"{value.name}.out"))
             graph.append(node)
             new = node.outputs[0]

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.lower import Form, Target, constant, lower
 
 __all__ = ["Border", "bridge"]
@@ -109,7 +110,13 @@ def _pad(pair: _Pair) -> list[ir.Node] | Refusal:
     values = -f.bias / sums
     value = float(np.asarray(values.mean()).astype(pair.target.dtype.numpy()))
     eps = float(np.finfo(np.float32).eps) if pair.target.dtype.itemsize == 4 else 0.0
-    if np.any(np.abs(sums * value + f.bias) > 2 * eps * np.abs(f.bias)):
+    off = np.abs(sums * value + f.bias) > 2 * eps * np.abs(f.bias)
+    if f.geometry.is_per_channel and np.all(f.weight == 1):
+        # What only adds would be rounded, too, if it were written.
+        numbers = constant(-f.bias, "", pair.target.dtype).const_value
+        assert numbers is not None
+        off &= read_tensor(numbers).astype(np.float64) != value
+    if np.any(off):
         spread = float(np.ptp(values))
         return Refusal(
             Reason.BORDER,

@@ -148,6 +148,29 @@ class Terms:
             term = user
         return term
 
+    def ask_sources(self) -> bool:
+        """Let readers of shapes ask what maps that turned out to keep extents are computed from.
+
+        Returns:
+            Whether any does now that did not.
+        """
+        moved = False
+        for term in [t for t in self.askers if t in self.users and keeps_extents(t)]:
+            twin = term.args[0]
+            while keeps_extents(twin):
+                twin = twin.args[0]
+            if not twin.is_opaque:
+                continue
+            self.askers.setdefault(twin, []).extend(self.askers.pop(term))
+            if not isinstance(twin, Read):
+                self.roots.setdefault(twin, [])
+            if self.roots.get(term) == []:
+                del self.roots[term]
+                self._joins.clear()
+                self._release([term])
+            moved = True
+        return moved
+
     # -- Who uses what ------------------------------------------------------------------------
 
     def count(self, term: Term) -> int:

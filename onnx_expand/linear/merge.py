@@ -199,7 +199,7 @@ def _single_nodes(whole: Map) -> Map:
         return AffineConv.per_channel(np.ones_like(bias), bias)
 
     n = geometry.out_channels
-    axes = None if whole.axes is None else (whole.axes[1], whole.axes[1])
+    axes = None if whole.axes is None or n == 1 else (whole.axes[1], whole.axes[1])
     inner = replace(
         whole, value=None, geometry=replace(geometry, bias=False), load=product, shift_only=False
     )
@@ -281,7 +281,7 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
         None,
         steps[-1].top.anchor,
         affine.geometry,
-        (axis, axis),
+        (axis, axis) if affine.geometry.out_channels > 1 else None,
         memoized(load, affine),
         True,
         form=form,

@@ -320,7 +320,10 @@ class Map(Term):
         else:
             return Price()
         if products:
-            read = self.args[0].tensor.positions(None)[0]
+            # The weight says how many channels are read where the shape does not.
+            axis = None if self.axes is None else self.axes[0]
+            channels = 1 if axis is None else self.geometry.in_channels
+            read = self.args[0].tensor.positions(axis)[0] * channels
             cost = replace(cost, copied=cost.copied + read, starts=1)
         elif not cost.elementwise and not self.nothing and not self.is_part:
             # It picks or pools channels and positions.

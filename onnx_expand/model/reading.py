@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
@@ -34,7 +33,6 @@ EXTERNAL = "onnx_expand.external"
 """Says of a main graph that its model had external data."""
 
 _TOO_LARGE = 1 << 31
-_LOG = logging.getLogger("onnx_expand.model")
 _KEEP = "which onnx-expand cannot keep; remove it from the model first"
 
 
@@ -49,9 +47,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         UnsupportedError: It holds something that onnx-expand cannot keep.
     """
     path = Path(path)
-    model = admit(_parse(path), str(path), path.parent)
-    _LOG.debug("read %s: %d nodes", path, len(model.graph))
-    return model
+    return admit(_parse(path), str(path), path.parent)
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -35,7 +35,6 @@ from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.passes.widths import Width, resize
-from onnx_expand.progress import counted
 
 __all__ = ["FoldRun"]
 
@@ -88,10 +87,9 @@ class FoldRun:
             width: How to write products of one input, where that was measured.
             cleans: Whether to clean what was folded.
         """
-        for round_ in range(_ROUNDS):
+        for _ in range(_ROUNDS):
             self.kept.clear()
-            graphs = list(self._model.graphs())
-            for graph in counted(f"folding, round {round_ + 1}", graphs):
+            for graph in list(self._model.graphs()):
                 self.fold_graph(graph)
                 if width is not None:
                     self.resize(graph, width)
@@ -127,6 +125,8 @@ class FoldRun:
         if self.stopwatch is not None:
             terms.clock = self._clock(terms, self.stopwatch)
         rewrite(terms, _RULES)
+        while terms.ask_sources():  # what nothing reads then leaves others free
+            rewrite(terms, _RULES)
         refused: list[tuple[tuple[Term, ...], Refusal]] = []
         bridges = self.border is not Border.EXACT or self.image is not None
         if self.policy is not Policy.MARKED and bridges:

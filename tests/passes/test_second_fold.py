@@ -1,0 +1,124 @@
+"""Folding what was folded changes nothing, whatever of it inference could not see at first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+
+import onnx_expand
+from tests.support.graphs_text import bn, graph, weights
+
+Array = npt.NDArray[Any]
+
+_GELU = "r = Div(x, root) e = Erf(r) o = Add(e, one) h = Mul(o, half) "
+_NUMBERS: dict[str, Array] = {
+    "root": np.array(np.sqrt(2), np.float32),
+    "one": np.array(1, np.float32),
+    "half": np.array(0.5, np.float32),
+}
+
+GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
+    # Of the state of a Loop a weight alone says how many channels it has.
+    "a weight behind a state": (
+        "g (float[N,8] x) => (float[P,Q] y) { n = Constant<value_int = 3>()"
+        " y = Loop(n, , x) <body = b (int64 i, bool c, z) => (bool d, u) { d = Identity(c)"
+        " h = HardSigmoid(z) t = Transpose<perm = [0,1]>(h) r = Relu(t)"
+        " s = Transpose<perm = [0,1]>(r) m = MatMul(s, w) u = MatMul(m, v) }> }",
+        weights(w=(8, 3), v=(3, 8)),
+    ),
+    # Only the order of a Transpose says how many axes the rows of a Loop have.
+    "a product of what a loop collects": (
+        "g (float[N,6] x) => (float[3,6,N] y) { n = Constant<value_int = 3>()"
+        " a, s = Loop(n, , x) <body = b (int64 i, bool c, z) => (bool d, u, v)"
+        " { d = Identity(c) u = Tanh(z) v = Tanh(u) }>"
+        " m = MatMul(s, w) y = Transpose<perm = [0,2,1]>(m) }",
+        weights(w=(6, 6)),
+    ),
+    # The value that is spelled anew has a type, but no description in the file.
+    "a GELU in another spelling": (
+        "g (float[N,4,H,W] x) => (float[N,4,H,W] y) <float[N,4,H,W] s>"
+        " {" + _GELU + " z = Mul(h, x) s = Sigmoid(z) y = Exp(s) }",
+        _NUMBERS,
+    ),
+    # The shift that stays before the border is one number: it has no channel axis.
+    "a shift of one channel": (
+        "g (float[1,3,7,7] x) => (float[1,1,147] y)"
+        " { b = BatchNormalization(x, n_s, n_b, n_m, n_v) r = Reshape(b, s) d = Add(r, r)"
+        " c = Conv(d, w, t) y = Conv<pads = [1,1]>(c, v) }",
+        {**bn("n", 3), **weights(w=(1, 1, 1), t=(1,), v=(1, 1, 3)), "s": np.array([0, 1, -1])},
+    ),
+    # Once two convolutions are one, a value of its extents is there before it.
+    "a shape of what was two branches": (
+        "g (float[N,6,H,W] x) => (int64[4] y) { m = MaxPool<kernel_shape = [2,2]>(x)"
+        " a = Conv(m, w) b = Conv(m, v) c = Concat<axis = 1>(a, b) y = Shape(c) }",
+        weights(w=(2, 6, 1, 1), v=(4, 6, 1, 1)),
+    ),
+    # An input that is an output says its shape once.
+    "an input that is an output": (
+        "g (float[N,8] x) => (float[N,4] y, float[N,8] x) { p = Pad(x, zero)"
+        " a, b = Split<axis = 1>(p, halves) s = Mul(b, k) t = Mul(c, s) y = Identity(t) }",
+        {
+            **weights(k=(1, 4), c=(1,)),
+            "zero": np.zeros(4, np.int64),
+            "halves": np.array([4, 4]),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", ["cheapest", "always"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_second_fold_changes_nothing(
+    name: str, policy: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not a byte, and nothing is said of values without a type."""
+    text, constants = GRAPHS[name]
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    for stem, array in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, stem))
+    folded = onnx_expand.fold(model, policy=policy)
+    onnx.checker.check_model(folded, full_check=True)
+    assert folded != model
+    again = onnx_expand.fold(folded, policy=policy)
+    assert again == folded
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["float16", "float", "double"])
+def test_a_shift_is_padded_by_the_number_that_would_be_stored(kind: str) -> None:
+    """The value that a border is padded with need not be exact where the shift is not, either."""
+    dtype = {"float16": np.float16, "float": np.float32, "double": np.float64}[kind]
+    numbers = {"s": np.array([0.7]), "t": np.array([0.3]), "w": np.ones((4, 1, 1))}
+    model = graph(
+        f"g ({kind}[1,1,L] x) => ({kind}[1,4,M] y)"
+        " { a = Mul(s, x) b = Sub(a, t) y = Conv<pads = [0,1]>(b, w) }",
+        {name: array.astype(dtype) for name, array in numbers.items()},
+    )
+    folded = onnx_expand.fold(model, border="pad")
+    assert onnx_expand.fold(folded, border="pad") == folded
+    if kind != "double":  # of which onnxruntime has no Conv
+        assert [node.op_type for node in folded.graph.node] == ["Pad", "Conv"]
+        verdict = onnx_expand.check(model, folded, samples=1, providers=["cpu"])
+        assert verdict, verdict.summary()
+
+
+def test_an_output_of_a_branch_is_computed_in_it() -> None:
+    """Transposes in a branch that undo each other leave a node for what comes from outside."""
+    model = graph(
+        "g (bool f, float[N,6,4] x) => (float[N,6,4] y) { a = Tanh(x) y = If(f) <"
+        " then_branch = b () => (float[N,6,4] p) {"
+        " t = Transpose<perm = [2,0,1]>(a) p = Transpose<perm = [1,2,0]>(t) },"
+        " else_branch = c () => (float[N,6,4] q) { q = Neg(a) }> }",
+        {},
+    )
+    folded = onnx_expand.fold(model)
+    onnx.checker.check_model(folded, full_check=True)
+    branch = folded.graph.node[-1].attribute[0].g
+    assert [node.op_type for node in branch.node] == ["Identity"]
+    assert [node.op_type for node in folded.graph.node] == ["Tanh", "If"]
+    verdict = onnx_expand.check(model, folded, samples=1, providers=["cpu"])
+    assert verdict, verdict.summary()
