@@ -44,7 +44,9 @@ def fold_page(
         {
             "nodes": list(site.nodes),
             "result": list(site.result),
-            "title": f"{op_counts(site.ops) or 'nodes'} -> {op_counts(site.result_ops)}",
+            "title": (
+                f"{op_counts(site.ops) or 'nodes'} -> {op_counts(site.result_ops) or 'nothing'}"
+            ),
             "border": str(site.border),
             "before": _cost(site.before),
             "after": _cost(site.after),

@@ -169,6 +169,40 @@ def test_a_large_graph_is_drawn_by_scope(tmp_path: Path) -> None:
     assert after > before
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_edges_around_the_outside_are_shown(tmp_path: Path) -> None:
+    """A drawing is as wide as its edges need, which run beside all nodes."""
+    h = onnx.helper
+    nodes: list[onnx.NodeProto] = []
+
+    def chain(x: str, length: int) -> str:
+        for _ in range(length):
+            nodes.append(h.make_node("Relu", [x], [f"v{len(nodes)}"], f"relu{len(nodes)}"))
+            x = nodes[-1].output[0]
+        return x
+
+    def joined(*values: str) -> str:
+        nodes.append(h.make_node("Sum", values, [f"v{len(nodes)}"], f"sum{len(nodes)}"))
+        return str(nodes[-1].output[0])
+
+    x = "x"
+    for _ in range(2):  # attention and the way around it
+        ahead = chain(x, 8)
+        query, key, value = chain(ahead, 4), chain(ahead, 5), chain(ahead, 4)
+        x = joined(x, chain(joined(value, chain(joined(query, key), 1)), 5))
+        x = joined(x, chain(x, 4))
+    nodes.append(h.make_node("Relu", [x], ["y"], "act"))
+    ends = [h.make_tensor_value_info(name, 1, [1]) for name in ("x", "y")]
+    graph = h.make_graph(nodes, "g", ends[:1], ends[1:])
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "a.onnx")
+    words = [str(tmp_path / "a.onnx"), str(tmp_path / "a.onnx")]
+    assert main(["check", *words, "--html", str(tmp_path / "page.html")]) == 0
+    seen = browse(tmp_path / "page.html")
+    assert "error:" not in seen
+    assert float(seen["beyond"]) == 0
+
+
 def test_a_page_shows_every_part_of_a_network(tmp_path: Path) -> None:
     """Each site of a fold names nodes that the drawings have."""
     source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"

@@ -53,6 +53,12 @@ window.addEventListener("load", () => {
     log.push(`charts ${document.querySelectorAll(".chart").length}`);
     const parts = [...document.querySelectorAll(".chart *")].map((part) => part.outerHTML);
     log.push(`curves ${parts.join("").replace(/[^A-Za-z0-9 ]/g, " ")}`);
+    // How far drawings reach beyond what is shown of them.
+    const beyond = [...graphs].map((svg) => {
+      const [shown, drawn] = [svg.viewBox.baseVal, svg.getBBox()];
+      return Math.max(shown.x - drawn.x, drawn.x + drawn.width - shown.x - shown.width);
+    });
+    log.push(`beyond ${Math.max(0, ...beyond)}`);
     const node = document.querySelector(".graph [data-name='act']");
     if (node) { press(node); log.push(`detail ${document.getElementById("detail").textContent}`); }
     const row = document.querySelector("tr.link");

@@ -142,7 +142,7 @@ class Picture {
     for (const box of boxes) {
       leaves(box, box);
       const lines = this.lines(box);
-      graph.setNode(box.path, { width: 14 + 6.6 * Math.max(...lines.map((l) => l.length)), height: 12 + 14 * lines.length, lines, box });
+      graph.setNode(box.path, { width: 18 + 6.7 * Math.max(...lines.map((l) => l.length)), height: 12 + 14 * lines.length, lines, box });
     }
     for (const node of this.drawing.nodes) for (const name of node.writes) writer.set(name, home.get(node.id));
     for (const name of this.drawing.inputs) {
@@ -161,10 +161,14 @@ class Picture {
       if (writer.has(name)) graph.setEdge(writer.get(name), `<${name}`);
     }
     dagre.layout(graph);
+    // Edges around the outside of all nodes are not in the extents that dagre states.
     const { width, height } = graph.graph();
-    this.width = Math.max(width || 0, 60);
+    const bends = graph.edges().flatMap((edge) => graph.edge(edge).points.map((p) => p.x));
+    const left = Math.floor(Math.min(0, ...bends.map((x) => x - 8)));
+    const right = Math.ceil(Math.max(width || 0, 60, ...bends.map((x) => x + 8)));
+    this.width = right - left;
     this.height = Math.max(height || 0, 40);
-    const svg = element("svg", { viewBox: `0 0 ${this.width} ${this.height}`, role: "img" });
+    const svg = element("svg", { viewBox: `${left} 0 ${this.width} ${this.height}`, role: "img" });
     for (const edge of graph.edges()) {
       const points = graph.edge(edge).points.map((p) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`);
       svg.append(element("path", { d: `M${points.join("L")}` }));
