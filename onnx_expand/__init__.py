@@ -5,6 +5,8 @@
 `onnx_expand.train` and `onnx_expand.experiment`, which need torch.
 """
 
+import logging
+
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.api import check, expand, fold, inspect, run, strip_nonlinear
 from onnx_expand.errors import (
@@ -17,6 +19,8 @@ from onnx_expand.errors import (
     UnsupportedError,
     UsageError,
 )
+
+logging.getLogger("onnx_expand").addHandler(logging.NullHandler())
 
 __all__ = [
     "AffineConv",

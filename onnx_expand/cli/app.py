@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import click
 
 import onnx_expand
@@ -21,7 +24,14 @@ __all__ = ["cli"]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 99})
 @click.version_option(onnx_expand.__version__, prog_name="onnx-expand")
-def cli() -> None:
+@click.option(
+    "--log",
+    "level",
+    type=click.Choice(["debug", "info", "warning"]),
+    help="Write what the library logs to standard error, from this level on.",
+)
+@click.pass_context
+def cli(ctx: click.Context, level: str | None) -> None:
     """Rewrite ONNX models so that they train better and deploy cheaper.
 
     \b
@@ -49,6 +59,23 @@ def cli() -> None:
     Exit codes: 0 done, 1 the models differ, 2 wrong usage,
     3 an unreadable or invalid model, 4 a valid one that cannot be handled.
     """
+    if level is not None:
+        ctx.call_on_close(_log(level))
+
+
+def _log(level: str) -> Callable[[], None]:
+    """Write what the library logs to standard error; what ends that."""
+    logger, handler = logging.getLogger("onnx_expand"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+
+    def end() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+    return end
 
 
 for command in (expand, train, fold, check, inspect, bench, run, passes, models, demo, paper):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, html_option, shape_option
+from onnx_expand.cli.options import check_outputs, html_option, quiet_option, shape_option
+from onnx_expand.cli.progress import working
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import replacing
@@ -38,6 +39,7 @@ _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 @click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
 @click.option("--png", metavar="F", help="Draw the medians.")
 @html_option
+@quiet_option
 def bench(
     models: tuple[str, ...],
     providers: str | None,
@@ -49,6 +51,7 @@ def bench(
     json_path: str | None,
     png: str | None,
     html: str | None,
+    quiet: bool,
 ) -> int:
     """Time models side by side in onnxruntime, in turns, so that ratios hold on a noisy machine.
 
@@ -60,18 +63,19 @@ def bench(
     from onnx_expand.workflow.bench import bench as measure
 
     check_outputs(json_path, png, html)
-    found = measure(
-        models,
-        providers=None if providers is None else providers.split(","),
-        seconds=seconds,
-        threads=threads,
-        optimize=not as_written,
-        shapes=shapes,
-        memory=not no_memory,
-    )
+    with working("timing", quiet=quiet):
+        found = measure(
+            models,
+            providers=None if providers is None else providers.split(","),
+            seconds=seconds,
+            threads=threads,
+            optimize=not as_written,
+            shapes=shapes,
+            memory=not no_memory,
+        )
     if json_path:
         render.write_json(found.as_dict(), json_path)
-    out = render.console(quiet=json_path == "-")
+    out = render.console(quiet=quiet or json_path == "-")
     render.print_table(out, _TITLES, [_row(timing) for timing in found.timings])
     if html:
         from onnx_expand.cli.pages import write_bench

@@ -8,7 +8,15 @@ import click
 import onnx_ir as ir
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, html_option, options_of, said, shape_option
+from onnx_expand.cli.options import (
+    check_outputs,
+    html_option,
+    options_of,
+    quiet_option,
+    said,
+    shape_option,
+)
+from onnx_expand.cli.progress import working
 from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.errors import UsageError
 
@@ -34,6 +42,7 @@ __all__ = ["check"]
 @click.option("--json", "json_path", metavar="F", help="Write the verdict as JSON; - is stdout.")
 @click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
 @html_option
+@quiet_option
 def check(
     a: str,
     b: str | None,
@@ -44,6 +53,7 @@ def check(
     certificate: str | None,
     json_path: str | None,
     junit: str | None,
+    quiet: bool,
     **options: Any,
 ) -> int:
     """Prove that models A and B compute the same, in onnxruntime with its optimizations off.
@@ -70,13 +80,15 @@ def check(
 
         source = verify(certificate, a, b) or a
     wanted = CheckOptions(**said(options), ranges=dict(map(_range, ranges)) or None, shapes=shapes)
-    verdict = compare(source, b, wanted)
-    out = render.console(quiet=json_path == "-")
+    with working("checking", quiet=quiet):
+        verdict = compare(source, b, wanted)
+    out = render.console(quiet=quiet or json_path == "-")
     wrong = [figure for figure in verdict.outputs if not figure.equal]
     found = None
     if bisect and wrong:
         worst = max(wrong, key=lambda figure: figure.ratio)
-        found = search(source, b, verdict.inputs[worst.place.sample])
+        with working("searching", quiet=quiet):
+            found = search(source, b, verdict.inputs[worst.place.sample])
     if json_path:
         divergence = None if found is None else found.as_dict()
         render.write_json({**verdict.as_dict(), "divergence": divergence}, json_path)

@@ -20,6 +20,7 @@ from onnx_expand.cli.options import (
     said,
     shape_option,
 )
+from onnx_expand.cli.progress import working
 from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output, load, replacing, save
 from onnx_expand.passes import (
@@ -93,10 +94,12 @@ def expand(
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
-    outcome = run.call(model).report
+    with working("expanding", quiet=quiet):
+        outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:
-        found = _verify(source, model, outcome, checks, shapes)
+        with working("checking", quiet=quiet):
+            found = _verify(source, model, outcome, checks, shapes)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the expanded model differs", target)
     if target is not None and not dry_run:

@@ -21,6 +21,7 @@ from onnx_expand.cli.options import (
     shape_option,
     verbose_option,
 )
+from onnx_expand.cli.progress import working
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
 from onnx_expand.options import split
@@ -93,10 +94,12 @@ def fold(
         image = preprocess.find_input(model).name
         preprocess.call(model)
     run = Fold(**merging, image=image, measure=True, shapes=shapes)
-    outcome = run.call(model).report
+    with working("folding", quiet=quiet):
+        outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:
-        found = _verify(source, preprocess, model, checks, shapes)
+        with working("checking", quiet=quiet):
+            found = _verify(source, preprocess, model, checks, shapes)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the folded model differs", target)
     if report:
@@ -111,7 +114,8 @@ def fold(
     if html is not None and target is not None:
         from onnx_expand.cli.pages import write_fold
 
-        write_fold(html, outcome, source, target)
+        with working("timing both models", quiet=quiet):
+            write_fold(html, outcome, source, target)
     print_fold(out, outcome, written=not dry_run, verbose=verbose)
     if not dry_run:
         out.print(outcome.verification.text)

@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import assume_constant_option, check_outputs
+from onnx_expand.cli.options import assume_constant_option, check_outputs, quiet_option
+from onnx_expand.cli.progress import working
 from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.errors import DifferentError, UsageError
 from onnx_expand.model import load, save
@@ -28,6 +29,7 @@ __all__ = ["passes", "run"]
 @click.option("--config", metavar="F.toml", help="A file whose `passes` lists the steps.")
 @click.option("--report", metavar="F.json", help="Write what each step did; - is stdout.")
 @assume_constant_option
+@quiet_option
 def run(
     source: str,
     target: str,
@@ -35,6 +37,7 @@ def run(
     config: str | None,
     report: str | None,
     assume_constant_initializers: bool,
+    quiet: bool,
 ) -> None:
     """Run passes on IN one after the other and write OUT.
 
@@ -59,11 +62,16 @@ def run(
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
-    out = render.console(quiet=report == "-")
+    out = render.console(quiet=quiet or report == "-")
+    lines: list[str] = []
     try:
-        model, done = pipeline.run(model, lambda step: out.print(_line(step)))
+        with working("running passes", quiet=quiet):
+            model, done = pipeline.run(model, lambda step: lines.append(_line(step)))
     except DifferentError as error:
         raise DifferentError(f"{source}: {error}; {target} was not written") from error
+    finally:
+        for line in lines:
+            out.print(line)
     save(model, target)
     if report:
         render.write_json({"schema": 1, "steps": [step.as_dict() for step in done]}, report)

@@ -9,6 +9,7 @@ The parts in which the two differ are compared by themselves besides: see `regio
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -33,6 +34,8 @@ from onnx_expand.model import ModelLike
 from onnx_expand.runtimes.ort import detect_providers
 
 __all__ = ["FACTOR", "Figure", "Verdict", "check"]
+
+_LOG = logging.getLogger("onnx_expand.equivalence")
 
 _FAR = 16  # inputs on which distances are looked into
 
@@ -83,7 +86,9 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
         return verdict
     slack = max(1.0, o.factor / FACTOR)
     verdict = _with_tables(verdict, left, right, limits.demands, places, rule, slack)
-    return _with_regions(verdict, left, right, places, slack)
+    verdict = _with_regions(verdict, left, right, places, slack)
+    _LOG.info("%s and %s: %s", left.label, right.label, verdict.summary())
+    return verdict
 
 
 def _with_tables(

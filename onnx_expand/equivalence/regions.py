@@ -39,6 +39,7 @@ from onnx_expand.equivalence.proofs import Finding, Proof
 from onnx_expand.equivalence.sides import Side
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.facts import Facts
+from onnx_expand.progress import tell
 from onnx_expand.runtimes.base import Runtime, Tensors
 from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
@@ -340,6 +341,7 @@ class _Pair:
         run = {name: cell for name, cell in cells.items() if name not in found}
         measured: dict[str, Region] = {}
         if run:
+            tell(f"comparing {len(run)} parts")
             left, right = (Side(cut(model, run, self.values)) for model in (self.a, self.b))
             for name in run:
                 pair = left.roundings[target(name)], right.roundings[target(name)]

@@ -30,6 +30,7 @@ from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, load, read
+from onnx_expand.progress import counted
 from onnx_expand.runtimes.base import Session, Source, Tensors
 from onnx_expand.runtimes.loops import require_end
 from onnx_expand.runtimes.named import named_runtime
@@ -180,7 +181,7 @@ class Trial:
             self._limits.demands.keys(),
         )  # fmt: skip
         figures: list[Figure] = []
-        for sample, feeds in inputs:
+        for sample, feeds in counted("running both models", inputs):
             is_light = sample in self._light
             floors = floors_of(figures)
             figures += measured.figures(sample, feeds, reference, floors, is_light)

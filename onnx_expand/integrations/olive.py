@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,4 +106,4 @@ if __name__ == "__main__":
     # The class that a workflow imports must not be one of the module `__main__`.
     from onnx_expand.integrations import olive
 
-    print(json.dumps(olive.package_config(), indent=2))
+    sys.stdout.write(json.dumps(olive.package_config(), indent=2) + "\n")

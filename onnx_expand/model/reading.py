@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
@@ -33,6 +34,7 @@ EXTERNAL = "onnx_expand.external"
 """Says of a main graph that its model had external data."""
 
 _TOO_LARGE = 1 << 31
+_LOG = logging.getLogger("onnx_expand.model")
 _KEEP = "which onnx-expand cannot keep; remove it from the model first"
 
 
@@ -47,7 +49,9 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         UnsupportedError: It holds something that onnx-expand cannot keep.
     """
     path = Path(path)
-    return admit(_parse(path), str(path), path.parent)
+    model = admit(_parse(path), str(path), path.parent)
+    _LOG.debug("read %s: %d nodes", path, len(model.graph))
+    return model
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from onnx_expand.equivalence.probe import Probe
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.sizes import symbols_of
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.progress import tell
 from onnx_expand.runtimes import OnnxRuntime, Tensors, detect_providers, timings
 from onnx_expand.runtimes.latency import ratio_of
 
@@ -89,6 +90,7 @@ class Contest:
         first = next(iter(models))
         asked = {**models, first + _AGAIN: models[first]}
         sessions = {name: self._runtime.session(m, name) for name, m in asked.items()}
+        tell(f"timing {len(models)} models")
         times = timings(
             sessions,
             dict.fromkeys(sessions, self.feeds),

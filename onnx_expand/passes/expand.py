@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,11 @@ from onnx_expand.passes.report import Verification
 from onnx_expand.passes.selection import Site, survey, why_not
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.writing import UnitWriter
+from onnx_expand.progress import counted
 
 __all__ = ["Expand", "ExpandReport", "ExpandResult", "Expansion", "Skipped"]
+
+_LOG = logging.getLogger("onnx_expand.passes")
 
 Counts = dict[str, tuple[int, int | None]]
 
@@ -279,7 +283,7 @@ class Expand(ir.passes.InPlacePass):
         sites = survey(model, facts)
         self._check_model(sites)
         run = _Run(self, facts, UnitWriter(facts, rewriter, self.nonlinear), before.parameters)
-        for site in run.within_budget(self._chosen(sites, run)):
+        for site in counted("expanding", run.within_budget(self._chosen(sites, run))):
             run.expand(site)
         if run.expanded:
             facts.settle(model)
@@ -291,6 +295,7 @@ class Expand(ir.passes.InPlacePass):
         elif run.expanded:
             note_expanded(model)
         report = ExpandReport(expanded, tuple(run.skipped), before, after, self.init)
+        _LOG.info("expand: %d layers expanded, %d not", len(expanded), len(run.skipped))
         return ExpandResult(model, Snapshot.of(model) != given, report)
 
     def _check_model(self, sites: Sequence[Site]) -> None:

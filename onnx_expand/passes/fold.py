@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -41,6 +42,8 @@ from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
+
+_LOG = logging.getLogger("onnx_expand.passes")
 
 
 _GIVEN_BACK = Refusal(
@@ -170,6 +173,7 @@ class Fold(ir.passes.InPlacePass):
         copies = tuple(copy for run in runs for copy in run.copies)
         cleaned = sum((run.cleaner.done for run in runs), Cleaned())
         report = FoldReport(policy, sites, tuple(kept), before, after, copies, cleaned)
+        _LOG.info("fold, policy %s: %d sites folded, %d kept", policy, len(sites), len(kept))
         return FoldResult(model, Snapshot.of(model) != given, report)
 
     def _runs(self, model: ir.Model, policy: Policy, plan: Plan | None) -> list[FoldRun]:

@@ -35,6 +35,7 @@ from onnx_expand.passes.report import Break, Kept, Site, kept_of
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.passes.widths import Width, resize
+from onnx_expand.progress import counted
 
 __all__ = ["FoldRun"]
 
@@ -87,9 +88,10 @@ class FoldRun:
             width: How to write products of one input, where that was measured.
             cleans: Whether to clean what was folded.
         """
-        for _ in range(_ROUNDS):
+        for round_ in range(_ROUNDS):
             self.kept.clear()
-            for graph in list(self._model.graphs()):
+            graphs = list(self._model.graphs())
+            for graph in counted(f"folding, round {round_ + 1}", graphs):
                 self.fold_graph(graph)
                 if width is not None:
                     self.resize(graph, width)

@@ -18,6 +18,7 @@ from onnx_expand.equivalence.probe import Probe
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
+from onnx_expand.progress import tell
 from onnx_expand.runtimes import OnnxRuntime, detect_providers, named_runtime, timings
 from onnx_expand.runtimes.latency import ratio_of
 from onnx_expand.runtimes.loops import require_end
@@ -131,6 +132,7 @@ def bench(
         runtime = named_runtime(provider, optimize=optimize, threads=threads)
         pairs = zip(names, paths, strict=True)
         sessions = {name: runtime.session(load(path), path) for name, path in pairs}
+        tell(f"timing on {provider}")
         times = timings(sessions, feeds, seconds=seconds)
         for name, path in zip(names, paths, strict=True):
             found.append(_timing(path, provider, times[name], times[names[0]], seed))

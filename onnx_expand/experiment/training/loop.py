@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.composed import composed
 
 __all__ = ["evaluate", "rehearse", "train"]
+
+_LOG = logging.getLogger("onnx_expand.experiment")
 
 _TEST_BATCH = 512
 # How many steps may be on their way to a GPU before their losses are looked at.
@@ -310,6 +313,7 @@ class _Run:
                 time.perf_counter() - self.begun, figures, missing,
             )  # fmt: skip
             self._keep(result)
+            _LOG.info("epoch %d: loss %.4g, test %.4g", result.epoch, result.loss, score)
             if self.progress is not None:
                 self.progress.on_epoch(result)
         return result
