@@ -18,7 +18,8 @@ from onnx_expand.equivalence.demands import Demand, demands_of
 from onnx_expand.equivalence.extents import known_shapes
 from onnx_expand.equivalence.inputs import Limits, landmarks
 from onnx_expand.equivalence.options import CheckOptions
-from onnx_expand.equivalence.regions import Grade, Region, examine
+from onnx_expand.equivalence.region import Grade, Region
+from onnx_expand.equivalence.regions import examine
 from onnx_expand.equivalence.tables import compare_constants, compare_rows, settled_tensors
 from onnx_expand.equivalence.trial import (
     REFERENCE,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_expand.equivalence.cells import Cell, target
+from onnx_expand.equivalence.cells import Cell
+from onnx_expand.equivalence.cutting import target
 from onnx_expand.equivalence.linearity import Form
 from onnx_expand.equivalence.magnitude import Rounding
 from onnx_expand.equivalence.proofs import (

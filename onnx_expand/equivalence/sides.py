@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.equivalence.cells import constants_of, keep_outputs, target
+from onnx_expand.equivalence.cutting import constants_of, keep_outputs, target
 from onnx_expand.equivalence.linearity import forms, work
 from onnx_expand.equivalence.magnitude import computed_constants, make_absolute, roundings
 from onnx_expand.graph.facts import Facts

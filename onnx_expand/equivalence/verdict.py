@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_expand.equivalence.compare import Figure, Place, number
 from onnx_expand.equivalence.proofs import DOUBT, Proof
-from onnx_expand.equivalence.regions import Grade, Region
+from onnx_expand.equivalence.region import Grade, Region
 from onnx_expand.runtimes.base import Tensors
 
 __all__ = ["Basis", "Verdict"]

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.frames.patchwork import Box, Patchwork, cells, follow
+from onnx_expand.frames.following import follow
+from onnx_expand.frames.patchwork import Box, Patchwork, cells
 from onnx_expand.frames.symbols import Size, UndecidedError, sizes_of
 from onnx_expand.graph.constants import run_nodes
 from onnx_expand.graph.facts import Facts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,16 @@ from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.constants import evaluate
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.shapes import BODY, MADE_UP, Dim, Inference, default_opset
+from onnx_expand.graph.stored import _BLOCK, read_external, stored_bytes, values_of
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.graph.writable import Dialect, Writable
 from onnx_expand.model import DESCRIBED
 
-__all__ = ["Facts", "Shape", "stated_constant"]
+__all__ = [
+    "Facts",
+    "Shape",
+    "stated_constant",
+]
 
 Shape = tuple[int | None, ...]
 
@@ -28,7 +33,6 @@ _UNKNOWN = -(1 << 62)
 _NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
 # Each round of inference gets past at least one more computed shape.
 _ROUNDS = 16
-_BLOCK = 1 << 24  # bytes that are read at a time
 
 
 class Facts:
@@ -53,14 +57,14 @@ class Facts:
         self.has_overridable = any(
             value.is_graph_input() for g in model.graphs() for value in g.initializers.values()
         )
-        self.budget = Budget(_stored(model)) if budget is None else budget
+        self.budget = Budget(stored_bytes(model)) if budget is None else budget
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
         self._unknowns: dict[Hashable, int] = {}
         self._marked: dict[int, Hashable] = {}
         # What the model says of these is not what they are.
-        self._described = {value for graph in model.graphs() for value in _values(graph)}
+        self._described = {value for graph in model.graphs() for value in values_of(graph)}
         is_body = bool(model.meta.get(BODY))
         inference = Inference(model, one_sample=one_sample, is_body=is_body)
         self._inferred, self._dtypes = inference.dims, inference.dtypes
@@ -388,7 +392,7 @@ class Facts:
             message = f"'{value.name}' holds {tensor.dtype.name.lower()}, no real numbers"
             raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= _BLOCK:
-            array = _read(tensor)
+            array = read_external(tensor)
         else:
             array = np.asarray(read_tensor(tensor), dtype=np.float64)
             if tensor.dtype == ir.DataType.DOUBLE:
@@ -400,47 +404,6 @@ class Facts:
         if not is_finite:
             raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
         return array
-
-
-def _read(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
-    """The numbers of a large tensor, without its file in memory besides."""
-    shape, dtype = tensor.shape.numpy(), np.dtype(tensor.dtype.numpy())
-    size = int(np.prod(shape))
-    if tensor.dtype.bitwidth < 8:
-        return np.asarray(read_tensor(tensor), dtype=np.float64)
-    array = np.empty(size, dtype=np.float64)
-    step = _BLOCK // dtype.itemsize
-    with open(tensor.path, "rb") as stream:
-        stream.seek(tensor.offset or 0)
-        for start in range(0, size, step):
-            count = min(step, size - start)
-            block = np.frombuffer(stream.read(count * dtype.itemsize), dtype=dtype)
-            array[start : start + count] = block
-    return array.reshape(shape)
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The values of one graph."""
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
-
-
-def _stored(model: ir.Model) -> int:
-    """Bytes of the constants that a model stores."""
-    total = 0
-    for graph in model.graphs():
-        stored = [value.const_value for value in graph.initializers.values()]
-        stored += [
-            attribute.value
-            for node in graph
-            if node.op_type == "Constant"
-            for attribute in node.attributes.values()
-            if attribute.type == ir.AttributeType.TENSOR
-        ]
-        total += sum(tensor.nbytes for tensor in stored if tensor is not None)
-    return total
 
 
 def _is_pure(node: ir.Node) -> bool:

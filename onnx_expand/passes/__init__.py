@@ -11,7 +11,8 @@ import sys
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
 from onnx_expand.passes.clean import Clean, Cleaned, CleanResult
-from onnx_expand.passes.expand import Expand, ExpandReport, ExpandResult
+from onnx_expand.passes.expand import Expand, ExpandResult
+from onnx_expand.passes.expansions import ExpandReport
 from onnx_expand.passes.fold import Fold, FoldReport, FoldResult
 from onnx_expand.passes.overridable import assume_constant
 from onnx_expand.passes.preprocess import Preprocess

@@ -17,7 +17,8 @@ from onnx import numpy_helper
 import onnx_expand
 from onnx_expand import check
 from onnx_expand.equivalence.magnitude import gamma
-from onnx_expand.equivalence.regions import Region, compare_regions
+from onnx_expand.equivalence.region import Region
+from onnx_expand.equivalence.regions import compare_regions
 from onnx_expand.model import read
 from tests.support.graphs_text import bn, graph, weights
 from tests.support.moved import moved

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnx_expand.frames import find_frames
-from onnx_expand.frames.patchwork import Patchwork, follow
+from onnx_expand.frames.following import follow
+from onnx_expand.frames.patchwork import Patchwork
 from onnx_expand.frames.symbols import Size, UndecidedError
 from onnx_expand.graph.facts import Facts
 from onnx_expand.passes import Policy

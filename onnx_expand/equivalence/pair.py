@@ -1,0 +1,175 @@
+"""Parts of two models side by side, run alone and held to their bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.equivalence.cells import Cell, is_symbolic, known_from_extents
+from onnx_expand.equivalence.cutting import cut, target
+from onnx_expand.equivalence.magnitude import Rounding
+from onnx_expand.equivalence.probing import Bench, Task, prove
+from onnx_expand.equivalence.proofs import Finding
+from onnx_expand.equivalence.region import Region
+from onnx_expand.equivalence.sides import Side
+from onnx_expand.graph.facts import Facts
+from onnx_expand.progress import tell
+from onnx_expand.runtimes.base import Tensors
+from onnx_expand.runtimes.named import named_runtime
+
+__all__ = [
+    "Array",
+    "Pair",
+]
+
+
+Array = npt.NDArray[Any]
+
+
+_WEIGHTS = 1 << 26  # numbers, each held four times in float64 while parts are probed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models whose parts are compared on the values that reach them in A."""
+
+    a: ir.Model
+    b: ir.Model
+    facts: Facts
+    values: Tensors
+    provider: str
+    slack: float
+
+    def regions(self, cells: Mapping[str, Cell], probe: bool) -> dict[str, Region]:
+        """Compare cells, all at once."""
+        found = {
+            name: "it reads values of the graph that are no numbers"
+            for name, cell in cells.items()
+            if not cell.inputs <= self.values.keys()
+        }
+        bounded: dict[str, tuple[Rounding, Rounding]] = {}
+        run = {name: cell for name, cell in cells.items() if name not in found}
+        measured: dict[str, Region] = {}
+        if run:
+            tell(f"comparing {len(run)} parts")
+            left, right = (Side(cut(model, run, self.values)) for model in (self.a, self.b))
+            for name in run:
+                pair = left.roundings[target(name)], right.roundings[target(name)]
+                obstacle = next((text for text in pair if isinstance(text, str)), "")
+                obstacle = obstacle or _coarser(pair, self.values[name].dtype)
+                if obstacle:
+                    found[name] = obstacle
+                else:
+                    bounded[name] = cast("tuple[Rounding, Rounding]", pair)
+        if bounded:
+            args = (bounded, self.values, self.provider, self.slack)
+            measured = _measure(left, right, run, *args)
+        if bounded and probe:
+            findings = self._probe((left, right), run, bounded)
+            measured = {
+                name: replace(region, proof=f.proof, fault=f.fault, reason=f.reason)
+                for name, region in measured.items()
+                for f in [findings[name]]
+            }
+        return {
+            name: measured.get(name)
+            or Region(name, cell.nodes_a, cell.nodes_b, self.provider, obstacle=found[name])
+            for name, cell in cells.items()
+        }
+
+    def _probe(
+        self,
+        sides: tuple[Side, Side],
+        cells: Mapping[str, Cell],
+        bounded: Mapping[str, tuple[Rounding, Rounding]],
+    ) -> dict[str, Finding]:
+        """Probe cells that are affine in both models; the others are told why they are not."""
+        settled = known_from_extents(self.a, self.facts)
+        found: dict[str, Finding] = {}
+        tasks: dict[str, Task] = {}
+        for name, pair in bounded.items():
+            both = [side.forms[target(name)] for side in sides]
+            names = cells[name].inputs - settled
+            reads = [n for n in names if self.values[n].dtype.kind != "f"]
+            reason = next((form.obstacle for form in both if form.obstacle), "")
+            if reads:
+                reason = f"it reads '{reads[0]}', whose numbers are no extents"
+            if reason:
+                found[name] = Finding(reason=reason)
+                continue
+            size = sum(side.work[target(name)] for side in sides)
+            is_open = is_symbolic(self.a, self.facts, cells[name].inputs)
+            forms = both[0], both[1]
+            tasks[name] = Task(cells[name], forms, pair, size, is_open, self.slack)
+        if tasks and sum(side.weights for side in sides) > _WEIGHTS:
+            why = Finding(reason="the weights are too many to probe")
+            return found | dict.fromkeys(tasks, why)
+        if tasks:
+            (exact_a, sizes_a), (exact_b, sizes_b) = (side.sessions() for side in sides)
+            found |= prove(tasks, Bench(exact_a, exact_b, sizes_a, sizes_b), self.values)
+        return found
+
+
+def _coarser(pair: tuple[Rounding | str, Rounding | str], dtype: np.dtype[Any]) -> str:
+    """Why B's own rounding is no excuse: it is to a type that is coarser than A's."""
+    a, b = (rounding.unit for rounding in pair if isinstance(rounding, Rounding))
+    own = float(np.finfo(dtype).eps) / 2 if dtype.kind == "f" else 0.0
+    return "B rounds to a coarser type than A" if b > max(a, own) else ""
+
+
+def _measure(
+    left: Side,
+    right: Side,
+    cells: Mapping[str, Cell],
+    bounded: Mapping[str, tuple[Rounding, Rounding]],
+    values: Tensors,
+    provider: str,
+    slack: float,
+) -> dict[str, Region]:
+    """Run the cells that have a bound, all of them at once."""
+    for side in (left, right):
+        side.keep(bounded)
+    truth = left.run_exactly(values)
+    others = right.run(values, named_runtime(provider))
+    right.load_exactly()
+    units = (rounding.unit for pair in bounded.values() for rounding in pair)
+    # Where nothing rounds, no bound grows with the unit.
+    unit = min(filter(None, units), default=2.0**-53)
+    magnitudes = [side.run_absolutely(values, unit) for side in (left, right)]
+    found = {}
+    for name, (rounding_a, rounding_b) in bounded.items():
+        key = target(name)
+        if truth[key].shape != others[key].shape:
+            cell = cells[name]
+            found[name] = Region(name, cell.nodes_a, cell.nodes_b, provider, np.inf, 0.0, np.inf)
+            continue
+        # One rounding more is that of B's weights.
+        with_weights = Rounding(rounding_b.terms + 1, rounding_b.unit)
+        bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]
+        bound = slack * bound + float(np.finfo(others[key].dtype).tiny)
+        found[name] = _region(cells[name], provider, truth[key], others[key], bound)
+    return found
+
+
+def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Region:
+    nodes = (cell.tensor, cell.nodes_a, cell.nodes_b, provider)
+    if x.shape != y.shape:
+        return Region(*nodes, np.inf, 0.0, np.inf)
+    if provider not in {"cpu", "reference"} and bound.size:
+        # Kernels that transform their windows mix the errors of neighbours.
+        bound = np.full(bound.shape, np.max(bound))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(x - y.astype(np.float64))
+    # Where A overflows, so may B, or not.
+    known = np.isfinite(x) & np.isfinite(bound) & (bound < np.finfo(y.dtype).max)
+    if not known.any():
+        return Region(*nodes)
+    error = np.where(known & ~np.isfinite(error), np.inf, np.where(known, error, 0.0))
+    ratio = np.divide(error, bound, out=np.zeros_like(error), where=known)
+    at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    return Region(*nodes, float(error[at]), float(bound[at]), float(ratio[at]))
