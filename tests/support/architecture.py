@@ -32,19 +32,15 @@ def picture() -> str:
             if a and b and a != b:
                 needed[a].add(b)
     lines = ["flowchart TD"]
-    lines += [f'  {part}["{part}<br><small>{_lines(part):,} lines</small>"]' for part in parts]
-    lines += [f"  {a} --> {b}" for a in parts for b in sorted(_direct(a, needed))]
+    lines += [f"  {part}[{part}]" for part in parts if part != "__main__"]
+    lines += [
+        f"  {a} --> {b}" for a in parts if a != "__main__" for b in sorted(_direct(a, needed))
+    ]
     return "\n".join(lines)
 
 
 def _part(module: str) -> str:
     return module.removeprefix("onnx_expand").removeprefix(".").partition(".")[0]
-
-
-def _lines(part: str) -> int:
-    place = ROOT / "onnx_expand" / part
-    files = [place.with_suffix(".py")] if not place.is_dir() else place.rglob("*.py")
-    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
 
 
 def _direct(part: str, needed: dict[str, set[str]]) -> set[str]:
