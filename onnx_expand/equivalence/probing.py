@@ -32,6 +32,7 @@ Shapes = dict[str, tuple[int, ...]]
 _COUNTS = (32, 16, 8)
 _BUDGET = 3 * 10**9  # products for one part, of all sizes and sides
 _TOTAL = 3 * 10**10
+_UNFIT = "it cannot be probed"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ class _Plan:
         own = self.task.symbolic or self.actual in self.sizes
         if finding.proof is not None or (finding.fault and own):
             return finding, spent
-        if self.actual in self.sizes:
+        # Sizes that each input was given for itself may not fit together.
+        fits = not finding.reason.startswith(_UNFIT) or len(self.sizes) == 1
+        if self.actual in self.sizes and fits:
             return finding, spent
         finding, more = self._try((self.actual,), bench, name, seed, left - spent)
         return finding, spent + more
@@ -154,7 +157,7 @@ class _Plan:
                 for place, size in enumerate(sizes[:tried])
             ]
         except (UnsupportedError, MemoryError) as error:
-            return Finding(reason=f"it cannot be probed: {error}"), cost
+            return Finding(reason=f"{_UNFIT}: {error}"), cost
         return conclude(evidence, *self.task.roundings, self.task.slack), cost
 
     def _cost(self, size: Shapes) -> int:

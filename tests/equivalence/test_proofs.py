@@ -305,12 +305,13 @@ def test_functions_that_differ_are_parts_that_differ() -> None:
     assert verdict.rests_on is Basis.IDENTITY
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-@example(seed=82838)  # what a node computes twice is read where A computes it anew
+@given(seed=st.integers(0, 2**32 - 1), length=st.integers(4, 14))
+@example(seed=82838, length=6)  # what a node computes twice is read where A computes it anew
+@example(seed=510678, length=7)  # at few positions the two inputs of a part do not fit together
 @settings(max_examples=25, deadline=None)
-def test_what_fold_does_is_proven(seed: int) -> None:
+def test_what_fold_does_is_proven(seed: int, length: int) -> None:
     """Random graphs: all that fold does to affine parts is proven, and nothing is an alarm."""
-    model = random_graph(seed, length=6)
+    model = random_graph(seed, length=length)
     shape = [dim.dim_value or 2 for dim in model.graph.input[0].type.tensor_type.shape.dim]
     given = {"x": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
     folded = onnx_expand.fold(model)
