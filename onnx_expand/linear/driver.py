@@ -399,10 +399,11 @@ class Terms:
             current = term
             while current not in above:
                 above.add(current)
+                over = None if self.is_inner(current) else self._join_over(current)
                 if self.is_top(current):
                     yield current
                 else:
-                    current = self.user(current)
+                    current = self.user(current) if over is None else over
 
     def is_top(self, term: Term) -> bool:
         """Whether no longer stretch goes on through a term."""

@@ -57,6 +57,12 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " a = Conv(m, w) b = Conv(m, v) c = Concat<axis = 1>(a, b) y = Shape(c) }",
         weights(w=(2, 6, 1, 1), v=(4, 6, 1, 1)),
     ),
+    # Once a Transpose is gone, the sum is one of a value with itself, before a join.
+    "a sum before parts that are joined": (
+        "g (float[N,4] x) => (float[P,Q] y) { t = Transpose<perm = [0,1]>(x) s = Sum(t, t, x)"
+        " a, b = Split<axis = -1>(s, parts) y = Concat<axis = 1>(a, b) }",
+        {"parts": np.array([1, 3])},
+    ),
     # An input that is an output says its shape once.
     "an input that is an output": (
         "g (float[N,8] x) => (float[N,4] y, float[N,8] x) { p = Pad(x, zero)"
