@@ -150,6 +150,7 @@ def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
         if run and run[-1].axes is not None:
             axes = run[-1].axes
             here = step.on(axes[1], run[-1].channels[1])
+            here = _counted_like(here, axes[1], run[-1].top.tensor.rank)
             if here.axes is not None and (
                 here.axes[0] == axes[1] and here.channels[0] == run[-1].channels[1]
             ):
@@ -172,6 +173,20 @@ def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
             found.append(run)
         run = [step]
     return [*found, run] if run else found
+
+
+def _counted_like(step: Step, axis: int, rank: int | None) -> Step:
+    """A step with its axes counted from the end that another axis is counted from.
+
+    Where the rank of what a stretch begins with is not known, axes are counted from the back.
+    """
+    is_map = isinstance(step.geometry, Geometry) and not step.branches
+    if not is_map or step.axes is None or rank is None or step.axes[0] == axis:
+        return step
+    if step.axes[0] % rank != axis % rank:
+        return step
+    shift = axis - step.axes[0]
+    return replace(step, axes=(axis, step.axes[1] + shift))
 
 
 def _gathered(before: Step, steps: Sequence[Step], first: int) -> list[Step] | None:

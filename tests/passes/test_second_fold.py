@@ -63,6 +63,16 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " a, b = Split<axis = -1>(s, parts) y = Concat<axis = 1>(a, b) }",
         {"parts": np.array([1, 3])},
     ),
+    # How many axes the state has is known within the branch alone.
+    "products of a state in a branch": (
+        "g (float[N,4] x) => (float[P,Q] y) { n = Constant<value_int = 3>()"
+        " f = Constant<value_int = 1>() b = Cast<to = 9>(f)"
+        " y = Loop(n, , x) <body = b (int64 i, bool c, z) => (bool d, u) { d = Identity(c)"
+        " u = If(c) <then_branch = t () => (p) { m = MatMul(z, w) q = MatMul(m, v)"
+        " r = Transpose<perm = [1,0]>(q) s = Transpose<perm = [1,0]>(r) p = Identity(s) },"
+        " else_branch = e () => (o) { o = Exp(z) }> }> }",
+        weights(w=(4, 4), v=(4, 4)),
+    ),
     # An input that is an output says its shape once.
     "an input that is an output": (
         "g (float[N,8] x) => (float[N,4] y, float[N,8] x) { p = Pad(x, zero)"
