@@ -95,12 +95,14 @@ def test_folding_across_layouts_changes_no_number(seed: int, length: int, policy
 
 @settings(max_examples=EXAMPLES // 3, deadline=None)
 @example(seed=147731, length=6, border=Border.ONES)  # a scale and a shift before a concatenation
+@example(seed=600103, length=13, border=Border.MAP)  # a bridge leaves a gather before a layer
 @given(SEEDS, st.integers(2, 10), st.sampled_from([Border.ONES, Border.MAP, Border.PAD]))
 def test_bridged_borders_change_no_number(seed: int, length: int, border: Border) -> None:
-    """However borders are bridged, the outputs stay."""
+    """However borders are bridged, the outputs stay, and a second fold changes nothing."""
     model = random_graph(seed, length=length)
     folded, _ = fold(model, border=border)
     assert_same(model, folded, seed)
+    assert fold(folded, border=border)[0] == folded
 
 
 @settings(max_examples=EXAMPLES // 3, deadline=None)

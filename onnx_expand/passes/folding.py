@@ -13,7 +13,7 @@ from onnx_expand.graph.shapes import Dim, Inference
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
 from onnx_expand.linear.associating import associate
-from onnx_expand.linear.borders import bridge_borders
+from onnx_expand.linear.borders import Bridge, bridge_borders
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.carry import carry
 from onnx_expand.linear.copies import Copy
@@ -111,9 +111,10 @@ class FoldRun:
         said = len(self.kept)
         for _ in range(_ROUNDS):
             del self.kept[said:]
-            self._rewrite(graph)
+            bridged = self._rewrite(graph)
             # What became a map of single channels may lie in either order of axes.
-            if marked or not self._straighten(graph):
+            turned = not marked and self._straighten(graph)
+            if not bridged and not turned:
                 break
         if not marked:
             for frozen in freeze_weights(graph, self.facts, self.rewriter):
@@ -121,8 +122,12 @@ class FoldRun:
                 costs = Cost(0, before, len(frozen.nodes)), Cost(0, now, 0)
                 self.sites.append(Site(frozen.nodes, (frozen.name,), *costs))
 
-    def _rewrite(self, graph: ir.Graph) -> None:
-        """Lift a graph into terms, rewrite these, and write what came of them."""
+    def _rewrite(self, graph: ir.Graph) -> bool:
+        """Lift a graph into terms, rewrite these, and write what came of them.
+
+        Returns:
+            Whether borders were bridged, by nodes that may be one with others.
+        """
         terms = Terms(graph, self.facts, self.policy, locked=self.locked)
         if self.stopwatch is not None:
             terms.clock = self._clock(terms, self.stopwatch)
@@ -133,7 +138,9 @@ class FoldRun:
         bridges = self.border is not Border.EXACT or self.image is not None
         if self.policy is not Policy.MARKED and bridges:
             refused = bridge_borders(terms, self.border, self.image)
+        bridged = any(isinstance(term, Bridge) for term in terms.live())
         self._write(terms, refused)
+        return bridged
 
     def _raise(self, graph: ir.Graph) -> None:
         """Write composite patterns as runtimes compute them."""
