@@ -6,16 +6,15 @@ import os
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import onnx_expand
 from onnx_expand.passes import Border, Policy
-from onnx_expand.runtimes import Reference
 from tests.support.graphs import doubled
 from tests.support.graphs_text import fold, ops
+from tests.support.numbers import assert_same, outputs
 from tests.support.random_graphs import random_graph
 from tests.support.random_layouts import random_layouts
 
@@ -23,30 +22,6 @@ from tests.support.random_layouts import random_layouts
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "250"))
 
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def outputs(
-    model: onnx.ModelProto, x: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-    """What a model computes in float64, its outputs in order."""
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    found = Reference().session(ir.serde.deserialize_model(own), "model").run({"x": x})
-    return [np.asarray(found[value.name], np.float64) for value in model.graph.output]
-
-
-def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int) -> None:
-    """Assert that two float32 models agree to the rounding of float32 weights."""
-    assert [v.name for v in a.graph.output] == [v.name for v in b.graph.output]
-    assert a.graph.input == b.graph.input
-    dims = a.graph.input[0].type.tensor_type.shape.dim
-    extents = [d.dim_value if d.HasField("dim_value") else 2 for d in dims]
-    x = np.random.default_rng(seed).standard_normal(extents)
-    for first, second in zip(outputs(a, x), outputs(b, x), strict=True):
-        assert first.shape == second.shape
-        # Weights are rounded once to float32; what a chain amplifies, it amplifies of that.
-        scale = max(1.0, float(np.max(np.abs(first), initial=0.0)))
-        np.testing.assert_allclose(second, first, rtol=0, atol=3e-5 * scale)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

@@ -17,9 +17,11 @@ from onnx_expand import UnsupportedError
 from onnx_expand.errors import Reason
 from onnx_expand.passes import FoldReport
 from tests.support.graphs_text import bn, weights
+from tests.support.judge import Source, judge
+from tests.support.numbers import assert_same
 from tests.support.random_graphs import random_graph
 from tests.support.random_layouts import random_layouts
-from tests.support.random_models import KINDS, random_model
+from tests.support.random_models import KINDS, random_model, sizes_of
 from tests.support.zoo import ZOO
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -76,9 +78,16 @@ def _linear_nodes(
         yield node, near
 
 
-def assert_explained(model: onnx.ModelProto, policy: str, border: str = "exact") -> FoldReport:
-    """Assert that nothing linear stays without a reason; the report."""
+def assert_explained(
+    model: onnx.ModelProto, policy: str, border: str = "exact", *, seed: int | None = None
+) -> FoldReport:
+    """Assert that nothing linear stays without a reason; the report.
+
+    With a seed, which draws the input, the numbers are compared, too.
+    """
     folded, report = onnx_expand.fold(model, policy=policy, border=border, report=True)
+    if seed is not None:
+        assert_same(model, folded, seed)
     assert unnamed(folded, report) == []
     assert isinstance(report, FoldReport)
     return report
@@ -91,7 +100,8 @@ POLICIES = st.sampled_from(["cheapest", "always", "marked"])
 @given(st.integers(0, 2**32 - 1), st.integers(2, 14), POLICIES, st.booleans())
 def test_random_graphs(seed: int, length: int, policy: str, layouts: bool) -> None:
     """On images with forks and joins, and across changes of layout."""
-    assert_explained((random_layouts if layouts else random_graph)(seed, length=length), policy)
+    model = (random_layouts if layouts else random_graph)(seed, length=length)
+    assert_explained(model, policy, seed=seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,9 +110,10 @@ def test_random_models(seed: int, kind: str, policy: str) -> None:
     """With If, Loop and functions, in other types and older opsets."""
     model = random_model(seed, kind)
     try:
-        onnx_expand.fold(model, policy=policy)
+        folded = onnx_expand.fold(model, policy=policy)
     except UnsupportedError:
         return  # the model holds what cannot be kept
+    assert judge(Source(model, sizes_of(model), seed), folded) == []
     assert_explained(model, policy)
 
 
@@ -110,7 +121,7 @@ def test_random_models(seed: int, kind: str, policy: str) -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(2, 10), st.sampled_from(["map", "ones", "pad"]))
 def test_random_graphs_with_bridges(seed: int, length: int, border: str) -> None:
     """Where bridges take nodes away, the reasons are about what is left."""
-    assert_explained(random_graph(seed, length=length), "cheapest", border)
+    assert_explained(random_graph(seed, length=length), "cheapest", border, seed=seed)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -19,8 +19,10 @@ from onnx_expand.equivalence.verdict import Basis
 from onnx_expand.graph.editing import label
 from onnx_expand.passes import Clean
 from onnx_expand.passes.provenance import FOLDED_FROM, folded_from
+from tests.support.judge import Source, judge
+from tests.support.numbers import assert_same
 from tests.support.random_graphs import random_graph
-from tests.support.random_models import KINDS, random_model
+from tests.support.random_models import KINDS, random_model, sizes_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -80,6 +82,7 @@ def test_names_are_those_of_the_source(seed: int, length: int, policy: str) -> N
     """Each name is of a node of the source, of one that is gone or has another name now."""
     model = random_graph(seed, length=length)
     folded, report = onnx_expand.fold(model, policy=policy, report=True)
+    assert_same(model, folded, seed)
     known = labels(model)
     own = {label(node): folded_from(node) for node in ir.serde.deserialize_model(folded).graph}
     for node, found in own.items():
@@ -106,6 +109,7 @@ def test_the_rest_of_the_model_is_not_touched(seed: int, kind: str) -> None:
     """Without provenance the model is the same but for it, and no file grows by much."""
     model = random_model(seed, kind)
     said = onnx_expand.fold(model)
+    assert judge(Source(model, sizes_of(model), seed), said) == []
     silent = onnx_expand.fold(model, provenance=False)
     assert FOLDED_FROM.encode() not in silent.SerializeToString()
     assert without(said) == without(silent)
