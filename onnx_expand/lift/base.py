@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ __all__ = [
     "Array",
     "Axes",
     "Linear",
+    "Numbers",
+    "affine_of",
     "input_of",
     "lift",
     "lifts",
@@ -35,6 +37,7 @@ __all__ = [
 
 Axes = tuple[int, int]
 Array = npt.NDArray[np.float64]
+Numbers = Callable[..., tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Linear:
         picks: First and last plus one of the channels that it copies, where it copies a range.
         is_part: Whether the nodes also copy other channels, to other values.
         load: Reads the numbers; raises `RefusedError` when they are not finite.
+        operands: The constants that weight and bias are made of.
+        numbers: Makes weight and bias of the operands, be they arrays or tensors of torch; the
+            elements come in the order of the geometry's, one where all are equal, and None for a
+            weight of ones or no bias. A module-level function, or a partial of one. None where
+            there are no operands, or where they are more than rearranged and scaled.
     """
 
     node: ir.Node
@@ -70,6 +78,8 @@ class Linear:
     output: int = 0
     picks: tuple[int, int] | None = None
     is_part: bool = False
+    operands: tuple[ir.Value, ...] = ()
+    numbers: Numbers | None = None
 
     @property
     def x(self) -> ir.Value:
@@ -96,6 +106,15 @@ class Linear:
             self.geometry, in_channels=channels, out_channels=channels, group=channels
         )
         return replace(self, geometry=geometry, axes=(axis, axis), load=load)
+
+
+def affine_of(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
+    """The map of a geometry with these numbers."""
+    g = geometry
+    return AffineConv(
+        weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension,
+        g.auto_pad, g.output_shape,
+    )  # fmt: skip
 
 
 Lifter = Callable[[ir.Node, Facts], "Linear | None"]

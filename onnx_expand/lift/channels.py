@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -14,6 +17,7 @@ from onnx_expand.lift.base import (
     Array,
     Axes,
     Linear,
+    Numbers,
     input_of,
     lifts,
     refuse,
@@ -84,19 +88,43 @@ def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
         refuse("it broadcasts by the rules before opset 7")
     axes, values = _channel_values(facts, x, constant)
     scaled = _spread if _is_broadcast(facts, x, axes, values) else AffineConv.per_channel
-    ones = np.ones_like(values)
-    if node.op_type == "Add":
-        affine = scaled(ones, values)
-    elif node.op_type == "Sub":
-        affine = scaled(*((ones, -values) if second else (-ones, values)))
-    elif node.op_type == "Mul":
-        affine = scaled(values)
-    else:
-        if not np.all(values):
-            refuse(f"'{constant.name}' holds zeros to divide by")
-        affine = scaled(1 / values)
-    only = node.op_type == "Add" or (node.op_type == "Sub" and second)
-    return _per_channel(node, int(not second), axes, affine, shift=constant, shift_only=only)
+    if node.op_type == "Div" and not np.all(values):
+        refuse(f"'{constant.name}' holds zeros to divide by")
+    numbers = _reversed if node.op_type == "Sub" and not second else _ARITHMETIC[node.op_type]
+    scale, shift = numbers(values)
+    only = scale is None
+    affine = scaled(np.ones_like(values) if only else scale, shift)
+    linear = _per_channel(node, int(not second), axes, affine, shift=constant, shift_only=only)
+    return replace(linear, operands=(constant,), numbers=numbers)
+
+
+def _added(*constants: Any) -> tuple[Any, Any]:
+    return None, sum(constant.reshape(-1) for constant in constants)
+
+
+def _subtracted(constant: Any) -> tuple[Any, Any]:
+    return None, -constant.reshape(-1)
+
+
+def _reversed(constant: Any) -> tuple[Any, Any]:
+    """A constant minus x; its power of zero is one whatever it is, of its type and place."""
+    return -(constant.reshape(-1) ** 0), constant.reshape(-1)
+
+
+def _multiplied(constant: Any) -> tuple[Any, Any]:
+    return constant.reshape(-1), None
+
+
+def _divided(constant: Any) -> tuple[Any, Any]:
+    return 1 / constant.reshape(-1), None
+
+
+_ARITHMETIC: dict[str, Numbers] = {
+    "Add": _added,
+    "Sub": _subtracted,
+    "Mul": _multiplied,
+    "Div": _divided,
+}
 
 
 @lifts("Sum")
@@ -113,11 +141,12 @@ def _sum(node: ir.Node, facts: Facts) -> Linear | None:
     known = {axes for axes, _ in parts} - {None}
     if len(known) > 1:
         refuse("its constants vary along different axes")
-    shift = np.sum(np.broadcast_arrays(*(values for _, values in parts)), axis=0)
+    _, shift = _added(*(values for _, values in parts))
     axes = next(iter(known), None)
     scaled = _spread if _is_broadcast(facts, x, axes, shift) else AffineConv.per_channel
     affine = scaled(np.ones_like(shift), shift)
-    return _per_channel(node, slots[0], axes, affine, shift=constants[0], shift_only=True)
+    linear = _per_channel(node, slots[0], axes, affine, shift=constants[0], shift_only=True)
+    return replace(linear, operands=tuple(constants), numbers=_added)
 
 
 def _spread(scale: Array, shift: Array | None = None) -> AffineConv:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +14,7 @@ from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts, Shape
-from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse
+from onnx_expand.lift.base import Linear, Numbers, affine_of, input_of, lifts, refuse
 
 __all__ = ["conv_geometry", "conv_transpose_geometry", "swap_channels"]
 
@@ -25,20 +27,31 @@ def _conv(node: ir.Node, facts: Facts) -> Linear | None:
         conv_geometry(node, facts.dims(weight), facts.shape(x)),
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
-    _check_bias(bias, geometry, facts)
+    return _convolution(node, geometry, facts, weight, bias, _held)
+
+
+def _convolution(
+    node: ir.Node,
+    geometry: Geometry,
+    facts: Facts,
+    weight: ir.Value,
+    bias: ir.Value | None,
+    numbers: Numbers,
+) -> Linear:
+    if bias is not None and facts.dims(bias) != (geometry.out_channels,):
+        refuse(f"its bias has shape {list(facts.dims(bias))}, not [{geometry.out_channels}]")
+    operands = (weight,) if bias is None else (weight, bias)
 
     def load() -> AffineConv:
-        return AffineConv(
-            facts.array(weight),
-            None if bias is None else facts.array(bias),
-            geometry.strides,
-            geometry.dilations,
-            geometry.pads,
-            geometry.group,
-            auto_pad=geometry.auto_pad,
-        )
+        return affine_of(geometry, *numbers(*map(facts.array, operands)))
 
-    return Linear(node, 0, geometry, (1, 1), load, weight, bias)
+    return Linear(
+        node, 0, geometry, (1, 1), load, weight, bias, operands=operands, numbers=numbers
+    )
+
+
+def _held(weight: Any, bias: Any = None) -> tuple[Any, Any]:
+    return weight, bias
 
 
 def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geometry:
@@ -77,11 +90,6 @@ def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geom
     return floating.settled([1 if size is None else size for size in extents])
 
 
-def _check_bias(bias: ir.Value | None, geometry: Geometry, facts: Facts) -> None:
-    if bias is not None and facts.dims(bias) != (geometry.out_channels,):
-        refuse(f"its bias has shape {list(facts.dims(bias))}, not [{geometry.out_channels}]")
-
-
 @lifts("ConvTranspose")
 def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
     weight, bias = input_of(node, 1), input_of(node, 2, optional=True)
@@ -89,24 +97,8 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
         conv_transpose_geometry(node, facts.dims(weight)),
         bias=bias is not None and bool(np.any(facts.array(bias))),
     )
-    _check_bias(bias, geometry, facts)
-
-    def load() -> AffineConv:
-        g = geometry
-        return AffineConv(
-            swap_channels(facts.array(weight), g.group),
-            None if bias is None else facts.array(bias),
-            g.strides,
-            g.dilations,
-            g.pads,
-            g.group,
-            transposed=True,
-            extension=g.extension,
-            auto_pad=g.auto_pad,
-            output_shape=g.output_shape,
-        )
-
-    return Linear(node, 0, geometry, (1, 1), load, weight, bias)
+    numbers = functools.partial(_swapped, group=int_of(node, "group"))
+    return _convolution(node, geometry, facts, weight, bias, numbers)
 
 
 def conv_transpose_geometry(node: ir.Node, weight: Sequence[int]) -> Geometry:
@@ -140,7 +132,11 @@ def conv_transpose_geometry(node: ir.Node, weight: Sequence[int]) -> Geometry:
     )
 
 
-def swap_channels(weight: Array, group: int) -> Array:
+def _swapped(weight: Any, bias: Any = None, *, group: int) -> tuple[Any, Any]:
+    return swap_channels(weight, group), bias
+
+
+def swap_channels(weight: Any, group: int) -> Any:
     """[m, n / group, *kernel] as [n, m / group, *kernel], and the other way round."""
     blocks = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
     return blocks.swapaxes(1, 2).reshape(-1, weight.shape[0] // group, *weight.shape[2:])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +14,16 @@ from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.graph.attributes import float_of, int_of, text_of
 from onnx_expand.graph.facts import Facts
-from onnx_expand.lift.base import Array, Linear, input_of, lifts, refuse, refuse_unknown_rank
+from onnx_expand.lift.base import (
+    Array,
+    Axes,
+    Linear,
+    Numbers,
+    input_of,
+    lifts,
+    refuse,
+    refuse_unknown_rank,
+)
 
 __all__ = ["gemm_product"]
 
@@ -27,13 +38,41 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
         refuse("it broadcasts its C by the rules before opset 7")
     assert product.axes is not None
     n = product.geometry.out_channels
-    bias = _broadcast_bias(facts, c, product.axes[1], n, 2) * float_of(node, "beta", facts.opset)
+    beta = float_of(node, "beta", facts.opset)
+    bias = _broadcast_bias(facts, c, product.axes[1], n, 2) * beta
 
     def load() -> AffineConv:
         return replace(product.load(), bias=bias)
 
     geometry = replace(product.geometry, bias=bool(np.any(bias)))
-    return replace(product, geometry=geometry, load=load, bias=c)
+    assert isinstance(product.numbers, functools.partial)
+    numbers = functools.partial(product.numbers, beta=beta)
+    operands = (*product.operands, c)
+    return replace(
+        product, geometry=geometry, load=load, bias=c, operands=operands, numbers=numbers
+    )
+
+
+def _matrix(
+    weight: Any,
+    bias: Any = None,
+    *,
+    transposed: bool,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[Any, Any]:
+    """A constant of the given shape as [n, m], with its bias."""
+    weight = weight if shape is None else weight.reshape(shape)
+    weight = weight.T if transposed else weight
+    weight = weight if alpha == 1 else alpha * weight
+    if bias is None or not beta:
+        return weight, None
+    return weight, bias.reshape(-1) if beta == 1 else beta * bias.reshape(-1)
+
+
+def _scale(weight: Any) -> tuple[Any, Any]:
+    return weight, None
 
 
 def gemm_product(node: ir.Node, facts: Facts) -> Linear:
@@ -55,13 +94,28 @@ def gemm_product(node: ir.Node, facts: Facts) -> Linear:
     shape = facts.dims(weight)
     if len(shape) != 2:
         refuse(f"its weight has {len(shape)} axes, not 2")
-    n, m = shape[::-1] if transposed else shape
+    numbers = functools.partial(_matrix, transposed=transposed, alpha=alpha)
+    return _product(node, slot, facts, weight, numbers, shape[::-1] if transposed else shape, axes)
+
+
+def _product(
+    node: ir.Node,
+    slot: int,
+    facts: Facts,
+    weight: ir.Value,
+    numbers: Numbers,
+    shape: tuple[int, ...],
+    axes: Axes,
+) -> Linear:
+    """A product with a constant as a matrix of [n, m]."""
+    n, m = shape
 
     def load() -> AffineConv:
-        array = facts.array(weight)
-        return AffineConv(alpha * (array.T if transposed else array))
+        return AffineConv(*numbers(facts.array(weight)))
 
-    return Linear(node, slot, Geometry(m, n), axes, load, weight)
+    return Linear(
+        node, slot, Geometry(m, n), axes, load, weight, operands=(weight,), numbers=numbers
+    )
 
 
 @lifts("MatMul")
@@ -86,12 +140,8 @@ def _matmul(node: ir.Node, facts: Facts) -> Linear | None:
     axis = -1 if right else -2
     axis = axis if rank is None else rank + axis
     n, m = (shape[-1], shape[-2]) if right else (shape[-2], shape[-1])
-
-    def load() -> AffineConv:
-        matrix = facts.array(weight).reshape(shape[-2:])
-        return AffineConv(matrix.T if right else matrix)
-
-    return Linear(node, 0 if right else 1, Geometry(m, n), (axis, axis), load, weight)
+    numbers = functools.partial(_matrix, transposed=right, shape=shape[-2:])
+    return _product(node, 0 if right else 1, facts, weight, numbers, (n, m), (axis, axis))
 
 
 @lifts("Einsum")
@@ -120,7 +170,9 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
 
         _check_extent(facts, x, axis, shape[0])
         scale = Geometry(shape[0], shape[0], group=shape[0])
-        return Linear(node, slot, scale, (axis, axis), load_scale, weight)
+        return Linear(
+            node, slot, scale, (axis, axis), load_scale, weight, operands=(weight,), numbers=_scale
+        )
     if len(gone) != 1 or len(letters) != 2:
         return None
     axis = gone[0]
@@ -134,12 +186,8 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
     transposed = letters[0] == before[axis]
     n, m = shape[::-1] if transposed else shape
     _check_extent(facts, x, axis, m)
-
-    def load() -> AffineConv:
-        matrix = facts.array(weight)
-        return AffineConv(matrix.T if transposed else matrix)
-
-    return Linear(node, slot, Geometry(m, n), (axis, axis), load, weight)
+    numbers = functools.partial(_matrix, transposed=transposed)
+    return _product(node, slot, facts, weight, numbers, (n, m), (axis, axis))
 
 
 def _check_extent(facts: Facts, x: ir.Value, axis: int, wanted: int) -> None:

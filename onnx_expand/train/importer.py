@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -13,19 +12,27 @@ import torch
 from torch import fx
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.graph.attributes import defaults_of, int_of
 from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.model import ModelLike, read
-from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
-from onnx_expand.train.composed import Composition
+from onnx_expand.train.composed.cost import EXECUTIONS
+from onnx_expand.train.composed.find import Found, find
+from onnx_expand.train.composed.layers import Lifter
+from onnx_expand.train.composed.unit import Unit
 from onnx_expand.train.decompose import decompose, inner_nodes
 from onnx_expand.train.host import Known, as_tensor, find_host
 from onnx_expand.train.module import OnnxModule, attach, identifier
-from onnx_expand.train.names import CONSTANTS, SOURCE, STATEFUL, state_keys
-from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
+from onnx_expand.train.names import COMPOSED, CONSTANTS, SOURCE, STATEFUL, state_keys
+from onnx_expand.train.planning import (
+    attributes_of,
+    detours,
+    held_tensors,
+    moving,
+    planned,
+    settings_of,
+)
+from onnx_expand.train.registry import Op
 from onnx_expand.train.tensors import DTYPES, to_tensor
-from onnx_expand.train.unsigned import UNSIGNED, detour, direct
 
 __all__ = ["to_torch"]
 
@@ -61,200 +68,30 @@ def to_torch(
         UnsupportedError: Nodes have no translation (all of them are named), or a weight has an
             element type that torch does not have.
     """
-    source = read(model)
-    weights = {
-        name: value.const_value
-        for name, value in source.graph.initializers.items()
-        if value.const_value is not None
-    }
+    if execution not in EXECUTIONS:
+        raise UsageError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
     try:
         frozen = None if freeze is None else re.compile(freeze)
     except re.error as error:
         raise UsageError(f"freeze: '{freeze}' is no regular expression: {error}") from None
+    source = read(model)
+    values = source.graph.initializers.values()
+    weights = {v.name or "": v.const_value for v in values if v.const_value is not None}
+    kinds = {v.name or "": v.metadata_props.get(_KIND, "") for v in values}
+    held = held_tensors(source.graph, weights)
     flat = decompose(source)
-    plans = _plan(flat, weights.keys())
-    kinds = {
-        name: value.metadata_props.get(_KIND, "")
-        for name, value in source.graph.initializers.items()
-    }
-    module = _Importer(flat, plans, weights, _held(source.graph, weights), kinds, frozen).run()
-    return Composition.of(module).module(execution)
+    _restore(flat.graph, weights)
+    return _Importer(flat, weights, held, kinds, frozen).run(execution)
 
 
-def _plan(model: ir.Model, weights: Set[str]) -> dict[ir.Node, Op]:
-    """The translation of each node.
-
-    Args:
-        model: A model without operators that have none.
-        weights: The names of the initializers, though some are graph inputs by now.
-
-    Raises:
-        UnsupportedError: A node uses a feature that its translation does not have.
-    """
-    opsets = model.graph.opset_imports
-    plans: dict[ir.Node, Op] = {}
-    problems = []
-    for node in model.graph:
-        if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
-            continue
-        domain = node.domain
-        if node.op_type == "BatchNormalization":
-            if int_of(node, "training_mode") and _is_of_weights(node, weights):
-                domain = STANDARDIZED
-            elif _normalizes_by_computed(node):
-                domain = COMPUTED
-        plan = find(domain, node.op_type, opsets.get(node.domain, 1))
-        assert plan is not None, "decompose leaves no node without a translation"
-        plans[node] = plan
-        problem = _problem(node, plan)
-        if problem:
-            problems.append(f"{inner_nodes([node])}: {problem}")
-    if problems:
-        raise UnsupportedError("cannot be trained: " + "; ".join(problems))
-    return plans
-
-
-def _normalizes_by_computed(node: ir.Node) -> bool:
-    """Whether a BatchNormalization's statistics are computed or given, and no running ones."""
-    for value in node.inputs[3:5] if node.op_type == "BatchNormalization" else ():
-        producer = None if value is None else value.producer()
-        if producer is not None and producer.op_type != "Constant":
-            return True
-        if producer is None and value is not None and value.const_value is None:
-            return True
-    return False
-
-
-def _is_of_weights(node: ir.Node, weights: Set[str]) -> bool:
-    """Whether a node's first input is computed from weights alone."""
-    pending, seen = [node.inputs[0]], set[ir.Value | None]()
-    while pending:
-        value = pending.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
-        producer = value.producer()
-        if producer is not None:
-            pending += producer.inputs
-        elif value.const_value is None and value.name not in weights:
-            return False
-    return True
-
-
-def _moving(model: ir.Model, plans: Mapping[ir.Node, Op]) -> set[ir.Value]:
-    """The values that outputs depend on by their numbers, and not as sizes or settings.
-
-    A constant that only tells a Resize its scales, by way of a Concat, is no weight.
-    """
-
-    @functools.cache
-    def facts() -> Facts:
-        return Facts(model)  # takes far longer than the import itself: only where it must
-
-    def is_number(value: ir.Value) -> bool:
-        dtype = value.dtype if value.dtype is not None else facts().dtype(value)
-        return dtype is None or dtype.is_floating_point()
-
-    found: set[ir.Value] = set()
-    pending = [value for value in model.graph.outputs if is_number(value)]
-    while pending:
-        value = pending.pop()
-        if value in found:
-            continue
-        found.add(value)
-        node = value.producer()
-        plan = plans.get(node) if node is not None else None
-        if node is None or plan is None or plan.host_rank is not None:
-            continue
-        for slot, operand in enumerate(node.inputs):
-            if operand is not None and slot not in plan.static and is_number(operand):
-                pending.append(operand)
-    return found
-
-
-def _detours(model: ir.Model, plans: Mapping[ir.Node, Op]) -> dict[ir.Node, Callable[..., Any]]:
-    """How nodes are computed that read types which torch does not compute with.
-
-    Raises:
-        UnsupportedError: Some are not computed at all.
-    """
-    wide = {kind for kind, dtype in DTYPES.items() if dtype in UNSIGNED}
-    if not wide & _kinds(model):
-        return {}
-    facts = Facts(model)
-    found, problems = {}, []
-    for node in plans:
-        kinds = (facts.dtype(value) for value in node.inputs if value is not None)
-        types = [kind for kind in kinds if kind is not None and kind in wide]
-        if not types:
-            continue
-        kind = types[0]
-        try:
-            way = detour(node.op_type, _attributes(node), DTYPES[kind])
-        except NotImplementedError:
-            problems.append(f"{inner_nodes([node])}: torch does not compute it with {kind}")
-            continue
-        if way is not direct:
-            found[node] = way
-    if problems:
-        raise UnsupportedError("cannot be trained: " + "; ".join(problems))
-    return found
-
-
-def _kinds(model: ir.Model) -> set[int]:
-    """The element types that inputs, constants and attributes name."""
-    found = {int(value.dtype) for value in model.graph.inputs if value.dtype is not None}
-    for value in model.graph.initializers.values():
-        found |= set() if value.const_value is None else {int(value.const_value.dtype)}
-    for node in model.graph:
-        for name, attribute in node.attributes.items():
-            if attribute.type == ir.AttributeType.TENSOR:
-                found.add(int(attribute.as_tensor().dtype))
-            elif name in {"to", "dtype", "output_dtype"}:
-                found.add(attribute.as_int())
-    return found
-
-
-def _problem(node: ir.Node, plan: Op) -> str:
-    attributes = _attributes(node)
-    for name in attributes:
-        if name not in plan.parameters:
-            return f"attribute '{name}' is not supported"
-    if "outputs" not in plan.parameters:
-        for slot, value in enumerate(node.outputs[1:], 1):
-            if value.uses() or value.is_graph_output():
-                return f"its output {slot} is not supported"
-    return plan.check(attributes) if plan.check is not None else ""
-
-
-def _attributes(node: ir.Node) -> dict[str, Any]:
-    """A node's attributes as Python values; a tensor of one element as (number, dtype)."""
-    values: dict[str, Any] = {}
-    for name, attribute in node.attributes.items():
-        value = attribute.value
-        if attribute.type == ir.AttributeType.TENSOR:
-            tensor = to_tensor(attribute.as_tensor(), name)
-            value = (tensor.reshape(-1)[0].item(), tensor.dtype) if tensor.numel() == 1 else None
-        values[name] = list(value) if isinstance(value, tuple) and name != "value" else value
-    return values
-
-
-def _held(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> dict[str, torch.Tensor]:
-    """The floating-point tensors that Constant nodes hold under names of their own.
-
-    Those of functions are no weights: one body may serve many calls, which would each train it.
-    """
-    found = {}
-    for node in graph:
-        if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
-            continue
-        value = node.outputs[0]
-        tensor = ir.convenience.get_const_tensor(value)
-        if tensor is None or not value.name or value.name in weights:
-            continue
-        if tensor.dtype in DTYPES and tensor.dtype.is_floating_point():
-            found[value.name] = to_tensor(tensor, value.name)
-    return found
+def _restore(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
+    """Make initializers of graph inputs that are such: a module has them as its own."""
+    for value in list(graph.inputs):
+        tensor = weights.get(value.name or "")
+        if tensor is not None:
+            graph.inputs.remove(value)
+            value.const_value = tensor
+            graph.register_initializer(value)
 
 
 class _Importer:
@@ -263,7 +100,6 @@ class _Importer:
     def __init__(
         self,
         model: ir.Model,
-        plans: Mapping[ir.Node, Op],
         weights: Mapping[str, ir.TensorProtocol],
         held: Mapping[str, torch.Tensor],
         kinds: Mapping[str, str],
@@ -271,11 +107,12 @@ class _Importer:
     ) -> None:
         self.graph = model.graph
         self.opset = model.graph.opset_imports.get("", 1)
-        self.plans = plans
-        self.detours = _detours(model, plans)
+        self.facts = Facts(model)
+        self.plans = planned(model)
+        self.detours = detours(model, self.plans, self.facts)
         self.frozen = frozen
         self.kinds = kinds
-        self.moving = _moving(model, plans)
+        self.moving = moving(model, self.plans, self.facts)
         self.held: dict[ir.Node, tuple[ir.Value, torch.Tensor]] = {}
         for node in model.graph:
             name = (node.outputs[0].name or "") if node.outputs else ""
@@ -289,31 +126,57 @@ class _Importer:
         self.fx = fx.Graph()
         self.values: dict[ir.Value, fx.Node | Known] = {}
         self.constants: dict[ir.Value, tuple[str, torch.Tensor]] = {}
+        self.tensors: dict[str, fx.Node] = {}
         self.like: fx.Node | None = None
+        self.units = 0
         self.weights = weights
 
-    def run(self) -> OnnxModule:
+    def run(self, execution: str) -> OnnxModule:
         """The finished module, in evaluation mode."""
         self._initializers()
-        for index, value in enumerate(v for v in self.graph.inputs if v not in self.constants):
+        for index, value in enumerate(self.graph.inputs):
             name = identifier(value.name or "", f"input_{index}")
             self.values[value] = placeholder = self.fx.placeholder(name)
             self.like = self.like or placeholder
         for index, node in enumerate(self.graph):
-            if node in self.plans:
-                self._node(node, self.plans[node], index)
-            else:
+            if node not in self.plans:
                 self._constant(node, index)
+        functions = {
+            node: (plan, settings_of(node, plan, self.opset))
+            for node, plan in self.plans.items()
+            if plan.is_function and node not in self.detours
+        }
+        lifter = Lifter(self.facts, functions, self.constants)
+        chains, apart = find(self.graph, lifter)
+        last = {found.nodes[-1]: found for found in chains}
+        inner = {node for found in chains for node in found.nodes}
+        for index, node in enumerate(self.graph):
+            if node in last:
+                self._unit(last[node], lifter.fixed, execution)
+            elif node in self.plans and node not in inner:
+                self._node(node, self.plans[node], index)
         results = [self._tensor(value) for value in self.graph.outputs]
         self.fx.output(results[0] if len(results) == 1 else tuple(results))
-        module = OnnxModule(self.root, self.fx, self.keys)
+        module = OnnxModule(self.root, self.fx, self.keys, apart)
         module.eval()
         return module
 
+    def _unit(self, found: Found, fixed: Mapping[str, torch.Tensor], execution: str) -> None:
+        """One call for a chain of linear nodes."""
+        chain, nodes = found.chain, found.nodes
+        for path in chain.paths:
+            if path in fixed:
+                self._keep(path.removeprefix(f"{CONSTANTS}."), fixed[path])
+        args = (self._tensor(found.root), *(self._attr(path) for path in chain.paths))
+        unit = Unit(chain, found.root.is_graph_input(), execution)
+        result = self.fx.call_module(self._module(COMPOSED, f"unit_{self.units}", unit), args)
+        self.units += 1
+        result.meta[SOURCE] = f"one of '{label(nodes[0])}' to '{label(nodes[-1])}'"
+        self.values[nodes[-1].outputs[0]] = result
+
     def _initializers(self) -> None:
-        """One tensor for each initializer, though decomposition made graph inputs of some."""
-        values = {value.name: value for value in self.graph.inputs}
-        values.update(self.graph.initializers)
+        """One tensor for each initializer."""
+        values = self.graph.initializers
         for name, weight in self.weights.items():
             tensor = to_tensor(weight, name)
             value = values.get(name)
@@ -357,32 +220,37 @@ class _Importer:
         self._buffer(value, to_tensor(tensor, value.name or "constant"), str(index))
 
     def _buffer(self, value: ir.Value, tensor: torch.Tensor, name: str) -> None:
-        """A constant that is no initializer: it moves with the module, outside state_dict."""
+        """A constant that is no initializer."""
+        key = self._keep("constant_" + name.replace(".", "_"), tensor)
+        self.constants[value] = (key, tensor)
+
+    def _keep(self, name: str, tensor: torch.Tensor) -> str:
+        """A buffer that moves with the module, outside state_dict; its path."""
         if CONSTANTS not in self.root._modules:
             self.root.add_module(CONSTANTS, torch.nn.Module())
-        name = "constant_" + name.replace(".", "_")
         self.root.get_submodule(CONSTANTS).register_buffer(name, tensor, persistent=False)
-        self.constants[value] = (f"{CONSTANTS}.{name}", tensor)
+        return f"{CONSTANTS}.{name}"
+
+    def _module(self, room: str, name: str, module: torch.nn.Module) -> str:
+        """A module that has a part of the graph to compute; its path."""
+        if room not in self.root._modules:
+            self.root.add_module(room, torch.nn.Module())
+        self.root.get_submodule(room).add_module(name, module)
+        return f"{room}.{name}"
 
     def _node(self, node: ir.Node, plan: Op, index: int) -> None:
-        attributes = _attributes(node)
-        if self._on_host(node, attributes):
+        if self._on_host(node, attributes_of(node)):
             return
-        if node.domain in {"", "ai.onnx"}:
-            defaults = defaults_of(node.op_type, self.opset)
-            given = {name: defaults[name] for name in plan.parameters & defaults.keys()}
-            attributes = given | attributes
+        attributes = settings_of(node, plan, self.opset)
         args = [
             self._argument(value, slot in plan.static) for slot, value in enumerate(node.inputs)
         ]
         while args and args[-1] is None:
             args.pop()
         if plan.is_module:
-            if STATEFUL not in self.root._modules:
-                self.root.add_module(STATEFUL, torch.nn.Module())
             name = f"{node.op_type}_{index}"
-            self.root.get_submodule(STATEFUL).add_module(name, plan.target(**attributes))
-            result = self.fx.call_module(f"{STATEFUL}.{name}", tuple(args))
+            path = self._module(STATEFUL, name, plan.target(**attributes))
+            result = self.fx.call_module(path, tuple(args))
         else:
             if "outputs" in plan.parameters:
                 attributes["outputs"] = len(node.outputs)
@@ -455,9 +323,15 @@ class _Importer:
     def _tensor(self, value: ir.Value) -> fx.Node:
         """A value as a tensor."""
         if value not in self.values:
-            self.values[value] = self.fx.get_attr(self.constants[value][0])
+            return self._attr(self.constants[value][0])
         known = self.values[value]
         if isinstance(known, Known):
             # Made once, though several nodes may ask.
             return self.fx.call_function(as_tensor, (known.value, known.dtype, self.like))
         return known
+
+    def _attr(self, path: str) -> fx.Node:
+        """A tensor that the module holds."""
+        if path not in self.tensors:
+            self.tensors[path] = self.fx.get_attr(path)
+        return self.tensors[path]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import keyword
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -25,14 +25,19 @@ class OnnxModule(fx.GraphModule):
     Attributes:
         initializers: For each initializer of the ONNX graph its key in `state_dict`. The two are
             equal but for names that torch cannot express.
-        layerwise: The graph with one call for each layer, where `graph` composes chains of them.
+        apart: Linear layers of the ONNX graph that are no chain although they are neighbours, and
+            why.
     """
 
     initializers: dict[str, str]
-    layerwise: fx.Graph | None
+    apart: tuple[Any, ...]
 
     def __init__(
-        self, root: torch.nn.Module, graph: fx.Graph, initializers: Mapping[str, str]
+        self,
+        root: torch.nn.Module,
+        graph: fx.Graph,
+        initializers: Mapping[str, str],
+        apart: Sequence[Any] = (),
     ) -> None:
         super().__init__(torch.nn.Module(), fx.Graph(), "OnnxModule")
         self.initializers = dict(initializers)
@@ -43,24 +48,21 @@ class OnnxModule(fx.GraphModule):
         self._modules.update(root._modules)
         self._non_persistent_buffers_set.update(root._non_persistent_buffers_set)
         self.training = root.training
-        self.layerwise = None
+        self.apart = tuple(apart)
         self.graph = graph
 
-    def sharing(self, graph: fx.Graph) -> OnnxModule:
-        """Another graph over this module's tensors and submodules."""
-        return OnnxModule(self, graph, self.initializers)
+    def sharing(self, graph: fx.Graph | None = None) -> OnnxModule:
+        """Another module of the same tensors and submodules, of this graph or another one."""
+        graph = self.graph if graph is None else graph
+        return OnnxModule(self, graph, self.initializers, self.apart)
 
     # GraphModule would trace its generated code again, through the functions that it calls.
 
     def __reduce__(self) -> Any:
-        return _restore, (*self._graphs(), _state(self))
+        return _restore, (_records(self.graph), _state(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxModule:
-        return _restore(*self._graphs(), copy.deepcopy(_state(self), memo))
-
-    def _graphs(self) -> tuple[list[Record], list[Record] | None]:
-        layerwise = None if self.layerwise is None else _records(self.layerwise)
-        return _records(self.graph), layerwise
+        return _restore(_records(self.graph), copy.deepcopy(_state(self), memo))
 
 
 def attach(root: torch.nn.Module, key: str, tensor: torch.Tensor) -> None:
@@ -89,7 +91,7 @@ def identifier(name: str, otherwise: str) -> str:
 
 def _state(module: OnnxModule) -> dict[str, Any]:
     """Everything but the graph and what is generated from it."""
-    derived = {"_graph", "layerwise", "_code", "_lineno_map", "_prologue_start"}
+    derived = {"_graph", "_code", "_lineno_map", "_prologue_start"}
     return {name: value for name, value in module.__dict__.items() if name not in derived}
 
 
@@ -112,13 +114,10 @@ class _Place(int):
     """A reference to a node by its place."""
 
 
-def _restore(
-    records: list[Record], layerwise: list[Record] | None, state: dict[str, Any]
-) -> OnnxModule:
+def _restore(records: list[Record], state: dict[str, Any]) -> OnnxModule:
     module = OnnxModule(torch.nn.Module(), fx.Graph(), {})
     module.__dict__.update(state)
     module.graph = _graph(records)
-    module.layerwise = None if layerwise is None else _graph(layerwise)
     return module
 
 

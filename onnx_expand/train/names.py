@@ -23,6 +23,7 @@ SOURCE = "onnx"
 _UNQUOTABLE = re.compile(r'["\\\x00-\x1f]')
 
 _TAKEN = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph()))) | {
+    "apart",
     "initializers",
     "sharing",
     COMPOSED,

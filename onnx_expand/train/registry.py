@@ -56,6 +56,12 @@ class Op:
         """Whether the target is a class of modules."""
         return isinstance(self.target, type)
 
+    @property
+    def is_function(self) -> bool:
+        """Whether the target is a function of tensors and attributes, and gives one tensor."""
+        special = self.parameters & {"outputs", "like"}
+        return not self.is_module and self.host_rank is None and not special
+
 
 COMPUTED = "onnx_expand.computed"
 """The domain of translations for nodes that compute what is otherwise state."""

@@ -27,6 +27,20 @@ def lifted(model: onnx.ModelProto) -> Linear | Refusal | None:
     return lift(own.graph[-1], Facts(own))
 
 
+def reads_its_operands(linear: Linear) -> None:
+    """Assert that `numbers`, by which training goes, makes of the constants what `load` gives."""
+    assert linear.numbers is not None
+    constants = [ir.convenience.get_const_tensor(value) for value in linear.operands]
+    weight, bias = linear.numbers(*(c.numpy() for c in constants if c is not None))
+    affine = linear.load()
+    given = np.ones(1) if weight is None else weight
+    own = given if given.size == 1 else given.reshape(affine.weight.shape)
+    np.testing.assert_array_equal(np.broadcast_to(own, affine.weight.shape), affine.weight)
+    expected = np.zeros(len(affine.weight)) if affine.bias is None else affine.bias
+    shift = np.zeros(1) if bias is None else bias.reshape(-1)
+    np.testing.assert_array_equal(np.broadcast_to(shift, expected.shape), expected)
+
+
 def acts_as_its_node(model: onnx.ModelProto, x: Array) -> Linear:
     """Assert that the last node of a model lifts, and that its map computes what it does."""
     linear = lifted(model)
@@ -49,6 +63,10 @@ def acts_as_its_node(model: onnx.ModelProto, x: Array) -> Linear:
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
     assert affine.geometry == linear.geometry
+    if linear.numbers is not None:
+        reads_its_operands(linear)
+    weighted = linear.weight is not None or linear.bias is not None
+    assert weighted == (linear.numbers is not None) or linear.node.op_type == "BatchNormalization"
     return linear
 
 

@@ -24,7 +24,7 @@ from onnx_expand.algebra.contraction import compose_chain
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.train import to_torch
-from onnx_expand.train.composed import Composition, composed, plans_of
+from onnx_expand.train.composed import chains_of, composed, plans_of, summary
 from onnx_expand.train.composed.kernels import Numbers, after, work
 from tests.support.chains import (
     EXACT,
@@ -49,10 +49,10 @@ from tests.support.strategies import geometries, with_numbers
 def test_kernels_in_torch_are_those_of_the_algebra(maps: list[AffineConv]) -> None:
     """The kernel of a chain is the one that fold computes."""
     merged = compose_chain(maps)
-    (found,) = Composition.of(chain_of(maps)).chains
+    (chain,) = chains_of(chain_of(maps))
     tensors = dict(chain_of(maps).named_parameters())
-    numbers = found.chain.numbers(tensors)
-    assert found.chain.whole == merged.geometry
+    numbers = chain.numbers(tensors)
+    assert chain.whole == merged.geometry
     scale = max(1.0, float(np.abs(merged.weight).max()))
     if numbers.weight is not None:
         error = np.abs(numbers.weight.detach().numpy() - merged.weight).max()
@@ -109,14 +109,13 @@ def test_padding_within_a_chain_is_decided_as_fold_decides(
         last.weight, last.bias, last.strides, last.dilations, tuple(pads), last.group
     )
     module = chain_of(maps)
-    composition = Composition.of(module)
     total: Geometry | Refusal = maps[0].geometry
     for f in maps[1:]:
         total = total if isinstance(total, Refusal) else total.then(f.geometry)
     run = composed(module, "composed")
     assert_equal(module, run, image_for(maps))
     if isinstance(total, Refusal):
-        assert any(apart.refusal.reason is Reason.BORDER for apart in composition.apart)
+        assert any(apart.refusal.reason is Reason.BORDER for apart in module.apart)
         with pytest.raises(RefusedError):
             _left_to_right(maps)
     else:
@@ -226,8 +225,7 @@ def test_branches_are_one_kernel() -> None:
     x = acnet(g, x, 6)
     x = g.add("Conv", x, g.random("w9", 2, 6, 1, 1), g.random("b9", 2))
     module = g.module(x)
-    composition = Composition.of(module)
-    assert not composition.apart
+    assert not module.apart
     image = torch.randn(2, 4, 7, 6, dtype=torch.float64)
     run = composed(module, "composed")
     (plan,) = plans_of(run, image).values()
@@ -275,18 +273,17 @@ def test_normalization_in_a_unit_keeps_it_apart_and_is_named() -> None:
     x = g.add("BatchNormalization", x, *ones)
     x = g.add("Conv", x, g.random("b", 4, 8, 3, 3))
     module = g.module(x)
-    composition = Composition.of(module)
-    assert not composition.chains
-    (apart,) = composition.apart
+    assert not chains_of(module)
+    (apart,) = module.apart
     assert (apart.first, apart.second) == ("a", "b")
     assert apart.refusal.reason is Reason.ACTIVATION
-    assert "batch normalization" in composition.summary()
-    assert composition.module("composed") is module
+    assert "batch normalization" in summary(module)
+    assert composed(module, "composed") is module
 
     g = Graph("N", 4, "H", "W")
-    composition = Composition.of(g.module(acnet(g, "x", 4, norm=True)))
-    assert not composition.chains
-    assert "batch normalization stands in the branches" in composition.summary()
+    module = g.module(acnet(g, "x", 4, norm=True))
+    assert not chains_of(module)
+    assert "batch normalization stands in the branches" in summary(module)
 
 
 @pytest.mark.parametrize(("shown", "reason"), [(True, Reason.OUTPUT), (False, Reason.SHARED)])
@@ -297,9 +294,8 @@ def test_values_that_others_read_are_computed(shown: bool, reason: Reason) -> No
     y = g.add("Conv", x, g.random("b", 4, 8, 3, 3))
     other = x if shown else g.add("Relu", x)
     module = g.module(y, other)
-    composition = Composition.of(module)
-    assert not composition.chains
-    assert [a.refusal.reason for a in composition.apart] == [reason]
+    assert not chains_of(module)
+    assert [a.refusal.reason for a in module.apart] == [reason]
 
 
 def test_a_zero_bias_that_is_trained_counts_as_one() -> None:
@@ -307,11 +303,12 @@ def test_a_zero_bias_that_is_trained_counts_as_one() -> None:
     g = Graph("N", 3, "H", "W")
     x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1), g.weight("zero", np.zeros(8)))
     x = g.add("Conv", x, g.random("b", 4, 8, 3, 3), pads=[1] * 4)
-    module = g.module(x)
-    (apart,) = Composition.of(module).apart
+    model = g.model(x)
+    (apart,) = to_torch(model).apart
     assert apart.refusal.reason is Reason.BORDER
-    module.get_parameter("zero").requires_grad_(False)
-    assert len(Composition.of(module).chains) == 1
+    frozen = to_torch(model, freeze="zero")
+    assert not frozen.apart
+    assert len(chains_of(frozen)) == 1
 
 
 def test_other_modules_and_wrong_names() -> None:

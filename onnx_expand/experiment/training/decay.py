@@ -13,8 +13,7 @@ import torch
 
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.recipes import TrainOptions
-from onnx_expand.train.composed import Chain, Composition
-from onnx_expand.train.module import OnnxModule
+from onnx_expand.train.composed import Chain, chains_of
 
 __all__ = ["Penalty"]
 
@@ -42,9 +41,8 @@ class Penalty:
         """
         if options.decay == "layer" or not options.weight_decay:
             return None
-        chains = []
-        if isinstance(module, OnnxModule):
-            chains = [found.chain for found in Composition.of(module).chains]
+        # Pools behind a chain are no part of the compact layer.
+        chains = [chain for whole in chains_of(module) for chain in whole.weighted()]
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         chains = [chain for chain in chains if chain.numbers(tensors).weight is not None]
         if not chains:

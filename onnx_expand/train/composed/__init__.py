@@ -4,24 +4,28 @@ In each step the kernels of a chain are multiplied to the compact kernel, which 
 any batch and image, and one layer is run with it. Function and gradients are those of the chain,
 and the parameters stay those of its layers. Where batch and image are small it is cheaper to run
 layer by layer, so that each chain is decided for itself, at the size at hand.
+
+The importer lifts the graph as fold does, and makes one call of each chain.
 """
 
 from onnx_expand.train.composed.chain import Chain
 from onnx_expand.train.composed.find import Apart
 from onnx_expand.train.composed.module import (
-    Composition,
+    chains_of,
     composed,
     execution_of,
     plans_of,
     sharing_kernels,
+    summary,
 )
 
 __all__ = [
     "Apart",
     "Chain",
-    "Composition",
+    "chains_of",
     "composed",
     "execution_of",
     "plans_of",
     "sharing_kernels",
+    "summary",
 ]

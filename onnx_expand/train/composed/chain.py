@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -9,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from onnx_expand.algebra.geometry import Geometry
-from onnx_expand.errors import Refusal
+from onnx_expand.errors import Reason, Refusal
 from onnx_expand.train.composed.kernels import Numbers, added, after, embedded, work
 from onnx_expand.train.composed.layers import Layer, Tensors
 
@@ -33,9 +34,12 @@ class Sum:
     @classmethod
     def of(cls, branches: Sequence[Chain | None], factors: Sequence[float]) -> Sum | Refusal:
         """The sum of branches, of which one at least has a layer, or why it is no single map."""
-        first = next(branch for branch in branches if branch is not None).whole
+        known = [branch for branch in branches if branch is not None]
+        first = known[0].whole
         if isinstance(first, Refusal):
             return first
+        if len({branch.axis for branch in known}) > 1:
+            return Refusal(Reason.GEOMETRY, "the branches map different axes")
         same = _identity(first)
         parts = [same if branch is None else branch.whole for branch in branches]
         total = parts[0]
@@ -48,6 +52,20 @@ class Sum:
             assert refusal is not None
             return refusal
         return cls(tuple(branches), tuple(factors), total)
+
+    @property
+    def axis(self) -> int:
+        """The channel axis."""
+        return next(branch.axis for branch in self.branches if branch is not None)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it has no weights."""
+        return all(branch is None or not branch.is_weighted for branch in self.branches)
+
+    def at_rank(self, rank: int) -> Sum:
+        """The same map over so many spatial axes."""
+        return replace(self, geometry=self.geometry.at_rank(rank))
 
     @property
     def label(self) -> str:
@@ -68,8 +86,10 @@ class Sum:
             if branch is not None:
                 own, (weight, bias) = branch.whole, branch.numbers(tensors)
             assert isinstance(own, Geometry)
+            own = own.at_rank(self.geometry.rank)
             if weight is None:
                 weight = next(iter(tensors.values())).new_ones(own.weight_shape)
+            weight = weight.reshape(own.weight_shape)
             if factor != 1:
                 weight, bias = weight * factor, None if bias is None else bias * factor
             part = embedded(Numbers(weight, bias), own, self.geometry)
@@ -115,11 +135,40 @@ class Chain:
 
     @classmethod
     def of(cls, elements: Sequence[Element]) -> Chain:
-        """The chain of some elements."""
+        """The chain of some elements; a matrix among kernels acts as one of a single tap."""
+        rank = max(element.geometry.rank for element in elements)
+        elements = [element.at_rank(rank) for element in elements]
         return cls(tuple(elements), *_spans(elements))
 
     def __len__(self) -> int:
         return len(self.elements)
+
+    @property
+    def axis(self) -> int:
+        """The channel axis of what it maps."""
+        return self.elements[0].axis
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return self.elements[0].geometry.rank
+
+    @property
+    def composes(self) -> bool:
+        """Whether some part of it is one map of several layers."""
+        longer = any(s.geometry is not None and i < j for (i, j), s in self.spans.items())
+        return longer or any(isinstance(element, Sum) for element in self.elements)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some element has weights."""
+        return not all(element.fixed for element in self.elements)
+
+    def weighted(self) -> list[Chain]:
+        """What is between maps that have no weights, as far as it is several layers."""
+        runs = itertools.groupby(self.elements, key=lambda element: element.fixed)
+        chains = [Chain.of(list(run)) for fixed, run in runs if not fixed]
+        return [c for c in chains if c.composes and (0, len(c) - 1) in c.spans]
 
     @property
     def label(self) -> str:
@@ -195,9 +244,7 @@ def _spans(
 
 def _taps(geometry: Geometry) -> Geometry:
     nothing = (0,) * len(geometry.pads)
-    return replace(
-        geometry, pads=nothing, bias=False, extension=(0,) * geometry.rank if geometry.rank else ()
-    )
+    return replace(geometry, pads=nothing, bias=False, extension=(), auto_pad="", output_shape=())
 
 
 def _identity(like: Geometry) -> Geometry:

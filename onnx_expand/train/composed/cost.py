@@ -25,6 +25,7 @@ EXECUTIONS = ("auto", "composed", "layerwise")
 _BLOCK = 16
 _GROUP = 20_000
 _RUN, _RUN_MATRIX = 1_500_000, 500_000
+_MOVED, _POOLED = 10, 40  # for each number that is written, and for each tap that is averaged
 _COMPOSE, _COMPOSE_MATRIX, _SPREAD = 4_000_000, 1_500_000, 6_500_000
 
 
@@ -90,6 +91,17 @@ class Situation:
         back = products * inputs // m + extra
         return onwards * (1 + (trains and self.backward)) + back * (moves and self.backward)
 
+    def moving(self, geometry: Geometry, extents: tuple[int, ...], moves: bool) -> int:
+        """The cost of a map without weights, which is run without products."""
+        if self.plain:
+            return 0
+        positions = math.prod(geometry.output_extents(extents)) if geometry.rank else 1
+        taps = math.prod(geometry.kernel)
+        each = _POOLED * taps if taps > 1 else _MOVED
+        extra = _RUN if geometry.rank else _RUN_MATRIX
+        onwards = self.batch * positions * geometry.out_channels * each + extra
+        return onwards * (1 + (moves and self.backward))
+
     def composing(self, products: int, trained: int, extra: int = _COMPOSE) -> int:
         """The cost of multiplying two kernels, of which so many are trained."""
         return (products if self.plain else products * 3 // 2 + extra) * (1 + trained)
@@ -102,8 +114,11 @@ def _blocks(channels: int) -> int:
 def best(chain: Chain, situation: Situation, execution: str) -> Pieces:
     """The way to run a chain that takes the fewest multiply-accumulates, forward and backward.
 
-    `composed` takes the fewest pieces first, and composes every sum.
+    `composed` takes the fewest pieces with weights first, and composes every sum; `layerwise`
+    takes each layer for itself.
     """
+    if execution == "layerwise":
+        return apart(chain)
     return _Planner(situation, execution).chain(chain, situation.extents, situation.input)[1]
 
 
@@ -194,7 +209,7 @@ class _Planner:
         span = chain.spans.get((i, j))
         if span is None or span.geometry is None:
             return []
-        found = []
+        found: list[tuple[_Cost, Piece]] = []
         element = chain.elements[i]
         trains = self.situation.trains(chain.elements[i : j + 1])
         running = self.situation.running(span.geometry, extents, moves, trains)
@@ -202,7 +217,10 @@ class _Planner:
             composing = -(-self._composing(chain, i, j) // self.situation.parts)
             found.append(((int(self.forced), running + composing), Piece(i, j, True)))
         if i == j and not isinstance(element, Sum):
-            found.append(((int(self.forced), running), Piece(i, j, False)))
+            if element.fixed:
+                running = self.situation.moving(span.geometry, extents, moves)
+            count = int(self.forced and not element.fixed)
+            found.append(((count, running), Piece(i, j, False)))
         if i == j and isinstance(element, Sum) and not self.forced:
             found.append(self._branches(element, i, extents, moves))
         return found

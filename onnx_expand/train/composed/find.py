@@ -1,19 +1,17 @@
-"""Finding the chains of an imported graph, and what keeps linear layers apart."""
+"""Finding the chains of a graph, and what keeps linear layers apart."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from torch import fx
+import onnx_ir as ir
 
 from onnx_expand.errors import Reason, Refusal
+from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.train.composed.chain import Chain, Element, Sum
-from onnx_expand.train.composed.layers import Layer, Source, is_same, layer_of
-from onnx_expand.train.module import OnnxModule
-from onnx_expand.train.ops.elementwise import add, mean, sub, total
-from onnx_expand.train.ops.normalization import BatchNormalization
+from onnx_expand.train.composed.layers import Layer, Lifter, is_same
 
 __all__ = ["Apart", "Found", "find"]
 
@@ -42,153 +40,153 @@ class Found:
 
     Attributes:
         chain: The chain.
-        root: The node whose value it maps.
+        root: The value that it maps.
         nodes: Its nodes, the one that computes the result last.
     """
 
     chain: Chain
-    root: fx.Node
-    nodes: tuple[fx.Node, ...]
+    root: ir.Value
+    nodes: tuple[ir.Node, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Segment:
     """A chain on its way down."""
 
-    root: fx.Node
-    entries: frozenset[fx.Node]  # the nodes that read the root
-    elements: list[Element]
-    nodes: list[fx.Node] = field(default_factory=list)
+    root: ir.Value
+    entries: frozenset[ir.Node]  # the nodes that read the root
+    elements: tuple[Element, ...]
+    nodes: tuple[ir.Node, ...]
 
     @functools.cached_property
     def chain(self) -> Chain:
         return Chain.of(self.elements)
 
+    def extended(self, elements: Sequence[Element], nodes: Sequence[ir.Node]) -> _Segment:
+        return _Segment(
+            self.root, self.entries, (*self.elements, *elements), (*self.nodes, *nodes)
+        )
 
-def find(module: OnnxModule) -> tuple[list[Found], list[Apart]]:
+    def takes(self, element: Element) -> bool:
+        """Whether an element maps the axes on which this chain ends, and is not one too many."""
+        last = self.elements[-1]
+        ranks = {e.geometry.rank for e in (*self.elements, element)} - {0}
+        return (
+            len(ranks) < 2
+            and last.axis == element.axis
+            and last.geometry.out_channels == element.geometry.in_channels
+            and len(self.elements) < _LONGEST
+        )
+
+
+def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[Found], list[Apart]]:
     """The chains of several layers, or of branches, in the order of the graph."""
-    finder = _Finder(module)
-    for node in module.graph.nodes:
+    finder = _Finder(lifter)
+    for node in graph:
         finder.visit(node)
     found = []
-    apart = [a for a, nodes in finder.apart if not finder.joined(nodes)]
+    apart = [a for a, values in finder.apart if not finder.joined(values)]
     for segment in finder.segments.values():
         chain = segment.chain
         apart += [
             Apart(chain.elements[i].label, chain.elements[i + 1].label, refusal)
             for i, refusal in sorted(chain.ends.items())
         ]
-        if any(s.geometry is not None and i < j for (i, j), s in chain.spans.items()) or any(
-            isinstance(element, Sum) for element in chain.elements
-        ):
-            found.append(Found(chain, segment.root, tuple(segment.nodes)))
+        if chain.composes and chain.is_weighted:
+            found.append(Found(chain, segment.root, segment.nodes))
     return found, apart
 
 
 class _Finder:
     """Grows chains along the nodes of one graph."""
 
-    def __init__(self, module: OnnxModule) -> None:
-        self.module = module
-        self.source = Source(module)
-        self.segments: dict[fx.Node, _Segment] = {}
-        self.normalized: dict[fx.Node, _Segment] = {}
-        self.apart: list[tuple[Apart, tuple[fx.Node, ...]]] = []
+    def __init__(self, lifter: Lifter) -> None:
+        self.lifter = lifter
+        self.segments: dict[ir.Value, _Segment] = {}
+        self.normalized: dict[ir.Value, _Segment] = {}
+        self.apart: list[tuple[Apart, tuple[ir.Value, ...]]] = []
 
-    def visit(self, node: fx.Node) -> None:
+    def visit(self, node: ir.Node) -> None:
         """Take in the next node, in topological order."""
-        if node.op == "call_module":
-            self._module(node)
-        elif node.op == "call_function" and (is_same(node) or not self._join(node)):
+        x = node.inputs[0] if node.inputs else None
+        if node.op_type == "BatchNormalization" and x in self.segments:
+            self.normalized[node.outputs[0]] = self.segments[x]
+        elif not self._join(node):
             self._layer(node)
 
-    def _module(self, node: fx.Node) -> None:
-        """Remember what a batch normalization follows."""
-        child = self.module.get_submodule(str(node.target))
-        above = node.args[0]
-        if isinstance(child, BatchNormalization) and above in self.segments:
-            assert isinstance(above, fx.Node)
-            self.normalized[node] = self.segments[above]
-
-    def _layer(self, node: fx.Node) -> None:
-        values = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.op != "get_attr"]
-        if len(values) != 1:
+    def _layer(self, node: ir.Node) -> None:
+        linear = self.lifter.linear(node)
+        if linear is None:
             return
-        x = values[0]
+        x, y = linear.x, node.outputs[0]
         above = self._alone(x, node)
-        if is_same(node):
+        if is_same(linear):
             if above is not None:
-                self._extend(x, above, [], node)
+                self.segments[y] = self.segments.pop(x).extended([], [node])
             return
-        last = above.elements[-1].geometry if above is not None else None
-        layer = layer_of(node, self.source, last)
+        layer = self.lifter.layer(linear, None if above is None else above.elements[-1])
         if layer is None:
             return
-        if above is not None and _fits(above, layer) and len(above.elements) < _LONGEST:
-            self._extend(x, above, [layer], node)
+        if above is not None and above.takes(layer):
+            self.segments[y] = self.segments.pop(x).extended([layer], [node])
             return
         self._explain(x, layer, node)
-        self.segments[node] = _Segment(x, frozenset([node]), [layer], [node])
+        self.segments[y] = _Segment(x, frozenset([node]), (layer,), (node,))
 
-    def _extend(
-        self, x: fx.Node, above: _Segment, elements: Sequence[Element], node: fx.Node
-    ) -> None:
-        del self.segments[x]
-        self.segments[node] = _Segment(
-            above.root, above.entries, [*above.elements, *elements], [*above.nodes, node]
-        )
+    def joined(self, values: Sequence[ir.Value]) -> bool:
+        """Whether values that seemed to be apart are in one chain after all."""
+        nodes = {value.producer() for value in values}
+        return any(nodes <= set(segment.nodes) for segment in self.segments.values())
 
-    def joined(self, nodes: Sequence[fx.Node]) -> bool:
-        """Whether nodes that seemed to be apart are in one chain after all."""
-        return any(set(nodes) <= set(segment.nodes) for segment in self.segments.values())
-
-    def _explain(self, x: fx.Node, layer: Layer, node: fx.Node) -> None:
+    def _explain(self, x: ir.Value, layer: Layer, node: ir.Node) -> None:
         """Record why the layer of a node begins a chain though another layer is above it."""
         if x in self.normalized:
             above, refusal = self.normalized[x], _normalized("stands in between")
         elif x in self.segments and self._alone(x, node) is None:
             above = self.segments[x]
-            shown = any(user.op == "output" for user in x.users)
+            shown = x.is_graph_output()
             words = "is an output of the graph" if shown else "is read more than once"
             reason = Reason.OUTPUT if shown else Reason.SHARED
             refusal = Refusal(reason, f"what is in between {words}")
         else:
             return
-        if _fits(above, layer):
+        if above.takes(layer):
             labels = above.elements[-1].label, layer.label
-            self.apart.append((Apart(*labels, refusal), (x, node)))
+            self.apart.append((Apart(*labels, refusal), (x, node.outputs[0])))
 
-    def _join(self, node: fx.Node) -> bool:
+    def _join(self, node: ir.Node) -> bool:
         """Make one element of branches that one node adds; whether the node adds any."""
-        if node.target not in {add, sub, total, mean} or len(node.args) < 2:
+        if Trait.SUM not in op_of(node).traits or len(node.inputs) < 2:
             return False
-        values = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        if len(values) != len(node.args) or any(v.op == "get_attr" for v in values):
+        stored = self.lifter.stored
+        values = [value for value in node.inputs if value is not None and value not in stored]
+        if len(values) != len(node.inputs) or node not in self.lifter.plans:
             return False
         segments = [self._alone(value, node) for value in values]
         roots = {v if s is None else s.root for v, s in zip(values, segments, strict=True)}
         if len(roots) != 1 or all(s is None for s in segments):
             self._explain_join(node, values)
-            return True
-        root = roots.pop()
-        self._sum(node, root, values, segments)
+        else:
+            self._sum(node, roots.pop(), values, segments)
         return True
 
     def _sum(
         self,
-        node: fx.Node,
-        root: fx.Node,
-        values: Sequence[fx.Node],
+        node: ir.Node,
+        root: ir.Value,
+        values: Sequence[ir.Value],
         segments: Sequence[_Segment | None],
     ) -> None:
         count = len(values)
-        factors = {sub: (1.0, -1.0), mean: (1 / count,) * count}.get(node.target, (1.0,) * count)  # type: ignore[arg-type]
-        element = Sum.of([None if s is None else s.chain for s in segments], factors)
+        factors = {"Sub": (1.0, -1.0), "Mean": (1 / count,) * count}
+        branches = [None if s is None else s.chain for s in segments]
+        element = Sum.of(branches, factors.get(node.op_type, (1.0,) * count))
         if isinstance(element, Refusal):
             labels = [s.chain.label for s in segments if s is not None]
-            self.apart.append((Apart(labels[0], labels[-1], element), (node, root)))
+            apart = Apart(labels[0], labels[-1], element)
+            self.apart.append((apart, (node.outputs[0], root)))
             return
-        inner: list[fx.Node] = []
+        inner: list[ir.Node] = []
         entries = {node} if None in segments else set()
         for value, segment in zip(values, segments, strict=True):
             if segment is not None:
@@ -196,39 +194,31 @@ class _Finder:
                 inner += segment.nodes
                 entries |= segment.entries
         above = self.segments.get(root)
-        elements: list[Element] = [element]
-        if above is not None and set(root.users) <= entries and _fits(above, element):
+        shared = {use.node for use in root.uses()} - entries or root.is_graph_output()
+        if above is not None and not shared and above.takes(element):
             del self.segments[root]
-            self.segments[node] = _Segment(
-                above.root, above.entries, [*above.elements, *elements],
-                [*above.nodes, *inner, node],
-            )  # fmt: skip
+            segment = above.extended([element], [*inner, node])
         else:
-            self.segments[node] = _Segment(root, frozenset(entries), elements, [*inner, node])
+            segment = _Segment(root, frozenset(entries), (element,), (*inner, node))
+        self.segments[node.outputs[0]] = segment
 
-    def _explain_join(self, node: fx.Node, values: Sequence[fx.Node]) -> None:
+    def _explain_join(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
         """Record that branches would be one map but for batch normalization in them."""
         segments = [self.normalized.get(v) or self.segments.get(v) for v in values]
         roots = {v if s is None else s.root for v, s in zip(values, segments, strict=True)}
         known = [s.chain.label for s in segments if s is not None]
         if len(roots) == 1 and any(v in self.normalized for v in values):
             refusal = _normalized("stands in the branches")
-            self.apart.append((Apart(known[0], known[-1], refusal), (node, *roots)))
+            self.apart.append((Apart(known[0], known[-1], refusal), (node.outputs[0], *roots)))
 
-    def _alone(self, value: fx.Node, reader: fx.Node) -> _Segment | None:
+    def _alone(self, value: ir.Value, reader: ir.Node) -> _Segment | None:
         """The chain that ends at a value, if only `reader` reads it, and once."""
         segment = self.segments.get(value)
-        if segment is None or set(value.users) != {reader}:
+        if segment is None or value.is_graph_output():
             return None
-        return segment if list(reader.args).count(value) == 1 else None
+        return segment if [use.node for use in value.uses()] == [reader] else None
 
 
 def _normalized(place: str) -> Refusal:
     message = f"batch normalization {place}, which is not linear in training"
     return Refusal(Reason.ACTIVATION, message)
-
-
-def _fits(above: _Segment, element: Element) -> bool:
-    """Whether an element maps the axes on which a chain ends."""
-    last = above.elements[-1].geometry
-    return last.rank == element.geometry.rank and last.out_channels == element.geometry.in_channels

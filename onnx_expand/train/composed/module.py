@@ -1,133 +1,95 @@
-"""The module in which chains are composed."""
+"""The chains of a module, and the ways in which they run."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
 
 from onnx_expand.errors import Reason, UsageError
+from onnx_expand.train.composed.chain import Chain
 from onnx_expand.train.composed.cost import EXECUTIONS
-from onnx_expand.train.composed.find import Apart, Found, find
 from onnx_expand.train.composed.unit import Plan, Sharing, Unit
 from onnx_expand.train.module import OnnxModule
 from onnx_expand.train.names import COMPOSED
 
-__all__ = ["Composition", "composed", "execution_of", "plans_of", "sharing_kernels"]
+__all__ = ["chains_of", "composed", "execution_of", "plans_of", "sharing_kernels", "summary"]
 
 
-@dataclass(frozen=True)
-class Composition:
-    """What of a module can be composed.
+def units_of(module: torch.nn.Module) -> list[Unit]:
+    """The modules that run its chains."""
+    return [unit for unit in module.modules() if isinstance(unit, Unit)]
 
-    Attributes:
-        source: The module.
-        chains: Its chains.
-        apart: Linear layers that stay apart, and why.
-    """
 
-    source: OnnxModule
-    chains: tuple[Found, ...]
-    apart: tuple[Apart, ...]
+def chains_of(module: torch.nn.Module) -> list[Chain]:
+    """The chains of a module, in whatever way they run."""
+    return [unit.chain for unit in units_of(module)]
 
-    @classmethod
-    def of(cls, module: OnnxModule) -> Composition:
-        """Look at a module, layer by layer whatever way it runs in."""
-        if module.layerwise is not None:
-            module = module.sharing(module.layerwise)
-            del module._modules[COMPOSED]
-        chains, apart = find(module)
-        return cls(module, tuple(chains), tuple(apart))
 
-    def module(self, execution: str = "auto") -> OnnxModule:
-        """A module of the same parameters that runs its chains in some way; see `composed`."""
-        if execution not in EXECUTIONS:
-            raise UsageError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
-        if execution == "layerwise" or not self.chains:
-            return self.source
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        graph.output(graph.graph_copy(self.source.graph, copies))
-        units = torch.nn.Module()
-        results: dict[fx.Node, fx.Node] = {}
-        for index, found in enumerate(self.chains):
-            # The root may be the end of another chain.
-            root = results.get(found.root, copies[found.root])
-            unit = Unit(found.chain, execution, found.root.op == "placeholder")
-            units.add_module(f"unit_{index}", unit)
-            last = copies[found.nodes[-1]]
-            with graph.inserting_before(last):
-                args = (root, *(graph.get_attr(path) for path in unit.paths))
-                call = graph.call_module(f"{COMPOSED}.unit_{index}", args)
-            last.replace_all_uses_with(call)
-            results[found.nodes[-1]] = call
-            for node in reversed(found.nodes):
-                graph.erase_node(copies[node])
-        for node in reversed(list(graph.nodes)):
-            if node.op == "get_attr" and not node.users:
-                graph.erase_node(node)
-        result = self.source.sharing(graph)
-        units.train(result.training)
-        result.add_module(COMPOSED, units)
-        result.layerwise = self.source.graph
-        return result
-
-    def summary(self) -> str:
-        """What can be composed and what cannot, a line each."""
-        lines = [f"{found.chain.label}: {len(found.chain)} layers" for found in self.chains]
-        lines += [f"{a.first}, {a.second}: layerwise: {a.refusal}" for a in self.apart]
-        return "\n".join(lines)
+def summary(module: OnnxModule) -> str:
+    """What of a module can be composed and what cannot, a line each."""
+    lines = [f"{chain.label}: {len(chain)} layers" for chain in chains_of(module)]
+    lines += [f"{a.first}, {a.second}: layerwise: {a.refusal}" for a in module.apart]
+    return "\n".join(lines)
 
 
 def composed(module: torch.nn.Module, execution: str = "auto") -> torch.nn.Module:
-    """A module of the same parameters that runs chains of linear layers as one layer each.
+    """A module of the same parameters that runs chains of linear layers in some way.
 
     Args:
         module: What `to_torch` makes, or a module with such a one as `inner`; any other comes
             back as it is.
-        execution: `composed`, `layerwise`, or `auto`: in each forward pass, for each chain, what
-            takes fewer multiply-accumulates.
+        execution: `composed`, as one layer each; `layerwise`; or `auto`: in each forward pass,
+            for each chain, what takes fewer multiply-accumulates.
 
     Raises:
         UsageError: There is no such execution.
     """
+    if execution not in EXECUTIONS:
+        raise UsageError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
     inner = getattr(module, "inner", None)
     if isinstance(module, OnnxModule):
-        return Composition.of(module).module(execution)
+        return _running(module, execution)
     if isinstance(inner, OnnxModule):
-        module.inner = Composition.of(inner).module(execution)
-    elif execution not in EXECUTIONS:
-        raise UsageError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
+        module.inner = _running(inner, execution)
     return module
+
+
+def _running(module: OnnxModule, execution: str) -> OnnxModule:
+    if all(unit.execution == execution for unit in units_of(module)):
+        return module
+    result = module.sharing()
+    others = torch.nn.Module()
+    for name, unit in module.get_submodule(COMPOSED).named_children():
+        assert isinstance(unit, Unit)
+        others.add_module(name, Unit(unit.chain, unit.first, execution))
+    result._modules[COMPOSED] = others.train(module.training)
+    return result
 
 
 def execution_of(module: torch.nn.Module, execution: str, x: torch.Tensor) -> str:
     """One line that says how the chains of a module are trained on an input; empty if it has none.
 
     Args:
-        module: The module, not yet composed.
+        module: The module.
         execution: See `composed`.
         x: An input of the size that a step has.
     """
     if not isinstance(module, OnnxModule):
         return ""
-    composition = Composition.of(module)
-    count, parts = len(composition.chains), []
+    count, parts = len(chains_of(module)), []
     if execution == "layerwise" and count:
         parts.append(f"{count} chains run layer by layer")
     elif count:
-        runner = composition.module(execution)
-        plans = plans_of(runner, x)
+        plans = plans_of(composed(module, execution), x)
         pieces = [any(piece.whole for piece in plan.pieces) for plan in plans.values()]
         parts.append(f"{sum(pieces)} of {count} chains run composed")
         now, apart = (sum(getattr(p, n) for p in plans.values()) for n in ("products", "apart"))
         if any(pieces):
             parts[0] += f", {now / 1e6:,.1f} instead of {apart / 1e6:,.1f} M products a step"
-    pairs = sum(a.refusal.reason is Reason.ACTIVATION for a in composition.apart)
+    pairs = sum(a.refusal.reason is Reason.ACTIVATION for a in module.apart)
     if pairs:
         noun = "pair" if pairs == 1 else "pairs"
         parts.append(f"batch normalization keeps {pairs} {noun} of linear layers apart")
@@ -150,7 +112,7 @@ def sharing_kernels(module: torch.nn.Module, part: int, parts: int) -> Iterator[
     if parts < 2:
         yield
         return
-    units = [unit for unit in module.modules() if isinstance(unit, Unit)]
+    units = units_of(module)
     sharings = []
     for unit in units:
         if part == 0 or unit.sharing is None:
@@ -174,7 +136,10 @@ def sharing_kernels(module: torch.nn.Module, part: int, parts: int) -> Iterator[
 
 
 def plans_of(module: torch.nn.Module, *inputs: torch.Tensor) -> dict[str, Plan]:
-    """How each chain of a module would be trained on some inputs, by its label."""
+    """How each chain of a module would be trained on some inputs, by its label.
+
+    Layer by layer there is nothing to plan.
+    """
     plans: dict[str, Plan] = {}
 
     def note(unit: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -183,7 +148,7 @@ def plans_of(module: torch.nn.Module, *inputs: torch.Tensor) -> dict[str, Plan]:
             x = args[0].detach().requires_grad_(not unit.first)
             plans[unit.chain.label] = unit.planned(x, args[1:])
 
-    units = [unit for unit in module.modules() if isinstance(unit, Unit)]
+    units = [unit for unit in units_of(module) if unit.execution != "layerwise"]
     handles = [unit.register_forward_pre_hook(note) for unit in units]
     modes = [(part, part.training) for part in module.modules()]
     try:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.algebra.geometry import Geometry
+from onnx_expand.lift import swap_channels
 from onnx_expand.train.composed.chain import Chain, Sum, wide
 from onnx_expand.train.composed.cost import Piece, Pieces, Situation, apart, best, products
 from onnx_expand.train.composed.kernels import Numbers
@@ -64,11 +65,11 @@ class Unit(torch.nn.Module):
 
     Args:
         chain: The chain.
-        execution: How it is run.
         first: Whether it maps an input of the whole module.
+        execution: How it is run.
     """
 
-    def __init__(self, chain: Chain, execution: str, first: bool = False) -> None:
+    def __init__(self, chain: Chain, first: bool, execution: str = "auto") -> None:
         super().__init__()
         self.chain = chain
         self.execution = execution
@@ -105,9 +106,9 @@ class Unit(torch.nn.Module):
         return Plan(pieces, own, layers)
 
     def _situation(self, x: torch.Tensor, tensors: Tensors, parts: int) -> Situation:
-        rank = self.chain.elements[0].geometry.rank
+        rank = self.chain.rank
         return Situation(
-            x.shape[0] if rank else x.shape[:-1].numel(),
+            x.shape[0] if rank else x.numel() // x.shape[self.chain.axis],
             tuple(x.shape[2:]) if rank else (),
             torch.is_grad_enabled(),
             x.requires_grad,
@@ -141,11 +142,12 @@ class Unit(torch.nn.Module):
             if piece.whole:
                 geometry = chain.spans[piece.first, piece.last].geometry
                 assert geometry is not None
-                x = _apply(geometry, self._numbers(chain, piece, x, tensors, place), x)
+                numbers = self._numbers(chain, piece, x, tensors, place)
+                x = _apply(geometry, numbers, x, chain.axis)
             elif isinstance(element, Sum):
                 x = self._branches(element, piece, x, tensors, (*place, piece.first))
             else:
-                x = element.run(x, tensors)
+                x = element.call(x, tensors)
         return x
 
     def _branches(
@@ -252,18 +254,21 @@ def _compose(chain: Chain, piece: Piece, x: torch.Tensor, tensors: Tensors) -> N
     return Numbers(*(None if t is None else t.to(dtype) for t in numbers))
 
 
-def _apply(geometry: Geometry, numbers: Numbers, x: torch.Tensor) -> torch.Tensor:
-    """One map of [N, m, ...], or of [..., m] for matrices."""
+def _apply(geometry: Geometry, numbers: Numbers, x: torch.Tensor, axis: int) -> torch.Tensor:
+    """One map of [N, m, ...]; a matrix acts on any axis."""
     weight, bias = numbers
-    rank = geometry.rank
+    rank, axis = geometry.rank, axis % x.ndim
     if geometry.is_per_channel:
-        shape = [-1, *[1] * rank]
+        shape = [-1, *[1] * (x.ndim - 1 - axis)]
         x = x if weight is None else x * weight.reshape(shape)
         return x if bias is None else x + bias.reshape(shape)
     assert weight is not None
     if not rank:
-        return F.linear(x, weight, bias)
+        last = axis == x.ndim - 1
+        y = F.linear(x if last else x.movedim(axis, -1), weight, bias)
+        return y if last else y.movedim(-1, axis)
     settings: Any = {
+        "auto_pad": geometry.auto_pad or "NOTSET",
         "dilations": geometry.dilations,
         "group": geometry.group,
         "pads": geometry.pads,
@@ -271,7 +276,6 @@ def _apply(geometry: Geometry, numbers: Numbers, x: torch.Tensor) -> torch.Tenso
     }
     if not geometry.transposed:
         return conv(x, weight, bias, **settings)
-    group = geometry.group
-    blocks = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:]).transpose(1, 2)
-    swapped = blocks.reshape(-1, weight.shape[0] // group, *weight.shape[2:])
+    swapped = swap_channels(weight, geometry.group)
+    settings["output_shape"] = geometry.output_shape or None
     return conv_transpose(x, swapped, bias, output_padding=geometry.extension, **settings)

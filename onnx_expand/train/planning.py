@@ -1,0 +1,204 @@
+"""How each node of a graph will be computed in torch, and what of it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.attributes import defaults_of, int_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
+from onnx_expand.train.decompose import inner_nodes
+from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
+from onnx_expand.train.tensors import DTYPES, to_tensor
+from onnx_expand.train.unsigned import UNSIGNED, detour, direct
+
+__all__ = ["attributes_of", "detours", "held_tensors", "moving", "planned", "settings_of"]
+
+
+def planned(model: ir.Model) -> dict[ir.Node, Op]:
+    """The translation of each node.
+
+    Args:
+        model: A model without operators that have none.
+
+    Raises:
+        UnsupportedError: A node uses a feature that its translation does not have.
+    """
+    opsets = model.graph.opset_imports
+    plans: dict[ir.Node, Op] = {}
+    problems = []
+    for node in model.graph:
+        if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
+            continue
+        domain = node.domain
+        if node.op_type == "BatchNormalization":
+            if int_of(node, "training_mode") and _is_of_weights(node):
+                domain = STANDARDIZED
+            elif _normalizes_by_computed(node):
+                domain = COMPUTED
+        plan = find(domain, node.op_type, opsets.get(node.domain, 1))
+        assert plan is not None, "decompose leaves no node without a translation"
+        plans[node] = plan
+        problem = _problem(node, plan)
+        if problem:
+            problems.append(f"{inner_nodes([node])}: {problem}")
+    if problems:
+        raise UnsupportedError("cannot be trained: " + "; ".join(problems))
+    return plans
+
+
+def _normalizes_by_computed(node: ir.Node) -> bool:
+    """Whether a BatchNormalization's statistics are computed or given, and no running ones."""
+    for value in node.inputs[3:5] if node.op_type == "BatchNormalization" else ():
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.op_type != "Constant":
+            return True
+        if producer is None and value is not None and value.const_value is None:
+            return True
+    return False
+
+
+def _is_of_weights(node: ir.Node) -> bool:
+    """Whether a node's first input is computed from weights alone."""
+    pending, seen = [node.inputs[0]], set[ir.Value | None]()
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is not None:
+            pending += producer.inputs
+        elif value.const_value is None:
+            return False
+    return True
+
+
+def moving(model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts) -> set[ir.Value]:
+    """The values that outputs depend on by their numbers, and not as sizes or settings.
+
+    A constant that only tells a Resize its scales, by way of a Concat, is no weight.
+    """
+
+    def is_number(value: ir.Value) -> bool:
+        dtype = value.dtype if value.dtype is not None else facts.dtype(value)
+        return dtype is None or dtype.is_floating_point()
+
+    found: set[ir.Value] = set()
+    pending = [value for value in model.graph.outputs if is_number(value)]
+    while pending:
+        value = pending.pop()
+        if value in found:
+            continue
+        found.add(value)
+        node = value.producer()
+        plan = plans.get(node) if node is not None else None
+        if node is None or plan is None or plan.host_rank is not None:
+            continue
+        for slot, operand in enumerate(node.inputs):
+            if operand is not None and slot not in plan.static and is_number(operand):
+                pending.append(operand)
+    return found
+
+
+def detours(
+    model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts
+) -> dict[ir.Node, Callable[..., Any]]:
+    """How nodes are computed that read types which torch does not compute with.
+
+    Raises:
+        UnsupportedError: Some are not computed at all.
+    """
+    wide = {kind for kind, dtype in DTYPES.items() if dtype in UNSIGNED}
+    if not wide & _kinds(model):
+        return {}
+    found, problems = {}, []
+    for node in plans:
+        kinds = (facts.dtype(value) for value in node.inputs if value is not None)
+        types = [kind for kind in kinds if kind is not None and kind in wide]
+        if not types:
+            continue
+        kind = types[0]
+        try:
+            way = detour(node.op_type, attributes_of(node), DTYPES[kind])
+        except NotImplementedError:
+            problems.append(f"{inner_nodes([node])}: torch does not compute it with {kind}")
+            continue
+        if way is not direct:
+            found[node] = way
+    if problems:
+        raise UnsupportedError("cannot be trained: " + "; ".join(problems))
+    return found
+
+
+def _kinds(model: ir.Model) -> set[int]:
+    """The element types that inputs, constants and attributes name."""
+    found = {int(value.dtype) for value in model.graph.inputs if value.dtype is not None}
+    for value in model.graph.initializers.values():
+        found |= set() if value.const_value is None else {int(value.const_value.dtype)}
+    for node in model.graph:
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR:
+                found.add(int(attribute.as_tensor().dtype))
+            elif name in {"to", "dtype", "output_dtype"}:
+                found.add(attribute.as_int())
+    return found
+
+
+def _problem(node: ir.Node, plan: Op) -> str:
+    attributes = attributes_of(node)
+    for name in attributes:
+        if name not in plan.parameters:
+            return f"attribute '{name}' is not supported"
+    if "outputs" not in plan.parameters:
+        for slot, value in enumerate(node.outputs[1:], 1):
+            if value.uses() or value.is_graph_output():
+                return f"its output {slot} is not supported"
+    return plan.check(attributes) if plan.check is not None else ""
+
+
+def attributes_of(node: ir.Node) -> dict[str, Any]:
+    """A node's attributes as Python values; a tensor of one element as (number, dtype)."""
+    values: dict[str, Any] = {}
+    for name, attribute in node.attributes.items():
+        value = attribute.value
+        if attribute.type == ir.AttributeType.TENSOR:
+            tensor = to_tensor(attribute.as_tensor(), name)
+            value = (tensor.reshape(-1)[0].item(), tensor.dtype) if tensor.numel() == 1 else None
+        values[name] = list(value) if isinstance(value, tuple) and name != "value" else value
+    return values
+
+
+def settings_of(node: ir.Node, plan: Op, opset: int) -> dict[str, Any]:
+    """The attributes of a node, with the defaults of those that it does not state."""
+    attributes = attributes_of(node)
+    if node.domain in {"", "ai.onnx"}:
+        defaults = defaults_of(node.op_type, opset)
+        given = {name: defaults[name] for name in plan.parameters & defaults.keys()}
+        attributes = given | attributes
+    return attributes
+
+
+def held_tensors(
+    graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]
+) -> dict[str, torch.Tensor]:
+    """The floating-point tensors that Constant nodes hold under names of their own.
+
+    Those of functions are no weights: one body may serve many calls, which would each train it.
+    """
+    found = {}
+    for node in graph:
+        if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
+            continue
+        value = node.outputs[0]
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is None or not value.name or value.name in weights:
+            continue
+        if tensor.dtype in DTYPES and tensor.dtype.is_floating_point():
+            found[value.name] = to_tensor(tensor, value.name)
+    return found
