@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lowest toolchains wheel lint fuzz fuzz-constants fuzz-models proven large support growth peers clean
+.PHONY: setup demo test lowest toolchains wheel lint fuzz fuzz-constants fuzz-models proven large support growth docs peers clean
 
 setup: $(VENV)/.installed
 
@@ -93,6 +93,18 @@ support: setup
 growth: setup
 	$(BIN)/python -m benchmarks.growth
 
+# The site: every block of the guides runs, and a warning is an error. It goes to site/.
+DOCS := .venv-docs
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt -e '.[cpu,train,docs]' onnxscript
+	@touch $@
+
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/python -W ignore -m tests.support.guides docs/index.md docs/guide/*.md
+	$(DOCS)/bin/mkdocs build --strict
+
 # Fold and other tools side by side, in an environment of their own; an hour on a quiet machine.
 # OPTIONS=--large adds 100,000 nodes and 3 GiB of weights. Writes the tables of docs/benchmarks.md.
 PEERS := .venv-peers
@@ -106,4 +118,4 @@ peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -W ignore -m benchmarks.peers --page docs/benchmarks.md $(OPTIONS)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) $(WHEEL) $(PEERS) peers demo dist
+	rm -rf $(VENV) $(LOWEST) $(TOOLCHAINS) $(WHEEL) $(PEERS) $(DOCS) peers demo dist site
