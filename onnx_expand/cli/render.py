@@ -114,7 +114,7 @@ def print_expansion(out: Console, report: ExpandReport, *, written: bool = True)
 def _claim(report: ExpandReport) -> str:
     """What may be said of the numbers of an expanded model."""
     if report.init != "preserve":
-        return _START[report.init]
+        return _START.get(report.init, _START["random"])
     if not report.is_exact:
         return (
             "The expanded model approximates the model: the layers miss up to "

@@ -30,8 +30,10 @@ from onnx_expand.factorize.initial import (
     random_init,
     random_unit,
 )
+from onnx_expand.factorize.starts import CHAIN_STARTS
 
 __all__ = [
+    "CHAIN_STARTS",
     "STRATEGIES",
     "Average",
     "Branch",

@@ -18,6 +18,9 @@ from onnx_expand.factorize.base import Branch, Layer, Options, refused, strategy
 __all__: list[str] = []
 
 _SMALL = 3  # taps of a kernel that is not made of smaller ones
+# Layers of the longest chain. The paper has four at most; at the framework's default start each
+# layer weakens a signal by the square root of three, so that a hundred of them pass nothing on.
+_DEEPEST = 5
 
 
 @strategy("cl")
@@ -41,6 +44,8 @@ def _convolutional_layers(layer: Geometry, options: Options) -> list[Branch] | R
 @strategy("ck")
 def _convolutional_kernels(layer: Geometry, options: Options) -> list[Branch] | Refusal:
     """(k - 1) / 2 convolutions of 3 taps, with m -> rm -> rn -> ... -> rn -> n channels.
+
+    A kernel of more than 11 taps becomes five of as equal extents as may be, not dozens of three.
 
     The axes may differ: each is split for itself, an even extent into one kernel of 2 taps and
     else 3, and an axis that needs fewer kernels has one tap in the others. So 7x1 becomes three
@@ -67,7 +72,10 @@ def _convolutional_kernels(layer: Geometry, options: Options) -> list[Branch] | 
 
 
 def _split(size: int) -> list[int]:
-    """Kernels of at most 3 taps that compose to one of `size` taps."""
+    """Kernels that compose to one of `size` taps, each of 3 where that takes few enough."""
+    if size > 2 * _DEEPEST + 1:
+        least, more = divmod(size - 1, _DEEPEST)
+        return [least + 2] * more + [least + 1] * (_DEEPEST - more)
     return [3] * ((size - 1) // 2) + [2] * (size % 2 == 0) or [1]
 
 

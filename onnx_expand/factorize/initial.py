@@ -17,6 +17,7 @@ from onnx_expand.factorize.base import Average, Branch, Layer, Norm, Start, Unit
 from onnx_expand.factorize.condition import Path, condition
 from onnx_expand.factorize.kernels import Array, blocks, unblocked
 from onnx_expand.factorize.solve import Rounded, fit_chain
+from onnx_expand.factorize.starts import chain_start
 
 __all__ = ["Filled", "Statistics", "as_affine", "preserve", "random_init", "random_unit"]
 
@@ -103,8 +104,21 @@ def random_init(geometry: Geometry, rng: np.random.Generator) -> AffineConv:
     return _shaped(geometry, weight, bias)
 
 
-def random_unit(unit: Unit, target: AffineConv, rng: np.random.Generator) -> Filled:
-    """A unit with the framework's default numbers; what is to be kept is taken from the layer."""
+def random_unit(
+    unit: Unit, target: AffineConv, rng: np.random.Generator, start: str = "random"
+) -> Filled:
+    """A unit with random numbers; what is to be kept is taken from the layer.
+
+    Args:
+        unit: The unit.
+        target: The layer.
+        rng: Decides the numbers.
+        start: `random` is the framework's default for each layer; else one of `CHAIN_STARTS`, for
+            chains of several layers. Sums of branches are at the default always.
+    """
+    (branch, *others) = unit.branches
+    if start != "random" and not others and len(branch) > 1:
+        return Filled(unit, (_started_chain(branch, start, target, rng),))
     return Filled(unit, tuple(_random_branch(branch, target, rng) for branch in unit.branches))
 
 
@@ -165,6 +179,19 @@ def _random_branch(
     branch: Branch, target: AffineConv, rng: np.random.Generator
 ) -> tuple[Part, ...]:
     return tuple(_started(step, target, rng) for step in branch)
+
+
+def _started_chain(
+    branch: Branch, start: str, target: AffineConv, rng: np.random.Generator
+) -> tuple[Part, ...]:
+    """A chain of layers from one of the starts; the last one's bias is the layer's default."""
+    layers = [step.geometry for step in branch if isinstance(step, Layer)]
+    weights = chain_start(start, layers, rng)
+    own = random_init(replace(target.geometry, bias=True), rng).bias
+    biases = [np.zeros(g.out_channels) if g.bias else None for g in layers]
+    if layers[-1].bias:
+        biases[-1] = own
+    return tuple(_shaped(g, w, b) for g, w, b in zip(layers, weights, biases, strict=True))
 
 
 def _started(step: Layer | Norm | Average, target: AffineConv, rng: np.random.Generator) -> Part:

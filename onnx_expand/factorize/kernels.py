@@ -9,6 +9,7 @@ of these linear maps.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +45,10 @@ def compose(second: Array, first: Array) -> Array:
     """`second` after `first`: [g, n, p, *t] and [g, p, m, *u] to [g, n, m, *(t + u - 1)]."""
     (g, n, p), (m,) = second.shape[:3], first.shape[2:3]
     taps, inner = second.shape[3:], first.shape[3:]
-    out = np.zeros((g, n, m, *(a + b - 1 for a, b in zip(taps, inner, strict=True))))
+    extents = [a + b - 1 for a, b in zip(taps, inner, strict=True)]
+    if min(math.prod(taps), math.prod(inner)) >= _MANY:
+        return _by_frequency(second, first, extents, extents)
+    out = np.zeros((g, n, m, *extents))
     if np.prod(taps) <= np.prod(inner):
         flat = first.reshape(g, p, -1)
         for tap in np.ndindex(*taps):
@@ -63,6 +67,9 @@ def adjoint_first(second: Array, gradient: Array) -> Array:
     (g, n, p), m = second.shape[:3], gradient.shape[2]
     taps = second.shape[3:]
     inner = [a - b + 1 for a, b in zip(gradient.shape[3:], taps, strict=True)]
+    if min(math.prod(taps), math.prod(inner)) >= _MANY:
+        flipped = _flipped(second.swapaxes(1, 2))
+        return _by_frequency(flipped, gradient, inner, gradient.shape[3:], taps)
     out = np.zeros((g, p, m, *inner))
     for tap in np.ndindex(*taps):
         part = gradient[_window(tap, inner)].reshape(g, n, -1)
@@ -75,6 +82,9 @@ def adjoint_second(first: Array, gradient: Array) -> Array:
     g, n = gradient.shape[:2]
     p, inner = first.shape[1], first.shape[3:]
     taps = [a - b + 1 for a, b in zip(gradient.shape[3:], inner, strict=True)]
+    if min(math.prod(taps), math.prod(inner)) >= _MANY:
+        flipped = _flipped(first.swapaxes(1, 2))
+        return _by_frequency(gradient, flipped, taps, gradient.shape[3:], inner)
     flat = first.reshape(g, p, -1).swapaxes(1, 2)
     out = np.zeros((g, n, p, *taps))
     for tap in np.ndindex(*taps):
@@ -136,6 +146,72 @@ def least_squares(
 # A slope that is this part, squared, of what the residual could have is rounding: steps along it
 # lead astray.
 _FLAT = 1e-12**2
+
+
+# From so many taps of both kernels on, Fourier transforms take less time than a product a tap.
+_MANY = 24
+_BLOCK = 1 << 22  # numbers that are transformed at a time
+
+
+def _by_frequency(
+    second: Array,
+    first: Array,
+    extents: Sequence[int],
+    period: Sequence[int],
+    skipped: Sequence[int] = (),
+) -> Array:
+    """`second` after `first` by Fourier transforms, block by block of the outputs.
+
+    Args:
+        second: [g, n, p, *t].
+        first: [g, p, m, *u].
+        extents: Of the result.
+        period: What may be as long as this does not overlap with what is wanted of the result.
+        skipped: Where given, the result begins at the last of so many taps.
+    """
+    axes = tuple(range(3, second.ndim))
+    lengths = [_smooth(size) for size in period]
+    begins = [size - 1 for size in skipped] or [0] * len(lengths)
+    window = tuple(slice(b, b + size) for b, size in zip(begins, extents, strict=True))
+    right = _transformed(first, lengths, axes)
+    (g, n), m = second.shape[:2], first.shape[2]
+    out = np.empty((g, n, m, *extents))
+    rows = max(1, _BLOCK // (math.prod(lengths) * g * max(second.shape[2], m)))
+    bins = [*lengths[:-1], lengths[-1] // 2 + 1]
+    for i in range(0, n, rows):
+        product = _transformed(second[:, i : i + rows], lengths, axes) @ right
+        product = np.moveaxis(product, 0, -1).reshape(g, -1, m, *bins)
+        whole = np.fft.irfftn(product, lengths, axes)
+        index: tuple[Any, ...] = (..., *window)
+        out[:, i : i + rows] = whole[index]
+    return out
+
+
+def _transformed(
+    kernel: Array, lengths: Sequence[int], axes: tuple[int, ...]
+) -> npt.NDArray[np.complex128]:
+    """[g, n, m, *taps] as [frequencies, g, n, m]."""
+    bins = np.fft.rfftn(kernel, lengths, axes)
+    flat = bins.reshape(*bins.shape[:3], -1)
+    return np.ascontiguousarray(np.moveaxis(flat, -1, 0))
+
+
+def _flipped(kernel: Array) -> Array:
+    """A kernel with its taps in the opposite order on each axis."""
+    return np.flip(kernel, tuple(range(3, kernel.ndim)))
+
+
+def _smooth(least: int) -> int:
+    """The first number from `least` on with no prime factor above 5; transforms of it are fast."""
+    size = least
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 1
 
 
 def _tap(kernel: Array, tap: Sequence[int]) -> Array:

@@ -20,10 +20,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from onnx_expand.factorize.corners import corners, filled_up, selector, shifts
 from onnx_expand.factorize.kernels import (
     Array,
     adjoint_first,
@@ -45,7 +45,10 @@ _SWEEPS = 30
 # A sweep that leaves more of the residual than this is the last: where any residual will do, and
 # where only an exact solution will.
 _STALLED, _HOPELESS = 0.98, 0.5
-_WORK = 3e11  # products to spend on one unit
+_WORK = 3e11  # products to spend on solving for one layer, and as many on sweeps
+_FEWEST, _USUAL = 4, 80  # steps: the fewest, which may cost more, and those of a good start
+_CALL, _CALLS = 2e5, 24  # products in the time of a call, and the most calls for taps
+_ENOUGH = 1e-9  # a residual that no type notices in which networks are stored
 _CLOSE = 1e-9  # from here on solving once more for the same layer is enough
 _SMALLEST = 16 * float(np.finfo(np.float64).eps)
 
@@ -88,11 +91,22 @@ def fit_chain(
     unit = wanted / scale if scale else wanted
     if len(taps) <= 3 and all(set(t) <= {1} for i, t in enumerate(taps) if i != 1):
         return _fit_tucker(widths, wanted, rng, rounded)
-    kernels = _corners(widths, taps, unit) or _random(widths, taps, unit.shape[0], rng)
-    kernels = _stirred(kernels, rng)
-    gain = scale ** (1 / len(kernels)) if scale else 1.0
-    kernels = [rounded(k * gain) for k in kernels]
-    return _solved(kernels, wanted, rounded, most)
+    gain = scale ** (1 / len(taps)) if scale else 1.0
+    exact = corners(widths, taps, unit)
+    if exact is None:
+        kernels = _stirred(_random(widths, taps, unit.shape[0], rng), rng)
+        return _solved([rounded(k * gain) for k in kernels], wanted, rounded, most)
+    fit = None
+    if _effort(exact) * _USUAL <= _WORK:
+        kernels = [rounded(k * gain) for k in _stirred(exact, rng)]
+        steps = int(np.clip(_WORK // _effort(kernels), _USUAL, _STEPS))
+        fit = _solved(kernels, wanted, rounded, most, steps=steps)
+    if fit is None or fit.residual > max(most, _ENOUGH):
+        # Without noise the corners are exact but for rounding, which a few steps make up for.
+        kernels = [rounded(k * gain) for k in _stirred(exact, rng, noise=0.0)]
+        steps = int(np.clip(_WORK / 3 // _effort(kernels), 2, _USUAL))
+        fit = _solved(kernels, wanted, rounded, most, steps=steps)
+    return fit
 
 
 # -- 1x1, kernel, 1x1 -------------------------------------------------------------------------
@@ -182,74 +196,7 @@ def _rotation(g: int, width: int, rng: np.random.Generator) -> Array:
     return np.asarray(q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :])
 
 
-# -- Kernels of 3 taps ------------------------------------------------------------------------
-
-
-def _corners(
-    widths: Sequence[int], taps: Sequence[tuple[int, ...]], wanted: Array
-) -> list[Array] | None:
-    """An exact chain of corner shifts; None where the widths do not suffice."""
-    before: list[Array] = []
-    after: list[Array] = []
-    left, right, rest = 0, len(taps) - 1, wanted
-    while left < right:
-        shifts = [_shifts(taps[i]) for i in (left, right)]
-        if widths[left + 1] >= len(shifts[0]) * rest.shape[2]:
-            before.append(_selector(rest.shape[2], taps[left], shifts[0], wanted.shape[0], 1))
-            pieces = _shared_out(rest, taps[left], shifts[0])
-            rest = np.concatenate(pieces, axis=2)
-            left += 1
-        elif widths[right] >= len(shifts[1]) * rest.shape[1]:
-            after.append(_selector(rest.shape[1], taps[right], shifts[1], wanted.shape[0], 2))
-            pieces = _shared_out(rest, taps[right], shifts[1])
-            rest = np.concatenate(pieces, axis=1)
-            right -= 1
-        else:
-            return None
-    chain = [*before, rest, *after[::-1]]
-    return [
-        _filled_up(kernel, n, m)
-        for kernel, (m, n) in zip(chain, itertools.pairwise(widths), strict=True)
-    ]
-
-
-def _shifts(taps: Sequence[int]) -> list[tuple[int, ...]]:
-    """The corners of a kernel."""
-    return list(itertools.product(*({0, size - 1} for size in taps)))
-
-
-def _selector(
-    channels: int, taps: Sequence[int], shifts: Sequence[tuple[int, ...]], g: int, axis: int
-) -> Array:
-    """For each corner a kernel that shifts every channel; corners are stacked on an axis."""
-    parts = []
-    for shift in shifts:
-        part = np.zeros((g, channels, channels, *taps))
-        index: tuple[Any, ...] = (..., *shift)
-        part[index] = np.eye(channels)
-        parts.append(part)
-    return np.concatenate(parts, axis=axis)
-
-
-def _shared_out(
-    kernel: Array, taps: Sequence[int], shifts: Sequence[tuple[int, ...]]
-) -> list[Array]:
-    """For each corner the part of a kernel that it covers; overlaps are divided evenly."""
-    inner = [k - t + 1 for k, t in zip(kernel.shape[3:], taps, strict=True)]
-    windows: list[tuple[Any, ...]] = [
-        tuple(slice(s, s + size) for s, size in zip(shift, inner, strict=True)) for shift in shifts
-    ]
-    cover = np.zeros(kernel.shape[3:])
-    for window in windows:
-        cover[window] += 1
-    shared = kernel / np.maximum(cover, 1)
-    return [shared[(..., *window)] for window in windows]
-
-
-def _filled_up(kernel: Array, n: int, m: int) -> Array:
-    """A kernel with channels of zeros up to n outputs and m inputs."""
-    more = [(0, 0), (0, n - kernel.shape[1]), (0, m - kernel.shape[2])]
-    return np.pad(kernel, more + [(0, 0)] * (kernel.ndim - 3))
+# -- Kernels of few taps ----------------------------------------------------------------------
 
 
 def _random(
@@ -261,28 +208,32 @@ def _random(
         for t, (m, n) in zip(taps, itertools.pairwise(widths), strict=True)
     ]
     # Corner shifts at the ends, where they fit, leave a far better conditioned problem between.
-    first, last = _shifts(taps[0]), _shifts(taps[-1])
+    first, last = shifts(taps[0]), shifts(taps[-1])
     if widths[1] >= len(first) * widths[0]:
-        kernel = _selector(widths[0], taps[0], first, g, 1)
-        kernels[0] = _filled_up(kernel, widths[1], widths[0])
+        kernel = selector(widths[0], taps[0], first, g, 1)
+        kernels[0] = filled_up(kernel, widths[1], widths[0])
     if widths[-2] >= len(last) * widths[-1] and len(kernels) > 2:
-        kernel = _selector(widths[-1], taps[-1], last, g, 2)
-        kernels[-1] = _filled_up(kernel, widths[-1], widths[-2])
+        kernel = selector(widths[-1], taps[-1], last, g, 2)
+        kernels[-1] = filled_up(kernel, widths[-1], widths[-2])
     whole = product(kernels)
     assert whole is not None
     gain = (1 / norm(whole)) ** (1 / len(kernels))
     return [kernel * gain for kernel in kernels]
 
 
-def _stirred(kernels: Sequence[Array], rng: np.random.Generator) -> list[Array]:
+def _stirred(
+    kernels: Sequence[Array], rng: np.random.Generator, noise: float = _NOISE
+) -> list[Array]:
     """Kernels of equal gain, with noise, and with inner channels mixed by random rotations."""
     gains = [norm(k) / np.sqrt(min(k.shape[1:3])) or 1.0 for k in kernels]
     mean = float(np.exp(np.mean(np.log(gains))))
     found = []
     for kernel, gain in zip(kernels, gains, strict=True):
         kernel = kernel * (mean / gain)
-        noise = rng.standard_normal(kernel.shape)
-        found.append(kernel + noise * (_NOISE * norm(kernel) / (norm(noise) or 1.0)))
+        if noise:
+            drawn = rng.standard_normal(kernel.shape)
+            kernel = kernel + drawn * (noise * norm(kernel) / (norm(drawn) or 1.0))
+        found.append(kernel)
     for i in range(len(found) - 1):
         turn = _rotation(found[i].shape[0], found[i].shape[1], rng)
         shape = (*turn.shape, *(1,) * (found[i].ndim - 3))
@@ -291,37 +242,64 @@ def _stirred(kernels: Sequence[Array], rng: np.random.Generator) -> list[Array]:
     return found
 
 
-def _solved(kernels: list[Array], wanted: Array, rounded: Rounded, most: float) -> Fit:
+def _solved(
+    kernels: list[Array],
+    wanted: Array,
+    rounded: Rounded,
+    most: float,
+    steps: int | None = None,
+) -> Fit:
     """Move a layer near the middle, then if need be all in turn, until the composition is right.
 
-    The last one to be solved for makes up for the rounding of all others.
+    The last one to be solved for makes up for the rounding of all others. With a number of steps
+    given, it alone is moved, by so many.
     """
     middle = _widest(kernels)
-    kernels[middle], residual = _moved(kernels, middle, wanted)
+    sweeps = 0
+    if steps is None:
+        effort = _effort(kernels)
+        steps = int(np.clip(_WORK // effort, _FEWEST, _STEPS))
+        # A sweep takes as many solutions as there are layers.
+        sweeps = int(np.clip(_WORK // (steps * len(kernels) * effort), 0, _SWEEPS))
+    kernels[middle], residual = _moved(kernels, middle, wanted, steps)
     goal = max(most, _SMALLEST)
-    # A sweep takes as many solutions as there are layers, each of up to _STEPS steps.
-    sweep = 2 * _STEPS * len(kernels) * _work(kernels)
-    for _ in range(int(np.clip(_WORK // sweep, 1, _SWEEPS))):
+    for _ in range(sweeps):
         if residual <= goal:
             break
         before = residual
         for i in range(len(kernels)):
             if i != middle and residual > _CLOSE:
-                kernel, residual = _moved(kernels, i, wanted)
+                kernel, residual = _moved(kernels, i, wanted, steps)
                 kernels[i] = rounded(kernel)
-        kernels[middle], residual = _moved(kernels, middle, wanted)
+        kernels[middle], residual = _moved(kernels, middle, wanted, steps)
         if residual > before * (_STALLED if most else _HOPELESS):
             break
     kernels[middle] = rounded(kernels[middle])
     return Fit(tuple(kernels), residual)
 
 
-def _work(kernels: Sequence[Array]) -> int:
-    """Products of composing a chain with a layer near its middle, roughly."""
-    middle = kernels[_widest(kernels)]
-    ends = min(kernels[-1].shape[1], kernels[0].shape[2])
-    taps = max(int(np.prod(kernel.shape[3:])) for kernel in kernels) ** 2
-    return int(middle.size * ends * taps)
+def _effort(kernels: Sequence[Array]) -> float:
+    """Products of one step of solving for a layer near the middle, roughly.
+
+    Each step composes it with the kernels before and after it, and takes the adjoint; a call for a
+    tap costs as much as some products, however small the matrices are.
+    """
+    middle = _widest(kernels)
+    parts = (kernels[:middle], kernels[middle + 1 :])
+    (g, n, m), own = kernels[middle].shape[:3], kernels[middle].shape[3:]
+    ends = (kernels[0].shape[2], kernels[-1].shape[1])
+    spans = [
+        tuple(1 + sum(k.shape[3 + axis] - 1 for k in part) for axis in range(len(own)))
+        for part in parts
+    ]
+    between = [a + b - 1 for a, b in zip(own, spans[0], strict=True)]
+    before, after = (float(np.prod(span)) for span in spans)
+    taps, inner = float(np.prod(own)), float(np.prod(between))
+    # Long kernels are composed by frequencies.
+    pairs = [min(a * b, 8 * (a + b)) for a, b in ((taps, before), (inner, after))]
+    products = g * n * ends[0] * (m * pairs[0] + ends[1] * pairs[1])
+    calls = min(taps, before, _CALLS) + min(inner, after, _CALLS)
+    return float(2 * (products + _CALL * calls))
 
 
 def _widest(kernels: Sequence[Array]) -> int:
@@ -330,7 +308,7 @@ def _widest(kernels: Sequence[Array]) -> int:
     return max(range(len(kernels)), key=lambda i: (kernels[i].size, -abs(i - half), i))
 
 
-def _moved(kernels: Sequence[Array], index: int, wanted: Array) -> tuple[Array, float]:
+def _moved(kernels: Sequence[Array], index: int, wanted: Array, steps: int) -> tuple[Array, float]:
     """One layer moved the shortest way that brings the composition nearest, and the residual."""
     before, after = product(kernels[:index]), product(kernels[index + 1 :])
 
@@ -344,7 +322,7 @@ def _moved(kernels: Sequence[Array], index: int, wanted: Array) -> tuple[Array, 
 
     rest = wanted - apply(kernels[index])
     goal = _SMALLEST / 2 * norm(wanted)
-    kernel = kernels[index] + least_squares(apply, adjoint, rest, goal=goal, steps=_STEPS)
+    kernel = kernels[index] + least_squares(apply, adjoint, rest, goal=goal, steps=steps)
     better = wanted - apply(kernel)
     if norm(better) > norm(rest):
         return kernels[index], _relative(rest, wanted)

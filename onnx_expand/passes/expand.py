@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_expand.cost import inspect_model, node_counts
 from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 from onnx_expand.factorize import (
+    CHAIN_STARTS,
     Filled,
     Options,
     Unit,
@@ -83,10 +84,13 @@ class Expand(ir.passes.InPlacePass):
     exclude: str | None = option(None, "Not nodes with a match in their name.", metavar="RE")
     layers: int = option(3, "Layers for a fully connected one, 2 or 3.", flag="--fc-layers")
     seed: int = option(0, "Of the initial numbers, for each node on its own.")
-    init: Literal["random", "preserve", "contracted"] = option(
+    init: Literal[
+        "random", "variance", "matched", "orthogonal", "balanced", "preserve", "contracted"
+    ] = option(
         "random",
-        "random: as the framework starts each layer; to be trained. preserve: compute what the "
-        "model computes. contracted: the model itself, with the weights of a random expansion "
+        "random: as the framework starts each layer; to be trained. variance, matched, "
+        "orthogonal, balanced: other random numbers for chains. preserve: compute what the model "
+        "computes. contracted: the model itself, with the weights of a random expansion "
         "contracted at once.",
     )
     nonlinear: Literal["relu", "prelu"] | None = option(
@@ -330,7 +334,8 @@ class _Run:
         if not isinstance(filled, Refusal):
             nodes = self.writer.replace(choice.linear, filled)
             if not isinstance(nodes, Refusal):
-                self.expanded.append((choice, filled, nodes))
+                # The numbers are in the model; a second copy of all would fill the memory.
+                self.expanded.append((choice, replace(filled, parts=()), nodes))
                 return
             written = nodes
         assert isinstance(written, Refusal)
@@ -376,6 +381,7 @@ class _Run:
         except RefusedError as error:
             return error.refusal
         if self.options.init != "preserve":
-            return random_unit(choice.unit, target, rng)
+            start = self.options.init if self.options.init in CHAIN_STARTS else "random"
+            return random_unit(choice.unit, target, rng, start)
         most = self.options.max_residual
         return preserve(choice.unit, target, rng, rounded, most=most)

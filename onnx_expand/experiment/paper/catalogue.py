@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from onnx_expand.errors import UsageError
 from onnx_expand.experiment.paper.study import Arm, Setting, Study, Teacher
+from onnx_expand.factorize import CHAIN_STARTS
 from onnx_expand.recipes import recipe
 
 __all__ = ["CIFAR", "EMBEDDED", "STUDIES", "study_of"]
@@ -168,6 +169,43 @@ _NONLINEAR = Study(
     ),
 )
 
+
+def _started(strategy: str) -> Iterator[Arm]:
+    """One expansion from each of the starts, all compared with the framework's default."""
+    name = strategy.upper()
+    base = {"strategy": strategy, "rate": 4.0, "first_width": "expand"}
+    for init in ("random", *CHAIN_STARTS, "preserve"):
+        label = {"random": name, "preserve": f"{name} at the compact layer's own random numbers"}
+        yield Arm(label.get(init, f"{name}, {init}"), {**base, "init": init}, against=name)
+
+
+_STARTS = Study(
+    "starts",
+    "Where should the layers of an expansion start?",
+    "Beyond the paper",
+    "smallnet",
+    (Arm("compact", against="CK"), *_started("ck"), *_started("cl"), *_started("fc")),
+)
+
+_DECAY = Study(
+    "decay",
+    "Should weight decay act on each layer of an expansion, or on their product?",
+    "Beyond the paper",
+    "smallnet",
+    (
+        Arm("CK", _CK),
+        *(
+            Arm(f"CK, {decay} {strength:g}", _CK, train={"weight_decay": strength, "decay": decay})
+            for strength in (5e-4, 5e-3)
+            for decay in ("layer", "product")
+        ),
+        *(
+            Arm(f"compact, {strength:g}", train={"weight_decay": strength})
+            for strength in (0.0, 5e-4, 5e-3)
+        ),
+    ),
+)
+
 # The teacher's tensor has the extents of the student's, at any size.
 _HINT = {
     "distill": "hint",
@@ -242,7 +280,7 @@ STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
         *(_TABLE_1, _TABLE_6, _TABLE_7, _TABLE_8, _TABLE_9, *_LARGER),
-        *(_FIGURE_3, _FIGURE_4, _NONLINEAR, _TRANSFER),
+        *(_FIGURE_3, _FIGURE_4, _NONLINEAR, _TRANSFER, _STARTS, _DECAY),
     )
 }
 

@@ -1,0 +1,103 @@
+"""Where a chain of layers may start instead of each at the framework's default.
+
+That default (`initial.random_init`) has the variance 1 / (3 fan-in), so that each layer weakens a
+signal by the square root of three: a chain of three starts three times weaker than the one layer
+that it replaces. Where batch normalization follows, this only sets how large a step is against
+the weights; elsewhere it is where training starts. The starts here answer for linear chains only,
+and their inner biases are zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from onnx_expand.algebra.geometry import Geometry
+from onnx_expand.factorize.kernels import Array, blocks, norm, unblocked
+
+__all__ = ["CHAIN_STARTS", "chain_start"]
+
+Start = Callable[[Sequence[Geometry], np.random.Generator], list[Array]]
+
+
+def _variance(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
+    """Uniform weights of the variance 1 / fan-in, for which each layer keeps a signal's variance.
+
+    LeCun et al., "Efficient BackProp" (1998), sec. 4.6.
+    """
+    bounds = [math.sqrt(3 / _products(layer)) for layer in layers]
+    return [
+        rng.uniform(-bound, bound, layer.weight_shape)
+        for layer, bound in zip(layers, bounds, strict=True)
+    ]
+
+
+def _matched(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
+    """As `_variance`, all weakened alike, so that the chain is as weak as one default layer."""
+    gain = 3 ** (-0.5 / len(layers))
+    return [gain * weight for weight in _variance(layers, rng)]
+
+
+def _orthogonal(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
+    """Orthonormal rows, or columns scaled so that the variance of a signal stays.
+
+    Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks" (2014), sec. 3; the taps of a kernel count as inputs.
+    """
+    return [_isometry(layer, rng) for layer in layers]
+
+
+def _balanced(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
+    """The framework's default weights, scaled to equal norms with the same composition.
+
+    Gradient flow keeps the differences of these norms as they start (Arora et al., "On the
+    optimization of deep networks", 2018, theorem 1).
+    """
+    weights = []
+    for layer in layers:
+        bound = 1 / math.sqrt(_products(layer))
+        weights.append(rng.uniform(-bound, bound, layer.weight_shape))
+    mean = math.exp(sum(math.log(norm(weight)) for weight in weights) / len(weights))
+    return [weight * (mean / norm(weight)) for weight in weights]
+
+
+CHAIN_STARTS: Mapping[str, Start] = {
+    "variance": _variance,
+    "matched": _matched,
+    "orthogonal": _orthogonal,
+    "balanced": _balanced,
+}
+"""The starts by name: from the layers of a chain to their weights."""
+
+
+def chain_start(name: str, layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
+    """The weights of a chain's layers, each in ONNX's layout for a convolution.
+
+    Args:
+        name: One of `CHAIN_STARTS`.
+        layers: First to last.
+        rng: Decides the numbers.
+    """
+    return CHAIN_STARTS[name](layers, rng)
+
+
+def _products(layer: Geometry) -> float:
+    """Products behind one output; for a transposed convolution, on average away from borders."""
+    products = math.prod(layer.weight_shape[1:])
+    return products / math.prod(layer.strides) if layer.transposed else products
+
+
+def _isometry(layer: Geometry, rng: np.random.Generator) -> Array:
+    shape = blocks(np.empty(layer.weight_shape), layer.group).shape  # [g, n, m, *taps]
+    rows, columns = shape[1], math.prod(shape[2:])
+    tall = rng.standard_normal((shape[0], max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    matrix = q if rows >= columns else q.swapaxes(1, 2)
+    # A row of length one keeps the variance; the rows of a tall isometry are shorter.
+    gain = math.sqrt(max(1.0, rows / columns))
+    if layer.transposed:
+        gain *= math.sqrt(math.prod(layer.strides))
+    return unblocked(np.ascontiguousarray(gain * matrix).reshape(shape))
