@@ -42,7 +42,8 @@ def picture() -> str:
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side + 2 * _GAP} {side + 60}" '
-        'font-family="system-ui, sans-serif" font-size="11" fill="#5b6675" role="img">'
+        f'width="{side + 2 * _GAP}" height="{side + 60}" '
+        'font-family="system-ui, sans-serif" font-size="11" fill="#1c2430" role="img">'
         f'<rect width="100%" height="100%" fill="#ffffff"/>'
         f'<text x="{_GAP}" y="26" font-size="13">error of one convolution, as a share of the '
         f"shift</text>{''.join(cells)}</svg>\n"
