@@ -18,7 +18,7 @@ import onnx_expand
 from benchmarks.networks import CASES, NETWORKS, Case, Published, expansion_rows, network_row
 from models import mobilenet, mobilenetv2, networks, shufflenetv2
 from onnx_expand.passes import Expand
-from onnx_expand.passes.plans import PLANS
+from onnx_expand.passes.named_plans import PLANS
 from tests.support.graphs import retrained
 from tests.support.smallest import SMALLEST
 

@@ -30,7 +30,8 @@ from onnx_expand.passes import (
     Verification,
     assume_constant,
 )
-from onnx_expand.passes.plans import PLANS, plan_text
+from onnx_expand.passes.named_plans import PLANS
+from onnx_expand.passes.plan_files import plan_text
 
 __all__ = ["expand"]
 

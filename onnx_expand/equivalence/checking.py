@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnx_expand.equivalence.compare import FACTOR, Figure, Rule
-from onnx_expand.equivalence.demands import Demand, demands_of
+from onnx_expand.equivalence.demand import Demand
+from onnx_expand.equivalence.demands import demands_of
 from onnx_expand.equivalence.extents import known_shapes
 from onnx_expand.equivalence.inputs import Limits, landmarks
 from onnx_expand.equivalence.options import CheckOptions

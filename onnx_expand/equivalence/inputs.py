@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.equivalence.demands import Demand
+from onnx_expand.equivalence.demand import Demand
 from onnx_expand.equivalence.integers import draw_factors, draw_integers
 from onnx_expand.equivalence.signature import Port, Signature
 from onnx_expand.equivalence.sizes import Sizes, extents_at

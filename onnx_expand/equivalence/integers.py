@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnx_expand.equivalence.demands import Demand, Meaning
+from onnx_expand.equivalence.demand import Demand, Meaning
 from onnx_expand.equivalence.sizes import Sizes, extents_at
 from onnx_expand.graph.shapes import Dim
 

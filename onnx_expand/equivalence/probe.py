@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from onnx_expand.equivalence.demands import Meaning
+from onnx_expand.equivalence.demand import Meaning
 from onnx_expand.equivalence.inputs import REACHES, SCALES, Limits, Regime, draw
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.sizes import PLANNED, Sizes, extents_at, plan_sizes

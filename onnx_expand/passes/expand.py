@@ -31,7 +31,8 @@ from onnx_expand.lower.units import note_expanded, unit_member
 from onnx_expand.options import option, settle
 from onnx_expand.passes.expansions import ExpandReport, Expansion, Skipped
 from onnx_expand.passes.fold import Fold
-from onnx_expand.passes.plans import How, Plan, Rule, Select, load_plan, parse_kernel
+from onnx_expand.passes.plan_files import load_plan, parse_kernel
+from onnx_expand.passes.plans import How, Plan, Rule, Select
 from onnx_expand.passes.selection import Site, survey, why_not
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.writing import UnitWriter

@@ -14,7 +14,7 @@ import pytest
 
 import onnx_expand
 from onnx_expand.cli import main
-from onnx_expand.equivalence.demands import Demand, Meaning
+from onnx_expand.equivalence.demand import Demand, Meaning
 from onnx_expand.equivalence.integers import draw_integers
 from onnx_expand.equivalence.signature import Port, Signature
 from onnx_expand.equivalence.sizes import extents_at, symbols_of

@@ -14,7 +14,9 @@ import onnx_expand
 from models import mobilenetv2, smallnet
 from onnx_expand.errors import Reason, UsageError
 from onnx_expand.passes import ExpandReport
-from onnx_expand.passes.plans import PLANS, How, Plan, Rule, Select, load_plan, plan_text
+from onnx_expand.passes.named_plans import PLANS
+from onnx_expand.passes.plan_files import load_plan, plan_text
+from onnx_expand.passes.plans import How, Plan, Rule, Select
 from tests.support.expanding import expand, skipped
 from tests.support.graphs import named
 from tests.support.graphs_text import graph, weights

@@ -3,7 +3,7 @@
 `python -m tests.support.architecture docs/architecture.md`
 
 Between the two marks of the file stands a Mermaid picture: a box for each part of the package,
-with its lines, and an arrow from a part to each that it imports, unless a longer way shows that.
+and an arrow from a part to each that it imports, unless a longer way shows that.
 """
 
 from __future__ import annotations
