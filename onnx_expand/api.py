@@ -88,8 +88,7 @@ def expand(
     """Replace linear layers by chains or sums of linear layers, to be trained and folded back.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
-            `torch.onnx.ONNXProgram`; it is not changed.
+        model: Of any of the kinds that `fold` takes; it is not changed.
         output: For a path, the file to write; `<stem>.expanded.onnx` beside it when missing.
         verify: As for `fold`; where `init` claims no equality, only that the expanded model runs.
         shapes: As for `fold`.
@@ -137,8 +136,7 @@ def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = No
     The linear expansion that is left starts from the weights of its non-linear counterpart.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
-            `torch.onnx.ONNXProgram`; it is not changed.
+        model: Of any of the kinds that `fold` takes; it is not changed.
         output: For a path, the file to write; `<stem>.linear.onnx` beside it when missing.
 
     Returns:
@@ -327,8 +325,7 @@ def run(
     """Run passes one after the other.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
-            `torch.onnx.ONNXProgram`; it is not changed.
+        model: Of any of the kinds that `fold` takes; it is not changed.
         passes: The steps: a text such as `"fold:policy=always,check:samples=3"`, or a list of
             such steps, of mappings `{"name": "fold", "policy": "always"}` and of passes of
             onnx_ir. `check` compares the model with the one that was given.
@@ -359,8 +356,7 @@ def inspect(model: ModelLike, *, shapes: Shapes | None = None) -> Inspection:
     """Count parameters, multiply-accumulates and nodes of a model of any kind.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
-            `torch.onnx.ONNXProgram`; it is not changed.
+        model: Of any of the kinds that `fold` takes; it is not changed.
         shapes: Extents of inputs that are not static, by name.
 
     Raises:
