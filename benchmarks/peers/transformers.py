@@ -45,9 +45,9 @@ class Attention(nn.Module):
 def _turned(x: Tensor) -> Tensor:
     """Rotary positions: pairs of halves are turned by angles that grow with the position."""
     half = x.shape[-1] // 2
-    angles = torch.outer(
-        torch.arange(x.shape[-2]).float(), 10_000.0 ** (-torch.arange(half) / half)
-    )
+    # Floats from the start: of integers TorchScript's exporter writes a graph that runs nowhere.
+    at, rates = torch.arange(float(x.shape[-2])), torch.arange(float(half)) / half
+    angles = torch.outer(at, 10_000.0**-rates)
     cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 

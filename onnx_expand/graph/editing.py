@@ -294,13 +294,18 @@ class Rewriter:
             values: One for each of its first outputs; nothing reads those further on.
         """
         for old, new in zip(node.outputs, values, strict=False):
-            if old.is_graph_output():
-                new.name, new.shape, new.type = old.name, old.shape, old.type
-                new.doc_string = old.doc_string
-                new.metadata_props.update(old.metadata_props)
-                new.meta.update(old.meta)
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            self.give(old, new)
         self.remove(node)
+
+    def give(self, old: ir.Value, new: ir.Value) -> None:
+        """Let all who read a value read another; of an output of a graph it takes name and all."""
+        if old.is_graph_output():
+            name, old.name = old.name, None
+            new.name, new.shape, new.type = name, old.shape, old.type
+            new.doc_string = old.doc_string
+            new.metadata_props.update(old.metadata_props)
+            new.meta.update(old.meta)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def remove(self, node: ir.Node) -> None:
         """Remove a node whose outputs nothing reads, with what only it reads."""

@@ -32,6 +32,7 @@ from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.raising import raise_composites
 from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
 from onnx_expand.passes.report import Break, Kept, Site, kept_of
+from onnx_expand.passes.rows import as_rows
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.passes.widths import Width, resize
@@ -99,6 +100,16 @@ class FoldRun:
             cleaned = [self.clean(graph) for graph in graphs]
             if not any(cleaned):
                 break
+        if self.policy is not Policy.MARKED:
+            for graph in list(self._model.graphs()):
+                self._lay_rows(graph)
+
+    def _lay_rows(self, graph: ir.Graph) -> None:
+        """Write products of tokens as products of rows."""
+        for rowed in as_rows(graph, self.facts, self.rewriter, self.locked):
+            costs = Cost(0, 0, len(rowed.old)), Cost(0, 0, len(rowed.new))
+            self.sites.append(Site(rowed.old, rowed.new, *costs))
+            self.kept = [rowed.renamed(kept) for kept in self.kept]
 
     def fold_graph(self, graph: ir.Graph) -> None:
         """Fold one graph; the graphs within its nodes are folded by calls of their own."""

@@ -1,0 +1,181 @@
+"""Writing products of tokens as products of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.editing import Rewriter, label
+from onnx_expand.model import DESCRIBED
+from onnx_expand.passes.report import Kept
+from onnx_expand.passes.rows.groups import Finder, Group, Product, Uses
+from onnx_expand.tensors import read_tensor
+from onnx_expand.values import Facts
+
+__all__ = ["Rowed", "as_rows"]
+
+_BROADCASTING = 7  # the operator set from which on C of a Gemm is broadcast by itself
+_MASKS = {"Add", "Where", "Sub"}
+
+
+@dataclass(frozen=True)
+class Rowed:
+    """Products that were written anew.
+
+    Attributes:
+        old: The labels of what was there.
+        new: The labels of what is there instead.
+        names: The label of the new product for that of each addition which it computes.
+    """
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    names: dict[str, str]
+
+    def renamed(self, kept: Kept) -> Kept:
+        """Why nodes were not merged, by what they are called now."""
+        if self.names.keys().isdisjoint(kept.nodes):
+            return kept
+        return replace(kept, nodes=tuple(dict.fromkeys(self.names.get(n, n) for n in kept.nodes)))
+
+
+def as_rows(
+    graph: ir.Graph, facts: Facts, rewriter: Rewriter, locked: frozenset[str] = frozenset()
+) -> Iterator[Rowed]:
+    """Write the products of a graph as products of rows where that takes no more nodes.
+
+    Args:
+        graph: The graph.
+        facts: What is known about the model.
+        rewriter: Gives names, and puts initializers in place.
+        locked: The labels of nodes that stay.
+    """
+    if facts.opset < _BROADCASTING or _is_masked(graph):
+        return
+    finder = Finder(graph, facts, locked)
+    scribe = _Scribe(graph, facts, rewriter, finder)
+    for group in finder.groups():
+        if finder.growth(group) <= 0:
+            yield scribe.write(group)
+
+
+def _is_masked(graph: ir.Graph) -> bool:
+    """Whether a Softmax is of masked scores."""
+    for node in graph:
+        if node.op_type == "Softmax" and node.inputs[0] is not None:
+            before = node.inputs[0].producer()
+            if before is not None and before.op_type in _MASKS:
+                return True
+    return False
+
+
+class _Scribe:
+    """Writes the products of one graph."""
+
+    def __init__(self, graph: ir.Graph, facts: Facts, rewriter: Rewriter, finder: Finder) -> None:
+        self._graph, self._facts, self._rewriter, self._finder = graph, facts, rewriter, finder
+
+    def write(self, group: Group) -> Rowed:
+        """Write a group in rows."""
+        values = self._finder.values(group)
+        uses = {value: self._finder.uses(value) for value in values}
+        old, new = list[str](), list[ir.Node]()
+        rows: dict[ir.Value, ir.Value] = {}
+        for product in group.products:
+            if product.x not in self._finder.flat and product.x not in rows:
+                replaced = self._finder.reshape_before(product.x)
+                old += [] if replaced is None else [label(replaced)]
+                new.append(self._entry(product, replaced))
+                rows[product.x] = new[-1].outputs[0]
+        names: dict[str, str] = {}
+        for product in group.products:
+            labels = label(product.node), label(product.add)
+            made = self._gemm(product, rows.get(product.x, product.x))
+            outer = self._hand_over(product.y, made, uses[product.y])
+            self._rewriter.remove(product.add)
+            old += labels
+            new += [made, *outer]
+            names |= dict.fromkeys(labels, label(made))
+        for node in group.between:
+            value = node.outputs[0]
+            outer = self._hand_over(value, node, uses[value])
+            self._facts.state(value, self._extents(value))
+            value.type = self._type(value)
+            value.meta.pop(DESCRIBED, None)
+            new += outer
+        return Rowed(tuple(old), tuple(map(label, new)), names)
+
+    def _extents(self, value: ir.Value) -> list[int]:
+        """The extents of a value as rows."""
+        shape = self._facts.shape(value) or ()
+        return [math.prod(extent or 1 for extent in shape[:-1]), shape[-1] or 1]
+
+    def _entry(self, product: Product, replaced: ir.Node | None) -> ir.Node:
+        """What makes rows of the tokens that products read."""
+        source = product.x if replaced is None else replaced.inputs[0]
+        assert source is not None
+        extents = self._extents(product.x)
+        node = self._reshape(source, f"{label(product.node)}.rows", [-1, extents[1]])
+        self._facts.state(node.outputs[0], extents)
+        self._graph.insert_before(product.node, node)
+        self._rewriter.register(self._rewriter.record([node], [replaced or product.node]))
+        return node
+
+    def _reshape(self, source: ir.Value, stem: str, target: Sequence[int]) -> ir.Node:
+        name = self._rewriter.unique(stem)
+        stated = self._rewriter.unique(f"{name}.shape")
+        shape = ir.Tensor(np.array(target, np.int64), name=stated)
+        node = ir.node("Reshape", [source, ir.val(stated, const_value=shape)], name=name)
+        out = node.outputs[0]
+        out.name, out.type = self._rewriter.unique(f"{name}.out"), self._type(source)
+        return node
+
+    def _type(self, value: ir.Value) -> ir.TypeProtocol | None:
+        dtype = self._facts.dtype(value)
+        return value.type if dtype is None else ir.TensorType(dtype)
+
+    def _gemm(self, product: Product, rows: ir.Value) -> ir.Node:
+        """A product of rows, by the name of that of tokens."""
+        stem, y = label(product.node), product.y
+        name = self._rewriter.unique(stem, free={product.node.name or ""})
+        node = ir.node("Gemm", [rows, product.node.inputs[1], product.bias], name=name)
+        out = node.outputs[0]
+        out.name, out.type = self._rewriter.unique(f"{stem}.rows.out"), self._type(y)
+        self._facts.state(out, self._extents(y))
+        self._graph.insert_before(product.add, node)
+        self._rewriter.register(self._rewriter.record([node], [product.node, product.add]))
+        return node
+
+    def _hand_over(self, value: ir.Value, made: ir.Node, uses: Uses) -> list[ir.Node]:
+        """Let what reads a value read the rows that a node makes; a Reshape for what cannot."""
+        rows, needed = made.outputs[0], uses.others or value.is_graph_output()
+        outer = list[ir.Node]()
+        if needed:
+            shape = [extent or 1 for extent in self._facts.shape(value) or ()]
+            outer = [self._reshape(rows, f"{label(made)}.tokens", shape)]
+            out = outer[0].outputs[0]
+            self._graph.insert_after(made, outer[0])
+            self._rewriter.register(self._rewriter.record(outer, [made]))
+            self._facts.state(out, shape)
+            for use in uses.others:
+                use.node.replace_input_with(use.idx, out)
+            if value.is_graph_output():
+                self._rewriter.give(value, out)
+        for use in uses.flat:
+            use.node.replace_input_with(use.idx, rows)
+        for node, target in uses.reshapes.items():
+            self._rewriter.feed(node, [rows, self._stated(node, target)])
+        return outer
+
+    def _stated(self, node: ir.Node, target: Sequence[int]) -> ir.Value:
+        """What says the extents that a Reshape asks for, of which none is its input's."""
+        given = node.inputs[1]
+        assert given is not None
+        asked = read_tensor(self._facts.tensor(given)).reshape(-1).tolist()
+        if asked == list(target):
+            return given
+        return self._rewriter.integers(self._graph, f"{label(node)}.shape", target)

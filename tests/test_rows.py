@@ -1,0 +1,181 @@
+"""Products of tokens as products of rows: what is written, what stays, and no number changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import onnx_expand
+from onnx_expand.editing import Rewriter
+from onnx_expand.passes.rows import as_rows
+from onnx_expand.values import Facts
+from tests.composites import fused_ops
+from tests.graphs_text import graph
+from tests.judge import Source, judge
+from tests.random_tokens import TokenGraph
+
+RNG = np.random.default_rng(0)
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    """The op types of a model's nodes."""
+    return [node.op_type for node in model.graph.node]
+
+
+def numbers(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Random constants."""
+    return {n: RNG.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}
+
+
+@given(st.integers(0, 1 << 30), st.sampled_from(["cheapest", "always"]))
+def test_random_tokens(seed: int, policy: str) -> None:
+    """Nothing changes for any graph of tokens, it never takes more nodes, and once is enough."""
+    model = TokenGraph(seed).model
+    folded = onnx_expand.fold(model, policy=policy)
+    assert judge(Source(model, ({"N": 1}, {"N": 3})), folded) == []
+    assert len(folded.graph.node) <= len(model.graph.node)
+    assert onnx_expand.fold(folded, policy=policy) == folded
+
+
+HEADS = """
+    g (float[{n},6,8] x) => (float[{n},6,8] y) {{
+        q0 = MatMul(x, wq) q1 = Add(q0, bq) q2 = Reshape(q1, cut)
+        q = Transpose <perm=[0,2,1,3]> (q2)
+        k0 = MatMul(x, wk) k1 = Add(bk, k0) k2 = Reshape(k1, cut)
+        k = Transpose <perm=[0,2,3,1]> (k2)
+        v0 = MatMul(x, wv) v1 = Add(v0, bv) v2 = Reshape(v1, cut)
+        v = Transpose <perm=[0,2,1,3]> (v2)
+        s = MatMul(q, k) {mask} p = Softmax <axis=-1> ({scores})
+        o = MatMul(p, v) t = Transpose <perm=[0,2,1,3]> (o) r = Reshape(t, back)
+        z0 = MatMul(r, wo) z = Add(z0, bo) w = Add(z, x)
+        m0 = MatMul(w, wm) m1 = Add(m0, bm) m2 = Gelu(m1) m3 = MatMul(m2, wn) m = Add(m3, bn)
+        y = Add(m, w)
+    }}
+"""
+
+
+def heads(n: int | str = 2, *, masked: bool = False) -> onnx.ModelProto:
+    """A layer of an encoder without its normalizations."""
+    shapes = {f"w{c}": (8, 8) for c in "qkvo"} | {f"b{c}": (8,) for c in "qkvo"}
+    shapes |= {"wm": (8, 16), "bm": (16,), "wn": (16, 8), "bn": (8,)}
+    constants = numbers(**shapes)
+    constants |= {"cut": np.array([0, 0, 2, 4]), "back": np.array([0, 0, 8])}
+    if masked:
+        constants["bias"] = np.where(np.tri(6) > 0, 0, -1e4).astype(np.float32)
+    mask = "s2 = Add(s, bias)" if masked else ""
+    return graph(HEADS.format(n=n, mask=mask, scores="s2" if masked else "s"), constants, opset=20)
+
+
+def test_a_layer_takes_fewer_nodes_and_no_addition_of_its_own() -> None:
+    """The rows that three products read are one Reshape, and where heads are cut there is none."""
+    model = heads()
+    folded, report = onnx_expand.fold(model, report=True)
+    assert judge(Source(model, ({},)), folded) == []
+    assert ops(folded).count("Gemm") == 6
+    assert ops(folded).count("Add") == 2  # the shortcuts
+    assert ops(folded).count("Reshape") == 1 + 3 + 1 + 1 + 2
+    assert len(folded.graph.node) == len(model.graph.node) - 2
+    assert any("Reshape" in site.result_ops and "Gemm" in site.result_ops for site in report.sites)
+    gone = {n.name for n in model.graph.node} - {n.name for n in folded.graph.node}
+    assert all(gone.isdisjoint(kept.nodes) for kept in report.kept)
+
+
+def test_a_lone_product_stays() -> None:
+    """Two Reshapes for an addition are a node more."""
+    model = graph(
+        "g (float[2,6,8] x) => (float[2,6,8] y) { a = MatMul(x, w) y = Add(a, b) }",
+        numbers(w=(8, 8), b=(8,)),
+    )
+    assert ops(onnx_expand.fold(model)) == ["MatMul", "Add"]
+
+
+def test_symbolic_extents_stay_for_the_fusion_that_they_have(tmp_path: Path) -> None:
+    """The witness: onnxruntime adds the bias within its GELU, which a Gemm would have taken."""
+    model = heads("N")
+    folded = onnx_expand.fold(model)
+    assert "Gemm" not in ops(folded)
+    assert fused_ops(model, tmp_path)["BiasGelu"] == 1
+    assert fused_ops(folded, tmp_path)["BiasGelu"] == 1
+    text = """
+        g (float[N,6,8] x) => (float[N,6,8] y) {
+            r = Reshape(x, rows) a = Gemm(r, wm, bm) g = Gelu(a) b = Gemm(g, wn, bn)
+            y = Reshape(b, tokens)
+        }
+    """
+    constants = numbers(wm=(8, 16), bm=(16,), wn=(16, 8), bn=(8,))
+    constants |= {"rows": np.array([-1, 8]), "tokens": np.array([-1, 6, 8])}
+    assert fused_ops(graph(text, constants, opset=20), tmp_path)["BiasGelu"] == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_nothing_that_is_fused_is_lost(masked: bool, tmp_path: Path) -> None:
+    """With static extents the runtime makes Gemms of the source itself."""
+    model = heads(masked=masked)
+    before, after = fused_ops(model, tmp_path), fused_ops(onnx_expand.fold(model), tmp_path)
+    assert not before - after
+    assert ("Gemm" in ops(onnx_expand.fold(model))) is not masked
+
+
+def with_overridable_matrices(model: onnx.ModelProto) -> None:
+    """Let callers replace the matrices."""
+    for tensor in model.graph.initializer:
+        if tensor.name[0] == "w":
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            model.graph.input.append(info)
+
+
+def with_quantized_inputs(model: onnx.ModelProto) -> None:
+    """Quantize what products read."""
+    for name, number in (("scale", np.float32(0.1)), ("zero", np.uint8(128))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(number), name))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for i, node in enumerate(nodes):
+        if node.op_type == "MatMul" and node.input[1][0] == "w":
+            pair = [f"{i}q", f"{i}d"]
+            for op, x, y in (
+                ("QuantizeLinear", node.input[0], pair[0]),
+                ("DequantizeLinear", *pair),
+            ):
+                made = onnx.helper.make_node(op, [x, "scale", "zero"], [y], f"n{y}")
+                model.graph.node.append(made)
+            node.input[0] = pair[1]
+        model.graph.node.append(node)
+
+
+def with_biases_of_tokens(model: onnx.ModelProto) -> None:
+    """Add something else to each token."""
+    for tensor in model.graph.initializer:
+        if tensor.name[0] == "b" and tensor.name != "back":
+            row = onnx.numpy_helper.to_array(tensor)
+            table = np.outer(np.arange(1, 7), row).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(table, tensor.name))
+
+
+@pytest.mark.parametrize(
+    "change", [with_overridable_matrices, with_quantized_inputs, with_biases_of_tokens]
+)
+def test_refused(change: Callable[[onnx.ModelProto], None]) -> None:
+    """Matrices that callers replace, quantized neighbours and other biases stay."""
+    model = heads()
+    change(model)
+    folded = onnx_expand.fold(model)
+    assert "Gemm" not in ops(folded)
+    assert judge(Source(model, ({},)), folded) == []
+
+
+def test_locked_nodes_stay() -> None:
+    """What was measured to be slower is left out by the labels of its nodes."""
+    model = ir.serde.deserialize_model(heads())
+    names = {out.name: node.name or out.name for node in model.graph for out in node.outputs}
+    locked = frozenset(names[name] or "" for name in ("m0", "m1", "m3", "m"))
+    found = list(as_rows(model.graph, Facts(model), Rewriter(model), locked))
+    assert sum(node.op_type == "Gemm" for node in model.graph) == 4
+    assert locked.isdisjoint(name for rowed in found for name in rowed.old)
