@@ -57,6 +57,20 @@ class Geometry:
 
     def __post_init__(self) -> None:
         rank = len(self.kernel)
+        if rank or self.strides or self.dilations or self.pads or self.extension:
+            self._fill_in(rank)
+        if self.group < 1 or self.in_channels % self.group or self.out_channels % self.group:
+            raise UsageError(
+                f"group {self.group} divides {self.in_channels} input and "
+                f"{self.out_channels} output channels badly"
+            )
+        steps = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        object.__setattr__(self, "dilations", tuple(steps))
+        if self.transposed and self.is_pointwise:
+            object.__setattr__(self, "transposed", False)  # positions do not change places
+
+    def _fill_in(self, rank: int) -> None:
+        """State what was left out, as one number for each axis."""
         for name, default, length in (
             ("strides", 1, rank),
             ("dilations", 1, rank),
@@ -69,15 +83,6 @@ class Geometry:
             object.__setattr__(self, name, given)
         if min(self.kernel + self.strides + self.dilations, default=1) < 1:
             raise UsageError("kernel, strides and dilations are at least 1")
-        if self.group < 1 or self.in_channels % self.group or self.out_channels % self.group:
-            raise UsageError(
-                f"group {self.group} divides {self.in_channels} input and "
-                f"{self.out_channels} output channels badly"
-            )
-        steps = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilations, strict=True))
-        object.__setattr__(self, "dilations", tuple(steps))
-        if self.transposed and self.is_pointwise:
-            object.__setattr__(self, "transposed", False)  # positions do not change places
 
     @property
     def rank(self) -> int:

@@ -257,11 +257,14 @@ def _state_proved(
         return new[name]
 
     known = {name: kind.elem_type for name, kind in types.items()}
-    for name, dtype in prove_types(inferred, known).items():
+    made = [name for node in graph.node for name in node.output if name]
+    is_typed = all(known.get(name) for name in (*known, *made))
+    for name, dtype in () if is_typed else prove_types(inferred, known).items():
         kind = stated(name)
         if kind is not None and not kind.elem_type:
             kind.elem_type = dtype
-    for name, rank in prove_ranks(inferred, ranks).items():
+    is_ranked = all(name in ranks for name in (*known, *made))
+    for name, rank in () if is_ranked else prove_ranks(inferred, ranks).items():
         kind = stated(name)
         if kind is not None and not kind.HasField("shape"):
             kind.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))

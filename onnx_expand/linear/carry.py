@@ -9,15 +9,54 @@ nothing else reads them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from onnx_expand.errors import RefusedError
 from onnx_expand.linear.diagonal import Diagonal
 from onnx_expand.linear.downstream import Downstream
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.terms import Map, Term
+from onnx_expand.linear.terms import Map, Price, Term, View
 from onnx_expand.linear.upstream import Upstream
 
 __all__ = ["carry"]
+
+
+def _gains_nothing(terms: Terms, term: Term, swap: Swap) -> bool:
+    """Whether what would come costs as much as what is there by the measure of terms themselves.
+
+    A scale and a shift are one map, and a product and its bias are, which are written as two nodes
+    again; and views leave the number of numbers, of which more may be known on one side. What is
+    reckoned for one map must not be undone when it is two. Chains alone are looked at.
+    """
+    old = list(_chain(term))
+    places = {t: i for i, t in enumerate(old)}
+    new: list[Term] = []
+    top = term
+    while top in swap:
+        top = swap[top]
+    for current in _chain(top):
+        if current in places:
+            break
+        new.append(current)
+    else:
+        return False
+    gone = old[: places[current]]
+    if not swap.keys() <= set(gone):
+        return False
+    keys = [
+        terms.policy.counting.key(sum((t.price() for t in chain), Price()).cost)
+        for chain in (new, gone)
+    ]
+    return keys[0] >= keys[1]
+
+
+def _chain(term: Term) -> Iterator[Term]:
+    """A term, what it is computed from, and so on, as long as that is one term."""
+    yield term
+    while isinstance(term, Map | View):
+        term = term.args[0]
+        yield term
 
 
 def carry(terms: Terms, term: Term) -> Swap | None:
@@ -39,6 +78,8 @@ def carry(terms: Terms, term: Term) -> Swap | None:
             swap = way.taken()
         except RefusedError as error:
             search.refusals.insert(0, error.refusal)
+            continue
+        if _gains_nothing(terms, term, swap):
             continue
         terms.scaled.update(way.scaled)
         return swap

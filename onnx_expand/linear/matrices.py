@@ -68,6 +68,8 @@ class MatrixChain:
             if forbidden:
                 candidates = candidates[[(int(i), last) not in forbidden for i in candidates]]
             for row in rows:
+                if len(candidates) == 1:
+                    break
                 values = totals[candidates] @ row  # beyond 2**53, what is less is equal
                 candidates = candidates[values == values.min()]
             starts.append(int(candidates[-1]))

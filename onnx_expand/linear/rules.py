@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.algebra.geometry import Geometry
-from onnx_expand.errors import Refusal, RefusedError
+from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Partition, Span
+from onnx_expand.linear.partition import Merged, Partition, Span
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step, aligned, join_step
 from onnx_expand.linear.terms import Cat, Map, Price, Sum, Term, View
@@ -128,6 +128,8 @@ def _chosen(terms: Terms, part: Partition) -> Swap:
         refused = False
         for span in spans:
             new = merged_term(part, span)
+            if not isinstance(new, Refusal) and not _costs_less(part, span, new):
+                new = Refusal(Reason.COST, "written on the other side of a view it costs as much")
             if isinstance(new, Refusal):
                 part.forbid(span, new)
                 terms.forbidden[part.key(span)] = new
@@ -136,6 +138,26 @@ def _chosen(terms: Terms, part: Partition) -> Swap:
             swap[part.steps[span.last].top] = new
         if not refused:
             return swap
+
+
+def _costs_less(part: Partition, span: Span, new: Term) -> bool:
+    """Whether a map that changes its side of views costs less by the measure of terms themselves.
+
+    A view may have fewer numbers behind it than before it as far as sizes are known, such as
+    behind a Squeeze of an axis that is not known to be one. Partitions take either for the other;
+    terms do not, so that no rewrite can be undone by the next.
+    """
+    merged = part.merged(span)
+    if not isinstance(merged, Merged) or merged.layout is None:
+        return True
+    if part.policy in {Policy.LATENCY, Policy.MARKED}:
+        return True  # the clock decides, or the record
+    below, price = part.term_at(span.first), Price()
+    current = new
+    while current is not below and current.args:
+        price += current.price()
+        current = current.args[0]
+    return part.policy.key(price.cost) < part.policy.key(part.as_is(span).cost)
 
 
 def runs_of(steps: Sequence[Step]) -> list[list[Step]]:

@@ -17,6 +17,8 @@ __all__ = ["Upstream"]
 
 _NEAR = 4  # steps before a map that may be one with it
 
+_PARTS = 64  # of a cut value, each of which is held against the others
+
 
 class Upstream(Search):
     """Looks for where one map may go towards the inputs."""
@@ -187,10 +189,8 @@ class Upstream(Search):
                 whole = diagonal.within(part.axis, part.places, part.size)
         elif isinstance(term, Map) and isinstance(x, Hub):
             picks = term.links[0].picks if term.links else None
-            rank, apart = (
-                x.tensor.rank,
-                all(_is_apart(term, other) for other in self.terms.users[x]),
-            )
+            rank, users = x.tensor.rank, self.terms.users[x]
+            apart = len(users) <= _PARTS and all(_is_apart(term, other) for other in users)
             x = x.args[0]
             if picks is None or rank is None or term.axes is None or not apart:
                 return None

@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
+from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.fidelity import DESCRIBED, restore, serialize
 from onnx_expand.model.files import (
     check_output,
@@ -65,6 +66,7 @@ _PLAIN_INITIALIZERS = 4
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
 
+@rare_collections()
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """Write a model file, whole or not at all.
 
@@ -93,6 +95,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
             partial.write_bytes(proto.SerializeToString())
 
 
+@rare_collections()
 def to_proto(model: ir.Model, *, plain: bool = False) -> onnx.ModelProto:
     """The model as a proto that shares nothing with it.
 

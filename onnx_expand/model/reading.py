@@ -12,6 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
+from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.comparing import difference, oddity
 from onnx_expand.model.fidelity import (
     attach,
@@ -76,6 +77,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX file: {one_line(error)}") from None
 
 
+@rare_collections()
 def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Model:
     """A model of a proto that is the door's own, after all that is asked of one.
 

@@ -24,6 +24,7 @@ from onnx_expand.lower.units import (
     nonlinear_units,
     note_folded,
 )
+from onnx_expand.model.collector import rare_collections
 from onnx_expand.options import option, settle
 from onnx_expand.passes.clean import Cleaned, Cleaner
 from onnx_expand.passes.contest import Contest
@@ -134,6 +135,7 @@ class Fold(ir.passes.InPlacePass):
         """Fold a model in place by a plan; what was merged."""
         return self._call(model, plan).report.sites
 
+    @rare_collections()
     def _call(self, model: ir.Model, plan: Plan | None = None) -> FoldResult:
         """Fold a model in place, by a plan where there is one."""
         given, types = Snapshot.of(model), _op_types(model)

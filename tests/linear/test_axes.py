@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import onnx_expand
 from onnx_expand import lower
 from onnx_expand.errors import Reason
-from onnx_expand.passes import Policy
+from onnx_expand.linear.driver import Rule, Terms, rewrite
+from onnx_expand.passes import Fold, Policy, folding
 from tests.support.graphs_text import fold, graph, ops, weights
 from tests.support.random_axes import axis_graph, outcome
 
@@ -208,3 +211,19 @@ def test_pads_that_cut_may_leave_nothing() -> None:
     folded, _ = fold(model, Policy.ALWAYS)
     verdict = onnx_expand.check(model, folded, samples=1)
     assert verdict, verdict.differences
+
+
+@pytest.mark.parametrize("seed", [9208, 113, 135, 146, 372, 530, 571, 1343, 1481])
+def test_no_rewrite_is_undone_by_the_next(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scale and a shift, a product and its bias, and views of unknown size come to rest."""
+    made = list[int]()
+
+    def counted(terms: Terms, rules: Sequence[Rule]) -> int:
+        made.append(rewrite(terms, rules))
+        return made[-1]
+
+    monkeypatch.setattr(folding, "rewrite", counted)
+    model = ir.serde.deserialize_model(axis_graph(seed).model())
+    nodes = len(model.graph)
+    Fold().call(model)
+    assert max(made) <= 2 * nodes

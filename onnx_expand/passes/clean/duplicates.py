@@ -7,6 +7,7 @@ random number drawn twice is two numbers, and what an op of another domain does 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 
 import onnx
@@ -29,8 +30,10 @@ _DOMAINS = {"": "", "ai.onnx.ml": "ai.onnx.ml"}
 def merge_duplicates(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
     """Let one node of a graph compute what several do; yields the labels of the others."""
     first: dict[Hashable, ir.Node] = {}
-    for node in list(graph):
-        key = _key(node, facts)
+    nodes = list(graph)
+    alike = Counter(map(_stem, nodes))  # few are, and the others' constants need not be read
+    for node in nodes:
+        key = _key(node, facts) if alike[_stem(node)] > 1 else None
         if key is None:
             continue
         kept = first.setdefault(key, node)
@@ -40,6 +43,17 @@ def merge_duplicates(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Itera
         if all(rewriter.can_stand_in(new, old) for new, old in pairs):
             yield label(node)
             rewriter.stand_in(node, kept.outputs)
+
+
+def _stem(node: ir.Node) -> Hashable:
+    """What nodes that compute the same have in common at least."""
+    reads = tuple(v if v is None or v.producer() is not None else None for v in node.inputs)
+    return (node.domain, node.op_type, *(None if _is_constant(v) else v for v in reads))
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "Constant"
 
 
 def _key(node: ir.Node, facts: Facts) -> Hashable | None:

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnx_expand.attributes import int_of
-from onnx_expand.editing import label
-from onnx_expand.ops import Trait, op_of
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Finder", "Group", "Product", "Use", "Uses"]
 

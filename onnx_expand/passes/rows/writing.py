@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.model import DESCRIBED
 from onnx_expand.passes.report import Kept
 from onnx_expand.passes.rows.groups import Finder, Group, Product, Uses
-from onnx_expand.tensors import read_tensor
-from onnx_expand.values import Facts
 
 __all__ = ["Rowed", "as_rows"]
 

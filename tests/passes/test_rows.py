@@ -9,17 +9,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnx_expand
-from onnx_expand.editing import Rewriter
+from onnx_expand.graph.editing import Rewriter
+from onnx_expand.graph.facts import Facts
 from onnx_expand.passes.rows import as_rows
-from onnx_expand.values import Facts
-from tests.composites import fused_ops
-from tests.graphs_text import graph
-from tests.judge import Source, judge
-from tests.random_tokens import TokenGraph
+from tests.support.composites import fused_ops
+from tests.support.graphs_text import graph
+from tests.support.judge import Source, judge
+from tests.support.random_tokens import TokenGraph
 
 RNG = np.random.default_rng(0)
 
@@ -34,6 +34,7 @@ def numbers(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {n: RNG.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 30), st.sampled_from(["cheapest", "always"]))
 def test_random_tokens(seed: int, policy: str) -> None:
     """Nothing changes for any graph of tokens, it never takes more nodes, and once is enough."""
