@@ -19,6 +19,7 @@ from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.expressions import matches
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composite, Composites
+from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Raised", "raise_composites"]
 
@@ -154,11 +155,10 @@ class _Scribe:
         constants = [values[name] for name in ("scale", "shift") if name in values]
         if not shape or any(self._facts.dims(c) != shape[-1:] for c in constants):
             return None
-        return self.operator(op, *constants, axis=-1, epsilon=self._epsilon)
-
-    @property
-    def _epsilon(self) -> float:
-        return float(self._facts.array(self._composite.values["epsilon"]).reshape(()))
+        epsilon = read_tensor(self._facts.tensor(values["epsilon"]))
+        if epsilon.size != 1 or not np.isfinite(epsilon).all():
+            return None
+        return self.operator(op, *constants, axis=-1, epsilon=float(epsilon.reshape(())))
 
     # -- Spellings ------------------------------------------------------------------------
 

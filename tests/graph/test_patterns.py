@@ -18,7 +18,7 @@ from onnx_expand.errors import Reason
 from onnx_expand.graph.expressions import Apply, Expression, Value, apply
 from onnx_expand.graph.patterns import PATTERNS, Pattern
 from tests.support.composites import fused_ops, model_of, spelled
-from tests.support.graphs_text import bn, graph
+from tests.support.graphs_text import bn, graph, weights
 from tests.support.judge import Source, judge
 
 OPSETS = (9, 11, 13, 17, 18, 20, onnx.defs.onnx_opset_version())
@@ -327,3 +327,15 @@ def test_other_bounds_are_no_relu6() -> None:
             {"low": low, "high": high},
         )
         assert [n.op_type for n in onnx_expand.fold(model).graph.node] == ["Max", "Min"]
+
+
+@pytest.mark.parametrize("epsilon", [np.nan, -np.inf, np.inf])
+def test_a_normalization_by_nothing_finite_stays(epsilon: float) -> None:
+    """What cannot be an attribute is no reason to refuse the model."""
+    model = graph(
+        "g (float[N,4] x) => (float[N,4] y) { m = ReduceMean<axes = [-1]>(x) c = Sub(x, m)"
+        " s = Mul(c, c) v = ReduceMean<axes = [-1]>(s) a = Add(v, e) r = Sqrt(a) d = Div(c, r)"
+        " p = Mul(d, w) y = Add(p, b) }",
+        {**weights(w=(4,), b=(4,)), "e": np.array(epsilon, np.float32)},
+    )
+    assert "Sqrt" in [node.op_type for node in onnx_expand.fold(model).graph.node]
