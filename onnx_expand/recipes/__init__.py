@@ -5,7 +5,6 @@ from onnx_expand.recipes.options import (
     DistillOptions,
     RunOptions,
     TrainOptions,
-    explain,
 )
 from onnx_expand.recipes.papers import RECIPES, Recipe, recipe
 from onnx_expand.recipes.plan import GROUPS, Plan
@@ -19,6 +18,5 @@ __all__ = [
     "Recipe",
     "RunOptions",
     "TrainOptions",
-    "explain",
     "recipe",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnx_expand.errors import UsageError
-from onnx_expand.options import explain, option, require
+from onnx_expand.options import option, require
 from onnx_expand.recipes import rates
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Schedule",
     "TaskName",
     "TrainOptions",
-    "explain",
 ]
 
 Schedule = Literal["constant", "step", "cosine", "poly", "restarts", "one-cycle"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from onnx_expand.cli.train import train as command
 from onnx_expand.errors import UsageError
+from onnx_expand.options import explain
 from onnx_expand.recipes import (
     GROUPS,
     RECIPES,
@@ -19,7 +20,6 @@ from onnx_expand.recipes import (
     Plan,
     RunOptions,
     TrainOptions,
-    explain,
     recipe,
 )
 
@@ -77,7 +77,8 @@ def test_every_option_is_a_field_and_the_other_way_round() -> None:
     for kind in GROUPS.values():
         assert list(explain(kind)) == [field.name for field in fields(kind)]
     shown = {parameter.name for parameter in command.params}
-    assert shown == {*declared, "source", "target", "data", "recipe", "report", "debug"}
+    own = {"source", "target", "data", "recipe", "report", "html", "quiet", "debug"}
+    assert shown == {*declared, *own}
     for parameter in command.params:
         if parameter.name in declared:
             assert parameter.default is None, parameter.name
