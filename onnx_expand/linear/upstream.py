@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from onnx_expand.errors import Reason
@@ -132,34 +132,38 @@ class Upstream(Search):
             if not self.holds(arg, diagonal):
                 return None
             known.append((arg, diagonal.simplest()))
-        total: Way | None = Way(scaled=(term,))
-        for way in [*self._together(term, known), *self._apart(term, known)]:
-            total = None if total is None or way is None else total.joined(way)
+        total = Way(scaled=(term,))
+        for way in self._ways_before(term, known):
+            joint = None if way is None else total.joined(way)
+            if joint is None:
+                return None
+            total = joint
         return total
 
-    def _apart(self, above: Term, moved: Iterable[tuple[Term, Diagonal]]) -> Iterator[Way | None]:
-        """Each argument's own map."""
-        for arg, diagonal in moved:
-            yield self._into(arg, diagonal, above)
-
-    def _together(self, above: Term, moved: list[tuple[Term, Diagonal]]) -> Iterator[Way | None]:
-        """The maps of parts of one value as one map of that value; they leave the list."""
-        parts: dict[Term, list[tuple[Term, Diagonal, Diagonal]]] = {}
+    def _ways_before(
+        self, above: Term, moved: Sequence[tuple[Term, Diagonal]]
+    ) -> Iterator[Way | None]:
+        """The ways of maps of arguments; those of parts of one value are one map of that value."""
+        parts: dict[Term, list[tuple[Term, Diagonal]]] = {}
         for arg, diagonal in moved:
             found = self._is_only(arg, above) and self._whole(arg, diagonal)
             if found:
-                parts.setdefault(found[0], []).append((arg, diagonal, found[1]))
+                parts.setdefault(found[0], []).append((arg, found[1]))
+        together: set[Term] = set()
         for x, same in parts.items():
             if len(same) == 1:
                 continue
-            whole: Diagonal | None = same[0][2]
-            for _, _, other in same[1:]:
+            whole: Diagonal | None = same[0][1]
+            for _, other in same[1:]:
                 whole = None if whole is None else other.after(whole)
-            way = self._before_whole([arg for arg, _, _ in same], x, whole)
+            args = [arg for arg, _ in same]
+            way = self._before_whole(args, x, whole)
             if way is not None:
-                for arg, diagonal, _ in same:
-                    moved.remove((arg, diagonal))
+                together.update(args)
                 yield way
+        for arg, diagonal in moved:
+            if arg not in together:
+                yield self._into(arg, diagonal, above)
 
     def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
         scaling = term.scaling
