@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -70,8 +70,8 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
         bar.stop()
 
 
-class Steps:
-    """A bar over so many steps on a terminal, and a line for each step elsewhere.
+class _Bar:
+    """A bar over steps on a terminal, with a text behind it; lines are for elsewhere.
 
     Args:
         out: Where.
@@ -91,12 +91,21 @@ class Steps:
         )
         self._task = self._bar.add_task(plain(title), total=None, last="")
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
+
+
+class Steps(_Bar):
+    """A bar over so many steps on a terminal, and a line for each step elsewhere.
+
+    Args:
+        out: Where.
+        title: What is done.
+    """
 
     def done(self, what: str, count: int, total: int) -> None:
         """One step is done."""
@@ -105,7 +114,7 @@ class Steps:
             self._out.print(f"{count} of {total}: {what}")
 
 
-class TrainingBar:
+class TrainingBar(_Bar):
     """A progress bar over the epochs and steps of one run, with the last epoch's figures.
 
     Where the output is no terminal there is no bar, but a line for each epoch.
@@ -117,26 +126,9 @@ class TrainingBar:
     """
 
     def __init__(self, out: Console, title: str, epochs: int) -> None:
-        self._out, self._title = out, title
-        self._epochs = epochs
+        super().__init__(out, title)
+        self._title, self._epochs = title, epochs
         self._done = 0
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=out,
-            disable=not out.is_terminal or out.quiet,
-        )
-        self._task = self._bar.add_task(plain(title), total=None, figures="")
-
-    def __enter__(self) -> TrainingBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
 
     def on_batch(self, done: int, total: int) -> None:
         """Advance by one step."""
@@ -150,6 +142,6 @@ class TrainingBar:
         name, score = next(iter(result.figures.items()))
         test = f"{name} {score:.4g}" if "loss" in name else f"test {score:.2%}"
         figures = f"loss {result.loss:.4f}  {train}{test}"
-        self._bar.update(self._task, figures=figures)
+        self._bar.update(self._task, last=figures)
         if not self._out.is_terminal:
             self._out.print(f"{self._title}: epoch {result.epoch} of {self._epochs}  {figures}")
