@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from onnx_expand.cost import Inspection
     from onnx_expand.equivalence import Verdict
-    from onnx_expand.keywords import CheckKeywords, ExpandKeywords, FoldKeywords, Shapes
+    from onnx_expand.keywords import CheckKeywords, ExpandCall, FoldCall, Shapes
     from onnx_expand.model import ModelLike
     from onnx_expand.passes import ExpandReport, FoldReport, Verification
     from onnx_expand.workflow.pipeline import Done, StepLike
@@ -36,44 +36,32 @@ def expand(
     model: Held,
     output: None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[False] = False,
-    **options: Unpack[ExpandKeywords],
+    **options: Unpack[ExpandCall],
 ) -> Held: ...
 @overload
 def expand(
     model: Held,
     output: None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[True],
-    **options: Unpack[ExpandKeywords],
+    **options: Unpack[ExpandCall],
 ) -> tuple[Held, ExpandReport]: ...
 @overload
 def expand(
     model: FilePath,
     output: FilePath | None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[False] = False,
-    **options: Unpack[ExpandKeywords],
+    **options: Unpack[ExpandCall],
 ) -> Path: ...
 @overload
 def expand(
     model: FilePath,
     output: FilePath | None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[True],
-    **options: Unpack[ExpandKeywords],
+    **options: Unpack[ExpandCall],
 ) -> tuple[Path, ExpandReport]: ...
 def expand(
     model: ModelLike,
@@ -157,44 +145,32 @@ def fold(
     model: Held,
     output: None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[False] = False,
-    **options: Unpack[FoldKeywords],
+    **options: Unpack[FoldCall],
 ) -> Held: ...
 @overload
 def fold(
     model: Held,
     output: None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[True],
-    **options: Unpack[FoldKeywords],
+    **options: Unpack[FoldCall],
 ) -> tuple[Held, FoldReport]: ...
 @overload
 def fold(
     model: FilePath,
     output: FilePath | None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[False] = False,
-    **options: Unpack[FoldKeywords],
+    **options: Unpack[FoldCall],
 ) -> Path: ...
 @overload
 def fold(
     model: FilePath,
     output: FilePath | None = None,
     *,
-    verify: bool | int = False,
-    shapes: Shapes | None = None,
-    assume_constant_initializers: bool = False,
     report: Literal[True],
-    **options: Unpack[FoldKeywords],
+    **options: Unpack[FoldCall],
 ) -> tuple[Path, FoldReport]: ...
 def fold(
     model: ModelLike,

@@ -15,10 +15,26 @@ if TYPE_CHECKING:
     from onnx_expand.linear.policy import Policy
     from onnx_expand.passes.plans import Plan
 
-__all__ = ["CheckKeywords", "ExpandKeywords", "FoldKeywords", "Shapes"]
+__all__ = [
+    "CheckKeywords",
+    "ExpandCall",
+    "ExpandKeywords",
+    "FoldCall",
+    "FoldKeywords",
+    "Handover",
+    "Shapes",
+]
 
 Shapes = Mapping[str, Sequence[int | str]]
 """Extents of inputs, by name; a string is a symbolic extent."""
+
+
+class Handover(TypedDict, total=False):
+    """How a model is taken in and handed over, whatever is done to it."""
+
+    verify: bool | int
+    shapes: Shapes | None
+    assume_constant_initializers: bool
 
 
 class FoldKeywords(TypedDict, total=False):
@@ -61,6 +77,14 @@ class ExpandKeywords(TypedDict, total=False):
     path: str | None
     max_params_mult: float | None
     max_residual: float
+
+
+class FoldCall(FoldKeywords, Handover, total=False):
+    """All keywords of `fold` but `report`, which decides what it returns."""
+
+
+class ExpandCall(ExpandKeywords, Handover, total=False):
+    """All keywords of `expand` but `report`, which decides what it returns."""
 
 
 class CheckKeywords(TypedDict, total=False):

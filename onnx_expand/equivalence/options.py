@@ -59,11 +59,9 @@ class CheckOptions:
     ranges: Mapping[str, tuple[float, float]] | None = option(
         None,
         "Draw an input, or all, evenly from a range; in Python by name, where '' is all.",
-        metavar="[NAME:]LO,HI",
-        flag="--val-range",
     )
     shapes: Mapping[str, Sequence[int | str]] | None = option(
-        None, "Extents of random inputs, by name; a text is an open extent.", flag="--shape"
+        None, "Extents of random inputs, by name; a text is an open extent."
     )
     regions: bool = option(
         True,
