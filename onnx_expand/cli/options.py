@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
@@ -11,7 +11,7 @@ import click
 
 from onnx_expand.errors import UsageError
 from onnx_expand.model import check_output
-from onnx_expand.options import alternatives, explain
+from onnx_expand.options import CALLED, alternatives, explain
 
 __all__ = [
     "assume_constant_option",
@@ -180,7 +180,7 @@ def _type(kind: Any) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return click.Choice(inner)
-    if origin is tuple:
+    if origin in {tuple, Sequence} and inner[0] in CALLED:
         return _Listed(inner[0])
     if origin is not None:
         return str

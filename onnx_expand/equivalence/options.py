@@ -70,6 +70,10 @@ class CheckOptions:
     )
 
     def __post_init__(self) -> None:
+        for name in ("providers", "providers_b"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, str) or not value):
+                raise UsageError(f"{name} is {value!r}; give a list, such as ['cpu']")
         settle(self)
         require(
             self,
@@ -79,5 +83,3 @@ class CheckOptions:
             atol=(0, math.inf, "finite and not negative"),
             factor=(math.ulp(0.0), math.inf, "finite and positive"),
         )
-        if self.providers is not None and not self.providers:
-            raise UsageError("providers is empty; give a list, such as ['cpu']")

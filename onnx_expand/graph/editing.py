@@ -13,7 +13,7 @@ from onnx_expand.graph.origins import inherit
 from onnx_expand.graph.spill import Spill
 from onnx_expand.graph.tensors import first_bytes, read_tensor, same_bytes
 
-__all__ = ["Entry", "Rewriter", "detach", "label"]
+__all__ = ["ACTIVATION_KEY", "UNIT_KEY", "Entry", "Rewriter", "detach", "label"]
 
 UNIT_KEY = "onnx_expand.unit"
 ACTIVATION_KEY = "onnx_expand.activation"
