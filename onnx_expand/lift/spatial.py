@@ -138,10 +138,12 @@ def _cut(start: int, end: int, step: int, size: int | None) -> tuple[int, int]:
 def _space_to_depth(node: ir.Node, facts: Facts) -> Linear | None:
     """Blocks of positions as channels: every tap of a kernel as large as its stride.
 
-    Channel `(i b + j) m + c` is channel c at row i and column j of its block. The input ends with
-    a block, so that padding behind it, of less than one, is not read.
+    Channel `(i b + j) m + c` is channel c at row i and column j of its block; in the mode CRD
+    (from operator set 28 on) channel `c b^2 + i b + j` is. The input ends with a block, so that
+    padding behind it, of less than one, is not read.
     """
     x, block = input_of(node, 0), int_of(node, "blocksize", facts.opset)
+    by_channel = text_of(node, "mode", facts.opset) == "CRD"
     shape = facts.shape(x)
     if shape is None:
         refuse_unknown_rank(x)
@@ -155,6 +157,7 @@ def _space_to_depth(node: ir.Node, facts: Facts) -> Linear | None:
 
     def load() -> AffineConv:
         weight = np.eye(taps).reshape(taps, 1, 1, block, block) * np.eye(m)[:, :, None, None]
+        weight = np.swapaxes(weight, 0, 1) if by_channel else weight
         weight = weight.reshape(geometry.weight_shape)
         return AffineConv(weight, None, geometry.strides, pads=geometry.pads)
 

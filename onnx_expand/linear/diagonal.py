@@ -226,7 +226,7 @@ def commuted(term: Map, diagonal: Diagonal, *, back: bool) -> Diagonal | None:
         return None
     if diagonal.shift is None:
         return diagonal
-    if geometry.transposed or max(geometry.pads, default=0) > 0:
+    if geometry.is_anchored or max(geometry.pads, default=0) > 0:
         return None
     weight = term.load().weight
     gains = weight.reshape(len(weight), -1).sum(axis=1)

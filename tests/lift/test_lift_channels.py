@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_expand.errors import Reason, Refusal
@@ -57,6 +58,15 @@ def test_space_to_depth(block: int) -> None:
     """Blocks of positions become channels."""
     x = normal(2, 3, 6, 12)
     acts_as_its_node(one_node(f"y = SpaceToDepth<blocksize={block}>(x)", x), x)
+
+
+@pytest.mark.skipif(onnx.defs.onnx_opset_version() < 28, reason="onnx has no modes of it")
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_space_to_depth_in_either_order(mode: str) -> None:
+    """Blocks come first or channels do, as the node says from operator set 28 on."""
+    x = normal(2, 3, 4, 6)
+    text = f'y = SpaceToDepth<blocksize=2, mode="{mode}">(x)'
+    acts_as_its_node(one_node(text, x, 28), x)
 
 
 @pytest.mark.parametrize("cut", [(0, FAR, 2), (1, FAR, 2), (2, FAR, 3), (1, -1, 2), (0, 6, 4)])

@@ -196,6 +196,22 @@ def test_a_shift_stays_before_a_layer_of_unknown_borders() -> None:
     _agree(model, folded)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_shift_does_not_pass_sums_of_unknown_borders(layer: str, behind: bool) -> None:
+    """A kernel of equal sums multiplies a shift by one number, but for the zeros of its border."""
+    pytest.importorskip("onnxruntime")
+    layer = LAYERS[layer].replace(", group=2", "").replace("<", "<group=4, ")
+    first, last = ("s = Add(x, e)", "t = Identity(a)"), ("s = Neg(x)", "t = Add(a, e)")
+    before, after = last if behind else first
+    model = graph(
+        f"g (float[N,4,H,W] x) => (float[N,4,P,Q] y) {{ {before} a = {layer}(s, w) {after} "
+        "y = Conv(t, p, v) }",
+        _arrays() | {"w": np.ones((4, 1, 3, 3), np.float32)},
+    )
+    _agree(model, fold(model, Policy.CHEAPEST)[0])
+
+
 @pytest.mark.parametrize("behind", BEHIND)
 def test_a_weight_says_rank_and_channels_behind_a_foreign_op(behind: str) -> None:
     """What onnxruntime's own Gelu leaves open, the convolution behind it says."""

@@ -75,10 +75,11 @@ def dims(x: Array) -> str:
     return ",".join(["N", *map(str, x.shape[1:])])
 
 
-def one_node(text: str, x: Array, /, **constants: Any) -> onnx.ModelProto:
+def one_node(text: str, x: Array, opset: int = 17, /, **constants: Any) -> onnx.ModelProto:
     """A model in float64 of one node, written as text, that maps x to y."""
     axes = ",".join("ABCDE"[: x.ndim])
     return graph(
         f"g (double[{dims(x)}] x) => (double[{axes}] y) {{ {text} }}",
         {name: np.asarray(array) for name, array in constants.items()},
+        opset=opset,
     )
