@@ -62,7 +62,7 @@ def bench(
     """
     from onnx_expand.workflow.bench import bench as measure
 
-    check_outputs(json_path, png, html)
+    check_outputs(json_path, png, html, reads=models)
     with working("timing", quiet=quiet):
         found = measure(
             models,

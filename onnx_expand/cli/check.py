@@ -71,7 +71,7 @@ def check(
     from onnx_expand.equivalence import bisect as search
     from onnx_expand.equivalence import check as compare
 
-    check_outputs(json_path, junit, html)
+    check_outputs(json_path, junit, html, reads=(a, b, certificate, options["inputs"]))
     if b is None:
         raise UsageError("B is missing; name the model to compare with A")
     source: str | ir.Model = a

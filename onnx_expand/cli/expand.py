@@ -17,6 +17,7 @@ from onnx_expand.cli.options import (
     html_option,
     options_of,
     quiet_option,
+    require_both,
     said,
     shape_option,
 )
@@ -89,9 +90,12 @@ def expand(
         _strip(source, target, dry_run=dry_run)
         return
     run = Expand(**said(options))
-    check_outputs(None if dry_run else target, report, plan_out, html)
+    written = None if dry_run else target
+    check_outputs(report, plan_out, html, model=written, reads=(source, options["plan"]))
     if html is not None and dry_run:
         raise UsageError("--html is about a model that is written; leave --dry-run out")
+    if html is not None:
+        require_both(source, target)
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
@@ -134,7 +138,7 @@ def _verify(
 
 
 def _strip(source: str, target: str | None, *, dry_run: bool) -> None:
-    check_outputs(None if dry_run else target)
+    check_outputs(model=None if dry_run else target)
     model = load(source)
     removed = StripNonlinear().call(model).removed
     if target is not None and not dry_run:

@@ -17,6 +17,7 @@ from onnx_expand.cli.options import (
     html_option,
     options_of,
     quiet_option,
+    require_both,
     said,
     shape_option,
     verbose_option,
@@ -79,11 +80,13 @@ def fold(
     """
     if target is None and not dry_run:
         raise UsageError("OUT is missing; name a file, or give --dry-run")
-    check_outputs(target, report, certificate, html)
+    check_outputs(report, certificate, html, model=target, reads=[source])
     if certificate is not None and (target is None or dry_run):
         raise UsageError("--certificate is about a model that is written; name OUT")
     if html is not None and (target is None or dry_run):
         raise UsageError("--html is about a model that is written; name OUT")
+    if certificate is not None or html is not None:
+        require_both(source, target)
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)

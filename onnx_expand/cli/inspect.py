@@ -42,7 +42,7 @@ def inspect(
     convolutions and matrix products; "with elementwise" is the way of counting of the ExpandNets
     paper, which adds biases, normalization, activations and pooling.
     """
-    check_outputs(json_path)
+    check_outputs(json_path, reads=[model])
     loaded = load(model)
     if shapes:
         from onnx_expand.equivalence.extents import fix_extents

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
@@ -21,6 +21,7 @@ __all__ = [
     "options_of",
     "parse_shape",
     "quiet_option",
+    "require_both",
     "said",
     "shape_option",
     "verbose_option",
@@ -82,17 +83,39 @@ shape_option = click.option(
 )
 
 
-def check_outputs(*paths: str | None) -> None:
-    """Find out before the work begins that a result could not be written."""
+def check_outputs(
+    *paths: str | None, model: str | None = None, reads: Iterable[str | None] = ()
+) -> None:
+    """Find out before the work begins that a result could not be written.
+
+    Args:
+        paths: Where results go; `-` is stdout.
+        model: Where the model goes, which may take the place of one that is read.
+        reads: The files that the command reads.
+
+    Raises:
+        UsageError: A file cannot be written, or what is there is still needed.
+    """
+    if model == "-":
+        raise UsageError("a model is not written to stdout; name a file (or ./-)")
+    read = {Path(path).resolve() for path in reads if path}
     written: set[Path] = set()
-    for path in paths:
+    for path in (model, *paths):
         if path and path != "-":
             place = check_output(path).resolve()
             if place in written:
                 raise UsageError(f"{path}: two results would be written there; name another file")
+            if place in read and path is not model:
+                raise UsageError(f"{path}: is read by this command; name another file")
             written.add(place)
         elif path == "":
             raise UsageError("an output path is empty; name a file")
+
+
+def require_both(source: str, target: str | None) -> None:
+    """Refuse a document about two models one of which would take the place of the other."""
+    if target is not None and Path(target).resolve() == Path(source).resolve():
+        raise UsageError("a certificate or page is about two models; name an OUT other than IN")
 
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def run(
     if (passes is None) == (config is None):
         raise UsageError("give either --passes or --config")
     pipeline = Pipeline.of(passes) if passes is not None else read_pipeline(config or "")
-    check_outputs(target, report)
+    check_outputs(report, model=target, reads=(source, config))
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)

@@ -105,7 +105,8 @@ def train(
       onnx-expand train net.onnx out.onnx --data imagenet --resume
     """
     plan = Plan.of(recipe, **said)
-    check_outputs(target, report, plan.run.then_fold, html)
+    reads = (source, data, plan.distill.teacher, plan.run.compare_baseline)
+    check_outputs(report, plan.run.then_fold, html, model=target, reads=reads)
     from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
     from onnx_expand.experiment import Experiment
 

@@ -6,7 +6,9 @@ there are, and the first matrix how long its rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -34,6 +36,8 @@ _SAME = {
     *("Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh"),
     *("ThresholdedRelu",),
 }
+_MOST = 1 << 40  # numbers of an input; no machine that computes has more
+
 _PAIRS = {"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"}
 _CHANNELS_STAY = {
     *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Pad", "Resize"),
@@ -120,6 +124,12 @@ def _require_fit(signature: Signature, wanted: Mapping[str, Sequence[int | str]]
         )
         if not fits:
             raise UsageError(f"shape: input '{name}' has extents {list(own)}, not {list(extents)}")
+        numbers = [e for e, o in zip_longest(extents, own) if isinstance(e, int) and e != o]
+        if min(numbers, default=1) < 1 or math.prod(numbers) > _MOST:
+            raise UsageError(
+                f"shape: extents {list(extents)} of input '{name}': each is 1 or more, and all "
+                f"together hold at most {_MOST} numbers"
+            )
 
 
 def _open(name: str, rank: int) -> Shape | None:

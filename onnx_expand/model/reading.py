@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         ModelError: The file is missing, is not ONNX, is truncated, or breaks ONNX's rules.
         UnsupportedError: It holds something that onnx-expand cannot keep.
     """
+    if not os.fspath(path):
+        raise ModelError("the path of a model is empty; name a file")
     path = Path(path)
     model = admit(_parse(path), str(path), path.parent)
     _LOG.debug("read %s: %d nodes", path, len(model.graph))
@@ -59,12 +62,16 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: is a directory, not an ONNX file")
+        if path.exists() and not path.is_file():  # may never end, and is read more than once
+            raise ModelError(f"{path}: is no regular file")
         if path.stat().st_size >= _TOO_LARGE:
             raise ModelError(
                 f"{path}: is larger than a file of protobuf can be (2 GiB); save the model with "
                 "its weights as external data"
             )
-        return onnx.load(path, load_external_data=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a text format is experimental
+            return onnx.load(path, load_external_data=False)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except OSError as error:

@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "text.onnx").write_text("this is no model\n")
     (tmp_path / "empty.onnx").write_bytes(b"")
     (tmp_path / "out.onnx").write_bytes(b"precious")
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
     return tmp_path
 
 
@@ -55,7 +56,9 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["absent.onnx", "cut.onnx", "text.onnx", "empty.onnx", "."])
+@pytest.mark.parametrize(
+    "name", ["absent.onnx", "cut.onnx", "text.onnx", "empty.onnx", "zero.onnx", "."]
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unreadable_model_is_one_line_and_code_3(
     folder: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
@@ -100,6 +103,21 @@ USAGE = [
     ("check net.onnx net.onnx -n 0", "0"),
     ("check net.onnx", "B"),
     ("sharpen net.onnx", "sharpen"),
+    ("fold net.onnx -", "stdout"),
+    ("run net.onnx - --passes fold", "stdout"),
+    ("fold net.onnx out.onnx --html net.onnx", "net.onnx"),
+    ("fold net.onnx out.onnx --report ./net.onnx", "net.onnx"),
+    ("fold net.onnx out.onnx --certificate net.onnx", "net.onnx"),
+    ("fold net.onnx ./net.onnx --certificate c.json", "other than IN"),
+    ("fold net.onnx net.onnx --html h.html", "other than IN"),
+    ("expand net.onnx out.onnx --plan-out net.onnx", "net.onnx"),
+    ("expand net.onnx out.onnx --plan p.json --plan-out p.json", "p.json"),
+    ("expand net.onnx net.onnx --html h.html", "other than IN"),
+    ("inspect net.onnx --json net.onnx", "net.onnx"),
+    ("check net.onnx cut.onnx --junit cut.onnx", "cut.onnx"),
+    ("check net.onnx cut.onnx --inputs i.npz --json i.npz", "i.npz"),
+    ("bench net.onnx cut.onnx --png cut.onnx", "cut.onnx"),
+    ("run net.onnx out.onnx --passes fold --report net.onnx", "net.onnx"),
 ]
 
 
@@ -114,7 +132,22 @@ def test_wrong_usage_is_one_line_and_code_2(
     assert re.fullmatch(r"onnx-expand: error: [^\n]+\n", err)
     assert named in err
     assert (folder / "out.onnx").read_bytes() == b"precious"
+    assert (folder / "net.onnx").stat().st_size > 10_000
     assert not list(folder.glob(".*"))
+
+
+@needs_ort
+@pytest.mark.parametrize("extents", ["0,3,9,9", "1,3,9999999,999999999", "99999999999999,3,9,9"])
+@pytest.mark.parametrize("command", ["fold net.onnx out.onnx", "check net.onnx net.onnx"])
+def test_extents_that_no_input_has(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, extents: str
+) -> None:
+    """Nothing is compared on no numbers, and nothing is asked of memory that nobody has."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,H,W] x) => (float[N,3,H,W] y) '
+    onnx.save(onnx.parser.parse_model(text + "{ y = Relu(x) }"), folder / "net.onnx")
+    code, _, err = run(folder, capsys, *command.split(), "--shape", f"x:{extents}")
+    assert code == 2
+    assert re.fullmatch(r"onnx-expand: error: [^\n]+'x'[^\n]+\n", err)
 
 
 @needs_torch
