@@ -26,7 +26,7 @@ from onnx_expand.cli.progress import working
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
 from onnx_expand.options import split
-from onnx_expand.passes import Fold, Preprocess, Verification, assume_constant
+from onnx_expand.passes import Fold, FoldReport, Preprocess, Verification, assume_constant
 from onnx_expand.workflow.certificate import certify
 
 __all__ = ["fold"]
@@ -78,15 +78,16 @@ def fold(
       onnx-expand fold trained.onnx deploy.onnx --policy cheapest   # also folds BN
       onnx-expand fold net.onnx deploy.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
-    if target is None and not dry_run:
+    if dry_run:
+        target = None
+    elif target is None:
         raise UsageError("OUT is missing; name a file, or give --dry-run")
+    for flag, path in (("--certificate", certificate), ("--html", html)):
+        if path is not None:
+            if target is None:
+                raise UsageError(f"{flag} is about a model that is written; leave --dry-run out")
+            require_both(source, target)
     check_outputs(report, certificate, html, model=target, reads=[source])
-    if certificate is not None and (target is None or dry_run):
-        raise UsageError("--certificate is about a model that is written; name OUT")
-    if html is not None and (target is None or dry_run):
-        raise UsageError("--html is about a model that is written; name OUT")
-    if certificate is not None or html is not None:
-        require_both(source, target)
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
@@ -100,28 +101,37 @@ def fold(
     with working("folding", quiet=quiet):
         outcome = run.call(model).report
     out = render.console(quiet=quiet or report == "-")
-    if not dry_run and checks != 0:
+    if target is not None and checks != 0:
         with working("checking", quiet=quiet):
             found = _verify(source, preprocess, model, checks, shapes)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the folded model differs", target)
     if report:
         render.write_json(outcome.as_dict(), report)
-    if target is not None and not dry_run:
+    if target is not None:
         save(model, target)
         if certificate is not None:
-            verdict = outcome.verification.verdict
-            stated = None if verdict is None else verdict.as_dict()
-            paper = certify(source, target, outcome.as_dict(), stated, preprocess)
-            render.write_json(paper, certificate)
-    if html is not None and target is not None:
-        from onnx_expand.cli.pages import write_fold
-
-        with working("timing both models", quiet=quiet):
-            write_fold(html, outcome, source, target)
-    print_fold(out, outcome, written=not dry_run, verbose=verbose)
-    if not dry_run:
+            _certify(certificate, source, target, outcome, preprocess)
+        if html is not None:
+            with working("timing both models", quiet=quiet):
+                _write_page(html, outcome, source, target)
+    print_fold(out, outcome, written=target is not None, verbose=verbose)
+    if target is not None:
         out.print(outcome.verification.text)
+
+
+def _certify(
+    path: str, source: str, target: str, outcome: FoldReport, preprocess: Preprocess | None
+) -> None:
+    verdict = outcome.verification.verdict
+    stated = None if verdict is None else verdict.as_dict()
+    render.write_json(certify(source, target, outcome.as_dict(), stated, preprocess), path)
+
+
+def _write_page(path: str, outcome: FoldReport, source: str, target: str) -> None:
+    from onnx_expand.cli.pages import write_fold  # layouts and drawings are slow to import
+
+    write_fold(path, outcome, source, target)
 
 
 def _verify(

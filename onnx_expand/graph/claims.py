@@ -16,7 +16,10 @@ from collections.abc import Iterator
 
 import onnx
 
-__all__ = ["Claims", "describe"]
+__all__ = ["MADE_UP", "Claims", "describe"]
+
+MADE_UP = "unk__"
+"""Prefix of the dimension names that ONNX's shape inference makes up."""
 
 _DEFAULT = {"", "ai.onnx"}
 _NESTED = {"optional_type", "sequence_type"}

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.budget import Budget
+from onnx_expand.graph.claims import MADE_UP
 from onnx_expand.graph.constants import evaluate
 from onnx_expand.graph.ops import Trait, op_of
-from onnx_expand.graph.shapes import BODY, MADE_UP, Dim, Inference, default_opset
+from onnx_expand.graph.shapes import BODY, Dim, Inference, default_opset
 from onnx_expand.graph.stored import _BLOCK, read_external, stored_bytes, values_of
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.graph.writable import Dialect, Writable

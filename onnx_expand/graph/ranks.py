@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 import onnx
 
+from onnx_expand.graph.classes import Classes
 from onnx_expand.graph.guards import HIDDEN
 from onnx_expand.graph.ops import Trait, ops_with
 
@@ -40,7 +41,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
     Returns:
         The ranks of further values; none where nodes contradict each other.
     """
-    find = _Classes()
+    find = Classes[str]()
     for node in graph.node:
         for one, other in _alike(node, known):
             find.join(one, other)
@@ -48,7 +49,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
     for node in graph.node:
         for name in (*node.input, *node.output):
             find(name)
-    inside = set(find.names)
+    inside = set(find.members)
     found = [(name, rank) for name, rank in known.items() if name in inside]
     found += [pair for node in graph.node for pair in _demands(node, known)]
     mixed = [node for node in graph.node if _is(node, _BROADCASTING) and all(node.input)]
@@ -63,7 +64,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
                 if ranks.setdefault(find(name), rank) != rank:
                     return {}
         backwards = not backwards
-    proved = {name: ranks[find(name)] for name in find.names if name and find(name) in ranks}
+    proved = {name: ranks[find(name)] for name in find.members if name and find(name) in ranks}
     return {name: rank for name, rank in proved.items() if name not in known}
 
 
@@ -119,15 +120,15 @@ def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
         graph: The graph; the graphs within its nodes are not looked at.
         known: The element types that are known, 0 where one is not.
     """
-    find = _Classes()
+    find = Classes[str]()
     for node in graph.node:
         for one, other in itertools.pairwise(_of_one_type(node)):
             find.join(one, other)
     types: dict[str, int] = {}
-    for name in find.names:
+    for name in find.members:
         if known.get(name):
             types.setdefault(find(name), known[name])
-    names = (name for name in find.names if not known.get(name))
+    names = (name for name in find.members if not known.get(name))
     return {name: types[find(name)] for name in names if find(name) in types}
 
 
@@ -139,28 +140,6 @@ def _of_one_type(node: onnx.NodeProto) -> list[str]:
     elif _is(node, _KEEPING - _CONVERTING):
         ends = [*node.input[:1], *node.output[:1]]
     return [name for name in ends if name]
-
-
-class _Classes:
-    """Names in classes, each class known by one of its names."""
-
-    def __init__(self) -> None:
-        self._above: dict[str, str] = {}
-
-    def __call__(self, name: str) -> str:
-        above = self._above
-        while above.setdefault(name, name) != name:
-            above[name] = name = above[above[name]]
-        return name
-
-    def join(self, one: str, other: str) -> None:
-        """Let two names be of one class."""
-        self._above[self(one)] = self(other)
-
-    @property
-    def names(self) -> list[str]:
-        """All names."""
-        return list(self._above)
 
 
 def _is(node: onnx.NodeProto, ops: Container[str]) -> bool:

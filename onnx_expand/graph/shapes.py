@@ -16,13 +16,13 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.graph.claims import Claims, describe
+from onnx_expand.graph.backward import state_proved, types_of
+from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
-from onnx_expand.graph.ranks import prove_channels, prove_ranks, prove_types
 from onnx_expand.graph.tensors import read_tensor
 
-__all__ = ["BODY", "MADE_UP", "Dim", "Inference", "default_opset"]
+__all__ = ["BODY", "Dim", "Inference", "default_opset"]
 
 BODY = "onnx_expand.body"
 """Says of a model that its graph is the body of a function, whose inputs promise nothing."""
@@ -35,8 +35,6 @@ _SMALL = 1024
 # Below this many bytes a copy of all weights costs less than taking them out.
 _CHEAP = 1 << 25
 
-MADE_UP = "unk__"
-"""How names of extents begin that inference makes up."""
 # How often claims are asked for what inference does not know.
 _OFFERS = 8
 _Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
@@ -110,7 +108,7 @@ class Inference:
             inferred = self._infer()
         described_model = self._proto if inferred is None else inferred
         for graph, described in _pairs(self._model.graph, described_model.graph):
-            types = _types(described)
+            types = types_of(described)
             for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
                 kind = types.get(value.name or "")
                 if kind is None:
@@ -134,11 +132,11 @@ class Inference:
         self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]
     ) -> bool:
         """Let a graph, and those within it, say what is proved; whether any of it is new."""
-        types = _types(inferred)
+        types = types_of(inferred)
         known = outer | {
             name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
         }
-        found = _state_proved(graph, inferred, types, known)
+        found = state_proved(graph, inferred, types, known)
         for node, same in zip(graph.node, inferred.node, strict=True):
             for one, other in zip(node.attribute, same.attribute, strict=True):
                 if one.HasField("g"):
@@ -228,77 +226,6 @@ def _type_of(dtype: ir.DataType, dims: tuple[Hashable, ...]) -> onnx.TypeProto:
         for d in dims
     ]
     return onnx.helper.make_tensor_type_proto(int(dtype), named)
-
-
-def _state_proved(
-    graph: onnx.GraphProto,
-    inferred: onnx.GraphProto,
-    types: Mapping[str, onnx.TypeProto.Tensor],
-    ranks: Mapping[str, int],
-) -> bool:
-    """Let a graph say the ranks, channels and types that its nodes prove; whether any are new.
-
-    Args:
-        graph: The graph.
-        inferred: What inference made of it.
-        types: What is known of its values.
-        ranks: Ranks that are known, those of values from outside included.
-    """
-    own = {name for node in graph.node for name in node.output}
-    own |= {info.name for info in graph.input}
-    new: dict[str, onnx.TypeProto.Tensor] = {}
-
-    def stated(name: str) -> onnx.TypeProto.Tensor | None:
-        if name not in own:
-            return None  # it comes from outside
-        if name not in new:
-            new[name] = onnx.TypeProto.Tensor()
-            new[name].CopyFrom(types.get(name, onnx.TypeProto.Tensor()))
-        return new[name]
-
-    known = {name: kind.elem_type for name, kind in types.items()}
-    made = [name for node in graph.node for name in node.output if name]
-    is_typed = all(known.get(name) for name in (*known, *made))
-    for name, dtype in () if is_typed else prove_types(inferred, known).items():
-        kind = stated(name)
-        if kind is not None and not kind.elem_type:
-            kind.elem_type = dtype
-    is_ranked = all(name in ranks for name in (*known, *made))
-    for name, rank in () if is_ranked else prove_ranks(inferred, ranks).items():
-        kind = stated(name)
-        if kind is not None and not kind.HasField("shape"):
-            kind.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))
-    dims = {n: [_static(d) for d in t.shape.dim] for n, t in types.items() if t.HasField("shape")}
-    for name, axis, size in prove_channels(inferred, dims):
-        kind = stated(name)
-        if kind is not None and -len(kind.shape.dim) <= axis < len(kind.shape.dim):
-            dim = kind.shape.dim[axis]
-            if not dim.HasField("dim_value"):
-                dim.dim_value = size
-    found = {n: kind for n, kind in new.items() if kind.elem_type and kind != types.get(n)}
-    for kind in found.values():
-        for dim in kind.shape.dim:
-            if dim.dim_param.startswith(MADE_UP):
-                dim.ClearField("dim_param")
-    describe(graph, {name: onnx.TypeProto(tensor_type=kind) for name, kind in found.items()})
-    return bool(found)
-
-
-def _static(dim: onnx.TensorShapeProto.Dimension) -> int | None:
-    return dim.dim_value if dim.HasField("dim_value") else None
-
-
-def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """What a graph says of its values, its weights among them."""
-    infos = (*graph.input, *graph.value_info, *graph.output)
-    types: dict[str, onnx.TypeProto.Tensor] = {}
-    for info in infos:  # an input that is an output, too, may say its shape but once
-        if info.name not in types or info.type.tensor_type.HasField("shape"):
-            types[info.name] = info.type.tensor_type
-    for tensor in graph.initializer:
-        kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-        types.setdefault(tensor.name, kind.tensor_type)
-    return types
 
 
 def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:

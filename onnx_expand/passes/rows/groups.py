@@ -10,6 +10,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.classes import Classes
 from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
@@ -106,20 +107,14 @@ class Finder:
         ):  # only what leads to another product
             if isinstance(maker, ir.Node) and not any(map(self._stays_flat, value.uses())):
                 del self.flat[value]
-        above: dict[ir.Value, ir.Value] = {}
-
-        def find(value: ir.Value) -> ir.Value:
-            while above.setdefault(value, value) is not value:
-                value = above[value]
-            return value
-
+        classes = Classes[ir.Value]()
         for value, maker in self.flat.items():
             reads = [maker.x] if isinstance(maker, Product) else self._operands(maker)
             for read in reads:
-                above[find(value)] = find(read)
+                classes.join(value, read)
         found: dict[ir.Value, Group] = defaultdict(Group)
         for value, maker in self.flat.items():
-            group = found[find(value)]
+            group = found[classes(value)]
             if isinstance(maker, Product):
                 group.products.append(maker)
             else:

@@ -1,0 +1,115 @@
+"""Write what nodes demand of their inputs into a graph, where forward inference can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from onnx_expand.graph.claims import MADE_UP, describe
+from onnx_expand.graph.ranks import prove_channels, prove_ranks, prove_types
+
+__all__ = ["state_proved", "types_of"]
+
+_Tensor = onnx.TypeProto.Tensor
+
+
+def state_proved(
+    graph: onnx.GraphProto,
+    inferred: onnx.GraphProto,
+    types: Mapping[str, _Tensor],
+    ranks: Mapping[str, int],
+) -> bool:
+    """Add the ranks, channels and types to a graph that its nodes prove.
+
+    Args:
+        graph: The graph.
+        inferred: The graph after forward inference.
+        types: The known types of its values.
+        ranks: The known ranks, also of values from outer graphs.
+
+    Returns:
+        Whether any of them is new.
+    """
+    proof = _Proof(graph, types)
+    proof.add_types(inferred)
+    proof.add_ranks(inferred, ranks)
+    proof.add_channels(inferred)
+    found = proof.found()
+    describe(graph, {name: onnx.TypeProto(tensor_type=kind) for name, kind in found.items()})
+    return bool(found)
+
+
+class _Proof:
+    """The types of a graph's own values, completed by what its nodes prove."""
+
+    def __init__(self, graph: onnx.GraphProto, types: Mapping[str, _Tensor]) -> None:
+        self._types = types
+        self._made = {name for node in graph.node for name in node.output}
+        self._own = self._made | {info.name for info in graph.input}
+        self._new: dict[str, _Tensor] = {}
+
+    def _of(self, name: str) -> _Tensor | None:
+        """The type under construction of a value; None for a value of an outer graph."""
+        if name not in self._own:
+            return None
+        if name not in self._new:
+            self._new[name] = _Tensor()
+            self._new[name].CopyFrom(self._types.get(name, _Tensor()))
+        return self._new[name]
+
+    def add_types(self, inferred: onnx.GraphProto) -> None:
+        known = {name: kind.elem_type for name, kind in self._types.items()}
+        if all(known.get(name) for name in (*known, *self._made) if name):
+            return
+        for name, dtype in prove_types(inferred, known).items():
+            kind = self._of(name)
+            if kind is not None and not kind.elem_type:
+                kind.elem_type = dtype
+
+    def add_ranks(self, inferred: onnx.GraphProto, ranks: Mapping[str, int]) -> None:
+        if all(name in ranks for name in (*self._types, *self._made) if name):
+            return
+        for name, rank in prove_ranks(inferred, ranks).items():
+            kind = self._of(name)
+            if kind is not None and not kind.HasField("shape"):
+                kind.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))
+
+    def add_channels(self, inferred: onnx.GraphProto) -> None:
+        dims = {
+            name: [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+            for name, kind in self._types.items()
+            if kind.HasField("shape")
+        }
+        for name, axis, size in prove_channels(inferred, dims):
+            kind = self._of(name)
+            if kind is not None and -len(kind.shape.dim) <= axis < len(kind.shape.dim):
+                dim = kind.shape.dim[axis]
+                if not dim.HasField("dim_value"):
+                    dim.dim_value = size
+
+    def found(self) -> dict[str, _Tensor]:
+        """The types that are new, without the dimension names that inference made up."""
+        found = {
+            name: kind
+            for name, kind in self._new.items()
+            if kind.elem_type and kind != self._types.get(name)
+        }
+        for kind in found.values():
+            for dim in kind.shape.dim:
+                if dim.dim_param.startswith(MADE_UP):
+                    dim.ClearField("dim_param")
+        return found
+
+
+def types_of(graph: onnx.GraphProto) -> dict[str, _Tensor]:
+    """Return the types that a graph declares of its values, those of its weights included."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    types: dict[str, _Tensor] = {}
+    for info in infos:  # a value that is input and output may declare its shape once only
+        if info.name not in types or info.type.tensor_type.HasField("shape"):
+            types[info.name] = info.type.tensor_type
+    for tensor in graph.initializer:
+        kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+        types.setdefault(tensor.name, kind.tensor_type)
+    return types
