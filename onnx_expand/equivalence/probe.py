@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from onnx_expand.equivalence.definition import Definition
 from onnx_expand.equivalence.demand import Meaning
 from onnx_expand.equivalence.inputs import REACHES, SCALES, Limits, Regime, draw
 from onnx_expand.equivalence.signature import Signature
@@ -31,6 +32,7 @@ class Probe:
         other: The one that it is compared with, if any.
         limits: What is known of its inputs.
         seed: Decides the inputs.
+        definition: At which sizes the model is defined; at all where it runs, when missing.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Probe:
         other: Session | None,
         limits: Limits,
         seed: int,
+        definition: Definition | None = None,
     ) -> None:
+        self._definition = definition
         self.notes: list[str] = []
         self._signature = signature
         self._session = session
@@ -76,6 +80,8 @@ class Probe:
                 return
             for size in choices:
                 if self._is_vast(size, _VAST if place < PLANNED else _VASTEST):
+                    continue
+                if not self._is_defined(size):
                     continue
                 tried.append(size)
                 try:
@@ -128,6 +134,13 @@ class Probe:
         ports = self._signature.inputs.values()
         shapes = [extents_at(p.symbols(), size) for p in ports if p.shape is not None]
         return bool(size) and sum(map(math.prod, shapes)) > most
+
+    def _is_defined(self, size: Sizes) -> bool:
+        """Whether the model is defined at a size, whatever a runtime makes of it."""
+        if self._definition is None or not size:
+            return True
+        ports = (p for p in self._signature.inputs.values() if p.shape is not None)
+        return self._definition.holds({p.name: extents_at(p.symbols(), size) for p in ports})
 
     def _draw(self, size: Sizes, regime: Regime, place: int, scale: float, reach: int) -> Tensors:
         rng = np.random.default_rng([self._seed, place])

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.equivalence.compare import Figure, Rule, distance
+from onnx_expand.equivalence.definition import Definition
 from onnx_expand.equivalence.elementary import with_kernel_noise, with_other_roundings
 from onnx_expand.equivalence.exactness import exact_reference
 from onnx_expand.equivalence.files import given_inputs, read_inputs
@@ -145,7 +146,10 @@ class Trial:
     def inputs(self, samples: int) -> list[tuple[str, Tensors]]:
         """Inputs that A can run on, with their names."""
         found: list[tuple[str, Tensors]] = []
-        probe = Probe(self._signature, self._probe, self._other, self._limits, self._seed)
+        definition = Definition(self._model)
+        probe = Probe(
+            self._signature, self._probe, self._other, self._limits, self._seed, definition
+        )
         sizes = probe.sizes()
         self.notes += probe.notes
         random = (Regime.NORMAL, Regime.UNIFORM, Regime.LARGE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,7 @@ class Inference:
         model: The model.
         one_sample: Take a symbolic batch, the first axis of an input, as one.
         usual: Take so many for every other extent of an input that is not static.
+        shapes: The extents of inputs, by name.
         is_body: The model's graph is the body of a function, whose inputs promise nothing.
 
     Attributes:
@@ -69,12 +70,15 @@ class Inference:
         *,
         one_sample: bool = False,
         usual: int | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         is_body: bool = False,
     ) -> None:
         self.dims: dict[ir.Value, tuple[Dim, ...]] = {}
         self.dtypes: dict[ir.Value, ir.DataType] = {}
         self._model = model
         self._proto, weights = _without_weights(model)
+        if shapes is not None:
+            _set_shapes(self._proto.graph, shapes)
         if one_sample:
             _set_batch(self._proto.graph)
         if usual is not None:
@@ -284,6 +288,15 @@ def _set_batch(graph: onnx.GraphProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in batches:
                 dim.dim_value = 1
+
+
+def _set_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Let inputs have some extents."""
+    for value in graph.input:
+        for dim, size in zip(
+            value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False
+        ):
+            dim.dim_value = size
 
 
 def _set_extents(graph: onnx.GraphProto, size: int) -> None:

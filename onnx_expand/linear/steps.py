@@ -287,12 +287,15 @@ def _for_some_sizes(parts: Sequence[Geometry], join: Term) -> Refusal | None:
     steps = next(iter(strides))
     if len(strides) > 1 or set(steps) <= {1} or all(_static(a.tensor) for a in join.args):
         return None
-    overhangs = zip(*(part.overhang for part in parts), strict=True)
-    if any(max(these) - min(these) >= step for these, step in zip(overhangs, steps, strict=True)):
+    overhangs = [set(these) for these in zip(*(part.overhang for part in parts), strict=True)]
+    if any(max(o) - min(o) >= step for o, step in zip(overhangs, steps, strict=True)):
         return None
+    axes = [str(axis) for axis, these in enumerate(overhangs, 2) if len(these) > 1]
+    which = f"ax{'e' if len(axes) > 1 else 'i'}s {' and '.join(axes)}"
     return Refusal(
         Reason.UNKNOWN_SHAPE,
-        "the branches have equal extents for some sizes only, and theirs are not static",
+        f"along {which} the branches have equal extents for some sizes only, "
+        "and one that is 1 would be broadcast",
         hint="give the sizes with --shape",
     )
 
@@ -302,13 +305,15 @@ def _levels(parts: Sequence[Geometry], join: Term) -> list[tuple[int, ...]]:
 
     Of maps with one stride that give equally many positions the one that goes furthest may stand
     for all, and what the others are padded with is not read. Slices of even and of odd rows are
-    such maps, where the number of rows is known to be even.
+    such maps, where the number of rows is known to be even; or where they are concatenated, which
+    asks for as many of either.
     """
     rank = max(part.rank for part in parts)
     nothing = [(0,) * rank] * len(parts)
     extents = [_static(arg.tensor) for arg in join.args]
     known = extents[0] is not None and len(set(extents)) == 1
-    if not known or any(p.rank != rank or p.transposed for p in parts):
+    equal = known or isinstance(join, Cat)
+    if not equal or any(p.rank != rank or p.is_anchored for p in parts):
         return nothing
     strides = parts[0].strides
     if any(p.strides != strides for p in parts):
