@@ -1,7 +1,7 @@
-"""The rewrites: `Expand` and `Fold`, passes over `onnx_ir.Model`.
+"""Passes over `onnx_ir.Model` such as `Expand` and `Fold`.
 
-The link `passes` on the project's top level leads here; imported through it, the modules are the
-same ones, so that `passes.fold.Fold` is `onnx_expand.passes.fold.Fold`.
+The symlink `passes` in the project's root points here. Imported through it, the modules are the
+same objects, so that `passes.fold.Fold` is `onnx_expand.passes.fold.Fold`.
 """
 
 import importlib

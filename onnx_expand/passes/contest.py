@@ -1,7 +1,7 @@
-"""Whole models, timed in turns on equal inputs: which of them is faster by more than noise.
+"""Time whole models in turns on equal inputs, to decide which is faster by more than noise.
 
-On the CPU one thread runs, and the time of the process counts: what else the machine does
-meanwhile disturbs it least.
+On the CPU the models run on one thread and the process time is measured, which other load on the
+machine disturbs least.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from onnx_expand.runtimes.latency import ratio_of
 __all__ = ["Contest", "Result"]
 
 _SECONDS = 2.0
-_ROUNDS = 12  # at least, however long they take
-# What stands for an extent that is not static, where nobody says: a batch of one, and these.
+_ROUNDS = 12  # the minimum number of rounds, however long they take
+# Candidates for extents that are neither static nor given, at a batch size of one.
 _EXTENTS = (224, 128, 64, 32)
 _AGAIN = " again"
 
 
 @dataclass(frozen=True)
 class Result:
-    """The times of some models, taken in turns.
+    """The times of several models, measured in turns.
 
     Attributes:
-        times: The n-th of all were taken together, in seconds, by name.
-        noise: By how much two sessions of one model seemed to differ, as a share.
+        times: Seconds by model name; the n-th times of all models were taken together.
+        noise: The relative difference between two sessions of one model.
     """
 
     times: Mapping[str, Sequence[float]]
     noise: float
 
     def ratio(self, name: str, other: str) -> tuple[float, float, float]:
-        """How long one takes by how long another does, with a 95 % interval."""
+        """Return the ratio of one model's time to another's, with a 95 % interval."""
         return ratio_of(self.times[name], self.times[other])
 
     def is_faster(self, name: str, other: str) -> bool:
-        """Whether one is faster than another by more than noise."""
+        """Return whether one model is faster than another by more than noise."""
         return self.ratio(name, other)[2] < 1 - self.noise
 
 
 @dataclass
 class Contest:
-    """Times models that take the same inputs.
+    """Time models that take the same inputs.
 
     Attributes:
-        source: The model whose inputs they are.
+        source: The model that defines the inputs.
         provider: `cpu` or `cuda`.
-        shapes: Extents of inputs, by name; a string is a symbolic extent.
-        seconds: How long one measurement takes, about.
+        shapes: Extents of inputs by name; a string is a symbolic extent.
+        seconds: The approximate duration of one measurement.
     """
 
     source: ir.Model
@@ -77,15 +77,15 @@ class Contest:
 
     @property
     def extents(self) -> str:
-        """The sizes of the inputs, for messages."""
+        """The extents of the inputs, for messages."""
         shapes = ("x".join(map(str, array.shape)) or "1" for array in self.feeds.values())
         return ", ".join(shapes)
 
     def time(self, models: Mapping[str, ir.Model]) -> Result:
-        """Time models, the first of them twice, in turns.
+        """Time models in turns, the first of them in two sessions.
 
         Raises:
-            UnsupportedError: One does not run.
+            UnsupportedError: A model does not run.
         """
         first = next(iter(models))
         asked = {**models, first + _AGAIN: models[first]}
@@ -102,7 +102,7 @@ class Contest:
         return Result(times, max(abs(low - 1), abs(high - 1)))
 
     def _inputs(self) -> Tensors:
-        """Random inputs on which the source runs, of the sizes at which it will be used."""
+        """Return random inputs on which the source runs, at realistic extents."""
         signature = Signature.of(self.source)
         session = OnnxRuntime("cpu").session(self.source, "model")
         extents = known_shapes(self.source, signature, self.shapes)

@@ -59,40 +59,40 @@ class ExpandResult(ir.passes.PassResult):
 class Expand(ir.passes.InPlacePass):
     """Replace Conv, ConvTranspose, Gemm and MatMul nodes with constant weights by several nodes.
 
-    What replaced what is recorded on the nodes, for fold.
+    Metadata of the new nodes record which node they replace, for fold.
 
     Raises:
-        UsageError: An option has a value that makes no sense, or the plan does not fit.
+        UsageError: An option has an invalid value, or the plan does not fit the model.
     """
 
     strategy: str = option(
         "auto",
         "cl: 1x1, k x k, 1x1. ck: 3x3 layers for a larger kernel. fc: matrices. acnet, repvgg, "
         "dbb, mobileone: sums of branches. lowrank: a narrow side path for fine-tuning. Of "
-        "several joined with + the first that applies is taken; auto is ck+cl+fc.",
+        "several joined with + the first that applies is used; auto is ck+cl+fc.",
         metavar="NAME[+NAME..]",
     )
-    rate: float = option(4.0, "Inner widths are so many times the layer's own.")
+    rate: float = option(4.0, "Inner widths as a multiple of the layer's own.")
     first_width: Literal["keep", "expand"] = option(
         "keep", "Input width of the first factor of the first convolutions."
     )
     include: str | None = option(
         None,
-        "Only nodes with a match of this regular expression in their name. 1x1 convolutions are "
-        "expanded only where they are asked for by name or kernel.",
+        "Only nodes whose name this regular expression matches. 1x1 convolutions are expanded "
+        "only if they are selected by name or kernel.",
         metavar="RE",
     )
-    exclude: str | None = option(None, "Not nodes with a match in their name.", metavar="RE")
+    exclude: str | None = option(None, "Only nodes whose name does not match.", metavar="RE")
     layers: int = option(3, "Layers for a fully connected one, 2 or 3.", flag="--fc-layers")
-    seed: int = option(0, "Of the initial numbers, for each node on its own.")
+    seed: int = option(0, "Seed of the initial values, independent for each node.")
     init: Literal[
         "random", "variance", "matched", "orthogonal", "balanced", "preserve", "contracted"
     ] = option(
         "random",
         "random: as the framework starts each layer; to be trained. variance, matched, "
-        "orthogonal, balanced: other random numbers for chains. preserve: compute what the model "
-        "computes. contracted: the model itself, with the weights of a random expansion "
-        "contracted at once.",
+        "orthogonal, balanced: other random values for chains. preserve: compute the same as the "
+        "model. contracted: the unexpanded model, with the weights of a random expansion "
+        "contracted immediately.",
     )
     nonlinear: Literal["relu", "prelu"] | None = option(
         None, "Put activations between the layers of each chain; strip-nonlinear removes them."
@@ -106,7 +106,7 @@ class Expand(ir.passes.InPlacePass):
     rank: int = option(8, "Inner width of the side path of lowrank.")
     plan: str | Plan | None = option(
         None,
-        "Expand by a plan, named or from a file; the other options hold for what it leaves open.",
+        "Expand by a plan, named or from a file; the other options are its defaults.",
         metavar="NAME|F",
     )
     ops: Sequence[str] = option((), "Only Conv, ConvTranspose, Gemm or MatMul.", metavar="OP,..")
@@ -114,20 +114,20 @@ class Expand(ir.passes.InPlacePass):
         (), "Only these kernels, such as 5,7x1.", metavar="K,.."
     )
     strides: Sequence[int] = option((), "Only convolutions of these strides.", metavar="S,..")
-    depthwise: bool | None = option(None, "Only depthwise convolutions, or none of them.")
-    residual: bool | None = option(None, "Only layers in residual blocks, or none of them.")
+    depthwise: bool | None = option(None, "Only depthwise convolutions, or no depthwise ones.")
+    residual: bool | None = option(None, "Only layers in residual blocks, or only others.")
     place: str | None = option(None, "Only first, inner or last layers; join with +.", metavar="P")
     path: Literal["contracting", "expanding"] | None = option(
         None, "Only layers before the first upsampling, or after it."
     )
     max_params_mult: float | None = option(
         None,
-        "The expanded model has at most so many times the parameters: the layers that grow least "
-        "are expanded.",
+        "Limit the parameters to this multiple of the original; the layers that grow least are "
+        "expanded first.",
         metavar="X",
     )
     max_residual: float = option(
-        0.0, "What preserve may miss of a weight, relative to it, in a layer."
+        0.0, "Largest relative error of a layer's weight that preserve accepts."
     )
     _select: Select = field(init=False, repr=False)
     _how: How = field(init=False, repr=False)
@@ -176,8 +176,8 @@ class Expand(ir.passes.InPlacePass):
         """Expand a model in place.
 
         Raises:
-            UsageError: The plan names nodes that the model does not have, or `contracted` meets a
-                model with expansions in it.
+            UsageError: The plan names nodes that the model does not have, or init is `contracted`
+                and the model already contains expansions.
         """
         given = Snapshot.of(model)
         before, counts = inspect_model(model), node_counts(model)
@@ -211,7 +211,7 @@ class Expand(ir.passes.InPlacePass):
             raise UsageError("init contracted: the model holds expansions already; fold it first")
 
     def _chosen(self, sites: Sequence[Site], run: _Run) -> list[_Choice]:
-        """What to expand and how; the rest goes to the run's skipped layers."""
+        """Choose the layers to expand; add the others to the skipped layers of the run."""
         counts: dict[Rule, int] = {}
         chosen = []
         for site in sites:
@@ -248,7 +248,7 @@ class Expand(ir.passes.InPlacePass):
         return _Choice(site, linear, unit, replace(how, strategy=unit.strategy))
 
     def _planned(self, site: Site, linear: Linear, counts: dict[Rule, int]) -> How | Refusal:
-        """How the plan, or else the options, say that a layer is expanded."""
+        """Return how the plan, or else the options, expand a layer."""
         plan = self._plan
         if plan is not None and site.name in plan.nodes:
             return plan.nodes[site.name]
@@ -285,7 +285,7 @@ class Expand(ir.passes.InPlacePass):
 
 @dataclass(frozen=True)
 class _Choice:
-    """A layer, and what is to replace it."""
+    """A layer, and the unit that is to replace it."""
 
     site: Site
     linear: Linear
@@ -294,13 +294,13 @@ class _Choice:
 
     @property
     def growth(self) -> int:
-        """Parameters that the unit has more than the layer."""
+        """The number of parameters that the unit has more than the layer."""
         geometry = replace(self.linear.geometry, bias=self.linear.bias is not None)
         return self.unit.parameters - geometry.parameters
 
 
 class _Run:
-    """One run over one model."""
+    """One expansion of one model."""
 
     def __init__(self, options: Expand, facts: Facts, writer: UnitWriter, size: int) -> None:
         self.options, self.facts, self.writer, self.size = options, facts, writer, size
@@ -308,7 +308,7 @@ class _Run:
         self.expanded: list[tuple[_Choice, Filled, list[ir.Node]]] = []
 
     def within_budget(self, choices: list[_Choice]) -> list[_Choice]:
-        """The choices that keep the model small enough, those that grow least first."""
+        """Select choices within the parameter budget, in order of increasing growth."""
         most = self.options.max_params_mult
         if most is None:
             return choices
@@ -329,13 +329,13 @@ class _Run:
         return [choice for index, choice in enumerate(choices) if index in kept]
 
     def expand(self, choice: _Choice) -> None:
-        """Replace one layer, or say why not."""
+        """Replace one layer, or record why it is skipped."""
         filled = self._filled(choice)
         written = filled
         if not isinstance(filled, Refusal):
             nodes = self.writer.replace(choice.linear, filled)
             if not isinstance(nodes, Refusal):
-                # The numbers are in the model; a second copy of all would fill the memory.
+                # The model holds the values; keeping a second copy of all would fill the memory.
                 self.expanded.append((choice, replace(filled, parts=()), nodes))
                 return
             written = nodes
@@ -343,7 +343,7 @@ class _Run:
         self.skipped.append(Skipped(choice.site.name, written))
 
     def report(self, before: Counts, after: Counts) -> tuple[Expansion, ...]:
-        """What was expanded, in order, with what it cost and costs."""
+        """Report the expanded layers in order, with their costs before and after."""
         found = []
         for choice, filled, nodes in self.expanded:
             old = before[nodes[-1].outputs[0].name or ""]
@@ -367,7 +367,7 @@ class _Run:
         return tuple(found)
 
     def _filled(self, choice: _Choice) -> Filled | Refusal:
-        """The numbers that a unit starts with."""
+        """Compute the initial values of a unit."""
         name, linear = choice.site.name, choice.linear
         rng = np.random.default_rng([self.options.seed, zlib.crc32(name.encode())])
         assert linear.weight is not None

@@ -1,4 +1,4 @@
-"""What expand did, and what it left alone."""
+"""The report of an expansion: the expanded and the skipped layers."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Expansion:
 
     Attributes:
         node: The layer's name.
-        op: Its op type.
-        kernel: Extents of its kernel, empty for a matrix.
-        how: How it was expanded, complete.
+        op: The layer's op type.
+        kernel: Extents of the layer's kernel, empty for a matrix.
+        how: The complete options of its expansion.
         result: The names of the nodes that replace it.
         widths: Channels before, between and after the layers of the chain, or main branch.
-        parameters: Before and after.
-        macs: Products before and after; None where a shape is not static.
-        residual: With `preserve`, the relative norm of what the new layers miss of the weight.
-        condition: With `preserve`, how many times faster the unit learns in one direction than in
-            another, compared with a single layer; infinite if some cannot be learned.
-        is_exact: Whether the new layers compute what the layer did, up to rounding.
+        parameters: Parameter counts before and after.
+        macs: Multiply-accumulates before and after; None where a shape is not static.
+        residual: With `preserve`, the relative norm of the error in the weight of the new layers.
+        condition: With `preserve`, the ratio of the unit's fastest to its slowest learning
+            direction, compared with a single layer; infinite if some directions cannot be learned.
+        is_exact: Whether the new layers compute the same as the layer, up to rounding.
     """
 
     node: str
@@ -51,7 +51,7 @@ class Expansion:
     is_exact: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The expansion as plain JSON types; an infinite number is the text `inf`."""
+        """Return the expansion as plain JSON types; an infinite condition is the text `inf`."""
         known = {k: v for k, v in vars(self.how).items() if v is not None}
         endless = self.condition is not None and not np.isfinite(self.condition)
         return {
@@ -71,7 +71,7 @@ class Expansion:
 
 @dataclass(frozen=True)
 class Skipped:
-    """One layer that was left as it is, and why."""
+    """A layer that was not expanded, and the reason."""
 
     node: str
     refusal: Refusal
@@ -79,15 +79,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ExpandReport:
-    """What expand did, and what the model costs before and after.
+    """The result of expand, with the costs of the model before and after.
 
     Attributes:
-        expanded: What was replaced.
-        skipped: What was not, each with its reason.
-        before: The model as it came.
-        after: The expanded model; for the initial values `contracted`, before it was contracted.
-        init: How the new layers start.
-        verification: Whether the model computes the same; the pass itself runs no model.
+        expanded: The expanded layers.
+        skipped: The other layers, each with its reason.
+        before: The model before expansion.
+        after: The expanded model; for the initial values `contracted`, before contraction.
+        init: The kind of initial values of the new layers.
+        verification: Whether both models compute the same; the pass itself runs no model.
     """
 
     expanded: tuple[Expansion, ...]
@@ -99,21 +99,21 @@ class ExpandReport:
 
     @property
     def residual(self) -> float:
-        """The largest relative norm of what the new layers miss of a weight."""
+        """The largest relative norm of the error in a weight."""
         return max((e.residual or 0.0 for e in self.expanded), default=0.0)
 
     @property
     def is_exact(self) -> bool:
-        """Whether the expanded model claims to compute what the model did."""
+        """Whether the expanded model is meant to compute the same as the original."""
         return self.init == "preserve" and all(e.is_exact for e in self.expanded)
 
     @property
     def plan(self) -> dict[str, How]:
-        """How each layer was expanded, by name: expand does the same again with this plan."""
+        """How each layer was expanded, by name; with this plan expand repeats the expansion."""
         return {e.node: e.how for e in self.expanded}
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain JSON types."""
+        """Return the report as plain JSON types."""
         return {
             "schema": 1,
             "init": self.init,

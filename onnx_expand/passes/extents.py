@@ -1,8 +1,8 @@
-"""Extents that a graph computes for a Reshape, written down where they are known.
+"""Replace computed Reshape targets by constants where the extents are known.
 
-Exporters ask tensors for their shapes while the model runs: a normalization that flattens and
-restores reads the layer before it twice, once for its numbers and once for its shape, so that the
-two cannot merge. At most one extent of a Reshape need be unknown, which is -1.
+Exporters compute shapes while the model runs: a normalization that flattens and restores its input
+reads the previous layer twice, once for its values and once for its shape, so that the two cannot
+merge. A Reshape target may leave one extent unknown, as -1.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["state_extents"]
 def state_extents(
     graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, everywhere: bool = False
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Write down what Reshapes compute from the shapes of other values.
+    """Store the Reshape targets that nodes compute from the shapes of other values.
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        rewriter: What rewrites it.
-        everywhere: Do so wherever it is possible, not only where the reading of a shape stands
-            between two readers of numbers that might be one.
+        facts: Shapes, types and constants of the model.
+        rewriter: Applies the changes to the model.
+        everywhere: Whether to store them all, instead of only those whose Shape node keeps two
+            nodes apart that might merge.
 
     Yields:
-        The names of the nodes that are gone and the name of what is there instead.
+        The labels of the removed nodes and the name of the constant that replaces them.
     """
     for node in list(graph):
         shape = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
@@ -51,7 +51,7 @@ def state_extents(
 
 
 def _numbers_for_all(shape: ir.Value, facts: Facts) -> list[int] | None:
-    """What all readers of computed extents may be told; None where one may not."""
+    """Return the target that suits all consumers of computed extents, or None if there is none."""
     if facts.is_constant(shape):
         return None
     wanted = facts.extents_in(shape)
@@ -63,10 +63,10 @@ def _numbers_for_all(shape: ir.Value, facts: Facts) -> list[int] | None:
 
 
 def _numbers(wanted: Sequence[Hashable], node: ir.Node, facts: Facts) -> list[int] | None:
-    """What a Reshape may be told instead of computed extents.
+    """Return a constant target for a Reshape, or None if there is none.
 
-    One extent may be -1, which is what the others leave. Those that the input has in the same
-    place are copied by a 0, unless an attribute says that a 0 is one.
+    One extent may be -1 (inferred from the others). Extents that the input has at the same index
+    may be 0 (copied), unless `allowzero` gives 0 its literal meaning.
     """
     numbers = [extent if isinstance(extent, int) else -1 for extent in wanted]
     if not all(n > 0 or n == -1 for n in numbers):
@@ -82,7 +82,7 @@ def _numbers(wanted: Sequence[Hashable], node: ir.Node, facts: Facts) -> list[in
 
 
 def _behind(value: ir.Value) -> list[ir.Node]:
-    """The nodes that compute a value and serve nothing else, first to last."""
+    """Return the nodes that compute only a given value, in topological order."""
     found: list[ir.Node] = []
     pending = [value]
     while pending:
@@ -101,7 +101,7 @@ def _behind(value: ir.Value) -> list[ir.Node]:
 
 
 def _stands_between(node: ir.Node, facts: Facts) -> bool:
-    """Whether a node reads the shape of what a linear node computes for one other reader."""
+    """Return whether a Shape node reads a linear node's output that one other node reads."""
     value = node.inputs[0] if node.op_type == "Shape" and node.inputs else None
     producer = None if value is None else value.producer()
     if value is None or producer is None or value.is_graph_output():

@@ -1,10 +1,10 @@
-"""The policy that measures: which of the foldings of a model is fastest, as a whole, as deployed.
+"""The policy `latency`: choose the fastest folding of a whole model by measurement.
 
-Whole models are timed in turns, with all of the runtime's optimizations: what a stretch takes by
-itself says little of a model whose runtime fuses it with its surroundings. Of the foldings tried
-the fastest is taken; then the sites of a kind are taken out in turn, and stay as they were
-wherever the model is not faster with them by more than noise. Where nothing is faster than the
-source, the source stays.
+Whole models are timed in turns with all of the runtime's optimizations, because the time of a
+stretch alone does not predict that of a model whose runtime fuses the stretch with its
+surroundings. The fastest of the tried foldings is refined: each kind of site is left out in turn,
+and stays unfolded unless folding it makes the model faster by more than noise. If no folding is
+faster than the source, the source stays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnx_expand.passes.widths import Width
 
 __all__ = ["Choice", "Plan", "choose"]
 
-_KINDS = 8  # of sites that are looked at one by one; the rest are taken together
+_KINDS = 8  # kinds of sites that are measured one by one; the rest are measured together
 _SOURCE, _DEFAULT = "source", "default"
 
 
@@ -32,9 +32,9 @@ class Plan:
     """How to fold a model.
 
     Attributes:
-        policy: What to merge; `latency` measures stretches by themselves.
-        width: What becomes of products of one input.
-        locked: The labels of nodes that stay as they are.
+        policy: The policy of merging; `latency` measures each stretch alone.
+        width: How to write products of one input.
+        locked: The labels of nodes that must not change.
     """
 
     policy: Policy = Policy.CHEAPEST
@@ -44,11 +44,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """What turned out fastest.
+    """The fastest folding.
 
     Attributes:
-        plan: How to fold; None where the source is as fast as anything.
-        kept: What stays as it is because of what was measured.
+        plan: How to fold; None if no folding is faster than the source.
+        kept: The nodes that the measurements left unfolded.
     """
 
     plan: Plan | None
@@ -70,9 +70,9 @@ def choose(
     """Find the fastest folding of a model.
 
     Args:
-        source: The model, which stays as it is.
-        fold: Folds a model in place by a plan; what it merged.
-        contest: Measures.
+        source: The model, which is not modified.
+        fold: Folds a model in place by a plan and returns the sites.
+        contest: Times the models.
     """
 
     def tried(plan: Plan) -> _Entry:
@@ -107,7 +107,7 @@ def choose(
 def _without_what_gains_nothing(
     entry: _Entry, tried: Callable[[Plan], _Entry], contest: Contest
 ) -> tuple[_Entry, tuple[Kept, ...]]:
-    """A folding without the sites of a kind that make the model no faster, and these."""
+    """Drop the kinds of sites that do not make a model faster; return these as kept, too."""
     kinds = _kinds(entry)
     plans = [replace(entry.plan, locked=_labels(kind)) for kind in kinds]
     if entry.plan.width is not Width.AS_IS:
@@ -130,7 +130,7 @@ def _without_what_gains_nothing(
 
 
 def _is_width(site: Site) -> bool:
-    """Whether a site is about the width of products."""
+    """Return whether a site widens or narrows products."""
     return "Split" in {*site.ops, *site.result_ops}
 
 
@@ -139,7 +139,7 @@ def _labels(sites: Sequence[Site]) -> frozenset[str]:
 
 
 def _kinds(entry: _Entry) -> list[list[Site]]:
-    """The sites of a folding by what they make of what, the costliest first."""
+    """Group the sites of a folding by op types and cost, the costliest group first."""
     found: dict[object, list[Site]] = defaultdict(list)
     for site in entry.sites:
         if entry.plan.width is Width.AS_IS or not _is_width(site):
@@ -162,7 +162,7 @@ def _not_faster(ratio: tuple[float, float, float], result: Result, contest: Cont
 
 
 def _nothing(source: ir.Model, result: Result, contest: Contest) -> Kept:
-    """That no folding is faster than the source."""
+    """Report that no folding is faster than the source."""
     middle, low, high = result.ratio("chosen", _SOURCE)
     message = (
         f"nothing is faster: measured at {contest.extents}, the folded model takes {middle:.3f} "

@@ -1,4 +1,4 @@
-"""Fold: merge the linear stretches of a graph into the cheapest nodes that compute the same."""
+"""Fold: merge linear stretches of a graph into the cheapest equivalent nodes."""
 
 from __future__ import annotations
 
@@ -63,54 +63,54 @@ class FoldResult(ir.passes.PassResult):
 
 @dataclass(frozen=True)
 class Fold(ir.passes.InPlacePass):
-    """Merge chains of linear nodes, by the policy.
+    """Merge chains of linear nodes according to a policy.
 
-    The model keeps its inputs, outputs and names; a result takes the names of the heaviest node
-    that it replaces, or those recorded by expand. Weights that something else reads stay as they
-    are. All arithmetic is float64, with one rounding to the model's type when a node is written.
+    The model keeps its inputs, outputs and names. A result takes the names of the heaviest node
+    that it replaces, or those recorded by expand. Weights with other consumers stay unchanged. All
+    arithmetic is float64, rounded once to the model's type when a node is written.
 
     Attributes:
-        image: The name of an input behind which any rewrite of a border may be used, the cheapest
-            that applies; for preprocessing.
+        image: The name of an input after which borders may be rewritten by the cheapest applicable
+            method; for preprocessing.
         measure: Whether to inspect the model before and after, for the report.
         shapes: Extents of inputs at which the policy `latency` measures, by name.
 
     Raises:
-        UsageError: An option has a value that makes no sense. Texts do: `Fold("cheapest")`.
+        UsageError: An option has an invalid value. Texts are valid: `Fold("cheapest")`.
     """
 
     policy: Policy = option(
         Policy.AUTO,
-        "cheapest: never a multiply-accumulate more. always: whatever is exact. marked: undo "
-        "expansions only. latency: what is fastest in onnxruntime here. auto: marked for a model "
+        "cheapest: never more multiply-accumulates. always: all exact merges. marked: undo "
+        "expansions only. latency: the fastest in onnxruntime here. auto: marked for a model "
         "that expand made, else cheapest.",
     )
     border: Border = option(
         Border.EXACT,
         "Where a bias meets a padded border. exact: leave the nodes apart. ones: append a channel "
         "of ones to the input. map: add an image of constants. pad: pad with the value that "
-        "becomes zero. All are exact; the last three add something.",
+        "becomes zero. All are exact; the last three add nodes.",
     )
     image: str | None = None
     measure: bool = False
     provider: Literal["cpu", "cuda"] | None = option(
         None,
-        "Where the policy latency measures; the first that this machine has when missing.",
+        "Where the policy latency measures; by default the first that this machine has.",
     )
     inline: bool = option(
         False,
-        "Put the bodies of local functions in the place of their calls first. That is done anyway "
-        "for one that is called once, where something could merge.",
+        "Inline all local functions first. Functions that are called once are always inlined "
+        "where something could merge.",
     )
     shapes: Mapping[str, Sequence[int | str]] | None = None
     clean: bool = option(
         True,
-        "Also drop what is computed twice, from constants alone or for nobody, and what does "
-        "nothing. The policy marked never does.",
+        "Also remove duplicate, constant and unused computations and nodes that do nothing. "
+        "The policy marked never does.",
     )
     provenance: bool = option(
         True,
-        "Let new nodes name those of the source that they stand for, in their metadata "
+        "Record in the metadata of new nodes which nodes of the source they replace "
         "(onnx_expand.folded_from).",
     )
 
@@ -132,18 +132,18 @@ class Fold(ir.passes.InPlacePass):
         return FoldResult(model, result.modified, replace(report, policy=self.policy, kept=kept))
 
     def _by_plan(self, model: ir.Model, plan: Plan) -> tuple[Site, ...]:
-        """Fold a model in place by a plan; what was merged."""
+        """Fold a model in place by a plan; return the sites."""
         return self._call(model, plan).report.sites
 
     @rare_collections()
     def _call(self, model: ir.Model, plan: Plan | None = None) -> FoldResult:
-        """Fold a model in place, by a plan where there is one."""
+        """Fold a model in place, by a plan if there is one."""
         given, types = Snapshot.of(model), _op_types(model)
         begin(model)
         before = inspect_model(model) if self.measure else None
         policy, given_back = self.policy if plan is None else plan.policy, False
         if policy is Policy.AUTO:
-            # What fold gave back stays as it is when it is folded once more.
+            # A model that fold restored to what expand was given stays as it is when folded again.
             given_back = is_given_back(model)
             marked = drop_incomplete(model) or given_back
             policy = Policy.MARKED if marked else Policy.CHEAPEST
@@ -153,11 +153,11 @@ class Fold(ir.passes.InPlacePass):
             types |= _op_types(model)
         runs = self._runs(model, policy, plan)
         if policy is not Policy.MARKED and not self.inline:
-            # Folding brings maps next to calls, which their bodies' own maps may meet.
+            # Folding may place maps next to calls, where they may merge with maps of the bodies.
             while model.functions and inline_single_calls(model):
                 types |= _op_types(model)
                 for run in runs:
-                    run.kept.clear()  # what was kept is looked at again
+                    run.kept.clear()  # the nodes kept so far are examined again
                 runs += self._runs(model, policy, plan)
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
@@ -194,7 +194,7 @@ class Fold(ir.passes.InPlacePass):
         plan: Plan | None = None,
         budget: Budget | None = None,
     ) -> FoldRun:
-        """Fold all graphs of a model, those of its functions aside."""
+        """Fold all graphs of a model except its functions."""
         cleans = self.clean and policy is not Policy.MARKED
         cleaner = _cleaner(model, budget, cleans=cleans)
         run = FoldRun(model, policy, self.border, self.image, cleaner)
@@ -212,7 +212,7 @@ class Fold(ir.passes.InPlacePass):
 
 
 def _cleaner(model: ir.Model, budget: Budget | None, *, cleans: bool) -> Cleaner:
-    """What cleans a model, which it has done once if that is wanted."""
+    """Create the cleaner of a model, after one round of cleaning if wanted."""
     cleaner = Cleaner(model, Facts(model, budget=budget), Rewriter(model))
     for graph in list(model.graphs()) if cleans else ():
         cleaner.clean(graph, maps=False)
@@ -222,7 +222,7 @@ def _cleaner(model: ir.Model, budget: Budget | None, *, cleans: bool) -> Cleaner
 
 
 def _op_types(model: ir.Model) -> dict[str, str]:
-    """The op type of each node, by what messages call it."""
+    """Map the label of each node to its op type."""
     graphs = [*model.graphs(), *(function.graph for function in model.functions.values())]
     return {label(node): node.op_type for graph in graphs for node in graph}
 
@@ -230,7 +230,7 @@ def _op_types(model: ir.Model) -> dict[str, str]:
 def _with_op_types(
     sites: Sequence[Site], before: Mapping[str, str], model: ir.Model
 ) -> tuple[Site, ...]:
-    """Sites with the op types of their nodes."""
+    """Add the op types of their nodes to sites."""
     after = _op_types(model)
     return tuple(
         replace(

@@ -1,4 +1,4 @@
-"""Folding the graphs of one model: lifted into terms, rewritten by rules, written once."""
+"""Fold the graphs of one model: lift them into terms, rewrite by rules, write once."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _RULES = (
 )
 
 
-_USUAL = 224  # positions of an axis of an image
+_USUAL = 224  # assumed extent of the spatial axes of an image
 _ROUNDS = 4
 
 
 class FoldRun:
-    """One run over one model."""
+    """One fold of one model."""
 
     def __init__(
         self,
@@ -83,11 +83,11 @@ class FoldRun:
         self.locked: frozenset[str] = frozenset()
 
     def fold_graphs(self, width: Width | None, *, cleans: bool) -> None:
-        """Fold all graphs of the model, and again where what was cleaned then may allow more.
+        """Fold all graphs of the model, and again where cleaning may allow more folding.
 
         Args:
-            width: How to write products of one input, where that was measured.
-            cleans: Whether to clean what was folded.
+            width: How to write products of one input, if measurements decided it.
+            cleans: Whether to clean the folded graphs.
         """
         for round_ in range(_ROUNDS):
             self.kept.clear()
@@ -112,7 +112,7 @@ class FoldRun:
             self.kept = [rowed.renamed(kept) for kept in self.kept]
 
     def fold_graph(self, graph: ir.Graph) -> None:
-        """Fold one graph; the graphs within its nodes are folded by calls of their own."""
+        """Fold one graph, without the subgraphs of its nodes."""
         marked = self.policy is Policy.MARKED
         if not marked:
             for gone, name in state_extents(graph, self.facts, self.rewriter):
@@ -123,7 +123,7 @@ class FoldRun:
         for _ in range(_ROUNDS):
             del self.kept[said:]
             bridged = self._rewrite(graph)
-            # What became a map of single channels may lie in either order of axes.
+            # Nodes that became maps of single channels may work in either order of axes.
             turned = not marked and self._straighten(graph)
             if not bridged and not turned:
                 break
@@ -134,16 +134,16 @@ class FoldRun:
                 self.sites.append(Site(frozen.nodes, (frozen.name,), *costs))
 
     def _rewrite(self, graph: ir.Graph) -> bool:
-        """Lift a graph into terms, rewrite these, and write what came of them.
+        """Lift a graph into terms, rewrite them and write the result.
 
         Returns:
-            Whether borders were bridged, by nodes that may be one with others.
+            Whether borders were bridged, by nodes that may merge with others.
         """
         terms = Terms(graph, self.facts, self.policy, locked=self.locked)
         if self.stopwatch is not None:
             terms.clock = self._clock(terms, self.stopwatch)
         rewrite(terms, _RULES)
-        while terms.ask_sources():  # what nothing reads then leaves others free
+        while terms.ask_sources():  # terms that nothing reads no longer keep others apart
             rewrite(terms, _RULES)
         refused: list[tuple[tuple[Term, ...], Refusal]] = []
         bridges = self.border is not Border.EXACT or self.image is not None
@@ -155,7 +155,7 @@ class FoldRun:
 
     def _raise(self, graph: ir.Graph) -> None:
         """Write composite patterns as runtimes compute them."""
-        respell = self.policy is not Policy.ALWAYS  # which looks into patterns
+        respell = self.policy is not Policy.ALWAYS  # the policy `always` merges inside patterns
         for raised in raise_composites(
             graph, self.facts, self.rewriter, locked=self.locked, respell=respell
         ):
@@ -163,7 +163,7 @@ class FoldRun:
             self.sites.append(Site(raised.old, raised.new, *costs))
 
     def _straighten(self, graph: ir.Graph) -> bool:
-        """Let nodes work in the order of axes that transposes least; whether any changed."""
+        """Change the axis order of nodes to save transposes; return whether any changed."""
         found = False
         self._usually = None
         for turned in straighten_layouts(graph, self.facts, self.rewriter, self._usual):
@@ -173,7 +173,7 @@ class FoldRun:
         return found
 
     def _usual(self, value: ir.Value) -> tuple[int, ...] | None:
-        """The extents of a value where inputs have usual ones, 0 for any that is not known."""
+        """Return the extents of a value at usual input extents, with 0 for unknown ones."""
         if self._usually is None:
             inference = Inference(self._model, one_sample=True, usual=_USUAL)
             inference.run()
@@ -182,13 +182,13 @@ class FoldRun:
         return None if dims is None else tuple(d if isinstance(d, int) else 0 for d in dims)
 
     def resize(self, graph: ir.Graph, width: Width) -> None:
-        """Write products of one input as a wider one, or the reverse."""
+        """Write products of one input as one wider product, or the reverse."""
         for resized in resize(graph, self.facts, self.rewriter, width):
             costs = Cost(0, 0, len(resized.old)), Cost(0, 0, len(resized.new))
             self.sites.append(Site(resized.old, resized.new, *costs))
 
     def clean(self, graph: ir.Graph) -> bool:
-        """Clean a graph that was folded, maps and all; whether anything was to do."""
+        """Clean a folded graph, its maps included; return whether it changed."""
         done = self.cleaner.clean(graph)
         gone = {*done.constants, *done.duplicates, *done.idle, *done.unread}
         if gone:
@@ -196,13 +196,13 @@ class FoldRun:
         return bool(done)
 
     def explain(self, graph: ir.Graph) -> None:
-        """Give a reason to the linear nodes of a folded graph that have none yet."""
+        """Find a reason for each linear node of a folded graph that has none yet."""
         named = {name for kept in self.kept for name in kept.nodes}
         found = unexplained(graph, self.facts, named, self.policy)
         self.kept += [kept_of(found_break) for found_break in found]
 
     def _write(self, terms: Terms, refused: Iterable[tuple[tuple[Term, ...], Refusal]]) -> None:
-        """Write what changed, and report it together with what did not."""
+        """Write the changed terms; report them and those that were kept."""
         reasons = list(breaks(terms))
         dropped = [
             (tuple(map(label, t.origins)), t.before if isinstance(t, Map) else None)
@@ -255,7 +255,7 @@ class FoldRun:
 
 
 def _labels(writer: Writer, terms: Iterable[Term]) -> tuple[str, ...]:
-    """What the report calls the nodes that compute some terms."""
+    """Return the labels of the nodes that compute some terms."""
     values = (writer.value_of(term) for term in terms)
     nodes = (value.producer() for value in values if value is not None)
     return tuple(dict.fromkeys(label(node) for node in nodes if node is not None))

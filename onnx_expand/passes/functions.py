@@ -1,8 +1,8 @@
-"""Local functions: their bodies as graphs of their own.
+"""Local functions: fold their bodies as graphs, or inline them.
 
-A body has no initializers; its constants are Constant nodes. It is folded like any graph, with the
-weights that it holds itself. Those that callers hand over are its own as well where there is one
-call: that is inlined if anything around its weights could merge. What several calls share stays a
+A body has no initializers; its constants are Constant nodes. It is folded like any graph with the
+weights that it contains. Weights passed by callers count too if there is only one call: that call
+is inlined if linear nodes around its weights could merge. A function with several calls stays a
 function.
 """
 
@@ -30,29 +30,29 @@ __all__ = [
 
 
 def inline_functions(model: ir.Model) -> None:
-    """Put the bodies of all local functions in the place of their calls.
+    """Inline the calls of all local functions.
 
     Raises:
-        ModelError: Functions call each other in a circle.
+        ModelError: Functions call each other recursively.
     """
     try:
         InlinePass()(model)
-    except Exception as error:  # the pass checks for circles, and says so in its own words
+    except Exception as error:  # the pass detects recursion, with messages of its own
         cause = error.__cause__ or error
         raise ModelError(f"local functions cannot be inlined: {cause}") from error
 
 
 def inline_single_calls(model: ir.Model) -> bool:
-    """Put the bodies of functions that are called once in the place of their calls.
+    """Inline functions that are called once, where the call keeps linear nodes apart.
 
-    Only where linear nodes meet that the call keeps apart: in the body, with weights that the call
-    hands over, or on its two sides.
+    These nodes may lie in the body, with weights that the call passes, or on the two sides of the
+    call.
 
     Returns:
-        Whether there were such calls.
+        Whether any call was inlined.
     """
     count = len(model.functions)
-    for _ in range(count):  # a body may hold the only call of another function
+    for _ in range(count):  # a body may contain the only call of another function
         calls = _single_calls(model)
         chosen = {n.op_identifier() for n in calls if _is_alike(n, model) and _joins(n, model)}
         if not chosen:
@@ -60,12 +60,12 @@ def inline_single_calls(model: ir.Model) -> bool:
         try:
             InlinePass(criteria=lambda f, chosen=chosen: f.identifier() in chosen)(model)  # type: ignore[misc]
         except ir.passes.InvariantError:
-            break  # functions call each other in a circle, which no runtime takes
+            break  # recursive functions, which no runtime accepts
     return len(model.functions) < count
 
 
 def _single_calls(model: ir.Model) -> list[ir.Node]:
-    """The calls of functions that are called once, by what the model uses."""
+    """Return the calls of functions that the used part of the model calls once."""
     counts: Counter[ir.OperatorIdentifier] = Counter()
     found: dict[ir.OperatorIdentifier, ir.Node] = {}
     pending = [model.graph]
@@ -82,7 +82,7 @@ def _single_calls(model: ir.Model) -> list[ir.Node]:
 
 
 def _is_alike(call: ir.Node, model: ir.Model) -> bool:
-    """Whether the operators of a function are those of the model, by their versions."""
+    """Return whether a function imports the same opset versions as the model."""
     versions = model.functions[call.op_identifier()].opset_imports
     own = model.opset_imports
     return all(own.get(domain, version) == version for domain, version in versions.items())
@@ -98,9 +98,9 @@ def _joins(
 
     Args:
         call: The call.
-        model: Has the functions.
-        known: Values around the call that are constants, besides those that are stored.
-        seen: Functions that were looked at.
+        model: The model that defines the functions.
+        known: Values around the call that are constant, besides the stored ones.
+        seen: Functions visited so far.
     """
     seen = set() if seen is None else seen
     seen.add(call.op_identifier())
@@ -132,7 +132,7 @@ def _joins(
 
 
 def _is_linear(node: ir.Node, known: Collection[ir.Value]) -> bool:
-    """Whether a node may be linear in one input, as far as its constants say."""
+    """Return whether a node may be linear in one input, judging by its constants."""
     if node.domain or node.op_type not in LINEAR_OPS:
         return False
     stored = [v is not None and (v in known or _is_stored(v)) for v in node.inputs]
@@ -145,7 +145,7 @@ _OF_TWO = {"Add", "Div", "MatMul", "Mul", "Sub", "Sum"}
 
 
 def _is_stored(value: ir.Value) -> bool:
-    """Whether a value is a constant that no caller of the model may replace."""
+    """Return whether a value is a constant that no caller of the model may replace."""
     maker = value.producer()
     if maker is not None:
         return maker.op_type == "Constant" and maker.domain == ""
@@ -153,14 +153,14 @@ def _is_stored(value: ir.Value) -> bool:
 
 
 def body_of(function: ir.Function, model: ir.Model) -> ir.Model:
-    """A function's body as a model, so that whatever treats models treats it too."""
+    """Return a function's body as a model, for code that processes models."""
     body = ir.Model(function.graph, ir_version=model.ir_version)
     body.meta[BODY] = True
     return body
 
 
 def as_constants(graph: ir.Graph) -> None:
-    """Write the initializers of a graph that may have none as Constant nodes."""
+    """Replace the initializers of a function body, which may have none, by Constant nodes."""
     first = next(iter(graph), None)
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
@@ -177,7 +177,7 @@ def as_constants(graph: ir.Graph) -> None:
 
 
 def calls_with_weights(graph: ir.Graph, model: ir.Model) -> Iterator[Break]:
-    """Calls that hand constants to the linear nodes of a function."""
+    """Yield a break for each call that passes constants to linear nodes of its function."""
     for node in graph:
         function = model.functions.get(node.op_identifier())
         if function is None:

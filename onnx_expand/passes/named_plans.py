@@ -1,4 +1,4 @@
-"""The plans that come with the package: those of papers, and some that are useful."""
+"""The plans included in the package: those of papers, and some other useful ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from onnx_expand.passes.plans import How, Plan, Rule, Select
 __all__ = ["PLANS"]
 
 PLANS: dict[str, Plan] = {}
-"""The plans that come with the package."""
+"""The plans included in the package, by name."""
 
 
 def _named(name: str, summary: str, *rules: Rule) -> None:
@@ -20,14 +20,14 @@ _HIDDEN_FC = Select(ops=("Gemm", "MatMul"), place="inner")
 
 
 def _smallnets() -> None:
-    """SmallNet with 7x7 kernels: every convolution, the fully connected layer before the last."""
+    """Register the plans of SmallNet with 7x7 kernels: every convolution, the hidden FC layer."""
     fc = Rule(_HIDDEN_FC, How("fc", layers=3))
     for first, tables, prefix in (
         ("keep", "tables 1 and 9", "paper:smallnet"),
         ("expand", "table 6", "paper:smallnet-wide"),
     ):
         for name in ("cl", "ck"):
-            # A 3x3 kernel is not made of smaller ones: the 3x3 network has CL only.
+            # A 3x3 kernel cannot be composed of smaller ones, so the 3x3 network has CL only.
             conv = Rule(_CONVS, How(name, first_width=first))
             text = f"SmallNet of {tables}: {name.upper()} on every convolution"
             _named(f"{prefix}-{name}", text, conv)
@@ -42,7 +42,7 @@ def _smallnets() -> None:
 
 
 def _mobile_networks() -> None:
-    # On ImageNet the authors' stem grows its input's width too, unlike SmallNet's on CIFAR.
+    # On ImageNet the authors' stem also expands its input width, unlike SmallNet's on CIFAR.
     cl = How("cl", first_width="expand")
     every = Rule(_THREE, cl)
     _named("paper:mobilenet", "MobileNet: CL on every 3x3 convolution, depthwise by group", every)

@@ -1,8 +1,8 @@
-"""Initializers that are graph inputs, which a caller of the model may replace.
+"""Initializers that are also graph inputs, which a caller of the model may replace.
 
-Before IR version 4 every initializer had to be an input, whether anyone would replace it or not,
-and exporters of that time wrote all weights so. Only the user knows; who says that nobody does
-makes them constants.
+Before IR version 4 every initializer had to be a graph input, and exporters of that time listed
+all weights there. Only the user knows whether a caller replaces any; if none does, they can become
+constants.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import onnx_ir as ir
 
 __all__ = ["assume_constant"]
 
-_PLAIN_INITIALIZERS = 4  # the IR version since which an initializer need not be an input
+_PLAIN_INITIALIZERS = 4  # the first IR version in which an initializer need not be a graph input
 
 
 def assume_constant(model: ir.Model) -> tuple[str, ...]:
-    """Take the initializers of the main graph out of its inputs; the names of those.
+    """Remove the initializers of the main graph from its inputs; return their names.
 
-    The IR version becomes at least 4, as the result needs.
+    The IR version is raised to 4 if it is lower, as the result requires.
     """
     graph = model.graph
     taken = [value for value in graph.inputs if value.is_initializer()]

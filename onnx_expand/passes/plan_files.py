@@ -1,4 +1,4 @@
-"""Plans in files: JSON or YAML, read within bounds and refused by name."""
+"""Plan files in JSON or YAML: bounded parsing, with errors that name the faulty entry."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["load_plan", "parse_kernel", "plan_text"]
 
 
 def load_plan(source: str) -> Plan:
-    """A plan that comes with the package, by name, or one from a JSON or YAML file.
+    """Return a plan of the package by name, or read one from a JSON or YAML file.
 
     Raises:
-        UsageError: There is no such plan, or the file is not one.
+        UsageError: There is no such plan, or the file contains none.
     """
     if source in PLANS:
         return PLANS[source]
@@ -40,10 +40,10 @@ def load_plan(source: str) -> Plan:
 
 
 def plan_text(nodes: Mapping[str, How], *, yaml: bool) -> str:
-    """The text of a plan file with entries for single nodes; JSON is YAML too.
+    """Return the text of a plan file with entries for single nodes; JSON is YAML too.
 
     Raises:
-        UsageError: YAML was asked for and PyYAML is missing.
+        UsageError: YAML is requested and PyYAML is missing.
     """
     entries = {name: _given(how) for name, how in nodes.items()}
     data = {"schema": 1, "nodes": entries}
@@ -116,10 +116,10 @@ def _how_from(where: str, data: Any) -> How:
 
 
 def parse_kernel(value: Any) -> tuple[int, ...]:
-    """The extents of a kernel such as 3 or 7x1.
+    """Parse the extents of a kernel such as 3 or 7x1.
 
     Raises:
-        UsageError: They are no numbers.
+        UsageError: An extent is not a number.
     """
     if isinstance(value, list):
         value = "x".join(map(str, value))

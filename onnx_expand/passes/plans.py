@@ -1,9 +1,9 @@
 """Plans: which layers to expand, and how.
 
-A plan is a list of rules, of which the first that selects a layer decides, and entries for single
-nodes, which go before the rules. `expand --plan-out` writes the entries of what it expanded; plans
-that come with the package are named, among them the choices of the ExpandNets paper, written as
-rules so that they hold for any export of a network.
+A plan is a list of rules, of which the first that selects a layer applies, and entries for single
+nodes, which take precedence over the rules. `expand --plan-out` writes the entries of the layers
+that it expanded. The package includes named plans, among them those of the ExpandNets paper,
+written as rules so that they apply to any export of a network.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _NORMS = ("auto", "none", "bn")
 
 @dataclass(frozen=True)
 class Select:
-    """Which layers are meant; what is left out does not matter.
+    """Criteria that select layers; those left out do not restrict the selection.
 
     Attributes:
         ops: Op types.
-        kernels: Extents of the kernel, such as (7, 1); a single one holds for every axis.
+        kernels: Extents of the kernel, such as (7, 1); a single one applies to every axis.
         strides: Strides, equal on every axis.
         depthwise: Whether every channel is a group of its own.
         residual: Whether the layer lies in a residual block, beside a shortcut.
         place: `first` (no linear layer precedes), `last` (none follows) or `inner`; several are
             joined with `+`.
         path: `contracting` (nothing was upsampled before) or `expanding`.
-        include: A regular expression that has a match in the name.
-        exclude: A regular expression that has none.
-        limit: Only so many, in the order of the graph.
+        include: A regular expression that matches the name.
+        exclude: A regular expression that does not match the name.
+        limit: The maximum number of layers, in the order of the graph.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     ops: tuple[str, ...] = ()
@@ -81,19 +81,19 @@ class Select:
 
 @dataclass(frozen=True)
 class How:
-    """How a layer is expanded; what is left out is as the options of expand say.
+    """How a layer is expanded; values left out default to the options of expand.
 
     Attributes:
         strategy: `cl`, `ck`, `fc`, ... or a combination such as `ck+fc`.
         rate: The expansion rate.
-        layers: Layers that replace a fully connected one, 2 or 3.
+        layers: The number of layers that replace a fully connected one, 2 or 3.
         first_width: `keep` or `expand` the input width of the first convolutions.
         norm: Batch normalization in the branches of a sum: `none`, `bn` or `auto`.
-        branches: Copies of the layer that `mobileone` adds up.
+        branches: The number of copies of the layer that `mobileone` sums.
         rank: Inner width of the side path of `lowrank`.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     strategy: str | None = None
@@ -119,14 +119,14 @@ class How:
         Options(**given)
 
     def over(self, other: How) -> How:
-        """This one, with what it leaves out taken from another."""
+        """Return these values, with those left out taken from another instance."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return How(**{k: getattr(other, k) if v is None else v for k, v in own.items()})
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Layers, and how they are expanded."""
+    """A selection of layers, and how they are expanded."""
 
     select: Select = Select()
     how: How = How()
@@ -134,13 +134,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to expand and how.
+    """Which layers to expand, and how.
 
     Attributes:
-        name: Its name, or the file it was read from.
+        name: Its name, or the file that it was read from.
         summary: One line that describes it.
-        rules: The first that selects a layer decides.
-        nodes: Single nodes by name; they go before the rules.
+        rules: The rules; the first that selects a layer applies.
+        nodes: How to expand single nodes, by name; these take precedence over the rules.
     """
 
     name: str
@@ -150,10 +150,10 @@ class Plan:
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the choices.
+    """Refuse a value that is not among the choices.
 
     Raises:
-        UsageError: It is none of them.
+        UsageError: The value is not among them.
     """
     if value not in choices:
         raise UsageError(f"{name}: '{value}' is none of {', '.join(choices)}")

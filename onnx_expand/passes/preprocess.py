@@ -1,4 +1,4 @@
-"""Put image preprocessing in front of a model, for fold to take it into the first convolution."""
+"""Insert image preprocessing before a model, which fold can merge into the first convolution."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["Preprocess"]
 
 @dataclass(frozen=True)
 class Preprocess(ir.passes.InPlacePass):
-    """Let a model take raw pixels: `y = (x - mean) / std`, with red and blue swapped on request.
+    """Make a model take raw pixels: `y = (x - mean) / std`, with red and blue swapped on request.
 
     The input keeps its name, type and shape. Mean and deviation are in the order of the channels
     that the model was trained with.
 
     Raises:
-        UsageError: A number is not finite, a deviation is not positive, or an input has no such
-            name.
-        UnsupportedError: The input is no floating-point image with a static number of channels.
+        UsageError: A value is not finite, a deviation is not positive, or there is no input of
+            this name.
+        UnsupportedError: The input is not a floating-point image with a static channel count.
     """
 
     mean: tuple[float, ...] = option(
         (0.0,), "Subtract this from the input image first.", metavar="M,..."
     )
     std: tuple[float, ...] = option((1.0,), "Then divide it by this.", metavar="S,...")
-    swap_rb: bool = option(False, "The image comes with red and blue swapped.")
+    swap_rb: bool = option(False, "The image has red and blue swapped.")
     input: str | None = option(
         None,
-        "The input that holds the image; may be left out where there is just one.",
+        "The image input; may be left out if the model has one input.",
         metavar="NAME",
     )
 
@@ -53,10 +53,10 @@ class Preprocess(ir.passes.InPlacePass):
 
     @classmethod
     def asked(cls, **options: Any) -> Preprocess | None:
-        """The preprocessing that options ask for; None if they ask for none.
+        """Return the preprocessing that options request, or None if they request none.
 
         Raises:
-            UsageError: An option makes no sense, or an input is named and nothing is done to it.
+            UsageError: An option is invalid, or an input is named without any preprocessing.
         """
         given = {name: o for name, o in options.items() if o is not None and o is not False}
         if given.keys() <= {"input"}:
@@ -108,7 +108,7 @@ class Preprocess(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(nodes))
 
     def find_input(self, model: ir.Model) -> ir.Value:
-        """The input that holds the image."""
+        """Return the image input."""
         held = model.graph.initializers
         inputs = {v.name: v for v in model.graph.inputs if v.name not in held}
         names = ", ".join(f"'{name}'" for name in inputs)

@@ -1,9 +1,9 @@
-"""What a folded model says of itself: which nodes of the source each new node stands for.
+"""The provenance of nodes: which source nodes each node of a folded model replaces.
 
 A new node carries the metadata `onnx_expand.folded_from`, which netron and other viewers show: a
-JSON list of the names of the nodes in whose place it is. The list is short: where it would be
-longer than `_LONGEST` characters it ends with the number of nodes that it does not name, so that
-a file grows by no more than that for each new node.
+JSON list of the names of the nodes that it replaces. A list longer than `_LONGEST` characters is
+truncated and ends with the number of nodes that it does not name, which bounds the growth of the
+file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from onnx_expand.graph.origins import Origin, take_origin, trace
 __all__ = ["FOLDED_FROM", "begin", "finish", "folded_from"]
 
 FOLDED_FROM = "onnx_expand.folded_from"
-"""The key among the metadata of a node."""
+"""The metadata key of a node."""
 
 _LONGEST = 400
 
 
 def folded_from(node: ir.Node) -> tuple[tuple[str, ...], int] | None:
-    """What a node says it was folded from: names, and how many nodes besides.
+    """Return the nodes that a node was folded from: their names, and how many are not named.
 
-    None where it says nothing, or what fold does not write.
+    None if the metadata are missing or not in the format that fold writes.
     """
     text = node.metadata_props.get(FOLDED_FROM)
     if text is None:
@@ -47,18 +47,18 @@ def folded_from(node: ir.Node) -> tuple[tuple[str, ...], int] | None:
 
 
 def begin(model: ir.Model) -> None:
-    """Keep track of every node from here on."""
+    """Start tracking the origin of every node."""
     for node in _nodes(model):
         names, unnamed = folded_from(node) or ((label(node),), 0)
         trace(node, Origin(names, unnamed))
 
 
 def finish(model: ir.Model, *, state: bool) -> None:
-    """Keep track no more, and let new nodes say where they come from.
+    """Stop tracking, and record the origin of new nodes.
 
     Args:
         model: The model.
-        state: Whether they are to say so; else they say nothing.
+        state: Whether to write the metadata; otherwise they are removed.
     """
     for node in _nodes(model):
         origin = take_origin(node)
@@ -70,7 +70,7 @@ def finish(model: ir.Model, *, state: bool) -> None:
 
 
 def _text(origin: Origin) -> str:
-    """The list as it is written, as many names as there is room for."""
+    """Return the list as written, with as many names as fit."""
     room = _LONGEST - len("[, 999999999]")
     listed: list[str | int] = []
     for name in origin.names:

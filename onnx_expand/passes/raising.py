@@ -1,9 +1,9 @@
-"""Composite patterns written as the operator that they are, or in the spelling that is fused.
+"""Replace composite patterns by one operator, or by a spelling that onnxruntime fuses.
 
-A GELU is one node from operator set 20 on, a layer normalization from 17, an RMS normalization
-from 23, a HardSwish from 14, and a HardSigmoid in all. Before that, what onnxruntime does not fuse
-as it is spelled gets the spelling that it does. Both were measured to be faster in onnxruntime
-(docs/benchmarks.md). Only float32 is rewritten: it is the type for which all kernels exist.
+ONNX has Gelu from opset 20 on, LayerNormalization from 17, RMSNormalization from 23, HardSwish
+from 14 and HardSigmoid in every opset. In older opsets, a pattern that onnxruntime does not fuse
+is rewritten to one that it does. Both were measured to be faster in onnxruntime
+(docs/benchmarks.md). Only float32 is rewritten, the type for which all kernels exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Raised", "raise_composites"]
 
 @dataclass(frozen=True)
 class Raised:
-    """Nodes of a composite that were written anew: what they were called, and what is there."""
+    """A rewritten composite: the labels of its old nodes and of the new ones."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -40,14 +40,14 @@ def raise_composites(
     locked: frozenset[str] = frozenset(),
     respell: bool = True,
 ) -> Iterator[Raised]:
-    """Write the composites of a graph as runtimes compute them.
+    """Write the composites of a graph in the form that runtimes compute fastest.
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
+        facts: Shapes, types and constants of the model.
         rewriter: Replaces nodes.
-        locked: The labels of nodes that stay.
-        respell: Whether spellings that are not fused become such that are.
+        locked: The labels of nodes that must not change.
+        respell: Whether to rewrite patterns that onnxruntime does not fuse.
     """
     position = {node: i for i, node in enumerate(graph)}
     for composite in Composites(graph, facts).found:
@@ -74,13 +74,13 @@ _OF_MEANS = "one number for each vector"
 
 
 def _is_single(composite: Composite, facts: Facts) -> bool:
-    """Whether all numbers of a composite are float32."""
+    """Return whether all values of a composite are float32."""
     values = [composite.nodes[0].outputs[0], *composite.values.values()]
     return all(facts.dtype(value) == ir.DataType.FLOAT for value in values)
 
 
 class _Scribe:
-    """Writes one composite anew."""
+    """Writes the replacement of one composite."""
 
     def __init__(self, composite: Composite, facts: Facts, rewriter: Rewriter) -> None:
         self._composite, self._facts, self._rewriter = composite, facts, rewriter
@@ -89,7 +89,7 @@ class _Scribe:
         self._nodes: list[ir.Node] = []
 
     def write(self, *, respell: bool) -> list[ir.Node] | None:
-        """The nodes in its place; None where it stays as it is."""
+        """Return the replacement nodes, or None if the composite stays unchanged."""
         pattern = self._composite.pattern
         since, operator = _OPERATORS.get(pattern.name, (math.inf, None))
         if operator is not None and self._facts.opset >= since:
@@ -102,51 +102,51 @@ class _Scribe:
         return self._nodes
 
     def _is_fused(self) -> bool:
-        """Whether it is spelled as onnxruntime fuses it."""
+        """Return whether the composite is already spelled as onnxruntime fuses it."""
         fused, y = self._composite.pattern.fused, self._composite.nodes[0].outputs[0]
         return fused is None or any(True for _ in matches(fused, y, self._facts))
 
     # -- Operators ------------------------------------------------------------------------
 
     def operator(self, op: str, *inputs: ir.Value, **attributes: float | int | str) -> ir.Node:
-        """A node of the composite's value and constants."""
+        """Create a node that reads the composite's input and constants."""
         name = self._rewriter.unique(self._stem, free={self._stem})
         return ir.node(op, [self.x, *inputs], attributes, name=name)
 
     @property
     def x(self) -> ir.Value:
-        """What the composite is a function of."""
+        """The input of the composite."""
         assert self._x is not None
         return self._x
 
     def gelu(self) -> ir.Node:
-        """The exact GELU."""
+        """Create the exact Gelu."""
         return self.operator("Gelu")
 
     def tanh_gelu(self) -> ir.Node:
-        """The approximation by tanh."""
+        """Create the tanh approximation of Gelu."""
         return self.operator("Gelu", approximate="tanh")
 
     def hard_swish(self) -> ir.Node:
-        """HardSwish."""
+        """Create a HardSwish."""
         return self.operator("HardSwish")
 
     def hard_sigmoid(self) -> ir.Node:
-        """HardSigmoid of the slope that patterns have."""
+        """Create a HardSigmoid with the slope 1/6 of the patterns."""
         return self.operator("HardSigmoid", alpha=1 / 6, beta=0.5)
 
     def relu6(self) -> ir.Node:
-        """Clip, which runtimes compute within the convolution before it."""
+        """Create a Clip, which runtimes fuse into the preceding convolution."""
         if self._facts.opset < 11:
             return self.operator("Clip", min=0.0, max=6.0)
         return self.operator("Clip", self._constant(0.0), self._constant(6.0))
 
     def layer_norm(self) -> ir.Node | None:
-        """LayerNormalization over the last axis."""
+        """Create a LayerNormalization over the last axis."""
         return self._norm("LayerNormalization")
 
     def rms_norm(self) -> ir.Node | None:
-        """RMSNormalization over the last axis."""
+        """Create an RMSNormalization over the last axis."""
         return self._norm("RMSNormalization")
 
     def _norm(self, op: str) -> ir.Node | None:
@@ -163,7 +163,7 @@ class _Scribe:
     # -- Spellings ------------------------------------------------------------------------
 
     def node(self, op: str, *inputs: ir.Value | float, **attributes: float) -> ir.Value:
-        """What a further node computes."""
+        """Append a node and return its output."""
         operands = [self._constant(v) if isinstance(v, float) else v for v in inputs]
         stem = f"{self._stem}.{op.lower()}"
         made = ir.node(op, operands, attributes, name=self._rewriter.unique(stem))
@@ -175,13 +175,13 @@ class _Scribe:
         return ir.val(name, const_value=ir.Tensor(np.array(number, np.float32), name=name))
 
     def spell_gelu(self) -> None:
-        """Half of x, times one and erf of x by the root of two."""
+        """Write x / 2 (1 + erf(x / sqrt(2)))."""
         half = self.node("Mul", self.x, 0.5)
         gate = self.node("Erf", self.node("Div", self.x, math.sqrt(2)))
         self.node("Mul", half, self.node("Add", gate, 1.0))
 
     def spell_tanh_gelu(self) -> None:
-        """Half of x, times one and tanh of a cubic."""
+        """Write x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
         half = self.node("Mul", self.x, 0.5)
         cubic = self.node("Mul", self.node("Pow", self.x, 3.0), 0.044715)
         inner = self.node("Mul", self.node("Add", self.x, cubic), math.sqrt(2 / math.pi))
@@ -189,17 +189,17 @@ class _Scribe:
         self.node("Mul", half, gate)
 
     def spell_hard_swish(self) -> None:
-        """HardSigmoid, which is older, times x."""
+        """Write x HardSigmoid(x); HardSigmoid exists in older opsets."""
         gate = self.node("HardSigmoid", self.x, alpha=1 / 6, beta=0.5)
         self.node("Mul", self.x, gate)
 
     def spell_layer_norm(self) -> None:
-        """The differences from the mean by the root of the mean of their squares."""
+        """Write (x - mean) / sqrt(variance + epsilon), scaled and shifted."""
         centred = self.node("Sub", self.x, self._mean(self.x))
         self._scaled(centred, centred)
 
     def spell_rms_norm(self) -> None:
-        """Numbers by the root of the mean of their squares."""
+        """Write x / sqrt(mean of x^2 + epsilon), scaled and shifted."""
         self._scaled(self.x, self.x)
 
     def _mean(self, x: ir.Value) -> ir.Value:
@@ -234,7 +234,7 @@ _OPERATORS: dict[str, tuple[float, Callable[[_Scribe], ir.Node | None]]] = {
     "ReLU6": (6, _Scribe.relu6),
     "RMSNormalization": (23, _Scribe.rms_norm),
 }
-"""By pattern: since which operator set there is an operator, and what writes it."""
+"""By pattern: the first opset that has the operator, and the method that creates it."""
 
 _SPELLINGS: dict[str, Callable[[_Scribe], None]] = {
     "Gelu": _Scribe.spell_gelu,

@@ -1,8 +1,8 @@
-"""Reasons for what no other part of fold speaks of: no linear node stays without one.
+"""Find reasons for linear nodes that no other part of fold explains.
 
-Regions say why they end and partitions why they did not merge. Left are nodes that never became
-part of a region: a Cast, a sum of values from different places, a scale that the model computes.
-Each question about a node or about two neighbours is one function here.
+Regions report why they end, and partitions why they did not merge. What remains are nodes that
+never became part of a region: a Cast, a sum of values from different places, a scale that the
+model computes. Each question about a node or about two neighbours is one function here.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _JOINS = ops_with(Trait.SUM) | {"Concat"}
 _CASTS = frozenset({"Cast", "CastLike"})
 _CUTS = ops_with(Trait.CUTS)
 _KINDS = LINEAR_OPS | _VIEWS | _JOINS | _CASTS | _CUTS
-_LOOK = 8  # inputs whose type is asked for where that of the output is not known
-_DEEPEST = 64  # nodes between an initializer and what is computed from it
+_LOOK = 8  # inputs whose type is checked if that of the output is unknown
+_DEEPEST = 64  # maximum number of values between an initializer and a value computed from it
 
 
 def is_linear_kind(node: ir.Node, facts: Facts) -> bool:
-    """Whether a node is of an op that is linear in some form, on numbers that the model computes.
+    """Return whether a node has an op that is linear in some form, and a computed float output.
 
-    A node that maps none of its inputs linearly, such as the division of a constant by what the
-    model computes, is of such an op too: it stays for a reason as well.
+    This includes nodes that are linear in none of their inputs, such as the division of a constant
+    by a computed value: they get a reason, too.
     """
     if node.domain or node.op_type not in _KINDS or not node.outputs:
         return False
@@ -52,16 +52,16 @@ def is_linear_kind(node: ir.Node, facts: Facts) -> bool:
 def unexplained(
     graph: ir.Graph, facts: Facts, named: Collection[str], policy: Policy
 ) -> Iterator[Break]:
-    """Why linear nodes stay that nobody has named.
+    """Find reasons for the linear nodes that have none yet.
 
     Args:
         graph: The graph as it is after folding.
-        facts: What is known about the model.
-        named: The labels of nodes that have a reason already.
-        policy: What decided.
+        facts: Shapes, types and constants of the model.
+        named: The labels of nodes that already have a reason.
+        policy: The policy of the fold.
 
     Yields:
-        One break for each node that has a linear neighbour, or a weight that callers may replace.
+        A break for each node that has a linear neighbour or a weight that callers may replace.
     """
     for node in graph:
         if label(node) in named or not is_linear_kind(node, facts):
@@ -73,7 +73,7 @@ def unexplained(
 
 
 def refined(found: Break, facts: Facts) -> Break:
-    """A break with the reason behind its reason: what callers may replace is not just dynamic."""
+    """Refine the reason of a break where an operand is dynamic because callers may replace it."""
     if found.refusal.reason is not Reason.DYNAMIC or len(found.nodes) != 1:
         return found
     weight = overridable(found.nodes[0], facts)
@@ -81,7 +81,7 @@ def refined(found: Break, facts: Facts) -> Break:
 
 
 def overridable(node: ir.Node, facts: Facts) -> Refusal | None:
-    """That an operand is, or is computed from, an initializer that is also a graph input."""
+    """Refuse a node with an operand computed from an initializer that is also a graph input."""
     if not facts.has_overridable:
         return None
     for value in node.inputs:
@@ -93,7 +93,7 @@ def overridable(node: ir.Node, facts: Facts) -> Refusal | None:
 
 
 def _overridable_source(value: ir.Value, facts: Facts) -> Refusal | None:
-    """The reason of the first replaceable initializer, if a value depends on nothing else."""
+    """Return the refusal of the first replaceable initializer if a value depends on no others."""
     pending, found, seen = [value], None, set[ir.Value]()
     while pending:
         current = pending.pop()
@@ -119,7 +119,7 @@ def _refusal_of(value: ir.Value, facts: Facts) -> Refusal | None:
 
 
 def _apart(node: ir.Node, facts: Facts) -> Break | None:
-    """Why a node and a linear neighbour are two; None without such a neighbour."""
+    """Return why a node and a linear neighbour did not merge, or None without such a neighbour."""
     pairs = list(_neighbours(node, facts))
     if not pairs:
         return None
@@ -131,7 +131,7 @@ def _apart(node: ir.Node, facts: Facts) -> Break | None:
 
 
 def _neighbours(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value, ir.Node]]:
-    """The linear nodes before and after a node, each with the value between."""
+    """Yield the linear nodes before and after a node, each with the value between."""
     for value in node.inputs:
         producer = None if value is None else value.producer()
         if value is not None and producer is not None and is_linear_kind(producer, facts):
@@ -143,7 +143,7 @@ def _neighbours(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value
 
 
 def _between(first: ir.Node, value: ir.Value, second: ir.Node, facts: Facts) -> Refusal:
-    """Why two neighbours are two, of which one at least is a map."""
+    """Return why two neighbours, of which at least one is a map, did not merge."""
     for node in (first, second):
         obstacle = _obstacle(node, facts)
         if obstacle is not None:
@@ -164,7 +164,7 @@ def _between(first: ir.Node, value: ir.Value, second: ir.Node, facts: Facts) -> 
 
 
 def _obstacle(node: ir.Node, facts: Facts) -> Refusal | None:
-    """Why a node is no map of one value along its channels; None for one that is."""
+    """Return why a node is not a map of one value along its channels, or None if it is one."""
     lifted = lift(node, facts)
     if isinstance(lifted, Linear):
         return None
@@ -245,7 +245,7 @@ _REASONS: tuple[tuple[frozenset[str], Callable[[ir.Node, Facts], Refusal]], ...]
 
 
 def _values(node: ir.Node) -> list[ir.Value]:
-    """The first output, then what a node reads."""
+    """Return the first output, then the inputs of a node."""
     return [node.outputs[0], *(value for value in node.inputs if value is not None)]
 
 

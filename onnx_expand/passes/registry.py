@@ -1,4 +1,4 @@
-"""Passes by name, with options that are checked: what command lines and config files use."""
+"""The registry of passes by name, with checked options, for command lines and config files."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Option:
 
     Attributes:
         name: Its name.
-        kind: What it takes, in words.
-        default: Its value when it is left out; `MISSING` where it must be given.
-        help: What it does, where its class says so.
+        kind: The type of its values, in words.
+        default: Its default; `MISSING` if it is required.
+        help: Its description, if its class declares one.
     """
 
     name: str
@@ -53,7 +53,7 @@ class NamedPass:
     Attributes:
         name: Its name.
         kind: Its class, a subclass of `onnx_ir.passes.PassBase`.
-        origin: The package that it comes from.
+        origin: The package that defines it.
     """
 
     name: str
@@ -62,7 +62,7 @@ class NamedPass:
 
     @property
     def summary(self) -> str:
-        """The first line of its documentation."""
+        """The first line of its docstring."""
         return (self.kind.__doc__ or "").strip().split("\n", maxsplit=1)[0]
 
     @property
@@ -71,10 +71,10 @@ class NamedPass:
         return options_of(self.kind)
 
     def make(self, options: Mapping[str, Any]) -> ir.passes.PassBase:
-        """The pass with these options.
+        """Create the pass with these options.
 
         Raises:
-            UsageError: It has no such option, or an option has a value that makes no sense.
+            UsageError: It has no such option, or an option has an invalid value.
         """
         known = [field.name for field, _ in _declared(self.kind)]
         for name in options:
@@ -95,20 +95,20 @@ class NamedPass:
 
 
 def named_passes() -> tuple[NamedPass, ...]:
-    """All passes that can be named: those of this package, then those of installed packages.
+    """Return all registered passes: those of this package, then those of installed packages.
 
     Raises:
-        UsageError: An installed package registers something that is no pass, or a name twice.
+        UsageError: An installed package registers an object that is not a pass, or a name twice.
     """
     own = tuple(NamedPass(name, kind, "onnx-expand") for name, kind in _OWN.items())
     return own + tuple(map(_foreign, plugins.names(plugins.PASSES)))
 
 
 def find_pass(name: str) -> NamedPass:
-    """The pass of a name.
+    """Return the pass of a name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such pass.
     """
     if name in _OWN:
         return NamedPass(name, _OWN[name], "onnx-expand")
@@ -119,14 +119,14 @@ def find_pass(name: str) -> NamedPass:
 
 
 def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ir.passes.PassBase:
-    """A pass by name.
+    """Create a pass by name.
 
     Args:
         name: The name, as `onnx-expand passes` lists it.
         options: Its options by name.
 
     Raises:
-        UsageError: There is no such pass or option, or an option's value makes no sense.
+        UsageError: There is no such pass or option, or an option has an invalid value.
     """
     return find_pass(name).make(options or {})
 
@@ -142,7 +142,7 @@ def _foreign(name: str) -> NamedPass:
 
 
 def options_of(kind: Any) -> tuple[Option, ...]:
-    """What the fields of an option dataclass, or of a pass, take."""
+    """Return the options that an option dataclass, or a pass, declares."""
     return tuple(
         Option(f.name, _words(hint), _default(f), f.metadata.get("help", ""))
         for f, hint in _declared(kind)
@@ -150,7 +150,7 @@ def options_of(kind: Any) -> tuple[Option, ...]:
 
 
 def _declared(kind: Any) -> Iterator[tuple[Field[Any], Any]]:
-    """The fields that a class is made with, and their types."""
+    """Yield the init fields of a class with their types."""
     if not is_dataclass(kind):
         return
     hints = get_type_hints(kind)
@@ -165,11 +165,11 @@ def _default(field: Field[Any]) -> Any:
     return field.default
 
 
-_CALLED = {**CALLED, bool: "true or false"}  # as JSON writes it
+_CALLED = {**CALLED, bool: "true or false"}  # as JSON spells it
 
 
 def _words(hint: Any) -> str:
-    """What a type takes, in words."""
+    """Describe a type in words."""
     found = []
     for kind in alternatives(hint):
         if kind is type(None):

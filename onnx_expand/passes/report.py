@@ -1,4 +1,4 @@
-"""What a fold reports: what was merged, what was not and why, and what it costs."""
+"""The report of a fold: the merged nodes, the kept nodes with their reasons, and the costs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Site:
     """Nodes that were merged.
 
     Attributes:
-        nodes: What was there.
-        result: What is there now.
-        before: The cost of what was there.
-        after: The cost of what is there now.
-        border: How a padded border was bridged, `exact` where nothing had to be.
-        ops: The op types of what was there.
-        result_ops: The op types of what is there now.
+        nodes: The labels of the replaced nodes.
+        result: The labels of the new nodes.
+        before: The cost of the replaced nodes.
+        after: The cost of the new nodes.
+        border: How a padded border was bridged; `exact` if none had to be.
+        ops: The op types of the replaced nodes.
+        result_ops: The op types of the new nodes.
     """
 
     nodes: tuple[str, ...]
@@ -43,12 +43,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Break:
-    """Why nodes are not one, or why a node of a linear op is no map.
+    """Why nodes did not merge, or why a node of a linear op is not a map.
 
     Attributes:
         nodes: The nodes concerned.
         refusal: The reason.
-        value: The name of the tensor between them, where there is one.
+        value: The name of the tensor between them, if there is one.
     """
 
     nodes: tuple[ir.Node, ...]
@@ -58,7 +58,7 @@ class Break:
 
 @dataclass(frozen=True)
 class Kept:
-    """Nodes that were not merged, the tensor between them if there is one, and why."""
+    """Nodes that were not merged, the reason, and the tensor between them if there is one."""
 
     nodes: tuple[str, ...]
     refusal: Refusal
@@ -67,10 +67,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether a pass's result was compared with what the pass was given.
+    """The outcome of comparing a pass's result with its input.
 
     Attributes:
-        verdict: The `onnx_expand.equivalence.Verdict`; None where the two were not compared.
+        verdict: The `onnx_expand.equivalence.Verdict`; None if the two were not compared.
         text: The verdict in one line, or why there is none.
     """
 
@@ -79,27 +79,27 @@ class Verification:
 
     @property
     def equal(self) -> bool | None:
-        """Whether both compute the same; None where that is not known."""
+        """Whether both compute the same; None if unknown."""
         return None if self.verdict is None else bool(self.verdict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The outcome as plain JSON types."""
+        """Return the outcome as plain JSON types."""
         return {"checked": self.verdict is not None, "equal": self.equal, "text": self.text}
 
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What fold did, what it left alone, and what the model cost before and after.
+    """The result of fold, with the costs of the model before and after.
 
     Attributes:
-        policy: The policy that decided; never `auto`.
-        sites: What was merged.
-        kept: What was not, each with its reason.
-        before: The model as it came, where it was measured.
-        after: The model as it is.
-        copies: Weights that are stored in two versions since, and by how much the model grew.
-        cleaned: What was cleaned besides.
-        verification: Whether it computes the same; the pass itself runs no model.
+        policy: The policy that was applied; never `auto`.
+        sites: The merged nodes.
+        kept: The nodes that were not merged, each with its reason.
+        before: The model before folding, if it was inspected.
+        after: The folded model, if it was inspected.
+        copies: Weights that are now stored in two versions, and by how much the model grew.
+        cleaned: The changes of cleaning.
+        verification: Whether both models compute the same; the pass itself runs no model.
     """
 
     policy: Policy
@@ -112,7 +112,7 @@ class FoldReport:
     verification: Verification = field(default_factory=Verification)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain JSON types."""
+        """Return the report as plain JSON types."""
         return {
             "schema": 1,
             "policy": str(self.policy),
@@ -141,5 +141,5 @@ class FoldReport:
 
 
 def kept_of(found: Break) -> Kept:
-    """A break as the report has it."""
+    """Convert a break to the form of the report."""
     return Kept(tuple(map(label, found.nodes)), found.refusal, found.value)

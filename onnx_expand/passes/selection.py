@@ -1,4 +1,4 @@
-"""Which layers of a model a plan selects: what there is, and what each layer is like."""
+"""Survey the layers of a model and decide which of them a plan selects."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Site:
 
     Attributes:
         node: The node.
-        linear: Its map; or why it has none; or None if it reads no constant at all.
-        reads_image: Whether it is a convolution that no other precedes.
+        linear: Its map, or why it has none, or None if it reads no constant.
+        reads_image: Whether it is a convolution that follows no other.
         places: `first`, `last` or `inner` among the linear layers.
         residual: Whether it lies in a residual block, beside the shortcut.
         path: `contracting` if nothing was upsampled before it, else `expanding`.
@@ -43,12 +43,12 @@ class Site:
 
     @property
     def name(self) -> str:
-        """What messages and plans call it."""
+        """The name in messages and plans."""
         return label(self.node)
 
 
 def survey(model: ir.Model, facts: Facts) -> list[Site]:
-    """The nodes of a model whose op can be expanded, in order."""
+    """Return the nodes of a model whose op can be expanded, in order."""
     sites = []
     for graph in model.graphs():
         nodes = list(graph)
@@ -77,12 +77,12 @@ def survey(model: ir.Model, facts: Facts) -> list[Site]:
 
 
 def _placed(linear: Linear | Refusal | None) -> Linear | Refusal | None:
-    """A layer, or that its borders are not known."""
+    """Refuse a layer whose borders are unknown; return other layers as they are."""
     return linear.geometry.floating() or linear if isinstance(linear, Linear) else linear
 
 
 def why_not(select: Select, site: Site) -> Refusal | None:
-    """Why a layer is not selected by its name, op or place; None if it is."""
+    """Return why a layer is not selected by its name, op or place, or None if it is."""
     name = site.name
     if select.include is not None and not re.search(select.include, name):
         return _unselected("its name does not match include")
@@ -102,7 +102,7 @@ def why_not(select: Select, site: Site) -> Refusal | None:
 
 def _unlike(select: Select, linear: Linear) -> Refusal | None:
     g = linear.geometry
-    # A matrix has no kernel: it is selected by its op, or by its place or name.
+    # A matrix has no kernel, and is selected by its op, place or name.
     wanted = {kernel * g.rank if len(kernel) == 1 else kernel for kernel in select.kernels}
     if select.kernels and (not g.rank or g.kernel not in wanted):
         return _unselected(f"its kernel is {'x'.join(map(str, g.kernel)) or 'a matrix'}")
@@ -119,7 +119,7 @@ def _unselected(message: str) -> Refusal:
 
 
 def _behind(nodes: Sequence[ir.Node], ops: frozenset[str] | set[str]) -> set[ir.Node]:
-    """The nodes that come after one of some ops."""
+    """Return the nodes that depend on a layer of some ops."""
     reached: set[ir.Value] = set()
     found = set()
     for node in nodes:
@@ -132,7 +132,7 @@ def _behind(nodes: Sequence[ir.Node], ops: frozenset[str] | set[str]) -> set[ir.
 
 
 def _ahead(nodes: Sequence[ir.Node], ops: frozenset[str]) -> set[ir.Node]:
-    """The nodes that come before one of some ops."""
+    """Return the nodes that a layer of some ops depends on."""
     needed: set[ir.Value | None] = set()
     found = set()
     for node in reversed(nodes):
@@ -145,14 +145,14 @@ def _ahead(nodes: Sequence[ir.Node], ops: frozenset[str]) -> set[ir.Node]:
 
 
 def _is_layer(node: ir.Node) -> bool:
-    """Whether a node has a weight, or takes no part in what it would be one for."""
+    """Return whether a node has a weight, or its op is not one that has."""
     return node.op_type not in EXPANDABLE or any(
         v is not None and (v.is_initializer() or v.producer() is not None) for v in node.inputs[1:]
     )
 
 
 def _residual(nodes: Sequence[ir.Node]) -> set[ir.Node]:
-    """The nodes between a value and a sum that adds the value, or a projection of it, again."""
+    """Return the nodes between a value and a sum that adds the value, or its projection, again."""
     order = {node: i for i, node in enumerate(nodes)}
     found: set[ir.Node] = set()
     for node in nodes:
@@ -165,7 +165,7 @@ def _residual(nodes: Sequence[ir.Node]) -> set[ir.Node]:
 
 
 def _shortcut(value: ir.Value) -> Iterator[ir.Value]:
-    """A value and those that it is a projection of, as far as they are read elsewhere too."""
+    """Yield a value and those that it is a projection of, if they have other consumers."""
     current: ir.Value | None = value
     while current is not None:
         if len(current.uses()) > 1:
@@ -178,7 +178,7 @@ def _shortcut(value: ir.Value) -> Iterator[ir.Value]:
 def _block(
     starts: Sequence[ir.Value], ends: Sequence[ir.Value], order: dict[ir.Node, int]
 ) -> set[ir.Node]:
-    """The nodes on the way from one of some values to one of others."""
+    """Return the nodes on the paths from some values to others."""
     if not starts:
         return set()
     earliest = min(

@@ -1,4 +1,4 @@
-"""What a model says, to be compared with what it says after a pass: `modified` is no guess."""
+"""Snapshots of a model's content, compared before and after a pass to set `modified` reliably."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Snapshot"]
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor; it is read only where another object has taken its place."""
+    """A tensor, whose content is compared only if the object was replaced."""
 
     tensor: ir.TensorProtocol
 
@@ -35,7 +35,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a model's file would hold, tensors by reference.
+    """The content of a model as its file would store it, with tensors by reference.
 
     Attributes:
         content: Nested tuples, in the order of the file.
@@ -45,7 +45,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: ir.Model) -> Snapshot:
-        """Take down what a model says now."""
+        """Record the current content of a model."""
         fields = (
             *(model.ir_version, model.producer_name, model.producer_version, model.domain),
             *(model.model_version, model.doc_string, _mapping(model.metadata_props)),
@@ -105,7 +105,7 @@ def _attribute(attribute: ir.Attr) -> tuple[Any, ...]:
     elif kind == ir.AttributeType.TENSORS:
         stated = tuple(map(_Tensor, value))
     else:
-        stated = repr(value)  # NaN too is what it was
+        stated = repr(value)  # repr makes NaN equal to itself
     return (attribute.name, kind, attribute.doc_string, stated)
 
 

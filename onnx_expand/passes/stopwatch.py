@@ -1,4 +1,4 @@
-"""How long stretches of a graph take in onnxruntime, for the policy that asks for it."""
+"""Measure the time of stretches of a graph in onnxruntime, for the policy `latency`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Stopwatch"]
 
-# What stands for an extent that is not static: the batch is one sample.
+# Assumed extents where none is static: a batch of one sample.
 _BATCH, _EXTENT = 1, 64
 _SECONDS = 0.02
 _IR_VERSION = 10
@@ -26,8 +26,8 @@ class Stopwatch:
     """Measures stretches of a graph, each as a model of its own.
 
     Attributes:
-        facts: What is known about the model.
-        provider: `cpu` or `cuda`; the first that this machine has, when missing.
+        facts: Shapes, types and constants of the model.
+        provider: `cpu` or `cuda`; by default the first that this machine has.
     """
 
     facts: Facts
@@ -35,16 +35,16 @@ class Stopwatch:
     _idle: float | None = None
 
     def nanoseconds(self, nodes: Sequence[ir.Node]) -> int | None:
-        """How long some nodes take, without the time that any run takes.
+        """Return the time that some nodes take, without the overhead of a run.
 
         Args:
-            nodes: In order; the last one's first output is the result.
+            nodes: The nodes in order; the first output of the last one is the result.
 
         Returns:
-            At least one nanosecond; None where they do not run by themselves.
+            Nanoseconds, at least one; None if the nodes do not run alone.
 
         Raises:
-            UnsupportedError: onnxruntime is missing, or lacks the provider.
+            UnsupportedError: onnxruntime is missing or lacks the provider.
         """
         if self._idle is None:
             x = ir.val("x", dtype=ir.DataType.FLOAT, shape=ir.Shape([1]))
@@ -55,7 +55,7 @@ class Stopwatch:
         return None if taken is None else max(1, round((taken - self._idle) * 1e9))
 
     def _seconds(self, nodes: Sequence[ir.Node]) -> float | None:
-        # Heavy, and seldom needed.
+        # imported here because it is slow to import and seldom needed
         from onnx_expand.runtimes import OnnxRuntime, detect_providers, timings
 
         provider = self.provider or next(iter(detect_providers()), "cpu")
@@ -79,7 +79,7 @@ class Stopwatch:
             return None
 
     def _model(self, nodes: Sequence[ir.Node]) -> ir.Model:
-        """The nodes as a model; what they read and do not make is an input or a constant."""
+        """Return the nodes as a model; values that they only read become inputs or constants."""
         twins: dict[ir.Value, ir.Value] = {}
         inputs: list[ir.Value] = []
         constants: list[ir.Value] = []

@@ -1,4 +1,4 @@
-"""Removing the activations that expand put between the layers of a chain, and no others."""
+"""Remove the activations that expand inserted between the layers of a chain, and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StripResult(ir.passes.PassResult):
     """The result of `StripNonlinear`.
 
     Attributes:
-        removed: The names of the activations that are gone.
+        removed: The labels of the removed activations.
     """
 
     removed: tuple[str, ...]
@@ -27,12 +27,12 @@ class StripResult(ir.passes.PassResult):
 class StripNonlinear(ir.passes.InPlacePass):
     """Turn the non-linear counterpart of an expansion into the linear one with its weights.
 
-    What training made of the weights is kept: the paper reports this as the best initialisation
-    of an expanded network.
+    The trained weights are kept: the paper reports them as the best initialisation of an expanded
+    network.
     """
 
     def call(self, model: ir.Model) -> StripResult:
-        """Remove the marked activations, in place."""
+        """Remove the marked activations in place."""
         removed = []
         for node, _ in activations(model):
             value, graph = node.inputs[0], node.graph

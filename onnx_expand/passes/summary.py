@@ -1,4 +1,4 @@
-"""A fold's report as people read it: alike sites and alike reasons as one."""
+"""Summarize a fold's report: group equal kinds of sites and equal kinds of reasons."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["ReasonGroup", "SiteGroup", "group_reasons", "group_sites", "op_count
 
 @dataclass(frozen=True)
 class SiteGroup:
-    """Sites at which the same op types were merged into the same.
+    """Sites that replaced the same op types by the same op types.
 
     Attributes:
-        before: Op types of what was there, counted.
-        after: Op types of what is there now, counted.
+        before: The op types of the replaced nodes, with counts.
+        after: The op types of the new nodes, with counts.
         border: How a padded border was bridged.
-        scope: A pattern that fits the names of all nodes that are there now.
+        scope: A pattern that matches the names of all new nodes.
         sites: The sites.
     """
 
@@ -34,13 +34,13 @@ class SiteGroup:
 
 @dataclass(frozen=True)
 class ReasonGroup:
-    """Nodes that were kept for reasons that differ in their names and figures at most.
+    """Nodes that were kept for reasons that differ at most in names and numbers.
 
     Attributes:
         reason: The kind of reason.
-        example: The reason of the first.
-        hint: What would change it.
-        kept: What was kept.
+        example: The message of the first.
+        hint: How to change the outcome.
+        kept: The nodes, each with its reason.
     """
 
     reason: str
@@ -50,7 +50,7 @@ class ReasonGroup:
 
 
 def group_sites(sites: Iterable[Site]) -> list[SiteGroup]:
-    """Sites by what was merged into what, those that save the most nodes first."""
+    """Group sites by their op types and border, those that save the most nodes first."""
     found: dict[tuple[str, str, Border], list[Site]] = {}
     for site in sites:
         key = (op_counts(site.ops), op_counts(site.result_ops), site.border)
@@ -63,7 +63,7 @@ def group_sites(sites: Iterable[Site]) -> list[SiteGroup]:
 
 
 def group_reasons(kept: Iterable[Kept]) -> list[ReasonGroup]:
-    """What was kept, by reason; names and numbers aside, the most frequent first."""
+    """Group kept nodes by reason, ignoring names and numbers, the most frequent first."""
     found: dict[tuple[str, str], list[Kept]] = {}
     for one in kept:
         found.setdefault((str(one.refusal.reason), _plain(one.refusal.message)), []).append(one)
@@ -75,16 +75,16 @@ def group_reasons(kept: Iterable[Kept]) -> list[ReasonGroup]:
 
 
 def op_counts(ops: Sequence[str]) -> str:
-    """Op types with how often each occurs, in the order in which they do: `3 Conv, Add`."""
+    """Return op types with their counts, in order of first occurrence: `3 Conv, Add`."""
     counts = Counter(ops)
     return ", ".join(f"{n} {op}" if n > 1 else op for op, n in counts.items())
 
 
 def scope_of(names: Sequence[str]) -> str:
-    """A pattern that fits all names: parts that differ become `*`.
+    """Return a pattern that matches all names, with `*` for the parts that differ.
 
-    Names are split where exporters join scopes, at dots and slashes: `stages.0.conv` and
-    `stages.1.conv` are `stages.*.conv`.
+    Names are split at dots and slashes, where exporters join scopes: `stages.0.conv` and
+    `stages.1.conv` become `stages.*.conv`.
     """
     if len(set(names)) == 1:
         return names[0]
@@ -108,5 +108,5 @@ def _saved(site: Site) -> int:
 
 
 def _plain(message: str) -> str:
-    """A message without the names and numbers in it."""
+    """Remove the names and numbers from a message."""
     return re.sub(r"'[^']*'|\d[\d,.]*(e[+-]?\d+)?", "", message)

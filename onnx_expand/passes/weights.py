@@ -1,6 +1,6 @@
-"""Weights that a graph computes from constants, written down as what they come to.
+"""Evaluate and store weights that a graph computes from constants.
 
-Weight normalization, low-rank updates inside a layer and re-parameterized kernels arrive as
+Weight normalization, low-rank updates inside a layer and re-parameterized kernels are exported as
 arithmetic in front of a layer, which a runtime would repeat or has to fold itself.
 """
 
@@ -18,17 +18,17 @@ from onnx_expand.lift import Linear, lift
 
 __all__ = ["Frozen", "freeze_weights"]
 
-_SMALL = 1 << 8  # bytes that are not worth a node
+_SMALL = 1 << 8  # bytes below which a constant is always stored
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A constant that was written down.
+    """A constant that was stored.
 
     Attributes:
-        nodes: The nodes that computed it and are gone.
-        name: Its name now.
-        parameters: Elements of it, and of the constants that went.
+        nodes: The labels of the removed nodes that computed it.
+        name: Its name.
+        parameters: The number of its elements, and of those of the removed constants.
     """
 
     nodes: tuple[str, ...]
@@ -37,20 +37,20 @@ class Frozen:
 
 
 def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[Frozen]:
-    """Write down the constants that the linear nodes of a graph read from other nodes.
+    """Store the constants that other nodes compute for the linear nodes of a graph.
 
-    What merely moves or converts stored numbers stays where writing it down would take more
+    Constants that nodes only move or convert are kept if storing the result would take more
     memory: half-precision weights that a node converts, for instance, or quantized ones that nodes
     convert and scale.
     """
     for node in list(graph):
         if node.graph is not graph:
-            continue  # it computed a constant, and is gone
+            continue  # it computed a constant and was removed
         linear = lift(node, facts)
         if not isinstance(linear, Linear):
             continue
         for index in range(len(node.inputs)):
-            value = node.inputs[index]  # another one by now, where the node reads it twice
+            value = node.inputs[index]  # changed by now if the node reads it twice
             if value is None or index == linear.slot or value.is_graph_output():
                 continue
             producer = value.producer()

@@ -1,10 +1,10 @@
-"""Products of one input as one wider product and a Split, and the reverse.
+"""Merge products of one input into one wider product and a Split, or the reverse.
 
     x W1, x W2, x W3 = Split(x [W1 W2 W3])
 
-Both compute the same sums. Which is faster depends on the machine, the runtime and the sizes (a
-wide product starts once and reads x once; a Split copies), so that nothing but a measurement
-decides: only the policy `latency` asks for either.
+Both compute the same sums. Which is faster depends on the machine, the runtime and the extents (a
+wide product starts once and reads x once; a Split copies). Only a measurement can decide, so only
+the policy `latency` applies them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Resized", "Width", "resize"]
 
-_COUNTED = 13  # the operator set from which on a Split takes its sizes as an input
+_COUNTED = 13  # the first opset in which a Split takes its sizes as an input
 
 
 class Width(StrEnum):
-    """What to do with products of one input."""
+    """How to write products of one input."""
 
     AS_IS = "as it is"
     WIDER = "wider"
@@ -37,7 +37,7 @@ class Width(StrEnum):
 
 @dataclass(frozen=True)
 class Resized:
-    """Products that were written anew: what was there, and what is there instead."""
+    """Products that were rewritten: the labels of the old nodes and of the new ones."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -45,13 +45,13 @@ class Resized:
 
 @dataclass(frozen=True)
 class _Product:
-    """A product of a value and a constant, and what is added to it.
+    """A product of a value and a constant, with an optional bias.
 
     Attributes:
         node: The product.
         add: The node that adds the bias of a MatMul, if there is one.
         axis: The axis of the weight along which its outputs lie.
-        bias: The constant that is added, if there is one.
+        bias: The constant bias, if there is one.
     """
 
     node: ir.Node
@@ -80,13 +80,13 @@ def resize(
     rewriter: Rewriter,
     width: Width,
 ) -> Iterator[Resized]:
-    """Write the products of a graph wider or narrower.
+    """Merge or split the products of a graph.
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        rewriter: Gives names, and puts initializers in place.
-        width: Which of both.
+        facts: Shapes, types and constants of the model.
+        rewriter: Chooses names and registers initializers.
+        width: Whether to merge or to split.
     """
     scribe = _Scribe(graph, facts, rewriter)
     if width is Width.WIDER:
@@ -102,7 +102,7 @@ class _Scribe:
         self._graph, self._facts, self._rewriter = graph, facts, rewriter
 
     def widen(self) -> Iterator[Resized]:
-        """Several products of one value become one, which a Split cuts."""
+        """Replace products of one value by one wide product and a Split."""
         groups: dict[object, list[_Product]] = defaultdict(list)
         for node in self._graph:
             product = self._product(node)
@@ -113,7 +113,7 @@ class _Scribe:
                 yield self._widened(products)
 
     def narrow(self) -> Iterator[Resized]:
-        """A product that a Split cuts becomes one for each part."""
+        """Replace a product that a Split cuts by one product for each part."""
         for node in list(self._graph):
             product = self._product(node)
             split = None if product is None else self._split(product)
@@ -123,7 +123,7 @@ class _Scribe:
     # -- Finding ----------------------------------------------------------------------------
 
     def _product(self, node: ir.Node) -> _Product | None:
-        """A node as a product whose outputs may be cut; None if it is none."""
+        """Return a node as a product whose outputs can be split, or None for other nodes."""
         if node.domain or node.op_type not in {"MatMul", "Gemm", "Conv"} or len(node.inputs) < 2:
             return None
         if any(attribute.is_ref() for attribute in node.attributes.values()):
@@ -146,11 +146,11 @@ class _Scribe:
             bias is not None
             and self._facts.dims(bias) != self._facts.dims(weight)[axis : axis + 1]
         ):
-            return None  # broadcast
+            return None  # the bias broadcasts
         return _Product(node, None, axis, bias)
 
     def _matmul(self, node: ir.Node) -> _Product | None:
-        """A MatMul, with the Add of a bias behind it."""
+        """Return a MatMul as a product, with an Add of a bias after it."""
         if (self._facts.rank(node.inputs[0]) or 0) < 2:
             return None
         y, n = node.outputs[0], self._facts.dims(node.inputs[1])[-1]  # type: ignore[arg-type]
@@ -165,12 +165,12 @@ class _Scribe:
         return _Product(node, None, 1, None)
 
     def _is_own(self, value: ir.Value) -> bool:
-        """Whether a constant is stored and read once."""
+        """Return whether a constant is an initializer with a single use."""
         plain = value.is_initializer() and not value.is_graph_input()
         return plain and len(value.uses()) == 1 and not value.is_graph_output()
 
     def _key(self, product: _Product) -> object:
-        """What products must agree on to be one."""
+        """Return the key on which products must agree to be merged."""
         node = product.node
         plain = tuple(sorted(f"{name}={a.value}" for name, a in node.attributes.items()))
         dims = self._facts.dims(product.weight)
@@ -179,7 +179,7 @@ class _Scribe:
         return (node.inputs[0], node.op_type, plain, rest, *traits)
 
     def _split(self, product: _Product) -> tuple[ir.Node, tuple[int, ...]] | None:
-        """The Split of a product's channels that is all that reads it, and the sizes."""
+        """Return the Split along the channels that alone reads a product, and its sizes."""
         users = list(product.y.uses())
         if len(users) != 1 or product.y.is_graph_output():
             return None
@@ -235,7 +235,7 @@ class _Scribe:
         return self._put(nodes, [*product.nodes, split], split.outputs, outputs)
 
     def _written(self, like: _Product, weight: ir.Value, bias: ir.Value | None) -> list[ir.Node]:
-        """A product like another, of other constants."""
+        """Create a product like another, with other constants."""
         old, x = like.node, like.node.inputs[0]
         inputs = [x, weight] if bias is None or like.add is not None else [x, weight, bias]
         name = self._rewriter.unique(label(old))
@@ -248,7 +248,7 @@ class _Scribe:
     def _constant(
         self, like: ir.Value, parts: Sequence[ir.Value], axis: int, part: slice | None = None
     ) -> ir.Value:
-        """Constants one after the other, or a part of one."""
+        """Concatenate constants, or cut a part out of one."""
         arrays = [read_tensor(self._facts.tensor(value)) for value in parts]
         whole = np.concatenate(arrays, axis) if len(arrays) > 1 else arrays[0]
         if part is not None:
@@ -258,7 +258,7 @@ class _Scribe:
         return ir.val(name, const_value=ir.Tensor(whole, dtype, name=name))
 
     def _cut(self, like: _Product, wide: ir.Value, sizes: Sequence[int]) -> ir.Node:
-        """A Split of a wide product."""
+        """Create the Split of a wide product."""
         rank = self._facts.rank(like.y)
         is_conv = like.node.op_type == "Conv"
         axis = 1 if is_conv else -1 if rank is None else rank - 1
@@ -280,7 +280,7 @@ class _Scribe:
         before: Sequence[ir.Value],
         after: Sequence[ir.Value],
     ) -> Resized:
-        """Put nodes into the graph in the place of others that compute the same values."""
+        """Replace nodes of the graph by others that compute the same values."""
         labels = tuple(map(label, old))
         position = {node: i for i, node in enumerate(self._graph)}
         old = sorted(old, key=position.__getitem__)

@@ -1,4 +1,4 @@
-"""Writing a unit: the nodes that compute its branches and their sum."""
+"""Write a unit: the nodes that compute its branches and their sum."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from onnx_expand.lower.units import mark, mark_activation
 __all__ = ["UnitWriter"]
 
 _MATRICES = {"Gemm": Form.GEMM, "MatMul": Form.MATMUL}
-_SLOPE = 0.25  # what a PRelu starts with (He et al., ICCV 2015)
+_SLOPE = 0.25  # initial slope of a PRelu (He et al., ICCV 2015)
 
 
 @dataclass
 class UnitWriter:
-    """Writes units in the place of nodes of one model.
+    """Writes units in place of nodes of one model.
 
     Attributes:
-        facts: What is known about the model.
-        rewriter: Gives names, and puts nodes in place.
+        facts: Shapes, types and constants of the model.
+        rewriter: Chooses names and inserts nodes.
         nonlinear: `relu` or `prelu` between the layers of a chain, or None.
     """
 
@@ -39,7 +39,7 @@ class UnitWriter:
     nonlinear: str | None = None
 
     def replace(self, linear: Linear, filled: Filled) -> list[ir.Node] | Refusal:
-        """Put a unit in the place of a node; its nodes, or why it cannot be."""
+        """Replace a node by a unit; return its nodes, or why it cannot be replaced."""
         template = Template.of(linear, self.facts)
         assert template is not None
         if self.nonlinear is not None and len(filled.unit.branches) > 1:
@@ -57,14 +57,14 @@ class UnitWriter:
         for node in written.activations:
             mark_activation(node, f"{linear.y.name}")
         y = linear.y
-        # Weights that begin equal, such as those of a batch normalization, learn apart.
+        # Weights that start equal, such as those of batch normalizations, must not be shared.
         self.rewriter.replace([linear.node], written.nodes, whole=True)
         self.facts.transfer(y, written.nodes[-1].outputs[0])
         return written.nodes
 
 
 class _Written:
-    """The nodes of one unit as far as they are written."""
+    """The nodes of one unit, while they are being written."""
 
     def __init__(self, writer: UnitWriter, linear: Linear) -> None:
         assert linear.weight is not None
@@ -79,11 +79,11 @@ class _Written:
 
     @property
     def linear(self) -> list[ir.Node]:
-        """All nodes but the activations."""
+        """All nodes except the activations."""
         return [node for node in self.nodes if node not in self.activations]
 
     def branch(self, index: int, filled: Filled) -> ir.Value:
-        """Write one branch; the value that it ends in."""
+        """Write one branch and return its result."""
         steps, parts = filled.unit.branches[index], filled.parts[index]
         value, axes = self._x, self._axes
         for i, (step, part) in enumerate(zip(steps, parts, strict=True)):
@@ -104,24 +104,24 @@ class _Written:
         return value
 
     def join(self, ends: Sequence[ir.Value]) -> None:
-        """Add the branches up, where there are several."""
+        """Sum the branches, if there are several."""
         if len(ends) > 1:
             self._check("Sum")
             name = self._rewriter.unique(f"{label(self._node)}.sum")
             self.nodes.append(ir.node("Sum", list(ends), name=name))
 
     def _check(self, op_type: str) -> None:
-        """Refuse an op that the model's operator set or its runtime lacks in this type."""
+        """Refuse an op that the opset or the runtime lacks in this type."""
         refusal = self._facts.writable(self._dtype).refusal(op_type)
         if refusal is not None:
             raise RefusedError(refusal)
 
     def discard(self) -> None:
-        """Take back what was written: it counts as a reader."""
+        """Detach the written nodes, which would otherwise count as consumers."""
         detach(self.nodes)
 
     def _settled(self, name: str, dims: Sequence[Hashable] | None) -> ir.Value:
-        """The output of the last node, with what is known about it."""
+        """Set name, type and extents of the last node's output, and return it."""
         value = self.nodes[-1].outputs[0]
         value.name = self._rewriter.unique(name)
         if dims is not None:
@@ -135,7 +135,7 @@ class _Written:
             form = Form.CONV_TRANSPOSE
         new = lower(part, form, axes, Target(value, self._dtype, names, self._facts))
         self.nodes += new
-        # A bias of zeros is left out where nothing trains; here it has to be.
+        # A zero bias is normally left out, but here it must exist to be trained.
         if step.geometry.bias and len(new) == 1 and len(new[0].inputs) == 2:
             bias = np.zeros(part.geometry.out_channels)
             column = form is Form.GEMM and axes[1] == 0

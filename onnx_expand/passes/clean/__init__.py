@@ -1,10 +1,10 @@
-"""Clean: what a graph computes twice, for nobody, from constants alone or not at all.
+"""Clean: remove duplicate, unused, constant and no-op nodes from a graph.
 
-onnx-ir has passes of that kind, each with an edge that this door may not pass: its elimination of
-common subexpressions takes 0.0 for -0.0, strings for their addresses and two attributes that
-callers hand over for one, and merges nodes of domains that it knows nothing of; its elimination of
-identities believes what a file claims of shapes; its removal of unused nodes edits those that
-stay. What is needed of them is little, and written here on the facts that fold has anyway.
+onnx-ir has passes for this, but each has a case that must not occur here. Its common subexpression
+elimination treats 0.0 and -0.0 as equal, compares strings by address, merges two attributes that
+callers pass separately and merges nodes of unknown domains. Its identity elimination trusts the
+declared shapes. Its removal of unused nodes edits the remaining nodes. The little that is needed
+of them is implemented here, on the facts that fold computes anyway.
 """
 
 from onnx_expand.passes.clean.cleaner import Clean, Cleaner, CleanResult

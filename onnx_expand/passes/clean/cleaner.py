@@ -1,4 +1,4 @@
-"""The pass, and the order of its steps."""
+"""The pass `Clean` and the order of its steps."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from onnx_expand.passes.snapshot import Snapshot
 
 __all__ = ["Clean", "CleanResult", "Cleaner"]
 
-_PLAIN_INITIALIZERS = 4  # the first file format with initializers that are no inputs
-_ROUNDS = 8  # a merged pair may make its readers alike; one round follows whole chains
+_PLAIN_INITIALIZERS = 4  # the first IR version in which an initializer need not be a graph input
+_ROUNDS = 8  # merging a pair may make its consumers equal; one round follows whole chains
 
 
 class Cleaner:
-    """Cleans the graphs of one model.
+    """Clean the graphs of one model.
 
     Args:
         model: The model.
-        facts: What is known about it.
-        rewriter: What rewrites it.
+        facts: Shapes, types and constants of the model.
+        rewriter: Applies the changes to the model.
 
     Attributes:
-        done: What was done so far.
-        informs: Whether more may be known of the model now than `facts` says.
+        done: The changes made so far.
+        informs: Whether the changes may allow inferring more than `facts` contains.
     """
 
     def __init__(self, model: ir.Model, facts: Facts, rewriter: Rewriter) -> None:
         self.facts, self.rewriter = facts, rewriter
-        # A body has no initializers, and old files have none that are no inputs.
+        # A function body has no initializers; in old files every initializer is a graph input.
         old = model.ir_version is not None and model.ir_version < _PLAIN_INITIALIZERS
         self._lifts = not old and not model.meta.get(BODY)
         self.done = Cleaned()
         self.informs = False
 
     def clean(self, graph: ir.Graph, *, maps: bool = True) -> Cleaned:
-        """Clean one graph; those within its nodes are cleaned by calls of their own.
+        """Clean one graph, without the subgraphs of its nodes.
 
         Args:
             graph: The graph.
-            maps: Whether to treat what fold treats itself, too: weights, and nodes that hand on
-                numbers which maps treat.
+            maps: Whether to include values that fold handles itself: weights, and the outputs of
+                no-op nodes in floating point.
 
         Returns:
-            What was done; `done` has the sum of all graphs.
+            The changes to this graph; `done` accumulates those of all graphs.
         """
         facts, rewriter = self.facts, self.rewriter
         unread = tuple(drop_unread(graph, rewriter))
@@ -78,18 +78,18 @@ class Cleaner:
 
 @dataclass
 class CleanResult(ir.passes.PassResult):
-    """The result of `Clean`, with what it did."""
+    """The result of `Clean`, with its changes."""
 
     cleaned: Cleaned
 
 
 @dataclass(frozen=True)
 class Clean(ir.passes.InPlacePass):
-    """Drop what is computed twice, for nobody or from constants alone, and what does nothing.
+    """Remove duplicate and unused nodes, replace constant nodes by initializers and drop no-ops.
 
-    Every number stays as it is, bit by bit. So do inputs, outputs, their names and shapes, the
-    operator set and what the model says of itself. Nodes that are random, that run bodies or that
-    belong to domains unknown to ONNX are never merged.
+    Computed values stay equal bit by bit, except that the sign of a zero may change. The inputs,
+    outputs, their names and shapes, the opset imports and the metadata do not change. Nodes that
+    are random, contain subgraphs or belong to domains unknown to ONNX are never merged.
     """
 
     def call(self, model: ir.Model) -> CleanResult:

@@ -1,10 +1,10 @@
-"""Constants that nodes compute, written down where the file does not grow by much.
+"""Store constants that nodes compute, where the file does not grow by much.
 
-Small ones are written down in any case, and those that take no more bytes than what they are
-computed from. The others, such as an attention's table of positions gathered for each pair of
-them, are written down together or not at all: all of a graph, where that makes the file a tenth
-longer at most. What is stored in a narrower type than it is used in, quantized or in half
-precision, stays so, and so does a weight that is stored once for two uses.
+Constants are stored if they are small or take no more bytes than the constants that they are
+computed from. All others of a graph, such as the position table that attention gathers for each
+pair of tokens, are stored together, or not at all if the file would grow by more than a tenth. A
+constant stored in a narrower type than it is used in (quantized, half precision) stays as it is,
+and so does a weight that is stored once for two uses.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from onnx_expand.passes.clean.idle import is_of_maps
 
 __all__ = ["lift_constants", "write_constants"]
 
-_SMALL = 1 << 8  # bytes that are not worth a node
-_SHARE = 10  # constants may make a model longer by one part in so many
+_SMALL = 1 << 8  # bytes below which a constant is always stored
+_SHARE = 10  # constants may enlarge a model by one part in this many
 _FREE = 1 << 14  # bytes by which any model may grow
 
 
@@ -40,12 +40,12 @@ def write_constants(
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        rewriter: What rewrites it.
-        maps: Whether to store weights of maps, too, which fold composes with other maps first.
+        facts: Shapes, types and constants of the model.
+        rewriter: Applies the changes to the model.
+        maps: Whether to include the weights of linear maps, which fold first composes with others.
 
     Returns:
-        The labels of the nodes that are gone, and by how many bytes the model has grown.
+        The labels of the removed nodes, and the number of bytes by which the model has grown.
     """
     stored = stored_bytes(graph)
     room = stored // _SHARE + _FREE
@@ -69,7 +69,7 @@ def write_constants(
 
 
 def lift_constants(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
-    """Store the numbers of Constant nodes as initializers; yields the labels of the nodes."""
+    """Replace Constant nodes by initializers; yield the labels of the nodes."""
     for node in list(graph):
         value = node.outputs[0] if node.outputs else None
         tensor = None if value is None else stated_constant(value)
@@ -81,12 +81,12 @@ def lift_constants(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
 
 
 def _frontier(graph: ir.Graph, facts: Facts, most: int) -> Iterator[ir.Value]:
-    """The constants that nodes compute and that anything reads which is none itself.
+    """Yield the constants computed by nodes that a node with a non-constant result reads.
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        most: Bytes above which a constant is not looked at.
+        facts: Shapes, types and constants of the model.
+        most: Bytes above which a constant is ignored.
     """
     found = {node for node in graph if _is_constant(node, facts, most)}
     for node in graph:
@@ -98,7 +98,7 @@ def _frontier(graph: ir.Graph, facts: Facts, most: int) -> Iterator[ir.Value]:
 
 
 def _is_constant(node: ir.Node, facts: Facts, most: int) -> bool:
-    """Whether all that a node computes is constant, and none of it an output of the graph."""
+    """Return whether all outputs of a node are constant and none is a graph output."""
     named = [value for value in node.outputs if value.name]
     if not named or any(value.is_graph_output() for value in named):
         return False
@@ -108,14 +108,14 @@ def _is_constant(node: ir.Node, facts: Facts, most: int) -> bool:
 
 
 def _is_weight(value: ir.Value, facts: Facts) -> bool:
-    """Whether a node may be a map that reads a constant as its weight."""
+    """Return whether a linear node may read a constant as its weight."""
     return is_of_maps(value, facts) and any(
         user.domain == "" and user.op_type in LINEAR_OPS for user in value.consumers()
     )
 
 
 def _bytes_of(value: ir.Value, facts: Facts) -> int:
-    """The bytes of a value, as far as they are known before it is computed."""
+    """Return the size of a value in bytes, counting only its known extents."""
     shape, dtype = facts.shape(value), facts.dtype(value)
     if shape is None or dtype is None:
         return 0

@@ -1,8 +1,8 @@
-"""Nodes that compute what another node computes already.
+"""Merge nodes that compute the same values.
 
-Two nodes are alike when they are of one op, with the same attributes bit by bit, and read the same
-values, or constants of the same bytes. Merged are deterministic nodes of ops that ONNX knows: a
-random number drawn twice is two numbers, and what an op of another domain does is not known.
+Two nodes are duplicates if they have the same op, bitwise equal attributes, and the same inputs or
+constant inputs of equal bytes. Only deterministic nodes of ops that ONNX defines are merged: two
+random draws differ, and the semantics of other domains are unknown.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["merge_duplicates"]
 
-_SMALL = 1 << 10  # bytes of constants that are compared by what they hold
+_SMALL = 1 << 10  # bytes up to which constants are compared by content
 _BODIES = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
 _TENSORS = {ir.AttributeType.TENSOR, ir.AttributeType.TENSORS}
 _DOMAINS = {"": "", "ai.onnx.ml": "ai.onnx.ml"}
 
 
 def merge_duplicates(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
-    """Let one node of a graph compute what several do; yields the labels of the others."""
+    """Merge the duplicate nodes of a graph; yield the labels of the removed nodes."""
     first: dict[Hashable, ir.Node] = {}
     nodes = list(graph)
-    alike = Counter(map(_stem, nodes))  # few are, and the others' constants need not be read
+    alike = Counter(map(_stem, nodes))  # the rest need not have their constants read
     for node in nodes:
         key = _key(node, facts) if alike[_stem(node)] > 1 else None
         if key is None:
@@ -46,7 +46,7 @@ def merge_duplicates(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Itera
 
 
 def _stem(node: ir.Node) -> Hashable:
-    """What nodes that compute the same have in common at least."""
+    """Return a cheap key that duplicate nodes share."""
     reads = tuple(v if v is None or v.producer() is not None else None for v in node.inputs)
     return (node.domain, node.op_type, *(None if _is_constant(v) else v for v in reads))
 
@@ -57,7 +57,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _key(node: ir.Node, facts: Facts) -> Hashable | None:
-    """What nodes that compute the same have in common; None for one that stays as it is."""
+    """Return the key that duplicate nodes share, or None for a node that must not be merged."""
     if not node.outputs or not _is_deterministic(node, facts):
         return None
     attributes = []
@@ -66,7 +66,7 @@ def _key(node: ir.Node, facts: Facts) -> Hashable | None:
         if content is None:
             return None
         attributes.append((name, content))
-    named = tuple(bool(out.name) for out in node.outputs)  # outputs may decide what is computed
+    named = tuple(bool(out.name) for out in node.outputs)  # ops may depend on which are present
     operands = tuple(map(_operand, node.inputs))
     return (node.domain, node.op_type, tuple(attributes), named, operands)
 
@@ -81,7 +81,7 @@ def _is_deterministic(node: ir.Node, facts: Facts) -> bool:
 
 
 def _operand(value: ir.Value | None) -> Hashable:
-    """A value, or what it holds where it is a small constant."""
+    """Return the value itself, or the content of a small constant."""
     if value is None:
         return None
     is_stored = value.is_initializer() and not value.is_graph_input()
@@ -96,14 +96,14 @@ def _bytes(tensor: ir.TensorProtocol) -> Hashable:
 
 
 def _content(attribute: ir.Attr) -> Hashable | None:
-    """What an attribute says, to the bit; None where it is no plain content."""
+    """Return the bitwise content of an attribute, or None where it is not compared."""
     kind = attribute.type
     if attribute.is_ref():
         return (kind, "given", attribute.ref_attr_name)
     if kind in _BODIES:
         return None
     if kind not in _TENSORS:
-        return (kind, repr(attribute.value))  # tells -0.0 from 0.0
+        return (kind, repr(attribute.value))  # distinguishes -0.0 from 0.0
     tensors = attribute.value if kind == ir.AttributeType.TENSORS else [attribute.value]
     if any(t.dtype == ir.DataType.STRING or t.nbytes > _SMALL for t in tensors):
         return None

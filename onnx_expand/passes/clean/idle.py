@@ -1,4 +1,4 @@
-"""Nodes that do nothing, or whose results nothing reads."""
+"""Remove nodes that do nothing, or whose outputs nothing reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_NUMBERS = {ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128
 
 
 def drop_unread(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
-    """Remove the nodes of a graph whose results nothing reads; yields their labels."""
+    """Remove the nodes of a graph whose outputs nothing reads; yield their labels."""
     for node in reversed(graph):
         if node.graph is graph and not any(map(_is_read, node.outputs)):
             yield label(node)
@@ -27,13 +27,13 @@ def drop_unread(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
 
 
 def drop_idle(graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, maps: bool) -> Iterator[str]:
-    """Let the readers of nodes that hand on a value read that value; yields their labels.
+    """Bypass the nodes that return an input unchanged; yield their labels.
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        rewriter: What rewrites it.
-        maps: Whether nodes go too that hand on numbers which maps treat.
+        facts: Shapes, types and constants of the model.
+        rewriter: Applies the changes to the model.
+        maps: Whether to include nodes whose output is in a type that linear maps process.
     """
     for node in list(graph):
         value = _handed_on(node, facts)
@@ -49,7 +49,7 @@ def _is_read(value: ir.Value) -> bool:
 
 
 def _handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
-    """The input that a node gives back as it is; None for other nodes."""
+    """Return the input that a node returns unchanged, or None for other nodes."""
     if node.domain == "" and node.op_type == "Identity" and len(node.inputs) == 1:
         return node.inputs[0]
     if node.domain == "" and node.op_type == "Dropout" and _is_inference(node, facts):
@@ -58,7 +58,7 @@ def _handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
 
 
 def _is_inference(node: ir.Node, facts: Facts) -> bool:
-    """Whether a Dropout drops nothing, and nothing asks what it dropped."""
+    """Return whether a Dropout is in inference mode and its mask is unused."""
     if any(map(_is_read, node.outputs[1:])) or any(a.is_ref() for a in node.attributes.values()):
         return False
     if facts.opset < 7:
@@ -73,9 +73,9 @@ _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 
 
 def _combined_with_neutral(node: ir.Node, facts: Facts) -> ir.Value | None:
-    """The operand of x + 0, x - 0, 1 x or x / 1 that is the result; None for other nodes.
+    """Return the operand x of x + 0, x - 0, 1 x or x / 1, or None for other nodes.
 
-    The sum of -0 and 0 is 0 and not -0, which no comparison tells apart.
+    For x = -0, x + 0 is 0 rather than -0, which compare as equal.
     """
     neutral = _NEUTRAL.get(node.op_type) if node.domain == "" and facts.opset >= 7 else None
     if neutral is None or len(node.inputs) != 2:
@@ -92,7 +92,7 @@ def _combined_with_neutral(node: ir.Node, facts: Facts) -> ir.Value | None:
 
 
 def _keeps_shape(x: ir.Value, constant: ir.Value, facts: Facts) -> bool:
-    """Whether a value has its own shape when it is broadcast against a constant."""
+    """Return whether broadcasting a value against a constant keeps the shape of the value."""
     extents, shape = facts.dims(constant), facts.shape(x)
     if not extents:
         return True
@@ -110,6 +110,6 @@ def _is_all(tensor: ir.TensorProtocol, number: int) -> bool:
 
 
 def is_of_maps(value: ir.Value, facts: Facts) -> bool:
-    """Whether a value is of numbers that maps treat."""
+    """Return whether a value has a type that linear maps process (float of 16 bits or more)."""
     dtype = facts.dtype(value)
     return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16

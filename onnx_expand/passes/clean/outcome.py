@@ -1,4 +1,4 @@
-"""What cleaning did."""
+"""The record of what cleaning changed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Cleaned"]
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What cleaning changed: the labels of the nodes that are gone, by the reason.
+    """The changes of cleaning: the labels of the removed nodes by reason.
 
     Attributes:
-        constants: They computed a constant, which is stored now.
-        duplicates: Another node computes the same.
-        idle: They handed on what they read.
-        unread: Nothing reads what they compute.
-        lifted: Constant nodes whose numbers are initializers now.
-        grown: By how many bytes the constants that were written down exceed those that went.
+        constants: Nodes that computed a constant, which is stored now.
+        duplicates: Nodes that computed the same as another node.
+        idle: Nodes that returned an input unchanged.
+        unread: Nodes whose outputs nothing read.
+        lifted: Constant nodes whose tensors are initializers now.
+        grown: Bytes of the stored constants less those of the constants that were removed.
     """
 
     constants: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Cleaned:
 
     @property
     def text(self) -> str:
-        """What was done in one line."""
+        """The changes in one line."""
         counts = {
             "computed constants": self.constants,
             "Constant nodes": self.lifted,
@@ -55,7 +55,7 @@ class Cleaned:
         return f"cleaned: {', '.join(parts)}{grown}"
 
     def as_dict(self) -> dict[str, object]:
-        """What was cleaned as plain JSON types."""
+        """Return the changes as plain JSON types."""
         return {
             "constants": list(self.constants),
             "duplicates": list(self.duplicates),

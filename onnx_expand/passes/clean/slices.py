@@ -1,4 +1,4 @@
-"""Slices one after the other along different axes, which are one."""
+"""Merge consecutive Slices along different axes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PARTS = ("starts", "ends", "axes", "steps")
 
 
 def join_slices(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
-    """Let one Slice cut along the axes of two; yields the labels of the first ones.
+    """Merge pairs of consecutive Slices into one; yield the labels of the first ones.
 
-    Slice(Slice(x, axes a), axes b) = Slice(x, axes a and b) where no axis is in both, whatever the
-    extents: each axis is cut by itself.
+    Slice(Slice(x, axes a), axes b) = Slice(x, axes a and b) if no axis is in both, for any
+    extents, since each axis is sliced independently.
     """
-    if facts.opset < 10:  # where to cut is said by attributes
+    if facts.opset < 10:  # starts and ends are attributes
         return
     for node in list(graph):
         inner = _slice_before(node)
@@ -41,7 +41,7 @@ def join_slices(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[s
 
 
 def _slice_before(node: ir.Node) -> ir.Node | None:
-    """The Slice whose result this Slice alone reads."""
+    """Return the Slice that produces the input of a Slice, if nothing else reads that input."""
     value = node.inputs[0] if _is_slice(node) else None
     inner = None if value is None else value.producer()
     if value is None or inner is None or not _is_slice(inner) or inner.graph is not node.graph:
@@ -54,7 +54,7 @@ def _is_slice(node: ir.Node) -> bool:
 
 
 def _numbers(node: ir.Node, facts: Facts) -> list[npt.NDArray[np.int64]] | None:
-    """Starts, ends, axes and steps, axes counted from the front; None where they are not known."""
+    """Return starts, ends, non-negative axes and steps, or None where they are unknown."""
     given = [*node.inputs[1:], None, None][:4]
     if any(value is not None and not facts.is_constant(value) for value in given):
         return None

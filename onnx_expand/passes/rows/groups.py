@@ -1,4 +1,4 @@
-"""Products of tokens whose rows belong together."""
+"""Find products of tokens whose rows can be kept between them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _QUANTIZING = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
 
 
 class Use(Protocol):
-    """A use of a value: the node that reads it, and as which input."""
+    """A use of a value: the consumer, and the index of its input."""
 
     @property
     def node(self) -> ir.Node:
-        """The node."""
+        """The consumer."""
 
     @property
     def idx(self) -> int:
-        """The input."""
+        """The index of the input."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of tokens and what is added to it."""
+    """A product of tokens and the addition of its bias."""
 
     node: ir.Node
     add: ir.Node
@@ -50,13 +50,13 @@ class Product:
 
     @property
     def y(self) -> ir.Value:
-        """The result."""
+        """The result of the addition."""
         return self.add.outputs[0]
 
 
 @dataclass
 class Group:
-    """Products whose rows belong together, and the nodes between them."""
+    """Products connected by values in rows, and the elementwise nodes between them."""
 
     products: list[Product] = field(default_factory=list)
     between: list[ir.Node] = field(default_factory=list)
@@ -64,12 +64,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Uses:
-    """The uses of a value.
+    """The uses of a value, by what they read.
 
     Attributes:
-        reshapes: The Reshapes that may read its rows, and what they ask for.
-        others: Those that need it as it is.
-        flat: Those of its rows.
+        reshapes: The Reshapes that can read the rows instead, with their targets.
+        others: The uses that need the value in its own shape.
+        flat: The uses that read its rows.
     """
 
     reshapes: dict[ir.Node, list[int]] = field(default_factory=dict)
@@ -82,12 +82,12 @@ class Finder:
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        locked: The labels of nodes that stay.
+        facts: Shapes, types and constants of the model.
+        locked: The labels of nodes that must not change.
 
     Attributes:
-        flat: The values that may lie in rows, those of products and of nodes between them, and
-            what makes each.
+        flat: The values that can be written as rows, each with the product or the elementwise
+            node that computes it.
     """
 
     def __init__(self, graph: ir.Graph, facts: Facts, locked: frozenset[str]) -> None:
@@ -95,7 +95,7 @@ class Finder:
         self.flat: dict[ir.Value, Product | ir.Node] = {}
 
     def groups(self) -> list[Group]:
-        """Products whose rows meet, group by group."""
+        """Return the products, grouped by connections through rows."""
         for node in self._graph:
             product = self._product(node)
             if product is not None:
@@ -104,7 +104,7 @@ class Finder:
                 self.flat[node.outputs[0]] = node
         for value, maker in reversed(
             list(self.flat.items())
-        ):  # only what leads to another product
+        ):  # only nodes that lead to another product
             if isinstance(maker, ir.Node) and not any(map(self._stays_flat, value.uses())):
                 del self.flat[value]
         classes = Classes[ir.Value]()
@@ -122,7 +122,7 @@ class Finder:
         return list(found.values())
 
     def _product(self, node: ir.Node) -> Product | None:
-        """The product that an Add ends; None for other nodes."""
+        """Return the product that an Add completes, or None for other nodes."""
         if node.op_type != "Add" or node.domain or label(node) in self._locked:
             return None
         for slot in (0, 1):
@@ -138,7 +138,7 @@ class Finder:
         return None
 
     def _is_plain(self, node: ir.Node, y: ir.Value, bias: ir.Value) -> bool:
-        """Whether a product is of tokens by a stored matrix, and what is added is its C."""
+        """Return whether a MatMul of tokens and a stored matrix can become a Gemm with a bias."""
         facts = self._facts
         x, weight = node.inputs
         if x is None or weight is None or facts.is_constant(x):
@@ -158,7 +158,7 @@ class Finder:
         return facts.writable(facts.dtype(y)).allows("Gemm")
 
     def _is_between(self, node: ir.Node) -> bool:
-        """Whether a node treats all numbers alike, of values that may lie in rows."""
+        """Return whether a node is elementwise on values that can be written as rows."""
         if node.domain or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
             return False
         if Trait.ELEMENTWISE not in op_of(node).traits or label(node) in self._locked:
@@ -173,11 +173,11 @@ class Finder:
         return len(shapes) == 1 and all(len(self._facts.dims(v)) < 3 for v in rest)
 
     def _operands(self, node: ir.Node) -> list[ir.Value]:
-        """What a node reads that is no constant."""
+        """Return the inputs of a node that are not constant."""
         return [v for v in node.inputs if v is not None and not self._facts.is_constant(v)]
 
     def _stays_flat(self, use: Use) -> bool:
-        """Whether a use of a value is of its rows."""
+        """Return whether a use of a value can read its rows."""
         out = use.node.outputs[0] if use.node.outputs else None
         if use.node.graph is not self._graph or out is None:
             return False
@@ -190,7 +190,7 @@ class Finder:
     # -- Counting ---------------------------------------------------------------------------
 
     def growth(self, group: Group) -> int:
-        """How many nodes more a group takes in rows."""
+        """Return the number of nodes that a group gains when written as rows."""
         entries = dict.fromkeys(p.x for p in group.products if p.x not in self.flat)
         found = sum(self.reshape_before(x) is None for x in entries)
         for value in self.values(group):
@@ -198,11 +198,11 @@ class Finder:
         return found - len(group.products)
 
     def values(self, group: Group) -> list[ir.Value]:
-        """The values of a group."""
+        """Return the values of a group."""
         return [*(p.y for p in group.products), *(node.outputs[0] for node in group.between)]
 
     def reshape_before(self, x: ir.Value) -> ir.Node | None:
-        """The Reshape whose result only products read, which theirs replaces."""
+        """Return the Reshape whose result only products read, which theirs replaces."""
         node = x.producer()
         if node is None or node.op_type != "Reshape" or node.domain or x.is_graph_output():
             return None
@@ -210,7 +210,7 @@ class Finder:
         return node if alone and label(node) not in self._locked else None
 
     def uses(self, value: ir.Value) -> Uses:
-        """The uses of a value."""
+        """Classify the uses of a value."""
         found = Uses()
         for use in value.uses():
             target = None if self._stays_flat(use) else self._target(use)
@@ -221,7 +221,7 @@ class Finder:
         return found
 
     def _target(self, use: Use) -> list[int] | None:
-        """The extents that a Reshape asks for, none of them its input's; None for other uses."""
+        """Return the target of a Reshape, with copied extents resolved, or None for other uses."""
         node, value = use.node, use.node.inputs[0]
         if node.op_type != "Reshape" or node.domain or use.idx or len(node.inputs) < 2:
             return None
@@ -238,5 +238,5 @@ class Finder:
 
 
 def _is_stored(value: ir.Value) -> bool:
-    """Whether a value is a constant of the model's own."""
+    """Return whether a value is an initializer that callers cannot replace."""
     return value.is_initializer() and not value.is_graph_input()

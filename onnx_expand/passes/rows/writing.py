@@ -1,4 +1,4 @@
-"""Writing products of tokens as products of rows."""
+"""Write products of tokens as products of rows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from onnx_expand.passes.rows.groups import Finder, Group, Product, Uses
 
 __all__ = ["Rowed", "as_rows"]
 
-_BROADCASTING = 7  # the operator set from which on C of a Gemm is broadcast by itself
+_BROADCASTING = 7  # the first opset in which C of a Gemm broadcasts without an attribute
 _MASKS = {"Add", "Where", "Sub"}
 
 
 @dataclass(frozen=True)
 class Rowed:
-    """Products that were written anew.
+    """Products that were rewritten.
 
     Attributes:
-        old: The labels of what was there.
-        new: The labels of what is there instead.
-        names: The label of the new product for that of each addition which it computes.
+        old: The labels of the replaced nodes.
+        new: The labels of the new nodes.
+        names: The label of the Gemm that replaces each addition.
     """
 
     old: tuple[str, ...]
@@ -37,7 +37,7 @@ class Rowed:
     names: dict[str, str]
 
     def renamed(self, kept: Kept) -> Kept:
-        """Why nodes were not merged, by what they are called now."""
+        """Return a reason with the names of replaced nodes updated."""
         if self.names.keys().isdisjoint(kept.nodes):
             return kept
         return replace(kept, nodes=tuple(dict.fromkeys(self.names.get(n, n) for n in kept.nodes)))
@@ -46,13 +46,13 @@ class Rowed:
 def as_rows(
     graph: ir.Graph, facts: Facts, rewriter: Rewriter, locked: frozenset[str] = frozenset()
 ) -> Iterator[Rowed]:
-    """Write the products of a graph as products of rows where that takes no more nodes.
+    """Write the products of a graph as products of rows where that needs no more nodes.
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        rewriter: Gives names, and puts initializers in place.
-        locked: The labels of nodes that stay.
+        facts: Shapes, types and constants of the model.
+        rewriter: Chooses names and registers initializers.
+        locked: The labels of nodes that must not change.
     """
     if facts.opset < _BROADCASTING or _is_masked(graph):
         return
@@ -64,7 +64,7 @@ def as_rows(
 
 
 def _is_masked(graph: ir.Graph) -> bool:
-    """Whether a Softmax is of masked scores."""
+    """Return whether a Softmax reads masked scores."""
     for node in graph:
         if node.op_type == "Softmax" and node.inputs[0] is not None:
             before = node.inputs[0].producer()
@@ -110,12 +110,12 @@ class _Scribe:
         return Rowed(tuple(old), tuple(map(label, new)), names)
 
     def _extents(self, value: ir.Value) -> list[int]:
-        """The extents of a value as rows."""
+        """Return the extents of a value written as rows."""
         shape = self._facts.shape(value) or ()
         return [math.prod(extent or 1 for extent in shape[:-1]), shape[-1] or 1]
 
     def _entry(self, product: Product, replaced: ir.Node | None) -> ir.Node:
-        """What makes rows of the tokens that products read."""
+        """Insert the Reshape that turns the tokens of a product into rows."""
         source = product.x if replaced is None else replaced.inputs[0]
         assert source is not None
         extents = self._extents(product.x)
@@ -139,7 +139,7 @@ class _Scribe:
         return value.type if dtype is None else ir.TensorType(dtype)
 
     def _gemm(self, product: Product, rows: ir.Value) -> ir.Node:
-        """A product of rows, by the name of that of tokens."""
+        """Insert the Gemm of a product, with the name of its MatMul."""
         stem, y = label(product.node), product.y
         name = self._rewriter.unique(stem, free={product.node.name or ""})
         node = ir.node("Gemm", [rows, product.node.inputs[1], product.bias], name=name)
@@ -151,7 +151,7 @@ class _Scribe:
         return node
 
     def _hand_over(self, value: ir.Value, made: ir.Node, uses: Uses) -> list[ir.Node]:
-        """Let what reads a value read the rows that a node makes; a Reshape for what cannot."""
+        """Redirect the consumers of a value to its rows, with a Reshape if they need its shape."""
         rows, needed = made.outputs[0], uses.others or value.is_graph_output()
         outer = list[ir.Node]()
         if needed:
@@ -172,7 +172,7 @@ class _Scribe:
         return outer
 
     def _stated(self, node: ir.Node, target: Sequence[int]) -> ir.Value:
-        """What says the extents that a Reshape asks for, of which none is its input's."""
+        """Return the constant target of a Reshape, with copied extents resolved."""
         given = node.inputs[1]
         assert given is not None
         asked = read_tensor(self._facts.tensor(given)).reshape(-1).tolist()
