@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,12 @@ import click
 
 from onnx_expand.cli import render
 from onnx_expand.errors import UsageError
+from onnx_expand.recipes import RECIPES, scaled
 
 if TYPE_CHECKING:
     from onnx_expand.experiment.paper import Executor, Setting, Study
 
-__all__ = ["paper"]
+__all__ = ["only", "paper"]
 
 _ENGINE = ("executor", "jobs", "address", "partition", "cluster")
 
@@ -25,8 +27,12 @@ _ENGINE = ("executor", "jobs", "address", "partition", "cluster")
 @click.option(
     "--data",
     metavar="DIR|FILE|PACKAGE:FUNCTION",
-    help="Train on this instead of distorted digits, by the paper's settings for CIFAR. As for "
-    "`train`.",
+    help="Train on this instead of the embedded digits, by the study's recipe. As for `train`.",
+)
+@click.option(
+    "--recipe",
+    type=click.Choice([*RECIPES]),
+    help="By whose settings --data is trained. [default: the study's own]",
 )
 @click.option("--out", type=Path, default=Path("paper"), show_default=True, help="Output folder.")
 @click.option(
@@ -38,12 +44,16 @@ _ENGINE = ("executor", "jobs", "address", "partition", "cluster")
 @click.option("--schedule", help="Instead of the setting's, as for `train`.")
 @click.option("--size", type=click.IntRange(min=1), help="Height and width of the images.")
 @click.option("--classes", type=click.IntRange(min=2), help="Classes of the data. [default: 10]")
+@click.option("--width", type=click.IntRange(min=1), help="Channels of U-Net's first level.")
+@click.option("--ignore-label", type=int, help="As for `train`.")
 @click.option(
     "--lr",
     metavar="R,..",
     help="Learning rates of which each arm takes its best on held-out data; one is not tried.",
 )
-@click.option("--arms", metavar="NAME,..", help="Only these lines of the table.")
+@click.option(
+    "--arms", metavar="NAME,..", help="Only these lines of the table, by their whole names."
+)
 @click.option(
     "--executor",
     type=click.Choice(["process", "pool", "ray", "slurm"]),
@@ -91,10 +101,10 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
         rows = [(s.name, s.source, s.title, f"{len(s.arms)} arms") for s in STUDIES.values()]
         render.print_table(screen, ("", "", "", ""), rows)
         return
-    study = _only(study_of(name), said.pop("arms"))
+    study = only(study_of(name), said.pop("arms"))
     executor = _executor(out, **{name: said.pop(name) for name in _ENGINE})
     seeds = range(said.pop("seeds"))
-    setting = _setting(**said)
+    setting = _setting(study, **said)
     findings = run_study(study, setting, seeds, out / "runs", executor=executor, tell=screen.print)
     written = write(findings, out)
     for line in written[0].read_text(encoding="utf-8").splitlines():
@@ -123,43 +133,70 @@ def _executor(
     return in_process
 
 
-def _only(study: Study, names: str | None) -> Study:
+def only(study: Study, names: str | None) -> Study:
     """A study of some of its arms; the one that all are compared with stays."""
     if names is None:
         return study
-    wanted = [name.strip().lower() for name in names.split(",")]
     known = {arm.name.lower(): arm for arm in study.arms}
-    for name in wanted:
-        if name not in known:
-            listed = ", ".join(arm.name for arm in study.arms)
-            raise UsageError(f"--arms: '{name}' is none of {listed}")
+    wanted = _split(names.lower(), known)
     bases = {base.name for name in wanted if (base := study.against(known[name])) is not None}
     arms = [arm for arm in study.arms if arm.name.lower() in wanted or arm.name in bases]
     return replace(study, arms=tuple(arms))
 
 
+def _split(text: str, known: Collection[str]) -> list[str]:
+    """The names in a list with commas, of which names have some too.
+
+    Raises:
+        UsageError: What follows a comma is none.
+    """
+    parts, found = [part.strip() for part in text.split(",")], []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((end for end in ends if ", ".join(parts[:end]) in known), None)
+        if end is None:
+            raise UsageError(f"--arms: '{parts[0]}' is none of {'; '.join(known)}")
+        found.append(", ".join(parts[:end]))
+        parts = parts[end:]
+    return found
+
+
 def _setting(
+    study: Study,
     *,
     data: str | None,
+    recipe: str | None,
     epochs: int | None,
     images: int | None,
     batch: int | None,
     schedule: str | None,
     size: int | None,
     classes: int | None,
+    width: int | None,
+    ignore_label: int | None,
     lr: str | None,
 ) -> Setting:
-    from onnx_expand.experiment.paper import CIFAR, EMBEDDED
+    from onnx_expand.experiment.paper import EMBEDDED, published
 
-    setting = EMBEDDED if data is None else replace(CIFAR, data=data)
+    if data is not None:
+        setting = published(recipe or study.recipe, data)
+    elif recipe is not None:
+        raise UsageError("--recipe is for --data; the embedded data have settings of their own")
+    else:
+        setting = study.embedded or EMBEDDED
     said = {"epochs": epochs, "batch": batch, "schedule": schedule}
-    train = {**setting.train, **{k: v for k, v in said.items() if v is not None}}
-    if epochs is not None or schedule is not None:
-        train.pop("milestones", None)  # each third, which is where the paper has them
-    shape = {"size": size, "classes": classes}
+    given = {k: v for k, v in said.items() if v is not None}
+    train = {**setting.train, **scaled(setting.train, given), **given}
+    shape = {"size": size, "classes": classes, "width": width}
     build = {**setting.build, **{k: v for k, v in shape.items() if v is not None}}
+    ignored = {} if ignore_label is None else {"ignore_label": ignore_label}
     return replace(
-        setting, train=train, build=build, images=images, rates=_rates(lr) or setting.rates
+        setting,
+        options={**setting.options, **ignored},
+        train=train,
+        build=build,
+        images=images,
+        rates=_rates(lr) or setting.rates,
     )
 
 

@@ -7,7 +7,7 @@ from onnx_expand.recipes.options import (
     TrainOptions,
 )
 from onnx_expand.recipes.papers import RECIPES, Recipe, recipe
-from onnx_expand.recipes.plan import GROUPS, Plan
+from onnx_expand.recipes.plan import GROUPS, Plan, scaled
 
 __all__ = [
     "GROUPS",
@@ -19,4 +19,5 @@ __all__ = [
     "RunOptions",
     "TrainOptions",
     "recipe",
+    "scaled",
 ]

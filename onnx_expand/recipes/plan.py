@@ -11,7 +11,7 @@ from onnx_expand.options import explain
 from onnx_expand.recipes.options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from onnx_expand.recipes.papers import recipe as find
 
-__all__ = ["GROUPS", "Plan"]
+__all__ = ["GROUPS", "Plan", "scaled"]
 
 GROUPS: Mapping[str, type[Any]] = {
     "train": TrainOptions,
@@ -59,10 +59,10 @@ class Plan:
             names = explain(kind)
             values = dict(getattr(base, group, {})) if base is not None else {}
             given = {name: said.pop(name) for name in names if name in said}
-            scaled = _scaled(values, given)
-            values.update(scaled)
+            moves = scaled(values, given)
+            values.update(moves)
             values.update(given)
-            moved = scaled.get("milestones", moved)
+            moved = moves.get("milestones", moved)
             groups[group] = kind(**values)
         if said:
             raise UsageError(f"there is no option {', '.join(sorted(said))}")
@@ -85,7 +85,7 @@ class Plan:
         return asdict(self)
 
 
-def _scaled(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def scaled(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's milestones at the same shares of another number of epochs."""
     wanted, old, milestones = given.get("epochs"), recipe.get("epochs"), recipe.get("milestones")
     if not milestones or not old or wanted in {None, old} or "milestones" in given:

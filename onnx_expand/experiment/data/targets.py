@@ -17,6 +17,7 @@ from onnx_expand.experiment.data.augment import View, boxes_seen, resample
 __all__ = ["Boxes", "Extents", "Labels", "Masks", "Pictures", "UnreadableError"]
 
 Extents: TypeAlias = tuple[int, int]
+Picks: TypeAlias = "npt.NDArray[np.int64]"
 
 
 class UnreadableError(Exception):
@@ -42,6 +43,11 @@ class Pictures:
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
         return self.kept[index] if index in self.kept else self.decode(self.paths[index])
 
+    def part(self, picks: Picks) -> Pictures:
+        """Some of them, by number."""
+        kept = {new: self.kept[int(was)] for new, was in enumerate(picks) if int(was) in self.kept}
+        return Pictures([self.paths[int(was)] for was in picks], self.decode, kept)
+
 
 class Labels:
     """One class for each sample.
@@ -56,6 +62,10 @@ class Labels:
     def content(self) -> Iterator[bytes]:
         """What tells these targets from others."""
         yield self.values.tobytes()
+
+    def part(self, picks: Picks) -> Labels:
+        """Those of some samples, by number."""
+        return Labels(self.values[picks])
 
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
         """The target of one sample as a view shows it."""
@@ -87,6 +97,10 @@ class Masks:
     def content(self) -> Iterator[bytes]:
         """What tells these targets from others: the names of the files."""
         yield from (path.name.encode() + b"\n" for path in self.pictures.paths)
+
+    def part(self, picks: Picks) -> Masks:
+        """Those of some samples, by number."""
+        return Masks(self.pictures.part(picks), self.classes, self.ignore, self.table)
 
     def load(self, index: int) -> npt.NDArray[np.int64]:
         """The mask of one sample, [H, W].
@@ -129,6 +143,10 @@ class Boxes:
     def content(self) -> Iterator[bytes]:
         """What tells these targets from others."""
         yield from (boxes.tobytes() + b"\n" for boxes in self.values)
+
+    def part(self, picks: Picks) -> Boxes:
+        """Those of some samples, by number."""
+        return Boxes([self.values[int(pick)] for pick in picks])
 
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
         """[most, 6] with the corners as shares of the view; rows of label -1 are none."""

@@ -1,9 +1,10 @@
 """The tables of the ExpandNets paper, each a declared study of independent runs."""
 
-from onnx_expand.experiment.paper.catalogue import CIFAR, EMBEDDED, STUDIES, study_of
+from onnx_expand.experiment.paper.catalogue import STUDIES, study_of
 from onnx_expand.experiment.paper.executors import Executor, by_slurm, in_pool, in_process, in_ray
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.experiment.paper.runner import perform
+from onnx_expand.experiment.paper.settings import EMBEDDED, published
 from onnx_expand.experiment.paper.study import (
     Arm,
     Findings,
@@ -16,7 +17,6 @@ from onnx_expand.experiment.paper.study import (
 from onnx_expand.experiment.paper.tables import markdown, write
 
 __all__ = [
-    "CIFAR",
     "EMBEDDED",
     "STUDIES",
     "Arm",
@@ -33,6 +33,7 @@ __all__ = [
     "in_ray",
     "markdown",
     "perform",
+    "published",
     "run_study",
     "study_of",
     "write",

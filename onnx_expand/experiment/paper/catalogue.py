@@ -9,27 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from onnx_expand.errors import UsageError
+from onnx_expand.experiment.paper.settings import BOXES, MASKS
 from onnx_expand.experiment.paper.study import Arm, Setting, Study, Teacher
 from onnx_expand.factorize import CHAIN_STARTS
-from onnx_expand.recipes import recipe
 
-__all__ = ["CIFAR", "EMBEDDED", "STUDIES", "study_of"]
-
-# Chosen on training digits alone.
-EMBEDDED = Setting(
-    "onnx_expand.experiment.distorted:distorted_digits",
-    build={"size": 16},
-    train={"epochs": 20, "batch": 64, "schedule": "cosine"},
-    rates=(0.01, 0.02, 0.05),
-)
-
-# What else than the embedded data is trained by the paper's settings.
-CIFAR = Setting(
-    "",
-    options=recipe("cifar-smallnet").data,
-    train={k: v for k, v in recipe("cifar-smallnet").train.items() if k != "lr"},
-    rates=(0.01, 0.03, 0.1),
-)
+__all__ = ["STUDIES", "study_of"]
 
 # The paper's teacher, at the rate of its recipe for larger networks.
 _RESNET = Teacher("resnet18", {"stem": "cifar"}, {"lr": 0.05, "weight_decay": 5e-4})
@@ -231,30 +215,44 @@ _TRANSFER = Study(
 )
 
 
-def _larger(name: str, network: str, plan: str, **paper: tuple[float, float]) -> Study:
+def _larger(
+    name: str,
+    network: str,
+    gains: str,
+    recipe: str,
+    paper: Mapping[str, tuple[float, float]],
+    embedded: Setting | None = None,
+) -> Study:
     """A network of the paper's, compact and expanded by its plan, with figures of each data."""
-    compact, expanded = ({k: v[i] for k, v in paper.items()} for i in (0, 1))
-    names = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
-    first, second = (
-        {names[column]: value for column, value in figures.items()}
-        for figures in (compact, expanded)
-    )
-    arms = (Arm("compact", paper=first), Arm("CL", {"plan": plan}, paper=second))
-    title = f"Does {network} gain from expanded 3x3 convolutions?"
-    return Study(name, title, "MobileNets", name, arms)
+    first, second = ({k: v[i] for k, v in paper.items()} for i in (0, 1))
+    arms = (Arm("compact", paper=first), Arm("CL", {"plan": f"paper:{network}"}, paper=second))
+    built = network.replace("-", "")
+    return Study(name, gains, "Larger networks", built, arms, recipe=recipe, embedded=embedded)
 
 
 _LARGER = (
     _larger(
-        "mobilenet", "MobileNet", "paper:mobilenet",
-        cifar10=(89.61, 91.79), cifar100=(67.93, 69.75), imagenet=(66.48, 69.40),
+        "mobilenet", "mobilenet", "Does MobileNet gain from expanded 3x3 convolutions?",
+        "cifar-mobilenet",
+        {"CIFAR-10": (89.61, 91.79), "CIFAR-100": (67.93, 69.75), "ImageNet": (66.48, 69.40)},
     ),
     _larger(
-        "mobilenetv2", "MobileNetV2", "paper:mobilenetv2",
-        cifar10=(91.64, 92.58), cifar100=(71.66, 72.33), imagenet=(63.75, 65.62),
+        "mobilenetv2", "mobilenetv2", "Does MobileNetV2 gain from expanded 3x3 convolutions?",
+        "cifar-mobilenet",
+        {"CIFAR-10": (91.64, 92.58), "CIFAR-100": (71.66, 72.33), "ImageNet": (63.75, 65.62)},
     ),
     _larger(
-        "shufflenetv2", "ShuffleNetV2 0.5x", "paper:shufflenetv2", imagenet=(56.89, 57.38),
+        "shufflenetv2", "shufflenetv2",
+        "Does ShuffleNetV2 0.5x gain from expanded 3x3 convolutions?",
+        "imagenet-shufflenet", {"ImageNet": (56.89, 57.38)},
+    ),
+    _larger(
+        "yololite", "yolo-lite", "Does a detector gain from an expanded backbone?",
+        "voc-yolo-lite", {"VOC2007, mAP": (27.34, 30.97)}, BOXES,
+    ),
+    _larger(
+        "unet", "unet", "Does a segmenter gain from an expanded contracting path?",
+        "cityscapes-unet", {"Cityscapes, mIoU": (56.59, 57.85)}, MASKS,
     ),
 )  # fmt: skip
 

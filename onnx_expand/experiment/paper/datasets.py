@@ -16,7 +16,7 @@ from onnx_expand.experiment.data.augment import Augment
 from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.loading import ImageInput, load_data
 from onnx_expand.experiment.data.samples import ArraySamples, PictureSamples, Samples
-from onnx_expand.experiment.data.targets import Labels, Pictures
+from onnx_expand.experiment.data.targets import Labels
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.recipes import DataOptions
 
@@ -35,11 +35,11 @@ def data_of(job: Job, images: ImageInput) -> Dataset:
     data = _loaded(job.data, json.dumps(dict(job.options), sort_keys=True), images)
     train, test = data.train, data.test
     if job.part == "held-out":
-        held = _last_fifth(_labels(train))
+        held = _last_fifth(_groups(train))
         test = replace(_taken(train, held), augment=Augment())
         train = _taken(train, ~held)
     if job.images is not None:
-        train = _taken(train, _balanced(_labels(train), job.images))
+        train = _taken(train, _balanced(_groups(train), job.images))
     if job.noise:
         train = _corrupted(train, job.noise, len(data.classes), job.seed)
     described = f"{data.description}; trained on {len(train):,}, tested on {len(test):,}"
@@ -68,28 +68,37 @@ def _loaded(spec: str, options: str, images: ImageInput) -> Dataset:
     )
 
 
-def _labels(samples: Samples) -> npt.NDArray[np.int64]:
-    """The class of each sample."""
+def _labels(samples: Samples) -> npt.NDArray[np.int64] | None:
+    """The class of each sample, where each has one."""
     if isinstance(samples, ArraySamples) and samples.y.ndim == 1:
         return samples.y.astype(np.int64)
     if isinstance(samples, PictureSamples) and isinstance(samples.targets, Labels):
         return samples.targets.values
-    raise UnsupportedError(
-        "a study cuts and corrupts images with one class each; this data is labelled otherwise"
-    )
+    return None
+
+
+def _groups(samples: Samples) -> npt.NDArray[np.int64]:
+    """What is cut alike: the samples of each class, or all together where masks or boxes are."""
+    labels = _labels(samples)
+    return np.zeros(len(samples), dtype=np.int64) if labels is None else labels
 
 
 def _taken(samples: Samples, chosen: npt.NDArray[Any]) -> Any:
-    """Some of the samples, by number or by mask."""
+    """Some of the samples, by number or by mask.
+
+    Raises:
+        UnsupportedError: They are of one's own kind.
+    """
     picks = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
     if isinstance(samples, ArraySamples):
         return replace(samples, x=samples.x[picks], y=samples.y[picks], _ready=None)
-    assert isinstance(samples, PictureSamples)
-    assert isinstance(samples.targets, Labels)
-    old = samples.pictures
-    kept = {new: old.kept[int(was)] for new, was in enumerate(picks) if int(was) in old.kept}
-    pictures = Pictures([old.paths[int(was)] for was in picks], old.decode, kept)
-    return replace(samples, pictures=pictures, targets=Labels(samples.targets.values[picks]))
+    if isinstance(samples, PictureSamples):
+        pictures, targets = samples.pictures.part(picks), samples.targets.part(picks)
+        return replace(samples, pictures=pictures, targets=targets)
+    raise UnsupportedError(
+        "a study cuts arrays and image files, and no dataset of your own; give all of it, and one "
+        "rate by --lr"
+    )
 
 
 def _last_fifth(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -114,6 +123,8 @@ def _balanced(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64
 def _corrupted(samples: Any, share: float, classes: int, seed: int) -> Any:
     """The same samples, a share of their labels drawn anew from all classes."""
     labels = _labels(samples)
+    if labels is None:
+        raise UnsupportedError("labels are drawn anew only where each sample has one class")
     random = np.random.default_rng([seed, _NOISE])
     changed = random.random(len(labels)) < share
     drawn = np.where(changed, random.integers(0, classes, len(labels)), labels)

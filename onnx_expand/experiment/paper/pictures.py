@@ -68,16 +68,16 @@ def _scores(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None
             axes.plot([statistics.mean(scores)], [place], "|", color=color, markersize=22)
     axes.set(yticks=range(len(rows)), yticklabels=[row.arm.name for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("test accuracy, %; each seed, and the mean")
+    axes.set_xlabel("test score, %; each seed, and the mean")
     axes.grid(alpha=0.3)
 
 
 def _curves(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None:
-    """Mean test accuracy over the epochs."""
+    """Mean test score over the epochs."""
     for row, results in zip(rows, finished, strict=True):
         curves = np.array([[100 * point[2] for point in r["curve"]] for r in results])
         _over_epochs(axes, curves, row.arm.name)
-    axes.set(xlabel="epoch", ylabel="test accuracy, %, mean")
+    axes.set(xlabel="epoch", ylabel="test score, %, mean")
     _legend(axes)
 
 

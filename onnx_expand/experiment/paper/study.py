@@ -96,6 +96,8 @@ class Study:
         gradients: See `Job`; of the runs that are reported.
         landscape: See `Job`.
         timed: Whether the time of an epoch is asked for; then runs side by side disturb it.
+        recipe: By whose settings other than the embedded data is trained.
+        embedded: Embedded data and their schedule; the distorted digits where it is None.
     """
 
     name: str
@@ -107,6 +109,8 @@ class Study:
     gradients: int = 0
     landscape: int = 0
     timed: bool = False
+    recipe: str = "cifar-smallnet"
+    embedded: Setting | None = None
 
     def against(self, arm: Arm) -> Arm | None:
         """The arm that one is compared with; None for the first."""

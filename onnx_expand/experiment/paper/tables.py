@@ -42,8 +42,9 @@ def markdown(findings: Findings) -> str:
     study, setting = findings.study, findings.setting
     columns = list(dict.fromkeys(name for arm in study.arms for name in arm.paper))
     head = [
-        "", "parameters in training", "rate", "accuracy %", "difference", "95 % interval",
-        "training loss", *(name for name, values in _analyses(findings.rows[0]) if values),
+        "", "parameters in training", "rate", f"{_metric(findings)} %", "difference",
+        "95 % interval", "training loss",
+        *(name for name, values in _analyses(findings.rows[0]) if values),
         *(("epoch time", "MACs") if study.timed else ()),
         *(f"paper: {name}" for name in columns),
     ]  # fmt: skip
@@ -71,6 +72,12 @@ def markdown(findings: Findings) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _metric(findings: Findings) -> str:
+    """What scores are."""
+    results = (result for row in findings.rows for result in row.results)
+    return next((str(r["metric"]) for r in results if "metric" in r), "score")
 
 
 def _line(cells: Sequence[str]) -> str:
