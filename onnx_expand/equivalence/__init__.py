@@ -1,4 +1,4 @@
-"""Whether two models compute the same: the tolerance comes from rounding, not from taste."""
+"""Check whether two models compute the same, with a tolerance derived from rounding."""
 
 from onnx_expand.equivalence.bisect import Divergence, bisect
 from onnx_expand.equivalence.checking import FACTOR, Figure, Verdict, check

@@ -1,4 +1,4 @@
-"""Where two models begin to differ: the first tensor of one name with other numbers."""
+"""Find where two models begin to differ: the first tensor of a common name with other values."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _UNITS = 2.0
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first tensor that two models have by one name and compute differently.
+    """The first tensor that both models have by one name and compute differently.
 
     Attributes:
         tensor: Its name.
         node_a: The node that computes it in A.
         node_b: The node that computes it in B.
-        error: Its largest distance.
-        tolerance: What rounding explains.
+        error: The largest difference.
+        tolerance: The difference that rounding explains.
         after: The last tensors of common names before it, which agree.
-        replaced: Nodes between these and it that are in A and not in B: what was merged there.
-        compared: How many tensors have a common name.
+        replaced: Nodes between these and it that are in A but not in B (the merged ones).
+        compared: The number of tensors with a common name.
     """
 
     tensor: str
@@ -47,7 +47,7 @@ class Divergence:
     compared: int
 
     def as_dict(self) -> dict[str, Any]:
-        """This finding as strict JSON types."""
+        """Return the finding as strict JSON types."""
         return {
             "tensor": self.tensor,
             "node_a": self.node_a,
@@ -60,7 +60,7 @@ class Divergence:
         }
 
     def summary(self) -> str:
-        """The finding in one line."""
+        """Return the finding in one line."""
         text = (
             f"first differs '{self.tensor}' (node '{self.node_a}' in A, '{self.node_b}' in B): "
             f"{self.error:.2g} off, where {self.tolerance:.2g} is rounding"
@@ -75,18 +75,18 @@ class Divergence:
 def bisect(
     a: ModelLike, b: ModelLike, feeds: Tensors, *, provider: str = "cpu"
 ) -> Divergence | None:
-    """Find the first tensor of a name that both models have in which they differ.
+    """Find the first tensor by a common name in which two models differ.
 
-    A tensor agrees where the two are a few roundings apart that A itself would have there.
+    A tensor agrees if the difference is within a few times the rounding error of A itself.
 
     Args:
-        a: The model that is right by definition.
-        b: The other one.
+        a: The reference model.
+        b: The model to compare.
         feeds: An array for every input.
         provider: Where to run.
 
     Returns:
-        The first in A's order; None where all agree.
+        The first such tensor in A's order, or None if all agree.
 
     Raises:
         UnsupportedError: onnxruntime cannot run a model with its inner tensors as outputs.
@@ -109,7 +109,7 @@ def bisect(
 
 
 def _moved(feeds: Tensors) -> Tensors:
-    """Inputs a unit in the last place away."""
+    """Shift every floating-point input by one ulp."""
     return {
         name: np.nextafter(array, np.inf).astype(array.dtype) if array.dtype.kind == "f" else array
         for name, array in feeds.items()
@@ -122,7 +122,7 @@ def _tolerance(x: Any, moved: Any) -> float:
     scale = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
     own = distance(x, moved) if x.shape == moved.shape else 0.0
     eps = float(np.finfo(x.dtype).eps)
-    # Sums of n terms are off by about the square root of n roundings.
+    # The rounding error of a sum of n terms is about sqrt(n) roundings.
     return FACTOR * max(own, _UNITS * 8 * eps * scale, float(np.finfo(x.dtype).tiny))
 
 

@@ -1,4 +1,4 @@
-"""Which parts of two models stand for one another: what lies between tensors of one name."""
+"""Cells: the corresponding parts of two models between tensors of common names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "unlike_ends",
 ]
 
-# Types that arrays hold and runtimes hand out.
+# Types that numpy and the runtimes exchange.
 _MANY = 256  # outputs of one node
 _NUMBERS = {
     *(ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE),
@@ -36,14 +36,14 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What computes one tensor from the nearest tensors before it that both models have.
+    """The nodes that compute one tensor from the nearest preceding tensors that both models have.
 
     Attributes:
         tensor: The name of the tensor.
-        nodes_a: The nodes of A in between.
-        nodes_b: The nodes of B.
-        inputs: The tensors that either reads.
-        shared: The tensors that both read.
+        nodes_a: The nodes of the cell in A.
+        nodes_b: The nodes of the cell in B.
+        inputs: The tensors that the cell reads in A or in B.
+        shared: The tensors that it reads in both.
     """
 
     tensor: str
@@ -54,20 +54,20 @@ class Cell:
 
     @property
     def alike(self) -> bool:
-        """Whether both models read the same tensors for it."""
+        """Whether the cell reads the same tensors in both models."""
         return self.inputs == self.shared
 
 
 @dataclass(frozen=True)
 class Swap:
-    """A constant in the place of another one, between nodes that are alike.
+    """A constant that was replaced by another one, between otherwise equal nodes.
 
     Attributes:
         tensor: The tensor that the nodes compute.
-        name: What A calls the constant.
-        readers: The ops in A that read it, and at which input.
+        name: The name of the constant in A.
+        readers: The ops in A that read it, each with the index of the input.
         a: The constant in A.
-        b: That in B.
+        b: The constant in B.
     """
 
     tensor: str
@@ -78,12 +78,12 @@ class Swap:
 
 
 def common_tensors(a: ir.Model, b: ir.Model, facts: Facts | None = None) -> dict[str, ir.DataType]:
-    """Names and types in A of the tensors of numbers that nodes of both main graphs compute.
+    """Return names and types in A of the numeric tensors that nodes of both main graphs compute.
 
     Args:
-        a: One model.
-        b: The other one.
-        facts: About A, where they are known already.
+        a: The first model.
+        b: The second model.
+        facts: The facts of A, if they are available.
     """
     others = {out.name for node in b.graph for out in node.outputs if out.name}
     facts = facts or Facts(a)
@@ -100,11 +100,11 @@ def common_tensors(a: ir.Model, b: ir.Model, facts: Facts | None = None) -> dict
 
 
 def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
-    """The cells that the two models do not have node for node alike.
+    """Return the cells in which the nodes of the two models differ.
 
     Args:
-        a: One model.
-        b: The other one.
+        a: The first model.
+        b: The second model.
         names: The tensors that bound the cells, besides the inputs of the models.
     """
     return [
@@ -115,7 +115,7 @@ def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
 
 
 def all_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
-    """All cells between tensors of these names, those that are node for node alike included."""
+    """Return all cells between tensors of these names, including those with equal nodes."""
     return [_cell(name, left, right) for name, left, right in _walks(a, b, names)]
 
 
@@ -130,7 +130,7 @@ def _cell(name: str, left: Walk, right: Walk) -> Cell:
 
 
 def unlike_ends(a: ir.Model, b: ir.Model, names: Set[str]) -> list[str]:
-    """The outputs that are none of the tensors of these names, and may differ."""
+    """Return the outputs that are not among these tensors and may differ."""
     others = {value.name: value for value in b.graph.outputs}
     found = []
     for value in a.graph.outputs:
@@ -150,7 +150,7 @@ def unlike_ends(a: ir.Model, b: ir.Model, names: Set[str]) -> list[str]:
 
 
 def dependent(model: ir.Model, names: Set[str]) -> Set[str]:
-    """Those of some tensors that follow, among others, from others of them."""
+    """Return those of the named tensors that depend on others of them."""
     after: set[ir.Value] = {value for value in model.graph.inputs if value.name in names}
     found = set()
     for node in model.graph:
@@ -162,29 +162,24 @@ def dependent(model: ir.Model, names: Set[str]) -> Set[str]:
 
 
 def inlined(model: ir.Model) -> ir.Model:
-    """The model itself, or a copy with the bodies of its functions in the place of their calls.
+    """Return the model, or a copy of it with all local functions inlined.
 
-    Bodies of another opset than the model's stay where they are.
+    Functions that import another opset version than the model are not inlined.
     """
     if not model.functions:
         return model
     copy = model.clone()
     try:
         InlinePass()(copy)
-    except Exception:  # the pass has no error of its own for what it cannot do
+    except Exception:  # the pass raises arbitrary errors for models that it cannot process
         return model
     return copy
 
 
 def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:
-    """The cells that are node for node alike and differ in one constant.
+    """Return the constants in which cells of otherwise equal nodes differ, if exactly one differs.
 
-    Where two differ they may make up for one another, as scales of layers that follow each other.
-
-    Args:
-        a: One model.
-        b: The other one.
-        names: The tensors that bound the cells, besides the inputs of the models.
+    Two different constants may compensate for each other, as the scales of consecutive layers do.
     """
     found = []
     for name, left, right in _walks(a, b, names):
@@ -202,7 +197,7 @@ def _walks(a: ir.Model, b: ir.Model, names: Set[str]) -> Iterator[tuple[str, Wal
     others = {out.name: out for node in b.graph for out in node.outputs if out.name in names}
     for node in a.graph:
         if len(node.outputs) > _MANY:
-            continue  # each of its outputs leads to all of it
+            continue  # each of its outputs depends on all of the node
         for out in node.outputs:
             if out.name in names:
                 right = Walk.from_(others[out.name], names)
@@ -210,7 +205,7 @@ def _walks(a: ir.Model, b: ir.Model, names: Set[str]) -> Iterator[tuple[str, Wal
 
 
 def known_from_extents(model: ir.Model, facts: Facts) -> set[str]:
-    """Tensors that follow from the extents of a model's inputs, whatever their numbers."""
+    """Return the tensors that depend only on the extents of a model's inputs."""
     found: set[ir.Value] = set()
     for node in model.graph:
         if (node.op_type in {"Shape", "Size"} and not node.domain) or all(
@@ -221,7 +216,7 @@ def known_from_extents(model: ir.Model, facts: Facts) -> set[str]:
 
 
 def is_symbolic(model: ir.Model, facts: Facts, names: Set[str]) -> bool:
-    """Whether tensors may have any extents on all of their spatial axes."""
+    """Return whether tensors allow any extent on all of their spatial axes."""
     values = [out for node in model.graph for out in node.outputs if out.name in names]
     values += [value for value in model.graph.inputs if value.name in names]
     shapes = [facts.shape(value) for value in values]

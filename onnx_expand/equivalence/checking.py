@@ -1,10 +1,10 @@
-"""Whether two models compute the same, up to rounding.
+"""Check whether two models compute the same up to rounding.
 
-Both run in onnxruntime, with its graph optimizations off, on the same inputs. How far they may be
-apart is measured, not chosen. The *floor* is what rounding does to A itself: the distance of its
-results from those of the same weights in float64, or what one unit in the last place of its inputs
-changes, whichever is more. B's distance from A's float64 values may be `factor` times that floor.
-The parts in which the two differ are compared by themselves besides: see `regions`.
+Both run on the same inputs in onnxruntime, with its graph optimizations off. The tolerance is
+measured. The *floor* is the effect of rounding on A itself: the larger of the distance between A's
+results and those of the same weights in float64, and the change of A's results when its inputs
+change by one ulp. B's distance from A's float64 results may be `factor` times the floor. The parts
+in which the graphs differ are also compared separately: see `regions`.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ __all__ = ["FACTOR", "Figure", "Verdict", "check"]
 
 _LOG = logging.getLogger("onnx_expand.equivalence")
 
-_FAR = 16  # inputs on which distances are looked into
+_FAR = 16  # inputs on which excessive distances are examined
 
 
 def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Verdict:
     """Compare what two models compute.
 
     Args:
-        a: The model that is right by definition: a path, `onnx.ModelProto`, `onnx_ir.Model` or
+        a: The reference model: a path, `onnx.ModelProto`, `onnx_ir.Model` or
             `onnx_graphsurgeon.Graph`.
         b: The model to compare with it, of any of these kinds.
-        options: On what, where, and how near.
+        options: The inputs, the providers and the tolerance.
 
     Returns:
-        The verdict, which is true when they compute the same. Models whose inputs or outputs
-        differ are different; that is no error.
+        The verdict, which is true if they compute the same. Models whose inputs or outputs differ
+        are different; that is not an error.
 
     Raises:
-        UsageError: A provider or an input is not what it should be.
-        ModelError: A model cannot be read, or is not valid.
+        UsageError: A provider or an input is invalid.
+        ModelError: A model cannot be read or is invalid.
         UnsupportedError: onnxruntime or a provider is missing, or onnxruntime cannot run a model.
     """
     o = options or CheckOptions()
@@ -102,7 +102,7 @@ def _with_tables(
     rule: Rule,
     slack: float,
 ) -> Verdict:
-    """The verdict with what constants say, and rows of tables that no input has read."""
+    """Add the differences in constants, and in table rows that no input has read, to a verdict."""
     pair = next((pair for pair in places if REFERENCE not in pair), None)
     if pair is None:
         return verdict
@@ -113,7 +113,7 @@ def _with_tables(
         models = left.model, right.model
         figures = compare_rows(*models, names, demands, verdict.inputs, pair, rule)
     except UnsupportedError:
-        return verdict  # the parts are refused for the same reason, which is said there
+        return verdict  # the regions are refused for the same reason, which is reported there
     read = Verdict.of([f for f in figures if not f.equal], "", (), {})
     found = (*constants, *read.differences)
     return replace(
@@ -131,13 +131,13 @@ def _with_regions(
     places: Sequence[tuple[str, str]],
     slack: float,
 ) -> Verdict:
-    """The verdict with what the parts that differ say, on the first input.
+    """Add the comparison of the parts that differ, on the first input, to a verdict.
 
-    Where all of them hold, and outputs are too far apart on other inputs all the same, the parts
-    are run on these as well: if each is within its bound there, the distance is nothing but what A
-    makes of rounding.
+    If all of them are within their bounds but outputs are too far apart on other inputs, the parts
+    run on these inputs as well. If each is within its bound there, A's own amplification of
+    rounding errors explains the distance.
     """
-    pairs = [pair for pair in places if REFERENCE not in pair]  # it rounds where it likes
+    pairs = [pair for pair in places if REFERENCE not in pair]  # it rounds elsewhere
     if not pairs:
         return verdict
     first = next(iter(verdict.inputs.values()))
@@ -165,7 +165,7 @@ def _excused(
     pairs: Sequence[tuple[str, str]],
     slack: float,
 ) -> Verdict:
-    """The verdict without the distances that follow from parts within their bounds."""
+    """Excuse the distances that parts within their bounds explain."""
     far = {figure.place.sample for figure in verdict.distances}
     fine = set()
     for sample in sorted(far & verdict.inputs.keys())[:_FAR]:
@@ -190,7 +190,7 @@ def _unique(first: Sequence[str], second: Sequence[str] | None) -> tuple[str, ..
 
 
 def _places(options: CheckOptions) -> list[tuple[str, str]]:
-    """Where A and B run, in pairs."""
+    """Return the providers of A and B in pairs."""
     asked, others = options.providers, options.providers_b
     names = detect_providers() if asked is None else _unique(asked, others)
     seconds = names if others is None else tuple(others)

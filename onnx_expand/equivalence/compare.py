@@ -1,4 +1,4 @@
-"""How far two results are apart, in units of what rounding explains."""
+"""Compare two results, in units of the distance that rounding explains."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ __all__ = ["FACTOR", "Figure", "Place", "Rule", "compare", "distance", "missing"
 Array = npt.NDArray[Any]
 
 FACTOR = 10.0
-"""How many floors B may be away.
+"""The allowed distance of B from A's float64 results, as a multiple of the floor.
 
-Measured over 15,400 comparisons of exact rewrites, in both directions: batch normalization
-folded, expanded convolutions and dense layers merged and split, residuals, 1 to 60 layers,
-float32 and float16. 99 in 100 stayed below 3 floors and 999 in 1000 below 6. Only two networks
-of 60 layers without a nonlinearity went beyond 8: to 14 and 19 floors, where rounding had grown a
-hundredfold.
+Measured over 15,400 comparisons of exact rewrites, in both directions: batch normalization folded,
+expanded convolutions and dense layers merged and split, residuals, 1 to 60 layers, float32 and
+float16. 99 % stayed below 3 floors and 99.9 % below 6. Only two networks of 60 layers without a
+nonlinearity exceeded 8, at 14 and 19 floors, where rounding errors had grown a hundredfold.
 """
 
-_UNITS = 2.0  # of eps times the largest value: a floor for results that happen to be exact
+_UNITS = 2.0  # in eps times the largest value: the least floor, for exact results
 _DISTRUST = 100.0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as equal.
+    """The criterion of equality.
 
     Attributes:
-        factor: How many times the floor B may be away, when neither `rtol` nor `atol` is given.
-        rtol: Overrides the floor: |a - b| <= atol + rtol * |a|.
+        factor: The allowed distance in floors, if neither `rtol` nor `atol` is given.
+        rtol: Replaces the floor by |a - b| <= atol + rtol * |a|.
         atol: As `rtol`.
     """
 
@@ -43,13 +42,13 @@ class Rule:
 
     @property
     def fixed(self) -> bool:
-        """Whether the tolerance was given, not measured."""
+        """Whether the tolerance is given rather than measured."""
         return self.rtol is not None or self.atol is not None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which numbers are compared: one output, on one input, on one provider."""
+    """The values that are compared: one output, on one input, on one provider."""
 
     output: str
     sample: str
@@ -58,24 +57,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Figure:
-    """One output of both models, on one input.
+    """The comparison of one output of both models on one input.
 
     Attributes:
-        place: Which numbers these are.
-        max_error: The largest distance, from A in float64 or from A itself, as the basis says.
+        place: The output, input and provider.
+        max_error: The largest distance from A in float64 or from A itself, depending on the basis.
         relative_error: `max_error` over the largest value of the output.
-        floor: What rounding does to A here.
-        tolerance: What `max_error` may be.
-        ratio: `max_error` over `tolerance`; at most 1 when equal.
+        floor: The effect of rounding on A.
+        tolerance: The allowed `max_error`.
+        ratio: `max_error` over `tolerance`; at most 1 if equal.
         scale: The largest value of the output.
-        index: Where the error is largest, or the first place that differs; None without elements.
-        ulp: The largest distance from A's result, in units in the last place of A's numbers.
-        cosine: Of the angle between the two results; None where one of them is zero.
-        border: The largest error at the first or last position of a spatial axis, and that of all
+        index: The index of the largest error, or of the first difference; None without elements.
+        ulp: The largest distance from A's result in ulps of A's values.
+        cosine: The cosine of the angle between the two results; None if one of them is zero.
+        border: The largest error at the first and last positions of the spatial axes, and at all
             other positions; None for an output without spatial axes.
-        non_finite: How many NaN and infinities both have at the same places.
-        problem: What differs, empty when nothing does.
-        excuse: Why a ratio above 1 is no difference, empty where it is at most 1.
+        non_finite: The number of NaNs and infinities that both have at the same positions.
+        problem: The difference, empty if there is none.
+        excuse: Why a ratio above 1 is not a difference; empty if the ratio is at most 1.
     """
 
     place: Place
@@ -95,11 +94,11 @@ class Figure:
 
     @property
     def equal(self) -> bool:
-        """Whether the two agree here."""
+        """Whether the two results agree."""
         return not self.problem
 
     def as_dict(self) -> dict[str, Any]:
-        """This figure as strict JSON types: what is not finite is a string."""
+        """Return the figure as strict JSON types, with non-finite values as strings."""
         return {
             "output": self.place.output,
             "sample": self.place.sample,
@@ -122,12 +121,12 @@ class Figure:
 
 
 def number(value: float) -> float | str:
-    """A number as strict JSON knows it, or its name."""
+    """Return a value as strict JSON allows it: the number, or the name of a non-finite one."""
     return value if math.isfinite(value) else str(value)
 
 
 def distance(left: Array, right: Array) -> float:
-    """The largest distance of two arrays of one shape, over the places where both are finite."""
+    """Return the largest distance of two arrays of equal shape, where both are finite."""
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     both = np.isfinite(left) & np.isfinite(right)
     gap = np.subtract(left, right, out=np.zeros(left.shape), where=both)
@@ -135,11 +134,11 @@ def distance(left: Array, right: Array) -> float:
 
 
 def trusted(a: Array, truth: Array, noise: float, eps: float) -> bool:
-    """Whether A's distance from float64 can be rounding.
+    """Return whether rounding can explain A's distance from float64.
 
-    A much larger one says that the two do not compute the same thing: the reference may implement
-    an operator wrongly, or the model may round on purpose, as quantized ones do. To take it for
-    rounding would be a tolerance that forgives everything.
+    A much larger distance means that the two compute different functions: the reference may
+    implement an operator wrongly, or the model may round on purpose, as quantized models do.
+    Treating it as rounding would make the tolerance meaninglessly large.
     """
     if a.dtype.kind != "f":
         return True
@@ -156,13 +155,13 @@ def compare(
     """Compare one output of two models.
 
     Args:
-        place: How to name it.
+        place: The output, input and provider.
         a: A's result.
         b: B's result.
-        truth: A's result in float64, where there is one.
-        noise: By how much A's result moves when its inputs move by a unit in the last place.
-        eps: Of the coarsest type that A rounds to.
-        rule: What counts as equal.
+        truth: A's result in float64, if there is one.
+        noise: The change of A's result when its inputs change by one ulp.
+        eps: The machine epsilon of the coarsest type to which A rounds.
+        rule: The criterion of equality.
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         problem = f"{a.dtype}{list(a.shape)} in A, {b.dtype}{list(b.shape)} in B"
@@ -171,7 +170,7 @@ def compare(
         return Figure(place)
     if a.dtype.kind != "f":
         return _exact(place, a, b)
-    # Infinities of one sign are equal, and so is NaN with NaN.
+    # Infinities of equal sign are equal, and so are NaNs.
     odd = ~np.isfinite(a) | ~np.isfinite(b)
     wrong = odd & (a != b) & ~(np.isnan(a) & np.isnan(b))
     if wrong.any():
@@ -197,7 +196,7 @@ def compare(
 
 
 def missing(place: Place, where: str) -> Figure:
-    """The figure of an output that only one of the two models had, such as a part of a list."""
+    """Return the figure of an output that only one model has, such as a sequence element."""
     return Figure(place, math.inf, math.inf, ratio=math.inf, problem=f"is in {where} only")
 
 
@@ -216,10 +215,10 @@ def _figure(
 
 
 def _ulp(a: Array, a64: Array, b64: Array) -> float:
-    """The largest distance in units in the last place of what A computes."""
+    """Return the largest distance in ulps of A's values."""
     kind = np.finfo(a.dtype)
     unit = np.maximum(np.abs(a64), float(kind.tiny)) * float(kind.eps)
-    # The unit of a number is that of the power of two below it.
+    # The ulp of a value is that of the largest power of two not above it.
     unit = np.exp2(np.floor(np.log2(unit)))
     return float(np.max(np.abs(b64 - a64) / unit, initial=0.0))
 
@@ -232,7 +231,7 @@ def _cosine(a: Array, b: Array) -> float | None:
 
 
 def _by_place(error: Array) -> tuple[float, float] | None:
-    """The largest error on the rim of the spatial axes, and within."""
+    """Return the largest error on the rim of the spatial axes, and inside."""
     if error.ndim < 3:
         return None
     inner = (slice(None), slice(None), *(slice(1, -1) for _ in error.shape[2:]))
@@ -243,7 +242,7 @@ def _by_place(error: Array) -> tuple[float, float] | None:
 
 
 def _exact(place: Place, a: Array, b: Array) -> Figure:
-    """Integers, booleans and strings have no rounding."""
+    """Compare integers, booleans or strings, which must be equal."""
     differ = a != b
     if not differ.any():
         return Figure(place, index=(0,) * a.ndim)
@@ -260,5 +259,5 @@ def _first(mask: Array) -> tuple[int, ...]:
 
 
 def _tiny(array: Array) -> float:
-    # Below it numbers lose digits one by one, and some devices flush them to zero.
+    # Subnormal values lose precision gradually, and some devices flush them to zero.
     return float(np.finfo(array.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Parts of models as models of their own."""
+"""Cut parts out of models as models of their own."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _SPARE = "\u2009(given)"
 
 
 def target(name: str) -> str:
-    """What a cut model calls a tensor that it computes, since it is given one of that name."""
+    """Return the name of a computed tensor in a cut model, where an input has the plain name."""
     return name + _SUFFIX
 
 
 def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model:
-    """The cells of a model side by side, each between inputs and an output of its own.
+    """Return a model of the given cells side by side, each with its own inputs and output.
 
     Args:
-        model: The model, which is not changed.
-        cells: The cells, by the name of their tensor.
-        values: An array for each tensor that a cell reads; it decides type and shape.
+        model: The model, which is not modified.
+        cells: The cells by the name of their tensor.
+        values: An array for each tensor that a cell reads, which determines type and shape.
 
     Returns:
-        A model from these tensors, by their own names, to those of the cells, called as `target`
-        says.
+        A model with these tensors as inputs, by their own names, and the tensors of the cells as
+        outputs, by the names that `target` gives.
     """
     copy = model.clone()
     graph = copy.graph
@@ -54,12 +54,12 @@ def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model
                 value = _given(name, values[name])
                 convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
                 given.append(value)
-                # Another output of the node may be computed still.
+                # Other outputs of the node may still be computed.
                 out.name = name + _SPARE
             if name in cells:
                 out.name = target(name)
                 outputs.append(out)
-            out.shape = None  # it may be stale, and follows from those of the inputs
+            out.shape = None  # may be outdated; shape inference derives it from the inputs
     for value in graph.inputs:
         if (name := value.name or "") in values:
             value.shape = ir.Shape(values[name].shape)
@@ -70,16 +70,16 @@ def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model
 
 
 def keep_outputs(model: ir.Model, names: Set[str]) -> None:
-    """Remove from a model all that does not compute some of its outputs."""
+    """Restrict a model to the nodes that compute some of its outputs."""
     graph = model.graph
     graph.outputs[:] = [value for value in graph.outputs if value.name in names]
     RemoveUnusedNodesPass()(model)
-    # Weights that a caller could replace are not replaced here.
+    # Overridable weights are not overridden here.
     graph.inputs[:] = [v for v in graph.inputs if v.uses() and not v.is_initializer()]
 
 
 def constants_of(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy of a model that computes nothing but some of its constants.
+    """Return a copy of a model that computes only some of its constants.
 
     Args:
         model: A model.

@@ -1,8 +1,8 @@
-"""Sizes at which a model is defined, of those at which onnxruntime runs it.
+"""Decide at which sizes a model is defined, among those at which onnxruntime runs it.
 
-A Concat of an empty tensor with others that differ from it along another axis is not valid ONNX.
-onnxruntime counts the channels of the empty one all the same, and leaves in their place whatever
-was in memory: that is no result to be compared with.
+A Concat of an empty tensor with others that differ along another axis is invalid ONNX. onnxruntime
+nevertheless counts the channels of the empty tensor and leaves uninitialized memory in their
+place, which cannot be compared.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from onnx_expand.graph.shapes import Inference
 
 __all__ = ["Definition"]
 
-_SMALL = 8  # the least extent of an input above which nothing gets empty
+_SMALL = 8  # input extents from this on make no tensor empty
 
 
 class Definition:
-    """At which sizes a model is defined.
+    """Decides at which sizes a model is defined.
 
     Args:
         model: The model.
@@ -31,7 +31,7 @@ class Definition:
         self._joins = [n for n in model.graph if n.domain == "" and n.op_type == "Concat"]
 
     def holds(self, shapes: Mapping[str, Sequence[int]]) -> bool:
-        """Whether the model is defined for inputs of some shapes, as far as shapes tell."""
+        """Return whether the model is defined for inputs of some shapes, as far as is known."""
         small = any(0 < extent <= _SMALL for shape in shapes.values() for extent in shape[1:])
         if not self._joins or not small:
             return True
@@ -41,7 +41,7 @@ class Definition:
 
 
 def _fits(node: ir.Node, inference: Inference) -> bool:
-    """Whether the operands of a Concat are equally long along all of its other axes."""
+    """Return whether the operands of a Concat have equal extents along all other axes."""
     operands = [() if v is None else inference.dims.get(v, ()) for v in node.inputs]
     known = [tuple(d for d in dims if isinstance(d, int)) for dims in operands]
     rank = len(operands[0]) if operands else 0

@@ -1,4 +1,4 @@
-"""What the numbers of an input have to be."""
+"""The constraints on the values of an input."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ __all__ = ["LENGTHS", "Demand", "Dims", "Meaning"]
 Dims: TypeAlias = tuple[Dim, ...] | None
 
 LENGTHS = 4
-"""Turns, repeats and extents where nothing else bounds them."""
+"""The limit of iterations, repeats and extents that nothing else bounds."""
 
 
 class Meaning(StrEnum):
-    """What a number is for."""
+    """The meaning of an integer value."""
 
     ANY = "any"
-    """Nothing that bounds it; what is known of its limits still holds."""
+    """Unconstrained, except by the known limits."""
     DIVISOR = "divisor"
-    """Anything but zero."""
+    """Nonzero."""
     ROW = "row"
-    """It picks a place of an array: all of them count."""
+    """An index into an axis; every index should be tried."""
     COUNT = "count"
-    """It counts, or is an extent."""
+    """A count or an extent."""
     FACTORS = "factors"
-    """Factors of extents, which are no integers."""
+    """Scale factors of extents, in floating point."""
     SHARE = "share"
-    """Between zero and one."""
+    """A ratio between zero and one."""
     MASK = "mask"
-    """One where there is something, zero where there is padding."""
+    """One for valid positions, zero for padding."""
     AXES = "axes"
-    """Axes, none twice."""
+    """Distinct axes."""
     UNITS = "units"
-    """Axes of which each has one element."""
+    """Axes of extent one."""
     PARTS = "parts"
-    """Extents of parts that make up a whole."""
+    """Extents of parts that sum to a whole."""
     SHAPE = "shape"
-    """A shape for as many elements as there are."""
+    """A target shape with the number of elements of the data."""
     EXPANDED = "expanded"
     """A shape to broadcast to."""
     RESIZED = "resized"
-    """A shape of which batch and channels stay."""
+    """A shape that keeps batch and channels."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What the numbers of an integer input have to be.
+    """The constraints on the values of an integer input.
 
     Attributes:
-        meaning: What they are for.
-        low: The least, None without a limit.
-        high: The greatest.
-        dims: The shape that axes, parts and shapes are about; None if it is not known.
+        meaning: The meaning of the values.
+        low: The least value, None without a limit.
+        high: The greatest value, None without a limit.
+        dims: The shape to which axes, parts and shapes refer; None if unknown.
     """
 
     meaning: Meaning = Meaning.ANY
@@ -65,7 +65,7 @@ class Demand:
 
     @property
     def rows(self) -> int:
-        """How many places there are, 0 where it picks none or their number is not known."""
+        """The number of rows that it indexes; 0 if it is no index or their number is unknown."""
         if self.meaning != Meaning.ROW or self.low is None or not isinstance(self.high, int):
             return 0
         return max(0, self.high - self.low + 1)

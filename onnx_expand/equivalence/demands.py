@@ -1,7 +1,7 @@
-"""What integer inputs stand for, by what reads them.
+"""Derive the meaning of integer inputs from their consumers.
 
-A number that picks a row of a table has to be one of its rows; a number of turns must not be a
-million. What reads an input says so, also through nodes that only move numbers or shift them.
+An index into a table must be one of its rows; an iteration count must not be a million. The
+consumers of an input determine this, also through nodes that only move or shift its values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["demands_of"]
 
-# Ops that hand integers on as they are.
+# Ops that pass integers on unchanged.
 _SAME = {
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"),
     *("Squeeze", "Transpose", "Unsqueeze", "Tile", "Where"),
@@ -34,13 +34,13 @@ _SHAPES = {
 }
 
 _REAL = {Meaning.COUNT, Meaning.FACTORS, Meaning.SHARE}
-"""What floating-point numbers may be for."""
+"""The meanings that floating-point values may have."""
 
 
 def demands_of(model: ir.Model) -> dict[str, Demand]:
-    """The demands on the inputs of a model, by name; inputs without one are left out.
+    """Return the demands on the inputs of a model by name; inputs without one are left out.
 
-    They are those on integers, and on the few floating-point numbers that are sizes.
+    These are demands on integers, and on the few floating-point values that are sizes.
     """
     model = inlined(model)
     inputs = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
@@ -61,14 +61,14 @@ def demands_of(model: ir.Model) -> dict[str, Demand]:
 
 
 def _is_short(dims: Dims) -> bool:
-    """Whether a value holds so few numbers that they may be sizes."""
+    """Return whether a value has so few elements that they may be sizes."""
     return dims is not None and (not dims or (len(dims) == 1 and dims[0] in range(_FEW)))
 
 
 def _makes_shapes(value: ir.Value, facts: Facts) -> bool:
-    """Whether extents are computed from a value, by whatever arithmetic.
+    """Return whether extents are computed from a value, by any arithmetic.
 
-    A shape of arbitrary numbers would take all memory.
+    Shapes of arbitrary values would exhaust memory.
     """
     pending, seen = [value], {value}
     while pending:
@@ -89,7 +89,7 @@ def _makes_shapes(value: ir.Value, facts: Facts) -> bool:
 
 @dataclass(frozen=True)
 class _Number:
-    """A value that is `factor * x + offset` for an input x, the offset within bounds."""
+    """A value that equals `factor * x + offset` for an input x, with bounds on the offset."""
 
     value: ir.Value
     factor: int = 1
@@ -98,7 +98,7 @@ class _Number:
 
 
 def _demand(value: ir.Value, facts: Facts) -> Demand | None:
-    """All that the readers of an input say, together."""
+    """Combine the demands of all consumers of an input."""
     found = []
     pending, seen = [_Number(value)], {value}
     while pending:
@@ -122,7 +122,7 @@ def _demand(value: ir.Value, facts: Facts) -> Demand | None:
 def _joined(found: list[Demand]) -> Demand | None:
     if not found:
         return None
-    # The meaning that leaves least choice is the one to draw by.
+    # The most restrictive meaning is the one to draw by.
     order = list(Meaning)
     first = max(found, key=lambda demand: order.index(demand.meaning))
     lows = [demand.low for demand in found if demand.low is not None]
@@ -133,7 +133,7 @@ def _joined(found: list[Demand]) -> Demand | None:
 
 
 def _before(said: Demand, number: _Number) -> Demand:
-    """What a demand on `factor * x + offset` says of x."""
+    """Convert a demand on `factor * x + offset` to one on x."""
     if (number.factor, number.low, number.high) == (1, 0, 0) or isinstance(said.high, str):
         return said
     low = None if said.low is None else said.low - number.low
@@ -149,7 +149,7 @@ def _before(said: Demand, number: _Number) -> Demand:
 
 
 def _after(node: ir.Node, index: int, number: _Number, facts: Facts) -> _Number | None:
-    """What a node makes of a number, None if that is none of `factor * x + offset`."""
+    """Return a node's output as `factor * x + offset`, or None if it has no such form."""
     op = node.op_type
     if op in _SAME and (index == 0 or op in {"Concat", "Where"}):
         dtype = facts.dtype(node.outputs[0]) if op == "Cast" else None

@@ -1,9 +1,9 @@
-"""How exactly a runtime computes elementary functions, and what that does to a model's outputs.
+"""Measure the errors of a runtime's elementary functions, and their effect on a model's outputs.
 
-Most kernels are right to a few units in the last place of their result. Some are right to a unit
-of their largest value only: onnxruntime's Sigmoid gives 1.3e-7 where 2e-9 is due. What such a
-kernel may be off beyond a few units in the last place is its *excess*. It is measured where the
-model runs, with the node's own attributes, so that no table can be out of date.
+Most kernels are accurate to a few ulps of their result. Some are only accurate to one ulp of their
+largest value: onnxruntime's Sigmoid returns 1.3e-7 instead of 2e-9. The error of a kernel beyond a
+few ulps is its *excess*. It is measured where the model runs, with the node's own attributes, so
+that no table can become outdated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnx_expand.runtimes.reference import Reference
 __all__ = ["FUNCTIONS", "UNITS", "excess", "with_kernel_noise", "with_other_roundings"]
 
 UNITS = 4.0
-"""How many units in the last place of its result a kernel may be off before it counts."""
+"""The error of a kernel, in ulps of its result, below which it does not count."""
 
 FUNCTIONS = {
     **dict.fromkeys(("Sigmoid", "Softplus", "Softsign", "Elu", "Selu", "Celu", "Mish"), 90.0),
@@ -34,26 +34,26 @@ FUNCTIONS = {
     **dict.fromkeys(("Exp", "Softmax", "LogSoftmax"), 30.0),
     **dict.fromkeys(("Asin", "Acos", "Atanh", "Tan"), 0.99),
 }
-"""Functions of one number, or along one axis, and how far from zero they are tried."""
+"""Functions of one element, or along one axis, and the magnitude up to which they are sampled."""
 
 _AXES = {"Softmax", "LogSoftmax"}
 _ROWS, _COLUMNS = 128, 48
-_LEAST = 0.01  # of eps: results that are below the smallest normal number are no matter
-_FREQUENCY = 100.0  # of the wave that spreads the errors over the elements
+_LEAST = 0.01  # of eps: errors of results below the smallest normal value do not matter
+_FREQUENCY = 100.0  # of the sine wave that varies the errors between elements
 _TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 
 
 def excess(node: ir.Node, dtype: ir.DataType, opset: int, runtime: Runtime) -> float:
-    """By how much a kernel is off, beyond a few units in the last place of its results.
+    """Measure the error of a kernel beyond a few ulps of its results.
 
     Args:
         node: A node of one of the functions.
         dtype: The type in which it computes.
-        opset: The version of the default operators.
-        runtime: Whose kernel.
+        opset: The opset version of the default domain.
+        runtime: The runtime that provides the kernel.
 
     Returns:
-        The largest error over the function's range; 0 where one of the runtimes lacks it.
+        The largest error over the function's range; 0 if one of the runtimes lacks it.
     """
     if node.op_type not in FUNCTIONS or node.domain or dtype not in _TYPES:
         return 0.0
@@ -90,7 +90,7 @@ def _measured(
 
 
 def _points(op_type: str) -> npt.NDArray[np.float64]:
-    """Numbers over the range of a function: evenly, and more of them near zero."""
+    """Return sample points over the range of a function, evenly spaced and denser near zero."""
     span = FUNCTIONS[op_type]
     wide = np.linspace(-span, span, _ROWS * _COLUMNS // 2)
     near = np.geomspace(1e-4 * span, span, _ROWS * _COLUMNS // 4)
@@ -99,15 +99,15 @@ def _points(op_type: str) -> npt.NDArray[np.float64]:
 
 
 def with_kernel_noise(model: ir.Model, runtime: Runtime, seed: int) -> ir.Model | None:
-    """A copy of a model whose elementary functions are off by as much as their kernels may be.
+    """Return a copy of a model whose elementary functions have errors as large as their kernels'.
 
     Args:
-        model: A model, which is not changed.
-        runtime: Whose kernels.
-        seed: Decides the signs of the errors.
+        model: A model, which is not modified.
+        runtime: The runtime that provides the kernels.
+        seed: Seed of the signs of the errors.
 
     Returns:
-        The copy; None where all kernels of the model are right to the last places.
+        The copy, or None if all kernels of the model are accurate to a few ulps.
     """
     opset = model.graph.opset_imports.get("", 0)
     if not any(node.op_type in FUNCTIONS and not node.domain for node in model.graph):
@@ -132,7 +132,7 @@ def with_kernel_noise(model: ir.Model, runtime: Runtime, seed: int) -> ir.Model 
 
 
 def with_other_roundings(model: ir.Model, seed: int) -> ir.Model:
-    """A copy of a model whose weights are each a unit in the last place away, up or down."""
+    """Return a copy of a model with each weight moved by one ulp, up or down."""
     copy = model.clone()
     rng = np.random.default_rng(seed)
     for name, value in copy.graph.initializers.items():
@@ -150,7 +150,7 @@ def with_other_roundings(model: ir.Model, seed: int) -> ir.Model:
 def _disturb(
     graph: ir.Graph, node: ir.Node, size: float, dtype: ir.DataType, phase: float
 ) -> None:
-    """Add to what a node computes an error of a size, of other signs at other elements."""
+    """Add an error of a given size to a node's output, with signs that vary between elements."""
     clean = node.outputs[0]
     name = clean.name or ""
     given = node.inputs[0]

@@ -1,4 +1,4 @@
-"""What a model computes that holds no number which rounding can have made."""
+"""Find models whose constants cannot have been rounded by a rewrite."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["exact_reference"]
 
-_BITS = 8  # of a number that somebody wrote, such as 0.5 or 255
+_BITS = 8  # of the significand of a value that somebody wrote, such as 0.5 or 255
 
 
 def exact_reference(a: Guest, b: Guest) -> Callable[[Tensors], Tensors]:
-    """B in float64, or nothing where its own numbers may be rounded ones of A.
+    """Return B in float64, or a function without results if B may contain rounded constants.
 
-    A folded weight is rounded, so that a function with jumps may jump elsewhere. But where B's
-    numbers are A's, or short ones, both in float64 compute what they stand for.
+    A folded weight is rounded, so that a discontinuous function of it may jump at other inputs. If
+    B's constants are those of A or short values, both models in float64 compute exact results.
     """
     if not _is_plain(a.model, b.model):
         return lambda feeds: {}

@@ -1,7 +1,7 @@
-"""Extents of inputs that a model leaves open, as its weights fix them.
+"""Derive the input extents that a model leaves open from its weights.
 
-Exporters may name every axis of every input. The first convolution still says how many channels
-there are, and the first matrix how long its rows.
+Exporters may make every axis of every input symbolic. The first convolution still determines the
+number of channels, and the first matrix the length of its rows.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from onnx_expand.graph.facts import Facts
 __all__ = ["fix_extents", "known_shapes"]
 
 Shape: TypeAlias = tuple[int | str, ...]
-# For each axis of a value the axis of the input that it is; None for one that is another.
+# For each axis of a value the input axis that it corresponds to, or None.
 Axes: TypeAlias = tuple[int | None, ...]
-# What a reader says: the rank of what it reads (0 if any), and extents by axis, from either end.
+# The constraint of a consumer: the rank of its input (0 if any), and extents by axis (negative
+# axes count from the end).
 Wanted: TypeAlias = tuple[int, dict[int, int]]
 
 _SAME = {
@@ -36,7 +37,7 @@ _SAME = {
     *("Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh"),
     *("ThresholdedRelu",),
 }
-_MOST = 1 << 40  # numbers of an input; no machine that computes has more
+_MOST = 1 << 40  # elements of an input; no machine can hold more
 
 _PAIRS = {"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"}
 _CHANNELS_STAY = {
@@ -48,16 +49,16 @@ _CHANNELS_STAY = {
 def known_shapes(
     model: ir.Model, signature: Signature, wanted: Mapping[str, Sequence[int | str]]
 ) -> dict[str, Shape]:
-    """The shapes of the inputs with every extent that is known.
+    """Return the shapes of the inputs with every extent that is known.
 
     Args:
         model: The model.
         signature: Its inputs.
-        wanted: Extents that somebody asked for, by input; a name leaves an extent open.
+        wanted: Requested extents by input; a name leaves an extent open.
 
     Returns:
-        Extents by input; a symbol that is fixed on one of its axes is so on all. Inputs whose rank
-        nothing tells are left out.
+        Extents by input; a symbol that is fixed on one axis is fixed on all. Inputs of unknown
+        rank are left out.
 
     Raises:
         UsageError: There is no such input, or it has other extents.
@@ -89,7 +90,7 @@ def known_shapes(
                 sizes[symbol] = number
             elif axis in extents:
                 fixed.setdefault(symbol, set()).add(extents[axis])
-    # A name that stands for two numbers says nothing; such a model is tried with other sizes.
+    # A symbol with two extents is contradictory; such a model is tried at other sizes.
     for symbol, numbers in fixed.items():
         if len(numbers) == 1:
             sizes.setdefault(symbol, *numbers)
@@ -100,7 +101,7 @@ def known_shapes(
 
 
 def fix_extents(model: ir.Model, wanted: Mapping[str, Sequence[int | str]]) -> None:
-    """Give the inputs of a model the extents that were asked for, and those that follow.
+    """Set the inputs of a model to the requested extents, and to those that follow from them.
 
     Raises:
         UsageError: There is no such input, or it has other extents.
@@ -137,7 +138,7 @@ def _open(name: str, rank: int) -> Shape | None:
 
 
 def _wanted(value: ir.Value, rank: int | None, facts: Facts) -> tuple[int, dict[int, int]]:
-    """The rank of an input and extents by axis, as far as its readers say."""
+    """Return the rank of an input and extents by axis, as far as its consumers determine them."""
     if rank is None:
         ranks = {found for _, _, (found, _) in _readers(value, (), facts) if found}
         rank = ranks.pop() if len(ranks) == 1 else 0
@@ -150,7 +151,7 @@ def _wanted(value: ir.Value, rank: int | None, facts: Facts) -> tuple[int, dict[
 
 
 def _readers(value: ir.Value, axes: Axes, facts: Facts) -> Iterator[tuple[ir.Node, Axes, Wanted]]:
-    """Nodes that say something of the extents of a value, through those that keep its axes."""
+    """Yield the nodes that constrain a value's extents, also behind nodes that keep its axes."""
     pending, seen = [(value, axes)], {value}
     while pending:
         current, own = pending.pop(0)
@@ -168,7 +169,7 @@ def _readers(value: ir.Value, axes: Axes, facts: Facts) -> Iterator[tuple[ir.Nod
 
 
 def _after(node: ir.Node, index: int, axes: Axes, facts: Facts) -> Axes | None:
-    """The axes of what a node computes, None where they are lost."""
+    """Map the axes of a node's output to those of the input, or return None if they are lost."""
     op = node.op_type
     if op in _SAME and index == 0:
         return axes
@@ -188,7 +189,7 @@ def _after(node: ir.Node, index: int, axes: Axes, facts: Facts) -> Axes | None:
 
 
 def _dims(node: ir.Node, index: int, facts: Facts) -> tuple[int, ...] | None:
-    """The extents of an operand, all known."""
+    """Return the extents of an operand if all are known."""
     shape = facts.shape(node.inputs[index]) if len(node.inputs) > index else None
     if shape is None or any(extent is None for extent in shape):
         return None
@@ -211,7 +212,7 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Wanted | None:
 
 
 def _matrix(other: int, own: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    """What a matrix product says: `own` is 0 for its left operand, 1 for its right one."""
+    """Return the constraint of a matrix product on its left (`own` 0) or right (1) operand."""
 
     def said(node: ir.Node, facts: Facts) -> Wanted | None:
         dims = _dims(node, other, facts)
@@ -264,7 +265,7 @@ def _state(node: ir.Node, facts: Facts) -> Wanted | None:
 
 
 def _operand(index: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    """What an elementwise operation with a constant says."""
+    """Return the constraint of an elementwise operation with a constant."""
 
     def said(node: ir.Node, facts: Facts) -> Wanted | None:
         if len(node.inputs) != 2 or not facts.is_constant(node.inputs[1 - index]):

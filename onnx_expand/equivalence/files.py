@@ -1,4 +1,4 @@
-"""Inputs from files."""
+"""Read inputs from files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Feeds = dict[str, npt.NDArray[Any]]
 
 
 def read_inputs(path: str | os.PathLike[str]) -> list[tuple[str, Feeds]]:
-    """Inputs from a file or a folder, each with a name.
+    """Read inputs from a file or a folder, each with a name.
 
     Args:
         path: An `.npz` file with an array for each input; a folder of such files; or a folder of
-            ONNX's test data, `input_0.pb` and so on, which stand for the inputs in order.
+            ONNX test data, `input_0.pb` and so on, which correspond to the inputs in order.
 
     Raises:
-        UsageError: There is no such file or folder, or nothing in it.
+        UsageError: There is no such file or folder, or it is empty.
         ModelError: A file cannot be read.
     """
     path = Path(path)
@@ -70,10 +70,10 @@ def _protobufs(folder: Path) -> Feeds:
 def given_inputs(
     samples: Iterator[tuple[str, Mapping[str, Any]]], signature: Signature
 ) -> Iterator[tuple[str, Feeds]]:
-    """Samples as a model takes them.
+    """Convert samples to the inputs of a model.
 
     Raises:
-        UsageError: An input is missing, unknown, or of another type or shape than the model's.
+        UsageError: An input is missing, unknown, or has another type or shape than the model's.
     """
     names = list(signature.inputs)
     for label, sample in samples:
@@ -96,7 +96,7 @@ def given_inputs(
 
 
 def _fitting(label: str, port: Port, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An array in the type of an input; floating-point numbers may change their width."""
+    """Convert an array to the type of an input; floating-point values may change their width."""
     wanted = None if port.dtype is None else port.dtype.numpy()
     if wanted is not None and array.dtype != wanted:
         if array.dtype.kind != np.dtype(wanted).kind:

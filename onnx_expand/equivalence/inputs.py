@@ -1,4 +1,4 @@
-"""Inputs to try a model on, drawn from its signature; the same seed gives the same inputs."""
+"""Draw random inputs from a model's signature; equal seeds give equal inputs."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Feeds: TypeAlias = dict[str, Array]
 
 _WORDS = ("", "a", "b", "word", "two words", "\u00e4\u4e2d")
 REACHES = (1 << 63, 1 << 31, 1 << 15, 256, 128, 4, 2, 1)
-"""How far integers that nothing bounds may be from zero, where A runs with no others."""
+"""Bounds on the magnitude of unconstrained integers, tried in order until A runs."""
 SCALES = (100.0, 10.0, 1.0)
-"""What the large regime multiplies by, where A overflows with more."""
-_REACH = 1 << 15  # of integers in the regimes that are not large
-# Where functions bend, jump and round.
+"""Scales of the large regime, tried in order until A does not overflow."""
+_REACH = 1 << 15  # of integers in the regimes other than large
+# Where common functions have kinks, jumps and rounding ties.
 _LANDMARKS = (0.0, -0.0, 0.5, 1.5, 2.5, 3.5, 1.0, 2.0, 3.0, 6.0, 1e-3, 1e-2, 10.0, 100.0)
-_FEW = 64  # a constant of more numbers is no limit or threshold
+_FEW = 64  # elements; a larger constant is not taken as a limit or threshold
 _MOST = 256  # landmarks
-_SPREAD = (-4.0, 4.5)  # powers of ten of the numbers between the landmarks
+_SPREAD = (-4.0, 4.5)  # powers of ten of the values between the landmarks
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is known, or wanted, of the inputs of a model.
+    """Known and requested constraints on the inputs of a model.
 
     Attributes:
-        demands: What integer inputs stand for, by name.
-        ranges: Smallest and largest number of inputs, by name; "" is all inputs.
-        landmarks: Numbers at which the models may bend or jump.
+        demands: The constraints on integer inputs, by name.
+        ranges: The smallest and largest value of inputs by name; "" applies to all inputs.
+        landmarks: Values at which the models may have kinks or jumps.
     """
 
     demands: Mapping[str, Demand] = field(default_factory=dict)
@@ -57,21 +57,21 @@ class Regime(StrEnum):
     NORMAL = "normal"
     """Mean 0, standard deviation 1."""
     UNIFORM = "uniform"
-    """From 0.5 to 1.5, as of images: no sign changes, so that nothing cancels."""
+    """Uniform from 0.5 to 1.5, as of images: without sign changes nothing cancels."""
     LARGE = "large"
-    """The normal ones, scaled up: saturates what saturates. Integers over their whole type."""
+    """The normal values scaled up, which saturates functions; integers over their whole type."""
     EDGES = "edges"
-    """Numbers at which functions bend, jump or round, and some of every magnitude."""
+    """Values at which functions have kinks, jumps or ties, and some of every magnitude."""
     FINE = "fine"
-    """Of every magnitude up to one, where large numbers do not hide what is small."""
+    """Values of every magnitude up to one, where no large values hide small ones."""
     ZEROS = "zeros"
-    """All zeros: what remains is the biases and the borders."""
+    """All zeros, which leaves the effect of biases and borders."""
     DENORMAL = "denormal"
-    """Numbers below the smallest normal one, which some devices take for zero."""
+    """Subnormal values, which some devices flush to zero."""
 
 
 def landmarks(models: Sequence[ir.Model]) -> tuple[float, ...]:
-    """The numbers in short constants and attributes of models: limits, thresholds, steps."""
+    """Return the values in small constants and attributes of models: limits, thresholds, steps."""
     found: dict[float, None] = {}
     for model in models:
         for tensor in _tensors(model):
@@ -112,17 +112,17 @@ def draw(
     """Draw an array for every input.
 
     Args:
-        signature: Of the model.
-        sizes: The symbolic dimensions.
+        signature: The signature of the model.
+        sizes: The extents of the symbolic dimensions.
         regime: The distribution.
         rng: The source of randomness.
-        scale: Of the large regime and of the edges.
-        reach: How far integers that nothing bounds may be from zero.
-        turn: The how many-th draw it is: each one goes on through the rows of tables.
-        limits: What is known or wanted of inputs.
+        scale: The scale of the regimes large and edges.
+        reach: The bound on the magnitude of unconstrained integers.
+        turn: The index of the draw; consecutive draws cover consecutive rows of tables.
+        limits: Known and requested constraints on the inputs.
 
     Raises:
-        UnsupportedError: An input is no tensor, has no known rank, or is of a type that numpy and
+        UnsupportedError: An input is not a tensor, has no known rank, or has a type that numpy and
             onnxruntime cannot exchange.
     """
     known = limits or Limits()
@@ -149,13 +149,13 @@ def draw(
             feeds[port.name] = np.asarray(factors, port.dtype.numpy())
             continue
         array = _array(port, shape, regime, rng, scale, known.landmarks, turn)
-        # Without axes, arithmetic makes numbers of arrays.
+        # 0-d arrays become scalars in arithmetic.
         feeds[port.name] = np.asarray(array if span is None else _within(array, span, rng))
     return feeds
 
 
 def _within(array: Array, span: tuple[float, float], rng: np.random.Generator) -> Array:
-    """Numbers of the same type and shape from a range, both ends included."""
+    """Map values to a range, both ends included, in the same type and shape."""
     low, high = span
     if array.dtype.kind in "iu":
         info = np.iinfo(array.dtype)
@@ -167,9 +167,9 @@ def _within(array: Array, span: tuple[float, float], rng: np.random.Generator) -
 
 
 def nudge(feeds: Mapping[str, Array], rng: np.random.Generator) -> Feeds:
-    """The inputs, each number moved up or down by about one unit in its last place.
+    """Return the inputs with each value moved up or down by about one ulp.
 
-    An array of zeros moves by what would be one unit in the last place of a one.
+    An array of zeros moves by one ulp of 1.
     """
     return {name: np.asarray(_nudged(array, rng)) for name, array in feeds.items()}
 
@@ -197,7 +197,7 @@ def _array(
     if port.dtype == ir.DataType.STRING:
         return np.asarray(_WORDS, object)[rng.integers(0, len(_WORDS), shape)]
     if port.dtype == ir.DataType.BOOL:
-        # Among many there is always one of each, so that "all" and "any" would say the same.
+        # Many elements would always contain both values, so that "all" and "any" would never vary.
         share = {Regime.ZEROS: 0.0, Regime.DENORMAL: 1.0, Regime.EDGES: 0.05}.get(regime, 0.5)
         return rng.random(shape) < share
     if port.dtype.is_integer() and port.dtype.bitwidth >= 8:
@@ -219,13 +219,13 @@ def _array(
     else:
         values = rng.normal(size=shape)
         if regime == Regime.LARGE:
-            # Of one sign, too, or mostly so: sums grow, and thresholds are passed.
+            # Also draw values of mostly one sign, so that sums grow and thresholds are passed.
             values = scale * (values, np.abs(values), values - 0.5)[turn // 3 % 3]
     return np.asarray(values, kind)
 
 
 def _spread(shape: tuple[int, ...], rng: np.random.Generator, low: float, high: float) -> Array:
-    """Numbers whose logarithms, by base ten, are spread evenly."""
+    """Return values whose decimal logarithms are uniformly distributed."""
     return np.asarray(10.0 ** rng.uniform(low, high, shape))
 
 
@@ -236,7 +236,7 @@ def _edges(
     scale: float,
     bends: Sequence[float],
 ) -> Array:
-    """Landmarks, what is just beside them, and numbers of every magnitude."""
+    """Return landmarks, their neighbours, and values of every magnitude."""
     most = float(np.finfo(kind).max) / 8
     places = np.asarray([*_LANDMARKS, *(-mark for mark in _LANDMARKS), *bends])
     places = places[np.abs(places) < min(most, 1e6)]
@@ -244,6 +244,6 @@ def _edges(
     beside = rng.choice([0.0, 0.0, 1.0, -1.0, 0.25, -0.25], shape)
     spread = _spread(shape, rng, *_SPREAD) * rng.choice([-1.0, 1.0], shape)
     values = np.where(rng.random(shape) < 0.6, marks + beside, spread)
-    # With less scale there are no such great numbers.
+    # A smaller scale also limits the largest values.
     limit = min(most, 10.0**4.5 if scale == SCALES[0] else scale)
     return np.asarray(np.clip(values, -limit, limit), kind)

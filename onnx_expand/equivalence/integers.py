@@ -1,4 +1,4 @@
-"""Integers as their readers want them."""
+"""Draw integers that satisfy the demands of their consumers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["draw_factors", "draw_integers"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_MANY = 1 << 22  # rows that are not taken in turn
-_NEAR = 1 << 16  # a range that even draws cover
+_MANY = 1 << 22  # rows above which they are drawn at random, not in turn
+_NEAR = 1 << 16  # ranges up to which are sampled uniformly
 _EXTENTS = (1, 2, 3)
 
 
@@ -33,18 +33,18 @@ def draw_integers(
     least: bool = False,
     landmarks: Sequence[float] = (),
 ) -> Array:
-    """Draw integers.
+    """Draw an array of integers.
 
     Args:
-        kind: Their type.
-        shape: Of the array.
-        demand: What they are for.
+        kind: The type.
+        shape: The shape of the array.
+        demand: The constraints on the values.
         rng: The source of randomness.
-        sizes: The symbolic dimensions, which bounds may refer to.
-        reach: How far those that nothing bounds may be from zero.
-        turn: The how many-th draw it is: each one goes on through the rows of a table.
-        least: The least that there may be, in place of random ones.
-        landmarks: Numbers at which a model may change its ways.
+        sizes: The extents of the symbolic dimensions, to which bounds may refer.
+        reach: The bound on the magnitude of unconstrained values.
+        turn: The index of the draw; consecutive draws cover consecutive rows of a table.
+        least: Whether to return the least allowed values instead of random ones.
+        landmarks: Values at which a model's behaviour may change.
     """
     info = np.iinfo(kind)
     if shape == () and demand.meaning in _WHOLE:
@@ -69,7 +69,7 @@ def draw_integers(
 
 
 def draw_factors(shape: tuple[int, ...], demand: Demand, rng: np.random.Generator) -> Array:
-    """Draw floating-point numbers that are sizes: factors of extents, or few and small ones."""
+    """Draw floating-point sizes: scale factors of extents, or a few small values."""
     if demand.meaning == Meaning.SHARE:
         return np.asarray(rng.uniform(0.0, 0.9, shape))
     if demand.meaning != Meaning.FACTORS:
@@ -78,7 +78,7 @@ def draw_factors(shape: tuple[int, ...], demand: Demand, rng: np.random.Generato
         return np.asarray(rng.integers(low, high, shape, endpoint=True))
     factors = np.maximum(rng.choice([0.5, 1.0, 1.5, 2.0, 3.0], shape), demand.low or 0)
     if len(shape) == 1 and shape[0] > 2:
-        factors[:2] = 1.0  # batch and channels stay
+        factors[:2] = 1.0  # batch and channels keep their extents
     return np.asarray(factors)
 
 
@@ -92,12 +92,12 @@ def _extent(dim: Dim, sizes: Sizes) -> int | None:
 
 
 def _ends(demand: Demand, sizes: Sizes, reach: int, info: Any) -> tuple[int, int]:
-    """The least and the greatest number, both of the type."""
+    """Return the least and the greatest value, both within the type."""
     free = demand.low is None and demand.high is None
     low = -reach if demand.low is None else demand.low
     high = _extent(demand.high, sizes)
     if high is None:
-        # Of what a run alone tells no more is sure than that there is one.
+        # Extents known only at run time are assumed to be at least one.
         high = reach - 1 if demand.high is None else max(low, 0)
     if not free and demand.low is None:
         low = max(low, min(0, high))
@@ -116,12 +116,12 @@ def _any(
     landmarks: Sequence[float],
     turn: int,
 ) -> Array:
-    """Numbers of every magnitude, the ends of the range, and landmarks."""
+    """Draw values of every magnitude, the ends of the range, and landmarks."""
     even = rng.integers(low, high, shape, endpoint=True, dtype=kind)
     if high - low < _NEAR:
         small = even
     else:
-        # Evenly drawn from 64 bits, nearly all would be of 64 bits.
+        # Nearly all uniform draws from 64 bits would have a large magnitude.
         width = max(abs(low), abs(high)).bit_length()
         shifts = rng.integers(0, width, shape).astype(kind)
         small = np.right_shift(even, shifts)
@@ -140,13 +140,13 @@ def _any(
 def _rows(
     shape: tuple[int, ...], low: int, high: int, rng: np.random.Generator, turn: int
 ) -> Array:
-    """Rows of a table: the first and the last, then all others in a random order, turn by turn."""
+    """Draw rows of a table: the first and the last, then the others in random order, by turn."""
     count, size = high - low + 1, int(np.prod(shape))
     if count > _MANY:
         drawn = rng.integers(low, high, size, endpoint=True)
         drawn[:2] = (low, high)[: len(drawn[:2])]
         return drawn.reshape(shape)
-    # The order must not change from draw to draw.
+    # The order must be the same for all draws.
     others = np.random.default_rng(count).permutation(np.arange(low, high + 1))
     ends = dict.fromkeys((low, high))
     order = np.concatenate([list(ends), others[(others != low) & (others != high)]])
@@ -156,7 +156,7 @@ def _rows(
 
 
 def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Ones with padding behind or before them, of which each sample has another number."""
+    """Draw masks of ones with padding after or before them, of a different length per sample."""
     if not shape:
         return np.ones(shape, np.int64)
     length = shape[-1]
@@ -195,7 +195,7 @@ def _parts(
 def _shape(
     count: int, dims: list[int | None] | None, demand: Demand, rng: np.random.Generator
 ) -> list[int]:
-    """Extents whose product is that of the data, as random factors of it."""
+    """Draw extents whose product is that of the data, from its prime factors."""
     wanted = [1] * count
     if not count:
         return wanted
@@ -224,7 +224,7 @@ def _factors(number: int) -> list[int]:
 def _expanded(
     count: int, dims: list[int | None] | None, demand: Demand, rng: np.random.Generator
 ) -> list[int]:
-    """Ones, which change nothing, or more where the data has one."""
+    """Draw ones, which keep the extent, or larger extents where the data has one."""
     wanted = [int(rng.choice(_EXTENTS)) for _ in range(count)]
     for back in range(1, count + 1):
         dim = 1 if dims is not None and back > len(dims) else (dims or [None] * count)[-back]

@@ -1,12 +1,12 @@
-"""Which parts of a model are affine, and which of their axes may have any extent.
+"""Determine which parts of a model are affine, and which of their axes may have any extent.
 
-A value *moves* where it depends on the numbers that the part is given. A part is affine where no
-node multiplies two values that move, or does anything to one but move, add, scale or contract it
-with numbers that do not. Extents do not move: they are settled by the sizes.
+A value is *moving* if it depends on the inputs of the part. A part is affine if no node multiplies
+two moving values, and nodes only move, add, scale or contract moving values with constants.
+Extents are not moving: the input sizes determine them.
 
-A part is a *window* where each output element reads a window of the spatial axes, the same for
-all samples of a batch, and a part of *rows* where all axes but the last are alike: such a part
-does the same at any extent of these axes that its borders leave room for.
+A part is a *window* if each output element reads a window of the spatial axes, the same for all
+samples of a batch. It works on *rows* if all axes except the last are treated alike. Such parts
+compute the same function at any extents of these axes that exceed their borders.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOVING = {
 _ADDING = {"Add", "Sub", "Sum", "Mean", "Neg", "Cast"}
 _WEIGHING = {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize"}
 _PRODUCTS = {"Mul", "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
-# Operands that say how, not what: one that moves would make a map that is not affine.
+# Operands that parameterize the op: if one is moving, the op is not affine.
 _SETTINGS = {
     **dict.fromkeys(("Gather", "Reshape", "Expand", "Tile", "Slice", "Split", "Squeeze"), 1),
     **dict.fromkeys(("Unsqueeze", "Pad", "Dropout", "Resize", "ReduceMean", "ReduceSum"), 1),
@@ -42,15 +42,15 @@ _EXTENTS = {"Shape", "Size"}
 
 @dataclass(frozen=True)
 class Form:
-    """What is known of how a value depends on what its part is given.
+    """How a value depends on the inputs of its part.
 
     Attributes:
-        moves: Whether it does.
+        moves: Whether it depends on them.
         obstacle: Why it is not affine, empty if it is.
         window: Whether an element reads a window of the spatial axes of one sample.
-        rows: Whether an element reads one row, the numbers along the last axis.
-        reach: The extent of the window, of the spatial axis where it is largest.
-        stride: The step from window to window.
+        rows: Whether an element reads one row, the values along the last axis.
+        reach: The extent of the window along the spatial axis where it is largest.
+        stride: The stride between windows.
     """
 
     moves: bool = False
@@ -62,11 +62,11 @@ class Form:
 
 
 def forms(model: ir.Model, facts: Facts) -> dict[str, Form]:
-    """The form of each output of a model of parts.
+    """Return the form of each output of a model of parts.
 
     Args:
-        model: Parts side by side, each between inputs and an output of its own.
-        facts: About it.
+        model: Parts side by side, each with its own inputs and output.
+        facts: The facts of this model.
     """
     known: dict[ir.Value, Form] = {
         value: Form(moves=_is_float(value, facts)) for value in model.graph.inputs
@@ -78,7 +78,7 @@ def forms(model: ir.Model, facts: Facts) -> dict[str, Form]:
 
 
 def work(model: ir.Model, facts: Facts) -> dict[str, int]:
-    """Multiplications and additions that each output of a model of parts takes."""
+    """Return the number of multiply-adds that each output of a model of parts takes."""
     producers = {out.name or "": out.producer() for out in model.graph.outputs}
     found = {}
     for name, last in producers.items():
@@ -139,7 +139,7 @@ def _is_affine(node: ir.Node, places: Mapping[int, Form]) -> bool:
     if settings is not None and any(place >= settings for place in places):
         return False
     if node.op_type in _PRODUCTS:
-        # Adding a third operand, a bias, is no product.
+        # A third operand, the bias, is added, not multiplied.
         factors = node.op_type in {"Mul", "MatMul", "Einsum"}
         return sum(factors or place < 2 for place in places) <= 1
     return node.op_type in _SETTINGS or node.op_type in _MOVING | _ADDING | _WEIGHING
@@ -190,7 +190,7 @@ def _slid(node: ir.Node, form: Form, facts: Facts) -> Form:
 
 
 def _only(value: ir.Value, facts: Facts, allowed: Callable[[int, int], bool]) -> bool:
-    """Whether a value is constant, and all of its axes but those allowed have an extent of one."""
+    """Return whether a value is constant, with extent one on all axes except the allowed ones."""
     dims = facts.shape(value)
     return (
         dims is not None
@@ -217,7 +217,7 @@ def _pads_space(node: ir.Node, facts: Facts) -> bool:
 
 
 def _along(node: ir.Node, facts: Facts, *, last: bool) -> bool:
-    """Whether a node cuts and joins along the channels, or the last axis, and nothing else."""
+    """Return whether a node only cuts or joins along the channels, or along the last axis."""
     rank = facts.rank(node.outputs[0])
     if node.op_type not in {"Concat", "Split", "Gather", "Slice"} or rank is None:
         return False

@@ -1,9 +1,9 @@
-"""Forward error bounds of linear cells: how far rounding can take a result, whatever the order.
+"""Forward error bounds of linear cells: the largest effect of rounding, in any order of summation.
 
 A sum of n products, computed in any order with unit roundoff u, is at most gamma_n |w| |x| away
 from w x, where gamma_n = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms,
 2nd ed., sections 3.1 and 3.5). Through a chain of layers the n of the layers add up, and |w| |x|
-becomes |W_k| ... |W_1| |x|: the same graph with all numbers taken absolutely, which is run.
+becomes |W_k| ... |W_1| |x|, which is evaluated by running the graph with absolute values.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _UNITS = {
     int(ir.DataType.BFLOAT16): 2.0**-8,
 }
 
-# Ops that only move numbers, or weigh them with numbers that are not negative and sum to one.
+# Ops that only move values, or average them with nonnegative weights that sum to one.
 _MOVING = {
     *("Cast", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Identity"),
     *("Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"),
     *("Unsqueeze", "MaxPool", "GlobalMaxPool", "Max"),
 }
-# Ops that take no number further from another, nor from zero: absolutely they are nothing.
+# Ops with a Lipschitz constant of at most one that map zero to zero; the bound ignores them.
 _CONTRACTING = {"Abs", "Neg", "Relu", "LeakyRelu", "PRelu", "Clip"}
 _ADDING = {"Add", "Sub", "Sum", "Mean"}
 
 
 def gamma(terms: int, unit: float) -> float:
-    """The relative error that `terms` roundings of unit roundoff `unit` can add up to.
+    """Return the relative error to which `terms` roundings of unit roundoff `unit` can add up.
 
-    Where their number times the unit reaches one half, as in float16, the bound that holds with
-    overwhelming probability takes its place: it grows with the square root of the number (Higham
-    and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41,
-    2019), here with ten times it.
+    Where `terms * unit` reaches one half, as in float16, it is replaced by the bound that holds
+    with overwhelming probability, which grows with the square root of `terms` (Higham and Mary, A
+    New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019), with the
+    constant lambda = 10.
     """
     if terms * unit < _COARSE:
         return terms * unit / (1 - terms * unit)
@@ -56,10 +56,10 @@ def gamma(terms: int, unit: float) -> float:
 
 @dataclass(frozen=True)
 class Rounding:
-    """What the numbers of a value went through.
+    """The roundings on the way to a value.
 
     Attributes:
-        terms: How many roundings, one after another.
+        terms: The number of consecutive roundings.
         unit: The unit roundoff of the coarsest type on the way.
     """
 
@@ -68,19 +68,19 @@ class Rounding:
 
     @property
     def gamma(self) -> float:
-        """The relative error that this can add up to."""
+        """The relative error to which they can add up."""
         return gamma(self.terms, self.unit)
 
 
 def roundings(model: ir.Model, facts: Facts) -> dict[str, Rounding | str]:
-    """What each output of a model went through.
+    """Return the roundings on the way to each output of a model.
 
     Args:
         model: A model whose inputs have static shapes.
-        facts: About it.
+        facts: The facts of the model.
 
     Returns:
-        By the name of the output; a sentence about the node that allows no bound where one does.
+        The roundings by output name, or a sentence about the node that allows no bound.
     """
     found: dict[ir.Value, Rounding | str] = {}
     for node in model.graph:
@@ -115,7 +115,7 @@ def _after(
         name = node.name or node.outputs[0].name
         return f"there is none for {node.op_type} '{name}'"
     terms = [rounding.terms for rounding in before]
-    # Both factors of a product bring their errors along, of the terms of a sum the largest counts.
+    # The errors of both factors of a product add up; of the terms of a sum the largest counts.
     earlier = sum(terms) if node.op_type in _PRODUCTS else max(terms)
     return Rounding(own + earlier, max(unit, *(rounding.unit for rounding in before)))
 
@@ -166,7 +166,7 @@ def _sum(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _kernel(node: ir.Node, facts: Facts) -> int | None:
-    """Conv and ConvTranspose: products of a window, and the bias."""
+    """Conv and ConvTranspose: the products of a window, and the bias."""
     dims = facts.shape(node.inputs[1])
     if dims is None or None in dims or len(dims) < 2:
         return None
@@ -176,7 +176,7 @@ def _kernel(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _contraction(node: ir.Node, facts: Facts) -> int | None:
-    """MatMul and Gemm: products over the inner extent; Gemm's two factors and its C."""
+    """MatMul and Gemm: the products over the inner extent; Gemm's two factors and its C."""
     dims = facts.shape(node.inputs[0])
     if not dims:
         return None
@@ -186,7 +186,7 @@ def _contraction(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _einsum(node: ir.Node, facts: Facts) -> int | None:
-    """Products over the indices that the output does not have."""
+    """Einsum: the products over the indices that the output lacks."""
     equation = text_of(node, "equation", facts.opset).replace(" ", "")
     left, arrow, right = equation.partition("->")
     if not arrow:
@@ -207,7 +207,7 @@ def _einsum(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _reduction(node: ir.Node, facts: Facts) -> int | None:
-    """Means and sums: as many terms as there are numbers for each of the output."""
+    """Means and sums: the elements that each output element reduces."""
     dims, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
     if dims is None or out is None or None in dims or None in out:
         return None
@@ -221,21 +221,21 @@ def _window(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _resize(node: ir.Node, facts: Facts) -> int | None:
-    """Sums of neighbours, whose weights are what is left of places up to the extents."""
+    """Resize: sums of neighbours, weighted by rounded fractions of positions."""
     dims, out = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
     mode = text_of(node, "mode", facts.opset)
     if dims is None or out is None or None in dims or None in out:
         return None
     extents = [(a or 1, b or 1) for a, b in zip(dims, out, strict=True)]
     if mode == "nearest":
-        # Elsewhere rounding of a place may choose another neighbour.
+        # For other scales, rounding of a position may select another neighbour.
         return 0 if all(b % a == 0 for a, b in extents) else None
-    # Places are computed in the type of the model: they are off by roundings of their own size.
+    # Positions are computed in the model's type, with errors relative to their own size.
     return 4 * len(extents) * max(map(max, extents)) if mode == "linear" else None
 
 
 def _normalization(node: ir.Node, facts: Facts) -> int | None:
-    """X less the mean, over the root of the variance, by the scale, and the shift."""
+    """BatchNormalization: subtract, divide by the root of the variance, scale and shift."""
     fixed = all(value is not None and facts.is_constant(value) for value in node.inputs[1:])
     is_inference = len([out for out in node.outputs if out.name]) == 1
     is_inference &= not int_of(node, "training_mode", facts.opset)
@@ -267,13 +267,13 @@ _RULES: dict[str, _Rule] = {
 
 
 def products(node: ir.Node, facts: Facts) -> int | None:
-    """How many roundings, hence operations, an element of a node's output takes, if known."""
+    """Return the number of roundings, hence operations, of an output element, if known."""
     rule = _RULES.get(node.op_type)
     return None if rule is None or node.domain else rule(node, facts)
 
 
 def computed_constants(model: ir.Model, facts: Facts) -> list[str]:
-    """The numbers that nodes compute from constants alone, where other nodes read them."""
+    """Return the constants that nodes compute and that non-constant nodes read."""
     found: dict[str, None] = {}
     for node in model.graph:
         if all(value is None or facts.is_constant(value) for value in node.inputs):
@@ -290,12 +290,12 @@ def computed_constants(model: ir.Model, facts: Facts) -> list[str]:
 def make_absolute(
     model: ir.Model, facts: Facts, drift: Mapping[str, npt.NDArray[np.float64]]
 ) -> None:
-    """Turn a model in place into the one that bounds it: |w| for each weight, + for each -.
+    """Replace a model in place by the one that bounds it: |w| for each weight, + for each -.
 
     Args:
-        model: A private copy for whose outputs `roundings` has no sentence.
-        facts: About it.
-        drift: How far a constant that the model computes may be off, in unit roundoffs.
+        model: A private copy, for all outputs of which `roundings` returns a bound.
+        facts: The facts of the model.
+        drift: The errors of constants that the model computes, in unit roundoffs.
     """
     graph = model.graph
     fixed: dict[ir.Value, ir.Value] = {}
@@ -321,7 +321,7 @@ def make_absolute(
 
 
 def _is_float(value: ir.Value, facts: Facts) -> bool:
-    """Whether a value holds floating-point numbers, as far as is known."""
+    """Return whether a value is in floating point, or of unknown type."""
     dtype = facts.dtype(value)
     return dtype is None or dtype.is_floating_point()
 

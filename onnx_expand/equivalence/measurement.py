@@ -1,4 +1,4 @@
-"""What two models compute on one input, held to what rounding does to the first."""
+"""Run two models on one input and compare them, relative to the rounding of the first."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from onnx_expand.runtimes.base import Session, Tensors
 __all__ = ["Measurement", "NoReferenceError", "eps_of", "floors_of", "largest"]
 
 _NUDGES = 6
-_LOOSE = 20.0  # units in the last place: as much as this only a jump moves by
+_LOOSE = 20.0  # ulps: an output that moves by more than this has jumped
 _UNITS = 2.0
 
 
 class NoReferenceError(Exception):
-    """The model cannot be had in float64, for the reason in the message."""
+    """The model has no float64 reference, for the reason in the message."""
 
 
 class Measurement:
     """Both models, loaded.
 
     Args:
-        rule: What counts as equal.
-        pairs: A and B, by the name of where they run.
-        disturbed: A with elementary functions that are off by what their kernels are.
-        unlike: B in float64 where it holds no rounded numbers of its own, else nothing.
-        eps: Of the coarsest type that A rounds to.
-        seed: Decides how inputs are moved.
+        rule: The criterion of equality.
+        pairs: A and B by provider name.
+        disturbed: A with the measured errors of its elementary functions added.
+        unlike: B in float64 if it contains no rounded constants of its own, else no results.
+        eps: The machine epsilon of the coarsest type to which A rounds.
+        seed: Seed of the movements of the inputs.
         sizes: Inputs that are factors or counts, which do not move.
     """
 
@@ -75,14 +75,14 @@ class Measurement:
         """Run both models on one input.
 
         Args:
-            sample: How the input is called.
+            sample: The name of the input.
             feeds: An array for every input.
-            reference: A in float64, if there is such.
-            floors: Floors over scales of outputs that were measured on other inputs.
-            is_light: Whether these floors do, so that A need not run in float64.
+            reference: A in float64, if available.
+            floors: Floors over scales of outputs, measured on other inputs.
+            is_light: Whether these floors suffice, so that A need not run in float64.
 
         Raises:
-            NoReferenceError: The reference does not compute what A does.
+            NoReferenceError: The reference does not compute the same as A.
         """
         truth = {} if reference is None or is_light else _in_float64(reference, feeds)
         for provider, (left, right) in self._pairs.items():
@@ -129,7 +129,7 @@ class Measurement:
         want: npt.NDArray[Any] | None,
         feeds: Tensors,
     ) -> npt.NDArray[Any]:
-        """B's integers with those of A where rounding alone decides, such as between two ranks."""
+        """Replace B's integers by A's where rounding alone decides, such as between two ranks."""
         if a.shape != b.shape or a.dtype != b.dtype or unstable is None or not unstable.any():
             return b
         exact = np.zeros(a.shape, np.bool_)
@@ -147,7 +147,7 @@ class Measurement:
         eps: float,
         feeds: Tensors,
     ) -> Figure:
-        """The figure anew where neither model rounds, though A jumps if its inputs move."""
+        """Compare strictly where both models are exact in float64, even if A jumps nearby."""
         other = self._unlike(feeds).get(figure.place.output)
         if other is None or other.shape != b.shape or other.shape != want.shape:
             return figure
@@ -163,10 +163,10 @@ class Measurement:
     def _noise(
         self, provider: str, feeds: Tensors, results: Tensors
     ) -> tuple[dict[str, float], dict[str, npt.NDArray[np.bool_]]]:
-        """What moves when inputs and kernels move by what they are off.
+        """Measure the changes of outputs when inputs and kernels change by their errors.
 
         Returns:
-            By how much each output moves, and where those do that have no rounding.
+            The change of each output, and where outputs without rounding change.
         """
         session = self._disturbed[provider]
         noise = dict.fromkeys(results, 0.0)
@@ -187,7 +187,7 @@ class Measurement:
             try:
                 moved = session.run({**feeds, **nudge(fine, rng)})
             except UnsupportedError:
-                continue  # it does not take these
+                continue  # the model does not accept these inputs
             for name, array in results.items():
                 if name not in moved or array.shape != moved[name].shape:
                     continue
@@ -204,7 +204,7 @@ def _not_run(place: Place, error: UnsupportedError) -> Figure:
 
 
 def floors_of(figures: Sequence[Figure]) -> dict[str, float]:
-    """The largest floor of each output on normal numbers so far, over its scale."""
+    """Return the largest floor of each output on normal inputs so far, over its scale."""
     found: dict[str, float] = {}
     for figure in figures:
         if figure.scale and figure.place.sample.startswith(Regime.NORMAL):
@@ -221,12 +221,12 @@ def _in_float64(reference: Session, feeds: Tensors) -> Tensors:
 
 
 def largest(array: npt.NDArray[Any]) -> float:
-    """The largest finite number of an array by its absolute value; 0 for what has no rounding."""
+    """Return the largest finite absolute value of an array; 0 for types without rounding."""
     if array.dtype.kind != "f":
         return 0.0
     return float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
 
 
 def eps_of(dtype: np.dtype[Any]) -> float:
-    """The distance from 1 to the next number of a type; 0 for what has no rounding."""
+    """Return the machine epsilon of a type; 0 for types without rounding."""
     return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0

@@ -19,24 +19,24 @@ Given: TypeAlias = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What two models are compared on, where, and how near they have to be.
+    """The inputs, the providers and the tolerance of a comparison.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
+        UsageError: An option has an invalid value.
     """
 
     samples: int = option(
         3,
-        "Inputs of each kind (normal, uniform, large), besides zeros and denormal numbers. Open "
-        "extents take a dozen sizes, three of them in all kinds.",
+        "Inputs of each kind (normal, uniform, large), besides zeros and denormal values. Open "
+        "extents are tried at a dozen sizes, three of them with all kinds.",
         flag="-n --samples",
     )
-    seed: int = option(0, "Of the inputs.")
+    seed: int = option(0, "Seed of the inputs.")
     providers: Sequence[str] | None = option(
         None,
-        "Where to run: cpu, cuda, tensorrt (onnxruntime's), openvino, what installed packages "
-        "register, or reference, ONNX's own implementation. cpu, and cuda where a GPU answers, "
-        "when missing.",
+        "Where to run: cpu, cuda, tensorrt (onnxruntime's), openvino, any that installed packages "
+        "register, or reference, ONNX's own implementation. By default cpu, and cuda if a GPU is "
+        "available.",
         metavar="cpu,cuda",
     )
     providers_b: Sequence[str] | None = option(
@@ -49,7 +49,7 @@ class CheckOptions:
         None, "Allow |a - b| <= atol + rtol * |a| instead of the measured tolerance."
     )
     atol: float | None = option(None, "As rtol.")
-    factor: float = option(FACTOR, "B may be so many times as far away as rounding puts A itself.")
+    factor: float = option(FACTOR, "Allowed distance of B, in multiples of A's rounding.")
     inputs: Given | None = option(
         None,
         "Run on these arrays instead: an .npz file with one for each input, a folder of such "
@@ -58,15 +58,15 @@ class CheckOptions:
     )
     ranges: Mapping[str, tuple[float, float]] | None = option(
         None,
-        "Draw an input, or all, evenly from a range; in Python by name, where '' is all.",
+        "Draw an input, or all, uniformly from a range; in Python by name, where '' is all.",
     )
     shapes: Mapping[str, Sequence[int | str]] | None = option(
         None, "Extents of random inputs, by name; a text is an open extent."
     )
     regions: bool = option(
         True,
-        "Hold each part in which the graphs differ to its own forward error bound, too. Not done "
-        "with a tolerance given.",
+        "Also compare each part in which the graphs differ with its own forward error bound. Not "
+        "done if a tolerance is given.",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Parts of two models side by side, run alone and held to their bound."""
+"""Run the differing parts of two models side by side and compare them with their bounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
-_WEIGHTS = 1 << 26  # numbers, each held four times in float64 while parts are probed
+_WEIGHTS = 1 << 26  # elements, each stored four times in float64 while parts are probed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Pair:
     slack: float
 
     def regions(self, cells: Mapping[str, Cell], probe: bool) -> dict[str, Region]:
-        """Compare cells, all at once."""
+        """Compare cells, all in one run."""
         found = {
             name: "it reads values of the graph that are no numbers"
             for name, cell in cells.items()
@@ -88,7 +88,7 @@ class Pair:
         cells: Mapping[str, Cell],
         bounded: Mapping[str, tuple[Rounding, Rounding]],
     ) -> dict[str, Finding]:
-        """Probe cells that are affine in both models; the others are told why they are not."""
+        """Probe the cells that are affine in both models; report why the others are not."""
         settled = known_from_extents(self.a, self.facts)
         found: dict[str, Finding] = {}
         tasks: dict[str, Task] = {}
@@ -116,7 +116,7 @@ class Pair:
 
 
 def _coarser(pair: tuple[Rounding | str, Rounding | str], dtype: np.dtype[Any]) -> str:
-    """Why B's own rounding is no excuse: it is to a type that is coarser than A's."""
+    """Return why B's own rounding does not count, if it is to a coarser type than A's."""
     a, b = (rounding.unit for rounding in pair if isinstance(rounding, Rounding))
     own = float(np.finfo(dtype).eps) / 2 if dtype.kind == "f" else 0.0
     return "B rounds to a coarser type than A" if b > max(a, own) else ""
@@ -131,14 +131,14 @@ def _measure(
     provider: str,
     slack: float,
 ) -> dict[str, Region]:
-    """Run the cells that have a bound, all of them at once."""
+    """Run the cells that have a bound, all in one run."""
     for side in (left, right):
         side.keep(bounded)
     truth = left.run_exactly(values)
     others = right.run(values, named_runtime(provider))
     right.load_exactly()
     units = (rounding.unit for pair in bounded.values() for rounding in pair)
-    # Where nothing rounds, no bound grows with the unit.
+    # A bound without rounding does not grow with the unit.
     unit = min(filter(None, units), default=2.0**-53)
     magnitudes = [side.run_absolutely(values, unit) for side in (left, right)]
     found = {}
@@ -148,7 +148,7 @@ def _measure(
             cell = cells[name]
             found[name] = Region(name, cell.nodes_a, cell.nodes_b, provider, np.inf, 0.0, np.inf)
             continue
-        # One rounding more is that of B's weights.
+        # One more rounding accounts for B's weights.
         with_weights = Rounding(rounding_b.terms + 1, rounding_b.unit)
         bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]
         bound = slack * bound + float(np.finfo(others[key].dtype).tiny)
@@ -161,11 +161,11 @@ def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Regi
     if x.shape != y.shape:
         return Region(*nodes, np.inf, 0.0, np.inf)
     if provider not in {"cpu", "reference"} and bound.size:
-        # Kernels that transform their windows mix the errors of neighbours.
+        # Kernels that transform their windows (Winograd, FFT) mix the errors of neighbours.
         bound = np.full(bound.shape, np.max(bound))
     with np.errstate(invalid="ignore"):
         error = np.abs(x - y.astype(np.float64))
-    # Where A overflows, so may B, or not.
+    # Where A overflows, B may overflow or not.
     known = np.isfinite(x) & np.isfinite(bound) & (bound < np.finfo(y.dtype).max)
     if not known.any():
         return Region(*nodes)

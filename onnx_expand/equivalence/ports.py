@@ -1,9 +1,9 @@
-"""Inputs and outputs that no array holds, replaced by some that arrays hold.
+"""Replace inputs and outputs that numpy cannot represent.
 
-numpy and onnxruntime exchange neither bfloat16, float8 and 4-bit numbers nor sequences and
-optional values. A model that takes or returns such is wrapped: a Cast, SequenceConstruct or
-Optional makes the input from plain tensors, a Cast makes the output plain. Both models of a
-comparison get the same, so that what differs between them stays.
+numpy and onnxruntime cannot exchange bfloat16, float8 and 4-bit values, sequences or optional
+values. A model with such inputs or outputs is wrapped: a Cast, SequenceConstruct or Optional
+creates the input from plain tensors, and a Cast makes the output plain. Both models of a
+comparison are wrapped alike, so that their differences remain.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ARRAYS = {
     ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
 }  # fmt: skip
 _ODD = {d for d in ir.DataType if d.is_floating_point() or d.is_integer()} - _ARRAYS
-_ELEMENTS = 2  # of a sequence that is made
+_ELEMENTS = 2  # elements of a constructed sequence
 
 
 def with_plain_ports(model: ir.Model) -> ir.Model:
-    """The model itself, or a copy whose inputs and outputs are tensors that numpy knows.
+    """Return the model, or a copy whose inputs and outputs are tensors that numpy can represent.
 
-    An input `q` that is a sequence becomes `q[0]` and `q[1]`; other names stay. What cannot be
-    made from tensors of known rank stays as it is.
+    A sequence input `q` becomes `q[0]` and `q[1]`; other names stay the same. Inputs that cannot
+    be created from tensors of known rank stay unchanged.
     """
     odd = [v for v in (*model.graph.inputs, *model.graph.outputs) if not _is_plain(v)]
     if not odd:
@@ -56,7 +56,7 @@ def with_plain_ports(model: ir.Model) -> ir.Model:
     for place, (value, name) in enumerate(zip(graph.outputs, names, strict=True)):
         same = next((given for given in graph.inputs if given.name == name), None)
         if same is not None:
-            graph.outputs[place] = same  # an input that is handed on
+            graph.outputs[place] = same  # an input that is returned unchanged
         elif isinstance(value.type, ir.TensorType) and not _is_plain(value):
             graph.outputs[place] = _cast_output(graph, value, name or "")
     return copy
@@ -69,7 +69,7 @@ def _is_plain(value: ir.Value) -> bool:
 
 
 def _maker(value: ir.Value) -> ir.Node | None:
-    """The node that makes an input from new inputs, if it can be made."""
+    """Return the node that creates an input from new inputs, or None if there is none."""
     name, kind = value.name or "", value.type
     made = [ir.Value(name=f"{name} as given", type=kind, shape=value.shape)]
     if isinstance(kind, ir.TensorType):
@@ -101,7 +101,7 @@ def _input(name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
 
 
 def _plain_of(dtype: ir.DataType | None) -> ir.DataType:
-    """A type that numpy knows and that holds every number of another."""
+    """Return a numpy type that can represent every value of a given type."""
     if dtype is not None and dtype.is_integer():
         return ir.DataType.INT8 if dtype.is_signed() else ir.DataType.UINT8
     return ir.DataType.FLOAT

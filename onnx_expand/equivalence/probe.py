@@ -1,4 +1,4 @@
-"""Which sizes and numbers a model runs on."""
+"""Find the sizes and values on which a model runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from onnx_expand.runtimes.base import Session, Tensors
 
 __all__ = ["Probe"]
 
-_NAMED = 3  # sizes in a note
-_VAST = 1 << 20  # numbers in all inputs
-# Where a model runs at no smaller size: large images, not cubes of their extents.
+_NAMED = 3  # sizes listed in a note
+_VAST = 1 << 20  # elements in all inputs
+# The limit if a model runs at no smaller size, which some image models need.
 _VASTEST = 1 << 24
 
 
@@ -27,12 +27,12 @@ class Probe:
     """A model that is tried on inputs until it runs.
 
     Args:
-        signature: Of the model.
+        signature: The signature of the model.
         session: The model.
-        other: The one that it is compared with, if any.
-        limits: What is known of its inputs.
-        seed: Decides the inputs.
-        definition: At which sizes the model is defined; at all where it runs, when missing.
+        other: The model that it is compared with, if any.
+        limits: The constraints on its inputs.
+        seed: Seed of the inputs.
+        definition: Decides at which sizes the model is defined; by default wherever it runs.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Probe:
         self._has_free = _has_free_integers(signature, limits)
 
     def sizes(self) -> list[Sizes]:
-        """Sizes at which the model runs, best first.
+        """Return the sizes at which the model runs, best first.
 
         Raises:
-            UnsupportedError: It runs at none of those that are tried.
+            UnsupportedError: It runs at none of the tried sizes.
         """
         tried: list[Sizes] = []
         found = list(self._running(tried))
@@ -65,10 +65,10 @@ class Probe:
         return found
 
     def size(self) -> Sizes:
-        """The best size at which the model runs.
+        """Return the best size at which the model runs.
 
         Raises:
-            UnsupportedError: It runs at none of those that are tried.
+            UnsupportedError: It runs at none of the tried sizes.
         """
         return next(self._running([]))
 
@@ -102,13 +102,13 @@ class Probe:
             raise UnsupportedError(f"{failure}{more}") from failure
 
     def feeds(self, size: Sizes, regime: Regime, place: int) -> Tensors:
-        """Inputs of one size and kind on which the model runs.
+        """Return inputs of one size and kind on which the model runs.
 
-        Of great numbers those are taken that do not make it overflow: they would tell how it
-        overflows, not what it computes.
+        Large values are scaled down until the model does not overflow: overflowing outputs show
+        how the model overflows rather than what it computes.
 
         Raises:
-            UnsupportedError: It runs on none.
+            UnsupportedError: It runs on none of the tried inputs.
         """
         failure: UnsupportedError | None = None
         best: Tensors | None = None
@@ -130,13 +130,13 @@ class Probe:
         return best
 
     def _is_vast(self, size: Sizes, most: int) -> bool:
-        """Whether there would be more numbers than one size is worth."""
+        """Return whether the inputs would have too many elements to be tried."""
         ports = self._signature.inputs.values()
         shapes = [extents_at(p.symbols(), size) for p in ports if p.shape is not None]
         return bool(size) and sum(map(math.prod, shapes)) > most
 
     def _is_defined(self, size: Sizes) -> bool:
-        """Whether the model is defined at a size, whatever a runtime makes of it."""
+        """Return whether the model is defined at a size, even if a runtime accepts it."""
         if self._definition is None or not size:
             return True
         ports = (p for p in self._signature.inputs.values() if p.shape is not None)
@@ -150,7 +150,7 @@ class Probe:
         )  # fmt: skip
 
     def _steps(self, regime: Regime) -> Iterator[tuple[float, int]]:
-        """Scales and reaches to try, the greatest first."""
+        """Yield the scales and reaches to try, the largest first."""
         great = regime in {Regime.LARGE, Regime.EDGES}
         scales = SCALES if great else SCALES[:1]
         reaches = REACHES if self._has_free else REACHES[:1]
@@ -163,7 +163,7 @@ class Probe:
             yield scale, reaches[0]
 
     def _note(self, failed: list[Sizes]) -> None:
-        """Say where the other model runs and this one does not, which is no fault of it."""
+        """Note the sizes at which only the other model runs, which is not a difference."""
         runs = []
         for size in failed if self._other is not None else ():
             try:
@@ -179,7 +179,7 @@ class Probe:
 
 
 def _has_free_integers(signature: Signature, limits: Limits) -> bool:
-    """Whether nothing says how great some integers may be."""
+    """Return whether some integer inputs have no known bounds."""
     for port in signature.inputs.values():
         demand = limits.demands.get(port.name)
         is_free = demand is None or demand.meaning in {Meaning.ANY, Meaning.DIVISOR}
@@ -189,7 +189,7 @@ def _has_free_integers(signature: Signature, limits: Limits) -> bool:
 
 
 def _finite(results: Tensors) -> float:
-    """The share of finite numbers."""
+    """Return the fraction of finite values."""
     arrays = [array for array in results.values() if array.dtype.kind == "f"]
     total = sum(array.size for array in arrays)
     return sum(int(np.isfinite(a).sum()) for a in arrays) / total if total else 1.0

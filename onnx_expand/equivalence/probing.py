@@ -1,4 +1,4 @@
-"""Which inputs the affine parts of two models are given alone, and what both make of them."""
+"""Probe the affine parts of two models separately with random inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Bench", "Task", "prove"]
 Shapes = dict[str, tuple[int, ...]]
 
 _COUNTS = (32, 16, 8)
-_BUDGET = 3 * 10**9  # products for one part, of all sizes and sides
+_BUDGET = 3 * 10**9  # products for one part, over all sizes and both models
 _TOTAL = 3 * 10**10
 _UNFIT = "it cannot be probed"
 
@@ -41,11 +41,11 @@ class Task:
 
     Attributes:
         cell: The part.
-        forms: Of A and B.
-        roundings: Of A and B.
-        work: Operations that both take, on the values that reach the part in A.
-        symbolic: Whether A takes images of any size.
-        slack: How many times what rounding explains a difference may be.
+        forms: The forms in A and B.
+        roundings: The roundings in A and B.
+        work: The operations of both on the values that reach the part in A.
+        symbolic: Whether A accepts images of any size.
+        slack: The allowed difference as a multiple of the one that rounding explains.
     """
 
     cell: Cell
@@ -58,7 +58,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Bench:
-    """The parts of both models, ready to run in float64: as they are, and absolutely."""
+    """The parts of both models in float64: as they are, and with absolute values."""
 
     a: ReferenceSession
     b: ReferenceSession
@@ -66,7 +66,7 @@ class Bench:
     sizes_b: ReferenceSession
 
     def part(self, name: str) -> Bench:
-        """One of the parts."""
+        """Return the bench of one of the parts."""
         sides = (self.a, self.b, self.sizes_a, self.sizes_b)
         return Bench(*(side.part(name) for side in sides))
 
@@ -74,13 +74,13 @@ class Bench:
 def prove(
     tasks: Mapping[str, Task], bench: Bench, values: Tensors, seed: int = 0
 ) -> dict[str, Finding]:
-    """Probe parts, each alone.
+    """Probe parts, each separately.
 
     Args:
-        tasks: By the name of the tensor that a part computes.
-        bench: Where its outputs are called as `target` says.
-        values: What reaches the parts in A; it settles ranks, and the numbers that are integers.
-        seed: Decides the probes.
+        tasks: The tasks by the name of the tensor that the part computes.
+        bench: The models, whose outputs are named by `target`.
+        values: The values that reach the parts in A, which determine ranks and integer inputs.
+        seed: Seed of the probes.
     """
     found, left = {}, _TOTAL
     for name, task in tasks.items():
@@ -92,7 +92,7 @@ def prove(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which sizes a part is tried at, those that say most first."""
+    """The sizes at which a part is tried, the most informative first."""
 
     task: Task
     fixed: Tensors
@@ -119,10 +119,10 @@ class _Plan:
         return cls(task, fixed, actual, (actual,), False)
 
     def carry_out(self, bench: Bench, name: str, seed: int, left: int) -> tuple[Finding, int]:
-        """Probe the part, and count what that took.
+        """Probe the part and count the operations.
 
-        A size that only probing chose is no evidence against models that never run at it: what
-        differs there must differ at the size that they have.
+        A difference at a size that only probing chose does not count against models that never run
+        at that size: it must also occur at their own size.
         """
         if not self.actual:
             return Finding(reason="it reads nothing that varies"), 0
@@ -130,7 +130,7 @@ class _Plan:
         own = self.task.symbolic or self.actual in self.sizes
         if finding.proof is not None or (finding.fault and own):
             return finding, spent
-        # Sizes that each input was given for itself may not fit together.
+        # Sizes chosen for each input separately may be incompatible.
         fits = not finding.reason.startswith(_UNFIT) or len(self.sizes) == 1
         if self.actual in self.sizes and fits:
             return finding, spent
@@ -141,7 +141,7 @@ class _Plan:
         self, sizes: Sequence[Shapes], bench: Bench, name: str, seed: int, left: int
     ) -> tuple[Finding, int]:
         budget = min(_BUDGET, left)
-        # Where the extents are free, several sizes say more than many probes.
+        # If the extents are free, several sizes are more informative than many probes.
         few = 1 if not self.task.symbolic else len(sizes)
         options = [(_COUNTS[0], len(sizes)), *((count, few) for count in _COUNTS)]
         options.append((_COUNTS[-1], 1))
@@ -161,7 +161,7 @@ class _Plan:
         return conclude(evidence, *self.task.roundings, self.task.slack), cost
 
     def _cost(self, size: Shapes) -> int:
-        """Operations for one input of a size."""
+        """Return the number of operations for one input of a size."""
         own = max(_elements(shape) for shape in self.actual.values())
         new = max(_elements(shape) for shape in size.values())
         return int(self.task.work * new / max(1, own)) + 1
@@ -180,7 +180,7 @@ class _Plan:
 
     def _run(self, session: ReferenceSession, drawn: Mapping[str, Array]) -> Array:
         if self.beside:
-            # Each input is a sample of its own: what stood for the batch goes.
+            # Each input is one sample, so the batch axis is dropped.
             feeds = {name: array[:, 0] for name, array in drawn.items()}
             (result,) = session.run({**self.fixed, **feeds}).values()
             return result.astype(np.float64)
@@ -196,7 +196,7 @@ def _elements(shape: Sequence[int]) -> int:
 
 
 def _samples(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
-    """One sample of each: the batch is what the probes are laid along."""
+    """Return shapes of one sample each; the batch axis holds the probes."""
     return {name: (1, *shape[1:]) for name, shape in shapes.items()}
 
 
@@ -205,7 +205,7 @@ def _agree(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 def _windows(actual: Shapes, task: Task) -> Iterator[Shapes]:
-    """Sizes at which windows meet every border: few positions, odd and even, and more of them."""
+    """Yield sizes at which windows meet every border: a few positions, odd and even, and more."""
     rank = len(next(iter(actual.values())))
     reach = max(form.reach for form in task.forms)
     stride = max(form.stride for form in task.forms)
@@ -218,7 +218,7 @@ def _windows(actual: Shapes, task: Task) -> Iterator[Shapes]:
         for axis, extent in enumerate(full):
             wanted = start + axis % 2
             if not task.symbolic:
-                # The step of the windows meets the far border as it does at the full extent.
+                # The windows meet the far border at the same phase as at the full extent.
                 wanted = extent - stride * max(0, (extent - start) // stride)
             extents.append(wanted)
         size = {

@@ -1,12 +1,12 @@
-"""Proofs that two affine parts have the same weights, from independent Gaussian inputs.
+"""Prove with independent Gaussian inputs that two affine parts have the same weights.
 
-Let D be the difference of the two parts' matrices, d one of its rows, z standard normal. Then
-d.z is normal with deviation |d|, and over k independent probes the mean square q of d.z is |d|^2
-times a chi-square of k degrees, divided by k. A row whose norm is more than sqrt(q / y) passes
-with a probability of at most (y e^(1 - y))^(k/2), by Chernoff's bound (Vershynin,
-High-Dimensional Probability, 2018, section 2.3). So the y that makes this the doubt that is left,
-divided by the number of rows, gives the statement: no row is off by more than sqrt(q / y) in
-norm, hence no weight is off by more. What is added to the products is compared at zero.
+Let D be the difference of the two parts' matrices, d one of its rows and z standard normal. Then
+d.z is normal with standard deviation |d|, and over k independent probes the mean square q of d.z
+is |d|^2 times a chi-square variable of k degrees of freedom, divided by k. By Chernoff's bound, a
+row whose norm exceeds sqrt(q / y) passes with a probability of at most (y e^(1 - y))^(k/2)
+(Vershynin, High-Dimensional Probability, 2018, section 2.3). Choosing y so that this equals the
+allowed doubt, divided by the number of rows, proves that no row of D has a norm above sqrt(q / y),
+hence that no weight differs by more. The bias is compared at the input zero.
 """
 
 from __future__ import annotations
@@ -31,23 +31,22 @@ DOUBT = 1e-9
 
 _DOUBLE = 2.0**-53
 _FEW = 4  # roundings of a weight that was composed in float64
-_OWN = 8  # roundings of one that was composed in the model's type,
-_PER_ROOT = 2  # besides so many for the root of the number of terms
+_OWN = 8  # roundings of a weight that was composed in the model's type,
+_PER_ROOT = 2  # plus this many per square root of the number of terms
 _SPREAD = 3.0  # between two mean squares over the same probes
 _MARGIN = 8.0  # between a bound on one probe and on all of them
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What probes say of a part that is affine in both models.
+    """The statement that probes prove about a part that is affine in both models.
 
     Attributes:
-        deviation: No weight is off by more, with a probability of 1 - 1e-9.
-        relative: The same in roundings of the norm of its row: the unit roundoff of the model's
-            type, times the norm.
-        shift: No bias is off by more.
-        detects: A weight or bias that is off by more than this would have been found, as surely.
-        probes: How many inputs were drawn at each size.
+        deviation: The largest possible difference of a weight, with a probability of 1 - 1e-9.
+        relative: The same as a multiple of unit roundoff times the norm of the weight's row.
+        shift: The largest possible difference of a bias.
+        detects: A weight or bias that differs by more would have been found, as surely.
+        probes: The number of inputs drawn at each size.
         sizes: The extents of the inputs, one text for each size.
     """
 
@@ -59,7 +58,7 @@ class Proof:
     sizes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """This proof as strict JSON types."""
+        """Return the proof as strict JSON types."""
         return {
             "statement": self.statement(),
             "deviation": number(self.deviation),
@@ -72,7 +71,7 @@ class Proof:
         }
 
     def statement(self) -> str:
-        """What is proven, in one sentence."""
+        """Return the statement in one sentence."""
         return (
             f"no weight is off by more than {self.deviation:.2g}, with confidence 1 - {DOUBT:g}, "
             f"and no bias by more than {self.shift:.2g}"
@@ -81,16 +80,16 @@ class Proof:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What both parts make of the probes of one size, in float64.
+    """The float64 results of both parts on the probes of one size.
 
-    The first axis is that of the inputs: zeros, the probes, and the sum of the first two.
+    The first axis contains the inputs: zeros, the probes, and the sum of the first two probes.
 
     Attributes:
-        a: Of A.
-        b: Of B.
-        sizes_a: Of A with all numbers taken absolutely; the last input is that of the two
-            probes taken absolutely.
-        sizes_b: Of B.
+        a: The results of A.
+        b: The results of B.
+        sizes_a: The results of A with absolute values; the last input is |z1| + |z2| for the first
+            two probes.
+        sizes_b: The same of B.
         size: The extents, as text.
     """
 
@@ -102,12 +101,13 @@ class Evidence:
 
 
 def small_ball(count: int, doubt: float) -> tuple[float, float]:
-    """Bounds of a chi-square of `count` degrees, divided by them.
+    """Return bounds of a chi-square variable of `count` degrees of freedom, divided by `count`.
 
     Returns:
-        What it falls short of, and what it exceeds, with a probability of at most `doubt` each.
+        The value that it falls below, and the one that it exceeds, each with a probability of at
+        most `doubt`.
     """
-    target = 2 * math.log(doubt) / count  # of log y + 1 - y
+    target = 2 * math.log(doubt) / count  # the value of log y + 1 - y
     return _solve(target, 0.0, 1.0), _solve(target, 1.0, 2.0 - 2 * target)
 
 
@@ -124,12 +124,12 @@ def _solve(target: float, low: float, high: float) -> float:
 
 
 def allowances(a: Rounding, b: Rounding) -> tuple[float, float]:
-    """By how much, relative to its terms, a weight of B may differ from one of A.
+    """Return the allowed relative difference between weights of A and B.
 
     Returns:
-        With a few roundings of its own, which is what is proven, and with those of composing it
-        in the model's type, beyond which it is another weight. The errors of sums of n terms grow
-        with the root of n (Higham and Mary, 2019).
+        The difference for a few roundings, which is what is proven, and for the roundings of
+            composing the weight in the model's type, beyond which it is a different weight. The
+            errors of sums of n terms grow with the square root of n (Higham and Mary, 2019).
     """
     unit = max(a.unit, b.unit)
     return _FEW * unit, (_OWN + _PER_ROOT * math.sqrt(a.terms + b.terms)) * unit
@@ -138,7 +138,7 @@ def allowances(a: Rounding, b: Rounding) -> tuple[float, float]:
 def probes(
     shapes: Mapping[str, Sequence[int]], count: int, seed: Sequence[int]
 ) -> dict[str, Array]:
-    """For each input zeros, `count` independent Gaussian arrays, and the sum of the first two."""
+    """Return zeros, `count` independent Gaussian arrays and the sum of the first two per input."""
     rng = np.random.default_rng(list(seed))
     found = {}
     for name, shape in sorted(shapes.items()):
@@ -148,7 +148,7 @@ def probes(
 
 
 def magnitudes(drawn: Mapping[str, Array]) -> dict[str, Array]:
-    """The same inputs, the last of them large enough for any sign: |z1| + |z2|."""
+    """Return the same inputs, except that the last is an upper bound for any sign: |z1| + |z2|."""
     found = {}
     for name, array in drawn.items():
         found[name] = array.copy()
@@ -158,12 +158,12 @@ def magnitudes(drawn: Mapping[str, Array]) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class Finding:
-    """What probing a part found.
+    """The outcome of probing a part.
 
     Attributes:
-        proof: What is proven, if anything is.
-        fault: What differs, empty if nothing does.
-        reason: Why nothing is proven and nothing differs.
+        proof: The proof, if there is one.
+        fault: The difference, empty if there is none.
+        reason: Why there is neither a proof nor a difference.
     """
 
     proof: Proof | None = None
@@ -174,20 +174,20 @@ class Finding:
 def conclude(
     evidence: Sequence[Evidence], a: Rounding, b: Rounding, slack: float = 1.0
 ) -> Finding:
-    """What the probes of all sizes say.
+    """Conclude from the probes of all sizes.
 
     Args:
-        evidence: One for each size.
-        a: What the numbers of A's part went through.
-        b: What those of B's did.
-        slack: How many times what rounding explains a difference may be.
+        evidence: The results at each size.
+        a: The roundings in A's part.
+        b: The roundings in B's part.
+        slack: The allowed difference as a multiple of the one that rounding explains.
     """
     count = len(evidence[0].a) - 2
     rows = sum(one.a[0].size for one in evidence)
     low, _ = small_ball(count, DOUBT / max(1, rows))
     few, most = allowances(a, b)
     worst = _Worst(math.sqrt(1 / low))
-    # Two roundings more are those of the sum of two probes, and of what is made of results.
+    # Two more roundings come from the sum of two probes and from the arithmetic on the results.
     arithmetic = _MARGIN * (gamma(a.terms + 2, _DOUBLE) + gamma(b.terms + 2, _DOUBLE))
     for one in evidence:
         if any(x.shape != one.a.shape for x in (one.b, one.sizes_a, one.sizes_b)):
@@ -219,8 +219,8 @@ class _Worst:
     """The largest of each figure over all outputs and sizes so far.
 
     Attributes:
-        certain: By what a root mean square is multiplied to be a bound that holds for certain.
-        beyond: The largest deviation, in units of what a proof allows.
+        certain: The factor that turns a root mean square into a bound that holds with confidence.
+        beyond: The largest deviation as a multiple of the one that a proof allows.
     """
 
     certain: float
@@ -231,7 +231,7 @@ class _Worst:
     beyond: float = 0.0
 
     def add(self, one: Evidence, sizes: Array, slack: Array, few: float, most: float) -> str:
-        """Take in one size; what differs there, if anything does."""
+        """Add the results at one size; return the difference there, if there is one."""
         off = one.b - one.a
         shift = np.abs(off[0])
         gap = np.sqrt(np.mean(np.square(off[1:-1] - off[0]), axis=0))
@@ -266,6 +266,6 @@ def _largest(array: Array) -> float:
 
 
 def chunks(drawn: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """The inputs one by one, for parts that do not take them side by side."""
+    """Yield the inputs one by one, for parts that cannot process them side by side."""
     for place in range(len(next(iter(drawn.values())))):
         yield {name: array[place] for name, array in drawn.items()}

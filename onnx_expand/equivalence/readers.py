@@ -1,4 +1,4 @@
-"""What single nodes demand of the numbers that they read."""
+"""Determine the constraints of single nodes on the values that they read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["said_by"]
 
 
 def said_by(node: ir.Node, index: int, value: ir.Value, facts: Facts) -> Demand | None:
-    """What a node demands of what it reads at an input."""
+    """Return the constraint of a node on the value at an input."""
     op = node.op_type
     if (node.domain, op, index) == ("ai.onnx.ml", "ArrayFeatureExtractor", 1):
         return _feature(node, value, facts)
@@ -32,7 +32,7 @@ def said_by(node: ir.Node, index: int, value: ir.Value, facts: Facts) -> Demand 
 
 
 def _is_mask(node: ir.Node, value: ir.Value, facts: Facts) -> bool:
-    """Whether a Cast makes a mask a number: by its name, or since it is taken from one."""
+    """Return whether a Cast converts a mask, judging by its name or by a subtraction from 1."""
     if "mask" in (value.name or "").lower():
         return True
     for reader, index in node.outputs[0].uses():
@@ -56,7 +56,7 @@ def _at(dims: Dims, axis: int) -> Dim:
 
 def _row(extent: Dim, *, signed: bool = False) -> Demand:
     if not isinstance(extent, int):
-        # Extents that only a run tells are at least one, as a rule.
+        # Extents known only at run time are usually at least one.
         return Demand(Meaning.ROW, 0, None if extent is None else f"{extent} - 1")
     return Demand(Meaning.ROW, -extent if signed else 0, max(0, extent - 1))
 
@@ -67,7 +67,7 @@ def _place_on_axis(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
 
 
 def _place_in_all(node: ir.Node, value: ir.Value, facts: Facts) -> Demand | None:
-    """Tuples of indices: as they have one bound here, the least extent they pick from."""
+    """Index tuples: a single bound for all components, the smallest indexed extent."""
     dims, indices = _dims(node, facts), facts.named_shape(value)
     start = int_of(node, "batch_dims", facts.opset)
     if dims is None:
@@ -87,7 +87,7 @@ def _position(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
 
 
 def _keys(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
-    """How many of the keys of attention are no padding."""
+    """Attention: the number of keys that are not padding."""
     extent = _at(_dims(node, facts, 1), -2)
     return Demand(Meaning.COUNT, 1, extent if extent is not None else 1)
 
@@ -109,7 +109,7 @@ def _largest(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
 
 
 def _cut(node: ir.Node, value: ir.Value, facts: Facts) -> Demand:
-    """Starts and ends of a Slice, which may lie outside."""
+    """Slice: starts and ends, which may lie outside the tensor."""
     known = [extent for extent in _dims(node, facts) or () if isinstance(extent, int)]
     reach = 1 + max(known, default=LENGTHS)
     return Demand(Meaning.COUNT, -reach, reach)

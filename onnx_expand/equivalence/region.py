@@ -1,4 +1,4 @@
-"""A part in which two models differ, and how much is known of it."""
+"""A part in which two models differ, and the evidence about it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = [
 
 
 class Grade(StrEnum):
-    """How much is known of a part in which two models differ."""
+    """The strength of the evidence about a part in which two models differ."""
 
     PROVEN = "proven"
     """Affine in both, with the same weights up to a stated deviation, and within its bound."""
     TESTED = "tested"
     """Within its forward error bound, on the values that reach it in A."""
     UNCHECKED = "unchecked"
-    """Seen through the outputs of the models only."""
+    """Compared only through the outputs of the models."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Region:
     """A part in which two models differ.
 
     Attributes:
-        tensor: What it computes.
+        tensor: The tensor that it computes.
         nodes_a: The nodes of A.
         nodes_b: The nodes of B in their place.
-        provider: Where B's ran.
-        error: The largest distance of B's result from A's in float64, both given the same values.
-        bound: What rounding can amount to, where the error is largest by it.
-        ratio: The error over the bound; above 1 no rounding explains it.
+        provider: The provider on which B's part ran.
+        error: The largest distance of B's result from A's in float64, on equal values.
+        bound: The bound on rounding errors at the element with the largest ratio.
+        ratio: The error over the bound; rounding cannot explain a ratio above 1.
         obstacle: Why there is no bound, empty if there is one.
-        proof: What probes of this part alone prove, if anything.
-        fault: What probes of this part alone found to differ, empty if nothing.
-        reason: Why nothing is proven, empty if something is.
+        proof: The proof from probes of this part alone, if there is one.
+        fault: The difference that probes of this part alone found, empty if none.
+        reason: Why there is no proof, empty if there is one.
     """
 
     tensor: str
@@ -63,13 +63,13 @@ class Region:
 
     @property
     def grade(self) -> Grade:
-        """What is known of this part."""
+        """The strength of the evidence about this part."""
         if self.obstacle:
             return Grade.UNCHECKED
         return Grade.TESTED if self.proof is None else Grade.PROVEN
 
     def summary(self) -> str:
-        """The region in one line."""
+        """Return the region in one line."""
         nodes = ", ".join(self.nodes_b) or "nothing"
         if self.fault:
             return f"'{self.tensor}', computed by {nodes} in B: {self.fault}"
@@ -79,7 +79,7 @@ class Region:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """This region as strict JSON types."""
+        """Return the region as strict JSON types."""
         return {
             "tensor": self.tensor,
             "nodes_a": list(self.nodes_a),

@@ -1,9 +1,9 @@
-"""Each stretch that differs between two models, by itself, held to its forward error bound.
+"""Compare each part that differs between two models separately with its forward error bound.
 
-The end of a deep network forgives what its rounding hides. So every part in which the two models
-differ is run alone besides, on the values that reach it in A, and its result may be no further
-from A's in float64 than rounding in A and in B can take them. That is a bound, no estimate: a
-part beyond it computes something else.
+The rounding errors of a deep network can hide differences at its outputs. Therefore every part in
+which the two models differ is also run alone, on the values that reach it in A. Its result may
+differ from A's in float64 by at most the rounding errors of A and B. This is a bound, not an
+estimate: a part that exceeds it computes something else.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ __all__ = [
 ]
 
 
-# Tensors of one name that are this far apart, by their largest value, are not the same one.
+# Tensors of a common name that differ by more, relative to their largest value, do not correspond.
 _STRANGERS = 0.01
-# As little as this of the numbers that a tensor is the difference of is no other tensor.
+# A difference this small relative to the operands of a subtraction does not count.
 _CANCELLED = 1e-5
 _SEEN = 1e-3
-_WIDER = 4  # times a part is widened
+_WIDER = 4  # widenings of a part
 
 
 def run_inner(
     model: ir.Model, names: Mapping[str, ir.DataType], feeds: Tensors, runtime: Runtime
 ) -> Tensors:
-    """Run a model with tensors from within as further outputs.
+    """Run a model with inner tensors as additional outputs.
 
     Args:
-        model: The model, which is not changed.
+        model: The model, which is not modified.
         names: The tensors and their types.
         feeds: An array for every input.
         runtime: Where to run.
 
     Raises:
-        UnsupportedError: The runtime cannot.
+        UnsupportedError: The runtime cannot run the model this way.
     """
     copy = model.clone()
     known = {value.name or "" for value in copy.graph.outputs}
@@ -86,19 +86,19 @@ def compare_regions(
 ) -> tuple[Region, ...]:
     """Compare the parts in which two models differ.
 
-    Tensors of one name that have other numbers are not taken for the same: what lies around them
-    is one part.
+    Tensors of a common name with different values are not taken as corresponding: the nodes around
+    them form one part.
 
     Args:
-        a: The model that is right by definition.
-        b: The other one.
+        a: The reference model.
+        b: The model to compare.
         feeds: An array for every input.
-        providers: Where A and B run.
-        slack: How many times its bound an error may be.
-        probe: Whether to give each affine part inputs of its own, too.
+        providers: The providers of A and B.
+        slack: The allowed error as a multiple of the bound.
+        probe: Whether to probe each affine part with random inputs, too.
 
     Returns:
-        The parts in A's order, none where the two are the same node for node.
+        The parts in A's order; none if the graphs have equal nodes.
 
     Raises:
         UnsupportedError: A runtime cannot run a model in parts.
@@ -108,12 +108,11 @@ def compare_regions(
 
 @dataclass(frozen=True)
 class Examination:
-    """What a comparison of two models part by part found.
+    """The result of comparing two models part by part.
 
     Attributes:
         regions: The parts in which they differ.
-        rest: Why these are not all in which they differ; empty if all else is node for node the
-            same.
+        rest: Why the models also differ outside these parts; empty if all other nodes are equal.
     """
 
     regions: tuple[Region, ...]
@@ -129,9 +128,9 @@ def examine(
     *,
     probe: bool = True,
 ) -> Examination:
-    """Compare the parts in which two models differ, and see what else does.
+    """Compare the parts in which two models differ, and report other differences.
 
-    Args and errors are those of `compare_regions`.
+    The arguments and errors are those of `compare_regions`.
     """
     a, b = inlined(a), inlined(b)
     facts = Facts(a)
@@ -154,10 +153,10 @@ def examine(
 
 
 def _handed_on(pair: Pair, names: Set[str], strangers: Set[str]) -> set[str]:
-    """Those tensors of one name and other numbers of which both models make the same.
+    """Return the tensors of a common name and different values that both models process alike.
 
-    What reads them is alike in both, or proven, and so is what reads that: nothing behind them
-    makes up for what they are apart.
+    Their consumers are equal in both or proven equal, and so are the consumers of those, so that
+    nothing downstream compensates for the difference.
     """
     if not strangers:
         return set()
@@ -177,10 +176,11 @@ def _handed_on(pair: Pair, names: Set[str], strangers: Set[str]) -> set[str]:
 
 
 def _matters(pair: Pair, bounds: Set[str], name: str, other: Array) -> bool:
-    """Whether what reads a tensor in both models tells the two tensors of this name apart.
+    """Return whether the common consumers of a tensor distinguish its values in A and B.
 
-    A normalization does not see a shift, nor does Shape see numbers: what it makes of B's tensor
-    is in float64 what it makes of A's, and of a tensor as far off at random it is not.
+    A normalization ignores a shift, and Shape ignores values. The consumers do not distinguish
+    them if their float64 results are equal for both values, but differ for an equally large random
+    change.
     """
     own = pair.values[name]
     cells = {
@@ -211,7 +211,7 @@ def _matters(pair: Pair, bounds: Set[str], name: str, other: Array) -> bool:
 def _compared(pair: Pair, bounds: Set[str], probe: bool) -> Examination:
     """Compare the parts between tensors that both models have."""
     parts = differing_cells(pair.a, pair.b, bounds)
-    # What is no sum of rounded numbers must be the same, which whoever compares the outputs sees.
+    # Tensors other than floats must be equal, which the comparison of outputs checks.
     cells = {c.tensor: c for c in parts if pair.values[c.tensor].dtype.kind == "f"}
     exact = [f"'{c.tensor}' is no tensor of floats" for c in parts if c.tensor not in cells]
     ends = unlike_ends(pair.a, pair.b, bounds)
@@ -224,10 +224,10 @@ def _compared(pair: Pair, bounds: Set[str], probe: bool) -> Examination:
 
 
 def _settled(pair: Pair, region: Region, cell: Cell, bounds: Set[str]) -> Region:
-    """The region of a cell that one model reads other tensors for than the other.
+    """Settle the region of a cell whose nodes read different tensors in the two models.
 
-    These are no independent inputs: one may follow from another. The cell is widened until both
-    read the same tensors, or is not proven.
+    Such tensors may depend on each other and are not independent inputs. The cell is widened until
+    both models read the same tensors; otherwise it is not proven.
     """
     left = replace(region, fault="", reason="its inputs follow from one another")
     for _ in range(_WIDER):
@@ -246,7 +246,7 @@ def _settled(pair: Pair, region: Region, cell: Cell, bounds: Set[str]) -> Region
 
 
 def _cancelled(a: ir.Model, names: Set[str], values: Tensors, others: Tensors) -> set[str]:
-    """Those of some tensors that are apart by what is nothing to the tensors they come from."""
+    """Return the tensors whose difference is negligible relative to the tensors they depend on."""
     found = set()
     for node in a.graph:
         read = [values[v.name or ""] for v in node.inputs if v is not None and v.name in values]
@@ -261,7 +261,7 @@ def _cancelled(a: ir.Model, names: Set[str], values: Tensors, others: Tensors) -
 
 
 def are_close(x: Array, y: Array, share: float) -> bool:
-    """Whether two tensors differ by at most a share of the largest number of the first."""
+    """Return whether two tensors differ by at most a fraction of the first one's largest value."""
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
     if x.dtype.kind != "f" or x.size == 0:

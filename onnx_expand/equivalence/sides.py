@@ -1,4 +1,4 @@
-"""The parts of one model, cut out, and run in a runtime, in float64, and absolutely."""
+"""The parts of one model, cut out and run in a runtime, in float64 or with absolute values."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Side:
 
     @property
     def weights(self) -> int:
-        """How many numbers the parts hold."""
+        """The number of elements in the weights of the parts."""
         held = (value.const_value for value in self._model.graph.initializers.values())
         return sum(tensor.size for tensor in held if tensor is not None)
 
     def sessions(self) -> tuple[ReferenceSession, ReferenceSession]:
-        """In float64: as it is, and absolutely; after both have run."""
+        """Return the float64 sessions, as is and with absolute values, after both have run."""
         exact, absolute = self._sessions
         return exact, absolute
 
     def keep(self, names: Iterable[str]) -> None:
-        """Leave out what does not compute these tensors."""
+        """Remove the nodes that these tensors do not depend on."""
         keep_outputs(self._model, {target(name) for name in names})
 
     def run(self, values: Tensors, runtime: Runtime) -> Tensors:
-        """Run the parts on what they read."""
+        """Run the parts in a runtime."""
         return _run(self._model, values, runtime)
 
     def run_exactly(self, values: Tensors) -> Tensors:
@@ -54,7 +54,7 @@ class Side:
         return self._in_double(values)
 
     def load_exactly(self) -> None:
-        """Prepare to run the parts in float64, before they are taken absolutely."""
+        """Load the parts in float64, before their values are made absolute."""
         self._sessions.append(Reference().session(self._model, "the parts that differ"))
 
     def _in_double(self, values: Tensors) -> Tensors:
@@ -63,7 +63,7 @@ class Side:
         return session.run({v.name or "": values[v.name or ""] for v in self._model.graph.inputs})
 
     def run_absolutely(self, values: Tensors, unit: float) -> Tensors:
-        """Run the parts with all numbers taken absolutely; they are no good for `run` after."""
+        """Run the parts with absolute values; this modifies the model, so call `run` before."""
         drift = self._drift(values, unit)
         make_absolute(self._model, self._facts, drift)
         positive = {
@@ -73,9 +73,9 @@ class Side:
         return self._in_double(positive)
 
     def _drift(self, values: Tensors, unit: float) -> dict[str, npt.NDArray[np.float64]]:
-        """How far constants that the model computes are off in its own types, in roundoffs.
+        """Measure the errors of constants that the model computes in its own types, in roundoffs.
 
-        Arithmetic of weights is no sum of products; what it loses is measured.
+        Arithmetic of weights is not a sum of products, so its error is measured.
         """
         names = computed_constants(self._model, self._facts)
         if not names:

@@ -1,4 +1,4 @@
-"""What a model takes and returns."""
+"""The inputs and outputs of a model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Port:
 
     Attributes:
         name: Its name.
-        dtype: Type of its elements, None where it is no tensor or the model does not say.
-        shape: Extents; a name for a symbolic one, None for a nameless one. None without a rank.
+        dtype: The type of its elements; None if it is not a tensor or the type is not declared.
+        shape: Extents: a name if symbolic, None if unnamed. None without a rank.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Port:
 
     @classmethod
     def of(cls, value: ir.Value) -> Port:
-        """Read a graph input or output."""
+        """Create the port of a graph input or output."""
         tensor = isinstance(value.type, ir.TensorType)
         shape = None
         if value.shape is not None:
@@ -34,7 +34,7 @@ class Port:
         return cls(value.name or "", value.dtype if tensor else None, shape)
 
     def symbols(self) -> tuple[int | str, ...]:
-        """Extents, with a name of its own for each nameless one."""
+        """Return the extents, with a unique name for each unnamed one."""
         return tuple(
             f"{self.name}[{axis}]" if extent is None else extent
             for axis, extent in enumerate(self.shape or ())
@@ -49,11 +49,11 @@ def _extent(dim: int | ir.SymbolicDim) -> int | str | None:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and returns, by name.
+    """The inputs and outputs of a model by name.
 
     Attributes:
-        inputs: What a caller must give: no initializers that can be overridden.
-        outputs: What the model returns.
+        inputs: The inputs that a caller must provide, without overridable initializers.
+        outputs: The outputs.
     """
 
     inputs: dict[str, Port]
@@ -61,13 +61,13 @@ class Signature:
 
     @classmethod
     def of(cls, model: ir.Model) -> Signature:
-        """Read a model."""
+        """Create the signature of a model."""
         given = (v for v in model.graph.inputs if v.name not in model.graph.initializers)
         inputs, outputs = map(Port.of, given), map(Port.of, model.graph.outputs)
         return cls({p.name: p for p in inputs}, {p.name: p for p in outputs})
 
     def with_shapes(self, shapes: Mapping[str, tuple[int | str, ...]]) -> Signature:
-        """This signature with inputs of other shapes, by name."""
+        """Return this signature with other input shapes, by name."""
         inputs = {
             name: replace(port, shape=shapes[name]) if name in shapes else port
             for name, port in self.inputs.items()
@@ -75,10 +75,10 @@ class Signature:
         return replace(self, inputs=inputs)
 
     def differences(self, other: Signature) -> list[str]:
-        """Where a caller of this model, A, would notice that it is the other, B.
+        """Return the differences between this model, A, and another, B, that callers would notice.
 
-        Symbolic extents go with anything, but where A takes any extent B must do so too. What the
-        models say of the shapes of their outputs is a claim; which they have, is seen in runs.
+        Symbolic extents are compatible with anything, but where A accepts any extent B must do so,
+        too. Declared output shapes are not compared; the actual shapes are compared in runs.
         """
         found = []
         for kind, left, right in (
@@ -104,7 +104,7 @@ def _port_differences(kind: str, a: Port, b: Port) -> Iterator[str]:
         yield f"{kind} '{a.name}' has {len(a.shape)} axes in A, {len(b.shape)} in B: {shapes}"
         return
     for axis, (left, right) in enumerate(zip(a.shape, b.shape, strict=True)):
-        # What A accepts, B must accept; what B says beyond A does not matter.
+        # B must accept what A accepts; it may accept more.
         narrower = isinstance(right, int) and not isinstance(left, int)
         if narrower or (isinstance(left, int) and isinstance(right, int) and left != right):
             yield f"{kind} '{a.name}' differs on axis {axis}: {shapes}"

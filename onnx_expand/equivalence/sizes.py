@@ -1,4 +1,4 @@
-"""Sizes to try a model at: what its symbolic dimensions may be."""
+"""Choose extents for the symbolic dimensions of a model's inputs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["PLANNED", "Sizes", "extents_at", "plan_sizes", "symbols_of"]
 
 Sizes: TypeAlias = Mapping[str, int]
 
-# A batch, then two extents that the other symbols take in turn. Odd and different ones first: an
-# extent that a graph has baked in shows. Batches of one hide mistakes of broadcasting, and some
-# models take no other.
+# A batch, then two extents that the other symbols take in turn. Odd and different ones come first,
+# which reveals extents that are hard-coded in a graph. Batches of one hide broadcasting errors,
+# but some models accept no others.
 _MAIN = ((1, 33, 40), (3, 40, 33), (2, 64, 64), (1, 224, 224), (1, 96, 128), (2, 256, 192))
-# Where borders meet, and where what is padded or cropped must still fit.
+# Where borders overlap, and padding or cropping must still be possible.
 _SMALL = ((1, 16, 16), (2, 8, 8), (1, 5, 7), (3, 3, 3), (1, 2, 2), (1, 1, 1))
-# For models that run at none of these.
+# For models that run at none of these sizes.
 _OTHERS = (
     *((1, 32, 32), (1, 28, 28), (1, 48, 48), (1, 256, 256), (1, 299, 299), (1, 320, 320)),
     *((1, 384, 384), (1, 416, 416), (1, 512, 512), (1, 640, 640)),
 )
 PLANNED = len(_MAIN) + len(_SMALL)
-"""How many sizes are tried of any model; more only where it runs at none of these."""
+"""The number of sizes tried for any model; more only if it runs at none of these."""
 _OPERATORS = {
     ast.Add: int.__add__,
     ast.Sub: int.__sub__,
@@ -32,11 +32,11 @@ _OPERATORS = {
     ast.FloorDiv: int.__floordiv__,
     ast.Div: int.__floordiv__,
 }
-_LONGEST = 200  # characters of an expression; deeper ones are names like any other
+_LONGEST = 200  # characters of an expression; longer ones are treated as plain names
 
 
 def symbols_of(signature: Signature) -> tuple[list[str], list[str]]:
-    """The symbols on first axes, which are batches, and the others, each once and in order."""
+    """Return the symbols on first axes (batches) and the other symbols, each once and in order."""
     first: dict[str, None] = {}
     others: dict[str, None] = {}
     for port in signature.inputs.values():
@@ -51,10 +51,10 @@ def symbols_of(signature: Signature) -> tuple[list[str], list[str]]:
 
 
 def plan_sizes(signature: Signature) -> Iterator[list[dict[str, int]]]:
-    """Sizes to try, best first: the symbolic dimensions of the inputs, by name.
+    """Yield sizes to try, best first: the extents of the symbolic dimensions by name.
 
-    Each comes with what to try in its place where the model does not run at it: the same with a
-    batch of one. It is empty where a plan gives nothing that is new.
+    Each item also contains an alternative for models that do not run at the size: the same with a
+    batch of one. An item is empty if it would repeat earlier sizes.
     """
     first, others = symbols_of(signature)
     seen = set()
@@ -71,10 +71,10 @@ def plan_sizes(signature: Signature) -> Iterator[list[dict[str, int]]]:
 
 
 def extents_at(shape: Sequence[int | str], sizes: Sizes) -> tuple[int, ...]:
-    """A shape with numbers for its symbols.
+    """Substitute extents for the symbols of a shape.
 
     Raises:
-        KeyError: A symbol has no size, and is no sum or product of such that have one.
+        KeyError: A symbol has no extent and is not an expression of symbols that have one.
     """
     return tuple(dim if isinstance(dim, int) else _value(dim, sizes) for dim in shape)
 
@@ -99,7 +99,7 @@ def _computed(tree: ast.expr, sizes: Sizes) -> int:
 
 
 def _names(symbol: str) -> set[str]:
-    """The names in a symbol that is an expression, such as `past + 1`."""
+    """Return the names in a symbol that is an expression, such as `past + 1`."""
     tree = _parsed(symbol)
     if tree is None:
         return {symbol}
@@ -107,7 +107,7 @@ def _names(symbol: str) -> set[str]:
 
 
 def _parsed(symbol: str) -> ast.expr | None:
-    """An expression of names and whole numbers; None for anything else."""
+    """Parse an expression of names and whole numbers; None for anything else."""
     if len(symbol) > _LONGEST:
         return None
     try:

@@ -1,8 +1,8 @@
-"""What random inputs may not reach: constants themselves, and every row of a table.
+"""Compare what random inputs may not reach: constants, and every row of a table.
 
-Of fifty thousand rows a few hundred are read by the inputs of a comparison. So constants are
-compared directly where the nodes that read them are alike, and where they are not, the part that
-reads a table runs alone on all of its rows.
+The inputs of a comparison read a few hundred of fifty thousand rows. Therefore constants are
+compared directly if the nodes that read them are equal; if not, the part that reads a table runs
+alone on all of its rows.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["compare_constants", "compare_rows", "settled_tensors"]
 
 Array = npt.NDArray[Any]
 
-_UNITS = 16.0  # in the last place: what multiplying a weight out may cost
+_UNITS = 16.0  # ulps: the error that multiplying a weight out may cause
 _CLOSE = 0.01
-_FILL = 1e4  # a number this great stands for "none", and a greater one for the same
+_FILL = 1e4  # a value this large stands for infinity, and so does a larger one
 _TURNS = 512  # runs for the rows of one table
-_NODES = 64  # of a part that is worth running so often
-_NUMBERS = 1 << 22  # in its weights besides the table
-# Inputs whose numbers a node adds, multiplies or hands on, so that each of them shows.
+_NODES = 64  # nodes of a part that may run so often
+_NUMBERS = 1 << 22  # elements in its weights besides the table
+# Inputs whose values a node adds, multiplies or passes on, so that each of them has an effect.
 _READ = {
     "Gather": {0}, "GatherElements": {0}, "GatherND": {0}, "MatMul": {0, 1}, "Gemm": {0, 1, 2},
     "Conv": {1, 2}, "ConvTranspose": {1, 2}, "Add": {0, 1}, "Sub": {0, 1}, "Mul": {0, 1},
@@ -50,7 +50,7 @@ _READ = {
 def settled_tensors(
     a: ir.Model, b: ir.Model, feeds: Tensors, providers: tuple[str, str]
 ) -> set[str]:
-    """The tensors of one name and about the same numbers in both, and the outputs.
+    """Return the outputs, and the tensors of a common name with about equal values in both models.
 
     Raises:
         UnsupportedError: A runtime cannot run a model with its inner tensors as outputs.
@@ -64,16 +64,16 @@ def settled_tensors(
 
 
 def compare_constants(a: ir.Model, b: ir.Model, names: set[str], slack: float = 1.0) -> list[str]:
-    """What differs between constants that are read by nodes which are otherwise alike.
+    """Return the differences between constants that are read by otherwise equal nodes.
 
     Args:
-        a: The model that is right by definition.
-        b: The other one.
-        names: The tensors that are the same in both.
-        slack: How many times what rounding explains they may be apart.
+        a: The reference model.
+        b: The model to compare.
+        names: The tensors that are equal in both.
+        slack: The allowed difference as a multiple of the one that rounding explains.
 
     Returns:
-        One sentence for each.
+        One sentence for each difference.
     """
     found: dict[str, str] = {}
     for swap in swapped_constants(a, b, names):
@@ -88,7 +88,7 @@ def _difference(swap: Swap, slack: float) -> str:
     x, y = np.asarray(read_tensor(swap.a)), np.asarray(read_tensor(swap.b))
     where = f"initializer '{swap.name}', read for '{swap.tensor}' by the same nodes in both,"
     if x.dtype != y.dtype or x.shape != y.shape:
-        return ""  # broadcast, or padded: the outputs tell
+        return ""  # broadcast or padded: only the outputs can be compared
     wrong = _apart(x, y, slack)
     if not wrong.any():
         return ""
@@ -99,7 +99,7 @@ def _difference(swap: Swap, slack: float) -> str:
 
 
 def _apart(x: Array, y: Array, slack: float) -> npt.NDArray[np.bool_]:
-    """Where two constants are further apart than rounding takes them."""
+    """Return where two constants differ by more than rounding explains."""
     if x.dtype.kind not in "fV":
         return np.asarray(x != y)
     eps, wide, other = _eps(x.dtype), x.astype(np.float64), y.astype(np.float64)
@@ -128,16 +128,16 @@ def compare_rows(
     provider: tuple[str, str],
     rule: Rule,
 ) -> list[Figure]:
-    """Run the parts that read tables on those rows that no input has read so far.
+    """Run the parts that read tables on the rows that no input has read so far.
 
     Args:
-        a: The model that is right by definition.
-        b: The other one.
-        names: The tensors that are the same in both.
-        demands: What integer inputs stand for.
-        inputs: What both ran on.
-        provider: Where A and B run.
-        rule: What counts as equal.
+        a: The reference model.
+        b: The model to compare.
+        names: The tensors that are equal in both.
+        demands: The constraints on integer inputs.
+        inputs: The inputs on which both ran.
+        provider: The providers of A and B.
+        rule: The criterion of equality.
 
     Returns:
         The worst figure of each part.
@@ -197,12 +197,12 @@ def _run_rows(
             near = None if x.shape != want.shape else want
             yield compare(place, x, y, near, 0.0, eps, rule)
     except UnsupportedError:
-        return  # rows that only the whole model takes
+        return  # only the whole model accepts these rows
 
 
 def _chunks(rows: Mapping[str, Array], feeds: Tensors) -> Iterator[dict[str, Array]]:
     turns = max(math.ceil(left.size / max(1, feeds[name].size)) for name, left in rows.items())
-    # Of too many those are taken that lie evenly among them, and the last.
+    # If there are too many, evenly spaced ones and the last are used.
     for turn in np.unique(np.linspace(0, turns - 1, min(turns, _TURNS)).astype(int)):
         taken = {}
         for name, left in rows.items():
@@ -213,7 +213,7 @@ def _chunks(rows: Mapping[str, Array], feeds: Tensors) -> Iterator[dict[str, Arr
 
 
 def _part(model: ir.Model, tensor: str) -> ir.Model:
-    """All of a model that computes one of its tensors."""
+    """Return the part of a model that computes one of its tensors."""
     copy = model.clone()
     for node in copy.graph:
         for out in node.outputs:

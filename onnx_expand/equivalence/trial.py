@@ -1,4 +1,4 @@
-"""Two models side by side: inputs that A can run on, what both make of them, A's own rounding."""
+"""Run two models side by side on inputs that A accepts, and measure A's own rounding."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from onnx_expand.runtimes.reference import Reference
 __all__ = ["Guest", "NoReferenceError", "Trial", "double_session"]
 
 REFERENCE = "reference"
-"""The provider that is no provider: ONNX's reference implementation, as a second opinion."""
+"""The pseudo-provider that runs ONNX's reference implementation, as a second opinion."""
 
-_VAST = 1 << 16  # numbers; of as many, rounding is known from smaller sizes
-_SIZES = 3  # that take part in all regimes; the others are tried once
-_NEXT_TO_NOTHING = 1e-6  # of the largest value of the same output on other inputs
+_VAST = 1 << 16  # elements; above this, rounding is known from smaller sizes
+_SIZES = 3  # sizes that are tried in all regimes; the others are tried once
+_NEXT_TO_NOTHING = 1e-6  # relative to the largest value of the same output on other inputs
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _BINARY = frozenset({"", ".onnx", ".pb"})
 _EPS = {
@@ -60,11 +60,11 @@ class Guest:
 
     Attributes:
         letter: A or B.
-        label: How messages name it.
-        source: What runtimes load: the file itself where there is one that they can read.
+        label: The name in messages.
+        source: The source that runtimes load: the file itself if they can read it.
         model: The model.
-        signature: Its inputs and outputs, as arrays hold them.
-        own: Its inputs and outputs as they are.
+        signature: Its inputs and outputs, as arrays represent them.
+        own: Its inputs and outputs as declared.
     """
 
     letter: str
@@ -76,7 +76,7 @@ class Guest:
 
     @classmethod
     def of(cls, given: ModelLike, letter: str) -> Guest:
-        """Read one of the two.
+        """Read one of the two models.
 
         Raises:
             ModelError: It cannot be read.
@@ -132,7 +132,7 @@ class Trial:
         self.notes: list[str] = []
 
     def given(self, inputs: Given) -> list[tuple[str, Tensors]]:
-        """Inputs that came from elsewhere, as A takes them."""
+        """Read the given inputs in the form that A accepts."""
         if isinstance(inputs, str | os.PathLike):
             samples = read_inputs(inputs)
         else:
@@ -144,7 +144,7 @@ class Trial:
         return found
 
     def inputs(self, samples: int) -> list[tuple[str, Tensors]]:
-        """Inputs that A can run on, with their names."""
+        """Draw inputs on which A runs, with their names."""
         found: list[tuple[str, Tensors]] = []
         definition = Definition(self._model)
         probe = Probe(
@@ -158,7 +158,7 @@ class Trial:
         last = [(Regime.FINE, 1), (Regime.ZEROS, 1), (Regime.DENORMAL, 1)]
         used = sizes[:_SIZES]
         for place, (regime, turn) in enumerate([*regimes, *last]):
-            # Each regime meets another size in each turn.
+            # Each regime gets a different size in each turn.
             size = used[(place + place // len(random)) % len(used)]
             found.append((_label(f"{regime} {turn}", size), probe.feeds(size, regime, place)))
         seen = {label.partition(", ")[2] for label, _ in found}
@@ -175,10 +175,10 @@ class Trial:
     def verdict(
         self, inputs: Sequence[tuple[str, Tensors]], reference: Session | None, basis: str
     ) -> Verdict:
-        """Run both on all inputs and compare.
+        """Run both models on all inputs and compare.
 
         Raises:
-            NoReferenceError: The reference does not compute what A does.
+            NoReferenceError: The reference does not compute the same as A.
         """
         measured = Measurement(
             self.rule, self._sessions, self._disturbed, self._unlike, self._eps, self._seed,
@@ -193,10 +193,11 @@ class Trial:
         return replace(verdict, notes=(*verdict.notes, *self.notes))
 
     def without_cancelled(self, verdict: Verdict) -> Verdict:
-        """The verdict without distances that follow from how A's weights happen to be rounded.
+        """Excuse distances that follow from the particular rounding of A's weights.
 
-        Where an output comes to next to nothing, its largest value says nothing of the numbers
-        that cancelled. There the outputs of A are compared with those of A with other roundings.
+        If an output is close to zero by cancellation, its largest value does not reflect the
+        magnitude of the terms that cancelled. There the outputs of A are compared with those of A
+        with other roundings.
         """
         scales: dict[str, float] = {}
         for figure in verdict.outputs:
@@ -218,7 +219,7 @@ class Trial:
         return verdict.excused(places, "A with its weights rounded otherwise is as far off")
 
     def _rounded(self, name: str, feeds: Tensors, own: Tensors, figure: Figure) -> float:
-        """How far one output moves when the weights of A are rounded otherwise."""
+        """Return how far an output moves if the weights of A are rounded differently."""
         if figure.place.output not in own:
             return 0.0
         model = with_other_roundings(self._model, self._seed)
@@ -248,7 +249,7 @@ class Trial:
 
 
 class _Rounded:
-    """ONNX's reference implementation in float64, its outputs rounded to the model's types."""
+    """ONNX's reference implementation in float64, with outputs rounded to the model's types."""
 
     def __init__(self, guest: Guest) -> None:
         self._inner = Reference().session(guest.source, guest.label)
@@ -272,7 +273,7 @@ def _session(name: str, guest: Guest, as_deployed: bool) -> Session:
 
 
 def _disturbed(name: str, guest: Guest, as_deployed: bool, seed: int) -> Session | None:
-    """A, its elementary functions off by what their kernels are; None where none of them is."""
+    """Load A with the errors of its kernels added to its elementary functions, if any."""
     if name == REFERENCE:
         return None
     model = with_kernel_noise(guest.model, named_runtime(name), seed)
@@ -281,14 +282,14 @@ def _disturbed(name: str, guest: Guest, as_deployed: bool, seed: int) -> Session
     try:
         return named_runtime(name, optimize=as_deployed).session(model, guest.label)
     except UnsupportedError:
-        return None  # a type for which the runtime lacks what disturbs
+        return None  # the runtime lacks the ops for the errors in this type
 
 
 def double_session(guest: Guest) -> Session:
-    """A model in float64.
+    """Load a model in float64.
 
     Raises:
-        NoReferenceError: The reference cannot load it.
+        NoReferenceError: The reference implementation cannot load it.
     """
     try:
         return Reference().session(guest.source, guest.label)
@@ -297,7 +298,7 @@ def double_session(guest: Guest) -> Session:
 
 
 def _session_or_obstacle(name: str, guest: Guest, as_deployed: bool) -> Session:
-    """B's session; where onnxruntime cannot load it, that is so at every size."""
+    """Load B; if onnxruntime cannot load it, return a session that fails at every size."""
     try:
         return _session(name, guest, as_deployed)
     except UnsupportedError as error:
@@ -320,7 +321,7 @@ class _Obstacle:
         self._error = error
 
     def run(self, feeds: Tensors) -> dict[str, Any]:
-        """Raise what its loading raised."""
+        """Raise the error of its loading."""
         raise self._error
 
 
@@ -329,7 +330,7 @@ def _label(what: str, size: Mapping[str, int]) -> str:
 
 
 def _coarsest(model: ir.Model) -> float:
-    """The eps of the coarsest type that the model casts to on the way, 0 without a cast."""
+    """Return the machine epsilon of the coarsest type of the Casts in a model, 0 without one."""
     found = 0.0
     bodies: list[Any] = [model.graph, *model.functions.values()]
     for node in (node for body in bodies for node in body.all_nodes() if node.op_type == "Cast"):

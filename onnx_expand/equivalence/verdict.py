@@ -16,36 +16,36 @@ from onnx_expand.runtimes.base import Tensors
 __all__ = ["Basis", "Verdict"]
 
 _LARGE_SHARE = 0.05
-_NOTHING = 1e-30  # of outputs that are as good as zero no share says anything
+_NOTHING = 1e-30  # outputs that are practically zero have no meaningful ratio
 
 
 class Basis(StrEnum):
-    """What a verdict rests on."""
+    """The evidence of a verdict."""
 
     IDENTITY = "identity"
-    """The two graphs are the same, node for node, their constants bit for bit."""
+    """The two graphs have equal nodes, with bitwise equal constants."""
     PROOF = "proof"
-    """Each part in which they differ is proven, and all else is the same."""
+    """Each part in which they differ is proven, and all other nodes are equal."""
     BOUNDS = "bounds"
-    """Each part is proven, or within its forward error bound; all else is the same."""
+    """Each part is proven, or within its forward error bound; all other nodes are equal."""
     TESTS = "tests"
-    """What both compute on the inputs that were tried."""
+    """The results of both models on the tried inputs."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two models compute the same, with the figures behind it.
+    """Whether two models compute the same, with the supporting figures.
 
     Attributes:
-        equal: Whether they do.
-        differences: What differs, one sentence each; empty when equal.
+        equal: Whether they compute the same.
+        differences: The differences, one sentence each; empty if equal.
         outputs: One figure per output, input and provider.
-        basis: What the tolerance was derived from.
+        basis: The source of the tolerance.
         providers: Where the models ran.
-        notes: What a reader should know besides.
-        inputs: What the models ran on, by the name of the sample.
-        regions: The parts in which the graphs differ, each compared by itself.
-        rest: Why these parts are not all in which the graphs differ; empty if they are.
+        notes: Further remarks for the reader.
+        inputs: The inputs on which the models ran, by the name of the sample.
+        regions: The parts in which the graphs differ, each compared separately.
+        rest: Why the graphs also differ outside these parts; empty if they do not.
     """
 
     equal: bool
@@ -66,13 +66,13 @@ class Verdict:
         providers: tuple[str, ...],
         inputs: Mapping[str, Tensors],
     ) -> Verdict:
-        """Conclude from what was measured."""
+        """Conclude from measured figures."""
         found = tuple(_differences(figures))
         notes = tuple(_notes(figures))
         return cls(not found, found, tuple(figures), basis, providers, notes, inputs)
 
     def with_regions(self, regions: Sequence[Region], rest: str) -> Verdict:
-        """This verdict and that of the parts in which the graphs differ."""
+        """Combine this verdict with that of the parts in which the graphs differ."""
         beyond = tuple(region.summary() for region in regions if not region.holds)
         return replace(
             self,
@@ -84,10 +84,10 @@ class Verdict:
         )
 
     def excused(self, places: Set[Place], excuse: str) -> Verdict:
-        """This verdict, the distances at some places taken for A's own rounding.
+        """Excuse the distances at some places as A's own rounding.
 
         Args:
-            places: Where rounding explains how far the outputs are apart.
+            places: Where rounding explains the distance.
             excuse: Why it does.
         """
         gone = [f for f in self.distances if f.place in places]
@@ -106,12 +106,12 @@ class Verdict:
 
     @property
     def distances(self) -> tuple[Figure, ...]:
-        """The figures in which the two are too far apart, and differ in nothing else."""
+        """The figures in which the two are too far apart and that have no other difference."""
         return tuple(figure for figure in self.outputs if _is_distance(figure))
 
     @property
     def rests_on(self) -> Basis:
-        """What the verdict rests on; a difference that was seen rests on tests."""
+        """The evidence of the verdict; an observed difference rests on tests."""
         if not self.equal or self.rest:
             return Basis.TESTS
         if not self.regions:
@@ -133,19 +133,19 @@ class Verdict:
 
     @property
     def floor(self) -> float:
-        """What rounding does to A, where the worst figure was taken."""
+        """The floor at the worst figure."""
         return self.worst.floor if self.worst else 0.0
 
     @property
     def ratio(self) -> float:
-        """The error over the tolerance of the worst figure; at most 1 when equal."""
+        """The ratio of error to tolerance of the worst figure; at most 1 if equal."""
         return self.worst.ratio if self.worst else (0.0 if self.equal else math.inf)
 
     def __bool__(self) -> bool:
         return self.equal
 
     def summary(self) -> str:
-        """The verdict in one line."""
+        """Return the verdict in one line."""
         if not self.equal:
             more = len(self.differences) - 1
             tail = f" (and {more} more)" if more else ""
@@ -158,7 +158,7 @@ class Verdict:
         )
 
     def _grounds(self) -> str:
-        """How much of it is proven, as the tail of a sentence."""
+        """Return how much is proven, as the tail of a sentence."""
         count = len(self.regions)
         grounds = {
             Basis.IDENTITY: "; the graphs are the same",
@@ -172,7 +172,7 @@ class Verdict:
         return f"; {proven} of {count} parts that differ are proven"
 
     def as_dict(self) -> dict[str, Any]:
-        """This verdict as strict JSON types: what is not finite is a string."""
+        """Return the verdict as strict JSON types, with non-finite values as strings."""
         return {
             "schema": 2,
             "equal": self.equal,
@@ -251,5 +251,5 @@ def _region_notes(regions: Sequence[Region]) -> Iterator[str]:
 
 
 def _at_most(proofs: Sequence[tuple[Proof, Region]]) -> float:
-    """What no weight of any of some parts is off by more than."""
+    """Return the largest deviation that any of the proofs allows."""
     return max(proof.deviation for proof, _ in proofs)

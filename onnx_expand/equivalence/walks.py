@@ -1,4 +1,4 @@
-"""Walks from a tensor back to the tensors that bound its part, and whether two are alike."""
+"""Walk from a tensor back to the tensors that bound its cell, and compare two walks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = [
 
 
 class Walk:
-    """The nodes between a value and the tensors that bound its cell, inputs before users."""
+    """The nodes between a value and the tensors that bound its cell, in topological order."""
 
     def __init__(self) -> None:
         self.nodes: list[ir.Node] = []
@@ -50,7 +50,7 @@ class Walk:
         return walk
 
     def _note(self, value: ir.Value) -> None:
-        """A value from outside: a constant, or a tensor that bounds the cell."""
+        """Record a value from outside: a constant, or a tensor that bounds the cell."""
         if value in self._names:
             return
         if value.const_value is not None:
@@ -70,7 +70,7 @@ class Walk:
         self._text.append((node.domain, node.op_type, node.overload, plain, reads))
 
     def _said(self, attribute: ir.Attr) -> object:
-        """An attribute as text; two inner graphs are alike if they have the same names, too."""
+        """Return an attribute in comparable form; equal subgraphs must have equal names, too."""
         if not _is_graph(attribute):
             return _text(attribute)
         is_one = attribute.type == ir.AttributeType.GRAPH
@@ -89,7 +89,7 @@ class Walk:
         return (*ports, nodes)
 
     def labels(self) -> tuple[str, ...]:
-        """What the nodes on the way are called."""
+        """Return the labels of the nodes."""
         return tuple(
             node.name or node.outputs[0].name or node.op_type
             for node in self.nodes
@@ -97,11 +97,11 @@ class Walk:
         )
 
     def is_like(self, other: Walk) -> bool:
-        """Whether the two hold the same nodes with the same constants."""
+        """Return whether the two have equal nodes and equal constants."""
         return self.unlike(other) == []
 
     def unlike(self, other: Walk) -> list[tuple[ir.Value, ir.Value]] | None:
-        """The constants in which the two differ; None where they do not hold the same nodes."""
+        """Return the constants in which the two differ, or None if their nodes differ."""
         if self._text != other._text or len(self._constants) != len(other._constants):
             return None
         pairs = zip(self._constants, other._constants, strict=True)
@@ -109,14 +109,14 @@ class Walk:
 
 
 def are_same(x: ir.TensorProtocol | None, y: ir.TensorProtocol | None) -> bool:
-    """Whether two constants hold the same bytes."""
+    """Return whether two constants have the same bytes."""
     if x is None or y is None:
         return x is y
     return x is y or (x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes())
 
 
 def operands(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, its inner graphs included."""
+    """Return the inputs of a node, including those of its subgraphs."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         if _is_graph(attribute):
