@@ -26,6 +26,7 @@ from onnx_expand.linear.pools import pad_average
 from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.repeats import join_once
 from onnx_expand.linear.terms import Map, Term
+from onnx_expand.linear.turns import turn
 from onnx_expand.linear.write import Writer
 from onnx_expand.passes.clean import Cleaner
 from onnx_expand.passes.extents import state_extents
@@ -51,6 +52,7 @@ _RULES = (
     join_once,
     lay,
     associate,
+    turn,
 )
 
 
