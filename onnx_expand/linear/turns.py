@@ -36,7 +36,8 @@ def turn(terms: Terms, term: Term) -> Swap | None:
     assert product.axes is not None
     first, last = (axis % 2 for axis in product.axes)
     axes = (1 - first, last) if before else (first, 1 - last)
-    if form_of(product.geometry, axes, 2, terms.facts.writable(term.tensor.dtype)) is not Form.GEMM:
+    writable = terms.facts.writable(term.tensor.dtype)
+    if form_of(product.geometry, axes, 2, writable) is not Form.GEMM:
         return None
     origins = view.origins if terms.is_inner(view) or not before else ()
     return {
