@@ -1,12 +1,12 @@
-"""The expansions: which layers replace one layer, and the numbers that they start from.
+"""Expansions: which layers replace one layer, and their initial values.
 
-A strategy is one decorated function from the geometry of a layer to a `Unit`: a sum of branches,
-each a chain of steps. The map that a unit computes has exactly the layer's geometry, so that fold
-can contract it again. Numbers are either the framework's defaults or such that the unit computes
-what the layer did.
+A strategy is a decorated function from the geometry of a layer to a `Unit`: a sum of branches,
+each a chain of steps. The map of a unit has exactly the layer's geometry, so that fold can
+contract it again. The initial values are either the framework's defaults or values with which the
+unit computes the same as the layer.
 """
 
-# Importing a file registers its strategies.
+# Importing a module registers its strategies.
 from onnx_expand.factorize import branches, chains
 from onnx_expand.factorize.base import (
     STRATEGIES,

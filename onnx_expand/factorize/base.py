@@ -1,4 +1,4 @@
-"""What a strategy answers: a unit, that is a sum of branches, each a chain of steps."""
+"""The result of a strategy: a unit, which is a sum of branches, each a chain of steps."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _LAYERS = {2, 3}
 
 @dataclass(frozen=True)
 class Options:
-    """How far to expand.
+    """The extent of an expansion.
 
     Attributes:
         rate: The expansion rate r: inner widths are r times the layer's own.
-        keep_first: Whether this layer keeps its input width in the first factor, as the paper's
+        keep_first: Whether the first factor of this layer keeps its input width, as the paper's
             networks do for the layer that reads the image.
-        layers: How many layers replace a fully connected one, 2 or 3.
+        layers: The number of layers that replace a fully connected one, 2 or 3.
         norm: Whether each branch of a sum ends in batch normalization.
-        branches: How many copies of the layer `mobileone` adds up.
-        rank: Inner width of the side path of `lowrank`.
+        branches: The number of copies of the layer that `mobileone` sums.
+        rank: The inner width of the side path of `lowrank`.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     rate: float = 4.0
@@ -64,23 +64,23 @@ class Options:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def width(self, channels: int, group: int) -> int:
-        """So many channels times r, as a whole number of channels per group, at least one."""
+        """Return `rate * channels`, rounded to a whole number per group, at least one."""
         return group * max(1, round(self.rate * channels / group))
 
 
 class Start(Enum):
-    """What the numbers of a layer are before training, where they are not solved for."""
+    """The initial values of a layer, unless they are solved for."""
 
     RANDOM = "random"
     """The framework's default."""
     ZERO = "zero"
     KEPT = "kept"
-    """Those of the layer that is replaced."""
+    """The values of the replaced layer."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or matrix; its bias flag says whether it has a bias, even one of zeros."""
+    """A convolution or matrix; its geometry's bias flag also counts a bias of zeros."""
 
     geometry: Geometry
     start: Start = Start.RANDOM
@@ -88,36 +88,36 @@ class Layer:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch normalization."""
+    """A batch normalization."""
 
     channels: int
 
     @property
     def geometry(self) -> Geometry:
-        """Each channel is scaled and shifted for itself."""
+        """The geometry of scaling and shifting each channel."""
         return Geometry(self.channels, self.channels, group=self.channels, bias=True)
 
 
 @dataclass(frozen=True)
 class Average:
-    """Average pooling without padding: a depthwise kernel whose taps are equal and fixed."""
+    """Average pooling without padding: a depthwise kernel with equal, fixed taps."""
 
     geometry: Geometry
 
 
 Step = Layer | Norm | Average
 Branch = tuple[Step, ...]
-"""Steps one after the other; none at all for the input itself."""
+"""A chain of steps; an empty one is the identity."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What replaces a layer.
+    """The replacement of a layer.
 
     Attributes:
-        strategy: The strategy's name.
-        branches: Their outputs are added. With several, the first is the main one: a layer of
-            the geometry of the one replaced, perhaps followed by a normalization.
+        strategy: The name of the strategy.
+        branches: The branches, whose outputs are summed. The first of several is the main branch:
+            a layer with the geometry of the replaced one, perhaps followed by a normalization.
     """
 
     strategy: str
@@ -125,7 +125,7 @@ class Unit:
 
     @property
     def parameters(self) -> int:
-        """Elements that training moves."""
+        """The number of trainable elements."""
         return sum(
             2 * step.channels if isinstance(step, Norm) else step.geometry.parameters
             for branch in self.branches
@@ -135,12 +135,12 @@ class Unit:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels before, between and after the layers of a chain, or of the main branch."""
+        """The channels before, between and after the layers of a chain, or of the main branch."""
         layers = [s.geometry for s in self.branches[0] if isinstance(s, Layer)]
         return (layers[0].in_channels, *(g.out_channels for g in layers))
 
     def composed(self) -> Geometry | Refusal:
-        """The geometry of the map that the unit computes."""
+        """Return the geometry of the map that the unit computes."""
         channels = self.widths[0]
         identity = Geometry(channels, channels, group=channels)
         total: Geometry | Refusal | None = None
@@ -169,7 +169,7 @@ def _known(geometry: Geometry | Refusal | None) -> Geometry | Refusal:
 
 Strategy = Callable[[Geometry, Options], Unit | Refusal]
 STRATEGIES: dict[str, Strategy] = {}
-"""The strategies by name; `strategy` adds to them."""
+"""The strategies by name; `strategy` registers them."""
 _AUTO = ("ck", "cl", "fc")
 
 
@@ -193,15 +193,17 @@ def strategy(
 
 
 def refused(message: str) -> Refusal:
-    """Say why a strategy does not apply to a layer."""
+    """Create the refusal of a layer to which a strategy does not apply."""
     return Refusal(Reason.STRATEGY, message)
 
 
 def parse_strategy(text: str) -> tuple[str, ...]:
-    """The strategies named by a text such as `ck+fc`, to be tried in that order; `auto` is all.
+    """Return the strategies named by a text such as `ck+fc`, in the order in which to try them.
+
+    `auto` stands for the paper's three.
 
     Raises:
-        UsageError: One of them does not exist.
+        UsageError: A strategy does not exist.
     """
     names = _AUTO if text == "auto" else tuple(text.split("+"))
     registered = plugins.names(plugins.STRATEGIES)
@@ -216,7 +218,7 @@ def parse_strategy(text: str) -> tuple[str, ...]:
 
 
 def factorize(geometry: Geometry, strategies: Sequence[str], options: Options) -> Unit | Refusal:
-    """What replaces a layer by the first strategy that applies to it, or why none does."""
+    """Return the unit of the first strategy that applies to a layer, or why none does."""
     refusals = []
     for name in strategies:
         unit = STRATEGIES[name](geometry, options)

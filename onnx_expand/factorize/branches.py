@@ -1,8 +1,8 @@
-"""Multi-branch relatives: one layer becomes a sum of branches that read the same input.
+"""Multi-branch expansions: one layer becomes a sum of branches that read the same input.
 
-Where `norm` is on, every branch ends in batch normalization, as in the papers, and its layers have
-no bias; else the main branch alone has the layer's bias. Kernels that are smaller than the layer's
-are aligned with its middle tap, or as near to it as their own padding may not be negative.
+With `norm`, every branch ends in batch normalization, as in the papers, and its layers have no
+bias; otherwise only the main branch has the layer's bias. Smaller kernels are aligned with the
+middle tap of the layer's kernel, or as close to it as nonnegative padding allows.
 
 Sources: ACNet (Ding et al., ICCV 2019), RepVGG (Ding et al., CVPR 2021), Diverse Branch Block
 (Ding et al., CVPR 2021), MobileOne (Vasu et al., CVPR 2023), LoRA (Hu et al., ICLR 2022).
@@ -32,7 +32,7 @@ __all__: list[str] = []
 
 @strategy("acnet")
 def _asymmetric(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """The kernel, and for each axis one that has taps along this axis only."""
+    """ACNet: the kernel, and for each axis a kernel with taps along this axis only."""
     if _spread(layer) < 2:
         return refused("acnet needs a convolution with taps along two axes or more")
     sides = [
@@ -45,7 +45,7 @@ def _asymmetric(layer: Geometry, options: Options) -> list[Branch] | Refusal:
 
 @strategy("repvgg")
 def _rep_vgg(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """The kernel, a 1x1, and the input itself where its shape fits."""
+    """RepVGG: the kernel, a 1x1, and the identity if the shapes match."""
     if _spread(layer) < 1:
         return refused("repvgg needs a convolution with a kernel above 1x1")
     branches = _sum("repvgg", layer, [_smaller(layer, (1,) * layer.rank)], options)
@@ -54,7 +54,7 @@ def _rep_vgg(layer: Geometry, options: Options) -> list[Branch] | Refusal:
 
 @strategy("mobileone")
 def _mobile_one(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """Several copies of the kernel, a 1x1, and the input itself, the last two where they fit."""
+    """MobileOne: several copies of the kernel, and a 1x1 and the identity where they apply."""
     if not layer.rank:
         return refused("mobileone expands convolutions, and this is a matrix")
     copies: list[Geometry | Refusal] = [replace(layer, bias=False)] * (options.branches - 1)
@@ -72,7 +72,7 @@ def _mobile_one(layer: Geometry, options: Options) -> list[Branch] | Refusal:
 
 @strategy("dbb")
 def _diverse(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """The kernel, a 1x1, a 1x1 before the kernel, and a 1x1 before an average."""
+    """DBB: the kernel, a 1x1, a 1x1 before the kernel, and a 1x1 before an average."""
     if _spread(layer) < 1:
         return refused("dbb needs a convolution with a kernel above 1x1")
     branches = _sum("dbb", layer, [_smaller(layer, (1,) * layer.rank)], options)
@@ -91,7 +91,7 @@ def _diverse(layer: Geometry, options: Options) -> list[Branch] | Refusal:
 
 @strategy("lowrank")
 def _low_rank(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """The layer with its numbers, and beside it one into few channels and a pointwise one."""
+    """LoRA: the layer with its weights, and beside it a narrow layer and a pointwise one."""
     m, n, group = layer.in_channels, layer.out_channels, layer.group
     inner = group * max(1, -(-options.rank // group))
     if inner >= min(m, n):
@@ -107,7 +107,7 @@ def _low_rank(layer: Geometry, options: Options) -> list[Branch] | Refusal:
 def _sum(
     name: str, layer: Geometry, sides: Sequence[Geometry | Refusal], options: Options
 ) -> list[Branch] | Refusal:
-    """The main branch and one for each other geometry."""
+    """Return the main branch and a branch for each other geometry."""
     for side in sides:
         if isinstance(side, Refusal):
             return replace(side, message=f"{name}: {side.message}")
@@ -119,7 +119,7 @@ def _sum(
 
 
 def _normed(steps: Sequence[Step], options: Options) -> Branch:
-    """A branch with batch normalization after every step, and no bias before one, if asked for."""
+    """Return a branch of steps; with `norm`, normalize after each step and drop the biases."""
     if not options.norm:
         return tuple(steps)
     found: list[Step] = []
@@ -131,7 +131,7 @@ def _normed(steps: Sequence[Step], options: Options) -> Branch:
 
 
 def _identity(layer: Geometry, options: Options) -> list[Branch]:
-    """The input as a branch of its own, if it has the shape of the output for every input."""
+    """Return the identity as a branch, if its output always has the layer's output shape."""
     point = _smaller(layer, (1,) * layer.rank)
     fits = (
         isinstance(point, Geometry)
@@ -144,12 +144,12 @@ def _identity(layer: Geometry, options: Options) -> list[Branch]:
 
 
 def _spread(layer: Geometry) -> int:
-    """The number of axes along which a kernel has several taps."""
+    """Return the number of axes along which a kernel has several taps."""
     return sum(size > 1 for size in layer.kernel)
 
 
 def _smaller(layer: Geometry, kernel: tuple[int, ...]) -> Geometry | Refusal:
-    """A kernel of one tap on some axes, aligned with a tap of the layer's, without bias."""
+    """Return the geometry of a kernel with one tap on some axes, aligned with a layer's tap."""
     if layer.transposed:
         return refused("transposed convolutions of different kernels do not add up to one")
     begins, ends = list(layer.begins), list(layer.ends)
@@ -158,7 +158,7 @@ def _smaller(layer: Geometry, kernel: tuple[int, ...]) -> Geometry | Refusal:
     ):
         if own == size:
             continue
-        # Tap t has t * step less padding before it, and (size - 1 - t) * step less behind.
+        # Tap t has t * step less padding before it, and (size - 1 - t) * step less after it.
         fitting = [
             tap
             for tap in range(size)

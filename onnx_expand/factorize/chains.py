@@ -1,6 +1,6 @@
 """The paper's expansions: one layer becomes a chain of layers.
 
-All of the layer's padding goes to the first factor and its stride to the last that has a kernel,
+The first factor has all of the layer's padding, and the last factor with a kernel has its stride,
 so that contraction is exact at the borders (Guo, Alvarez, Salzmann, "ExpandNets", NeurIPS 2020,
 sec. 3).
 """
@@ -17,21 +17,22 @@ from onnx_expand.factorize.base import Branch, Layer, Options, refused, strategy
 
 __all__: list[str] = []
 
-_SMALL = 3  # taps of a kernel that is not made of smaller ones
-# Layers of the longest chain. The paper has four at most; at the framework's default start each
-# layer weakens a signal by the square root of three, so that a hundred of them pass nothing on.
+_SMALL = 3  # taps of a kernel that is not split further
+# Layers of the longest chain. The paper has at most four; with the framework's default initial
+# values each layer attenuates a signal by the square root of three, so that a hundred
+# layers would transmit nothing.
 _DEEPEST = 5
 
 
 @strategy("cl")
 def _convolutional_layers(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """1x1, k x k, 1x1, with m -> rm -> rn -> n channels, each with the layer's groups."""
+    """CL: 1x1, k x k, 1x1, with m -> rm -> rn -> n channels, each with the layer's groups."""
     if not layer.rank:
         return refused("cl expands convolutions, and this is a matrix")
     m, n, group = layer.in_channels, layer.out_channels, layer.group
     p = m if options.keep_first else options.width(m, group)
     q = options.width(n, group)
-    # A transposed convolution spreads what a bias before it adds unevenly, and pads its output.
+    # A transposed convolution spreads a preceding bias unevenly, and pads its output.
     spreads = layer.transposed
     point = Geometry(m, p, group=group, bias=layer.bias and not spreads).at_rank(layer.rank)
     kernel = replace(layer, in_channels=p, out_channels=q)
@@ -43,13 +44,14 @@ def _convolutional_layers(layer: Geometry, options: Options) -> list[Branch] | R
 
 @strategy("ck")
 def _convolutional_kernels(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """(k - 1) / 2 convolutions of 3 taps, with m -> rm -> rn -> ... -> rn -> n channels.
+    """CK: (k - 1) / 2 convolutions of 3 taps, with m -> rm -> rn -> ... -> rn -> n channels.
 
-    A kernel of more than 11 taps becomes five of as equal extents as may be, not dozens of three.
+    A kernel of more than 11 taps becomes five kernels of nearly equal extents rather than dozens
+    of 3.
 
-    The axes may differ: each is split for itself, an even extent into one kernel of 2 taps and
-    else 3, and an axis that needs fewer kernels has one tap in the others. So 7x1 becomes three
-    of 3x1 and 4x4 one of 3x3 and one of 2x2.
+    Each axis is split separately: an even extent into one kernel of 2 taps and otherwise 3. An
+    axis that needs fewer kernels has one tap in the others. So 7x1 becomes three of 3x1, and 4x4
+    becomes one of 3x3 and one of 2x2.
     """
     if not layer.rank:
         return refused("ck expands convolutions, and this is a matrix")
@@ -72,7 +74,7 @@ def _convolutional_kernels(layer: Geometry, options: Options) -> list[Branch] | 
 
 
 def _split(size: int) -> list[int]:
-    """Kernels that compose to one of `size` taps, each of 3 where that takes few enough."""
+    """Return extents of kernels that compose to `size` taps, each 3 if that takes few enough."""
     if size > 2 * _DEEPEST + 1:
         least, more = divmod(size - 1, _DEEPEST)
         return [least + 2] * more + [least + 1] * (_DEEPEST - more)
@@ -81,7 +83,7 @@ def _split(size: int) -> list[int]:
 
 @strategy("fc")
 def _fully_connected(layer: Geometry, options: Options) -> list[Branch] | Refusal:
-    """2 or 3 matrices, with m -> rm (-> rn) -> n channels."""
+    """FC: 2 or 3 matrices, with m -> rm (-> rn) -> n channels."""
     if layer.rank:
         return refused("fc expands matrices, and this is a convolution")
     m, n = layer.in_channels, layer.out_channels

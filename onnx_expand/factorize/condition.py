@@ -1,9 +1,9 @@
-"""How well conditioned a unit is: what its form does to the gradient of the layer it replaces.
+"""The conditioning of a unit: how its parameterization transforms the gradient of the layer.
 
 A step of gradient descent on the factors moves the composed kernel W by sum_i J_i J_i^T G, where G
 is the gradient at W and J_i the derivative of W by layer i. The ratio of the extreme eigenvalues
-of this operator is how much faster the unit learns in one direction than in another; 1 is what a
-single layer has.
+of this operator is the ratio of the fastest to the slowest learning direction; it is 1 for a
+single layer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["Path", "condition"]
 
 _STEPS = 32
 _FEWEST = 6
-_POWER = 12  # steps of the power method
-_WORK = 2e10  # products to spend on one unit
+_POWER = 12  # iterations of the power method
+_WORK = 2e10  # multiplications to spend on one unit
 _DEAD = 1e-10
 
 
@@ -37,8 +37,8 @@ class Path:
 
     Attributes:
         kernels: [g, n, m, *taps] each, first to last.
-        trained: For each, whether training moves it.
-        place: The taps of the whole kernel at which the composition lies.
+        trained: For each kernel, whether it is trained.
+        place: The taps of the whole kernel that the composition covers.
     """
 
     kernels: tuple[Array, ...]
@@ -47,17 +47,17 @@ class Path:
 
 
 def condition(paths: Sequence[Path], shape: Sequence[int], rng: np.random.Generator) -> float:
-    """The condition number of what a unit makes of gradients.
+    """Compute the condition number of the operator that a unit applies to gradients.
 
-    Lanczos' method with full orthogonalization, which estimates it from below and is exact where
-    its steps reach the dimension. For large layers between pointwise ones an upper bound instead:
-    the middle layer moves W by no less than the smallest eigenvalues of F3 F3^T and F1^T F1 say,
-    and all together by no more than the sum of their norms.
+    Lanczos' method with full orthogonalization estimates it from below, exactly if the number of
+    steps reaches the dimension. For large layers between pointwise ones, an upper bound is
+    returned instead: the middle layer moves W by at least the smallest eigenvalues of F3 F3^T and
+    F1^T F1, and all layers together move it by at most the sum of their norms.
 
     Args:
         paths: The branches.
         shape: [g, n, m, *taps], the shape of the whole kernel.
-        rng: Decides the start.
+        rng: The source of the starting vector.
 
     Returns:
         At least 1; infinity if some directions cannot be learned at all.
@@ -96,7 +96,7 @@ _Mover = tuple[tuple[slice, ...], "Array | None", "Array | None"]
 
 
 def _movers(path: Path) -> list[_Mover]:
-    """For each trained layer of a branch the kernels before and after it."""
+    """Return the composed kernels before and after each trained layer of a branch."""
     return [
         (path.place, product(path.kernels[:i]), product(path.kernels[i + 1 :]))
         for i, trained in enumerate(path.trained)
@@ -105,7 +105,7 @@ def _movers(path: Path) -> list[_Mover]:
 
 
 def _moved(gradient: Array, before: Array | None, after: Array | None) -> Array:
-    """J J^T of one layer."""
+    """Apply J J^T of one layer to a gradient."""
     if after is not None:
         gradient = adjoint_first(after, gradient)
     if before is not None:
@@ -114,7 +114,7 @@ def _moved(gradient: Array, before: Array | None, after: Array | None) -> Array:
 
 
 def _work(path: Path) -> int:
-    """Products of one application, roughly: every kernel is met on the way there and back."""
+    """Estimate the multiplications of one application, which passes every kernel twice."""
     if not path.kernels:
         return 0
     ends = min(path.kernels[-1].shape[1], path.kernels[0].shape[2])
@@ -125,7 +125,7 @@ def _work(path: Path) -> int:
 
 
 def _is_tucker(path: Path) -> bool:
-    """Whether only the second of two or three kernels has several taps."""
+    """Return whether only the second of two or three kernels has several taps."""
     kernels = path.kernels
     ends = [k for i, k in enumerate(kernels) if i != 1]
     plain = all(np.prod(k.shape[3:]) == 1 for k in ends)
@@ -133,7 +133,7 @@ def _is_tucker(path: Path) -> bool:
 
 
 def _bound(path: Path, rng: np.random.Generator) -> float:
-    """An upper bound of the condition number of a layer between pointwise ones."""
+    """Return an upper bound of the condition number of a layer between pointwise ones."""
     first = path.kernels[0].reshape(path.kernels[0].shape[:3])
     middle = path.kernels[1]
     grams = [first.swapaxes(1, 2) @ first]
@@ -148,7 +148,7 @@ def _bound(path: Path, rng: np.random.Generator) -> float:
     inwards = np.moveaxis(outwards, 2, 1)
     after = _gain(outwards, last, rng)
     before = _gain(inwards, first.swapaxes(1, 2), rng) if last is not None else values[0][:, -1]
-    if last is None:  # two layers: the second is moved through the first, the first through it
+    if last is None:  # two layers: each one moves through the other
         own = [values[0][:, 0], values[0][:, -1]]
         before = np.zeros(g)
     largest = float((own[1] + after + before).max())
@@ -157,7 +157,7 @@ def _bound(path: Path, rng: np.random.Generator) -> float:
 
 
 def _gain(kernel: Array, outer: Array | None, rng: np.random.Generator) -> Array:
-    """[g], the largest of |outer kernel v|^2 over vectors v of length one, all taps counted."""
+    """Return [g], the largest |outer kernel v|^2 over unit vectors v, summed over the taps."""
     g, q, p, taps = kernel.shape
     flat = np.ascontiguousarray(np.moveaxis(kernel, 3, 2)).reshape(g, q * taps, p)
     vector = rng.standard_normal((g, p, 1))

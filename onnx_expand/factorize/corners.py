@@ -1,4 +1,4 @@
-"""Kernels with a single one in a corner, which shift their input, and chains made of them."""
+"""Kernels with a single 1 in a corner, which shift their input, and chains composed of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["corners", "filled_up", "selector", "shifts"]
 def corners(
     widths: Sequence[int], taps: Sequence[tuple[int, ...]], wanted: Array
 ) -> list[Array] | None:
-    """An exact chain of corner shifts; None where the widths do not suffice."""
+    """Return an exact chain of corner shifts, or None if the widths do not suffice."""
     before: list[Array] = []
     after: list[Array] = []
     left, right, rest = 0, len(taps) - 1, wanted
@@ -42,14 +42,14 @@ def corners(
 
 
 def shifts(taps: Sequence[int]) -> list[tuple[int, ...]]:
-    """The corners of a kernel."""
+    """Return the indices of a kernel's corners."""
     return list(itertools.product(*({0, size - 1} for size in taps)))
 
 
 def selector(
     channels: int, taps: Sequence[int], shifts: Sequence[tuple[int, ...]], g: int, axis: int
 ) -> Array:
-    """For each corner a kernel that shifts every channel; corners are stacked on an axis."""
+    """Return kernels that shift every channel to each corner, stacked along an axis."""
     parts = []
     for shift in shifts:
         part = np.zeros((g, channels, channels, *taps))
@@ -62,7 +62,7 @@ def selector(
 def _shared_out(
     kernel: Array, taps: Sequence[int], shifts: Sequence[tuple[int, ...]]
 ) -> list[Array]:
-    """For each corner the part of a kernel that it covers; overlaps are divided evenly."""
+    """Return the part of a kernel that each corner covers, with overlaps divided evenly."""
     inner = [k - t + 1 for k, t in zip(kernel.shape[3:], taps, strict=True)]
     windows: list[tuple[Any, ...]] = [
         tuple(slice(s, s + size) for s, size in zip(shift, inner, strict=True)) for shift in shifts
@@ -75,6 +75,6 @@ def _shared_out(
 
 
 def filled_up(kernel: Array, n: int, m: int) -> Array:
-    """A kernel with channels of zeros up to n outputs and m inputs."""
+    """Pad a kernel with zero channels to n outputs and m inputs."""
     more = [(0, 0), (0, n - kernel.shape[1]), (0, m - kernel.shape[2])]
     return np.pad(kernel, more + [(0, 0)] * (kernel.ndim - 3))

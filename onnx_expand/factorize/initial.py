@@ -1,4 +1,4 @@
-"""The numbers of a unit: the framework's defaults, or those that preserve a layer."""
+"""The initial values of a unit: the framework's defaults, or values that preserve a layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXACT = 64 * float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class Statistics:
-    """The numbers of a batch normalization in inference form, each [channels]."""
+    """The parameters of a batch normalization in inference form, each [channels]."""
 
     scale: Array
     shift: Array
@@ -37,13 +37,13 @@ class Statistics:
 
     @classmethod
     def identity(cls, channels: int) -> Statistics:
-        """The framework's default, which changes numbers by its epsilon only."""
+        """Return the framework's default, the identity except for epsilon."""
         ones, zeros = np.ones(channels), np.zeros(channels)
         return cls(ones, zeros, zeros, ones)
 
     @property
     def affine(self) -> AffineConv:
-        """The map that it is."""
+        """The map of the normalization."""
         factor = self.scale / np.sqrt(self.variance + self.epsilon)
         return AffineConv.per_channel(factor, self.shift - factor * self.mean)
 
@@ -53,15 +53,15 @@ Part = AffineConv | Statistics
 
 @dataclass(frozen=True)
 class Filled:
-    """A unit with numbers.
+    """A unit with its initial values.
 
     Attributes:
         unit: The unit.
-        parts: For each branch, for each of its steps, the numbers; those of an average too.
-        residual: Relative norm of what the unit misses of the layer, before its last rounding;
-            None where it was not to preserve anything.
-        condition: The condition number of the unit for gradients, None as above.
-        is_exact: Whether the unit misses no more of the layer than storing its numbers does.
+        parts: The values of each step of each branch, including averages.
+        residual: The relative norm of the unit's error, before the last rounding; None if the unit
+            need not preserve the layer.
+        condition: The condition number of the unit for gradients; None as above.
+        is_exact: Whether the error of the unit is no larger than that of storing its values.
     """
 
     unit: Unit
@@ -84,15 +84,15 @@ class Filled:
 
 
 def as_affine(part: Part) -> AffineConv:
-    """The map of a step."""
+    """Return the map of a step."""
     return part.affine if isinstance(part, Statistics) else part
 
 
 def random_init(geometry: Geometry, rng: np.random.Generator) -> AffineConv:
-    """A layer with the default initial numbers of PyTorch, which the paper trains from.
+    """Initialize a layer with PyTorch's defaults, from which the paper trains.
 
-    Weight and bias are uniform within 1 / sqrt(fan-in) (`kaiming_uniform` with a = sqrt 5). For a
-    transposed convolution PyTorch takes the outputs that an input reaches for its fan-in.
+    Weight and bias are uniform within 1 / sqrt(fan-in) (`kaiming_uniform` with a = sqrt 5). For
+    transposed convolutions PyTorch uses the number of outputs that an input reaches as fan-in.
     """
     shape = geometry.weight_shape
     fan_in = int(np.prod(shape[1:]))
@@ -107,14 +107,14 @@ def random_init(geometry: Geometry, rng: np.random.Generator) -> AffineConv:
 def random_unit(
     unit: Unit, target: AffineConv, rng: np.random.Generator, start: str = "random"
 ) -> Filled:
-    """A unit with random numbers; what is to be kept is taken from the layer.
+    """Initialize a unit randomly, except for layers that keep the original's values.
 
     Args:
         unit: The unit.
         target: The layer.
-        rng: Decides the numbers.
-        start: `random` is the framework's default for each layer; else one of `CHAIN_STARTS`, for
-            chains of several layers. Sums of branches are at the default always.
+        rng: The source of randomness.
+        start: `random`, the framework's default for each layer, or one of `CHAIN_STARTS`, for
+            chains of several layers. Sums of branches always start at the default.
     """
     (branch, *others) = unit.branches
     if start != "random" and not others and len(branch) > 1:
@@ -130,27 +130,27 @@ def preserve(
     *,
     most: float = 0.0,
 ) -> Filled | Refusal:
-    """A unit with numbers for which it computes what the layer does.
+    """Initialize a unit so that it computes the same as the layer.
 
-    Inner biases are zero. In a sum the side branches are random and the main one makes up for
-    them.
+    Inner biases are zero. In a sum the side branches are random and the main branch compensates
+    for them.
 
     Args:
         unit: The unit.
         target: The layer; its bias is None only if it has none.
-        rng: Decides what is left open.
-        rounded: Rounds to the type that the numbers will be stored in.
-        most: The largest relative residual that is allowed; more than rounding is refused beyond.
+        rng: The source of randomness for free parameters.
+        rounded: Rounds to the type in which the values will be stored.
+        most: The largest allowed relative residual, apart from rounding; more is refused.
 
     Returns:
-        The numbers, or why there are none.
+        The values, or why there are none.
     """
     if len(unit.branches) == 1:
         parts, residual = _fit_branch(unit.branches[0], target, rng, rounded, most)
         found = [parts]
     else:
         found, residual = _with_remainder(unit, target, rng, rounded), 0.0
-    # Half of what storing the numbers costs anyway is no loss.
+    # Up to half of the storage rounding error is acceptable.
     exact = residual <= max(_EXACT, _grain(rounded) / 8)
     if not exact and residual > most:
         return Refusal(
@@ -169,7 +169,7 @@ def preserve(
 
 
 def _grain(rounded: Rounded) -> float:
-    """The distance of 1 from the next number that is stored."""
+    """Return the distance from 1 to the next larger stored value."""
     steps = np.exp2(-np.arange(1, 53, dtype=np.float64))
     kept = steps[rounded(1 + steps) != 1]
     return float(kept[-1])
@@ -184,7 +184,7 @@ def _random_branch(
 def _started_chain(
     branch: Branch, start: str, target: AffineConv, rng: np.random.Generator
 ) -> tuple[Part, ...]:
-    """A chain of layers from one of the starts; the last one's bias is the layer's default."""
+    """Initialize a chain by one of the starts; the last layer's bias is the layer's default."""
     layers = [step.geometry for step in branch if isinstance(step, Layer)]
     weights = chain_start(start, layers, rng)
     own = random_init(replace(target.geometry, bias=True), rng).bias
@@ -215,7 +215,7 @@ def _fit_branch(
     rounded: Rounded,
     most: float,
 ) -> tuple[tuple[Part, ...], float]:
-    """A chain of layers that composes to a layer; the last one gets its bias."""
+    """Fit a chain of layers that composes to a layer; the last one gets its bias."""
     layers = [step.geometry for step in branch if isinstance(step, Layer)]
     group = target.group
     widths = [layers[0].in_channels // group, *(g.out_channels // group for g in layers)]
@@ -233,7 +233,7 @@ def _fit_branch(
 def _with_remainder(
     unit: Unit, target: AffineConv, rng: np.random.Generator, rounded: Rounded
 ) -> list[tuple[Part, ...]]:
-    """Random side branches, and a main branch that computes what they leave of a layer."""
+    """Initialize random side branches, and a main branch with the remainder of a layer."""
     sides = [
         tuple(_rounded(part, rounded) for part in _random_branch(branch, target, rng))
         for branch in unit.branches[1:]
@@ -270,7 +270,7 @@ def _rounded(part: Part, rounded: Rounded) -> Part:
             shift=rounded(part.shift),
             mean=rounded(part.mean),
             variance=rounded(part.variance),
-            # ONNX keeps this number in 32 bits whatever the model's type is.
+            # ONNX stores epsilon in 32 bits for any type of the model.
             epsilon=float(np.float32(part.epsilon)),
         )
     bias = None if part.bias is None else rounded(part.bias)
@@ -278,12 +278,12 @@ def _rounded(part: Part, rounded: Rounded) -> Part:
 
 
 def _path(branch: Branch, parts: Sequence[Part], target: AffineConv) -> Path:
-    """A branch as kernels in the blocks of the layer that it takes part in."""
+    """Return a branch as kernels in the group blocks of the layer."""
     maps = [as_affine(part) for part in parts]
     group, rank = target.group, target.rank
     kernels = [blocks(regroup(f.at_rank(rank).weight, f.group, group), group) for f in maps]
     trained = [isinstance(step, Layer) for step in branch]
-    if not kernels:  # the input itself
+    if not kernels:  # the identity
         one = AffineConv.identity(target.geometry.in_channels, rank)
         kernels, trained = [blocks(regroup(one.weight, one.group, group), group)], [False]
     whole = _composed(parts, target).geometry

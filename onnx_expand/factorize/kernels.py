@@ -1,7 +1,7 @@
 """Chains of kernels as plain arrays, composed and differentiated tap by tap.
 
 A kernel is [g, n, m, *taps]: for each of g groups, n outputs of m inputs. Strides, dilations and
-pads play no part here: along a chain in which only the last kernel has a stride, taps compose by
+pads are irrelevant here: along a chain in which only the last kernel has a stride, taps compose by
 full convolution. A composition is linear in each of its factors, and the adjoints here are those
 of these linear maps.
 """
@@ -32,17 +32,17 @@ Array = npt.NDArray[np.float64]
 
 
 def blocks(weight: Array, group: int) -> Array:
-    """[n, m / group, *taps] as [group, n / group, m / group, *taps]."""
+    """Reshape [n, m / group, *taps] to [group, n / group, m / group, *taps]."""
     return weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
 
 
 def unblocked(kernel: Array) -> Array:
-    """The inverse of `blocks`."""
+    """Invert `blocks`."""
     return kernel.reshape(-1, *kernel.shape[2:])
 
 
 def compose(second: Array, first: Array) -> Array:
-    """`second` after `first`: [g, n, p, *t] and [g, p, m, *u] to [g, n, m, *(t + u - 1)]."""
+    """Compose `second` after `first`: [g, n, p, *t], [g, p, m, *u] to [g, n, m, *(t + u - 1)]."""
     (g, n, p), (m,) = second.shape[:3], first.shape[2:3]
     taps, inner = second.shape[3:], first.shape[3:]
     extents = [a + b - 1 for a, b in zip(taps, inner, strict=True)]
@@ -63,7 +63,7 @@ def compose(second: Array, first: Array) -> Array:
 
 
 def adjoint_first(second: Array, gradient: Array) -> Array:
-    """The adjoint of `first -> compose(second, first)` at a gradient of the composition."""
+    """Apply the adjoint of `first -> compose(second, first)` to a gradient of the composition."""
     (g, n, p), m = second.shape[:3], gradient.shape[2]
     taps = second.shape[3:]
     inner = [a - b + 1 for a, b in zip(gradient.shape[3:], taps, strict=True)]
@@ -78,7 +78,7 @@ def adjoint_first(second: Array, gradient: Array) -> Array:
 
 
 def adjoint_second(first: Array, gradient: Array) -> Array:
-    """The adjoint of `second -> compose(second, first)` at a gradient of the composition."""
+    """Apply the adjoint of `second -> compose(second, first)` to a gradient of the composition."""
     g, n = gradient.shape[:2]
     p, inner = first.shape[1], first.shape[3:]
     taps = [a - b + 1 for a, b in zip(gradient.shape[3:], inner, strict=True)]
@@ -93,12 +93,12 @@ def adjoint_second(first: Array, gradient: Array) -> Array:
 
 
 def product(chain: Sequence[Array]) -> Array | None:
-    """The composition of a chain, first kernel first; None for an empty one."""
+    """Compose a chain, first kernel first; None for an empty one."""
     return functools.reduce(lambda a, b: compose(b, a), chain) if chain else None
 
 
 def norm(kernel: Array) -> float:
-    """The square root of the sum of squares."""
+    """Return the square root of the sum of squares."""
     return float(np.linalg.norm(kernel.ravel()))
 
 
@@ -110,21 +110,21 @@ def least_squares(
     goal: float,
     steps: int,
 ) -> Array:
-    """The smallest x that brings `apply(x)` nearest to `wanted`, by conjugate gradients.
+    """Solve `apply(x) = wanted` in the least-squares sense, with the smallest x.
 
     Conjugate gradients on the normal equations (CGLS, Björck 1996, sec. 7.4), started from zero.
 
     Args:
         apply: A linear map.
         adjoint: Its adjoint.
-        wanted: The right hand side.
-        goal: Stop when the residual's norm is no larger.
-        steps: Stop after so many steps.
+        wanted: The right-hand side.
+        goal: The norm of the residual at which to stop.
+        steps: The maximum number of steps.
     """
     rest = wanted.copy()
     slope = adjoint(rest)
     x, direction, power = np.zeros_like(slope), slope, float(np.vdot(slope, slope))
-    gain = 0.0  # the largest that the map was seen to have
+    gain = 0.0  # the largest observed gain of the map
     for _ in range(steps):
         image = apply(direction)
         energy, length = float(np.vdot(image, image)), float(np.vdot(direction, direction))
@@ -143,14 +143,14 @@ def least_squares(
     return x
 
 
-# A slope that is this part, squared, of what the residual could have is rounding: steps along it
-# lead astray.
+# A squared slope below this fraction of its possible value is rounding noise; steps along it
+# diverge.
 _FLAT = 1e-12**2
 
 
-# From so many taps of both kernels on, Fourier transforms take less time than a product a tap.
+# From this many taps of both kernels on, Fourier transforms are faster than one product per tap.
 _MANY = 24
-_BLOCK = 1 << 22  # numbers that are transformed at a time
+_BLOCK = 1 << 22  # elements that are transformed at a time
 
 
 def _by_frequency(
@@ -160,14 +160,14 @@ def _by_frequency(
     period: Sequence[int],
     skipped: Sequence[int] = (),
 ) -> Array:
-    """`second` after `first` by Fourier transforms, block by block of the outputs.
+    """Compose `second` after `first` by Fourier transforms, in blocks of outputs.
 
     Args:
         second: [g, n, p, *t].
         first: [g, p, m, *u].
-        extents: Of the result.
-        period: What may be as long as this does not overlap with what is wanted of the result.
-        skipped: Where given, the result begins at the last of so many taps.
+        extents: The extents of the result.
+        period: A transform length whose wrap-around does not reach the wanted part of the result.
+        skipped: If given, the result begins at the last of this many taps.
     """
     axes = tuple(range(3, second.ndim))
     lengths = [_smooth(size) for size in period]
@@ -190,19 +190,19 @@ def _by_frequency(
 def _transformed(
     kernel: Array, lengths: Sequence[int], axes: tuple[int, ...]
 ) -> npt.NDArray[np.complex128]:
-    """[g, n, m, *taps] as [frequencies, g, n, m]."""
+    """Transform [g, n, m, *taps] to [frequencies, g, n, m]."""
     bins = np.fft.rfftn(kernel, lengths, axes)
     flat = bins.reshape(*bins.shape[:3], -1)
     return np.ascontiguousarray(np.moveaxis(flat, -1, 0))
 
 
 def _flipped(kernel: Array) -> Array:
-    """A kernel with its taps in the opposite order on each axis."""
+    """Reverse the taps of a kernel on each axis."""
     return np.flip(kernel, tuple(range(3, kernel.ndim)))
 
 
 def _smooth(least: int) -> int:
-    """The first number from `least` on with no prime factor above 5; transforms of it are fast."""
+    """Return the least number from `least` on without prime factors above 5 (fast transforms)."""
     size = least
     while True:
         rest = size
@@ -215,7 +215,7 @@ def _smooth(least: int) -> int:
 
 
 def _tap(kernel: Array, tap: Sequence[int]) -> Array:
-    """One tap of a kernel, [g, n, m]; BLAS is not used for numbers that lie apart."""
+    """Return one tap of a kernel, [g, n, m], contiguous, since BLAS needs dense data."""
     index: tuple[Any, ...] = (..., *tap)
     return np.ascontiguousarray(kernel[index])
 

@@ -1,18 +1,18 @@
-"""Chains of kernels that compose to a given one.
+"""Fit chains of kernels that compose to a given one.
 
-1x1, kernel, 1x1, and matrices: orthogonal outer factors F1 and F3, a random middle one that is
-then moved just so far that the composition is right,
+For 1x1, kernel, 1x1, and for matrices, the outer factors F1 and F3 are orthogonal, and a random
+middle factor F2o is moved by the least amount that makes the composition right,
 
     F2 = F2o + pinv(F3) (W - F3 F2o F1) pinv(F1),
 
-exact where no inner width is below the outer one next to it; else the outer factors span the
-leading singular directions (Tucker's decomposition), which is the nearest up to a small factor.
+which is exact if no inner width is below the adjacent outer one. Otherwise the outer factors span
+the leading singular directions (Tucker's decomposition), which is optimal up to a small factor.
 
-Kernels of 3 taps: kernels with a single one in a corner shift the input by 0 or 2; four of them
-per channel leave a kernel that is smaller by two rows and columns, with overlaps shared out
-evenly. Where the widths do not suffice for that, the layers are random. Either way noise and
-rotations make every unit take part, and one layer near the middle is solved for by conjugate
-gradients through the convolutions. What remains is brought down by solving for each layer in turn.
+For kernels of 3 taps, kernels with a single 1 in a corner shift the input by 0 or 2; four of them
+per channel leave a kernel that is smaller by two rows and columns, with overlaps divided evenly.
+If the widths do not suffice, the layers are random. In both cases noise and rotations involve
+every unit, and one layer near the middle is solved for by conjugate gradients through the
+convolutions. The remaining residual is reduced by solving for each layer in turn.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from onnx_expand.factorize.kernels import (
 __all__ = ["Fit", "Rounded", "fit_chain"]
 
 Rounded = Callable[[Array], Array]
-"""Rounds numbers to the type that they will be stored in, and gives them back in float64."""
+"""A function that rounds values to the type in which they will be stored, returned in float64."""
 
 _NOISE = 0.3
 _STEPS = 400
 _SWEEPS = 30
-# A sweep that leaves more of the residual than this is the last: where any residual will do, and
-# where only an exact solution will.
+# A sweep that leaves more than this fraction of the residual is the last: where any residual is
+# acceptable, and where only an exact solution is.
 _STALLED, _HOPELESS = 0.98, 0.5
-_WORK = 3e11  # products to spend on solving for one layer, and as many on sweeps
-_FEWEST, _USUAL = 4, 80  # steps: the fewest, which may cost more, and those of a good start
-_CALL, _CALLS = 2e5, 24  # products in the time of a call, and the most calls for taps
-_ENOUGH = 1e-9  # a residual that no type notices in which networks are stored
-_CLOSE = 1e-9  # from here on solving once more for the same layer is enough
+_WORK = 3e11  # multiplications to spend on solving for one layer, and the same on sweeps
+_FEWEST, _USUAL = 4, 80  # steps: the minimum at any cost, and the number for a good start
+_CALL, _CALLS = 2e5, 24  # multiplications per call overhead, and the most calls for taps
+_ENOUGH = 1e-9  # a residual that is negligible in every type in which networks are stored
+_CLOSE = 1e-9  # below this, solving once more for the same layer suffices
 _SMALLEST = 16 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Kernels that compose to a given one, or nearly.
+    """Kernels that compose to a given one, at least approximately.
 
     Attributes:
-        kernels: First to last, rounded.
-        residual: Norm of the difference over the norm of the wanted kernel, before the layer
+        kernels: The kernels, first to last, rounded.
+        residual: The norm of the difference over the norm of the wanted kernel, before the layer
             that was solved for last was rounded.
     """
 
@@ -76,16 +76,16 @@ def fit_chain(
     *,
     most: float = 0.0,
 ) -> Fit:
-    """A chain of kernels whose composition is a given kernel.
+    """Fit a chain of kernels to a given composition.
 
     Args:
         widths: Channels per group before, between and after the kernels.
         taps: The extents of each kernel.
-        wanted: [g, n, m, *taps], their composition.
-        rng: Decides what the equations leave open.
-        rounded: Rounds to the type of the numbers. The layer that is solved for makes up for the
+        wanted: [g, n, m, *taps], the composition.
+        rng: The source of randomness for free parameters.
+        rounded: Rounds to the type of the values. The layer that is solved for compensates for the
             rounding of all others.
-        most: A relative residual that will do; the search ends early where it will not be met.
+        most: An acceptable relative residual; the search ends early if it cannot be reached.
     """
     scale = norm(wanted)
     unit = wanted / scale if scale else wanted
@@ -102,7 +102,7 @@ def fit_chain(
         steps = int(np.clip(_WORK // _effort(kernels), _USUAL, _STEPS))
         fit = _solved(kernels, wanted, rounded, most, steps=steps)
     if fit is None or fit.residual > max(most, _ENOUGH):
-        # Without noise the corners are exact but for rounding, which a few steps make up for.
+        # Without noise the corners are exact up to rounding, which a few steps correct.
         kernels = [rounded(k * gain) for k in _stirred(exact, rng, noise=0.0)]
         steps = int(np.clip(_WORK / 3 // _effort(kernels), 2, _USUAL))
         fit = _solved(kernels, wanted, rounded, most, steps=steps)
@@ -148,7 +148,7 @@ def _fit_tucker(
     share = norm(moved(wanted)) or norm(start) / np.sqrt(start[0, :, 0].size)
     middle = start * (share / norm(start))
     residual = np.inf
-    for _ in range(3):  # from the second time on only rounding is left
+    for _ in range(3):  # after the first pass only rounding errors remain
         rest = wanted - composed(middle)
         before, residual = residual, _relative(rest, wanted)
         if residual <= _SMALLEST or residual > _STALLED * before:
@@ -159,10 +159,10 @@ def _fit_tucker(
 
 
 def _gain(wanted: Array) -> float:
-    """A gain of the outer factors for which no factor learns much faster than the others.
+    """Return a gain of the outer factors for which all factors learn at about the same rate.
 
-    With orthogonal factors of gain a, the middle one passes a^4 of a gradient on and each outer
-    one up to (s / a)^2, s the largest singular value; they are equal at s^(1/3).
+    With orthogonal factors of gain a, the middle one scales a gradient by a^4 and each outer one
+    by up to (s / a)^2, where s is the largest singular value; they are equal for a = s^(1/3).
     """
     g, n = wanted.shape[:2]
     rows = wanted.reshape(g, n, -1)
@@ -171,7 +171,7 @@ def _gain(wanted: Array) -> float:
 
 
 def _inverse(wide: Array) -> Array:
-    """The pseudo-inverse of wide or tall matrices near to orthogonal ones."""
+    """Return the pseudo-inverse of wide or tall matrices that are nearly orthogonal."""
     tall = wide.swapaxes(1, 2)
     if wide.shape[1] <= wide.shape[2]:
         return np.asarray(tall @ np.linalg.inv(wide @ tall))
@@ -179,19 +179,19 @@ def _inverse(wide: Array) -> Array:
 
 
 def _outer(rows: Array, width: int, rng: np.random.Generator) -> Array:
-    """[g, m, width] with orthonormal rows, or columns that span the leading directions."""
+    """Return [g, m, width] with orthonormal rows, or columns spanning the leading directions."""
     g, m = rows.shape[:2]
     if width >= m:
         return np.linalg.qr(rng.standard_normal((g, width, m)))[0].swapaxes(1, 2)
     leading = np.linalg.svd(rows, full_matrices=False)[0][:, :, :width]
-    if leading.shape[2] < width:  # fewer columns than directions: any will do
+    if leading.shape[2] < width:  # fewer directions than columns: any directions complete them
         more = rng.standard_normal((g, m, width - leading.shape[2]))
         leading = np.linalg.qr(np.concatenate([leading, more], axis=2))[0]
     return leading @ _rotation(g, width, rng)
 
 
 def _rotation(g: int, width: int, rng: np.random.Generator) -> Array:
-    """[g, width, width], random orthogonal matrices."""
+    """Return [g, width, width], random orthogonal matrices."""
     q, r = np.linalg.qr(rng.standard_normal((g, width, width)))
     return np.asarray(q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :])
 
@@ -202,12 +202,12 @@ def _rotation(g: int, width: int, rng: np.random.Generator) -> Array:
 def _random(
     widths: Sequence[int], taps: Sequence[tuple[int, ...]], g: int, rng: np.random.Generator
 ) -> list[Array]:
-    """Normal random kernels whose composition has about the norm one."""
+    """Return normal random kernels whose composition has a norm of about one."""
     kernels = [
         rng.standard_normal((g, n, m, *t)) / np.sqrt(m * np.prod(t))
         for t, (m, n) in zip(taps, itertools.pairwise(widths), strict=True)
     ]
-    # Corner shifts at the ends, where they fit, leave a far better conditioned problem between.
+    # Corner shifts at the ends, where they fit, make the problem between far better conditioned.
     first, last = shifts(taps[0]), shifts(taps[-1])
     if widths[1] >= len(first) * widths[0]:
         kernel = selector(widths[0], taps[0], first, g, 1)
@@ -224,7 +224,7 @@ def _random(
 def _stirred(
     kernels: Sequence[Array], rng: np.random.Generator, noise: float = _NOISE
 ) -> list[Array]:
-    """Kernels of equal gain, with noise, and with inner channels mixed by random rotations."""
+    """Return kernels of equal gain, with noise and random rotations of the inner channels."""
     gains = [norm(k) / np.sqrt(min(k.shape[1:3])) or 1.0 for k in kernels]
     mean = float(np.exp(np.mean(np.log(gains))))
     found = []
@@ -249,17 +249,17 @@ def _solved(
     most: float,
     steps: int | None = None,
 ) -> Fit:
-    """Move a layer near the middle, then if need be all in turn, until the composition is right.
+    """Solve for a layer near the middle, then if necessary for all in turn.
 
-    The last one to be solved for makes up for the rounding of all others. With a number of steps
-    given, it alone is moved, by so many.
+    The last solved layer compensates for the rounding of all others. If `steps` is given, only the
+    middle layer is solved for, with this many steps.
     """
     middle = _widest(kernels)
     sweeps = 0
     if steps is None:
         effort = _effort(kernels)
         steps = int(np.clip(_WORK // effort, _FEWEST, _STEPS))
-        # A sweep takes as many solutions as there are layers.
+        # A sweep solves as many times as there are layers.
         sweeps = int(np.clip(_WORK // (steps * len(kernels) * effort), 0, _SWEEPS))
     kernels[middle], residual = _moved(kernels, middle, wanted, steps)
     goal = max(most, _SMALLEST)
@@ -279,10 +279,10 @@ def _solved(
 
 
 def _effort(kernels: Sequence[Array]) -> float:
-    """Products of one step of solving for a layer near the middle, roughly.
+    """Estimate the multiplications of one step of solving for a layer near the middle.
 
-    Each step composes it with the kernels before and after it, and takes the adjoint; a call for a
-    tap costs as much as some products, however small the matrices are.
+    Each step composes it with the kernels before and after it, and applies the adjoint. A call per
+    tap costs as much as some multiplications, however small the matrices are.
     """
     middle = _widest(kernels)
     parts = (kernels[:middle], kernels[middle + 1 :])
@@ -295,7 +295,7 @@ def _effort(kernels: Sequence[Array]) -> float:
     between = [a + b - 1 for a, b in zip(own, spans[0], strict=True)]
     before, after = (float(np.prod(span)) for span in spans)
     taps, inner = float(np.prod(own)), float(np.prod(between))
-    # Long kernels are composed by frequencies.
+    # Long kernels are composed by Fourier transforms.
     pairs = [min(a * b, 8 * (a + b)) for a, b in ((taps, before), (inner, after))]
     products = g * n * ends[0] * (m * pairs[0] + ends[1] * pairs[1])
     calls = min(taps, before, _CALLS) + min(inner, after, _CALLS)
@@ -303,13 +303,13 @@ def _effort(kernels: Sequence[Array]) -> float:
 
 
 def _widest(kernels: Sequence[Array]) -> int:
-    """The layer with the most freedom, the one nearest the middle among equals."""
+    """Return the index of the largest kernel, the one nearest the middle if several are equal."""
     half = (len(kernels) - 1) / 2
     return max(range(len(kernels)), key=lambda i: (kernels[i].size, -abs(i - half), i))
 
 
 def _moved(kernels: Sequence[Array], index: int, wanted: Array, steps: int) -> tuple[Array, float]:
-    """One layer moved the shortest way that brings the composition nearest, and the residual."""
+    """Return one layer after the least change that minimizes the residual, and the residual."""
     before, after = product(kernels[:index]), product(kernels[index + 1 :])
 
     def apply(kernel: Array) -> Array:

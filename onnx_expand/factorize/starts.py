@@ -1,10 +1,10 @@
-"""Where a chain of layers may start instead of each at the framework's default.
+"""Alternative initial values for chains of layers.
 
-That default (`initial.random_init`) has the variance 1 / (3 fan-in), so that each layer weakens a
-signal by the square root of three: a chain of three starts three times weaker than the one layer
-that it replaces. Where batch normalization follows, this only sets how large a step is against
-the weights; elsewhere it is where training starts. The starts here answer for linear chains only,
-and their inner biases are zero.
+The framework's default (`initial.random_init`) has the variance 1 / (3 fan-in), so that each layer
+attenuates a signal by the square root of three: for three layers the result is three times weaker
+than for the single layer that they replace. With batch normalization this only affects the size of
+steps relative to the weights; otherwise it is where training starts. The starts here apply to
+linear chains only, with inner biases of zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Start = Callable[[Sequence[Geometry], np.random.Generator], list[Array]]
 
 
 def _variance(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
-    """Uniform weights of the variance 1 / fan-in, for which each layer keeps a signal's variance.
+    """Draw uniform weights of variance 1 / fan-in, with which layers preserve a signal's variance.
 
     LeCun et al., "Efficient BackProp" (1998), sec. 4.6.
     """
@@ -35,13 +35,13 @@ def _variance(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Arra
 
 
 def _matched(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
-    """As `_variance`, all weakened alike, so that the chain is as weak as one default layer."""
+    """Draw as `_variance`, scaled so that the chain has the variance of one default layer."""
     gain = 3 ** (-0.5 / len(layers))
     return [gain * weight for weight in _variance(layers, rng)]
 
 
 def _orthogonal(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
-    """Orthonormal rows, or columns scaled so that the variance of a signal stays.
+    """Draw orthonormal rows, or columns scaled so that a signal's variance is preserved.
 
     Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural
     networks" (2014), sec. 3; the taps of a kernel count as inputs.
@@ -50,10 +50,10 @@ def _orthogonal(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Ar
 
 
 def _balanced(layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
-    """The framework's default weights, scaled to equal norms with the same composition.
+    """Draw the framework's default weights, scaled to equal norms with the same composition.
 
-    Gradient flow keeps the differences of these norms as they start (Arora et al., "On the
-    optimization of deep networks", 2018, theorem 1).
+    Gradient flow preserves the differences of these norms (Arora et al., "On the optimization of
+    deep networks", 2018, theorem 1).
     """
     weights = []
     for layer in layers:
@@ -69,22 +69,22 @@ CHAIN_STARTS: Mapping[str, Start] = {
     "orthogonal": _orthogonal,
     "balanced": _balanced,
 }
-"""The starts by name: from the layers of a chain to their weights."""
+"""The starts by name: functions from the layers of a chain to their weights."""
 
 
 def chain_start(name: str, layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
-    """The weights of a chain's layers, each in ONNX's layout for a convolution.
+    """Return the initial weights of a chain's layers, in ONNX's layout for convolutions.
 
     Args:
         name: One of `CHAIN_STARTS`.
-        layers: First to last.
-        rng: Decides the numbers.
+        layers: The layers, first to last.
+        rng: The source of randomness.
     """
     return CHAIN_STARTS[name](layers, rng)
 
 
 def _products(layer: Geometry) -> float:
-    """Products behind one output; for a transposed convolution, on average away from borders."""
+    """Return the products per output, for transposed convolutions on average without borders."""
     products = math.prod(layer.weight_shape[1:])
     return products / math.prod(layer.strides) if layer.transposed else products
 
@@ -96,7 +96,7 @@ def _isometry(layer: Geometry, rng: np.random.Generator) -> Array:
     q, r = np.linalg.qr(tall)
     q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
     matrix = q if rows >= columns else q.swapaxes(1, 2)
-    # A row of length one keeps the variance; the rows of a tall isometry are shorter.
+    # A row of length one preserves the variance; the rows of a tall isometry are shorter.
     gain = math.sqrt(max(1.0, rows / columns))
     if layer.transposed:
         gain *= math.sqrt(math.prod(layer.strides))
