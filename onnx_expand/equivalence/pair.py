@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.equivalence.cells import Cell, is_symbolic, known_from_extents
+from onnx_expand.equivalence.compare import FACTOR
 from onnx_expand.equivalence.cutting import cut, target
 from onnx_expand.equivalence.magnitude import Rounding
 from onnx_expand.equivalence.probing import Bench, Task, prove
@@ -152,11 +153,24 @@ def _measure(
         with_weights = Rounding(rounding_b.terms + 1, rounding_b.unit)
         bound = rounding_a.gamma * magnitudes[0][key] + with_weights.gamma * magnitudes[1][key]
         bound = slack * bound + float(np.finfo(others[key].dtype).tiny)
-        found[name] = _region(cells[name], provider, truth[key], others[key], bound)
+        arrays = truth[key], values[name], others[key]
+        found[name] = _region(cells[name], provider, arrays, bound, slack)
     return found
 
 
-def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Region:
+def _region(
+    cell: Cell, provider: str, arrays: tuple[Array, Array, Array], bound: Array, slack: float
+) -> Region:
+    """What one part was found to be.
+
+    Args:
+        cell: The part.
+        provider: Where B's ran.
+        arrays: Its result in float64, in A and in B.
+        bound: How far rounding in A and in B can take B's result from the first.
+        slack: How many times its bound or A's own error an error may be.
+    """
+    x, a, y = arrays
     nodes = (cell.tensor, cell.nodes_a, cell.nodes_b, provider)
     if x.shape != y.shape:
         return Region(*nodes, np.inf, 0.0, np.inf)
@@ -172,4 +186,12 @@ def _region(cell: Cell, provider: str, x: Array, y: Array, bound: Array) -> Regi
     error = np.where(known & ~np.isfinite(error), np.inf, np.where(known, error, 0.0))
     ratio = np.divide(error, bound, out=np.zeros_like(error), where=known)
     at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-    return Region(*nodes, float(error[at]), float(bound[at]), float(ratio[at]))
+    scale = float(np.max(np.abs(x), where=known, initial=0.0))
+    with np.errstate(invalid="ignore"):
+        floor = float(np.max(np.abs(x - a.astype(np.float64)), where=known, initial=0.0))
+    allowed = FACTOR * slack * max(floor, float(np.finfo(y.dtype).eps) * scale)
+    largest = float(np.max(error))
+    strain = largest / allowed if allowed else float(np.inf if largest else 0.0)
+    vague = float(np.median(bound[known])) > scale
+    numbers = float(error[at]), float(bound[at]), float(ratio[at])
+    return Region(*nodes, *numbers, strain=strain, vague=vague)

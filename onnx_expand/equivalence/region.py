@@ -38,6 +38,8 @@ class Region:
         error: The largest distance of B's result from A's in float64, on equal values.
         bound: The bound on rounding errors at the element with the largest ratio.
         ratio: The error over the bound; rounding cannot explain a ratio above 1.
+        strain: The largest error over what is allowed to an output, a few times A's own error.
+        vague: Whether the bound exceeds the values, so that any others would be within it.
         obstacle: Why there is no bound, empty if there is one.
         proof: The proof from probes of this part alone, if there is one.
         fault: The difference that probes of this part alone found, empty if none.
@@ -55,6 +57,8 @@ class Region:
     proof: Proof | None = None
     fault: str = ""
     reason: str = ""
+    strain: float = 0.0
+    vague: bool = False
 
     @property
     def holds(self) -> bool:
@@ -64,9 +68,14 @@ class Region:
     @property
     def grade(self) -> Grade:
         """The strength of the evidence about this part."""
-        if self.obstacle:
+        if self.obstacle or (self.vague and not self.is_near):
             return Grade.UNCHECKED
         return Grade.TESTED if self.proof is None else Grade.PROVEN
+
+    @property
+    def is_near(self) -> bool:
+        """Whether B's result is as good as A's: proven, or no further off than A's own error."""
+        return not self.obstacle and (self.proof is not None or self.strain <= 1)
 
     def summary(self) -> str:
         """Return the region in one line."""
@@ -88,6 +97,7 @@ class Region:
             "error": number(self.error),
             "bound": number(self.bound),
             "ratio": number(self.ratio),
+            "strain": number(self.strain),
             "obstacle": self.obstacle,
             "grade": str(self.grade),
             "proof": None if self.proof is None else self.proof.as_dict(),

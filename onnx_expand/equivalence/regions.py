@@ -137,11 +137,13 @@ def examine(
     types = common_tensors(a, b, facts)
     values = dict(run_inner(a, types, feeds, named_runtime(providers[0])))
     others = run_inner(b, types, feeds, named_runtime(providers[1]))
-    names = types.keys() & values.keys() & others.keys()
-    same = {name for name in names if are_close(values[name], others[name], _STRANGERS)}
+    shared = types.keys() & values.keys() & others.keys()
+    same = {name for name in shared if are_close(values[name], others[name], _STRANGERS)}
     ends = {value.name or "" for value in a.graph.outputs}
+    known = same | (ends & shared)
+    # What has another shape is another tensor, and B cannot be given the one of A in its place.
+    names = known | {n for n in shared if _fits(values[n], others[n])}
     values |= dict(feeds)
-    known = same | (ends & names)
     others_of_name = names - known
     zeros = _cancelled(a, others_of_name, values, others)
     pair = Pair(a, b, facts, values, providers[1], slack)
@@ -149,7 +151,30 @@ def examine(
     found = _compared(pair, known | zeros | handed, probe)
     wrong = {region.tensor for region in found.regions if not region.holds}
     wrong = {n for n in wrong - known if not _matters(pair, known | zeros | handed, n, others[n])}
-    return _compared(pair, known | (zeros | handed) - wrong, probe) if wrong else found
+    bounds = known | (zeros | handed) - wrong
+    found = _compared(pair, bounds, probe) if wrong else found
+    return _around(pair, bounds, found, same - ends)
+
+
+def _around(pair: Pair, bounds: Set[str], found: Examination, near: Set[str]) -> Examination:
+    """The examination without tensors that only come near those of their name, if that is proven.
+
+    A small shift that A adds before a tensor and B behind it leaves two tensors of one name. The
+    part that reaches around both is one map, and where it is proven nothing is different.
+    """
+    strangers = near & {region.tensor for region in found.regions if not region.holds}
+    if not strangers:
+        return found
+    before = set(differing_cells(pair.a, pair.b, bounds))
+    cells = differing_cells(pair.a, pair.b, bounds - strangers)
+    wider = {cell.tensor: cell for cell in cells if cell not in before}
+    if any(pair.values[name].dtype.kind != "f" for name in wider):
+        return found
+    fresh = pair.regions(wider, True)
+    if not all(region.holds and region.proof is not None for region in fresh.values()):
+        return found
+    known = {region.tensor: region for region in found.regions} | fresh
+    return replace(found, regions=tuple(known[c.tensor] for c in cells if c.tensor in known))
 
 
 def _handed_on(pair: Pair, names: Set[str], strangers: Set[str]) -> set[str]:
@@ -188,7 +213,7 @@ def _matters(pair: Pair, bounds: Set[str], name: str, other: Array) -> bool:
         for cell in all_cells(pair.a, pair.b, bounds)
         if name in cell.inputs <= pair.values.keys()
     }
-    if not cells or own.shape != other.shape or own.dtype != other.dtype:
+    if not cells or not _fits(own, other):
         return False
     gap = other.astype(np.float64) - own
     drawn = np.random.default_rng(0).permutation(gap.reshape(-1)).reshape(gap.shape)
@@ -254,15 +279,19 @@ def _cancelled(a: ir.Model, names: Set[str], values: Tensors, others: Tensors) -
         scale = max((float(np.max(np.abs(array), initial=0.0)) for array in floats), default=0.0)
         for name in {out.name or "" for out in node.outputs} & names:
             x, y = values[name], others[name]
-            alike = x.shape == y.shape and x.dtype == y.dtype and x.dtype.kind == "f"
+            alike = _fits(x, y) and x.dtype.kind == "f"
             if alike and distance(x, y) <= _CANCELLED * scale < np.inf:
                 found.add(name)
     return found
 
 
+def _fits(x: Array, y: Array) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype
+
+
 def are_close(x: Array, y: Array, share: float) -> bool:
     """Return whether two tensors differ by at most a fraction of the first one's largest value."""
-    if x.shape != y.shape or x.dtype != y.dtype:
+    if not _fits(x, y):
         return False
     if x.dtype.kind != "f" or x.size == 0:
         return bool(np.array_equal(x, y))

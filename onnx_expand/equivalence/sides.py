@@ -55,10 +55,10 @@ class Side:
 
     def load_exactly(self) -> None:
         """Load the parts in float64, before their values are made absolute."""
-        self._sessions.append(Reference().session(self._model, "the parts that differ"))
+        self._sessions.append(Reference().session(self._model, "the differing parts"))
 
     def _in_double(self, values: Tensors) -> Tensors:
-        session = Reference().session(self._model, "the parts that differ")
+        session = Reference().session(self._model, "the differing parts")
         self._sessions.append(session)
         return session.run({v.name or "": values[v.name or ""] for v in self._model.graph.inputs})
 
@@ -87,4 +87,4 @@ class Side:
 
 def _run(model: ir.Model, values: Tensors, runtime: Runtime) -> Tensors:
     feeds = {value.name or "": values[value.name or ""] for value in model.graph.inputs}
-    return runtime.session(model, "the parts that differ").run(feeds)
+    return runtime.session(model, "the differing parts").run(feeds)

@@ -152,7 +152,8 @@ class Verdict:
             return f"different: {self.differences[0]}{tail}"
         places = {(figure.place.sample, figure.place.provider) for figure in self.outputs}
         return (
-            f"equal on {len(places)} inputs ({', '.join(self.providers)}): largest error "
+            f"equal on {len(places)} input{'s' if len(places) > 1 else ''} "
+            f"({', '.join(self.providers)}): largest error "
             f"{self.max_error:.2g}, {self.ratio:.2f} of the tolerance ({self.basis})"
             f"{self._grounds()}"
         )
@@ -162,14 +163,14 @@ class Verdict:
         count = len(self.regions)
         grounds = {
             Basis.IDENTITY: "; the graphs are the same",
-            Basis.PROOF: f"; proven for all {count} parts that differ",
-            Basis.BOUNDS: f"; all {count} parts that differ are within their bounds",
+            Basis.PROOF: f"; differing parts proven: {count} of {count}",
+            Basis.BOUNDS: f"; differing parts within their bounds: {count} of {count}",
             Basis.TESTS: "",
         }[self.rests_on]
         proven = sum(region.grade is Grade.PROVEN for region in self.regions)
         if grounds or not proven:
             return grounds
-        return f"; {proven} of {count} parts that differ are proven"
+        return f"; differing parts proven: {proven} of {count}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as strict JSON types, with non-finite values as strings."""
@@ -189,6 +190,9 @@ class Verdict:
             "outputs": [figure.as_dict() for figure in self.outputs],
             "regions": [region.as_dict() for region in self.regions],
         }
+
+
+_VAGUE = "it is larger than the numbers, since bounds grow with each layer"
 
 
 def _is_distance(figure: Figure) -> bool:
@@ -224,30 +228,30 @@ def _notes(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _region_notes(regions: Sequence[Region]) -> Iterator[str]:
-    bounded = [region for region in regions if not region.obstacle]
+    bounded = [region for region in regions if region.grade is not Grade.UNCHECKED]
     if bounded:
         worst = max(bounded, key=lambda region: region.ratio)
         held = sum(region.ratio <= 1 for region in bounded)
         yield (
-            f"{held} of {len(bounded)} parts that differ are within their forward error bounds; "
+            f"differing parts within their forward error bounds: {held} of {len(bounded)}; "
             f"the largest error is {worst.ratio:.2g} of the bound, at '{worst.tensor}'"
         )
     proofs = [(region.proof, region) for region in regions if region.proof is not None]
     if proofs:
         proof, at = max(proofs, key=lambda pair: pair[0].relative)
         yield (
-            f"{len(proofs)} of {len(regions)} parts that differ are proven, with confidence "
-            f"1 - {DOUBT:g} each: no weight is off by more than {_at_most(proofs):.2g}, nor by "
+            f"differing parts proven: {len(proofs)} of {len(regions)}, each with confidence "
+            f"1 - {DOUBT:g}: no weight is off by more than {_at_most(proofs):.2g}, nor by "
             f"more than {proof.relative:.2g} roundings of the norm of its row (at '{at.tensor}')"
         )
     for grade, what in (
-        (Grade.TESTED, "are tested, not proven"),
-        (Grade.UNCHECKED, "have no forward error bound"),
+        (Grade.TESTED, "tested, not proven"),
+        (Grade.UNCHECKED, "without a useful forward error bound"),
     ):
         others = [region for region in regions if region.grade is grade and not region.fault]
         if others:
-            why = others[0].reason or others[0].obstacle
-            yield f"{len(others)} parts that differ {what}, such as '{others[0].tensor}': {why}"
+            why = others[0].obstacle or (_VAGUE if others[0].vague else others[0].reason)
+            yield f"differing parts {what}: {len(others)}, such as '{others[0].tensor}': {why}"
 
 
 def _at_most(proofs: Sequence[tuple[Proof, Region]]) -> float:

@@ -168,7 +168,7 @@ def test_what_has_no_bound_is_named() -> None:
     assert region.obstacle == "there is none for Tanh 't'"
     verdict = check(a, b, samples=1, providers=["cpu"])
     assert verdict
-    assert any("no forward error bound" in note for note in verdict.notes)
+    assert any("without a useful forward error bound" in note for note in verdict.notes)
 
 
 OPS = {
@@ -233,3 +233,44 @@ def test_arithmetic_of_weights_is_measured() -> None:
     )
     (region,) = regions(model, other)
     assert not region.holds
+
+
+def test_a_name_of_another_shape_is_another_tensor() -> None:
+    """Where B's tensor of a name has other axes, the part around it is compared all the same."""
+    constants = weights(5, w=(8, 16), v=(16, 8))
+    a = graph(
+        "g (float[1,6,8] x) => (float[1,6,8] y) "
+        "{ h = MatMul(x, w) r = Relu(h) s = MatMul(r, v) y = Tanh(s) }",
+        constants,
+    )
+    constants |= {"rows": np.array([-1, 8]), "tokens": np.array([1, 6, 8])}
+    b = graph(
+        "g (float[1,6,8] x) => (float[1,6,8] y) { x2 = Reshape(x, rows) h = Gemm(x2, w) "
+        "r = Relu(h) s2 = Gemm(r, v) s = Reshape(s2, tokens) y = Tanh(s) }",
+        constants,
+    )
+    (found,) = regions(a, b)
+    assert (found.tensor, found.obstacle) == ("s", "")
+    assert found.holds
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+def test_a_bound_over_many_layers_allows_no_other_weights(depth: int) -> None:
+    """Without a common tensor inside, the bound of the whole is vast, and excuses nothing."""
+
+    def network(seed: int, mark: str) -> onnx.ModelProto:
+        names = ["x", *(f"{mark}{i}" for i in range(2 * depth - 1)), "y"]
+        text = "".join(
+            f"{names[2 * i + 1]} = MatMul({names[2 * i]}, w{i}) "
+            f"{names[2 * i + 2]} = Relu({names[2 * i + 1]}) "
+            for i in range(depth)
+        )
+        shapes = {f"w{i}": (256, 256) for i in range(depth)}
+        constants = weights(seed, **shapes)
+        return graph(f"g (float[N,256] x) => (float[N,256] y) {{ {text} }}", constants)
+
+    verdict = check(network(0, "a"), network(1, "b"))
+    assert not verdict, verdict.summary()
+    same = check(network(0, "a"), network(0, "b"))
+    assert same
+    assert same.rests_on == "identity"

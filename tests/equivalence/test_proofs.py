@@ -127,7 +127,7 @@ def test_a_folded_part_is_proven(name: str) -> None:
         assert "no weight is off by more than" in region.proof.statement()
     verdict = check(a, b, samples=1, providers=["cpu"])
     assert verdict.rests_on is Basis.PROOF
-    assert "; proven for all 1 parts that differ" in verdict.summary()
+    assert "; differing parts proven: 1 of 1" in verdict.summary()
     stated = verdict.as_dict()
     assert stated["rests_on"] == "proof"
     assert stated["regions"][0]["grade"] == "proven"

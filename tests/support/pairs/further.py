@@ -135,6 +135,13 @@ def further_different() -> Iterator[Pair]:
         "f = Cast<to=1>(x) s = Sub(f, m) t = Transpose<perm=[0,3,2,1]>(s) y = Conv(t, w)",
         {"m": normal(3), "w": normal(4, 3, 3, 3)},
     )
+    yield pair(
+        "a small mean that is lost",
+        "uint8[N,H,W,3] x -> float[a,b,c,d] y",
+        "f = Cast<to=1>(x) s = Sub(f, m) t = Transpose<perm=[0,3,1,2]>(s) y = Conv(t, w)",
+        "f = Cast<to=1>(x) t = Transpose<perm=[0,3,1,2]>(f) y = Conv(t, w)",
+        {"m": normal(3), "w": normal(4, 3, 3, 3)},
+    )
 
 
 def further_equal() -> Iterator[Pair]:
@@ -144,6 +151,13 @@ def further_equal() -> Iterator[Pair]:
         "uint8[N,H,W,3] x -> float[a,b,c,d] y",
         "f = Cast<to=1>(x) s = Sub(f, m) t = Transpose<perm=[0,3,1,2]>(s) y = Conv(t, w)",
         "f = Cast<to=1>(x) t = Transpose<perm=[0,3,1,2]>(f) s = Sub(t, mm) y = Conv(s, w)",
+        {"m": normal(3), "mm": normal(3)[:, None, None].copy(), "w": normal(4, 3, 3, 3)},
+    )
+    yield pair(
+        "a small mean on the other side of a name",
+        "uint8[N,H,W,3] x -> float[a,b,c,d] y",
+        "f = Cast<to=1>(x) s = Sub(f, m) t = Transpose<perm=[0,3,1,2]>(s) y = Conv(t, w)",
+        "f = Cast<to=1>(x) t = Transpose<perm=[0,3,1,2]>(f) u = Sub(t, mm) y = Conv(u, w)",
         {"m": normal(3), "mm": normal(3)[:, None, None].copy(), "w": normal(4, 3, 3, 3)},
     )
     yield pair(
