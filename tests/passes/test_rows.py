@@ -37,12 +37,22 @@ def numbers(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
 @settings(deadline=None)
 @given(st.integers(0, 1 << 30), st.sampled_from(["cheapest", "always"]))
 def test_random_tokens(seed: int, policy: str) -> None:
-    """Nothing changes for any graph of tokens, it never takes more nodes, and once is enough."""
+    """No number changes, nor a name's rank; it never takes more nodes, and once is enough."""
     model = TokenGraph(seed).model
     folded = onnx_expand.fold(model, policy=policy)
     assert judge(Source(model, ({"N": 1}, {"N": 3})), folded) == []
     assert len(folded.graph.node) <= len(model.graph.node)
     assert onnx_expand.fold(folded, policy=policy) == folded
+    before, after = ranks(model), ranks(folded)
+    kept = before.keys() & after.keys()
+    assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
+
+
+def ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """The ranks of the tensors of a model, by their names."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
 
 
 HEADS = """

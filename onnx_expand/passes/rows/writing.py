@@ -153,7 +153,7 @@ class _Scribe:
     def _hand_over(self, value: ir.Value, made: ir.Node, uses: Uses) -> list[ir.Node]:
         """Redirect the consumers of a value to its rows, with a Reshape if they need its shape."""
         rows, needed = made.outputs[0], uses.others or value.is_graph_output()
-        outer = list[ir.Node]()
+        outer, name = list[ir.Node](), value.name
         if needed:
             shape = [extent or 1 for extent in self._facts.shape(value) or ()]
             outer = [self._reshape(rows, f"{label(made)}.tokens", shape)]
@@ -165,6 +165,10 @@ class _Scribe:
                 use.node.replace_input_with(use.idx, out)
             if value.is_graph_output():
                 self._rewriter.give(value, out)
+        # The name stays with the tokens: a tensor of rows by that name would be another one.
+        value.name = self._rewriter.unique(f"{name}.rows")
+        if outer:
+            outer[0].outputs[0].name = name
         for use in uses.flat:
             use.node.replace_input_with(use.idx, rows)
         for node, target in uses.reshapes.items():
