@@ -385,11 +385,11 @@ class Geometry:
             for side, padding, covered in sides:
                 if padding <= 0 or (covered >= first.reach[axis] and not first.bias):
                     continue
-                cause = (
-                    "a bias"
-                    if covered >= first.reach[axis]
-                    else f"windows of {first.reach[axis]} that still reach the input"
-                )
+                if covered >= first.reach[axis]:
+                    cause, way = "a bias", "fold with --border ones, map or pad"
+                else:
+                    cause = f"windows of {first.reach[axis]} that still reach the input"
+                    way = "exact only with all padding in the first layer"
                 return Refusal(
                     Reason.BORDER,
                     f"the second layer pads axis {axis} with {padding} zeros at its {side}, where "
@@ -402,7 +402,7 @@ class Geometry:
                         "covered": covered,
                         "bias": first.bias,
                     },
-                    "exact only with all padding in the first layer, or without bias",
+                    way,
                 )
         return None
 

@@ -118,7 +118,7 @@ def expand(
         write_expansion(html, outcome, source, target)
     render.print_expansion(out, outcome, written=not dry_run)
     if not dry_run:
-        out.print(outcome.verification.text)
+        render.print_line(out, outcome.verification.text)
 
 
 def _verify(

@@ -117,7 +117,7 @@ def fold(
                 _write_page(html, outcome, source, target)
     print_fold(out, outcome, written=target is not None, verbose=verbose)
     if target is not None:
-        out.print(outcome.verification.text)
+        render.print_line(out, outcome.verification.text)
 
 
 def _certify(

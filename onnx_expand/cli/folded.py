@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from onnx_expand.cli.render import listed, print_change, print_table
+from onnx_expand.cli.render import print_change, print_line, print_reason, print_table
 from onnx_expand.linear.copies import Copy
 from onnx_expand.passes import FoldReport
 from onnx_expand.passes.report import Kept, Site
-from onnx_expand.passes.summary import ReasonGroup, SiteGroup, group_reasons, group_sites
+from onnx_expand.passes.summary import SiteGroup, group_reasons, group_sites
 
 __all__ = ["print_fold"]
 
@@ -46,13 +46,16 @@ def print_fold(
     out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
     if verbose:
         for kept in report.kept:
-            out.print(f"kept: {_nodes(kept)}: {kept.refusal}")
+            print_line(out, f"kept: {_nodes(kept)}: {kept.refusal}")
         return
     groups = group_reasons(report.kept)
     for group in groups[:_GROUPS]:
-        out.print(_reason(group))
+        hint = f" ({group.hint})" if group.hint else ""
+        reason = f"{len(group.kept)} kept: {group.reason}: {group.example}{hint}"
+        print_reason(out, reason, [_nodes(kept) for kept in group.kept])
     if len(groups) > _GROUPS:
-        out.print(f"kept: {len(groups) - _GROUPS} more reasons, all of which -v prints")
+        more = sum(len(group.kept) for group in groups[_GROUPS:])
+        out.print(f"{more} kept for other reasons, all of which -v prints")
 
 
 def _print_copies(out: Console, copies: Sequence[Copy]) -> None:
@@ -65,7 +68,7 @@ def _print_copies(out: Console, copies: Sequence[Copy]) -> None:
 def _print_sites(out: Console, report: FoldReport, *, verbose: bool) -> None:
     if verbose:
         for site in report.sites:
-            out.print(f"folded: {_merge(site)}")
+            print_line(out, f"folded: {_merge(site)}")
         return
     groups = group_sites(report.sites)
     rows = [
@@ -110,13 +113,6 @@ def _where(group: SiteGroup) -> str:
 def _merge(site: Site) -> str:
     border = "" if site.border == "exact" else f" ({site.border})"
     return f"{' + '.join(site.nodes)} -> {', '.join(site.result) or 'nothing'}{border}"
-
-
-def _reason(group: ReasonGroup) -> str:
-    hint = f" ({group.hint})" if group.hint else ""
-    return (
-        f"kept: {listed([_nodes(k) for k in group.kept])}: {group.reason}: {group.example}{hint}"
-    )
 
 
 def _nodes(kept: Kept) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ __all__ = [
     "print_change",
     "print_expansion",
     "print_inspection",
+    "print_line",
     "print_plans",
+    "print_reason",
     "print_table",
     "print_verdict",
     "refuse_difference",
@@ -37,6 +40,7 @@ _FIGURES = (
     *("border", "interior"),
 )
 _SITES = 24  # as many as people read through
+_NARROWEST = 40  # columns; a terminal that says it has fewer may not know
 
 
 class _PlainConsole(Console):
@@ -81,6 +85,31 @@ def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str
         out.print("  ".join(cells).rstrip())
 
 
+def print_line(out: Console, text: str, indent: int = 2) -> None:
+    """A sentence, which a terminal shows in lines of whole words, indented from the second on.
+
+    Args:
+        out: Where to print.
+        text: The sentence; where the output is no terminal it is one line.
+        indent: By how much further lines are indented.
+    """
+    if not out.is_terminal:
+        out.print(text)
+        return
+    start = len(text) - len(text.lstrip())
+    further = " " * (start + indent)
+    width = max(out.width, _NARROWEST)
+    lines = textwrap.wrap(
+        plain(text),
+        width,
+        subsequent_indent=further,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        out.print(line)
+
+
 def print_inspection(out: Console, figures: Inspection) -> None:
     """The figures of one model."""
     rows = [
@@ -91,7 +120,7 @@ def print_inspection(out: Console, figures: Inspection) -> None:
         ("linear nodes", _count(figures.linear_nodes)),
     ]
     print_table(out, ("", ""), rows)
-    out.print("ops: " + ", ".join(f"{op} {count}" for op, count in figures.ops.items()))
+    print_line(out, "ops: " + ", ".join(f"{op} {count}" for op, count in figures.ops.items()))
     if figures.unknown:
         out.print(f"MACs are not known: shapes are not static at {listed(figures.unknown)}")
     if figures.uncounted:
@@ -158,21 +187,23 @@ def print_plans(out: Console, plans: Mapping[str, Plan]) -> None:
 
 def print_verdict(out: Console, verdict: Verdict) -> None:
     """What check found: the verdict, and the worst figure of each output."""
-    out.print(verdict.summary())
+    print_line(out, verdict.summary())
     for line in verdict.differences:
-        out.print(f"  {line}")
+        print_line(out, f"  {line}")
     worst: dict[tuple[str, str], Figure] = {}
     for figure in verdict.outputs:
         key = (figure.place.output, figure.place.provider)
         if key not in worst or figure.ratio > worst[key].ratio:
             worst[key] = figure
-    rows = [_figure_row(figure) for figure in worst.values()]
-    if rows:
-        print_table(out, _FIGURES, rows[:_SITES])
-    if len(rows) > _SITES:
-        out.print(f"{len(rows) - _SITES} more outputs, all of which are in --json")
+    rows = [_FIGURES, *(_figure_row(figure) for figure in worst.values())][: _SITES + 1]
+    if len(rows) > 1:
+        known = [column for column in zip(*rows, strict=True) if any(column[1:])]
+        header, *lines = zip(*known, strict=True)
+        print_table(out, header, lines)
+    if len(worst) > _SITES:
+        out.print(f"{len(worst) - _SITES} more outputs, all of which are in --json")
     for note in verdict.notes:
-        out.print(f"note: {note}")
+        print_line(out, f"note: {note}")
 
 
 def refuse_difference(out: Console, found: Verification, what: str, target: str | None) -> None:
@@ -221,7 +252,13 @@ def _print_reasons(
     for nodes, reason in reasons:
         grouped.setdefault(reason, []).append(" + ".join(nodes))
     for reason, places in grouped.items():
-        out.print(f"{title}: {listed(places)}: {reason}")
+        print_reason(out, f"{len(places)} {title}: {reason}", places)
+
+
+def print_reason(out: Console, reason: str, places: Sequence[str]) -> None:
+    """A reason, and below it the nodes that it holds for."""
+    print_line(out, reason)
+    print_line(out, f"    {listed(places)}", 0)
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

@@ -63,7 +63,7 @@ class Composite:
     def refusal(self) -> Refusal:
         """Why its nodes stay as they are."""
         message = f"the node is part of a {self.pattern.name}, which runtimes fuse into one"
-        return Refusal(Reason.PATTERN, message, hint="fold with the policy always")
+        return Refusal(Reason.PATTERN, message, hint="fold with --policy always")
 
 
 # -- The table --------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def _pad(pair: _Pair) -> list[ir.Node] | Refusal:
             Reason.BORDER,
             f"the value that becomes zero differs between channels, by {spread:.3g}",
             {"spread": spread},
-            "use ones or map",
+            "fold with --border ones or map",
         )
     merged = replace(g, pads=()) @ f
     begins, ends = g.geometry.begins, g.geometry.ends

@@ -284,7 +284,7 @@ class Partition:
             return None
         message = f"merging would store {copied:,} numbers more, and save {usual:,} steps"
         numbers = {"stored": copied, "saved": usual}
-        return Refusal(Reason.COST, message, numbers, "fold with the policy always")
+        return Refusal(Reason.COST, message, numbers, "fold with --policy always")
 
     def _single(self, span: Span) -> Merged | Refusal:
         inside = self.inside(span)

@@ -153,7 +153,7 @@ def _measured(refusal: Refusal, first: Step, second: Step) -> Refusal:
 NOT_MARKED = Refusal(
     Reason.POLICY,
     "only what expand made is folded",
-    hint="fold with the policy cheapest or always",
+    hint="fold with --policy cheapest or always",
 )
 
 
@@ -171,4 +171,4 @@ def _dearer(price: Price, apart: Cost) -> Refusal:
         f"merging would take {merged.macs:,} multiply-accumulates and {merged.parameters:,} "
         f"parameters instead of {apart.macs:,} and {apart.parameters:,}"
     )
-    return Refusal(Reason.COST, message, numbers, "fold with the policy always")
+    return Refusal(Reason.COST, message, numbers, "fold with --policy always")

@@ -269,7 +269,7 @@ class Expand(ir.passes.InPlacePass):
         asked = self._select
         named = asked.include or select.include or asked.kernels or select.kernels
         if linear.geometry.rank and set(linear.geometry.kernel) == {1} and not named:
-            hint = "name it with include, or ask for its kernel"
+            hint = "name it with --include, or ask for --kernels 1"
             return Refusal(Reason.SELECTION, "1x1 convolutions are left alone", hint=hint)
         return None
 
@@ -323,7 +323,7 @@ class _Run:
                 f"it would add {choice.growth:,} parameters, and {max(0, int(left)):,} are left"
             )
             numbers = {"growth": choice.growth, "left": int(left)}
-            hint = "allow more with max_params_mult, or lower the rate"
+            hint = "allow more with --max-params-mult, or lower --rate"
             refusal = Refusal(Reason.COST, message, numbers, hint)
             self.skipped.append(Skipped(choice.site.name, refusal))
         return [choice for index, choice in enumerate(choices) if index in kept]

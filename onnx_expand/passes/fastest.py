@@ -158,7 +158,7 @@ def _not_faster(ratio: tuple[float, float, float], result: Result, contest: Cont
         f"time ({low:.3f} to {high:.3f}), which is no more than noise ({result.noise:.3f})"
     )
     numbers = {"ratio": middle, "low": low, "high": high, "noise": result.noise}
-    return Refusal(Reason.COST, message, numbers, "fold with the policy cheapest")
+    return Refusal(Reason.COST, message, numbers, "fold with --policy cheapest")
 
 
 def _nothing(source: ir.Model, result: Result, contest: Contest) -> Kept:
@@ -169,5 +169,5 @@ def _nothing(source: ir.Model, result: Result, contest: Contest) -> Kept:
         f"({low:.3f} to {high:.3f}) of the model's time, and noise is {result.noise:.3f}"
     )
     numbers = {"ratio": middle, "low": low, "high": high, "noise": result.noise}
-    refusal = Refusal(Reason.COST, message, numbers, "fold with the policy cheapest")
+    refusal = Refusal(Reason.COST, message, numbers, "fold with --policy cheapest")
     return Kept((source.graph.name or "the model",), refusal)

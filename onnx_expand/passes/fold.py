@@ -50,7 +50,7 @@ _LOG = logging.getLogger("onnx_expand.passes")
 _GIVEN_BACK = Refusal(
     Reason.POLICY,
     "its expansions were folded before, so that it is what expand was given",
-    hint="to merge more of it, name a policy: cheapest",
+    hint="fold with --policy cheapest to merge more of it",
 )
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from onnx_expand.linear.bridges import Border
 from onnx_expand.passes.report import Kept, Site
@@ -84,7 +85,7 @@ def scope_of(names: Sequence[str]) -> str:
     """Return a pattern that matches all names, with `*` for the parts that differ.
 
     Names are split at dots and slashes, where exporters join scopes: `stages.0.conv` and
-    `stages.1.conv` become `stages.*.conv`.
+    `stages.1.conv` become `stages.*.conv`, `conv1` and `conv2` become `conv*`.
     """
     if len(set(names)) == 1:
         return names[0]
@@ -92,11 +93,18 @@ def scope_of(names: Sequence[str]) -> str:
     length = min(map(len, parts))
     same = [len({p[i] for p in parts}) == 1 for i in range(length)]
     ragged = len(set(map(len, parts))) > 1
-    found = [part if alike else "*" for part, alike in zip(parts[0], same, strict=False)]
+    columns = zip(*parts, strict=False)
+    found = [p[0] if alike else _stem(p) + "*" for p, alike in zip(columns, same, strict=True)]
     if ragged:
         first = same.index(False) if False in same else length
-        found = [*found[:first], "*"]
+        found = found[: first + 1] if first < length else [*found, "*"]
     return re.sub(r"\*([./]?\*)+", "*", "".join(found))
+
+
+def _stem(parts: Sequence[str]) -> str:
+    """What all parts begin with; a number is no beginning of another one."""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*parts, strict=False))
+    return "".join(letters[0] for letters in alike).rstrip("0123456789")
 
 
 def _scope(sites: Sequence[Site]) -> str:

@@ -16,6 +16,8 @@ from onnx_expand.cli import main
 from onnx_expand.model import read
 from onnx_expand.pages import draw, render_page
 from tests.support.browser import CHROMIUM, Outline, browse, data_of
+from tests.support.graphs_text import graph as graph_of
+from tests.support.graphs_text import weights
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
@@ -145,6 +147,25 @@ def test_clicks_in_a_browser(pages: Path, name: str) -> None:
     if name == "fold":
         assert int(seen["chosen"]) == 5
         assert "proven" in seen["site"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_click_on_what_was_kept_shows_it(tmp_path: Path) -> None:
+    """Both nodes are marked in both graphs; their reason, weights and way out are shown."""
+    model = graph_of(
+        "g (float[1,2,8,8] x) => (float[1,2,8,8] y) "
+        "{ h = Conv(x, u, b) y = Conv<pads=[1,1,1,1]>(h, w) }",
+        weights(u=(2, 2, 1, 1), b=(2,), w=(2, 2, 3, 3)),
+    )
+    onnx.save(model, tmp_path / "a.onnx")
+    words = [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    assert main(["fold", *words, "--html", str(tmp_path / "page.html")]) == 0
+    seen = browse(tmp_path / "page.html")
+    assert "error:" not in seen
+    assert seen["kept"].startswith("4 border")
+    assert "--border ones" in seen["kept"]
+    assert "u [2x2x1x1]" in seen["kept"]
+    assert "w [2x2x3x3]" in seen["kept"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -67,6 +67,12 @@ window.addEventListener("load", () => {
       log.push(`chosen ${document.querySelectorAll(".graph .chosen").length}`);
       log.push(`site ${document.getElementById("detail").textContent}`);
     }
+    const kept = document.querySelector("button.link");
+    if (kept) {
+      press(kept);
+      const shown = document.getElementById("detail").textContent;
+      log.push(`kept ${document.querySelectorAll(".graph .chosen").length} ${shown}`);
+    }
     const scope = document.querySelector(".graph .scope");
     if (scope) {
       const before = document.querySelectorAll(".graph .box").length;

@@ -23,18 +23,15 @@ function element(tag, attributes, ...children) {
 // The tree of scopes: inner places have children, leaves are nodes of the graph.
 function scopes(nodes) {
   const root = { path: "", title: "", children: new Map(), node: null, size: nodes.length };
-  const parts = nodes.map((n) => n.name.split(/[./]/).filter((part) => part));
+  const parts = nodes.map((n) => [...n.name.matchAll(/[^./]+/g)].map((part) => n.name.slice(0, part.index + part[0].length)));
   const tops = new Set(parts.map((p) => p[0]));
   const flat = nodes.length > VISIBLE && tops.size > nodes.length / 2;
   nodes.forEach((node, place) => {
     const scope = flat ? [`nodes ${Math.floor(place / CHUNK) * CHUNK + 1} ...`] : parts[place].slice(0, -1);
     let at = root;
-    for (const part of scope) {
-      const path = `${at.path}/${part}`;
-      if (!at.children.has(path)) {
-        const title = at.path && /^[0-9]+$/.test(part) ? `${at.title}.${part}` : part;
-        at.children.set(path, { path, title, children: new Map(), node: null, size: 0 });
-      }
+    for (const title of scope) {
+      const path = `/${title}`;
+      if (!at.children.has(path)) at.children.set(path, { path, title, children: new Map(), node: null, size: 0 });
       at = at.children.get(path);
       at.size += 1;
     }
@@ -203,9 +200,9 @@ class Picture {
       if (box.node) this.choose(this.place, box.node);
       else { this.open.add(box.path); this.draw(); }
     };
-    const title = box.node ? box.title : `${box.path}: ${box.size} nodes; click to open`;
+    const title = box.node ? box.title : `${box.title}: ${box.size} nodes; click to open`;
     return element("g", {
-      tabindex: 0, role: "button", "aria-label": `${at.lines.join(" ")}`, "data-name": box.node ? box.title : box.path,
+      tabindex: 0, role: "button", "aria-label": `${at.lines.join(" ")}`, "data-name": box.title,
       onclick: act, onkeydown: (event) => { if (event.key === "Enter") act(); },
     }, element("title", {}, title), rect, texts);
   }

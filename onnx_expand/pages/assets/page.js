@@ -113,6 +113,16 @@ function showSite(index) {
   pictures.forEach((picture, place) => picture.reveal(site[sides[place]].map((name) => ids[place].get(name)).filter((id) => id !== undefined)));
 }
 
+function showKept(group, index) {
+  const nodes = group.nodes[index];
+  const lines = [element("h3", {}, group.reason), element("p", {}, group.text), group.hint ? element("p", {}, group.hint) : null];
+  // What folding renamed is under its old name in the graph before.
+  const found = nodes.map((name) => data.graphs.map((graph, place) => graph.nodes[ids[place].get(name)]).find((node) => node));
+  detail.replaceChildren(...lines.filter((line) => line), ...found.filter((node) => node).flatMap(nodeText));
+  pictures.forEach((picture, place) => picture.reveal(nodes.map((name) => ids[place].get(name)).filter((id) => id !== undefined)));
+  detail.scrollIntoView({ block: "nearest" });
+}
+
 function choose(place, node) {
   if (siteOf[place].has(node.name)) {
     showSite(siteOf[place].get(node.name));
@@ -153,7 +163,8 @@ if (data.kept.length) {
   section(data.kind === "expand" ? "Not expanded" : "Kept", data.kept.map((group) => element("details", {},
     element("summary", {}, `${group.nodes.length} x ${group.reason}: ${group.text}`),
     group.hint ? element("p", {}, "What would change it: ", element("b", {}, group.hint)) : null,
-    element("ul", {}, group.nodes.map((nodes, i) => element("li", {}, element("code", {}, nodes.join(" + ")), " ",
+    element("ul", {}, group.nodes.map((nodes, i) => element("li", {},
+      element("button", { type: "button", class: "link mono", onclick: () => showKept(group, i) }, nodes.join(" + ")), " ",
       element("span", { class: "soft" }, Object.entries(group.numbers[i]).map(([key, value]) => `${key} ${value}`).join(", "))))))));
 }
 
