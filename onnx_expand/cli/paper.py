@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["only", "paper"]
 
-_ENGINE = ("executor", "jobs", "address", "partition", "cluster")
+_ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
 
 
 @click.command()
@@ -68,6 +68,13 @@ _ENGINE = ("executor", "jobs", "address", "partition", "cluster")
 )
 @click.option("--address", help="Of the Ray cluster. [default: a local one]")
 @click.option("--partition", help="Of Slurm.")
+@click.option(
+    "--minutes",
+    type=click.IntRange(min=1),
+    default=240,
+    show_default=True,
+    help="Of a job in Slurm; a run that takes longer is queued again and goes on.",
+)
 @click.option(
     "--cluster",
     type=click.Choice(["slurm", "local", "debug"]),
@@ -119,6 +126,7 @@ def _executor(
     jobs: int,
     address: str | None,
     partition: str | None,
+    minutes: int,
     cluster: str,
 ) -> Executor:
     from onnx_expand.experiment.paper import by_slurm, in_pool, in_process, in_ray
@@ -128,7 +136,9 @@ def _executor(
     if executor == "ray":
         return in_ray(address)
     if executor == "slurm":
-        chosen = {} if partition is None else {"slurm_partition": partition}
+        chosen: dict[str, Any] = {"timeout_min": minutes}
+        if partition is not None:
+            chosen["slurm_partition"] = partition
         return by_slurm(out / "slurm", chosen, cluster)
     return in_process
 

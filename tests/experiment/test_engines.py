@@ -28,9 +28,14 @@ def scores(executor: Any, place: Path) -> list[tuple[float, ...]]:
 
 
 def noted() -> Any:
-    """Data for a run, whose process leaves its number."""
-    (Path(os.environ[PIDS]) / str(os.getpid())).touch()
+    """Data for a run, whose process leaves its number where that is asked for."""
+    if PIDS in os.environ:
+        (Path(os.environ[PIDS]) / str(os.getpid())).touch()
     return squares()
+
+
+_TRAIN = {"epochs": 40, "batch": 16, "schedule": "cosine"}
+_LONG = Job("smallnet", TOY.build, None, f"{__name__}:noted", {}, _TRAIN)
 
 
 @pytest.fixture
@@ -55,9 +60,7 @@ def test_ray_gives_what_one_process_gives(cluster: None, tmp_path: Path) -> None
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_that_is_killed_loses_nothing(cluster: None, tmp_path: Path) -> None:
     """Its run goes on elsewhere, from its last epoch, to the very same numbers."""
-    train = {"epochs": 40, "batch": 16, "schedule": "cosine"}
-    long = Job("smallnet", TOY.build, None, f"{__name__}:noted", {}, train)
-    whole = perform(long, tmp_path / "whole")
+    whole = perform(_LONG, tmp_path / "whole")
     (tmp_path / "pids" / str(os.getpid())).unlink()
     killed: list[int] = []
 
@@ -72,7 +75,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: None, tmp_path: Path) ->
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    ((_, result),) = in_ray()([long], tmp_path / "ray")
+    ((_, result),) = in_ray()([_LONG], tmp_path / "ray")
     killer.join()
     assert len(killed) == 1
     assert len([*(tmp_path / "pids").iterdir()]) == 2
@@ -85,8 +88,42 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: None, tmp_path: Path) ->
 def test_slurms_engine_gives_what_one_process_gives(kind: str, tmp_path: Path) -> None:
     """Without Slurm: in this process, and in processes that submitit starts."""
     pytest.importorskip("submitit")
-    executor = by_slurm(tmp_path / "logs", {}, kind)
+    executor = by_slurm(tmp_path / "logs", {"timeout_min": 60}, kind)
     assert scores(executor, tmp_path / "slurm") == scores(in_process, tmp_path / "one")
+
+
+def test_a_job_whose_time_is_over_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent can be queued again, which ends in the very same numbers."""
+    submitit = pytest.importorskip("submitit")
+    sent: list[Any] = []
+
+    class Engine:
+        def __init__(self, *_: Any, **options: Any) -> None:
+            assert options["slurm_max_num_timeout"] >= 100
+
+        def update_parameters(self, **parameters: Any) -> None:
+            assert parameters["timeout_min"] == 7
+
+        def map_array(self, task: Any, *columns: Any) -> list[Any]:
+            sent.extend((task, row) for row in zip(*columns, strict=True))
+            return []
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Engine)
+    assert [*by_slurm(tmp_path / "logs", {"timeout_min": 7})([_LONG], tmp_path / "runs")] == []
+    ((task, row),) = sent
+
+    class Stop:
+        def on_batch(self, done: int, total: int) -> None: ...
+
+        def on_epoch(self, result: Any) -> None:
+            if result.epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        perform(_LONG, tmp_path / "runs", Stop())
+    number, result = task.checkpoint(*row).result()
+    assert number == 0
+    assert result["curve"] == perform(_LONG, tmp_path / "whole")["curve"]
 
 
 @pytest.mark.filterwarnings("ignore")

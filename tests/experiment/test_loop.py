@@ -23,6 +23,8 @@ from onnx_expand.experiment import (  # noqa: E402
     load_data,
     train,
 )
+from onnx_expand.experiment.data.samples import Batch  # noqa: E402
+from onnx_expand.experiment.training.steps import moved  # noqa: E402
 from onnx_expand.train import to_torch, write_back  # noqa: E402
 from tests.support.networks import network, plain, write_stripes  # noqa: E402
 from tests.support.torch_graphs import images, parse, reference, with_weights  # noqa: E402
@@ -342,3 +344,15 @@ def test_decay_pulls_every_weight(data: Dataset) -> None:
     pulled = weights(network(), data, weight_decay=0.2, **options)
     for name in ("w", "g", "s"):
         torch.testing.assert_close(pulled[name], free[name] - 0.1 * 0.2 * start[name])
+
+
+def test_images_have_their_channels_last_in_memory() -> None:
+    """On a CPU, in training, tests and rehearsals; other inputs stay as they are."""
+    squares, rows = torch.randn(2, 3, 4, 5), torch.randn(2, 3)
+    for inputs in (squares, rows, squares.to(torch.int64)):
+        batch = Batch(inputs, torch.zeros(2), 2)
+        found, _ = moved(batch, torch.device("cpu"), torch.float32)
+        assert torch.equal(found, inputs)
+        last = inputs.ndim == 4 and inputs.is_floating_point()
+        assert found.is_contiguous() != last
+        assert not last or found.is_contiguous(memory_format=torch.channels_last)

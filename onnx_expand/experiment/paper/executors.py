@@ -22,6 +22,8 @@ __all__ = ["Done", "Executor", "by_slurm", "in_pool", "in_process", "in_ray"]
 
 # How often Ray starts a run again whose worker died.
 _RETRIES = 3
+# How often Slurm starts a run again whose time was over; each time it goes on.
+_REQUEUES = 1000
 
 # The place of a run in the list, and its result.
 Done: TypeAlias = "tuple[int, Mapping[str, Any]]"
@@ -93,9 +95,13 @@ def in_ray(address: str | None = None) -> Executor:
 def by_slurm(logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") -> Executor:
     """An array of Slurm jobs, one for each run, by submitit.
 
+    A job that is preempted, or whose time is over, is put back into the queue, and its run goes on
+    from its last epoch.
+
     Args:
         logs: Where Slurm's scripts and logs go.
-        parameters: What submitit's `update_parameters` takes, `slurm_partition` for instance.
+        parameters: What submitit's `update_parameters` takes: `slurm_partition` for instance, or
+            `timeout_min`, without which a job has five minutes.
         cluster: `slurm`; `local` and `debug` try the same without Slurm.
 
     Raises:
@@ -109,10 +115,10 @@ def by_slurm(logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") 
         ) from error
 
     def run(jobs: Sequence[Job], place: Path) -> Iterator[Done]:
-        engine = submitit.AutoExecutor(logs, cluster=cluster)
+        engine = submitit.AutoExecutor(logs, cluster=cluster, slurm_max_num_timeout=_REQUEUES)
         engine.update_parameters(name="onnx-expand", cpus_per_task=1, **parameters)
         places = [place.resolve()] * len(jobs)
-        sent = engine.map_array(_alone, range(len(jobs)), jobs, places)
+        sent = engine.map_array(_Resumable(), range(len(jobs)), jobs, places)
         for job in submitit.helpers.as_completed(sent):
             try:
                 yield job.result()
@@ -132,6 +138,20 @@ def _gone_wrong(who: str, error: Exception) -> UnsupportedError:
     text = parts[1] if len(parts) > 2 else str(error)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     return UnsupportedError(f"{who}: {last.strip()}; start again to do what is left")
+
+
+class _Resumable:
+    """A run as submitit takes it: what `checkpoint` returns is done when the job is stopped."""
+
+    def __call__(self, number: int, job: Job, place: Path) -> Done:
+        """Do it, or the rest of it."""
+        return _alone(number, job, place)
+
+    def checkpoint(self, number: int, job: Job, place: Path) -> Any:
+        """The same again: the store has what was done."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, number, job, place)
 
 
 def _alone(number: int, job: Job, place: Path) -> Done:

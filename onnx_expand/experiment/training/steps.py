@@ -182,10 +182,19 @@ class Stepper:
 
 
 def moved(part: Batch, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
-    """A batch on the device, floating-point inputs in the model's type."""
+    """A batch on the device, floating-point inputs in the model's type.
+
+    On a CPU images have their channels last in memory, which their shape does not show: layers
+    hand that order on, and oneDNN's convolutions are faster on it, or as fast.
+    """
     inputs = part.inputs
     kind = dtype if inputs.is_floating_point() else inputs.dtype
-    return inputs.to(device, kind, non_blocking=True), part.targets.to(device, non_blocking=True)
+    images = inputs.is_floating_point() and inputs.ndim == 4 and device.type == "cpu"
+    order = torch.channels_last if images else torch.preserve_format
+    return (
+        inputs.to(device, kind, non_blocking=True, memory_format=order),
+        part.targets.to(device, non_blocking=True),
+    )
 
 
 def _full(outputs: Any) -> Any:
