@@ -1,4 +1,4 @@
-"""The bridge: an ONNX graph as a torch module, and its trained weights back in the model."""
+"""Convert ONNX graphs to torch modules, and write trained weights back to the models."""
 
 from importlib import import_module
 from typing import Any
@@ -18,8 +18,8 @@ __all__ = ["OnnxModule", "to_torch", "write_back"]
 
 
 def __getattr__(name: str) -> Any:
-    """Data, the loop and their options, which are in `onnx_expand.experiment`, under this name."""
-    # The bridge knows nothing of them: it looks them up when somebody asks.
+    """Return a name of `onnx_expand.experiment`: data, the training loop and their options."""
+    # Looked up on access, since the conversion does not depend on them.
     experiment = import_module("onnx_expand.experiment")
     if name.startswith("_") or name not in experiment.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

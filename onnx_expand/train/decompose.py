@@ -1,4 +1,4 @@
-"""Operators without a translation, written in terms of those that have one."""
+"""Express operators without a translation in terms of those that have one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_expand.train.registry import find
 
 __all__ = ["decompose", "inner_nodes", "missing"]
 
-# Weights above this size say nothing about types, and would be copied for it.
+# Larger weights do not affect type inference, and copying them would be expensive.
 _SMALL = 1024
 _DEPTH = 8
 
@@ -22,9 +22,9 @@ _selected = inliner.inline_selected_functions
 
 
 def missing(model: ir.Model) -> list[ir.Node]:
-    """The nodes of the main graph that have no translation.
+    """Return the nodes of the main graph that have no translation.
 
-    A model's own function hides an operator of the same name.
+    A local function takes precedence over an operator of the same name.
     """
     opsets = model.graph.opset_imports
     return [
@@ -39,22 +39,25 @@ def missing(model: ir.Model) -> list[ir.Node]:
 
 
 def inner_nodes(nodes: Iterable[ir.Node]) -> str:
-    """Nodes as an error message lists them."""
+    """Describe nodes for an error message."""
     return ", ".join(_describe(node) for node in nodes)
 
 
 def decompose(model: ir.Model) -> ir.Model:
-    """The model, with operators that have no translation replaced by their function bodies.
+    """Replace operators without a translation by their function bodies.
 
-    The bodies are the model's own local functions, and those that ONNX's schemas define. Large
-    initializers come out as graph inputs of the same names.
+    The bodies are those of local functions and of ONNX's schemas. Large initializers become graph
+    inputs of the same names.
 
     Args:
-        model: A private copy, which is not changed.
+        model: A private copy, which is not modified.
+
+    Returns:
+        The model.
 
     Raises:
-        UnsupportedError: Operators remain that have neither a translation nor a body; all of
-            them are listed.
+        UnsupportedError: Operators remain that have neither a translation nor a body; the message
+            lists them all.
     """
     for depth in range(_DEPTH):
         lacking = missing(model)
@@ -64,7 +67,7 @@ def decompose(model: ir.Model) -> ir.Model:
         ids = sorted({(node.domain, node.op_type) for node in lacking})
         try:
             inlined = _inline(proto, ids)
-        except RuntimeError:  # the schema's body needs a type that is not known
+        except RuntimeError:  # the schema's body needs a type that is unknown
             break
         result = ir.serde.deserialize_model(inlined)
         if len(result.graph) == len(model.graph) and len(missing(result)) == len(lacking):
@@ -82,13 +85,13 @@ def decompose(model: ir.Model) -> ir.Model:
 def _inline(proto: onnx.ModelProto, ids: list[tuple[str, str]]) -> onnx.ModelProto:
     local = inliner.inline_local_functions(proto)
     if "inline_schema_functions" not in inspect.signature(_selected).parameters:
-        return local  # onnx before 1.19 gives no access to the schemas' functions
+        return local  # onnx before 1.19 does not provide the functions of schemas
     _fill_defaults(local, set(ids))
     return _selected(local, ids, exclude=False, inline_schema_functions=True)
 
 
 def _fill_defaults(proto: onnx.ModelProto, ids: set[tuple[str, str]]) -> None:
-    """Write out default attributes: in a function's body the inliner does not know them."""
+    """Write out default attributes, which the inliner does not apply in function bodies."""
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     for node in proto.graph.node:
         if (node.domain, node.op_type) not in ids or not onnx.defs.has(node.op_type, node.domain):
@@ -108,7 +111,7 @@ def _describe(node: ir.Node) -> str:
 
 
 def _without_weights(model: ir.Model) -> ir.Model:
-    """A copy in which initializers are graph inputs, typed and without values."""
+    """Return a copy in which initializers are graph inputs with types but without values."""
     twin = model.clone()
     for name, value in list(twin.graph.initializers.items()):
         tensor = value.const_value

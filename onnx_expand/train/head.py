@@ -1,4 +1,4 @@
-"""The end of a classifier, as a loss needs it."""
+"""Adapt the output of a classifier to a loss function."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from onnx_expand.train.ops.shape import flatten, reshape, squeeze
 
 __all__ = ["log_probabilities"]
 
-# The logarithm of a probability that underflowed has no gradient, so that a final softmax is
-# replaced by its logarithm rather than followed by one.
+# The logarithm of an underflowed probability has no gradient, so a final softmax is replaced by
+# its logarithm instead of being followed by one.
 _LOGARITHMS: dict[Any, Any] = {softmax: log_softmax, softmax_from: log_softmax_from}
 _SAME = {identity}
 _TRANSPARENT = {flatten, identity, reshape, squeeze}
 
 
 class _LogSoftmax(torch.nn.Module):
-    """A module whose first output, the logits [N, classes, ...], is turned into logarithms.
+    """Converts the first output of a module, the logits [N, classes, ...], to log probabilities.
 
     Args:
         inner: The module.
-        extras: How many of its last outputs follow the first one.
+        extras: The number of last outputs to return after the first one.
     """
 
     def __init__(self, inner: torch.nn.Module, extras: int) -> None:
@@ -44,7 +44,7 @@ class _LogSoftmax(torch.nn.Module):
         output = self.inner(*inputs)
         first = output[0] if isinstance(output, tuple) else output
         if first.ndim < 2 or not first.is_floating_point():
-            return output  # nothing of classes, which is said when it is tried
+            return output  # not class scores; the error is reported when a step is tried
         scores = torch.log_softmax(first, dim=1)
         return (scores, *output[-self.extras :]) if self.extras else scores
 
@@ -52,13 +52,13 @@ class _LogSoftmax(torch.nn.Module):
 def log_probabilities(
     module: torch.nn.Module, *, dense: bool = False, extras: int = 0
 ) -> torch.nn.Module:
-    """A module of the same parameters whose first output is the logarithm of probabilities.
+    """Return a module with the same parameters whose first output is log probabilities.
 
     Args:
-        module: A classifier that ends in logits, or, where it is an ONNX graph, in Softmax or
+        module: A classifier that ends in logits, or, if it is an ONNX graph, in Softmax or
             LogSoftmax over the classes, which are its axis 1.
         dense: Whether each pixel is classified, so that axis 1 is not the last one.
-        extras: How many of the module's last outputs stay; others but the first go.
+        extras: The number of last outputs to keep; others except the first are removed.
     """
     if not isinstance(module, OnnxModule):
         return _LogSoftmax(module, extras)

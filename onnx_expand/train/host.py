@@ -1,8 +1,8 @@
 """Shape arithmetic on Python numbers.
 
-Sizes are read from a tensor's shape, gathered, multiplied and given to Reshape. Done with tensors,
-each step would be a kernel, and each use a wait for the device; so numbers that come from a shape
-stay Python ints, and lists of them, until something needs a tensor.
+Graphs read extents from a tensor's shape, gather and multiply them, and pass them to Reshape. On
+tensors each step would launch a kernel, and each use would wait for the device. Therefore values
+derived from a shape stay Python ints, or lists of them, until an op needs a tensor.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Known:
     """A value that is a Python number or list while the module runs.
 
     Attributes:
-        value: The node that computes it, or for a constant the number or list itself.
-        dtype: The element type of the tensor that it stands for.
+        value: The fx node that computes it, or for a constant the number or list itself.
+        dtype: The element type of the tensor that it represents.
         rank: 0 for a number, 1 for a list.
     """
 
@@ -42,12 +42,12 @@ class Known:
 
 @dataclass(frozen=True)
 class HostOp:
-    """How one operator is computed on numbers (rank 0) and lists of them (rank 1).
+    """The computation of one operator on numbers (rank 0) and lists of them (rank 1).
 
     Attributes:
         function: Takes the inputs in order and the attributes by name.
-        rank: The rank of the result on these inputs; above 1 it cannot be computed here.
-        like: The input whose element type the result has; None where it is another one.
+        rank: Returns the rank of the result; above 1 it cannot be computed here.
+        like: The input whose element type the result has; None if it has another one.
     """
 
     function: Callable[..., HostValue]
@@ -56,24 +56,24 @@ class HostOp:
 
 
 def integers(value: Number | Sequence[Number] | torch.Tensor) -> list[int]:
-    """A setting of a node as Python ints, whichever way it came."""
+    """Convert a setting of a node in any form to Python ints."""
     return [int(v) for v in numbers(value)]
 
 
 def numbers(value: Number | Sequence[Number] | torch.Tensor) -> list[Number]:
-    """A setting of a node as Python numbers, whichever way it came."""
+    """Convert a setting of a node in any form to Python numbers."""
     if isinstance(value, torch.Tensor):
         return list(value.reshape(-1).tolist())
     return list(value) if isinstance(value, Sequence) else [value]
 
 
 def as_tensor(value: HostValue, dtype: torch.dtype, like: torch.Tensor | None) -> torch.Tensor:
-    """Python numbers as a tensor, on the device of `like`."""
+    """Convert Python numbers to a tensor on the device of `like`."""
     return torch.tensor(value, dtype=dtype, device=None if like is None else like.device)
 
 
 def _each(function: Callable[..., Number], *values: HostValue) -> HostValue:
-    """Apply a function element by element; numbers and lists of one element are repeated."""
+    """Apply a function elementwise; numbers and lists of one element are broadcast."""
     lists = [value for value in values if isinstance(value, list)]
     if not lists:
         return function(*values)
@@ -88,7 +88,7 @@ def _each(function: Callable[..., Number], *values: HostValue) -> HostValue:
 def _quotient(a: Number, b: Number) -> Number:
     if isinstance(a, float) or isinstance(b, float):
         return a / b
-    # ONNX divides integers towards zero; sizes are hardly ever negative.
+    # ONNX truncates integer division; extents are rarely negative.
     return a // b if (a >= 0) == (b > 0) else -(-a // b)
 
 
@@ -97,77 +97,77 @@ def _choice(condition: Number, a: Number, b: Number) -> Number:
 
 
 def add(a: HostValue, b: HostValue) -> HostValue:
-    """A + b."""
+    """Compute Add: a + b."""
     return _each(operator.add, a, b)
 
 
 def sub(a: HostValue, b: HostValue) -> HostValue:
-    """A - b."""
+    """Compute Sub: a - b."""
     return _each(operator.sub, a, b)
 
 
 def mul(a: HostValue, b: HostValue) -> HostValue:
-    """A * b."""
+    """Compute Mul: a * b."""
     return _each(operator.mul, a, b)
 
 
 def div(a: HostValue, b: HostValue) -> HostValue:
-    """A / b; integers are divided towards zero."""
+    """Compute Div: a / b, truncated for integers."""
     return _each(_quotient, a, b)
 
 
 def mod(a: HostValue, b: HostValue, *, fmod: int = 0) -> HostValue:
-    """The remainder."""
+    """Compute Mod: the remainder of a / b."""
     return _each(math.fmod if fmod else operator.mod, a, b)
 
 
 def equal(a: HostValue, b: HostValue) -> HostValue:
-    """A == b."""
+    """Compute Equal: a == b."""
     return _each(operator.eq, a, b)
 
 
 def where(condition: HostValue, a: HostValue, b: HostValue) -> HostValue:
-    """A where the condition holds, b elsewhere."""
+    """Compute Where: a where the condition is true, else b."""
     return _each(_choice, condition, a, b)
 
 
 def maximum(*values: HostValue) -> HostValue:
-    """The largest."""
+    """Compute Max: the largest value."""
     return functools.reduce(functools.partial(_each, max), values)
 
 
 def minimum(*values: HostValue) -> HostValue:
-    """The smallest."""
+    """Compute Min: the smallest value."""
     return functools.reduce(functools.partial(_each, min), values)
 
 
 def neg(a: HostValue) -> HostValue:
-    """-a."""
+    """Compute Neg: -a."""
     return _each(operator.neg, a)
 
 
 def sqrt(a: HostValue) -> HostValue:
-    """The square root."""
+    """Compute Sqrt: the square root."""
     return _each(math.sqrt, a)
 
 
 def floor(a: HostValue) -> HostValue:
-    """Rounded down."""
+    """Compute Floor: round down."""
     return _each(math.floor, a)
 
 
 def ceil(a: HostValue) -> HostValue:
-    """Rounded up."""
+    """Compute Ceil: round up."""
     return _each(math.ceil, a)
 
 
 def identity(a: HostValue) -> HostValue:
-    """A."""
+    """Compute Identity: the input itself."""
     return a
 
 
 def cast(a: HostValue, *, to: int, saturate: int = 1, round_mode: str = "up") -> HostValue:
-    """A as float, int or bool."""
+    """Compute Cast to a float, an int or a bool."""
     dtype = DTYPES[to]
     if dtype.is_floating_point:
         return _each(float, a)
@@ -175,14 +175,14 @@ def cast(a: HostValue, *, to: int, saturate: int = 1, round_mode: str = "up") ->
 
 
 def gather(data: list[Number], indices: HostValue, *, axis: int = 0) -> HostValue:
-    """The elements at some positions."""
+    """Compute Gather: the elements at some indices."""
     if isinstance(indices, list):
         return [data[int(index)] for index in indices]
     return data[int(indices)]
 
 
 def concat(*values: list[Number], axis: int) -> HostValue:
-    """One list after the other."""
+    """Compute Concat: the concatenation of lists."""
     return [number for value in values for number in value]
 
 
@@ -193,19 +193,19 @@ def slices(
     axes: list[int] | None = None,
     steps: list[int] | None = None,
 ) -> HostValue:
-    """Part of a list."""
+    """Compute Slice: a part of a list."""
     step = numbers(steps)[0] if steps is not None else 1
     first, last = numbers(starts)[0], numbers(ends)[0]
     return data[slice(int(first), int(last), int(step))]
 
 
 def unsqueeze(data: Number, axes: HostValue) -> HostValue:
-    """A number as a list."""
+    """Compute Unsqueeze: a number as a list."""
     return [data]
 
 
 def squeeze(data: list[Number], axes: HostValue | None = None) -> HostValue:
-    """A list of one element as a number."""
+    """Compute Squeeze: a list of one element as a number."""
     return data[0]
 
 
@@ -216,13 +216,13 @@ def reduce_prod(
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
 ) -> HostValue:
-    """The product of a list."""
+    """Compute ReduceProd: the product of a list."""
     product = math.prod(numbers(data))
     return [product] if keepdims and isinstance(data, list) else product
 
 
 def reshape(data: HostValue, shape: HostValue, *, allowzero: int = 0) -> HostValue:
-    """A number as a list, or the other way."""
+    """Compute Reshape: a number as a list, or the reverse."""
     return numbers(data) if shape else numbers(data)[0]
 
 
@@ -283,5 +283,5 @@ _TABLE = {
 
 
 def find_host(domain: str, name: str) -> HostOp | None:
-    """How an operator is computed on Python numbers, where it can be."""
+    """Return how to compute an operator on Python numbers, or None if it cannot be."""
     return _TABLE.get(name) if domain in {"", "ai.onnx"} else None

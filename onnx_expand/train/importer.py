@@ -1,4 +1,4 @@
-"""ONNX graph to torch module."""
+"""Convert an ONNX graph to a torch module."""
 
 from __future__ import annotations
 
@@ -36,35 +36,36 @@ from onnx_expand.train.tensors import DTYPES, to_tensor
 
 __all__ = ["to_torch"]
 
-# What torch's exporter notes of an initializer: whether it was a parameter or a buffer.
+# The metadata in which torch's exporter marks an initializer as parameter or buffer.
 _KIND, _PARAMETER = "pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER"
 
-# Longer lists are data, not shapes.
+# Longer lists are data rather than shapes.
 _HOST_SIZE = 32
 
 
 def to_torch(
     model: ModelLike, *, freeze: str | None = None, execution: str = "auto"
 ) -> OnnxModule:
-    """A torch module that computes what a model computes, in evaluation mode.
+    """Convert a model to a torch module, in evaluation mode.
 
     Each initializer becomes one parameter or buffer of the same name, shared where it is shared.
-    Trained are those of floating-point type that a node uses as a weight: not running statistics,
-    bounds, scales or shapes, and scalars only where a layer has its weights. Where torch's
-    exporter noted what was a parameter and what a buffer, that decides. Constant nodes that hold
-    such weights count as initializers named after their outputs.
+    An initializer is trained if it is in floating point and a node uses it as a weight: not as a
+    running statistic, bound, scale or shape, and as a scalar only in the weight input of a layer.
+    If torch's exporter recorded its kind, a buffer is not trained, and a scalar parameter is.
+    Constant nodes with such weights count as initializers named after their outputs.
 
     Args:
-        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`. It is not
-            changed.
-        freeze: A regular expression; what it finds in an initializer's name is not trained.
-        execution: How chains of linear layers run: `auto`, in each forward pass as one layer where
-            that takes fewer multiply-accumulates, with the same gradients; `composed`, always as
-            one; `layerwise`, each layer by itself. Parameters and their names do not depend on it.
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`, which is
+            not modified.
+        freeze: A regular expression; initializers whose name it matches are not trained.
+        execution: How chains of linear layers run: `auto`, as one layer in each forward pass in
+            which that takes fewer multiply-accumulates, with equal gradients; `composed`, always
+            as one layer; `layerwise`, each layer separately. Parameters and their names do not
+            depend on it.
 
     Raises:
-        UsageError: `freeze` is no regular expression, or there is no such execution.
-        ModelError: The model is not valid.
+        UsageError: `freeze` is not a regular expression, or there is no such execution.
+        ModelError: The model is invalid.
         UnsupportedError: Nodes have no translation (all of them are named), or a weight has an
             element type that torch does not have.
     """
@@ -85,7 +86,7 @@ def to_torch(
 
 
 def _restore(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
-    """Make initializers of graph inputs that are such: a module has them as its own."""
+    """Turn graph inputs that were initializers back into these, since a module owns them."""
     for value in list(graph.inputs):
         tensor = weights.get(value.name or "")
         if tensor is not None:
@@ -132,7 +133,7 @@ class _Importer:
         self.weights = weights
 
     def run(self, execution: str) -> OnnxModule:
-        """The finished module, in evaluation mode."""
+        """Return the finished module, in evaluation mode."""
         self._initializers()
         for index, value in enumerate(self.graph.inputs):
             name = identifier(value.name or "", f"input_{index}")
@@ -162,7 +163,7 @@ class _Importer:
         return module
 
     def _unit(self, found: Found, fixed: Mapping[str, torch.Tensor], execution: str) -> None:
-        """One call for a chain of linear nodes."""
+        """Add one call for a chain of linear nodes."""
         chain, nodes = found.chain, found.nodes
         for path in chain.paths:
             if path in fixed:
@@ -175,7 +176,7 @@ class _Importer:
         self.values[nodes[-1].outputs[0]] = result
 
     def _initializers(self) -> None:
-        """One tensor for each initializer."""
+        """Create one tensor for each initializer."""
         values = self.graph.initializers
         for name, weight in self.weights.items():
             tensor = to_tensor(weight, name)
@@ -194,7 +195,7 @@ class _Importer:
                 self._buffer(value, to_tensor(value.const_value, name), name)
 
     def _trainable(self, value: ir.Value, tensor: torch.Tensor) -> bool:
-        """Whether some node uses a tensor as a weight."""
+        """Return whether some node uses a tensor as a weight."""
         if not tensor.is_floating_point() or value not in self.moving:
             return False
         if self.frozen is not None and self.frozen.search(value.name or ""):
@@ -220,19 +221,19 @@ class _Importer:
         self._buffer(value, to_tensor(tensor, value.name or "constant"), str(index))
 
     def _buffer(self, value: ir.Value, tensor: torch.Tensor, name: str) -> None:
-        """A constant that is no initializer."""
+        """Register a constant that is not an initializer."""
         key = self._keep("constant_" + name.replace(".", "_"), tensor)
         self.constants[value] = (key, tensor)
 
     def _keep(self, name: str, tensor: torch.Tensor) -> str:
-        """A buffer that moves with the module, outside state_dict; its path."""
+        """Register a buffer that moves with the module, outside state_dict; return its path."""
         if CONSTANTS not in self.root._modules:
             self.root.add_module(CONSTANTS, torch.nn.Module())
         self.root.get_submodule(CONSTANTS).register_buffer(name, tensor, persistent=False)
         return f"{CONSTANTS}.{name}"
 
     def _module(self, room: str, name: str, module: torch.nn.Module) -> str:
-        """A module that has a part of the graph to compute; its path."""
+        """Add a submodule that computes a part of the graph; return its path."""
         if room not in self.root._modules:
             self.root.add_module(room, torch.nn.Module())
         self.root.get_submodule(room).add_module(name, module)
@@ -272,13 +273,13 @@ class _Importer:
             self.values[node.outputs[0]] = result
 
     def _on_host(self, node: ir.Node, attributes: dict[str, Any]) -> bool:
-        """Compute a node with Python numbers, if that is what all its inputs are."""
+        """Compute a node with Python numbers if all its inputs are such."""
         host = find_host(node.domain, node.op_type)
         if host is None:
             return False
         inputs = [self._host_value(value) for value in node.inputs if value is not None]
         known = [value for value in inputs if value is not None]
-        # What begins with constants alone is a shape if they are integers; else it is data.
+        # A computation on constants alone is a shape if they are integers, otherwise data.
         started = any(isinstance(value.value, fx.Node) for value in known) or not any(
             value.dtype.is_floating_point for value in known
         )
@@ -298,7 +299,7 @@ class _Importer:
         return True
 
     def _host_value(self, value: ir.Value) -> Known | None:
-        """A value as Python numbers: one from a shape, or a small constant that is not trained."""
+        """Return a value as Python numbers, if it derives from a shape or is a small constant."""
         known = self.values.get(value)
         if isinstance(known, Known):
             return known
@@ -321,17 +322,17 @@ class _Importer:
         return self._tensor(value)
 
     def _tensor(self, value: ir.Value) -> fx.Node:
-        """A value as a tensor."""
+        """Return the fx node of a value as a tensor."""
         if value not in self.values:
             return self._attr(self.constants[value][0])
         known = self.values[value]
         if isinstance(known, Known):
-            # Made once, though several nodes may ask.
+            # Created once, even if several nodes read it.
             return self.fx.call_function(as_tensor, (known.value, known.dtype, self.like))
         return known
 
     def _attr(self, path: str) -> fx.Node:
-        """A tensor that the module holds."""
+        """Return the fx node of a tensor of the module."""
         if path not in self.tensors:
             self.tensors[path] = self.fx.get_attr(path)
         return self.tensors[path]

@@ -1,4 +1,4 @@
-"""Initial weights, as torch draws them."""
+"""Draw initial weights as torch does."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _STATISTICS = {1: 1.0, 2: 0.0, 3: 0.0, 4: 1.0}
 
 
 def initialize(model: ModelLike, seed: int) -> ir.Model:
-    """A copy of a model whose layers have new random weights.
+    """Return a copy of a model whose layers have new random weights.
 
     Weights and biases of Conv, ConvTranspose and Gemm, and constant operands of MatMul, are
-    uniform between -1/sqrt(f) and 1/sqrt(f), f being the products behind one output (torch's
-    default). BatchNormalization becomes the identity. All else stays, and so do weights that are
-    not initializers of the graph.
+    uniform between -1/sqrt(f) and 1/sqrt(f), where f is the number of products per output (torch's
+    default). BatchNormalization becomes the identity. Everything else is unchanged, and so are
+    weights that are not initializers of the graph.
 
     Args:
-        model: A model of any kind; it is not changed.
-        seed: Decides the numbers.
+        model: A model of any kind, which is not modified.
+        seed: The seed of the weights.
     """
     copy = read(model)
     rng = np.random.default_rng([seed, 0x1217])
@@ -55,7 +55,7 @@ def _fan_in(node: ir.Node, shape: tuple[int, ...]) -> int:
 
 
 def _draw(value: ir.Value | None, numbers: object, done: set[str]) -> None:
-    """Give an initializer other numbers, in its own type; a shared one only once."""
+    """Replace the values of an initializer, in its own type; a shared one only once."""
     if value is None or not value.is_initializer() or value.const_value is None:
         return
     name = value.name or ""

@@ -1,4 +1,4 @@
-"""The module that a graph becomes: an fx graph, and one tensor for each initializer."""
+"""The module of a graph: an fx graph, and one tensor for each initializer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ Record: TypeAlias = "tuple[str, str, Any, Any, Any]"
 class OnnxModule(fx.GraphModule):
     """An ONNX graph as a torch module.
 
-    `forward` takes the graph's inputs in order, without the initializers among them, and returns
-    the output, or a tuple where there are several. It can be pickled, deep-copied, moved, and
-    compiled like any module.
+    `forward` takes the graph's inputs in order, without initializers, and returns the output, or a
+    tuple if there are several. The module can be pickled, deep-copied, moved and compiled like any
+    other.
 
     Attributes:
-        initializers: For each initializer of the ONNX graph its key in `state_dict`. The two are
-            equal but for names that torch cannot express.
-        apart: Linear layers of the ONNX graph that are no chain although they are neighbours, and
-            why.
+        initializers: The key in `state_dict` of each initializer of the ONNX graph. Both names are
+            equal except where torch cannot express a name.
+        apart: Neighbouring linear layers of the ONNX graph that do not form a chain, with reasons.
     """
 
     initializers: dict[str, str]
@@ -41,8 +40,8 @@ class OnnxModule(fx.GraphModule):
     ) -> None:
         super().__init__(torch.nn.Module(), fx.Graph(), "OnnxModule")
         self.initializers = dict(initializers)
-        # GraphModule's own way to adopt a module keeps only what the graph reads; weights that
-        # nothing reads, or that the graph holds as Python numbers, are still part of the model.
+        # GraphModule would adopt only tensors that the graph reads; weights that nothing reads, or
+        # that the graph contains as Python numbers, are also part of the model.
         self._parameters.update(root._parameters)
         self._buffers.update(root._buffers)
         self._modules.update(root._modules)
@@ -52,11 +51,11 @@ class OnnxModule(fx.GraphModule):
         self.graph = graph
 
     def sharing(self, graph: fx.Graph | None = None) -> OnnxModule:
-        """Another module of the same tensors and submodules, of this graph or another one."""
+        """Return another module with the same tensors and submodules, and a given graph."""
         graph = self.graph if graph is None else graph
         return OnnxModule(self, graph, self.initializers, self.apart)
 
-    # GraphModule would trace its generated code again, through the functions that it calls.
+    # GraphModule would retrace its generated code, through the functions that it calls.
 
     def __reduce__(self) -> Any:
         return _restore, (_records(self.graph), _state(self))
@@ -66,9 +65,9 @@ class OnnxModule(fx.GraphModule):
 
 
 def attach(root: torch.nn.Module, key: str, tensor: torch.Tensor) -> None:
-    """Put a parameter or buffer at a dotted path, making the modules on the way.
+    """Register a parameter or buffer at a dotted path, creating the modules on the way.
 
-    A tensor that is already there stays.
+    An existing tensor stays.
     """
     *path, leaf = key.split(".")
     for name in path:
@@ -84,19 +83,19 @@ def attach(root: torch.nn.Module, key: str, tensor: torch.Tensor) -> None:
 
 
 def identifier(name: str, otherwise: str) -> str:
-    """The name, if Python can have a parameter of that name, or something else."""
+    """Return the name if it is a valid Python parameter name, or an alternative."""
     plain = name.isidentifier() and not keyword.iskeyword(name) and name != "self"
     return name if plain else otherwise
 
 
 def _state(module: OnnxModule) -> dict[str, Any]:
-    """Everything but the graph and what is generated from it."""
+    """Return the attributes except for the graph and what is generated from it."""
     derived = {"_graph", "_code", "_lineno_map", "_prologue_start"}
     return {name: value for name, value in module.__dict__.items() if name not in derived}
 
 
 def _records(graph: fx.Graph) -> list[Record]:
-    """The nodes as plain tuples, in which a node is written as its place in the list."""
+    """Return the nodes as plain tuples, with nodes in arguments replaced by their indices."""
     place = {node: _Place(index) for index, node in enumerate(graph.nodes)}
     return [
         (
@@ -111,7 +110,7 @@ def _records(graph: fx.Graph) -> list[Record]:
 
 
 class _Place(int):
-    """A reference to a node by its place."""
+    """A reference to a node by its index."""
 
 
 def _restore(records: list[Record], state: dict[str, Any]) -> OnnxModule:

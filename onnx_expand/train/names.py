@@ -1,4 +1,4 @@
-"""Names of initializers as paths of torch parameters."""
+"""Map names of initializers to paths of torch parameters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import fx
 
 __all__ = ["COMPOSED", "CONSTANTS", "SOURCE", "STATEFUL", "state_keys"]
 
-# Where the importer keeps what is no initializer.
+# Where the importer stores values that are not initializers.
 CONSTANTS = "_constants"
 STATEFUL = "_nodes"
 COMPOSED = "_composed"
 
-# Under which key a node of fx has what people call the ONNX node that it came from.
+# The metadata key of an fx node with the name of its ONNX node for messages.
 SOURCE = "onnx"
 
-# fx writes names into Python code, between double quotes where they are no identifiers.
+# fx writes names that are not identifiers into Python code between double quotes.
 _UNQUOTABLE = re.compile(r'["\\\x00-\x1f]')
 
 _TAKEN = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph()))) | {
@@ -33,11 +33,11 @@ _TAKEN = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph()))) | {
 
 
 def state_keys(names: Iterable[str]) -> dict[str, str]:
-    """For each initializer the path at which a module can hold it.
+    """Return for each initializer the path at which a module can store it.
 
-    The path is the name, except where torch cannot have it: parts between dots must not be empty
-    or names that Python or modules use themselves, and a path cannot lead through a tensor. Such a
-    part gets underscores at its end, and underscores replace quotes and control characters.
+    The path is the name, except where torch cannot express it: parts between dots must not be
+    empty or reserved by Python or by modules, and a path cannot lead through a tensor. Such a part
+    gets trailing underscores, and underscores replace quotes and control characters.
 
     Args:
         names: The initializers' names, in the model's order.
@@ -58,7 +58,7 @@ def state_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def _free(parent: str, part: str, used: set[str]) -> str:
-    """A path below the parent that torch can express and nothing uses."""
+    """Return an unused path below the parent that torch can express."""
     part = _UNQUOTABLE.sub("_", part) or "_"
     while (
         part in _TAKEN

@@ -1,4 +1,4 @@
-"""How each node of a graph will be computed in torch, and what of it is trained."""
+"""Plan how to compute each node of a graph in torch, and which tensors to train."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["attributes_of", "detours", "held_tensors", "moving", "planned", "set
 
 
 def planned(model: ir.Model) -> dict[ir.Node, Op]:
-    """The translation of each node.
+    """Return the translation of each node.
 
     Args:
-        model: A model without operators that have none.
+        model: A model in which every operator has a translation.
 
     Raises:
-        UnsupportedError: A node uses a feature that its translation does not have.
+        UnsupportedError: A node uses a feature that its translation does not support.
     """
     opsets = model.graph.opset_imports
     plans: dict[ir.Node, Op] = {}
@@ -53,7 +53,7 @@ def planned(model: ir.Model) -> dict[ir.Node, Op]:
 
 
 def _normalizes_by_computed(node: ir.Node) -> bool:
-    """Whether a BatchNormalization's statistics are computed or given, and no running ones."""
+    """Return whether a BatchNormalization's statistics are computed or given, not running."""
     for value in node.inputs[3:5] if node.op_type == "BatchNormalization" else ():
         producer = None if value is None else value.producer()
         if producer is not None and producer.op_type != "Constant":
@@ -64,7 +64,7 @@ def _normalizes_by_computed(node: ir.Node) -> bool:
 
 
 def _is_of_weights(node: ir.Node) -> bool:
-    """Whether a node's first input is computed from weights alone."""
+    """Return whether a node's first input is computed from weights alone."""
     pending, seen = [node.inputs[0]], set[ir.Value | None]()
     while pending:
         value = pending.pop()
@@ -80,9 +80,9 @@ def _is_of_weights(node: ir.Node) -> bool:
 
 
 def moving(model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts) -> set[ir.Value]:
-    """The values that outputs depend on by their numbers, and not as sizes or settings.
+    """Return the values that affect outputs by their content, not as sizes or settings.
 
-    A constant that only tells a Resize its scales, by way of a Concat, is no weight.
+    A constant that only provides scales to a Resize, through a Concat, is not a weight.
     """
 
     def is_number(value: ir.Value) -> bool:
@@ -109,10 +109,10 @@ def moving(model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts) -> set[ir
 def detours(
     model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts
 ) -> dict[ir.Node, Callable[..., Any]]:
-    """How nodes are computed that read types which torch does not compute with.
+    """Return the computation of nodes that read types on which torch does not compute.
 
     Raises:
-        UnsupportedError: Some are not computed at all.
+        UnsupportedError: Some nodes cannot be computed.
     """
     wide = {kind for kind, dtype in DTYPES.items() if dtype in UNSIGNED}
     if not wide & _kinds(model):
@@ -137,7 +137,7 @@ def detours(
 
 
 def _kinds(model: ir.Model) -> set[int]:
-    """The element types that inputs, constants and attributes name."""
+    """Return the element types of inputs, constants and attributes."""
     found = {int(value.dtype) for value in model.graph.inputs if value.dtype is not None}
     for value in model.graph.initializers.values():
         found |= set() if value.const_value is None else {int(value.const_value.dtype)}
@@ -163,7 +163,7 @@ def _problem(node: ir.Node, plan: Op) -> str:
 
 
 def attributes_of(node: ir.Node) -> dict[str, Any]:
-    """A node's attributes as Python values; a tensor of one element as (number, dtype)."""
+    """Return a node's attributes as Python values; a tensor of one element as (number, dtype)."""
     values: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
         value = attribute.value
@@ -175,7 +175,7 @@ def attributes_of(node: ir.Node) -> dict[str, Any]:
 
 
 def settings_of(node: ir.Node, plan: Op, opset: int) -> dict[str, Any]:
-    """The attributes of a node, with the defaults of those that it does not state."""
+    """Return the attributes of a node, with defaults for missing ones."""
     attributes = attributes_of(node)
     if node.domain in {"", "ai.onnx"}:
         defaults = defaults_of(node.op_type, opset)
@@ -187,9 +187,9 @@ def settings_of(node: ir.Node, plan: Op, opset: int) -> dict[str, Any]:
 def held_tensors(
     graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]
 ) -> dict[str, torch.Tensor]:
-    """The floating-point tensors that Constant nodes hold under names of their own.
+    """Return the floating-point tensors of Constant nodes by the names of their outputs.
 
-    Those of functions are no weights: one body may serve many calls, which would each train it.
+    Tensors of functions are not weights: several calls of one body would train the same tensor.
     """
     found = {}
     for node in graph:

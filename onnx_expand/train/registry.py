@@ -1,13 +1,13 @@
-"""The table of translations: which torch function computes an ONNX operator.
+"""The registry of translations: the torch function that computes each ONNX operator.
 
-A translation is one module-level function. Its positional parameters are the node's inputs, its
-other parameters the node's attributes, by ONNX's names; what an operator set moved from an
-attribute to an input therefore needs no second function. Two parameter names are special:
-`outputs`, by which a function learns how many results the node has (it then returns a tuple), and
-`like`, the graph's first input, for functions that create tensors and need a device.
+A translation is one module-level function. Its positional parameters are the node's inputs, and
+its other parameters are the node's attributes, by ONNX's names. Therefore an attribute that became
+an input in some opset needs no second function. Two parameter names are special: `outputs` is the
+number of outputs of the node (the function then returns a tuple), and `like` is the graph's first
+input, for functions that create tensors and need a device.
 
-A translation with state that depends on `.training` is an `nn.Module` without parameters: the
-attributes go to its constructor, the inputs to `forward`.
+A translation whose state depends on `.training` is an `nn.Module` without parameters: its
+constructor takes the attributes, and `forward` takes the inputs.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Target = TypeVar("Target", bound="Callable[..., Any] | type[torch.nn.Module]")
 
 @dataclass(frozen=True)
 class Op:
-    """How one operator, from one operator set on, is computed.
+    """The translation of one operator, from one opset on.
 
     Attributes:
         target: The function, or the class of the module.
-        since: The first operator set whose definition this is.
-        weights: Input slots that hold weights: trained even when they have one element.
+        since: The first opset with this definition.
+        weights: Input slots of weights, which are trained even if they have one element.
         frozen: Input slots that are never trained.
-        static: Input slots that hold sizes, axes or other settings. Constants arrive there as
-            Python numbers and lists, and are never trained.
-        host_rank: For functions that return Python numbers: the rank of the result.
-        check: Says why these attributes cannot be translated; empty when they can.
+        static: Input slots of sizes, axes or other settings. Constants are passed there as Python
+            numbers and lists, and are never trained.
+        host_rank: The rank of the result, for functions that return Python numbers.
+        check: Returns why attributes cannot be translated, or an empty text.
         parameters: The names of the function's parameters.
     """
 
@@ -58,16 +58,16 @@ class Op:
 
     @property
     def is_function(self) -> bool:
-        """Whether the target is a function of tensors and attributes, and gives one tensor."""
+        """Whether the target is a function of tensors and attributes that returns one tensor."""
         special = self.parameters & {"outputs", "like"}
         return not self.is_module and self.host_rank is None and not special
 
 
 COMPUTED = "onnx_expand.computed"
-"""The domain of translations for nodes that compute what is otherwise state."""
+"""The domain of translations for nodes that compute values that are normally state."""
 
 STANDARDIZED = "onnx_expand.standardized"
-"""The domain of translations for normalizations of weights, by their own statistics."""
+"""The domain of translations for normalizations of weights by their own statistics."""
 
 _TABLE: dict[tuple[str, str], list[Op]] = {}
 
@@ -87,7 +87,7 @@ def op(
 
     Args:
         name: The operator's ONNX name.
-        domain: Its domain; ONNX's own when missing.
+        domain: Its domain, by default ONNX's own.
         since: See `Op`, like the other arguments.
         weights: See `Op`.
         frozen: See `Op`.
@@ -122,14 +122,14 @@ def unary(**functions: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 
 def find(domain: str, name: str, opset: int) -> Op | None:
-    """The translation of an operator in an operator set, if there is one."""
+    """Return the translation of an operator in an opset, or None."""
     domain = "" if domain == "ai.onnx" else domain
     entries = [entry for entry in _TABLE.get((domain, name), []) if entry.since <= opset]
     return max(entries, key=lambda entry: entry.since, default=None)
 
 
 def registered() -> list[tuple[str, str]]:
-    """The operators that have a translation, as (domain, name)."""
+    """Return the operators that have a translation, as (domain, name)."""
     return sorted(_TABLE)
 
 

@@ -1,4 +1,4 @@
-"""Tensors between ONNX and torch, bit for bit."""
+"""Convert tensors between ONNX and torch, bit for bit."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ DTYPES: dict[int, torch.dtype] = {
 
 
 def to_tensor(tensor: ir.TensorProtocol, label: str) -> torch.Tensor:
-    """A torch tensor with an ONNX tensor's values and type, which shares no memory with it.
+    """Return a torch tensor with an ONNX tensor's values and type, without sharing memory.
 
     Args:
         tensor: The tensor.
-        label: How an error names it.
+        label: The name in error messages.
 
     Raises:
         UnsupportedError: torch has no such element type.
@@ -52,7 +52,7 @@ def to_tensor(tensor: ir.TensorProtocol, label: str) -> torch.Tensor:
 
 
 def from_torch(tensor: torch.Tensor, dtype: ir.DataType) -> npt.NDArray[Any]:
-    """A numpy array with a torch tensor's values, cast to an ONNX element type.
+    """Return a numpy array with a torch tensor's values, cast to an ONNX element type.
 
     The array may share memory with the tensor.
     """

@@ -1,9 +1,9 @@
-"""Unsigned integers of 16, 32 and 64 bits, which torch stores but hardly computes with.
+"""Unsigned integers of 16, 32 and 64 bits, which torch stores but mostly cannot compute with.
 
 Three detours compute an operator's translation on signed integers instead. `modular`: sums,
-products and moves are the same bits whatever the sign. `ordered`: with the highest bit turned
-around, signed order is unsigned order. `widened`: what needs the numbers themselves takes int64,
-which holds those of 16 and 32 bits. An operator that is in none of the tables is refused.
+products and moves have the same bits for both signs. `ordered`: with the highest bit flipped,
+signed order is unsigned order. `widened`: operators that need the actual values use int64, which
+can represent 16- and 32-bit unsigned integers. An operator in none of the tables is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNSIGNED = {
     torch.uint32: torch.int32,
     torch.uint64: torch.int64,
 }
-"""The types that need a detour, and the signed ones of as many bits."""
+"""The types that need a detour, with the signed types of the same width."""
 
 _MODULAR = frozenset(
     [
@@ -89,7 +89,7 @@ _ORDERED = frozenset(
 )
 _WIDENED = frozenset(["Abs", "BitShift", "Div", "Mod", "PRelu", "Sign"])
 
-# What torch itself computes with these types, or computes as another type.
+# Operators that torch computes on these types, or computes in another type.
 _NATIVE = frozenset(
     [
         "Bitcast",
@@ -104,18 +104,18 @@ _NATIVE = frozenset(
     ]
 )
 
-# Slots in which a setting is a number of the tensor's type.
+# Slots in which a setting has the type of the tensor.
 _NUMBERS: Mapping[str, tuple[int, ...]] = {"Pad": (2,), "Clip": (1, 2)}
 
-# Outputs that are positions and counts.
+# Outputs that are indices or counts.
 _TYPED: Mapping[str, int] = {"ArgMax": 0, "ArgMin": 0, "TopK": 1, "Unique": 1}
 
 
 def detour(name: str, attributes: Mapping[str, Any], dtype: torch.dtype) -> Callable[..., Any]:
-    """The way on which an operator is computed on an unsigned type.
+    """Return the function that computes an operator on an unsigned type.
 
     Args:
-        name: The operator, one of ONNX's own.
+        name: The operator, in ONNX's own domain.
         attributes: Its attributes.
         dtype: One of `UNSIGNED`.
 
@@ -138,19 +138,19 @@ def detour(name: str, attributes: Mapping[str, Any], dtype: torch.dtype) -> Call
 
 
 def direct(name: str, opset: int, *args: Any, **attributes: Any) -> Any:
-    """An operator's translation, on the types that there are."""
+    """Apply an operator's translation to the types as they are."""
     plan = find("", name, opset)
     assert plan is not None
     return plan.target(*args, **attributes)
 
 
 def modular(name: str, opset: int, *args: Any, **attributes: Any) -> Any:
-    """An operator's translation on the same bits as signed integers."""
+    """Apply an operator's translation to the same bits as signed integers."""
     return _turned(name, opset, args, attributes, 0)
 
 
 def ordered(name: str, opset: int, *args: Any, **attributes: Any) -> Any:
-    """An operator's translation on signed integers of the same order."""
+    """Apply an operator's translation to signed integers of the same order."""
     return _turned(name, opset, args, attributes, 1)
 
 
@@ -192,7 +192,7 @@ def _turned(
 
 
 def widened(name: str, opset: int, *args: Any, **attributes: Any) -> Any:
-    """An operator's translation in int64, or on uint64 a function of its own."""
+    """Apply an operator's translation in int64, or a separate function for uint64."""
     dtype = _unsigned(args)
     if dtype == torch.uint64:
         return _LONG[name](*(value.view(torch.int64) for value in args), **attributes).view(dtype)
@@ -214,13 +214,13 @@ def _unsigned(args: Sequence[Any]) -> torch.dtype:
 
 
 def _below(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Whether a < b, as unsigned."""
+    """Return whether a < b, as unsigned integers."""
     lowest = torch.iinfo(torch.int64).min
     return (a ^ lowest) < (b ^ lowest)
 
 
 def _shifted(a: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """Bits moved towards the lowest, with zeros behind them."""
+    """Shift bits to the right and fill with zeros."""
     by = by.expand_as(a + by)
     rest = (a >> 1) & torch.iinfo(torch.int64).max
     return torch.where(by == 0, a, rest >> (by - 1).clamp(min=0))
@@ -231,9 +231,9 @@ def _shift(a: torch.Tensor, by: torch.Tensor, *, direction: str) -> torch.Tensor
 
 
 def _quotient(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A / b as unsigned: half of a is a signed number, whose quotient is half of it, or 1 less.
+    """Compute a / b for unsigned integers: the quotient of a >> 1, doubled, is exact or one less.
 
-    A divisor above the largest signed number goes once at most.
+    A divisor above the largest signed value divides at most once.
     """
     divisor = torch.where(b > 0, b, 1)
     half = torch.div(_shifted(a, torch.ones_like(a)), divisor, rounding_mode="trunc") << 1

@@ -1,4 +1,4 @@
-"""Trained weights back into the model that they came from."""
+"""Write trained weights back into the model that they came from."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ Model = TypeVar("Model")
 def write_back(
     module: torch.nn.Module, model: Model, output: str | os.PathLike[str] | None = None
 ) -> Model:
-    """A copy of a model whose initializers have the values of a module's tensors.
+    """Return a copy of a model whose initializers have the values of a module's tensors.
 
-    Nodes, names, order, metadata and element types stay, and so does, byte for byte, every
-    initializer whose value is the same.
+    Nodes, names, order, metadata and element types do not change. Initializers with equal values
+    stay the same byte for byte.
 
     Args:
-        module: What `to_torch` made of the model, trained; or any module whose `state_dict` has
-            the initializers under their names.
-        model: The model: a path, `onnx.ModelProto`, `onnx_ir.Model` or
-            `onnx_graphsurgeon.Graph`. It is not changed.
-        output: For a path, the file to write; `<stem>.trained.onnx` beside it when missing.
+        module: The trained result of `to_torch` for the model; or any module whose `state_dict`
+            has the initializers under their names.
+        model: The model: a path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`,
+            which is not modified.
+        output: For a path, the file to write; by default `<stem>.trained.onnx` beside it.
 
     Returns:
         The same kind as `model`; for a path, the path that was written.
 
     Raises:
-        UnsupportedError: An initializer has no counterpart in the module, has another shape
-            there, or has a value there that its element type cannot hold.
-        UsageError: `output` goes with no path, or cannot be written.
-        ModelError: The model is not valid.
+        UnsupportedError: An initializer has no counterpart in the module, a different shape
+            there, or a value there that its element type cannot represent.
+        UsageError: `output` is given for a model that is not a path, or cannot be written.
+        ModelError: The model is invalid.
     """
     guest = visit(model, output, suffix="trained")
     state = _tensors(module)
@@ -65,7 +65,7 @@ def write_back(
             continue
         new = _replacement(old, state[name], f"{guest.label}: '{name}'")
         if new is not None:
-            # A list or a number may have stood there; a tensor is what holds either.
+            # It may have been a list or a number; a tensor can represent either.
             node.attributes.clear()
             node.attributes["value"] = ir.AttrTensor("value", new)
     result: Model = guest.leave(guest.model)
@@ -73,8 +73,8 @@ def write_back(
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A module's tensors by the names of the initializers."""
-    # Wrappers of torch.compile and of parallel training.
+    """Return a module's tensors by the names of the initializers."""
+    # Unwrap modules of torch.compile and of parallel training.
     while not isinstance(module, OnnxModule):
         inner = getattr(module, "_orig_mod", getattr(module, "module", None))
         if not isinstance(inner, torch.nn.Module):
@@ -87,7 +87,7 @@ def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _replacement(
     old: ir.TensorProtocol, tensor: torch.Tensor, label: str
 ) -> ir.TensorProtocol | None:
-    """The new tensor in the type of the old one; None when they are equal bit for bit."""
+    """Return the new tensor in the type of the old one, or None if they are equal bit for bit."""
     shape = tuple(old.shape.numpy())
     if shape != tuple(tensor.shape):
         raise UnsupportedError(

@@ -1,11 +1,11 @@
-"""Composed execution: a chain of linear layers is trained as the one layer that it folds to.
+"""Composed execution: train a chain of linear layers as the one layer that it folds to.
 
-In each step the kernels of a chain are multiplied to the compact kernel, which takes the same for
-any batch and image, and one layer is run with it. Function and gradients are those of the chain,
-and the parameters stay those of its layers. Where batch and image are small it is cheaper to run
-layer by layer, so that each chain is decided for itself, at the size at hand.
+In each step the kernels of a chain are multiplied to the compact kernel, at a cost independent of
+batch and image size, and one layer runs with it. Function and gradients are those of the chain,
+and the parameters are those of its layers. For small batches and images it is cheaper to run layer
+by layer, so the decision is made for each chain at the actual size.
 
-The importer lifts the graph as fold does, and makes one call of each chain.
+The importer lifts the graph as fold does, and replaces each chain by one call.
 """
 
 from onnx_expand.train.composed.chain import Chain

@@ -1,4 +1,4 @@
-"""Chains of linear layers: which stretches are one map, and in which order their kernels meet."""
+"""Chains of linear layers: which stretches are one map, and in which order to multiply kernels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Chain", "Element", "Span", "Sum"]
 
 @dataclass(frozen=True)
 class Sum:
-    """Branches of one value whose results are added.
+    """Branches of one value whose results are summed.
 
     Attributes:
-        branches: Each a chain; None for the value itself.
-        factors: What each branch counts for.
-        geometry: The map of all together.
+        branches: The branches, each a chain, or None for the identity.
+        factors: The factor of each branch.
+        geometry: The geometry of the sum.
     """
 
     branches: tuple[Chain | None, ...]
@@ -33,7 +33,7 @@ class Sum:
 
     @classmethod
     def of(cls, branches: Sequence[Chain | None], factors: Sequence[float]) -> Sum | Refusal:
-        """The sum of branches, of which one at least has a layer, or why it is no single map."""
+        """Create the sum of branches, of which at least one has a layer, or refuse it."""
         known = [branch for branch in branches if branch is not None]
         first = known[0].whole
         if isinstance(first, Refusal):
@@ -64,21 +64,21 @@ class Sum:
         return all(branch is None or not branch.is_weighted for branch in self.branches)
 
     def at_rank(self, rank: int) -> Sum:
-        """The same map over so many spatial axes."""
+        """Return the same map with this number of spatial axes."""
         return replace(self, geometry=self.geometry.at_rank(rank))
 
     @property
     def label(self) -> str:
-        """How people name it."""
+        """The name in messages."""
         return " + ".join("x" if b is None else b.label for b in self.branches)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The tensors that it reads."""
+        """The paths of the tensors that it reads."""
         return tuple(path for b in self.branches if b is not None for path in b.paths)
 
     def numbers(self, tensors: Tensors) -> Numbers:
-        """Weight and bias of all branches together."""
+        """Compute weight and bias of the sum."""
         total: Numbers | None = None
         for branch, factor in zip(self.branches, self.factors, strict=True):
             own: Geometry | Refusal = _identity(self.geometry)
@@ -106,11 +106,11 @@ class Span:
     """A stretch of elements as one map.
 
     Attributes:
-        geometry: The map; None where the stretch is none, though its kernels can be multiplied.
-        taps: The same without padding and bias.
-        split: The last element of the part that is composed before the two parts are; the only
-            element where there is but one.
-        work: The products of composing these two parts.
+        geometry: The geometry; None if the stretch is not one map, though its kernels compose.
+        taps: The geometry without padding and bias.
+        split: The last element of the first of the two parts to compose; the element itself if
+            there is only one.
+        work: The multiplications of composing these two parts.
     """
 
     geometry: Geometry | None
@@ -121,12 +121,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Chain:
-    """Elements one after the other, with nothing between them.
+    """A sequence of elements, each of which maps the result of the previous one.
 
     Attributes:
-        elements: At least one.
-        spans: Stretches of elements, by the first and the last.
-        ends: By an element why a stretch that ends there does not go on.
+        elements: The elements, at least one.
+        spans: Stretches of elements by first and last index.
+        ends: By element, why a stretch that ends there cannot continue.
     """
 
     elements: tuple[Element, ...]
@@ -135,7 +135,7 @@ class Chain:
 
     @classmethod
     def of(cls, elements: Sequence[Element]) -> Chain:
-        """The chain of some elements; a matrix among kernels acts as one of a single tap."""
+        """Create the chain of some elements; a matrix among kernels acts as a 1x1 kernel."""
         rank = max(element.geometry.rank for element in elements)
         elements = [element.at_rank(rank) for element in elements]
         return cls(tuple(elements), *_spans(elements))
@@ -145,7 +145,7 @@ class Chain:
 
     @property
     def axis(self) -> int:
-        """The channel axis of what it maps."""
+        """The channel axis of its input."""
         return self.elements[0].axis
 
     @property
@@ -155,7 +155,7 @@ class Chain:
 
     @property
     def composes(self) -> bool:
-        """Whether some part of it is one map of several layers."""
+        """Whether several layers of it compose to one map."""
         longer = any(s.geometry is not None and i < j for (i, j), s in self.spans.items())
         return longer or any(isinstance(element, Sum) for element in self.elements)
 
@@ -165,32 +165,32 @@ class Chain:
         return not all(element.fixed for element in self.elements)
 
     def weighted(self) -> list[Chain]:
-        """What is between maps that have no weights, as far as it is several layers."""
+        """Return the chains of several layers between maps without weights."""
         runs = itertools.groupby(self.elements, key=lambda element: element.fixed)
         chains = [Chain.of(list(run)) for fixed, run in runs if not fixed]
         return [c for c in chains if c.composes and (0, len(c) - 1) in c.spans]
 
     @property
     def label(self) -> str:
-        """How people name it: its first and last layer."""
+        """The name in messages: its first and last layer."""
         names = [element.label for element in self.elements]
         return names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The tensors that it reads, each once."""
+        """The paths of the tensors that it reads, without duplicates."""
         return tuple(dict.fromkeys(path for e in self.elements for path in e.paths))
 
     @property
     def whole(self) -> Geometry | Refusal:
-        """The map of all elements, or why there is none."""
+        """The geometry of all elements, or why there is none."""
         span = self.spans.get((0, len(self) - 1))
         if span is not None and span.geometry is not None:
             return span.geometry
         return next(refusal for _, refusal in sorted(self.ends.items()))
 
     def numbers(self, tensors: Tensors, first: int = 0, last: int | None = None) -> Numbers:
-        """Weight and bias of a stretch, [n, m / group, *kernel] and [n]."""
+        """Compute weight and bias of a stretch, [n, m / group, *kernel] and [n]."""
         last = len(self) - 1 if last is None else last
         if first == last:
             return self.elements[first].numbers(tensors)
@@ -206,7 +206,7 @@ class Chain:
 def _spans(
     elements: Sequence[Element],
 ) -> tuple[dict[tuple[int, int], Span], dict[int, Refusal]]:
-    """All stretches, each with the order of least products, as for a product of matrices."""
+    """Return all stretches, each with its cheapest order of composition, as in matrix products."""
     count = len(elements)
     spans: dict[tuple[int, int], Span] = {}
     cost: dict[tuple[int, int], int] = {}
@@ -253,6 +253,6 @@ def _identity(like: Geometry) -> Geometry:
 
 
 def wide(tensors: Tensors) -> dict[str, torch.Tensor]:
-    """Tensors in float32 where they are shorter: kernels are not multiplied in halves."""
+    """Convert tensors of half precision to float32, in which kernels are multiplied."""
     short = {torch.float16, torch.bfloat16}
     return {k: t.float() if t.dtype in short else t for k, t in tensors.items()}

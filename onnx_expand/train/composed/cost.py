@@ -1,9 +1,8 @@
-"""What it costs to run a chain, composed or layer by layer, and the cheapest way to do it.
+"""The cost of running a chain, composed or layer by layer, and the cheapest way to run it.
 
-Cost is multiply-accumulates, forward and backward, with what they leave out where little is
-computed: convolutions compute channels in blocks, and each group for itself; kernels are
-multiplied at two thirds of the speed of a layer that runs on images; and every pass takes some
-time though it computes nothing.
+The cost is multiply-accumulates, forward and backward, plus overheads that matter for small
+computations: convolutions process channels in blocks and groups one by one, kernels are multiplied
+at two thirds of the speed of layers that run on images, and every pass has a fixed cost.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ __all__ = ["EXECUTIONS", "Piece", "Pieces", "Situation", "apart", "best", "produ
 EXECUTIONS = ("auto", "composed", "layerwise")
 
 
-# Fitted to steps of single chains on one CPU core: in products, at some 50 of them a nanosecond.
+# Fitted to steps of single chains on one CPU core, in products; about 50 products take 1 ns.
 _BLOCK = 16
 _GROUP = 20_000
 _RUN, _RUN_MATRIX = 1_500_000, 500_000
-_MOVED, _POOLED = 10, 40  # for each number that is written, and for each tap that is averaged
+_MOVED, _POOLED = 10, 40  # per written element, and per averaged tap
 _COMPOSE, _COMPOSE_MATRIX, _SPREAD = 4_000_000, 1_500_000, 6_500_000
 
 
 class Piece(NamedTuple):
-    """A stretch of a chain that is run at once.
+    """A stretch of a chain that runs at once.
 
     Attributes:
-        first: Its first element.
-        last: Its last element.
-        whole: Whether it is composed to one map; if not, it is one element, run as it is.
-        branches: How the branches of a sum that is run as it is are run.
+        first: The index of its first element.
+        last: The index of its last element.
+        whole: Whether it is composed to one map; otherwise it is one element, run as is.
+        branches: How to run the branches of a sum that is not composed.
     """
 
     first: int
@@ -50,16 +49,16 @@ Pieces: TypeAlias = "tuple[Piece, ...]"
 
 @dataclass(frozen=True)
 class Situation:
-    """What a chain is run on.
+    """The input and setting of a run.
 
     Attributes:
-        batch: Samples; for matrices the rows of all samples.
-        extents: Spatial extents of the input.
-        backward: Whether gradients will be asked for.
-        input: Whether they go on to the chain's input.
+        batch: The number of samples; for matrices, the rows of all samples.
+        extents: The spatial extents of the input.
+        backward: Whether gradients will be computed.
+        input: Whether the chain's input needs a gradient.
         trained: The tensors that have gradients.
         parts: How many times a kernel is used before the weights change.
-        plain: Whether products alone count, not what else takes time.
+        plain: Whether to count products only, without overheads.
     """
 
     batch: int
@@ -71,13 +70,13 @@ class Situation:
     plain: bool = False
 
     def trains(self, elements: Sequence[Element]) -> bool:
-        """Whether some tensor of these elements has a gradient."""
+        """Return whether some tensor of these elements has a gradient."""
         return self.backward and any(p in self.trained for e in elements for p in e.paths)
 
     def running(
         self, geometry: Geometry, extents: tuple[int, ...], moves: bool, trains: bool
     ) -> int:
-        """The cost of running a map: forward, and for the gradients of input and weight."""
+        """Return the cost of running a map: forward, and for the gradients of input and weight."""
         products = self.batch * geometry.macs(extents)
         if self.plain:
             return products * (1 + self.backward * (trains + moves))
@@ -92,7 +91,7 @@ class Situation:
         return onwards * (1 + (trains and self.backward)) + back * (moves and self.backward)
 
     def moving(self, geometry: Geometry, extents: tuple[int, ...], moves: bool) -> int:
-        """The cost of a map without weights, which is run without products."""
+        """Return the cost of a map without weights, which runs without products."""
         if self.plain:
             return 0
         positions = math.prod(geometry.output_extents(extents)) if geometry.rank else 1
@@ -103,7 +102,7 @@ class Situation:
         return onwards * (1 + (moves and self.backward))
 
     def composing(self, products: int, trained: int, extra: int = _COMPOSE) -> int:
-        """The cost of multiplying two kernels, of which so many are trained."""
+        """Return the cost of multiplying two kernels, of which `trained` have gradients."""
         return (products if self.plain else products * 3 // 2 + extra) * (1 + trained)
 
 
@@ -112,10 +111,10 @@ def _blocks(channels: int) -> int:
 
 
 def best(chain: Chain, situation: Situation, execution: str) -> Pieces:
-    """The way to run a chain that takes the fewest multiply-accumulates, forward and backward.
+    """Return the cheapest way to run a chain, forward and backward.
 
-    `composed` takes the fewest pieces with weights first, and composes every sum; `layerwise`
-    takes each layer for itself.
+    `composed` minimizes the number of pieces with weights first and composes every sum;
+    `layerwise` runs each layer separately.
     """
     if execution == "layerwise":
         return apart(chain)
@@ -123,13 +122,13 @@ def best(chain: Chain, situation: Situation, execution: str) -> Pieces:
 
 
 def products(chain: Chain, pieces: Pieces, situation: Situation) -> int:
-    """The multiply-accumulates of running a chain in one way, forward and backward."""
+    """Return the multiply-accumulates of one way to run a chain, forward and backward."""
     planner = _Planner(replace(situation, plain=True), "auto")
     return planner.price(chain, pieces, situation.extents, situation.input)
 
 
 def apart(chain: Chain) -> Pieces:
-    """The way to run a chain layer by layer."""
+    """Return the way to run a chain layer by layer."""
     pieces = []
     for index, element in enumerate(chain.elements):
         branches = element.branches if isinstance(element, Sum) else ()
@@ -138,23 +137,23 @@ def apart(chain: Chain) -> Pieces:
     return tuple(pieces)
 
 
-# Pieces, or 0 where that does not count; then products.
+# The number of pieces, or 0 where it does not count; then products.
 _Cost: TypeAlias = "tuple[int, int]"
 
 
 class _Planner:
-    """Plans one chain and the branches in it."""
+    """Plans one chain and its branches."""
 
     def __init__(self, situation: Situation, execution: str) -> None:
         self.situation = situation
         self.forced = execution == "composed"
 
     def chain(self, chain: Chain, extents: tuple[int, ...], moves: bool) -> tuple[_Cost, Pieces]:
-        """The least cost of a chain, and how it is had.
+        """Return the least cost of a chain, and how to run it at that cost.
 
         Args:
             chain: The chain.
-            extents: Spatial extents of its input.
+            extents: The spatial extents of its input.
             moves: Whether the input has a gradient.
         """
         sizes, moving = self._sizes(chain, extents, moves)
@@ -168,7 +167,7 @@ class _Planner:
                     options.append((total, (*ways[i], piece)))
             least = options[0]
             for option in options[1:]:
-                # Where costs are equal, fewer pieces take less time.
+                # At equal cost, fewer pieces take less time.
                 if (option[0], len(option[1])) < (least[0], len(least[1])):
                     least = option
             costs.append(least[0])
@@ -176,7 +175,7 @@ class _Planner:
         return costs[-1], ways[-1]
 
     def price(self, chain: Chain, pieces: Pieces, extents: tuple[int, ...], moves: bool) -> int:
-        """The cost of running a chain in one way."""
+        """Return the cost of one way to run a chain."""
         sizes, moving = self._sizes(chain, extents, moves)
         total = 0
         for piece in pieces:
@@ -194,7 +193,7 @@ class _Planner:
     def _sizes(
         self, chain: Chain, extents: tuple[int, ...], moves: bool
     ) -> tuple[list[tuple[int, ...]], list[bool]]:
-        """Before each element the extents, and whether what comes there has a gradient."""
+        """Return the extents before each element, and whether the value there has a gradient."""
         sizes, moving = [extents], [moves]
         for element in chain.elements:
             geometry = element.geometry
@@ -205,7 +204,7 @@ class _Planner:
     def _pieces(
         self, chain: Chain, i: int, j: int, extents: tuple[int, ...], moves: bool
     ) -> list[tuple[_Cost, Piece]]:
-        """The ways to run a stretch as one piece."""
+        """Return the ways to run a stretch as one piece."""
         span = chain.spans.get((i, j))
         if span is None or span.geometry is None:
             return []
@@ -240,7 +239,7 @@ class _Planner:
         return (0, products), Piece(i, i, False, tuple(ways))
 
     def _composing(self, chain: Chain, i: int, j: int) -> int:
-        """Products of computing a kernel, and the gradients of its parts."""
+        """Return the cost of composing a kernel, and of the gradients of its parts."""
         if i == j:
             element = chain.elements[i]
             if not isinstance(element, Sum):

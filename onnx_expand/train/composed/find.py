@@ -1,4 +1,4 @@
-"""Finding the chains of a graph, and what keeps linear layers apart."""
+"""Find the chains of a graph, and the reasons that keep linear layers apart."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from onnx_expand.train.composed.layers import Layer, Lifter, is_same
 
 __all__ = ["Apart", "Found", "find"]
 
-# Longer chains are cut: the number of stretches grows with the square.
+# Longer chains are cut, because the number of stretches grows quadratically.
 _LONGEST = 24
 
 
 @dataclass(frozen=True)
 class Apart:
-    """Two neighbouring linear layers that no single map computes.
+    """Two neighbouring linear layers that do not form one map.
 
     Attributes:
-        first: The label of the first one.
-        second: The label of the other one.
-        refusal: Why.
+        first: The label of the first layer.
+        second: The label of the second layer.
+        refusal: The reason.
     """
 
     first: str
@@ -40,8 +40,8 @@ class Found:
 
     Attributes:
         chain: The chain.
-        root: The value that it maps.
-        nodes: Its nodes, the one that computes the result last.
+        root: The input of the chain.
+        nodes: Its nodes; the last one computes the result.
     """
 
     chain: Chain
@@ -51,7 +51,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A chain on its way down."""
+    """A chain while it grows."""
 
     root: ir.Value
     entries: frozenset[ir.Node]  # the nodes that read the root
@@ -68,7 +68,7 @@ class _Segment:
         )
 
     def takes(self, element: Element) -> bool:
-        """Whether an element maps the axes on which this chain ends, and is not one too many."""
+        """Return whether an element can be appended: it maps the same axes, and fits the limit."""
         last = self.elements[-1]
         ranks = {e.geometry.rank for e in (*self.elements, element)} - {0}
         return (
@@ -80,7 +80,7 @@ class _Segment:
 
 
 def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[Found], list[Apart]]:
-    """The chains of several layers, or of branches, in the order of the graph."""
+    """Return the chains of several layers or of branches, in graph order, and the layers apart."""
     finder = _Finder(lifter)
     for node in graph:
         finder.visit(node)
@@ -107,7 +107,7 @@ class _Finder:
         self.apart: list[tuple[Apart, tuple[ir.Value, ...]]] = []
 
     def visit(self, node: ir.Node) -> None:
-        """Take in the next node, in topological order."""
+        """Process the next node, in topological order."""
         x = node.inputs[0] if node.inputs else None
         if node.op_type == "BatchNormalization" and x in self.segments:
             self.normalized[node.outputs[0]] = self.segments[x]
@@ -134,12 +134,12 @@ class _Finder:
         self.segments[y] = _Segment(x, frozenset([node]), (layer,), (node,))
 
     def joined(self, values: Sequence[ir.Value]) -> bool:
-        """Whether values that seemed to be apart are in one chain after all."""
+        """Return whether values recorded as apart are in one chain after all."""
         nodes = {value.producer() for value in values}
         return any(nodes <= set(segment.nodes) for segment in self.segments.values())
 
     def _explain(self, x: ir.Value, layer: Layer, node: ir.Node) -> None:
-        """Record why the layer of a node begins a chain though another layer is above it."""
+        """Record why the layer of a node starts a new chain although a layer precedes it."""
         if x in self.normalized:
             above, refusal = self.normalized[x], _normalized("stands in between")
         elif x in self.segments and self._alone(x, node) is None:
@@ -155,7 +155,7 @@ class _Finder:
             self.apart.append((Apart(*labels, refusal), (x, node.outputs[0])))
 
     def _join(self, node: ir.Node) -> bool:
-        """Make one element of branches that one node adds; whether the node adds any."""
+        """Make one element of branches that a node sums; return whether the node sums any."""
         if Trait.SUM not in op_of(node).traits or len(node.inputs) < 2:
             return False
         stored = self.lifter.stored
@@ -203,7 +203,7 @@ class _Finder:
         self.segments[node.outputs[0]] = segment
 
     def _explain_join(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
-        """Record that branches would be one map but for batch normalization in them."""
+        """Record branches that batch normalization alone keeps from being one map."""
         segments = [self.normalized.get(v) or self.segments.get(v) for v in values]
         roots = {v if s is None else s.root for v, s in zip(values, segments, strict=True)}
         known = [s.chain.label for s in segments if s is not None]
@@ -212,7 +212,7 @@ class _Finder:
             self.apart.append((Apart(known[0], known[-1], refusal), (node.outputs[0], *roots)))
 
     def _alone(self, value: ir.Value, reader: ir.Node) -> _Segment | None:
-        """The chain that ends at a value, if only `reader` reads it, and once."""
+        """Return the chain that ends at a value, if `reader` alone reads it, and once."""
         segment = self.segments.get(value)
         if segment is None or value.is_graph_output():
             return None

@@ -1,7 +1,7 @@
-"""Kernels of two maps as the kernel of one, in torch, so that gradients flow to both.
+"""Compose the kernels of two maps in torch, so that gradients flow to both.
 
-The same formulas as in `affine`, without the decisions: whether a composition is exact at borders
-is decided by `Geometry` before anything is multiplied.
+The formulas are those of `affine`, without the decisions: `Geometry` decides beforehand whether a
+composition is exact at borders.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _TRANSPOSE: dict[int, Any] = {
 }
 
 
-# From so many products for each tap on, one large product is faster than one for each output.
+# From this many products per tap on, one large product is faster than one per output.
 _MANY = 1 << 16
 
 
 class Numbers(NamedTuple):
-    """What a geometry leaves open.
+    """The values of a map, which its geometry does not contain.
 
     Attributes:
-        weight: [n, m / group, *kernel]; None for a map that adds a bias and nothing else.
+        weight: [n, m / group, *kernel]; None for a map that only adds a bias.
         bias: [n], or None.
     """
 
@@ -41,13 +41,13 @@ class Numbers(NamedTuple):
 
 
 def after(f: Geometry, g: Geometry, first: Numbers, second: Numbers) -> Numbers:
-    """The numbers of g after f; pads and biases of the geometries are not looked at.
+    """Compute the values of g after f, ignoring pads and biases of the geometries.
 
     Args:
-        f: The geometry of the map that is applied first.
-        g: That of the other one, of the same rank.
-        first: The numbers of f.
-        second: The numbers of g.
+        f: The geometry of the first map.
+        g: The geometry of the second map, of the same rank.
+        first: The values of f.
+        second: The values of g.
     """
     w1, b1 = first
     w2, b2 = second
@@ -71,25 +71,25 @@ def after(f: Geometry, g: Geometry, first: Numbers, second: Numbers) -> Numbers:
 
 
 def work(f: Geometry, g: Geometry) -> int:
-    """Products of composing g after f."""
+    """Return the multiplications of composing g after f."""
     group = math.gcd(f.group, g.group)
     size = math.prod(f.weight_shape)
     if f.group > group and g.group > group:
-        size = size * f.group // group  # written out with zeros first
+        size = size * f.group // group  # expanded with zeros first
     if f.is_per_channel or g.is_per_channel:
         return max(size, math.prod(g.weight_shape))
     return math.prod(g.weight_shape) * size // f.out_channels
 
 
 def added(a: Numbers, b: Numbers) -> Numbers:
-    """The sum of two maps of one geometry."""
+    """Add two maps of one geometry."""
     assert a.weight is not None
     assert b.weight is not None
     return Numbers(a.weight + b.weight, _sum(a.bias, b.bias))
 
 
 def embedded(numbers: Numbers, own: Geometry, into: Geometry) -> Numbers:
-    """The same map with the larger kernel, finer steps and fewer groups of another geometry."""
+    """Convert a map to a geometry with a larger kernel, smaller dilations and fewer groups."""
     assert numbers.weight is not None
     weight = _regrouped(numbers.weight, own.group, into.group)
     if (own.kernel, own.dilations) == (into.kernel, into.dilations):
@@ -115,7 +115,7 @@ def _behind(g: Geometry, weight: torch.Tensor, bias: torch.Tensor | None) -> tor
 
 
 def _carried(g: Geometry, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """What g makes of a constant: its taps summed, times the bias."""
+    """Apply g to a constant: the sum of its taps times the bias."""
     taps = weight.flatten(2).sum(dim=2) if math.prod(g.kernel) > 1 else weight.flatten(1)
     if g.group == 1:
         return taps.reshape(g.out_channels, -1) @ bias
@@ -124,7 +124,7 @@ def _carried(g: Geometry, weight: torch.Tensor, bias: torch.Tensor) -> torch.Ten
 
 
 def _regrouped(weight: torch.Tensor, group: int, coarser: int) -> torch.Tensor:
-    """The weight with the blocks of `coarser` groups, zeros between those of `group`."""
+    """Expand the weight to the blocks of `coarser` groups, with zeros between those of `group`."""
     if group == coarser:
         return weight
     (n, width), ratio = weight.shape[:2], group // coarser
@@ -135,7 +135,7 @@ def _regrouped(weight: torch.Tensor, group: int, coarser: int) -> torch.Tensor:
 
 
 def _contracted(f: Geometry, g: Geometry, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
-    """[n, p / g2, *k2] with [p, m / g1, *k1] over p, where k1 or k2 is all ones."""
+    """Contract [n, p / g2, *k2] with [p, m / g1, *k1] over p, where k1 or k2 is all ones."""
     group1, group2, group = f.group, g.group, math.gcd(f.group, g.group)
     if group1 > group and group2 > group:
         w1, group1 = _regrouped(w1, group1, group), group
@@ -159,7 +159,7 @@ def _contracted(f: Geometry, g: Geometry, w1: torch.Tensor, w2: torch.Tensor) ->
 
 
 def _as_convolution(w1: torch.Tensor, w2: torch.Tensor, group2: int, ratio: int) -> torch.Tensor:
-    """The rows of w2 as a batch of signals: on a CPU nothing is faster, and nothing is copied."""
+    """Multiply by a convolution with the rows of w2 as signals (fastest on a CPU, no copies)."""
     n, p, m, blocks = w2.shape[0], w1.shape[0], w1.shape[1], group2 * ratio
     signals = w2.reshape(group2, n // group2, p // group2, -1).transpose(0, 1)
     signals = signals.reshape(n // group2, p, -1)
@@ -170,7 +170,7 @@ def _as_convolution(w1: torch.Tensor, w2: torch.Tensor, group2: int, ratio: int)
 
 
 def _as_matrices(w1: torch.Tensor, w2: torch.Tensor, group2: int, ratio: int) -> torch.Tensor:
-    """One product of matrices for each block, which a GPU does in full float32."""
+    """Multiply by one matrix product per block, which a GPU computes in full float32."""
     n, p, m, blocks = w2.shape[0], w1.shape[0], w1.shape[1], group2 * ratio
     left = w2.reshape(group2, n // group2, ratio, p // blocks, -1).permute(0, 2, 1, 4, 3)
     left = left.reshape(group2, ratio, -1, p // blocks)
@@ -180,7 +180,7 @@ def _as_matrices(w1: torch.Tensor, w2: torch.Tensor, group2: int, ratio: int) ->
 
 
 def _spread(f: Geometry, g: Geometry, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
-    """Kernels of several taps each: every tap of g puts a copy of f's kernel in its place."""
+    """Compose kernels of several taps: every tap of g adds a shifted copy of f's kernel."""
     group1, group2, group = f.group, g.group, math.gcd(f.group, g.group)
     if group1 > group and group2 > group:
         w1, group1 = _regrouped(w1, group1, group), group
@@ -196,7 +196,7 @@ def _spread(f: Geometry, g: Geometry, w1: torch.Tensor, w2: torch.Tensor) -> tor
 
 
 def _steps(f: Geometry, g: Geometry) -> tuple[Sequence[int], Sequence[int]]:
-    """Per axis how far apart taps of g and of f lie, in taps of the result."""
+    """Return the distances between taps of g, and of f, in taps of the result, per axis."""
     steps, gaps = [], []
     for axis in range(f.rank):
         step = g.dilations[axis] * f.strides[axis] if g.kernel[axis] > 1 else 0

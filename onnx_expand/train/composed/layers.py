@@ -1,7 +1,7 @@
-"""Linear nodes as maps whose numbers change while training.
+"""Linear nodes as maps whose values change during training.
 
-Which map a node is, and how its numbers follow from its constants, is what `lift` says; here the
-constants are tensors, and what runs the node by itself is kept beside the map.
+`lift` determines the map of a node and how its values follow from its constants. Here the
+constants are tensors, and the function that runs the node alone is stored with the map.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ __all__ = ["Layer", "Lifter", "Tensors", "is_same"]
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
-# Kernels of more elements that no initializer holds, as those that pick channels, stay nodes.
+# Larger kernels without an initializer, such as those that select channels, stay nodes.
 _LARGEST = 1 << 18
 
-# Maps that depend on the extents which a model states; a module takes images of any size.
+# Maps that depend on declared extents; a module must accept images of any size.
 _SIZED = {"Expand", "GlobalAveragePool", "ReduceMean"}
 
 
 class _Path(str):
-    """A tensor of the module, among the arguments of a node."""
+    """The path of a module's tensor, among the arguments of a node."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What computes a node by itself.
+    """The computation of a single node.
 
     Attributes:
         target: The function.
-        args: Its arguments, tensors by their paths.
+        args: Its arguments, with paths in place of tensors.
         settings: Its attributes.
-        slot: Which argument is the value that is mapped.
+        slot: The index of the argument that is mapped.
     """
 
     target: Callable[..., torch.Tensor]
@@ -63,7 +63,7 @@ class Call:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The tensors that it reads."""
+        """The paths of the tensors that it reads."""
         return tuple(str(arg) for arg in self.args if isinstance(arg, _Path))
 
     def __call__(self, x: torch.Tensor, tensors: Tensors) -> torch.Tensor:
@@ -78,13 +78,13 @@ class Layer:
     """One linear node.
 
     Attributes:
-        label: How people name it: its weight, or itself.
-        geometry: Its map. A bias counts as one even while it is zero: training changes that.
-        axis: The channel axis of what it maps, and of what it computes.
-        call: Computes the node by itself.
-        operands: The tensors that weight and bias are made of, by their paths.
-        read: Makes weight and bias of them, in the order of the geometry's.
-        fixed: Whether it has no weights: it pads, averages, cuts or picks.
+        label: The name in messages: its weight, or the node itself.
+        geometry: The geometry of its map. Even a zero bias counts, since training changes it.
+        axis: The channel axis of its input and output.
+        call: The computation of the node.
+        operands: The paths of the tensors from which weight and bias are computed.
+        read: Computes weight and bias from them, in the layout of the geometry.
+        fixed: Whether it has no weights: it pads, averages, slices or selects.
     """
 
     label: str
@@ -97,15 +97,15 @@ class Layer:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The tensors that it reads, in one way or the other."""
+        """The paths of the tensors that it reads, composed or alone."""
         return tuple(dict.fromkeys((*self.operands, *self.call.paths)))
 
     def at_rank(self, rank: int) -> Layer:
-        """The same map over so many spatial axes."""
+        """Return the same map with this number of spatial axes."""
         return replace(self, geometry=self.geometry.at_rank(rank))
 
     def numbers(self, tensors: Tensors) -> Numbers:
-        """Weight and bias; no weight for a shift of each channel."""
+        """Compute weight and bias; the weight is None for a per-channel shift."""
         weight, bias = self.read(*(tensors[path] for path in self.operands))
         geometry = self.geometry
         if weight is None and not geometry.is_per_channel:
@@ -126,13 +126,13 @@ class Lifter:
     """Lifts the nodes of a graph whose constants are a module's tensors.
 
     Args:
-        facts: What is known about the graph.
-        plans: How each node is translated, with its attributes, where a function of them and of
-            its inputs computes it.
+        facts: Shapes, types and constants of the graph.
+        plans: The translation and attributes of each node that a function of these and of its
+            inputs computes.
         stored: The tensors of the module, with their paths.
 
     Attributes:
-        fixed: Kernels that no initializer holds, by the paths that layers give them.
+        fixed: Kernels without an initializer, by the paths that layers assign to them.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Lifter:
         self.fixed: dict[str, torch.Tensor] = {}
 
     def linear(self, node: ir.Node) -> Linear | None:
-        """The map that a node is, if its other inputs are tensors that the module holds."""
+        """Lift a node whose other inputs are tensors of the module, or return None."""
         if node not in self.plans or node.op_type in {"BatchNormalization", *_SIZED}:
             return None
         linear = lift(node, self.facts)
@@ -156,7 +156,7 @@ class Lifter:
         if linear.axes is not None and linear.axes[0] != linear.axes[1]:
             return None
         if node.op_type == "Slice" and linear.geometry.rank:
-            return None  # what it takes off depends on the extent
+            return None  # the removed part depends on the extent
         others = [value for i, value in enumerate(node.inputs) if i != linear.slot]
         if not all(value is None or value in self.stored for value in others):
             return None
@@ -167,11 +167,11 @@ class Lifter:
         return replace(linear, geometry=conv_geometry(node, shape, None))
 
     def layer(self, linear: Linear, above: Layer | Sum | None) -> Layer | None:
-        """A map as a layer, if it is known on which axis the channels are.
+        """Convert a map to a layer if its channel axis is known.
 
         Args:
             linear: The map.
-            above: The layer whose output it maps, if it is one.
+            above: The layer that computes its input, if there is one.
         """
         if above is not None:
             linear = linear.on(above.axis, above.geometry.out_channels)
@@ -215,9 +215,10 @@ class Lifter:
         return Call(plan.target, tuple(args), settings, linear.slot)
 
     def _fixed(self, linear: Linear) -> tuple[str, Callable[..., tuple[Any, Any]]] | None:
-        """Where the kernel of a map without weights is kept, and how it is read.
+        """Store the kernel of a map without weights; return its path and how to read it.
 
-        Its elements are one number, its negative, or zero: signs are kept, exact in every type.
+        Its elements are one value, its negative, or zero: only signs are stored, exact in every
+        type.
         """
         dtype = DTYPES.get(self.facts.dtype(linear.y) or 0)
         own = linear.weight is None and linear.bias is None
@@ -241,5 +242,5 @@ def _signed(signs: torch.Tensor, scale: float) -> tuple[torch.Tensor, None]:
 
 
 def is_same(linear: Linear) -> bool:
-    """Whether a node hands on what it is given."""
+    """Return whether a node returns its input unchanged."""
     return linear.axes is None and linear.shift_only and not linear.operands

@@ -1,4 +1,4 @@
-"""The chains of a module, and the ways in which they run."""
+"""The chains of a module, and how they run."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ __all__ = ["chains_of", "composed", "execution_of", "plans_of", "sharing_kernels
 
 
 def units_of(module: torch.nn.Module) -> list[Unit]:
-    """The modules that run its chains."""
+    """Return the submodules that run its chains."""
     return [unit for unit in module.modules() if isinstance(unit, Unit)]
 
 
 def chains_of(module: torch.nn.Module) -> list[Chain]:
-    """The chains of a module, in whatever way they run."""
+    """Return the chains of a module, however they run."""
     return [unit.chain for unit in units_of(module)]
 
 
 def summary(module: OnnxModule) -> str:
-    """What of a module can be composed and what cannot, a line each."""
+    """List what in a module can be composed and what cannot, one line each."""
     lines = [f"{chain.label}: {len(chain)} layers" for chain in chains_of(module)]
     lines += [f"{a.first}, {a.second}: layerwise: {a.refusal}" for a in module.apart]
     return "\n".join(lines)
 
 
 def composed(module: torch.nn.Module, execution: str = "auto") -> torch.nn.Module:
-    """A module of the same parameters that runs chains of linear layers in some way.
+    """Return a module with the same parameters that runs chains of linear layers in a given way.
 
     Args:
-        module: What `to_torch` makes, or a module with such a one as `inner`; any other comes
-            back as it is.
-        execution: `composed`, as one layer each; `layerwise`; or `auto`: in each forward pass,
-            for each chain, what takes fewer multiply-accumulates.
+        module: The result of `to_torch`, or a module with one as `inner`; any other module is
+            returned unchanged.
+        execution: `composed`, as one layer each; `layerwise`; or `auto`: for each chain and
+            forward pass, whichever takes fewer multiply-accumulates.
 
     Raises:
         UsageError: There is no such execution.
@@ -70,12 +70,12 @@ def _running(module: OnnxModule, execution: str) -> OnnxModule:
 
 
 def execution_of(module: torch.nn.Module, execution: str, x: torch.Tensor) -> str:
-    """One line that says how the chains of a module are trained on an input; empty if it has none.
+    """Describe in one line how the chains of a module are trained on an input; empty if none.
 
     Args:
         module: The module.
         execution: See `composed`.
-        x: An input of the size that a step has.
+        x: An input of the size of a training step.
     """
     if not isinstance(module, OnnxModule):
         return ""
@@ -98,16 +98,16 @@ def execution_of(module: torch.nn.Module, execution: str, x: torch.Tensor) -> st
 
 @contextlib.contextmanager
 def sharing_kernels(module: torch.nn.Module, part: int, parts: int) -> Iterator[None]:
-    """Compose once for all parts of a batch whose gradients are added.
+    """Compose kernels once for all parts of a batch whose gradients are accumulated.
 
-    Both passes of a part, forward and backward, belong into the block. Gradients wait in the
-    composed kernels until the last part; its backward pass takes them to the weights, which must
-    not change in between. Under torch.compile each part composes for itself.
+    Both the forward and the backward pass of a part belong in the block. Gradients accumulate in
+    the composed kernels until the backward pass of the last part propagates them to the weights,
+    which must not change in between. Under torch.compile each part composes its own kernels.
 
     Args:
-        module: What `composed` returned, or a module that contains it.
-        part: The number of the part, from 0.
-        parts: How many there are.
+        module: The result of `composed`, or a module that contains it.
+        part: The index of the part, from 0.
+        parts: The number of parts.
     """
     if parts < 2:
         yield
@@ -136,9 +136,9 @@ def sharing_kernels(module: torch.nn.Module, part: int, parts: int) -> Iterator[
 
 
 def plans_of(module: torch.nn.Module, *inputs: torch.Tensor) -> dict[str, Plan]:
-    """How each chain of a module would be trained on some inputs, by its label.
+    """Return how each chain of a module would be trained on some inputs, by its label.
 
-    Layer by layer there is nothing to plan.
+    With layerwise execution there is nothing to plan.
     """
     plans: dict[str, Plan] = {}
 

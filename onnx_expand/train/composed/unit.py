@@ -1,4 +1,4 @@
-"""The module that runs one chain, composed where that is cheaper."""
+"""The module that runs one chain, composed if that is cheaper."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnx_expand.train.ops.convolution import conv, conv_transpose
 
 __all__ = ["Plan", "Sharing", "Unit"]
 
-# Remembered plans: one for each shape of input, of which a run has few.
+# Plans to remember: one per input shape, of which a run has few.
 _PLANS = 64
 
 
@@ -28,8 +28,8 @@ class Sharing:
     """One kernel for several parts of a batch.
 
     Attributes:
-        parts: How many parts the batch has.
-        last: Whether this is the last part: its backward pass takes all gradients to the weights.
+        parts: The number of parts.
+        last: Whether this is the last part, whose backward pass propagates all gradients.
         active: Whether a part is running.
         kernels: The kernels in use.
     """
@@ -40,14 +40,14 @@ class Sharing:
     kernels: dict[Any, _Shared] = field(default_factory=dict)
 
     def settle(self) -> None:
-        """Hand on gradients that no last backward pass has taken along."""
+        """Propagate gradients that no backward pass of a last part has propagated."""
         for shared in self.kernels.values():
             shared.settle()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a chain is run.
+    """How a chain runs.
 
     Attributes:
         pieces: Its stretches.
@@ -61,12 +61,12 @@ class Plan:
 
 
 class Unit(torch.nn.Module):
-    """A chain of linear layers. It has no tensors: they come in as arguments.
+    """A chain of linear layers, whose tensors are passed as arguments.
 
     Args:
         chain: The chain.
         first: Whether it maps an input of the whole module.
-        execution: How it is run.
+        execution: How to run it.
     """
 
     def __init__(self, chain: Chain, first: bool, execution: str = "auto") -> None:
@@ -79,12 +79,12 @@ class Unit(torch.nn.Module):
         self._plans: dict[Any, Pieces] = {}
 
     def forward(self, x: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
-        """The chain of x; the tensors in the order of `paths`."""
+        """Apply the chain to x, with the tensors in the order of `paths`."""
         given = dict(zip(self.paths, tensors, strict=True))
         return self._run(self.chain, self.plan(x, given), x, given, ())
 
     def plan(self, x: torch.Tensor, tensors: Tensors) -> Pieces:
-        """How x is run."""
+        """Return how to run the chain on x."""
         sharing = self._shares()
         parts = sharing.parts if sharing is not None else 1
         if torch.compiler.is_compiling():
@@ -99,7 +99,7 @@ class Unit(torch.nn.Module):
         return self._plans[key]
 
     def planned(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Plan:
-        """How x is run, and what that takes."""
+        """Return how to run the chain on x, and the cost."""
         given = dict(zip(self.paths, tensors, strict=True))
         pieces, situation = self.plan(x, given), self._situation(x, given, 1)
         own, layers = (products(self.chain, p, situation) for p in (pieces, apart(self.chain)))
@@ -117,14 +117,14 @@ class Unit(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The chain, as torch prints it."""
+        """The chain and its execution, as torch prints them."""
         return f"{self.chain.label}, {self.execution}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "sharing": None, "_plans": {}}
 
     def _shares(self) -> Sharing | None:
-        """The kernels that parts of a batch share, where this pass is one of them."""
+        """Return the kernels that parts of a batch share, if this pass is one of these."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
         return self.sharing if self.sharing is not None and self.sharing.active else None
@@ -180,7 +180,7 @@ class Unit(torch.nn.Module):
                 raise RuntimeError(
                     f"the weights of {chain.label} changed between two parts of a batch"
                 )
-            # What saves activations in its own way, as checkpoints do, must not save these.
+            # Activation checkpointing and similar hooks must not save these.
             with torch.autograd.graph.saved_tensors_hooks(_as_is, _as_is):
                 shared = _Shared(_compose(chain, piece, x, tensors), versions)
             sharing.kernels[key] = shared
@@ -192,7 +192,7 @@ class _Shared:
 
     Args:
         numbers: The kernel, with the graph of its composition.
-        versions: Of the weights.
+        versions: The versions of the weights.
     """
 
     def __init__(self, numbers: Numbers, versions: list[int]) -> None:
@@ -203,11 +203,11 @@ class _Shared:
 
     @property
     def pending(self) -> bool:
-        """Whether gradients wait."""
+        """Whether gradients have accumulated."""
         return any(leaf is not None and leaf.grad is not None for leaf in self.leaves)
 
     def use(self, last: bool) -> Numbers:
-        """The kernel for one more part."""
+        """Return the kernel for one more part."""
         if not last:
             return self.leaves
         if not self.hooked:
@@ -218,14 +218,14 @@ class _Shared:
         return self.numbers
 
     def settle(self) -> None:
-        """Hand on gradients that no last part has taken along."""
+        """Propagate gradients that no last part has propagated."""
         if self.pending:
             tensors = [t for t in self.use(last=True) if t is not None and t.requires_grad]
             torch.autograd.backward(tensors, [torch.zeros_like(t) for t in tensors])
 
 
 class _Adder:
-    """Adds the gradient that waits in a leaf, once."""
+    """Adds the gradient that has accumulated in a leaf, once."""
 
     def __init__(self, leaf: torch.Tensor) -> None:
         self.leaf = leaf
@@ -244,7 +244,7 @@ def _leaf(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _compose(chain: Chain, piece: Piece, x: torch.Tensor, tensors: Tensors) -> Numbers:
-    """The kernel of a stretch, multiplied in float32 at least and returned in its own type."""
+    """Compose the kernel of a stretch, in float32 at least; return it in its own type."""
     dtype = next(iter(tensors.values())).dtype
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
@@ -255,7 +255,7 @@ def _compose(chain: Chain, piece: Piece, x: torch.Tensor, tensors: Tensors) -> N
 
 
 def _apply(geometry: Geometry, numbers: Numbers, x: torch.Tensor, axis: int) -> torch.Tensor:
-    """One map of [N, m, ...]; a matrix acts on any axis."""
+    """Apply one map to [N, m, ...]; a matrix acts on any axis."""
     weight, bias = numbers
     rank, axis = geometry.rank, axis % x.ndim
     if geometry.is_per_channel:

@@ -1,4 +1,4 @@
-"""The translations; importing this package registers them all."""
+"""Translations of operators; importing this package registers them all."""
 
 from onnx_expand.train.ops import (
     activation,

@@ -1,4 +1,4 @@
-"""Activations."""
+"""Activation functions."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ unary(
 
 @op("LeakyRelu")
 def leaky_relu(x: torch.Tensor, *, alpha: float = 0.01) -> torch.Tensor:
-    """x, times alpha where negative."""
+    """Compute x, multiplied by alpha where negative."""
     return F.leaky_relu(x, alpha)
 
 
 @op("PRelu", since=7, weights=(1,))
 def prelu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """x, times the slope where negative."""
+    """Compute x, multiplied by the slope where negative."""
     return torch.where(x < 0, x * slope, x)
 
 
 @op("Elu")
 def elu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
-    """x, or alpha * (e^x - 1) where negative."""
+    """Compute x, or alpha * (e^x - 1) where negative."""
     return F.elu(x, alpha)
 
 
 @op("Celu")
 def celu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
-    """x, or alpha * (e^(x / alpha) - 1) where negative."""
+    """Compute x, or alpha * (e^(x / alpha) - 1) where negative."""
     return F.celu(x, alpha)
 
 
@@ -46,37 +46,37 @@ def celu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
 def selu(
     x: torch.Tensor, *, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805
 ) -> torch.Tensor:
-    """Gamma * elu(x, alpha)."""
+    """Compute gamma * elu(x, alpha)."""
     return gamma * F.elu(x, alpha)
 
 
 @op("Gelu")
 def gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
-    """X times the normal distribution's probability below it."""
+    """Compute x * Phi(x), where Phi is the normal cumulative distribution function."""
     return F.gelu(x, approximate=approximate)
 
 
 @op("Swish")
 def swish(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
-    """X * sigmoid(alpha * x)."""
+    """Compute x * sigmoid(alpha * x)."""
     return x * torch.sigmoid(alpha * x)
 
 
 @op("HardSigmoid")
 def hard_sigmoid(x: torch.Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> torch.Tensor:
-    """Alpha * x + beta, limited to 0..1."""
+    """Compute alpha * x + beta, clamped to [0, 1]."""
     return torch.clamp(alpha * x + beta, 0, 1)
 
 
 @op("ThresholdedRelu")
 def thresholded_relu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
-    """X where above alpha, zero elsewhere."""
+    """Compute x where it is above alpha, zero elsewhere."""
     return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
 @op("Shrink")
 def shrink(x: torch.Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> torch.Tensor:
-    """X moved towards zero by the bias; zero within lambd of it."""
+    """Compute x moved towards zero by the bias, or zero where |x| <= lambd."""
     zero = torch.zeros_like(x)
     moved = torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
     return moved.to(x.dtype)
@@ -88,7 +88,7 @@ def clip(
     min: float | torch.Tensor | None = None,
     max: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x, limited from below and above."""
+    """Clamp x between the bounds."""
     if min is not None:
         x = torch.clamp(x, min=min)
     if max is not None:
@@ -98,23 +98,23 @@ def clip(
 
 @op("Softmax", since=13)
 def softmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
-    """Exponentials, normalised along an axis."""
+    """Compute the softmax along an axis."""
     return torch.softmax(x, axis)
 
 
 @op("LogSoftmax", since=13)
 def log_softmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
-    """The logarithm of softmax."""
+    """Compute the logarithm of the softmax along an axis."""
     return torch.log_softmax(x, axis)
 
 
 @op("Softmax")
 def softmax_from(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    """Exponentials, normalised over all axes from `axis` on: the meaning before opset 13."""
+    """Compute the softmax over all axes from `axis` on, as before opset 13."""
     return torch.softmax(x.flatten(axis % x.ndim), -1).reshape(x.shape)
 
 
 @op("LogSoftmax")
 def log_softmax_from(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    """The logarithm of softmax over all axes from `axis` on: the meaning before opset 13."""
+    """Compute the logarithm of the softmax over all axes from `axis` on, as before opset 13."""
     return torch.log_softmax(x.flatten(axis % x.ndim), -1).reshape(x.shape)

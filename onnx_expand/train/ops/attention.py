@@ -1,4 +1,4 @@
-"""Scaled dot product attention, in all of the forms that ONNX's operator has."""
+"""Scaled dot product attention, in all variants of the ONNX operator."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def attention(
     softcap: float = 0.0,
     softmax_precision: int | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """Softmax(q k' scale + mask) v over heads; the keys and values; the scores.
+    """Compute softmax(q k' scale + mask) v per head; also return keys, values and scores.
 
     Shapes: q [N, heads, L, D], k and v [N, heads', S, D]; or [N, L, heads D] and so on, with the
     numbers of heads as attributes. Several heads of q may share one of k and v.
@@ -71,7 +71,7 @@ def attention(
         shown = scores
     dtype = q.dtype if softmax_precision is None else DTYPES[softmax_precision]
     blocked = (bias == -math.inf).all(dim=-1, keepdim=True)
-    # A row without any key attends to nothing; its softmax would have no gradient but NaN.
+    # A query without any allowed key has a zero result; its softmax would have NaN gradients.
     scores = torch.where(blocked, 0.0, scores)
     probabilities = torch.softmax(scores.to(dtype), dim=-1).to(q.dtype)
     probabilities = torch.where(blocked, 0.0, probabilities)
@@ -84,12 +84,12 @@ def attention(
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """[N, L, heads D] to [N, heads, L, D]."""
+    """Reshape [N, L, heads D] to [N, heads, L, D]."""
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def _frontier(scores: torch.Tensor, before: int, valid: torch.Tensor | None) -> torch.Tensor:
-    """The place among the keys of each query, [L] or [N, 1, L]."""
+    """Return the position of each query among the keys, [L] or [N, 1, L]."""
     length = scores.shape[-2]
     places = torch.arange(length, device=scores.device)
     if valid is None or before:
@@ -104,7 +104,7 @@ def _bias(
     windows: tuple[int, int],
     valid: torch.Tensor | None,
 ) -> torch.Tensor:
-    """What is added to the scores: zero where a query may look, minus infinity where not."""
+    """Return the bias of the scores: zero for allowed keys, minus infinity for others."""
     length = scores.shape[-1]
     keys = torch.arange(length, device=scores.device)
     right, left = windows

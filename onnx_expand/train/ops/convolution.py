@@ -36,7 +36,7 @@ def conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """A convolution of [N, m, ...] with [n, m / group, ...]."""
+    """Convolve [N, m, ...] with [n, m / group, ...]."""
     kernel = weight.shape[2:]
     geometry = windows(x.shape[2:], kernel, strides, dilations, auto_pad, pads)
     padding: Sequence[int] = geometry.begin
@@ -63,7 +63,7 @@ def conv_transpose(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """A transposed convolution of [N, m, ...] with [m, n / group, ...]."""
+    """Apply the transposed convolution of [m, n / group, ...] to [N, m, ...]."""
     kernel = weight.shape[2:]
     rank = len(kernel)
     extra = list(output_padding or [0] * rank)
@@ -73,7 +73,7 @@ def conv_transpose(
     if output_shape is not None or not (explicit or auto_pad == "VALID"):
         begin, end = _wanted(x.shape[2:], geometry, extra, output_shape, auto_pad)
     whole = _TRANSPOSE[rank](x, weight, None, geometry.strides, 0, 0, group, geometry.dilations)
-    # torch crops only symmetrically, so that the crop is made here, before the bias.
+    # torch crops only symmetrically, so the output is cropped here, before adding the bias.
     trims = [added - crop for added, crop in zip(extra, end, strict=True)]
     result = pad_spatial(whole, [-crop for crop in begin], trims)
     return result if bias is None else result + bias.reshape(-1, *[1] * rank)
@@ -86,7 +86,7 @@ def _wanted(
     output_shape: Sequence[int] | None,
     auto_pad: str,
 ) -> tuple[list[int], list[int]]:
-    """What to cut on each side so that the output has the wanted extents."""
+    """Return the amounts to crop on each side for the wanted output extents."""
     steps = geometry.strides
     wanted = [n * s for n, s in zip(size, steps, strict=True)]
     if output_shape is not None:
@@ -95,7 +95,7 @@ def _wanted(
     for axis, extent in enumerate(geometry.extents):
         full = (size[axis] - 1) * steps[axis] + extra[axis] + extent
         total = full - wanted[axis]
-        # What is too short is extended at its end.
+        # An output that is too short is extended at its end.
         small, large = (total // 2, total - total // 2) if total > 0 else (0, total)
         lower = auto_pad == "SAME_LOWER" and total > 0
         begin.append(large if lower else small)

@@ -1,4 +1,4 @@
-"""Arithmetic, comparisons and logic, element by element with numpy's broadcasting."""
+"""Elementwise arithmetic, comparisons and logic with numpy's broadcasting."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ unary(
 
 @op("Add", since=7)
 def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A + b."""
+    """Compute Add: a + b."""
     return a + b
 
 
 @op("Sub", since=7)
 def sub(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A - b."""
+    """Compute Sub: a - b."""
     return a - b
 
 
 @op("Mul", since=7)
 def mul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A * b."""
+    """Compute Mul: a * b."""
     return a * b
 
 
 @op("Div", since=7)
 def div(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A / b; integers are divided towards zero."""
+    """Compute Div: a / b, truncated for integers."""
     if a.is_floating_point() or a.is_complex():
         return a / b
     return torch.div(a, b, rounding_mode="trunc")
@@ -67,37 +67,37 @@ def div(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @op("Mod")
 def mod(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
-    """The remainder, with the sign of b, or with fmod of a."""
+    """Compute the remainder, with the sign of b, or of a if `fmod` is set."""
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
 @op("BitwiseAnd")
 def bitwise_and(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The bits that are in both."""
+    """Compute the bitwise AND."""
     return a & b
 
 
 @op("BitwiseOr")
 def bitwise_or(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The bits that are in either."""
+    """Compute the bitwise OR."""
     return a | b
 
 
 @op("BitwiseXor")
 def bitwise_xor(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The bits that are in one alone."""
+    """Compute the bitwise XOR."""
     return a ^ b
 
 
 @op("BitShift")
 def bit_shift(a: torch.Tensor, b: torch.Tensor, *, direction: str) -> torch.Tensor:
-    """The bits of a moved by b places, towards the highest (LEFT) or the lowest (RIGHT)."""
+    """Shift the bits of a by b positions to the left or right."""
     return a << b if direction == "LEFT" else a >> b
 
 
 @op("Pow", since=7, frozen=(1,))
 def power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A to the power of b, of a's type."""
+    """Compute a to the power of b, in a's type."""
     if a.is_floating_point():
         return torch.pow(a, b if b.is_floating_point() else b.to(a.dtype)).to(a.dtype)
     if b.is_floating_point():
@@ -107,85 +107,85 @@ def power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @op("Sum")
 def total(*terms: torch.Tensor) -> torch.Tensor:
-    """The sum of all terms."""
+    """Compute the sum of all inputs."""
     return functools.reduce(torch.add, terms)
 
 
 @op("Mean")
 def mean(*terms: torch.Tensor) -> torch.Tensor:
-    """The mean of all terms."""
+    """Compute the mean of all inputs."""
     return functools.reduce(torch.add, terms) / len(terms)
 
 
 @op("Max")
 def maximum(*terms: torch.Tensor) -> torch.Tensor:
-    """The largest of all terms."""
+    """Compute the elementwise maximum of all inputs."""
     return functools.reduce(torch.maximum, terms)
 
 
 @op("Min")
 def minimum(*terms: torch.Tensor) -> torch.Tensor:
-    """The smallest of all terms."""
+    """Compute the elementwise minimum of all inputs."""
     return functools.reduce(torch.minimum, terms)
 
 
 @op("Equal", since=7, frozen=(0, 1))
 def equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A == b."""
+    """Compute Equal: a == b."""
     return torch.eq(a, b)
 
 
 @op("Greater", since=7, frozen=(0, 1))
 def greater(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A > b."""
+    """Compute Greater: a > b."""
     return torch.gt(a, b)
 
 
 @op("GreaterOrEqual", frozen=(0, 1))
 def greater_or_equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A >= b."""
+    """Compute GreaterOrEqual: a >= b."""
     return torch.ge(a, b)
 
 
 @op("Less", since=7, frozen=(0, 1))
 def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A < b."""
+    """Compute Less: a < b."""
     return torch.lt(a, b)
 
 
 @op("LessOrEqual", frozen=(0, 1))
 def less_or_equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A <= b."""
+    """Compute LessOrEqual: a <= b."""
     return torch.le(a, b)
 
 
 @op("And", since=7)
 def logical_and(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A and b."""
+    """Compute And: a and b."""
     return torch.logical_and(a, b)
 
 
 @op("Or", since=7)
 def logical_or(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A or b."""
+    """Compute Or: a or b."""
     return torch.logical_or(a, b)
 
 
 @op("Xor", since=7)
 def logical_xor(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Exactly one of a and b."""
+    """Compute Xor: exactly one of a and b."""
     return torch.logical_xor(a, b)
 
 
 @op("Where")
 def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A where the condition holds, b elsewhere."""
+    """Select a where the condition is true, else b."""
     return torch.where(condition, a, b)
 
 
 @op("Identity")
 def identity(x: torch.Tensor) -> torch.Tensor:
-    """X."""
+    """Return the input unchanged."""
     return x
 
 
@@ -196,7 +196,7 @@ def _check_cast(attributes: Attributes) -> str:
 
 @op("Cast", since=6, check=_check_cast)
 def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> torch.Tensor:
-    """X in another element type."""
+    """Convert x to another element type."""
     return x.to(DTYPES[to])
 
 
@@ -204,7 +204,7 @@ def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up")
 def cast_like(
     x: torch.Tensor, other: torch.Tensor, *, saturate: int = 1, round_mode: str = "up"
 ) -> torch.Tensor:
-    """X in the element type of another tensor."""
+    """Convert x to the element type of another tensor."""
     return x.to(other.dtype)
 
 
@@ -216,7 +216,7 @@ def cumulative_sum(
     exclusive: int = 0,
     reverse: int = 0,
 ) -> torch.Tensor:
-    """Running sums along an axis, without the element itself if exclusive."""
+    """Compute cumulative sums along an axis, without the element itself if `exclusive`."""
     along = int(axis[0] if isinstance(axis, Sequence) else axis)
     turned = x.flip(along) if reverse else x
     sums = turned.cumsum(along, dtype=x.dtype)

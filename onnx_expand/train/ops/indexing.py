@@ -1,4 +1,4 @@
-"""Picking elements, and putting them."""
+"""Gather, scatter and slice elements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Positions = list[int | float] | torch.Tensor
 
 @op("Gather", weights=(0,))
 def gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
-    """Slices of x at some positions of an axis."""
+    """Gather slices of x at some indices of an axis."""
     axis %= x.ndim
     flat = _positive(indices.reshape(-1), x.shape[axis])
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
@@ -24,13 +24,13 @@ def gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Te
 
 @op("GatherElements")
 def gather_elements(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
-    """Elements of x at positions of an axis, one for each element of `indices`."""
+    """Gather one element of x along an axis for each element of `indices`."""
     return x.gather(axis, _positive(indices, x.shape[axis]))
 
 
 @op("GatherND")
 def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) -> torch.Tensor:
-    """Slices of x at coordinates, the last axis of `indices`."""
+    """Gather slices of x at the coordinates in the last axis of `indices`."""
     outer, depth = x.shape[:batch_dims], indices.shape[-1]
     batch = [
         torch.arange(extent, device=x.device).reshape(
@@ -53,11 +53,11 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 def scatter_nd(
     x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, reduction: str = "none"
 ) -> torch.Tensor:
-    """X with other slices at some coordinates."""
+    """Replace the slices of x at some coordinates, or combine them with updates."""
     where = tuple(indices[..., i] for i in range(indices.shape[-1]))
     if reduction in {"none", "add"}:
         return x.index_put(where, updates, accumulate=reduction == "add")
-    # A slice of x is a row of a matrix; each update names one row.
+    # A slice of x is a row of a matrix; each update addresses one row.
     depth = indices.shape[-1]
     rows = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=x.device)
     for axis, place in enumerate(where):
@@ -79,7 +79,7 @@ def scatter_elements(
     axis: int = 0,
     reduction: str = "none",
 ) -> torch.Tensor:
-    """X with other elements at some positions of an axis."""
+    """Replace the elements of x at some indices of an axis, or combine them with updates."""
     index = _positive(indices, x.shape[axis])
     if reduction != "none":
         return x.scatter_reduce(axis, index, updates, _REDUCTIONS[reduction])
@@ -100,7 +100,7 @@ def tensor_scatter(
     axis: int = -2,
     mode: str = "linear",
 ) -> torch.Tensor:
-    """A cache with new entries along an axis, from a position of each sample's own."""
+    """Write new entries into a cache along an axis, from a separate position for each sample."""
     axis %= cache.ndim
     places = torch.arange(update.shape[axis], device=cache.device)
     if first is not None:
@@ -120,7 +120,7 @@ def slices(
     axes: Positions | None = None,
     steps: Positions | None = None,
 ) -> torch.Tensor:
-    """Part of x: from start to before end, by step, along some axes."""
+    """Slice x from start to end (exclusive) by step, along some axes."""
     first, last = integers(starts), integers(ends)
     where: Sequence[int] = range(len(first)) if axes is None else integers(axes)
     strides = [1] * len(first) if steps is None else integers(steps)
@@ -129,7 +129,7 @@ def slices(
         if step > 0:
             picks[axis] = slice(start, end, step)
         else:
-            # torch has no negative steps.
+            # torch does not support negative steps.
             positions = range(*slice(start, end, step).indices(x.shape[axis]))
             x = x.index_select(
                 axis, torch.tensor(list(positions), dtype=torch.int64, device=x.device)
@@ -141,7 +141,7 @@ def slices(
 def one_hot(
     indices: torch.Tensor, depth: Positions, values: torch.Tensor, *, axis: int = -1
 ) -> torch.Tensor:
-    """One of two values: on where the position equals the index, off elsewhere."""
+    """Create the one-hot encoding of indices, with the given values for off and on."""
     length = integers(depth)[0]
     axis = axis % (indices.ndim + 1)
     places = torch.arange(length, device=indices.device)
@@ -152,7 +152,7 @@ def one_hot(
 
 @op("Trilu", static=(1,))
 def trilu(x: torch.Tensor, k: Positions | None = None, *, upper: int = 1) -> torch.Tensor:
-    """The upper or lower triangle."""
+    """Return the upper or lower triangle, with zeros elsewhere."""
     diagonal = 0 if k is None else integers(k)[0]
     return x.triu(diagonal) if upper else x.tril(diagonal)
 
@@ -167,9 +167,9 @@ def top_k(
     sorted: int = 1,
     outputs: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest or smallest elements along an axis, and where they are.
+    """Return the largest or smallest elements along an axis, and their indices.
 
-    Of equal ones the first comes first, which `torch.topk` does not promise.
+    The first of equal elements comes first, which `torch.topk` does not guarantee.
     """
     found = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     count = integers(k)[0]
@@ -177,7 +177,7 @@ def top_k(
 
 
 def _positive(indices: torch.Tensor, length: int) -> torch.Tensor:
-    """Positions counted from the start, where negative ones count from the end."""
+    """Convert indices that count from the end to nonnegative ones."""
     return torch.where(indices < 0, indices + length, indices).to(torch.int64)
 
 
@@ -185,7 +185,7 @@ def _positive(indices: torch.Tensor, length: int) -> torch.Tensor:
 def unique(
     x: torch.Tensor, *, outputs: int, axis: int | None = None, sorted: int = 1
 ) -> tuple[torch.Tensor, ...]:
-    """The different elements or slices, where each is first, which each is, and how many."""
+    """Return the unique elements or slices, first indices, inverse indices and counts."""
     flat = x.reshape(-1) if axis is None else x
     along = 0 if axis is None else axis
     values, inverse, counts = torch.unique(

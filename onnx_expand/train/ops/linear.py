@@ -1,4 +1,4 @@
-"""Gemm, MatMul, Einsum."""
+"""Gemm, MatMul and Einsum."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx_expand.train.registry import op
 
 @op("MatMul", weights=(0, 1))
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Numpy's matmul."""
+    """Compute the matrix product, as numpy's matmul."""
     return torch.matmul(a, b)
 
 
@@ -24,7 +24,7 @@ def gemm(
     transA: int = 0,  # noqa: N803
     transB: int = 0,  # noqa: N803
 ) -> torch.Tensor:
-    """The sum alpha * a' @ b' + beta * c of matrices, with c broadcast to the product."""
+    """Compute alpha * a' @ b' + beta * c, with c broadcast to the product."""
     a = a.t() if transA else a
     b = b.t() if transB else b
     product = torch.matmul(a, b)
@@ -37,5 +37,5 @@ def gemm(
 
 @op("Einsum")
 def einsum(*operands: torch.Tensor, equation: str) -> torch.Tensor:
-    """Einstein's summation."""
+    """Compute an Einstein summation."""
     return torch.einsum(equation.replace(" ", ""), *operands)

@@ -1,4 +1,4 @@
-"""BatchNormalization, Dropout, and normalisations that have no state."""
+"""BatchNormalization, Dropout, and normalizations without state."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ def _check_batch_normalization(attributes: Attributes) -> str:
 
 @op("BatchNormalization", weights=(1, 2), frozen=(3, 4), check=_check_batch_normalization)
 class BatchNormalization(torch.nn.Module):
-    """Normalises each channel; by the batch's own statistics while training.
+    """Normalizes each channel, with the statistics of the batch while training.
 
-    It holds no tensors: scale, bias and the running statistics come in as arguments, and the
-    latter are updated in place in training mode. As everywhere in torch, the running variance is
-    the unbiased one.
+    It has no tensors: scale, bias and running statistics are arguments, and training updates the
+    latter in place. As everywhere in torch, the running variance is unbiased.
 
     Args:
         epsilon: Added to the variance.
-        momentum: The share of the old statistics that an update keeps: 1 - torch's momentum.
-        training_mode: Only 0 is accepted; `.training` decides.
-        spatial: Only 1 is accepted.
+        momentum: The weight of the old statistics in an update: 1 - torch's momentum.
+        training_mode: Must be 0; `.training` decides.
+        spatial: Must be 1.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class BatchNormalization(torch.nn.Module):
         mean: torch.Tensor,
         var: torch.Tensor,
     ) -> torch.Tensor:
-        """The normalised tensor, [N, C, ...]."""
+        """Normalize a tensor [N, C, ...]."""
         return F.batch_norm(
             x, mean, var, scale, bias, self.training, 1 - self.momentum, self.epsilon
         )
@@ -77,7 +76,7 @@ def normalize(
     training_mode: int = 0,
     spatial: int = 1,
 ) -> torch.Tensor:
-    """As the definition says, in training too: the statistics are the graph's own business."""
+    """Normalize by the given statistics, in training too: the graph computes them."""
     shape = (-1, *(1,) * (x.ndim - 2))
     factor = scale * torch.rsqrt(var + epsilon)
     return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
@@ -96,17 +95,17 @@ def standardize(
     training_mode: int = 1,
     spatial: int = 1,
 ) -> torch.Tensor:
-    """A weight normalised by its own statistics, in training and after."""
+    """Normalize a weight by its own statistics, in training and afterwards."""
     return F.batch_norm(x, None, None, scale, bias, training=True, eps=epsilon)
 
 
 @op("Dropout", static=(1, 2))
 class Dropout(torch.nn.Module):
-    """Zeroes elements at random while training; nothing otherwise.
+    """Sets random elements to zero while training; otherwise the identity.
 
     Args:
         ratio: The probability of zero, where it is an attribute.
-        seed: Ignored: torch's generator decides.
+        seed: Ignored: torch's generator is used.
         is_test: Ignored: `.training` decides.
     """
 
@@ -117,7 +116,7 @@ class Dropout(torch.nn.Module):
     def forward(
         self, x: torch.Tensor, ratio: float | None = None, training_mode: bool | None = None
     ) -> torch.Tensor:
-        """The tensor, thinned while training; the node's own training_mode is not obeyed."""
+        """Drop elements while training; the input `training_mode` is ignored."""
         return F.dropout(x, self.ratio if ratio is None else float(ratio), self.training)
 
 
@@ -132,7 +131,7 @@ def layer_normalization(
     stash_type: int = 1,
     outputs: int = 1,
 ) -> tuple[torch.Tensor, ...]:
-    """Normalises over all axes from `axis` on; also the mean and the inverse deviation."""
+    """Normalize over all axes from `axis` on; return also the mean and the inverse deviation."""
     shape = x.shape[axis % x.ndim :]
     if scale.shape == shape and (bias is None or bias.shape == shape):
         result = F.layer_norm(x, shape, scale, bias, epsilon)
@@ -157,7 +156,7 @@ def rms_normalization(
     epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> torch.Tensor:
-    """Divides by the root of the mean square over all axes from `axis` on."""
+    """Divide by the root of the mean square over all axes from `axis` on, and scale."""
     axes = tuple(range(axis % x.ndim, x.ndim))
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     square = exact.square().mean(dim=axes, keepdim=True)
@@ -168,7 +167,7 @@ def rms_normalization(
 def instance_normalization(
     x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, epsilon: float = 1e-5
 ) -> torch.Tensor:
-    """Normalises each channel of each sample."""
+    """Normalize each channel of each sample."""
     return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
@@ -176,7 +175,7 @@ def instance_normalization(
 def local_response_normalization(
     x: torch.Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> torch.Tensor:
-    """Divides by a power of the sum of squares of neighbouring channels."""
+    """Divide by a power of the scaled sum of squares of neighbouring channels."""
     square = x.square().flatten(2).transpose(1, 2)
     padded = F.pad(square, [(size - 1) // 2, size // 2])
     sums = padded.unfold(2, size, 1).sum(dim=-1).transpose(1, 2).reshape(x.shape)

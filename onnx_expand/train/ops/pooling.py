@@ -1,4 +1,4 @@
-"""Pools, local and global."""
+"""Local and global pooling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _check(attributes: Attributes) -> str:
 
 
 def _torch_pads(geometry: Windows, ceil_mode: int) -> bool:
-    """Whether torch's pools accept this geometry as it is."""
+    """Return whether torch's pooling accepts this geometry."""
     half = all(2 * p <= k for p, k in zip(geometry.begin, geometry.kernel, strict=True))
     return geometry.symmetric and half and not ceil_mode
 
@@ -40,11 +40,11 @@ def max_pool(
     storage_order: int = 0,
     strides: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """The largest value of each window, and its place among all elements of x."""
+    """Compute the maximum of each window, and its flat index in x."""
     size = x.shape[2:]
     geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
     padding: Sequence[int] = geometry.begin
-    before = [0] * len(size)  # positions that are added before
+    before = [0] * len(size)  # positions added before the input
     if not _torch_pads(geometry, ceil_mode):
         end = geometry.fit(size, geometry.counts(size, bool(ceil_mode)))
         x = pad_spatial(x, geometry.begin, end, _lowest(x.dtype))
@@ -64,7 +64,7 @@ def _counted(
     size: Sequence[int],
     column_major: bool,
 ) -> torch.Tensor:
-    """Places within a padded channel as ONNX counts them: over all channels and samples."""
+    """Convert indices in a padded channel to ONNX's, which count all channels and samples."""
     along = []
     for length, first in zip(reversed(padded), reversed(before), strict=True):
         along.append(places % length - first)
@@ -90,7 +90,7 @@ def average_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """The mean of each window."""
+    """Compute the mean of each window."""
     size = x.shape[2:]
     geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
     if _torch_pads(geometry, ceil_mode) and set(geometry.dilations) == {1}:
@@ -105,7 +105,7 @@ def average_pool(
     counts = geometry.counts(size, bool(ceil_mode))
     ones = x.new_ones((1, 1, *size))
     if count_include_pad:
-        # The declared padding counts; what ceil_mode adds after it does not.
+        # The declared padding counts; positions that ceil_mode adds after it do not.
         ones = pad_spatial(ones, geometry.begin, geometry.end, 1.0)
         inside = _window_sums(ones, geometry, counts, geometry.begin)
     else:
@@ -116,7 +116,7 @@ def average_pool(
 def _window_sums(
     x: torch.Tensor, geometry: Windows, counts: Sequence[int], present: Sequence[int]
 ) -> torch.Tensor:
-    """The sum over each window, by slices; `present` positions before the input are in x."""
+    """Sum each window by slices; x already has `present` positions of padding at its start."""
     begin = [p - held for p, held in zip(geometry.begin, present, strict=True)]
     steps = zip(counts, geometry.strides, geometry.extents, strict=True)
     length = [(n - 1) * s + e for n, s, e in steps]
@@ -141,11 +141,11 @@ def _lowest(dtype: torch.dtype) -> float:
 
 @op("GlobalAveragePool")
 def global_average_pool(x: torch.Tensor) -> torch.Tensor:
-    """The mean of each channel, [N, C, 1, ...]."""
+    """Compute the mean of each channel, [N, C, 1, ...]."""
     return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
 @op("GlobalMaxPool")
 def global_max_pool(x: torch.Tensor) -> torch.Tensor:
-    """The largest value of each channel, [N, C, 1, ...]."""
+    """Compute the maximum of each channel, [N, C, 1, ...]."""
     return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)

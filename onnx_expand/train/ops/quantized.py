@@ -1,7 +1,7 @@
-"""Numbers that are stored as integers.
+"""Dequantization of values that are stored as integers.
 
-Only the way back is translated: rounding has no gradient, so that nothing before a QuantizeLinear
-would be trained.
+QuantizeLinear has no translation: rounding has no gradient, so that nothing before it would be
+trained.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def dequantize(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> torch.Tensor:
-    """(x - zero) scale, for the whole, along an axis, or in blocks of it."""
+    """Compute (x - zero) * scale, per tensor, along an axis, or in blocks along an axis."""
     dtype = DTYPES[output_dtype] if output_dtype else scale.dtype
     exact = torch.promote_types(dtype, torch.float32)
 

@@ -41,9 +41,9 @@ def _unroll(
     lengths: torch.Tensor | None,
     direction: str,
 ) -> tuple[torch.Tensor, list[State]]:
-    """Run all directions over [T, N, m]; the outputs [T, D, N, h] and the last states.
+    """Run all directions over [T, N, m]; return the outputs [T, D, N, h] and the last states.
 
-    Behind the end of a sequence the output is zero and the state stays.
+    After the end of a sequence the output is zero and the state does not change.
     """
     count, results, last = x.shape[0], [], []
     backwards = [direction == "reverse"] if len(states) == 1 else [False, True]
@@ -71,7 +71,7 @@ def _clipped(x: torch.Tensor, clip: float | None) -> torch.Tensor:
 def _begin(
     given: torch.Tensor | None, like: torch.Tensor, directions: int, hidden: int
 ) -> list[torch.Tensor]:
-    """The first state of each direction."""
+    """Return the initial state of each direction."""
     if given is None:
         return [like.new_zeros(like.shape[1], hidden)] * directions
     return list(given)
@@ -89,7 +89,7 @@ def _finish(
 def _turned(
     x: torch.Tensor, states: Sequence[torch.Tensor | None], layout: int
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """Time first, and directions first."""
+    """Move the time axis, and the direction axis of states, to the front."""
     if not layout:
         return x, list(states)
     turned = [None if state is None else state.transpose(0, 1) for state in states]
@@ -114,7 +114,7 @@ def rnn(
     layout: int = 0,
     outputs: int = 2,
 ) -> tuple[torch.Tensor, ...]:
-    """H = f(W x + R h + b), over time."""
+    """Compute h = f(W x + R h + b) over time."""
     x, (h,) = _turned(x, (h,), layout)
     count, hidden = r.shape[0], r.shape[2]
     functions = _activations(activations, ["Tanh"], count)
@@ -149,7 +149,7 @@ def gru(
     linear_before_reset: int = 0,
     outputs: int = 2,
 ) -> tuple[torch.Tensor, ...]:
-    """Gates z (update), r (reset) and h, in this order, as ONNX defines them."""
+    """Compute a GRU with gates z (update), r (reset) and h, in ONNX's order."""
     x, (h,) = _turned(x, (h,), layout)
     count, hidden = r.shape[0], r.shape[2]
     functions = _activations(activations, ["Sigmoid", "Tanh"], count)
@@ -196,7 +196,7 @@ def lstm(
     layout: int = 0,
     outputs: int = 3,
 ) -> tuple[torch.Tensor, ...]:
-    """Gates i, o, f and c, in this order, with peepholes p to the first three."""
+    """Compute an LSTM with gates i, o, f, c, in this order, and peepholes p to the first three."""
     x, (h, c) = _turned(x, (h, c), layout)
     count, hidden = r.shape[0], r.shape[2]
     functions = _activations(activations, ["Sigmoid", "Tanh", "Tanh"], count)

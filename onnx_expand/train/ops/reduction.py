@@ -14,7 +14,7 @@ Axes = int | Sequence[int] | torch.Tensor | None
 
 
 def _axes(x: torch.Tensor, axes: Axes, noop: int) -> tuple[int, ...]:
-    """The axes to reduce; none given means all of them, or none when `noop`."""
+    """Return the axes to reduce; without any these are all axes, or none if `noop` is set."""
     given = () if axes is None else tuple(integers(axes))
     if given or noop:
         return given
@@ -22,17 +22,17 @@ def _axes(x: torch.Tensor, axes: Axes, noop: int) -> tuple[int, ...]:
 
 
 def _exact(x: torch.Tensor) -> torch.Tensor:
-    """Integers as float64, in which onnxruntime adds and multiplies them."""
+    """Convert integers to float64, in which onnxruntime adds and multiplies them."""
     return x.double() if x.dtype in {torch.int32, torch.int64} else x
 
 
 def _as(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A result in its own type: integers cut towards zero, and to the ends of the type."""
+    """Convert a result to its own type: truncate to integers and saturate."""
     if dtype == y.dtype or dtype not in {torch.int32, torch.int64}:
         return y.to(dtype)
     limits = torch.iinfo(dtype)
     inside = y.clamp(limits.min, limits.max).to(dtype)
-    # The largest int64 is no float64; what rounds up to 2^63 would turn negative.
+    # float64 cannot represent the largest int64; a value rounded up to 2^63 would become negative.
     inside = torch.where(y >= float(limits.max), limits.max, inside)
     return torch.where(y.isnan(), limits.min, inside)
 
@@ -41,7 +41,7 @@ def _as(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def reduce_sum(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The sum."""
+    """Compute the sum."""
     dims = _axes(x, axes, noop_with_empty_axes)
     if not dims:
         return x
@@ -53,7 +53,7 @@ def reduce_sum(
 def reduce_mean(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The mean."""
+    """Compute the mean."""
     dims = _axes(x, axes, noop_with_empty_axes)
     return _as(_exact(x).mean(dim=dims, keepdim=bool(keepdims)), x.dtype) if dims else x
 
@@ -62,7 +62,7 @@ def reduce_mean(
 def reduce_max(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The largest element."""
+    """Compute the maximum."""
     dims = _axes(x, axes, noop_with_empty_axes)
     if dims and any(x.shape[dim] == 0 for dim in dims):
         return _of_nothing(x, dims, keepdims, largest=False)
@@ -73,7 +73,7 @@ def reduce_max(
 def reduce_min(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The smallest element."""
+    """Compute the minimum."""
     dims = _axes(x, axes, noop_with_empty_axes)
     if dims and any(x.shape[dim] == 0 for dim in dims):
         return _of_nothing(x, dims, keepdims, largest=True)
@@ -83,7 +83,7 @@ def reduce_min(
 def _of_nothing(
     x: torch.Tensor, dims: Sequence[int], keepdims: int, *, largest: bool
 ) -> torch.Tensor:
-    """What leaves any number as it is: the largest or smallest of the type."""
+    """Return the neutral element: the largest or smallest value of the type."""
     if x.dtype.is_floating_point:
         limit: float = math.inf if largest else -math.inf
     elif x.dtype == torch.bool:
@@ -97,7 +97,7 @@ def _of_nothing(
 def reduce_prod(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The product."""
+    """Compute the product."""
     dims = _axes(x, axes, noop_with_empty_axes)
     if not dims:
         return x
@@ -111,7 +111,7 @@ def reduce_prod(
 def reduce_l1(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The sum of absolute values."""
+    """Compute the sum of absolute values."""
     total = reduce_sum(
         _exact(x).abs(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
     )
@@ -122,7 +122,7 @@ def reduce_l1(
 def reduce_l2(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The Euclidean norm."""
+    """Compute the Euclidean norm."""
     squares = reduce_sum_square(
         _exact(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
     )
@@ -133,7 +133,7 @@ def reduce_l2(
 def reduce_sum_square(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The sum of squares."""
+    """Compute the sum of squares."""
     total = reduce_sum(
         _exact(x).square(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
     )
@@ -144,7 +144,7 @@ def reduce_sum_square(
 def reduce_log_sum(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The logarithm of the sum."""
+    """Compute the logarithm of the sum."""
     total = reduce_sum(
         _exact(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
     )
@@ -155,7 +155,7 @@ def reduce_log_sum(
 def reduce_log_sum_exp(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
-    """The logarithm of the sum of exponentials."""
+    """Compute the logarithm of the sum of exponentials."""
     dims = _axes(x, axes, noop_with_empty_axes)
     exact = _exact(x)
     sums = torch.logsumexp(exact, dim=dims, keepdim=bool(keepdims)) if dims else exact
@@ -166,7 +166,7 @@ def reduce_log_sum_exp(
 def arg_max(
     x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
 ) -> torch.Tensor:
-    """The position of the largest element along an axis."""
+    """Return the index of the largest element along an axis."""
     if not select_last_index:
         return x.argmax(dim=axis, keepdim=bool(keepdims))
     return x.shape[axis] - 1 - x.flip(axis).argmax(dim=axis, keepdim=bool(keepdims))
@@ -176,7 +176,7 @@ def arg_max(
 def arg_min(
     x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
 ) -> torch.Tensor:
-    """The position of the smallest element along an axis."""
+    """Return the index of the smallest element along an axis."""
     if not select_last_index:
         return x.argmin(dim=axis, keepdim=bool(keepdims))
     return x.shape[axis] - 1 - x.flip(axis).argmin(dim=axis, keepdim=bool(keepdims))

@@ -35,7 +35,7 @@ def _check(attributes: Attributes) -> str:
 @op("Upsample", since=7, static=(1,))
 @op("Resize", since=10, static=(1,))
 def upsample(x: torch.Tensor, scales: Setting, *, mode: str = "nearest") -> torch.Tensor:
-    """x, resampled at the multiples of 1 / scale: the meaning before opset 11."""
+    """Resample x at multiples of 1 / scale, as before opset 11."""
     return resize(
         x,
         None,
@@ -63,10 +63,10 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> torch.Tensor:
-    """X with some axes resampled, by scales or to sizes.
+    """Resample some axes of x, by scales or to sizes.
 
     Raises:
-        UnsupportedError: Integers are to be interpolated.
+        UnsupportedError: The input to interpolate has an integer type.
     """
     if mode != "nearest" and not x.is_floating_point():
         raise UnsupportedError(
@@ -81,7 +81,7 @@ def resize(
         lengths = [x.shape[axis] for axis in where]
         factor = choose(n / length for n, length in zip(extents, lengths, strict=True))
         extents = [math.floor(factor * length + 0.5) for length in lengths]
-        factors = [factor] * len(where)  # one for all axes, though extents are rounded
+        factors = [factor] * len(where)  # one scale for all axes, although extents are rounded
     cropped = coordinate_transformation_mode == "tf_crop_and_resize"
     ends = [float(r) for r in numbers(roi)] if cropped and roi is not None else []
     for position, axis in enumerate(where):
@@ -112,7 +112,7 @@ def resize(
 def _cropped(
     length: int, out: int, first: float, last: float, device: torch.device
 ) -> torch.Tensor:
-    """Positions from one to another part of an axis, both from 0 to 1, [out]."""
+    """Return positions between two fractions of an axis, [out]."""
     index = torch.arange(out, dtype=torch.float64, device=device)
     span = (last - first) * (length - 1)
     places = index * span / (out - 1) if out > 1 else index + span / 2
@@ -122,9 +122,9 @@ def _cropped(
 def _coordinates(
     length: int, out: int, scale: float, transform: str, device: torch.device
 ) -> torch.Tensor:
-    """Where in the input each position of the output lies, float64 [out].
+    """Return the input position of each output position, float64 [out].
 
-    Rounded to float32 as in onnxruntime: that decides which neighbour is nearest.
+    They are rounded to float32 as in onnxruntime, which decides the nearest neighbour.
     """
     single = torch.float32
     index = torch.arange(out, dtype=single, device=device)
@@ -136,7 +136,7 @@ def _coordinates(
     elif transform == "pytorch_half_pixel" and out <= 1:
         places = index * 0
     elif transform == "half_pixel_symmetric":
-        # Keeps the middle in place where length * scale is not whole.
+        # Keeps the center in place if length * scale is not an integer.
         ends = torch.tensor(float(out), dtype=single, device=device) / (factor * size)
         start = (size / 2 * (1 - ends)).double()
         places = (start + (index.double() + 0.5) / factor.double() - 0.5).to(single)
@@ -145,7 +145,7 @@ def _coordinates(
     return places.double()
 
 
-# How near a place must be to the middle between two neighbours to count as the middle.
+# The distance to the midpoint of two neighbours within which a position counts as the midpoint.
 _MIDDLE = 1e-6
 
 
@@ -169,11 +169,11 @@ def _interpolate(
     width: float,
     exclude_outside: bool,
 ) -> torch.Tensor:
-    """Weighted sums of neighbours: a triangle, or the cubic kernel of coefficient a.
+    """Compute weighted sums of neighbours, by a triangle or the cubic kernel of coefficient a.
 
-    Kernels are stretched by 1 / width, so that what is made smaller is averaged (antialiasing).
+    Kernels are stretched by 1 / width, which averages when downscaling (antialiasing).
     """
-    low = places.ceil() - 1  # the neighbour before, never the place itself
+    low = places.ceil() - 1  # the previous neighbour, never the position itself
     rest = places - low
     reach = 1 if a is None else 2
     first = math.floor(-reach / width) + 1
@@ -197,7 +197,7 @@ def _interpolate(
 
 
 def _cubic(d: torch.Tensor, a: float) -> torch.Tensor:
-    """Keys's cubic convolution kernel at distances from the middle."""
+    """Evaluate Keys's cubic convolution kernel at distances from its center."""
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
     return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))

@@ -1,4 +1,4 @@
-"""Sampling between positions, and operators of linear algebra that few models have."""
+"""Sampling between positions, and rarely used operators of linear algebra."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grid_sample(
     mode: str = "linear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """X at fractional positions between -1 and 1."""
+    """Sample x at fractional positions between -1 and 1."""
     how = _MODES.get(mode, mode)
     return F.grid_sample(
         x, grid, mode=how, padding_mode=padding_mode, align_corners=bool(align_corners)
@@ -42,7 +42,7 @@ def grid_sample(
 def cumulative_product(
     x: torch.Tensor, axis: Positions, *, exclusive: int = 0, reverse: int = 0
 ) -> torch.Tensor:
-    """Products of all elements up to each one."""
+    """Compute cumulative products along an axis."""
     (dim,) = integers(axis)
     x = x.flip(dim) if reverse else x
     if exclusive:
@@ -54,14 +54,14 @@ def cumulative_product(
 
 @op("Hardmax", since=13)
 def hardmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
-    """One at the first largest element along an axis, zero elsewhere."""
+    """Set the first largest element along an axis to one, others to zero."""
     largest = (x == x.amax(axis, keepdim=True)).to(torch.int64).argmax(axis, keepdim=True)
     return torch.zeros_like(x).scatter(axis, largest, 1)
 
 
 @op("LpNormalization")
 def lp_normalization(x: torch.Tensor, *, axis: int = -1, p: int = 2) -> torch.Tensor:
-    """X over its norm along an axis; zero where the norm is."""
+    """Divide x by its norm along an axis; zero where the norm is zero."""
     norm = x.norm(p, dim=axis, keepdim=True)
     return torch.where(norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, 1, norm))
 
@@ -82,7 +82,7 @@ def lp_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """The p-norm of each window."""
+    """Compute the p-norm of each window."""
     rank = len(kernel_shape)
     geometry = windows(x.shape[2:], kernel_shape, strides, dilations, auto_pad, pads)
     powers = pad_spatial(x.abs().pow(p), geometry.begin, geometry.end)
@@ -96,14 +96,14 @@ def lp_pool(
 
 @op("Det")
 def determinant(x: torch.Tensor) -> torch.Tensor:
-    """Of the matrices in the last two axes."""
+    """Compute the determinants of the matrices in the last two axes."""
     result: torch.Tensor = torch.linalg.det(x)
     return result
 
 
 @op("Compress")
 def compress(x: torch.Tensor, condition: torch.Tensor, *, axis: int | None = None) -> torch.Tensor:
-    """The slices at the positions where a condition holds."""
+    """Return the slices at the indices where a condition is true."""
     where = condition.nonzero().reshape(-1)
     return x.reshape(-1)[where] if axis is None else x.index_select(axis, where)
 
@@ -112,7 +112,7 @@ def compress(x: torch.Tensor, condition: torch.Tensor, *, axis: int | None = Non
 def reverse_sequence(
     x: torch.Tensor, lengths: torch.Tensor, *, batch_axis: int = 1, time_axis: int = 0
 ) -> torch.Tensor:
-    """The first so many steps of each sequence in reverse."""
+    """Reverse the first steps of each sequence, as many as its length."""
     moved = x.movedim((time_axis, batch_axis), (0, 1))
     steps = torch.arange(moved.shape[0], device=x.device).reshape(-1, 1)
     own = lengths.reshape(1, -1)

@@ -1,4 +1,4 @@
-"""Sequences of tensors, which exporters write where a tensor is split into parts."""
+"""Sequences of tensors, which exporters use where a tensor is split into parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Setting = int | list[int | float] | torch.Tensor
 def split_to_sequence(
     x: torch.Tensor, split: Setting | None = None, *, axis: int = 0, keepdims: int = 1
 ) -> Sequence[torch.Tensor]:
-    """Parts along an axis: of one size, of given sizes, or of single positions."""
+    """Split along an axis into parts of one size, of given sizes, or of single positions."""
     if split is None:
         parts = torch.split(x, 1, dim=axis)
         return parts if keepdims else [part.squeeze(axis) for part in parts]
@@ -27,13 +27,13 @@ def split_to_sequence(
 
 @op("SequenceConstruct")
 def sequence_construct(*parts: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The tensors as a sequence."""
+    """Return the tensors as a sequence."""
     return parts
 
 
 @op("SequenceAt", static=(1,))
 def sequence_at(parts: Sequence[torch.Tensor], position: Setting) -> torch.Tensor:
-    """One tensor of a sequence."""
+    """Return one tensor of a sequence."""
     return parts[integers(position)[0]]
 
 
@@ -41,5 +41,5 @@ def sequence_at(parts: Sequence[torch.Tensor], position: Setting) -> torch.Tenso
 def concat_from_sequence(
     parts: Sequence[torch.Tensor], *, axis: int, new_axis: int = 0
 ) -> torch.Tensor:
-    """The tensors of a sequence one after the other, or stacked on a new axis."""
+    """Concatenate the tensors of a sequence, or stack them on a new axis."""
     return torch.stack(list(parts), dim=axis) if new_axis else torch.cat(list(parts), dim=axis)

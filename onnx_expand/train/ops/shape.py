@@ -1,4 +1,4 @@
-"""Shapes: reading them, changing them, and tensors made from them."""
+"""Operators that read or change shapes, or create tensors from them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Sizes = list[int | float] | torch.Tensor
 
 @op("Shape", host_rank=1)
 def shape(x: torch.Tensor, *, start: int = 0, end: int | None = None) -> list[int]:
-    """The extents, as Python ints."""
+    """Return the extents, as Python ints."""
     return list(x.shape)[start:end]
 
 
 @op("Size", host_rank=0)
 def size(x: torch.Tensor) -> int:
-    """The number of elements, as a Python int."""
+    """Return the number of elements, as a Python int."""
     return x.numel()
 
 
 @op("Reshape", static=(1,))
 def reshape(x: torch.Tensor, shape: Sizes, *, allowzero: int = 0) -> torch.Tensor:
-    """The same elements in another shape; 0 keeps an extent, -1 is inferred."""
+    """Reshape x; 0 keeps an extent, and -1 is inferred."""
     sizes = integers(shape)
     if not allowzero:
         sizes = [x.shape[i] if extent == 0 else extent for i, extent in enumerate(sizes)]
@@ -37,20 +37,20 @@ def reshape(x: torch.Tensor, shape: Sizes, *, allowzero: int = 0) -> torch.Tenso
 
 @op("Flatten")
 def flatten(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    """A matrix: the axes before `axis`, and the others."""
+    """Reshape to a matrix: the axes before `axis`, and the others."""
     cut = axis + x.ndim if axis < 0 else axis
     return x.reshape(math.prod(x.shape[:cut]), math.prod(x.shape[cut:]))
 
 
 @op("Squeeze", static=(1,))
 def squeeze(x: torch.Tensor, axes: Sizes | None = None) -> torch.Tensor:
-    """Without some axes of extent 1."""
+    """Remove some axes of extent 1."""
     return x.squeeze() if axes is None else x.squeeze(tuple(integers(axes)))
 
 
 @op("Unsqueeze", static=(1,))
 def unsqueeze(x: torch.Tensor, axes: Sizes) -> torch.Tensor:
-    """With new axes of extent 1."""
+    """Insert axes of extent 1."""
     given = integers(axes)
     rank = x.ndim + len(given)
     for axis in sorted(a % rank for a in given):
@@ -60,13 +60,13 @@ def unsqueeze(x: torch.Tensor, axes: Sizes) -> torch.Tensor:
 
 @op("Transpose")
 def transpose(x: torch.Tensor, *, perm: Sequence[int] | None = None) -> torch.Tensor:
-    """The axes in another order; reversed when none is given."""
+    """Permute the axes, by default in reverse order."""
     return x.permute(list(perm) if perm is not None else list(range(x.ndim))[::-1])
 
 
 @op("Expand", static=(1,))
 def expand(x: torch.Tensor, shape: Sizes) -> torch.Tensor:
-    """Broadcast together with a shape."""
+    """Broadcast x with a shape."""
     wanted = integers(shape)
     rank = max(x.ndim, len(wanted))
     own = [1] * (rank - x.ndim) + list(x.shape)
@@ -76,13 +76,13 @@ def expand(x: torch.Tensor, shape: Sizes) -> torch.Tensor:
 
 @op("Tile", since=6, static=(1,))
 def tile(x: torch.Tensor, repeats: Sizes) -> torch.Tensor:
-    """Repeated along each axis."""
+    """Repeat x along each axis."""
     return x.repeat(integers(repeats))
 
 
 @op("Concat", since=4)
 def concat(*parts: torch.Tensor, axis: int) -> torch.Tensor:
-    """One tensor after the other along an axis."""
+    """Concatenate tensors along an axis."""
     return torch.cat(parts, dim=axis)
 
 
@@ -95,7 +95,7 @@ def split(
     num_outputs: int | None = None,
     outputs: int,
 ) -> tuple[torch.Tensor, ...]:
-    """Parts along an axis: of given sizes, or equal, the last one smaller."""
+    """Split along an axis into given sizes, or into equal parts with a smaller last one."""
     if split is not None:
         return torch.split(x, integers(split), dim=axis)
     return torch.split(x, -(-x.shape[axis] // outputs), dim=axis)
@@ -108,7 +108,7 @@ def constant_of_shape(
     value: tuple[float, torch.dtype] = (0.0, torch.float32),
     like: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A tensor of one repeated value."""
+    """Create a tensor of one repeated value."""
     device = None if like is None else like.device
     return torch.full(integers(shape), value[0], dtype=value[1], device=device)
 
@@ -121,7 +121,7 @@ def arange(
     *,
     like: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Numbers from start, by delta, to before limit."""
+    """Create the values from start to limit (exclusive) in steps of delta."""
     dtype = start.dtype if isinstance(start, torch.Tensor) else None
     first, last, step = (numbers(bound)[0] for bound in (start, limit, delta))
     device = None if like is None else like.device
@@ -142,7 +142,7 @@ def pad(
     *,
     mode: str = "constant",
 ) -> torch.Tensor:
-    """More positions on each side; negative amounts cut."""
+    """Pad each side; negative amounts crop."""
     amounts = integers(pads)
     half = len(amounts) // 2
     where = range(x.ndim) if axes is None else [axis % x.ndim for axis in integers(axes)]
@@ -153,7 +153,7 @@ def pad(
         pairs = [amount for pair in list(zip(begin, end, strict=True))[::-1] for amount in pair]
         filled = 0 if value is None else numbers(value)[0]
         if not x.is_floating_point() and filled:
-            # F.pad takes the number as a float, which holds no integers above 2^53.
+            # F.pad takes a float, which cannot represent all integers above 2^53.
             inside = F.pad(torch.ones_like(x, dtype=torch.bool), pairs)
             return torch.where(inside, F.pad(x, pairs), x.new_full((), filled))
         return F.pad(x, pairs, value=filled)
@@ -179,7 +179,7 @@ def _pad_axis(x: torch.Tensor, axis: int, begin: int, end: int, mode: str) -> to
 
 @op("DepthToSpace")
 def depth_to_space(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> torch.Tensor:
-    """Channels become blocks of positions, [N, C, H, W] to [N, C / b^2, H b, W b]."""
+    """Rearrange channels into blocks of positions, [N, C, H, W] to [N, C / b^2, H b, W b]."""
     n, c, h, w = x.shape
     b = blocksize
     if mode == "DCR":
@@ -193,7 +193,7 @@ def depth_to_space(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> tor
 
 @op("SpaceToDepth")
 def space_to_depth(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> torch.Tensor:
-    """Blocks of positions become channels, [N, C, H, W] to [N, C b^2, H / b, W / b]."""
+    """Rearrange blocks of positions into channels, [N, C, H, W] to [N, C b^2, H / b, W / b]."""
     n, c, h, w = x.shape
     b = blocksize
     if mode != "DCR":

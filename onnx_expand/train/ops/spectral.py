@@ -1,4 +1,4 @@
-"""Fourier transforms; complex numbers are pairs along a last axis, as in ONNX."""
+"""Fourier transforms, with complex numbers as pairs along the last axis, as in ONNX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def dft(
     inverse: int = 0,
     onesided: int = 0,
 ) -> torch.Tensor:
-    """The discrete Fourier transform along an axis of [..., 1 or 2]."""
+    """Compute the discrete Fourier transform along an axis of [..., 1 or 2]."""
     place = integers(axis)[0]
     return _transform(x, length, place, bool(inverse), bool(onesided))
 
@@ -33,7 +33,7 @@ def dft_by_attribute(
     inverse: int = 0,
     onesided: int = 0,
 ) -> torch.Tensor:
-    """As `dft`: the axis is an attribute before opset 20."""
+    """Compute `dft` with the axis as an attribute, as before opset 20."""
     return _transform(x, length, axis, bool(inverse), bool(onesided))
 
 
@@ -64,7 +64,7 @@ def stft(
     *,
     onesided: int = 1,
 ) -> torch.Tensor:
-    """Transforms of overlapping frames: [N, L, 1 or 2] to [N, frames, frequencies, 2]."""
+    """Transform overlapping frames: [N, L, 1 or 2] to [N, frames, frequencies, 2]."""
     size = integers(length)[0] if length is not None else 0
     if window is not None:
         size = window.shape[0]

@@ -1,4 +1,4 @@
-"""Layers that carry a state along a sequence: linear attention and causal convolutions."""
+"""Layers with a state along a sequence: linear attention and causal convolutions."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def linear_attention(
     scale: float = 0.0,
     update_rule: str = "gated_delta",
 ) -> tuple[torch.Tensor, ...]:
-    """Attention without softmax, as a recurrence of a matrix for each head.
+    """Compute attention without softmax, as a recurrence of one matrix per head.
 
-    Before each step the state S [N, heads', D, M] decays by exp(decay); k v' is added to it, with
-    the delta rule only the part of v that S does not yet give for k, times beta; the output is
-    scale S' q. Shapes: q [N, L, heads D], k [N, L, heads' D], v [N, L, heads' M].
+    In each step the state S [N, heads', D, M] first decays by exp(decay). Then k v' is added; with
+    the delta rule, v is replaced by beta times its difference from S' k. The output is scale S' q.
+    Shapes: q [N, L, heads D], k [N, L, heads' D], v [N, L, heads' M].
     """
     exact = torch.promote_types(q.dtype, torch.float32)
 
     def split(x: torch.Tensor, heads: int) -> torch.Tensor:
-        """[N, L, heads D] to [L, N, heads, D]."""
+        """Reshape [N, L, heads D] to [L, N, heads, D]."""
         shape = (*x.shape[:-1], heads, x.shape[-1] // heads)
         return x.reshape(shape).movedim(1, 0).to(exact)
 
@@ -82,7 +82,7 @@ def causal_conv(
     outputs: int,
     activation: str = "none",
 ) -> tuple[torch.Tensor, ...]:
-    """A depthwise convolution of the past and x, [N, C, L], and the last k - 1 positions."""
+    """Convolve past and x depthwise, [N, C, L]; return also the last k - 1 positions."""
     reach = w.shape[-1] - 1
     before = x.new_zeros((*x.shape[:2], reach)) if past is None else past
     padded = torch.cat([before, x], dim=2)

@@ -1,4 +1,4 @@
-"""Operators of detection and of warping: sampling at places that are computed."""
+"""Operators of detection and warping, which sample at computed positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Setting = list[int | float] | torch.Tensor
 
 @op("AffineGrid", static=(1,))
 def affine_grid(theta: torch.Tensor, size: Setting, *, align_corners: int = 0) -> torch.Tensor:
-    """The places that an affine map leads to, for GridSample; theta is [N, 2, 3] or [N, 3, 4]."""
+    """Return the sampling grid of an affine map, for GridSample; theta [N, 2, 3] or [N, 3, 4]."""
     return F.affine_grid(theta, integers(size), align_corners=bool(align_corners))
 
 
@@ -32,7 +32,7 @@ def col2im(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """The sum of blocks where they overlap: [N, C blocks, L] to [N, C, image]."""
+    """Sum overlapping blocks: [N, C blocks, L] to [N, C, image]."""
     size, kernel = integers(image_shape), integers(block_shape)
     geometry = windows(size, kernel, strides, dilations, "NOTSET", pads)
     counts = geometry.counts(size, ceil_mode=False)
@@ -58,7 +58,7 @@ def max_unpool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Values back at the places, counted over the whole tensor, that they were the largest of."""
+    """Place values at the flat indices from which MaxPool took them."""
     rank = len(kernel_shape)
     geometry = windows(x.shape[2:], kernel_shape, strides, None, "NOTSET", pads)
     shape = [
@@ -93,9 +93,9 @@ def roi_align(
     sampling_ratio: int = 0,
     spatial_scale: float = 1.0,
 ) -> torch.Tensor:
-    """Each region, [x1, y1, x2, y2], resampled to one size: [regions, C, height, width].
+    """Resample each region [x1, y1, x2, y2] to one size: [regions, C, height, width].
 
-    In mode `max` a bin is the largest of the weighted corners, as the definition has it.
+    In mode `max` a bin is the maximum of the weighted corners, as ONNX defines it.
     """
     half = coordinate_transformation_mode == "half_pixel"
     found = []
@@ -125,7 +125,7 @@ def roi_align(
 
 
 def _corners(image: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> list[torch.Tensor]:
-    """The four weighted neighbours of each place of a grid, [C, ys, xs] each."""
+    """Return the four weighted neighbours of each position of a grid, [C, ys, xs] each."""
     sides = []
     for places, length in ((ys, image.shape[1]), (xs, image.shape[2])):
         inside = ((places >= -1) & (places <= length)).to(image.dtype)
@@ -161,7 +161,7 @@ def deform_conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """A convolution whose taps are moved by offsets and weighted by a mask at each place."""
+    """Convolve with taps that are moved by offsets and weighted by a mask at each position."""
     kernel = list(kernel_shape or w.shape[2:])
     geometry = windows(x.shape[2:], kernel, strides, dilations, "NOTSET", pads)
     taps, (batch, channels) = math.prod(kernel), x.shape[:2]
@@ -184,7 +184,7 @@ def deform_conv(
 
 
 def _sampled(x: torch.Tensor, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
-    """Images [B, C, H, W] between positions, zero outside; places [B, ...] to [B, C, ...]."""
+    """Sample images [B, C, H, W] at [B, ...], with zeros outside; return [B, C, ...]."""
     height, width = x.shape[2:]
     flat = x.flatten(2)
     top, left = ys.floor(), xs.floor()

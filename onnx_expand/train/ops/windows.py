@@ -1,4 +1,4 @@
-"""Where the windows of convolutions and pools lie: the padding that ONNX's attributes mean."""
+"""The positions of windows in convolutions and pooling, with ONNX's padding attributes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Windows", "pad_spatial", "spatial_rank_problem", "windows"]
 
 @dataclass(frozen=True)
 class Windows:
-    """The geometry of a sliding window, one entry for each spatial axis.
+    """The geometry of a sliding window, with one entry per spatial axis.
 
     Attributes:
-        kernel: Taps.
-        strides: Steps between windows.
-        dilations: Steps between taps.
-        begin: Positions added before the input; negative ones cut it.
-        end: Positions added after it.
+        kernel: The numbers of taps.
+        strides: The distances between windows.
+        dilations: The distances between taps.
+        begin: The padding before the input; negative values crop.
+        end: The padding after the input; negative values crop.
     """
 
     kernel: list[int]
@@ -36,11 +36,11 @@ class Windows:
 
     @property
     def symmetric(self) -> bool:
-        """Whether both sides are padded alike, and none is cut."""
+        """Whether both sides are padded equally, without cropping."""
         return self.begin == self.end and all(amount >= 0 for amount in self.begin)
 
     def counts(self, size: Sequence[int], ceil_mode: bool) -> list[int]:
-        """How many windows fit, per axis; with `ceil_mode`, also those that begin inside."""
+        """Return the number of windows per axis; `ceil_mode` also counts partial ones."""
         counts = []
         for axis, extent in enumerate(self.extents):
             stride, begin = self.strides[axis], self.begin[axis]
@@ -52,7 +52,7 @@ class Windows:
         return counts
 
     def fit(self, size: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """The positions to add after the input so that exactly these windows fit."""
+        """Return the padding after the input for exactly these numbers of windows."""
         return [
             (count - 1) * stride + extent - length - begin
             for count, stride, extent, length, begin in zip(
@@ -69,7 +69,7 @@ def windows(
     auto_pad: str,
     pads: Sequence[int] | None,
 ) -> Windows:
-    """The windows that a node's attributes describe on an input of this spatial size."""
+    """Return the windows that a node's attributes describe on an input of this spatial size."""
     rank = len(kernel)
     steps = list(strides or [1] * rank)
     gaps = list(dilations or [1] * rank)
@@ -91,7 +91,7 @@ def windows(
 def pad_spatial(
     x: torch.Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0
 ) -> torch.Tensor:
-    """Add positions to the last axes of a tensor, or cut them where negative."""
+    """Pad the last axes of a tensor; negative amounts crop."""
     if not any(begin) and not any(end):
         return x
     # torch lists the last axis first.
@@ -100,7 +100,7 @@ def pad_spatial(
 
 
 def spatial_rank_problem(kernel_shape: Sequence[int] | None) -> str:
-    """Why torch has no window of this shape; empty when it has."""
+    """Return why torch does not support windows of this rank, or an empty text."""
     if kernel_shape is not None and not 1 <= len(kernel_shape) <= 3:
         return f"a window over {len(kernel_shape)} axes; torch has 1 to 3"
     return ""
