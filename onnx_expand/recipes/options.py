@@ -197,6 +197,13 @@ class DataOptions:
         "A to B. jitter:S: brightness, contrast and saturation by up to S.",
         metavar="NAME,...",
     )
+    transform: str | None = option(
+        None,
+        "Your own random change of a training image, after --augment: a function of a tensor "
+        "[C, H, W], brightnesses from 0 to 1, that returns another of that shape, such as a "
+        "transform of torchvision. Masks and boxes stay.",
+        metavar="PACKAGE:FUNCTION",
+    )
     mean: tuple[float, ...] = option(
         (),
         "Mean of each channel to subtract, of brightnesses from 0 to 1. [default: measured]",

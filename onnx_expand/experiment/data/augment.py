@@ -8,7 +8,7 @@ description, and the numbers that chose it make a run repeatable whoever reads t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ __all__ = [
 
 # How many random numbers each sample gets, and which of them decide what.
 DRAWS = 24
-_FLIP, _DOWN, _RIGHT, _ZOOM, _GAINS, _PART = 0, 1, 2, 3, slice(4, 7), 7
+_FLIP, _DOWN, _RIGHT, _ZOOM, _GAINS, _PART, _OWN = 0, 1, 2, 3, slice(4, 7), 7, 23
 _RATIO = (3 / 4, 4 / 3)
 _AREA = 0.08
 _ATTEMPTS = 4
@@ -84,6 +84,7 @@ class Augment:
         area: Take a part of at least this share of the area, of an aspect from 3/4 to 4/3.
         zoom: Enlarge by a factor between these two; below 1 what is beyond is zeros.
         jitter: Change brightness, contrast and saturation by up to this share.
+        own: Change the image, of the result's extents, by a number from 0 to below 1.
     """
 
     flip: bool = False
@@ -91,6 +92,7 @@ class Augment:
     area: float | None = None
     zoom: tuple[float, float] | None = None
     jitter: float = 0.0
+    own: Callable[[torch.Tensor, float], torch.Tensor] | None = None
 
     @classmethod
     def parse(cls, names: Sequence[str]) -> Augment:
@@ -116,8 +118,13 @@ class Augment:
 
     @property
     def shifts_only(self) -> bool:
-        """Whether no image is resampled or recoloured."""
-        return self.area is None and self.zoom is None and not self.jitter
+        """Whether no image is resampled, recoloured, or changed by somebody's own function."""
+        plain = self.area is None and self.zoom is None and not self.jitter
+        return plain and self.own is None
+
+    def last(self, image: torch.Tensor, draws: npt.NDArray[np.float64]) -> torch.Tensor:
+        """An image [C, H, W] as somebody's own function leaves it, where there is one."""
+        return image if self.own is None else self.own(image, float(draws[_OWN]))
 
     def view(
         self, source: tuple[int, int], target: tuple[int, int], draws: npt.NDArray[np.float64]

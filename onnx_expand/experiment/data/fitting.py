@@ -12,7 +12,9 @@ from onnx_expand.errors import ModelError, UsageError
 from onnx_expand.experiment.data import sources
 from onnx_expand.experiment.data.augment import Augment
 from onnx_expand.experiment.data.dataset import Dataset
+from onnx_expand.experiment.data.own import Own
 from onnx_expand.experiment.data.samples import ArraySamples, Normalization, PictureSamples
+from onnx_expand.experiment.data.sources.custom import find_function
 from onnx_expand.experiment.data.targets import Boxes, Labels, Masks, Pictures, UnreadableError
 
 __all__ = ["by", "fit"]
@@ -37,6 +39,12 @@ def fit(found: sources.Found, label: str, request: sources.Request) -> Dataset:
             f"{label}: augment moves images, masks and boxes, and not targets of "
             f"{list(np.asarray(found.train.y).shape)}; change both in a dataset of your own"
         )
+    own = request.options.transform
+    if own is not None:
+        if not request.channels:
+            raise UsageError(f"{label}: transform '{own}' needs images; the model takes none")
+        find_function(own, "transform")
+        augment = replace(augment, own=Own(own))
     if isinstance(found.train.x, Pictures):
         train, test = _pictures(found, request)
     else:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import random
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -24,6 +23,7 @@ from onnx_expand.experiment.data.augment import (
     shift,
     whole,
 )
+from onnx_expand.experiment.data.own import borrowed, seed_all
 from onnx_expand.experiment.data.targets import (
     Boxes,
     Extents,
@@ -195,12 +195,14 @@ class ArraySamples(Samples):
         extents = (x.shape[2], x.shape[3])
         images = []
         views = [self.augment.view(extents, extents, row) for row in draws]
-        for image, view in zip(torch.from_numpy(x.astype(np.float32) / scale), views, strict=True):
-            images.append(recolour(resample(image, view, extents), view.gains))
+        pixels = torch.from_numpy(x.astype(np.float32) / scale)
+        for image, view, row in zip(pixels, views, draws, strict=True):
+            seen = recolour(resample(image, view, extents), view.gains)
+            images.append(self.augment.last(seen, row))
         if self.masks:
             marks = zip(torch.from_numpy(y)[:, None], views, strict=True)
-            seen = [resample(mark, view, extents, fill=self.beyond)[0] for mark, view in marks]
-            y = torch.stack(seen).numpy()
+            shown = [resample(mark, view, extents, fill=self.beyond)[0] for mark, view in marks]
+            y = torch.stack(shown).numpy()
         return self.normalization(torch.stack(images).numpy()), y
 
 
@@ -284,6 +286,8 @@ class PictureSamples(Samples):
         else:
             view = whole(source)
         shown = recolour(resample(image, view, self.extents), view.gains)
+        if draws is not None:
+            shown = self.augment.last(shown, draws)
         return shown, self.targets.seen(index, view, self.extents)
 
 
@@ -314,10 +318,10 @@ class ItemSamples(Samples):
             ModelError: What it gives for some samples is no pair, or of different shapes.
         """
         pairs = []
-        with contextlib.nullcontext() if draws is None else _borrowed():
+        with contextlib.nullcontext() if draws is None else borrowed():
             for row, index in enumerate(picks):
                 if draws is not None:
-                    _seed(int(draws[row, 0] * 2**32))
+                    seed_all(int(draws[row, 0] * 2**32))
                 pairs.append(self._pair(int(index)))
         inputs, targets = zip(*pairs, strict=True)
         return Batch(
@@ -345,22 +349,3 @@ class ItemSamples(Samples):
         stacked = torch.stack([*tensors])
         whole = what == "targets" and not stacked.is_floating_point()
         return stacked.long() if whole else stacked
-
-
-@contextlib.contextmanager
-def _borrowed() -> Iterator[None]:
-    """The generators that everybody shares are after the block as they were before it."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
-
-
-def _seed(seed: int) -> None:
-    """Begin anew with all generators that everybody shares, but for those of devices."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)

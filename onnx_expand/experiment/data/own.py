@@ -1,0 +1,80 @@
+"""Changes of images by somebody's own function, which repeat as ours do."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnx_expand.errors import UsageError
+from onnx_expand.experiment.data.sources.custom import find_function
+from onnx_expand.experiment.foreign import blamed
+
+__all__ = ["Own", "borrowed", "seed_all"]
+
+
+@dataclass(frozen=True)
+class Own:
+    """A function of one image, such as a transform of torchvision's.
+
+    What it draws from the generators of torch, numpy and Python is decided by the image's place in
+    the run.
+
+    Attributes:
+        spec: `package.module:function`.
+    """
+
+    spec: str
+
+    def __call__(self, image: torch.Tensor, draw: float) -> torch.Tensor:
+        """The changed image.
+
+        Args:
+            image: float32 [C, H, W], brightnesses from 0 to 1, or numbers as they are in the data.
+            draw: From 0 to below 1; decides what the function draws.
+
+        Raises:
+            UsageError: There is no such function, it raises something, or what it returns is no
+                image of that shape.
+        """
+        function = _found(self.spec)
+        with borrowed(), blamed(f"transform '{self.spec}'"):
+            seed_all(int(draw * 2**32))
+            result = function(image)
+        if not isinstance(result, torch.Tensor) or result.shape != image.shape:
+            got = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+            raise UsageError(
+                f"transform '{self.spec}' turned an image {list(image.shape)} into {got}; it must "
+                "return a tensor of the same shape"
+            )
+        return result.to(image.dtype)
+
+
+@cache
+def _found(spec: str) -> Any:
+    return find_function(spec, "transform")
+
+
+@contextlib.contextmanager
+def borrowed() -> Iterator[None]:
+    """The generators that everybody shares are after the block as they were before it."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+
+
+def seed_all(seed: int) -> None:
+    """Begin anew with all generators that everybody shares, but for those of devices."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
