@@ -1,4 +1,4 @@
-"""The functions of `onnx_expand`: a model comes in, and leaves as the kind that it was."""
+"""The public functions of `onnx_expand`, which return a model of the kind that they are given."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnx_expand.passes import ExpandReport, FoldReport, Verification
     from onnx_expand.workflow.pipeline import Done, StepLike
 
-    # What is held in memory comes back as the kind that it was; a file comes back as a path.
+    # A model in memory is returned as the type it was given in; for a file, a path is returned.
     Held = TypeVar("Held", onnx.ModelProto, Model, gs.Graph, ONNXProgram)
     FilePath = str | os.PathLike[str]
 
@@ -73,12 +73,13 @@ def expand(
     report: bool = False,
     **options: Any,
 ) -> Any:
-    """Replace linear layers by chains or sums of linear layers, to be trained and folded back.
+    """Replace linear layers by chains or sums of linear layers that can be folded after training.
 
     Args:
         model: Of any of the kinds that `fold` takes; it is not changed.
         output: For a path, the file to write; `<stem>.expanded.onnx` beside it when missing.
-        verify: As for `fold`; where `init` claims no equality, only that the expanded model runs.
+        verify: As for `fold`; if `init` does not preserve the function, only check that the model
+            runs.
         shapes: As for `fold`.
         assume_constant_initializers: As for `fold`.
         report: Return the report as well.
@@ -86,13 +87,13 @@ def expand(
             `onnx-expand expand --help` explains them.
 
     Returns:
-        The expanded model, of the kind that was handed in; for a path, the path written. With
-        `report` a pair of it and the `onnx_expand.passes.ExpandReport`.
+        The expanded model, of the kind given as `model`; for a path, the path written. With
+        `report`, a pair of the model and the `onnx_expand.passes.ExpandReport`.
 
     Raises:
         UsageError: An option has a value that makes no sense, or there is no such plan.
         ModelError: The model cannot be read, or is not valid.
-        DifferentError: The expanded model is verified and does not compute what it should.
+        DifferentError: Verification found that the expanded model does not compute what it should.
         UnsupportedError: A number of inputs is to be verified, and the model does not run here.
     """
     from onnx_expand.model import visit
@@ -121,14 +122,14 @@ def strip_nonlinear(model: FilePath, output: FilePath | None = None) -> Path: ..
 def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = None) -> Any:
     """Remove the activations that `expand(..., nonlinear=...)` put between layers.
 
-    The linear expansion that is left starts from the weights of its non-linear counterpart.
+    The linear expansion that remains keeps the weights of its non-linear counterpart.
 
     Args:
         model: Of any of the kinds that `fold` takes; it is not changed.
         output: For a path, the file to write; `<stem>.linear.onnx` beside it when missing.
 
     Returns:
-        The model without them, of the kind that was handed in; for a path, the path written.
+        The model without them, of the kind given as `model`; for a path, the path written.
 
     Raises:
         ModelError: The model cannot be read, or is not valid.
@@ -182,34 +183,34 @@ def fold(
     report: bool = False,
     **options: Any,
 ) -> Any:
-    """Merge linear nodes into the fewest, cheapest ones that compute the same.
+    """Merge linear nodes into the fewest and cheapest nodes that compute the same function.
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
             `torch.onnx.ONNXProgram`; it is not changed.
         output: For a path, the file to write; `<stem>.folded.onnx` beside it when missing.
-        verify: Compare both models in onnxruntime before the folded one is handed over. True
-            does so where onnxruntime can run the model; a number is the inputs of each kind, and
-            it is an error if the model does not run. False runs nothing, and the report says so.
-        shapes: Extents of the inputs to verify on, and at which the policy `latency` measures, by
-            name; a string is a symbolic extent.
-        assume_constant_initializers: Nobody replaces weights that are also inputs of the graph,
-            as all were before IR version 4: take them out of the inputs.
+        verify: Compare both models in onnxruntime before returning the result. True compares if
+            onnxruntime can run the model. A number sets the inputs of each kind; a model that does
+            not run is then an error. False runs nothing, and the report states that.
+        shapes: Extents of the inputs, by name, for verification and for the measurements of the
+            policy `latency`; a string is a symbolic extent.
+        assume_constant_initializers: Assume that callers do not override initializers that are
+            also graph inputs, as all were before IR version 4, and remove them from the inputs.
         report: Return the report as well.
         options: The options of `onnx_expand.passes.Fold` (`policy`, `border`, `inline`, `clean`,
             `provenance`, `provider`) and of `onnx_expand.passes.Preprocess` (`mean`, `std`,
             `swap_rb`, `input`); `onnx-expand fold --help` explains them.
 
     Returns:
-        The folded model, of the kind that was handed in; for a path, the path written. With
-        `report` a pair of it and the `onnx_expand.passes.FoldReport`: what was folded, why the
-        rest was not, and whether the result was verified.
+        The folded model, of the kind given as `model`; for a path, the path written. With
+        `report`, a pair of the model and the `onnx_expand.passes.FoldReport`: what was folded, why
+        the rest was not, and whether the result was verified.
 
     Raises:
         UsageError: An option has a value that makes no sense.
         ModelError: The model cannot be read, or is not valid.
-        DifferentError: The folded model is verified and does not compute the same, or does not
-            run where the model does. Nothing was written.
+        DifferentError: Verification found that the folded model computes something else, or does
+            not run although the model does. Nothing was written.
         UnsupportedError: A number of inputs is to be verified, and the model does not run here.
     """
     from onnx_expand.model import visit
@@ -242,7 +243,7 @@ def _verified(
     exact: bool = True,
     shapes: Shapes | None = None,
 ) -> Verification:
-    """Whether a model was compared with what a pass was given, and is the same."""
+    """Verify the result of a pass against its source model."""
     from onnx_expand.passes import Verification
 
     if asked is False:
@@ -298,7 +299,7 @@ def run(
     *,
     report: bool = False,
 ) -> Any:
-    """Run passes one after the other.
+    """Run passes in sequence.
 
     Args:
         model: Of any of the kinds that `fold` takes; it is not changed.
@@ -306,11 +307,11 @@ def run(
             such steps, of mappings `{"name": "fold", "policy": "always"}` and of passes of
             onnx_ir. `check` compares the model with the one that was given.
         output: For a path, the file to write; `<stem>.out.onnx` beside it when missing.
-        report: Return what each step did as well.
+        report: Return the record of each step as well.
 
     Returns:
-        The model, of the kind that was handed in; for a path, the path written. With `report` a
-        pair of it and a list of `onnx_expand.workflow.pipeline.Done`.
+        The result, of the kind given as `model`; for a path, the path written. With `report`, a
+        pair of the model and a list of `onnx_expand.workflow.pipeline.Done`.
 
     Raises:
         UsageError: There is no such pass or option, or an option's value makes no sense.
@@ -351,17 +352,17 @@ def inspect(model: ModelLike, *, shapes: Shapes | None = None) -> Inspection:
 
 
 def check(a: ModelLike, b: ModelLike, **options: Unpack[CheckKeywords]) -> Verdict:
-    """Compare what two models compute, in onnxruntime, against the rounding of the first.
+    """Compare the outputs of two models in onnxruntime, up to the rounding error of the first.
 
     Args:
-        a: The model that is right by definition, of any of the kinds that `fold` takes.
+        a: The reference model, of any of the kinds that `fold` takes.
         b: The model to compare with it.
         options: The fields of `onnx_expand.equivalence.CheckOptions`: `samples`, `seed`,
             `providers`, `rtol`, `inputs`, `shapes` and others; `onnx-expand check --help`
             explains them.
 
     Returns:
-        The verdict, which is true when they compute the same.
+        The verdict, which is true if the models compute the same function.
 
     Raises:
         UsageError: An option has a value that makes no sense.

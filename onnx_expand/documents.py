@@ -1,4 +1,4 @@
-"""JSON and YAML from elsewhere: read within bounds."""
+"""Parse untrusted JSON and YAML with bounds on depth and size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST = 100_000
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: It is not JSON.
@@ -27,24 +27,24 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text says.
+    """Parse a YAML text.
 
     Raises:
-        UsageError: It is not YAML, is nested too deep, or repeats itself without end.
+        UsageError: It is not YAML, is nested too deep, or its aliases expand to too many entries.
     """
     yaml = yaml_module()
     try:
         data = yaml.safe_load(text)
     except RecursionError:
         raise UsageError("it is nested too deep") from None
-    except (yaml.YAMLError, ValueError) as error:  # dates that are none are a ValueError
+    except (yaml.YAMLError, ValueError) as error:  # invalid dates raise ValueError
         raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
     _bound(data)
     return data
 
 
 def _bound(data: Any) -> None:
-    """Refuse what aliases make large: even an error message would write it out."""
+    """Refuse documents whose aliases expand to too many entries; an error would print them all."""
     pending, count = [data], 0
     while pending:
         entry = pending.pop()
@@ -58,7 +58,7 @@ def _bound(data: Any) -> None:
 
 
 def yaml_module() -> Any:
-    """PyYAML.
+    """Import PyYAML.
 
     Raises:
         UsageError: It is missing.

@@ -1,8 +1,8 @@
 """The errors and refusals of onnx-expand.
 
 An *error* ends a command: it carries the exit code that the command line returns. A *refusal* is
-an ordinary value: it says why one rewrite was not made, with the numbers behind the decision and
-what would allow it, and the command goes on.
+an ordinary value: it states why one rewrite was not made, with the figures behind the decision and
+what would allow it, and the command continues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class OnnxExpandError(Exception):
-    """Base of every error that onnx-expand raises on purpose.
+    """Base class of all errors that onnx-expand raises deliberately.
 
     The message is one line that names the file, node or attribute at fault, what is wrong with it
     and what to do.
@@ -41,7 +41,7 @@ class DifferentError(OnnxExpandError):
 
 
 class UsageError(OnnxExpandError, ValueError):
-    """An argument has a value that makes no sense (exit code 2)."""
+    """An argument has an invalid value (exit code 2)."""
 
     exit_code = 2
 
@@ -68,13 +68,13 @@ class Reason(StrEnum):
     COST = "cost"
     """Merging would cost more multiply-accumulates, parameters or nodes than it saves."""
     SHARED = "shared intermediate"
-    """Something else reads the value in between."""
+    """The intermediate value has another consumer."""
     BRANCHES = "several inputs"
-    """Values from different places meet here, so that no single map computes the result."""
+    """The node combines several values, so that no single map computes the result."""
     OUTPUT = "graph output"
-    """The value in between is an output of the graph."""
+    """The intermediate value is an output of the graph."""
     OVERRIDABLE = "overridable initializer"
-    """The weight is also a graph input, so that a caller may replace it."""
+    """The weight is also a graph input, which a caller may override."""
     DYNAMIC = "dynamic weight"
     """The weight is computed while the model runs."""
     UNSUPPORTED = "unsupported attribute"
@@ -86,9 +86,9 @@ class Reason(StrEnum):
     NON_FINITE = "non-finite weight"
     """The weight holds NaN or infinity, which products would spread."""
     POLICY = "policy"
-    """The chosen policy leaves this site alone."""
+    """The chosen policy does not rewrite this site."""
     ACTIVATION = "activation"
-    """Something that is not linear stands between the layers."""
+    """A non-linear node lies between the layers."""
     PATTERN = "pattern"
     """The node is part of a composite, such as a GELU, that runtimes fuse into one."""
     STRATEGY = "strategy"
@@ -102,10 +102,10 @@ class Refusal:
     """Why one rewrite was not made.
 
     Attributes:
-        reason: The kind of obstacle.
+        reason: The kind of the obstacle.
         message: One sentence that names the obstacle.
         numbers: The figures behind the decision, by name.
-        hint: What would allow the rewrite, where something would.
+        hint: What would allow the rewrite, if anything.
     """
 
     reason: Reason
@@ -118,7 +118,7 @@ class Refusal:
         return f"{text} ({self.hint})" if self.hint else text
 
     def as_dict(self) -> dict[str, Any]:
-        """This refusal as plain JSON types."""
+        """Return this refusal as plain JSON types."""
         return {
             "reason": str(self.reason),
             "message": self.message,
@@ -128,10 +128,10 @@ class Refusal:
 
 
 class RefusedError(UnsupportedError):
-    """An operation of the algebra that is not exact was asked for.
+    """A requested operation of the algebra would not be exact.
 
     Attributes:
-        refusal: The reason, with its numbers.
+        refusal: The reason, with its figures.
     """
 
     def __init__(self, refusal: Refusal) -> None:

@@ -1,7 +1,7 @@
-"""The keywords of `expand`, `fold` and `check`, for type checkers and editors.
+"""Typed keywords of `expand`, `fold` and `check`, for type checkers and editors.
 
-The dataclasses `Expand`, `Fold`, `Preprocess` and `CheckOptions` declare them, with defaults and
-what they do; a test holds the two against each other.
+The dataclasses `Expand`, `Fold`, `Preprocess` and `CheckOptions` declare the same options with
+defaults and help; a test compares both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Shapes = Mapping[str, Sequence[int | str]]
 
 
 class Handover(TypedDict, total=False):
-    """How a model is taken in and handed over, whatever is done to it."""
+    """Keywords that all passes share: where the result is written and how it is verified."""
 
     verify: bool | int
     shapes: Shapes | None
@@ -38,7 +38,7 @@ class Handover(TypedDict, total=False):
 
 
 class FoldKeywords(TypedDict, total=False):
-    """What `fold` takes: the options of `Fold` and of `Preprocess`."""
+    """Options of `fold`: the fields of `Fold` and `Preprocess`."""
 
     policy: Policy | str
     border: Border | str
@@ -53,7 +53,7 @@ class FoldKeywords(TypedDict, total=False):
 
 
 class ExpandKeywords(TypedDict, total=False):
-    """What `expand` takes: the options of `Expand`."""
+    """Options of `expand`: the fields of `Expand`."""
 
     strategy: str
     rate: float
@@ -80,15 +80,15 @@ class ExpandKeywords(TypedDict, total=False):
 
 
 class FoldCall(FoldKeywords, Handover, total=False):
-    """All keywords of `fold` but `report`, which decides what it returns."""
+    """All keywords of `fold` except `report`, which determines the return type."""
 
 
 class ExpandCall(ExpandKeywords, Handover, total=False):
-    """All keywords of `expand` but `report`, which decides what it returns."""
+    """All keywords of `expand` except `report`, which determines the return type."""
 
 
 class CheckKeywords(TypedDict, total=False):
-    """What `check` takes: the fields of `CheckOptions`."""
+    """Options of `check`: the fields of `CheckOptions`."""
 
     samples: int
     seed: int

@@ -1,8 +1,8 @@
-"""Options: fields of frozen dataclasses, from which everything else follows.
+"""Options, declared once as fields of frozen dataclasses.
 
-The command line makes its flags and their help of them (`onnx_expand.cli.options`), pipelines
-and config files their names and types, and the functions of `onnx_expand` their keywords. Texts
-become what a field declares; values of other types are refused by name.
+The flags and help of the command line (`onnx_expand.cli.options`), the keys of pipelines and
+config files, and the keywords of the functions of `onnx_expand` are derived from them. Strings are
+converted to the type that a field declares; values of other types are errors that name the field.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ CALLED = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def option(default: Any, help: str, *, metavar: str | None = None, flag: str | None = None) -> Any:
-    """A dataclass field with a default, and with what the command line says about it.
+    """Declare a dataclass field with a default and its help on the command line.
 
     Args:
-        default: The value when nothing is said.
+        default: The default value.
         help: One or two sentences for people.
         metavar: How the command line names the value.
-        flag: How the command line names the option, where that is not the field's name, such as
+        flag: The option's name on the command line, if it is not the field's name, such as
             `-n --samples`.
     """
     return field(default=default, metadata={_HELP: help, "metavar": metavar, "flag": flag})
 
 
 def explain(kind: type[Any]) -> Mapping[str, tuple[Field[Any], Any]]:
-    """The fields of an option dataclass that `option` declared, and their types, by name."""
+    """Map each field that `option` declared to its field object and type."""
     types = get_type_hints(kind)
     return {f.name: (f, types[f.name]) for f in fields(kind) if _HELP in f.metadata}
 
 
 def require(options: Any, **ranges: tuple[float, float, str]) -> None:
-    """Check numbers against ranges (low, high, words), and every `Literal` against its values.
+    """Check fields against ranges (low, high, words), and every `Literal` against its values.
 
     Fields that are None are not checked against ranges; NaN is in no range.
 
     Raises:
-        UsageError: A field has a value that makes no sense.
+        UsageError: A field has an invalid value.
     """
     for name, (low, high, words) in ranges.items():
         value = getattr(options, name)
@@ -65,12 +65,12 @@ def require(options: Any, **ranges: tuple[float, float, str]) -> None:
 
 
 def split(what: str, options: Mapping[str, Any], *kinds: type[Any]) -> list[dict[str, Any]]:
-    """Keywords, each with the dataclass that declares it.
+    """Assign each keyword to the dataclass that declares it.
 
     Args:
-        what: What takes them, for messages.
+        what: The name of the function that takes them, for messages.
         options: The keywords.
-        kinds: The dataclasses; the first that has a field of a name takes the keyword.
+        kinds: The dataclasses; a keyword belongs to the first that has a field of its name.
 
     Returns:
         The keywords of each dataclass, in their order.
@@ -90,11 +90,11 @@ def split(what: str, options: Mapping[str, Any], *kinds: type[Any]) -> list[dict
 
 
 def parse(kind: type[Any], texts: Mapping[str, str]) -> dict[str, Any]:
-    """Options given as texts, as a dataclass declares them.
+    """Convert options given as strings to the types that a dataclass declares.
 
-    A text option takes the text as it is, or a text in quotes without them; any other option is
-    read as JSON where it is JSON: `rate=2`, `swap_rb=true`, `mean=[0.5,0.5,0.5]`,
-    `policy=cheapest`, `include="conv[1,2]"`.
+    A string option takes the text as it is, without quotes around it; any other option is parsed
+    as JSON if it is valid JSON: `rate=2`, `swap_rb=true`, `mean=[0.5,0.5,0.5]`, `policy=cheapest`,
+    `include="conv[1,2]"`.
     """
     hints = get_type_hints(kind) if is_dataclass(kind) else {}
     return {name: _parsed(text, hints.get(name, str)) for name, text in texts.items()}
@@ -110,12 +110,12 @@ def _parsed(text: str, hint: Any) -> Any:
 
 
 def settle(options: Any) -> None:
-    """Give the fields of a frozen dataclass the types that it declares.
+    """Convert the fields of a frozen dataclass to the types that it declares.
 
     `"cheapest"` becomes the member of its enumeration, and `"5,7x1"` a tuple of texts.
 
     Raises:
-        UsageError: A field holds what it cannot hold; the message names it.
+        UsageError: A field has a value that cannot be converted; the message names the field.
     """
     kinds = get_type_hints(type(options))
     for own in fields(options):
@@ -140,12 +140,12 @@ def _settled(name: str, value: Any, kind: Any) -> Any:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types that a type allows: those of a union, or itself."""
+    """Return the member types of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
 
 
 def _as(kind: Any) -> Callable[[str, Any], Any]:
-    """What makes a value of a kind of another."""
+    """Return the function that converts a value to a type."""
     origin = get_origin(kind)
     if origin is Literal:
         return lambda name, value: _chosen(name, value, get_args(kind))

@@ -1,4 +1,4 @@
-"""What installed packages add, found through Python's entry points.
+"""Find plugins of installed packages through Python's entry points.
 
 A package registers in one of the groups below, in its own `pyproject.toml`:
 
@@ -44,7 +44,7 @@ def _group(group: str) -> Mapping[str, EntryPoint]:
 
 
 def names(group: str) -> tuple[str, ...]:
-    """The names that installed packages register in a group, in order; nothing is imported.
+    """Return the sorted names that packages register in a group, without importing anything.
 
     Raises:
         UsageError: Two packages register different things under one name.
@@ -54,10 +54,10 @@ def names(group: str) -> tuple[str, ...]:
 
 @functools.cache
 def load(group: str, name: str) -> Any:
-    """Import what is registered under a name.
+    """Import the object registered under a name.
 
     Raises:
-        UsageError: No package registers the name, or what it registers cannot be imported.
+        UsageError: No package registers the name, or the registered object cannot be imported.
     """
     entry = _group(group).get(name)
     if entry is None:
@@ -65,7 +65,7 @@ def load(group: str, name: str) -> Any:
         raise UsageError(f"no package registers '{name}' in {group}; registered: {known}")
     try:
         return entry.load()
-    except Exception as error:  # whatever the package's own modules raise
+    except Exception as error:  # the package's modules may raise any exception
         raise UsageError(
             f"'{name}' of {_home(entry)} cannot be imported from {entry.value}: "
             f"{type(error).__name__}: {error}"
@@ -73,5 +73,5 @@ def load(group: str, name: str) -> Any:
 
 
 def _home(entry: EntryPoint) -> str:
-    """The package that registers an entry point, with its version."""
+    """Return the name and version of the package that registers an entry point."""
     return "a package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"

@@ -1,4 +1,4 @@
-"""How far a long computation is: told to whoever listens, and to nobody else."""
+"""Report the progress of long computations to a listener, if one is registered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 __all__ = ["Listener", "counted", "listening", "tell"]
 
 Listener: TypeAlias = Callable[[str, int, "int | None"], None]
-"""Is told what is done, how many parts of it are, and how many there are, if that is known."""
+"""Receives the name of a task, the number of parts done, and their total if it is known."""
 
 _Item = TypeVar("_Item")
 
@@ -19,7 +19,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Let a listener be told what is done within the block."""
+    """Register a listener for the duration of the block."""
     token = _listener.set(listener)
     try:
         yield
@@ -28,14 +28,14 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def tell(what: str, done: int = 0, total: int | None = None) -> None:
-    """Tell whoever listens how far something is."""
+    """Report the progress of a task to the listener."""
     listener = _listener.get()
     if listener is not None:
         listener(what, done, total)
 
 
 def counted(what: str, items: Iterable[_Item]) -> Iterator[_Item]:
-    """Items one after the other; before each is told how many are done."""
+    """Iterate over items, reporting before each how many are done."""
     total = len(items) if isinstance(items, Sequence) else None
     for done, item in enumerate(items):
         tell(what, done, total)

@@ -1,8 +1,8 @@
-"""The door: models of many kinds come in, and leave as the kind that they were.
+"""The door: convert models of several kinds to `onnx_ir.Model`, and results back to that kind.
 
-Inside, every pass works on `onnx_ir.Model`. What is handed in is never changed: files are only
-read, and objects are copied before the first rewrite. A model is checked on its way in, and it is
-refused if it holds anything that it would not hold when it leaves.
+Every pass works on `onnx_ir.Model`. The caller's model is never changed: files are only read, and
+objects are copied before the first rewrite. A model is validated when it is read, and it is
+refused if it contains anything that would be lost when it is written again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class Program(Protocol):
-    """What `torch.onnx.export` returns, a `torch.onnx.ONNXProgram`."""
+    """The return value of `torch.onnx.export`, a `torch.onnx.ONNXProgram`."""
 
     model: ir.Model
     exported_program: Any
@@ -60,22 +60,22 @@ class Program(Protocol):
 ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph | Program"
 Caller = TypeVar("Caller")
 
-# The IR version since which an initializer need not be an input.
+# The first IR version in which an initializer need not be a graph input.
 _PLAIN_INITIALIZERS = 4
-# protobuf cannot hold a message of 2 GiB; larger weights go to one file beside the model.
+# A protobuf message must be smaller than 2 GiB; larger models need external data.
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
 
 @rare_collections()
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Write a model file, whole or not at all.
+    """Write a model file atomically.
 
-    Weights go to `<file name>.data` beside it when the model has external weights already or is
-    too large for one protobuf message.
+    Weights are written to `<file name>.data` beside it if the model already has external data or
+    is too large for one protobuf message.
 
     Raises:
         UsageError: The directory does not exist or cannot be written.
-        UnsupportedError: The model holds something that does not go with what was rewritten.
+        UnsupportedError: The model contains something that contradicts the rewrite.
     """
     path = check_output(path)
     large = _inline_size(model) > _INLINE_LIMIT
@@ -97,11 +97,11 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
 @rare_collections()
 def to_proto(model: ir.Model, *, plain: bool = False) -> onnx.ModelProto:
-    """The model as a proto that shares nothing with it.
+    """Convert a model to a proto that shares no memory with it.
 
     Args:
         model: The model.
-        plain: Call ONNX's own domain by its usual name, whatever the model calls it.
+        plain: Spell the default domain as the empty string, however the model spells it.
     """
     proto = serialize(model)
     restore(model, proto)
@@ -114,7 +114,7 @@ def to_proto(model: ir.Model, *, plain: bool = False) -> onnx.ModelProto:
 
 
 def _hold_in_nodes(graph: onnx.GraphProto) -> None:
-    """Make Constant nodes of the initializers that are no inputs, as old IR versions need."""
+    """Turn initializers that are no inputs into Constant nodes, as old IR versions require."""
     inputs = {info.name for info in graph.input}
     plain = [tensor for tensor in graph.initializer if tensor.name not in inputs]
     if not plain:
@@ -128,12 +128,12 @@ def _hold_in_nodes(graph: onnx.GraphProto) -> None:
 
 @dataclass(frozen=True)
 class Visit(Generic[Caller]):
-    """A model on its way through a pass.
+    """A model while a pass rewrites it.
 
     Attributes:
         model: A private copy that passes may rewrite.
-        leave: Turns the rewritten model into the kind that the caller handed in.
-        label: How messages name the model.
+        leave: Converts the rewritten model to the kind that the caller passed.
+        label: The model's name in messages.
     """
 
     model: ir.Model
@@ -142,7 +142,7 @@ class Visit(Generic[Caller]):
 
 
 def read(source: ModelLike) -> ir.Model:
-    """A private copy of a model of any kind, or the model in a file.
+    """Return a private copy of a model of any kind, or load a file.
 
     Raises:
         ModelError: The source is not a valid model.
@@ -158,7 +158,7 @@ def read(source: ModelLike) -> ir.Model:
 def visit(
     source: ModelLike, output: str | os.PathLike[str] | None = None, *, suffix: str = "out"
 ) -> Visit[Any]:
-    """Take in a model of any kind.
+    """Read a model of any kind, and prepare the conversion of the result back to it.
 
     Args:
         source: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
@@ -169,7 +169,7 @@ def visit(
     Raises:
         ModelError: The source is not a valid model.
         UnsupportedError: It holds something that onnx-expand cannot keep.
-        UsageError: The source is of no known kind, or `output` goes with no path.
+        UsageError: The source is of no known kind, or `output` is given without a path.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -183,7 +183,7 @@ def visit(
 
         return Visit(load(path), write, str(path))
     if output is not None:
-        raise UsageError("`output` names a file, which goes with a model that is given by path")
+        raise UsageError("`output` names a file; pass the model as a path, or leave `output` out")
     if isinstance(source, ir.Model):
         return _visit_ir(source)
     if isinstance(source, onnx.ModelProto):
@@ -197,7 +197,7 @@ def visit(
 
 
 def _is_program(source: Any) -> bool:
-    """Whether a model is a `torch.onnx.ONNXProgram`, found out without torch."""
+    """Return whether a model is a `torch.onnx.ONNXProgram`, without importing torch."""
     kinds = ((kind.__module__, kind.__name__) for kind in type(source).__mro__)
     return any(m.startswith("torch.onnx") and n == "ONNXProgram" for m, n in kinds)
 
@@ -228,7 +228,7 @@ def _visit_ir(source: ir.Model) -> Visit[ir.Model]:
 
 
 def _copy(source: ir.Model) -> ir.Model:
-    """A copy with tensors of its own for what lies in files: the caller's stay shut."""
+    """Copy a model with its own tensors for external data, so that the caller's stay closed."""
     model = source.clone()
     copies: dict[int, ir.ExternalTensor] = {}
     for holder in holders(model):
@@ -241,7 +241,7 @@ def _copy(source: ir.Model) -> ir.Model:
 
 
 def _visit_graphsurgeon(source: Any) -> Visit[Any]:
-    import onnx_graphsurgeon as gs  # slow to import, and only its users need it
+    import onnx_graphsurgeon as gs  # imported here because it is slow and rarely needed
 
     if not isinstance(source, gs.Graph):
         raise UsageError(
@@ -254,14 +254,14 @@ def _visit_graphsurgeon(source: Any) -> Visit[Any]:
 
 
 def _is_external(model: ir.Model) -> bool:
-    """Whether some weights lie in another file, or did when the model came in."""
+    """Return whether some weights are, or were when the model was read, external data."""
     if model.graph.meta.get(EXTERNAL):
         return True
     return any(isinstance(holder.tensor, ir.ExternalTensor) for holder in holders(model))
 
 
 def _inline_size(model: ir.Model) -> int:
-    """How many bytes of weights lie in the model's own file."""
+    """Return how many bytes of weights are stored in the model file itself."""
     size = 0
     for holder in holders(model):
         if holder.tensor.dtype == ir.DataType.STRING:

@@ -1,8 +1,8 @@
-"""Python's collector of cycles, which a pass has little use for.
+"""Run Python's cyclic garbage collector less often during a pass.
 
-A model is some ten objects for each node, all of which live to the end of a pass. The collector
-walks over all of them again and again while they are made, which took a quarter of the time of a
-fold. Within `rare_collections` it still runs, but rarely: removed nodes are cycles.
+A model has about ten objects per node, nearly all of which live until the pass ends. The collector
+traverses all of them repeatedly while they are created, which took a quarter of the time of a
+fold. Within `rare_collections` it runs rarely, but still runs, because removed nodes form cycles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 __all__ = ["rare_collections"]
 
-_YOUNG, _OLD = 20_000, 50  # objects between collections, and those of the middle between full ones
+_YOUNG, _OLD = 20_000, 50  # allocations between collections; middle collections between full ones
 
 _lock = threading.Lock()
 _within = 0
@@ -23,13 +23,13 @@ _given = gc.get_threshold()
 
 @contextlib.contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let the collector run rarely; when the last thread leaves, as often as it was asked to."""
+    """Collect garbage rarely in the block; the last thread to leave restores the thresholds."""
     global _within, _given
     with _lock:
         if not _within:
             _given = gc.get_threshold()
             young, middle, old = _given
-            if young:  # 0 turns it off
+            if young:  # 0 disables the collector
                 gc.set_threshold(max(young, _YOUNG), middle, max(old, _OLD))
         _within += 1
     try:

@@ -1,4 +1,4 @@
-"""Whether two messages mean the same, and what in one no program can read."""
+"""Compare protobuf messages by meaning, and find content that no reader can decode."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from onnx_expand.model.outline import is_repeated
 
 __all__ = ["difference", "oddity"]
 
-# Lists whose order means nothing, and the field that tells their entries apart.
+# Lists without a meaningful order, and the field that identifies their entries.
 _KEYS = {
     "OperatorSetIdProto": "domain",
     "StringStringEntryProto": "key",
     "TensorAnnotation": "tensor_name",
 }
-# onnx-ir writes these by itself; a checksum is of the file as a whole and made anew with it.
+# onnx-ir writes these itself; a checksum covers the whole file and is computed when it is written.
 _EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
 
 def difference(one: Message, other: Message, place: str = "") -> str:
-    """The first place where two messages mean something different; empty where there is none.
+    """Return the path of the first field whose meaning differs, or an empty string.
 
-    An absent field means the same as its default, save where ONNX tells them apart; lists that
-    are dictionaries in fact have no order.
+    An absent field equals its default, except where ONNX distinguishes them. Lists that represent
+    dictionaries are compared without regard to order.
     """
     if one == other:
         return ""
@@ -43,7 +43,7 @@ def difference(one: Message, other: Message, place: str = "") -> str:
                 return here
             found = difference(a, b, here)
         elif field.containing_oneof is not None and not a and not b:
-            # An extent of 0 is not an extent that is unknown; a name of no letters is.
+            # An extent of 0 is known; an empty dimension name means unknown.
             both = one.HasField(field.name) == other.HasField(field.name)
             found = "" if both or isinstance(a, str) else here
         else:
@@ -77,13 +77,13 @@ def _list_difference(field: Any, a: Sequence[Any], b: Sequence[Any], here: str) 
 
 
 def _unique(entries: Sequence[Message]) -> list[Message]:
-    """Sorted entries without those that are said twice."""
+    """Return the entries sorted, without duplicates."""
     return [e for i, e in enumerate(entries) if i == 0 or e != entries[i - 1]]
 
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return struct.pack("<d", a) == struct.pack("<d", b)  # NaN is NaN, and -0 is not 0
+        return struct.pack("<d", a) == struct.pack("<d", b)  # NaN equals NaN; -0 is not 0
     return bool(a == b)
 
 
@@ -95,13 +95,13 @@ def _label(message: Message) -> str:
     return ""
 
 
-# -- What no program can read -----------------------------------------------------------------
+# -- Content that no reader can decode --------------------------------------------------------
 
 
 def oddity(message: Message, place: str = "") -> str:
-    """The first thing in a message that this version of ONNX does not know; empty if none.
+    """Return the first content that this version of ONNX does not define, or an empty string.
 
-    That is a field without a name, or text that is not UTF-8, which protobuf lets pass.
+    That is an unknown field, or text that is not UTF-8, which protobuf accepts.
     """
     if len(UnknownFieldSet(message)):
         number = UnknownFieldSet(message)[0].field_number
@@ -126,7 +126,7 @@ def oddity(message: Message, place: str = "") -> str:
 
 @cache
 def _fields(descriptor: Descriptor) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """The names of the fields of text, and of those of messages, and whether each is a list."""
+    """Return the names of the text and of the message fields, and whether each is repeated."""
     fields = [(field, is_repeated(field)) for field in descriptor.fields]
     texts = [(f.name, many) for f, many in fields if f.type == FieldDescriptor.TYPE_STRING]
     return texts, [(f.name, many) for f, many in fields if f.message_type is not None]

@@ -1,9 +1,10 @@
-"""Nothing is lost on the way into `onnx_ir.Model` and out again, or the model is refused.
+"""Ensure that conversion to `onnx_ir.Model` and back loses nothing; refuse the model otherwise.
 
-onnx-ir drops some of what a proto may hold: training_info, sparse initializers, descriptions of
-values that are not there. Which, is found by trying: each model that comes in is written again,
-without its numbers, and compared field by field. What can be put back is kept with its graph, and
-put back when the model leaves; a model with anything else missing is refused by the name of it.
+onnx-ir drops some content of a proto: training_info, sparse initializers, value_info of values
+that do not exist. To find what is dropped, each model is serialized again after reading, without
+its tensor data, and compared field by field. Content that can be restored is recorded with its
+graph, and restored when the model is written. Any other difference refuses the model and names the
+lost field.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = [
 
 _ORIGIN = "onnx_expand.origin"
 DESCRIBED = "onnx_expand.described"
-"""Holds the descriptions of a value that onnx-ir would change."""
+"""Metadata key of the value descriptions (value_info) that onnx-ir would change."""
 _SPELLED = "onnx_expand.domain"
 _Holder = onnx.GraphProto | onnx.FunctionProto
 _Pair = tuple[ir.Graph, _Holder]
@@ -41,17 +42,17 @@ _Pair = tuple[ir.Graph, _Holder]
 
 @dataclass(frozen=True)
 class _Origin:
-    """What onnx-ir does not remember of one graph, or of the body of one function.
+    """Content of one graph, or of one function body, that onnx-ir drops.
 
     Attributes:
         described: Names of the values that have a value_info.
-        infos: value_info of what is no value of the graph.
-        empty: Names of inputs and outputs whose type is there, but says nothing.
-        annotations: quantization_annotation of what onnx-ir writes none for.
+        infos: value_info entries that describe no value of the graph.
+        empty: Names of inputs and outputs whose type is present but empty.
+        annotations: quantization_annotation entries that onnx-ir does not write.
         sparse: Sparse initializers.
-        held: The names of those that are initializers of the graph.
-        imports: The opset imports; several may be of one domain.
-        rest: Fields of the model itself, with its main graph.
+        held: The names of the sparse initializers that became initializers of the graph.
+        imports: The opset imports; a domain may occur several times.
+        rest: Fields of the model itself; empty except for the main graph.
     """
 
     described: frozenset[str]
@@ -65,10 +66,10 @@ class _Origin:
 
 
 def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep with a model what onnx-ir does not hold of the proto that it was made of.
+    """Record with a model the content of its source proto that onnx-ir drops.
 
     Returns:
-        What onnx-ir writes of the model, without what is kept.
+        The proto that onnx-ir writes, without the recorded content.
     """
     written = serialize(model)
     rest = onnx.ModelProto()
@@ -96,7 +97,7 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _describe(graph: ir.Graph, old: _Holder, new: _Holder) -> dict[str, ir.Value]:
-    """Keep with values the descriptions that onnx-ir changes; all values of the graph by name."""
+    """Record the value descriptions that onnx-ir changes; return the graph's values by name."""
     given, kept = _by_name(old.value_info), _by_name(new.value_info)
     values = {value.name or "": value for value in _values(graph)}
     for name, infos in given.items():
@@ -121,7 +122,7 @@ def _by_name(infos: Iterable[onnx.ValueInfoProto]) -> dict[str, list[onnx.ValueI
 
 
 def _note_domains(graph: ir.Graph, proto: _Holder) -> None:
-    """Keep with nodes that their domain is spelled out."""
+    """Record which nodes spell out the default domain."""
     for node, written in zip(graph, proto.node, strict=True):
         if written.domain == ALIAS:
             node.meta[_SPELLED] = ALIAS
@@ -132,14 +133,14 @@ def _is_empty(info: onnx.ValueInfoProto) -> bool:
 
 
 def serialize(model: ir.Model) -> onnx.ModelProto:
-    """What onnx-ir writes, without its log of what it leaves out."""
+    """Serialize a model without onnx-ir's log of the content that it omits."""
     with quiet():
         return ir.serde.serialize_model(model)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without onnx-ir's log: what it leaves out is looked for in all that it writes."""
+    """Silence onnx-ir's log; the content that it omits is found by comparing what it writes."""
     logger = logging.getLogger("onnx_ir.serde")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -150,10 +151,10 @@ def quiet() -> Iterator[None]:
 
 
 def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
-    """Keep with a model what was kept with its twin.
+    """Copy the recorded content of a model to its copy.
 
     Raises:
-        UnsupportedError: A sparse initializer is too large to be held.
+        UnsupportedError: A sparse initializer is too large to be stored densely.
     """
     twins = _all_pairs(source, proto), _all_pairs(target, proto)
     for (old, described), (new, _) in list(zip(*twins, strict=True)):
@@ -169,16 +170,16 @@ def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
 
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
-    """Put back into a proto what `remember` kept with the model that it was made of.
+    """Restore in a proto the content that `remember` recorded with its model.
 
     Raises:
         UnsupportedError: The model was rewritten in a way that its training_info does not allow.
     """
     for _, tensor in tensors(proto):
-        _once(tensor.metadata_props)  # onnx-ir writes them twice
+        _once(tensor.metadata_props)  # onnx-ir writes them a second time
     for graph, written in _all_pairs(model, proto):
         for node, node_proto in zip(graph, written.node, strict=True):
-            if _SPELLED in node.meta:  # an empty text would be written, too
+            if _SPELLED in node.meta:  # an empty string would be written as well
                 node_proto.domain = node.meta[_SPELLED]
         origin = graph.meta.get(_ORIGIN)
         if not isinstance(origin, _Origin):
@@ -196,11 +197,11 @@ def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
 
 
 def _restore_imports(origin: _Origin, imports: Any) -> None:
-    """Spell the opset imports as they came, those that came since aside."""
+    """Restore the spelling of the original opset imports; imports added since stay."""
     versions = {_domain(entry): entry.version for entry in imports}
     given = {_domain(entry): entry.version for entry in origin.imports}
     if any(versions.get(domain) != version for domain, version in given.items()):
-        return  # a pass changed them
+        return  # changed by a pass
     new = [(d, v) for d, v in versions.items() if d not in given]
     del imports[:]
     imports.extend(origin.imports)
@@ -213,7 +214,7 @@ def _domain(entry: onnx.OperatorSetIdProto) -> str:
 
 
 def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> None:
-    """Put back descriptions of values that onnx-ir changes, and of what is no value."""
+    """Restore value_info that onnx-ir changes, and value_info that describes no value."""
     values = {value.name or "": value for value in _values(graph)}
     own = {name: value for name, value in values.items() if DESCRIBED in value.meta}
     infos = [info for info in proto.value_info if info.name not in own]
@@ -223,8 +224,8 @@ def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> N
             info.CopyFrom(given)
             info.name = name
             infos.append(info)
-    # A value that has come since may have the name of a description that was of nothing; and
-    # onnx-ir writes descriptions of values within functions, which are of nothing here, itself.
+    # A value added since may have the name of an entry that described no value; and onnx-ir itself
+    # writes value_info for functions, whose entries describe no value here.
     taken = {info.name for info in infos} | values.keys()
     infos += [info for info in origin.infos if info.name not in taken]
     del proto.value_info[:]
@@ -251,7 +252,7 @@ def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> 
     present = {tensor.name for tensor in proto.initializer}
     present |= {value.name or "" for value in _values(graph)}
     present |= {tensor.values.name for tensor in sparse}
-    # What annotated values no longer there, scales among them, is not kept alive for their sake.
+    # Annotations of removed values do not keep their scales and zero points alive.
     notes = [
         n
         for n in proto.quantization_annotation
@@ -274,14 +275,14 @@ def _check_training(training: onnx.TrainingInfoProto, graph: onnx.GraphProto) ->
 
 
 def _all_pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[_Pair]:
-    """All graphs of a model, functions among them, each with the proto that stands for it."""
+    """Yield all graphs of a model, function bodies included, each with its proto."""
     yield from _pairs(model.graph, proto.graph)
     for function, written in zip(model.functions.values(), proto.functions, strict=True):
         yield from _pairs(function.graph, written)
 
 
 def _pairs(graph: ir.Graph, proto: _Holder) -> Iterator[_Pair]:
-    """A graph and those within its nodes, each with the proto that stands for it."""
+    """Yield a graph and its subgraphs, each with its proto."""
     yield graph, proto
     for node, written in zip(graph, proto.node, strict=True):
         for attribute in written.attribute:

@@ -1,8 +1,8 @@
-"""Writing files whole or not at all.
+"""Write files atomically.
 
-Whatever ends a write in the middle, a full disk, Ctrl-C or a kill, leaves the file that was there.
-A model whose weights lie in a second file is two files, which no system replaces at once: the new
-weights get a name that the old model does not use, and the old ones go after the model.
+A write that is interrupted (full disk, Ctrl-C, kill) leaves the previous file in place. A model
+with external data is two files, which no system replaces in one step: the new weights get a file
+name that the old model does not use, and the old weights are deleted after the model is replaced.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
     "replacing",
 ]
 
-_THRESHOLD = 256  # bytes; smaller tensors, shapes among them, stay in the model
+_THRESHOLD = 256  # bytes; smaller tensors, such as shapes, stay in the model file
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """The path, when a file can be written there.
+    """Return the path if a file can be written there.
 
     Raises:
         UsageError: Its directory does not exist or cannot be written, or it is no regular file.
@@ -44,7 +44,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     try:
         problem = _unwritable(path)
-    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+    except (OSError, ValueError) as error:  # the name is too long or contains a zero byte
         problem = f"cannot be written: {error}"
     if problem:
         raise UsageError(f"{path}: {problem}")
@@ -52,7 +52,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 def _unwritable(path: Path) -> str:
-    """Why no file can be written at a path; empty if one can."""
+    """Return why no file can be written at a path; empty if one can."""
     if not path.parent.is_dir():
         return f"the directory {path.parent} does not exist; create it first"
     if path.is_dir():
@@ -66,7 +66,7 @@ def _unwritable(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without error.
+    """Yield a temporary path that replaces `path` when the block ends without an error.
 
     Raises:
         UsageError: It cannot be written.
@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that is gone after the block."""
+    """Yield a temporary path beside `path` that is deleted after the block."""
     partial = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -95,14 +95,14 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _finish(partial: Path, path: Path) -> None:
-    """See to it that a file is on the disk, with the rights of the one that it replaces."""
+    """Flush a file to disk and give it the permissions of the one that it replaces."""
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     partial.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
 
 
 def _sync_directory(directory: Path) -> None:
-    """See to it that a rename is on the disk, where the system can do that."""
+    """Flush a rename to disk where the system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -112,13 +112,13 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _umask() -> int:
-    # The only way to read it is to set it.
+    # The umask can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-# -- Weights in a file of their own -----------------------------------------------------------
+# -- External data ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Holder:
 
 
 def holders(model: ir.Model) -> Iterator[Holder]:
-    """All initializers, and the tensors that attributes hold."""
+    """Yield all initializers and the tensors in attributes."""
     graphs = [*model.graphs()]
     for function in model.functions.values():
         graphs += [function.graph, *function.graph.subgraphs()]
@@ -173,15 +173,16 @@ def _put_attribute(
 
 @contextlib.contextmanager
 def data_file(tensors: Sequence[Holder], path: Path) -> Iterator[Path]:
-    """Write tensors of a model to a file beside `path`, and let the model refer to it.
+    """Write tensors of a model to a file beside `path`, and make the model refer to it.
 
-    Within the block the tensors lie in that file, which is yielded; the block must put a model
-    that refers to it at `path`. The file is called `<name>.data`, unless the model that is there
-    refers to a file of this name with other content; then `<name>.1.data`, and the old one goes
-    after the block. Writers in one directory take turns.
+    The file is yielded. Within the block the tensors are external data in that file, and the block
+    must write a model that refers to it to `path`. The file is called `<name>.data`, unless the
+    model already there refers to a file of this name with other content; then it is
+    `<name>.1.data`, and the old file is deleted after the block. A lock serializes writers in one
+    directory.
 
     Args:
-        tensors: What `movable` found in the model, which is as it was after the block.
+        tensors: The result of `movable`; the model's tensors are restored after the block.
         path: The file of the model.
 
     Raises:
@@ -210,17 +211,17 @@ def data_file(tensors: Sequence[Holder], path: Path) -> Iterator[Path]:
 
 
 def checksum(path: Path) -> str:
-    """The digest of a file that ONNX has for external data: SHA-1, in hexadecimal."""
+    """Compute the checksum that ONNX defines for external data: SHA-1, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha1").hexdigest()
 
 
 def movable(model: ir.Model, *, all_large: bool) -> list[Holder]:
-    """The tensors that go to a file of their own: those of other files, and large new ones.
+    """Return the tensors to store externally: those that already are, and large new ones.
 
     Args:
         model: The model.
-        all_large: Whether large tensors that lay in the model's own file go, too.
+        all_large: Whether large tensors of the model file itself are moved as well.
     """
     return [
         holder
@@ -236,7 +237,7 @@ def movable(model: ir.Model, *, all_large: bool) -> list[Holder]:
 
 
 def _write(movable: Sequence[Holder], stream: IO[bytes]) -> list[tuple[Holder, int, int]]:
-    """Write tensors one behind the other, a shared one once; the offset and length of each."""
+    """Write tensors in sequence, shared ones once; return the offset and length of each."""
     places: dict[int, tuple[int, int]] = {}
     result = []
     for holder in movable:
@@ -268,7 +269,7 @@ def _reference(
 
 
 def reopened(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
-    """A tensor of the same numbers in the same file, which is not open."""
+    """Return a tensor with the same contents in the same file, which is not open."""
     return ir.ExternalTensor(
         tensor.location,
         tensor.offset,
@@ -287,7 +288,7 @@ def _names(path: Path) -> list[Path]:
 
 
 def _choose(path: Path, partial: Path) -> Path:
-    """Where the new weights go: not where those of the model that is there lie, if they differ."""
+    """Choose the file of the new weights: the old model's data file only if the contents agree."""
     content = path.read_bytes() if path.is_file() and path.stat().st_size else b""
     used = [name for name in _names(path) if name.name.encode() in content]
     same = (u for u in used if u.is_file() and filecmp.cmp(partial, u, shallow=False))
@@ -297,15 +298,15 @@ def _choose(path: Path, partial: Path) -> Path:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Wait until no other process is about to replace a model in a directory."""
+    """Wait until no other process is replacing a model in a directory."""
     try:
         import fcntl
-    except ImportError:  # not on Windows, where the last of two writers wins
+    except ImportError:  # not available on Windows, where the last of two writers wins
         yield
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
+        with contextlib.suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

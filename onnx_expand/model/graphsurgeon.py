@@ -1,8 +1,8 @@
-"""graphsurgeon's graphs at the door.
+"""Convert between ONNX protos and graphsurgeon graphs.
 
-graphsurgeon has no place for some of what ONNX has. metadata_props of nodes, in which expansions
-are recorded, travel in a Python attribute of its objects between two calls; what else a graph that
-is given back lacks is said in a warning.
+graphsurgeon cannot represent all of ONNX. metadata_props of nodes, in which expansions are
+recorded, are kept in a Python attribute of its objects between two calls. A warning names
+everything else that the returned graph lacks.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _PROPS = "metadata_props"
 
 
 def export_graph(graph: gs.Graph) -> onnx.ModelProto:
-    """A graph as a proto, with the metadata that `import_graph` left with it.
+    """Convert a graph to a proto, with the metadata that `import_graph` attached to it.
 
     Raises:
         ModelError: graphsurgeon cannot write the graph.
     """
-    import onnx_graphsurgeon as gs  # slow to import, and only its users need it
+    import onnx_graphsurgeon as gs  # imported here because it is slow and rarely needed
 
     try:
         proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    except Exception as error:  # whatever a graph that was put together wrongly makes it raise
+    except Exception as error:  # a malformed graph may raise any exception
         message = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{graph.name}: graphsurgeon cannot write it: {message}") from error
     by_output = {node.output[0]: node for node in proto.graph.node if node.output}
-    # graphsurgeon takes a missing attribute for a missing layer and says so: ask `vars`.
+    # graphsurgeon reports a missing attribute as a missing layer, so read `vars` instead.
     onnx.helper.set_model_props(proto, vars(graph).get(_PROPS, {}))
     for node in graph.nodes:
         target = by_output.get(node.outputs[0].name) if node.outputs else None
@@ -46,10 +46,10 @@ def export_graph(graph: gs.Graph) -> onnx.ModelProto:
 
 
 def import_graph(proto: onnx.ModelProto) -> gs.Graph:
-    """A proto as a graph, with a warning of what graphsurgeon leaves out.
+    """Convert a proto to a graph, and warn of content that graphsurgeon omits.
 
     Raises:
-        UnsupportedError: graphsurgeon cannot read it.
+        UnsupportedError: graphsurgeon cannot import it.
     """
     import onnx_graphsurgeon as gs
 
@@ -62,7 +62,7 @@ def import_graph(proto: onnx.ModelProto) -> gs.Graph:
         )
     try:
         graph = gs.import_onnx(proto)
-    except Exception as error:  # its importer fails in many ways on what it does not know
+    except Exception as error:  # its importer raises many exception types for unknown content
         message = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(
             f"{proto.graph.name}: graphsurgeon cannot hold the result: {message}"
@@ -77,7 +77,7 @@ def import_graph(proto: onnx.ModelProto) -> gs.Graph:
 
 
 def _left_out(proto: onnx.ModelProto) -> list[str]:
-    """What a proto holds that graphsurgeon has no place for."""
+    """List the content of a proto that graphsurgeon cannot represent."""
     graph = proto.graph
     weights = {tensor.name for tensor in graph.initializer}
     values = [*graph.input, *graph.output, *graph.value_info]

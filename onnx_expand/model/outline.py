@@ -1,7 +1,7 @@
-"""What a proto holds: its graphs, its tensors, and all of it but the numbers.
+"""Traverse the graphs and tensors of a proto, and copy it without tensor data.
 
-An outline is small whatever the weights are, so that questions about everything else, ONNX's own
-checker among them, cost no memory.
+Such a copy, an outline, is small for weights of any size, so that ONNX's checker and other
+analyses of the structure cost little memory.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ PAYLOADS = frozenset(
 )
 """The fields of a tensor that hold its numbers."""
 
-_SMALL = 256  # elements; tensors up to here stay whole in an outline
+_SMALL = 256  # elements; an outline keeps the data of tensors up to this size
 
 
 def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and all graphs within nodes, those of functions and training too."""
+    """Yield the main graph and all subgraphs, including those of functions and training."""
     yield from inner_graphs(model.graph)
     for function in model.functions:
         yield from _of_nodes(function.node)
@@ -47,13 +47,13 @@ def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 
 def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs within its nodes."""
+    """Yield a graph and all its subgraphs."""
     yield graph
     yield from _of_nodes(graph.node)
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """All dense tensors, each with what messages call it."""
+    """Yield all dense tensors, each with its name for messages."""
     for graph in graphs(model):
         for tensor in graph.initializer:
             yield f"initializer '{tensor.name}'", tensor
@@ -99,7 +99,7 @@ def _held_by(attribute: onnx.AttributeProto, owner: str) -> Iterator[tuple[str, 
 
 
 def outline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which large tensors are empty; everything else is as it was."""
+    """Copy a model with empty tensors in place of large ones, and everything else unchanged."""
     copy = onnx.ModelProto()
     _copy_fields(model, copy, {"graph"})
     _copy_fields(model.graph, copy.graph, {"initializer"})
@@ -116,12 +116,12 @@ def outline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def is_outline(model: onnx.ModelProto) -> bool:
-    """Whether a model holds no tensor that an outline would not."""
+    """Return whether a model contains no tensor that an outline would empty."""
     return all(math.prod(tensor.dims) <= _SMALL for _, tensor in tensors(model))
 
 
 def without_data(model: onnx.ModelProto) -> None:
-    """Make the tensors of an outline that lie in other files empty ones of its own."""
+    """Replace the external tensors of an outline by empty tensors without external data."""
     for _, tensor in tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _empty(tensor)
@@ -136,13 +136,13 @@ def _empty(tensor: onnx.TensorProto) -> None:
 
 
 def is_repeated(field: Any) -> bool:
-    """Whether a field of a message is a list."""
-    newer = getattr(field, "is_repeated", None)  # older protobuf has the label only
+    """Return whether a field of a message is repeated."""
+    newer = getattr(field, "is_repeated", None)  # older protobuf only has the label
     return field.label == FieldDescriptor.LABEL_REPEATED if newer is None else bool(newer)
 
 
 def _copy_fields(source: Message, target: Message, left_out: Set[str]) -> None:
-    """Copy what a message holds, some of its fields aside."""
+    """Copy the fields of a message except for some."""
     for field in source.DESCRIPTOR.fields:
         if field.name in left_out:
             continue

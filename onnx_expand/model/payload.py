@@ -1,6 +1,6 @@
-"""The numbers of tensors: whether they are there, and are as many as the shape says.
+"""Check that tensor data is present and that its size matches type and shape.
 
-Nothing is read here and nothing is allocated, whatever a model claims.
+No data is read and no memory is allocated, whatever sizes a model declares.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _FIELDS = {
 
 
 def check_payloads(model: onnx.ModelProto, label: str, base: Path | None) -> None:
-    """Refuse tensors whose numbers are missing, too few, too many, or out of bounds.
+    """Refuse tensors whose data is missing, too short, too long, or out of bounds.
 
     Args:
         model: The model.
-        label: What messages call it.
-        base: The directory of its file, beside or below which external data lies; None for a
-            model that comes from no file.
+        label: The model's name in messages.
+        base: The directory of its file, which contains its external data; None for a model that
+            was not read from a file.
 
     Raises:
-        ModelError: A tensor is not what it claims to be.
+        ModelError: The data of a tensor does not match its declaration.
     """
     for what, tensor in tensors(model):
         problem = _problem(tensor, base)
@@ -52,7 +52,7 @@ def check_payloads(model: onnx.ModelProto, label: str, base: Path | None) -> Non
 
 
 def _problem(tensor: onnx.TensorProto, base: Path | None) -> str:
-    """What is wrong with a tensor; empty if nothing is."""
+    """Return what is wrong with a tensor; empty if nothing is."""
     try:
         dtype = ir.DataType(tensor.data_type)
     except ValueError:
@@ -85,7 +85,7 @@ def _typed_problem(tensor: onnx.TensorProto, dtype: ir.DataType, elements: int) 
     needed = elements
     if "COMPLEX" in dtype.name:
         needed = 2 * elements
-    elif dtype != ir.DataType.STRING and dtype.bitwidth in {2, 4}:  # packed into bytes
+    elif dtype != ir.DataType.STRING and dtype.bitwidth in {2, 4}:  # several elements per byte
         needed = (elements * dtype.bitwidth + 7) // 8
     held = len(getattr(tensor, field))
     return "" if held == needed else _amount(tensor, f"{held} numbers", str(needed))
@@ -117,10 +117,10 @@ def _external_problem(tensor: onnx.TensorProto, needed: int, base: Path | None) 
 
 
 def _size(base: Path, location: str) -> tuple[int, str]:
-    """The size of a file of external data, and what is wrong with it."""
+    """Return the size of an external data file, and what is wrong with it."""
     if not location or "\0" in location:
         return 0, "has external data without a location"
-    # A model may come from a system whose separator is the other one.
+    # The model may come from a system with the other path separator.
     plain = location.replace("\\", "/")
     if Path(location).is_absolute() or plain.startswith("/") or plain[1:2] == ":":
         return 0, f"has external data at the absolute path '{location}', which is refused"

@@ -1,4 +1,4 @@
-"""Reading models, and what is asked of a model before it is let in."""
+"""Read and validate models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KEEP = "which onnx-expand cannot keep; remove it from the model first"
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Read and validate a model file; external weights are mapped when they are first used.
+    """Read and validate a model file; external data is memory-mapped at its first use.
 
     Args:
         path: A binary ONNX file, or one of ONNX's text formats by its extension.
@@ -62,7 +62,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: is a directory, not an ONNX file")
-        if path.exists() and not path.is_file():  # may never end, and is read more than once
+        if path.exists() and not path.is_file():  # may be endless; it is read twice
             raise ModelError(f"{path}: is no regular file")
         if path.stat().st_size >= _TOO_LARGE:
             raise ModelError(
@@ -70,7 +70,7 @@ def _parse(path: Path) -> onnx.ModelProto:
                 "its weights as external data"
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a text format is experimental
+            warnings.simplefilter("ignore")  # onnx warns that a text format is experimental
             return onnx.load(path, load_external_data=False)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
@@ -80,18 +80,18 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX file, or a truncated one") from None
     except OnnxExpandError:
         raise
-    except Exception as error:  # the parsers of the text formats raise what they like
+    except Exception as error:  # the parsers of the text formats raise many exception types
         raise ModelError(f"{path}: not an ONNX file: {one_line(error)}") from None
 
 
 @rare_collections()
 def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Model:
-    """A model of a proto that is the door's own, after all that is asked of one.
+    """Validate a proto and convert it to `onnx_ir.Model`.
 
     Args:
         proto: The model; it becomes part of the result.
-        label: What messages call it.
-        base: The directory of its external data, if it comes from a file.
+        label: The model's name in messages.
+        base: The directory of its external data, if it was read from a file.
 
     Raises:
         ModelError: It is not valid.
@@ -130,7 +130,7 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
         with quiet():
             model = ir.serde.deserialize_model(proto)
     except Exception as error:
-        # onnx-ir reports what it cannot hold by several exception types, in each other.
+        # onnx-ir reports unsupported content by several nested exception types.
         raise ModelError(f"{label}: cannot be read: {_cause(error)}") from error
     _settle_imports(model.graph.opset_imports, proto.opset_import)
     for function, source in zip(model.functions.values(), proto.functions, strict=False):
@@ -141,20 +141,20 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
 def _settle_imports(
     imports: MutableMapping[str, int], source: Iterable[onnx.OperatorSetIdProto]
 ) -> None:
-    """Have one version of ONNX's own operators, by one spelling of their domain."""
+    """Normalize the default domain to one spelling and one opset import."""
     version = default_version(source)
     if imports.pop(ALIAS, None) is not None or imports.get("", version) != version:
         imports[""] = version
 
 
 def _check_fidelity(model: ir.Model, light: onnx.ModelProto, label: str) -> None:
-    """Refuse a model that would not come out as it came in."""
+    """Refuse a model that would not be written as it was read."""
     try:
         written = remember(model, light)
         restore(model, written)
     except OnnxExpandError:
         raise
-    except Exception as error:  # as in `_deserialize`
+    except Exception as error:  # see `_deserialize`
         raise ModelError(f"{label}: cannot be written again: {_cause(error)}") from error
     lost = difference(light, written)
     if lost:
@@ -162,7 +162,7 @@ def _check_fidelity(model: ir.Model, light: onnx.ModelProto, label: str) -> None
 
 
 def _not_held(proto: onnx.ModelProto) -> Iterator[str]:
-    """What onnx-ir is known not to hold, by name."""
+    """Yield the content that onnx-ir is known not to represent."""
     nodes = [node for graph in graphs(proto) for node in graph.node]
     nodes += [node for function in proto.functions for node in function.node]
     kinds = onnx.AttributeProto
@@ -183,7 +183,7 @@ def _not_held(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _contradictions(proto: onnx.ModelProto) -> Iterator[str]:
-    """Domains that are imported in several versions."""
+    """Yield the domains that are imported in several versions."""
     holders: list[onnx.ModelProto | onnx.FunctionProto] = [proto, *proto.functions]
     for holder in holders:
         versions: dict[str, int] = {}
@@ -209,7 +209,7 @@ def _is_text(content: bytes) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost of several errors, which is the one that tells."""
+    """Return the message of the innermost of nested errors, which names the cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)

@@ -1,7 +1,7 @@
-"""Sparse initializers, which onnx-ir takes for values that come from nowhere.
+"""Represent sparse initializers in onnx-ir, which would leave their values undefined.
 
-Inside they are initializers like others, written out in full when their numbers are asked for;
-what is left of them when the model leaves is written as it came.
+They become ordinary initializers, densified when their values are first needed; those that remain
+when the model is written are stored as they were read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx_expand.errors import UnsupportedError
 
 __all__ = ["Sparse", "hold"]
 
-_LARGEST = 1 << 26  # elements of one that is written out in full
+_LARGEST = 1 << 26  # elements of a sparse initializer that is densified
 
 
 class Sparse(ir.LazyTensor):
@@ -42,10 +42,10 @@ def _dense(proto: onnx.SparseTensorProto) -> np.ndarray[tuple[int, ...], np.dtyp
 
 
 def hold(graph: ir.Graph, proto: onnx.GraphProto) -> frozenset[str]:
-    """Make initializers of the sparse ones of a graph that something reads; their names.
+    """Turn the sparse initializers that have consumers into initializers; return their names.
 
     Raises:
-        UnsupportedError: One is too large to be written out.
+        UnsupportedError: One is too large to be densified.
     """
     sparse = {tensor.values.name: tensor for tensor in proto.sparse_initializer}
     if not sparse:

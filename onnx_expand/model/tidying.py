@@ -1,7 +1,7 @@
-"""What runtimes take although ONNX's rules forbid it, and what means nothing: put in order.
+"""Repair models that runtimes accept although they break ONNX's rules.
 
-A weight or an entry that is there twice, word for word, is there once; nodes go behind those that
-they read. Whatever contradicts itself stays as it is, to be refused.
+Identical duplicates of initializers and metadata entries are removed, and nodes are sorted
+topologically. Contradictory entries stay as they are and are refused later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["tidy"]
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Put a proto in order, in place."""
+    """Remove duplicates from a proto and sort its nodes, in place."""
     _drop_repeats(model.metadata_props, "key")
     for graph in graphs(model):
         _drop_repeats(graph.initializer, "name")
@@ -38,7 +38,7 @@ def _drop_repeats(entries: Any, key: str) -> None:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Put nodes behind those that they read, and leave them in place where they are already."""
+    """Sort nodes topologically if they are not yet sorted."""
     made = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     reads = [{made[n] for n in _read(node) if n in made} for node in graph.node]
     if all(max(before, default=-1) < index for index, before in enumerate(reads)):
@@ -57,14 +57,14 @@ def _sort(graph: onnx.GraphProto) -> None:
             missing[reader] -= 1
             if not missing[reader]:
                 heapq.heappush(ready, reader)
-    if len(order) == len(reads):  # else they go in a circle
+    if len(order) == len(reads):  # otherwise the graph has a cycle
         copies = onnx.GraphProto(node=[graph.node[index] for index in order])
         del graph.node[:]
         graph.node.extend(copies.node)
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, and the graphs within it."""
+    """Yield the values that a node and its subgraphs read."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):

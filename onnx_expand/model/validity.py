@@ -1,4 +1,4 @@
-"""Whether a model keeps ONNX's rules."""
+"""Validate models with ONNX's checker."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _REPEATED = 100
 
 
 def validate(light: onnx.ModelProto, label: str) -> None:
-    """Let ONNX's checker judge the outline of a model.
+    """Check the outline of a model with ONNX's checker.
 
-    Ops of the default domain that the model's opset does not have, those of newer versions or of a
-    runtime's own, are no reason to refuse the rest: they stay as they are, with a warning.
+    Ops of the default domain that the model's opset does not define, such as ops of newer opsets
+    or of a runtime, stay as they are, with a warning, and do not make the model invalid.
 
     Args:
-        light: The outline, which stays as it is.
-        label: What messages call the model.
+        light: The outline; it is not changed.
+        label: The model's name in messages.
 
     Raises:
         ModelError: It is not valid.
-        UnsupportedError: Its functions call each other so often that no one could run it.
+        UnsupportedError: Its functions call each other too often for any runtime.
     """
     _bound_calls(light, label)
     copy = onnx.ModelProto()
@@ -50,7 +50,7 @@ def validate(light: onnx.ModelProto, label: str) -> None:
     strange = _rename_unknown(copy)
     try:
         onnx.checker.check_model(copy)
-    except Exception as error:  # besides ValidationError, whatever the C++ code raises
+    except Exception as error:  # ValidationError, or any exception of the C++ code
         raise ModelError(f"{label}: not a valid ONNX model: {one_line(error)}") from None
     if strange:
         message = f"ONNX has no {', '.join(strange)} in the opset of the model; left as it is"
@@ -58,7 +58,7 @@ def validate(light: onnx.ModelProto, label: str) -> None:
 
 
 def _complete(model: onnx.ModelProto) -> None:
-    """Let a model say what ONNX's checker wants to be said, and runtimes do without."""
+    """Add declarations that ONNX's checker requires and runtimes do not."""
     model.graph.name = model.graph.name or "graph"
     for info in model.graph.output:
         if info.type.WhichOneof("value") is None:
@@ -70,7 +70,7 @@ def _complete(model: onnx.ModelProto) -> None:
 
 
 def settle_domains(model: onnx.ModelProto) -> None:
-    """Call ONNX's own domain by one of its two names, and import it once."""
+    """Spell the default domain as the empty string, and import it once."""
     holders = [(model.graph.node, model.opset_import)]
     holders += [(function.node, function.opset_import) for function in model.functions]
     for nodes, imports in holders:
@@ -87,13 +87,13 @@ def settle_domains(model: onnx.ModelProto) -> None:
 
 
 def default_version(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
-    """The version of ONNX's own operators, by either spelling of their domain; 0 if none."""
+    """Return the opset of the default domain, in either spelling; 0 if it is not imported."""
     versions = [entry.version for entry in imports if entry.domain in DEFAULT]
     return versions[-1] if versions else 0
 
 
 def _rename_unknown(model: onnx.ModelProto) -> list[str]:
-    """Give ops that ONNX does not have a domain that it does not judge; their names."""
+    """Move ops that ONNX does not define to a domain that it does not check; return them."""
     own = {(f.domain, f.name) for f in model.functions}
     found = set()
     bodies = [(model.graph.node, model.opset_import)]
@@ -122,7 +122,7 @@ def _rename_unknown(model: onnx.ModelProto) -> list[str]:
 def _is_known(op_type: str, version: int) -> bool:
     try:
         return not onnx.defs.get_schema(op_type, version, "").deprecated
-    except Exception:  # onnx raises a type of its own that it does not export
+    except Exception:  # onnx does not export the exception type that it raises
         return False
 
 
@@ -130,9 +130,9 @@ _Key = tuple[str, str, str]
 
 
 def _bound_calls(model: onnx.ModelProto, label: str) -> None:
-    """Refuse functions that call themselves, or that come to too many nodes with all their calls.
+    """Refuse recursive functions, and functions whose calls expand to too many nodes.
 
-    ONNX's checker and shape inference walk through every call, and so does a runtime.
+    ONNX's checker, shape inference and runtimes visit the nodes of every call.
     """
     calls = {
         (f.domain, f.name, f.overload): Counter(map(_key, _nodes(f.node))) for f in model.functions
@@ -167,7 +167,7 @@ def _key(node: onnx.NodeProto) -> _Key:
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of the graphs within them."""
+    """Yield nodes and those of their subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -176,6 +176,6 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """Return the first line of an error message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
