@@ -1,4 +1,4 @@
-"""All that a training run is: data, augmentation, tasks, teachers, loop, comparison, studies."""
+"""Training runs: data, augmentation, tasks, teachers, the loop, comparisons and studies."""
 
 from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.data.dataset import Dataset

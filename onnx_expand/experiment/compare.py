@@ -1,4 +1,4 @@
-"""Which of two models is better, said as far as the seeds tell."""
+"""Decide which of two models is better, as far as the seeds are conclusive."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 __all__ = ["Comparison"]
 
 _CONFIDENCE = 0.95
-_MOST = 1000  # seeds that anybody would train
+_MOST = 1000  # the largest number of seeds that is practical to train
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The scores of two models that were trained from the same seeds.
+    """The scores of two models trained from the same seeds.
 
     Attributes:
-        metric: What the score is.
-        greater: Whether more of it is better.
-        names: What the two are called.
-        first: The scores of the first, one for each seed.
-        second: Those of the second.
+        metric: The name of the score.
+        greater: Whether greater scores are better.
+        names: The names of the two models.
+        first: The scores of the first model, one for each seed.
+        second: The scores of the second model.
     """
 
     metric: str
@@ -34,12 +34,12 @@ class Comparison:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """First less second, seed by seed."""
+        """First minus second, by seed."""
         return tuple(a - b for a, b in zip(self.first, self.second, strict=True))
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the mean difference is with 95 % confidence, by Student's t on the pairs."""
+        """The 95 % confidence interval of the mean difference, by Student's t on the pairs."""
         count = len(self.first)
         if count < 2:
             return None
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def better(self) -> str | None:
-        """The name of the better one; None where the seeds do not tell."""
+        """The name of the better model, or None if the seeds are inconclusive."""
         interval = self.interval
         if interval is None or interval[0] <= 0 <= interval[1]:
             return None
@@ -57,10 +57,9 @@ class Comparison:
 
     @property
     def enough(self) -> int | None:
-        """How many seeds would tell, if all differed as much and were spread as these are.
+        """The number of seeds that would be conclusive, at equal mean and spread of differences.
 
-        None where one seed says nothing of the spread, or so small a difference would take more
-        than a thousand.
+        None for a single seed, which has no spread, or if the number would exceed a thousand.
         """
         if len(self.first) < 2:
             return None
@@ -69,7 +68,7 @@ class Comparison:
         return next((n for n in counts if _reach(n, spread) < abs(center)), None)
 
     def summary(self) -> str:
-        """Both scores, their difference, and the conclusion, in one line."""
+        """Return both scores, their difference and the conclusion, in one line."""
         count = len(self.first)
         scores = ", ".join(
             f"{name} {_spread(values, self.metric)}"
@@ -95,7 +94,7 @@ class Comparison:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """This comparison as plain JSON types."""
+        """Return the comparison as plain JSON types."""
         return {
             "metric": self.metric,
             "names": list(self.names),
@@ -108,7 +107,7 @@ class Comparison:
 
 
 def _reach(count: int, spread: float) -> float:
-    """Half the interval of a mean of so many normal values of that standard deviation."""
+    """Return half the interval of a mean of `count` normal values of this standard deviation."""
     from scipy.special import stdtrit  # slow to import
 
     return float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2)) * spread / math.sqrt(count)

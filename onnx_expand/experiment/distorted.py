@@ -1,4 +1,4 @@
-"""Distorted handwritten digits: small embedded data that are not too easy."""
+"""Distorted handwritten digits: a small built-in dataset that is not too easy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["distorted_digits"]
 
 Images: TypeAlias = npt.NDArray[np.float64]
 
-# The largest rotation in degrees, factor of the size, and shift as a share of the image.
+# The largest rotation in degrees, scale factor, and shift as a share of the image.
 _ROTATION, _FACTOR, _SHIFT = 40.0, 2.0, 0.35
 
 
@@ -25,25 +25,25 @@ def distorted_digits(
     copies: tuple[int, int] = (4, 5),
     seed: int = 0,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Scikit-learn's 1,797 digits, each rotated, resized and shifted at random.
+    """Generate scikit-learn's 1,797 digits, each randomly rotated, resized and shifted.
 
-    Rotations are uniform to 40 degrees either way, sizes log-uniform from half to double, shifts
-    uniform to 35 % of the image on each axis. Every fifth digit of a class is for testing, so that
-    no digit is in both parts, in whatever copy. It is data for `--data` and `load_data`:
-    `onnx_expand.experiment.distorted:distorted_digits`.
+    Rotations are uniform up to 40 degrees in both directions, scales log-uniform from half to
+    double, and shifts uniform up to 35 % of the image on each axis. Every fifth digit of a class
+    is for testing, so that no digit is in both parts, in any copy. It is data for `--data` and
+    `load_data`: `onnx_expand.experiment.distorted:distorted_digits`.
 
     Args:
         size: Height and width of the images; None is 16.
-        copies: How often each digit comes in the training and in the test part.
-        seed: Of the distortions.
+        copies: The number of copies of each digit in the training and in the test part.
+        seed: The seed of the distortions.
 
     Returns:
         uint8 images `x_train`, `x_test` [N, 1, H, W] and int64 labels `y_train`, `y_test` [N]; the
-        copies of a digit follow each other.
+        copies of a digit are adjacent.
 
     Raises:
         UnsupportedError: scikit-learn is not installed.
-        UsageError: A number makes no sense.
+        UsageError: A number is invalid.
     """
     try:
         from sklearn.datasets import load_digits
@@ -67,10 +67,10 @@ def distorted_digits(
 
 
 def _distorted(x: Images, extents: tuple[int, int], random: np.random.Generator) -> Images:
-    """Images [N, h, w] under a random similarity each, [N, H, W]; black beyond their border."""
+    """Apply a random similarity to each of the images [N, h, w]; black beyond their border."""
     turn, grow, down, right = random.uniform(-1, 1, (4, len(x), 1, 1))
     angle, scale = np.radians(_ROTATION) * turn, np.exp(math.log(_FACTOR) * grow)
-    # Where each pixel of the result comes from; both images go from -1 to 1.
+    # The source position of each pixel of the result; both images extend from -1 to 1.
     rows, columns = (((2 * np.arange(n) + 1) / n - 1) for n in extents)
     v = rows[:, None] - 2 * _SHIFT * down
     u = columns[None, :] - 2 * _SHIFT * right
@@ -79,7 +79,7 @@ def _distorted(x: Images, extents: tuple[int, int], random: np.random.Generator)
 
 
 def _bilinear(x: Images, v: Images, u: Images) -> Images:
-    """Images [N, h, w] at places [N, H, W] between -1 and 1, interpolated; zero beyond."""
+    """Interpolate images [N, h, w] at positions [N, H, W] between -1 and 1; zero beyond."""
     height, width = x.shape[1:]
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     row = np.clip((v + 1) * height / 2 + 0.5, 0, height + 1 - 1e-9)

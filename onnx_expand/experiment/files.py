@@ -1,4 +1,4 @@
-"""What an experiment leaves in its folder: figures, curves, checkpoints."""
+"""The files in the folder of an experiment: figures, curves, checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_expand.model import replacing
 
 __all__ = ["EventWriter", "Folder", "Row"]
 
-# The name of the model, the seed, and what an epoch did.
+# The name of the model, the seed, and the result of an epoch.
 Row = tuple[str, int, EpochResult]
 
 
@@ -22,7 +22,7 @@ class Folder:
     """The folder of an experiment.
 
     Args:
-        path: Where it is; `make` makes it.
+        path: Its path; `make` creates it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,10 +30,10 @@ class Folder:
         self.rows: list[Row] = []
 
     def make(self) -> None:
-        """Make the folder, and remove what a killed run left half written.
+        """Create the folder, and remove partial files of a killed run.
 
         Raises:
-            UsageError: It cannot be made.
+            UsageError: It cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -43,14 +43,14 @@ class Folder:
             raise UsageError(f"{self.path}: cannot be made: {error.strerror or error}") from error
 
     def checkpoint(self, name: str, seed: int, *, resume: bool) -> Path:
-        """The checkpoint of one run; one of an earlier run is put aside unless it is used."""
+        """Return the checkpoint of one run; rename an existing one unless it is resumed."""
         path = self.path / f"checkpoint-{name}-{seed}.pt"
         if path.exists() and not resume:
             path.replace(path.with_suffix(".previous.pt"))
         return path
 
     def add(self, name: str, seed: int, result: EpochResult) -> None:
-        """Take in an epoch; one of the same number is replaced."""
+        """Record an epoch, replacing one of the same number."""
         key = (name, seed, result.epoch)
         self.rows = [row for row in self.rows if (row[0], row[1], row[2].epoch) != key]
         self.rows.append((name, seed, result))
@@ -84,7 +84,7 @@ class Folder:
             partial.write_text(text.getvalue(), encoding="utf-8")
 
     def draw(self, metric: str) -> bool:
-        """Draw loss and score over the epochs; whether there was something to draw with."""
+        """Plot loss and score over the epochs; return whether matplotlib is installed."""
         try:
             import matplotlib as mpl
         except ImportError:
@@ -118,10 +118,10 @@ class Folder:
 
 
 class EventWriter:
-    """Events for TensorBoard, one directory for each run.
+    """Writes events for TensorBoard, one directory for each run.
 
     Args:
-        path: Where the directories are.
+        path: The parent of these directories.
 
     Raises:
         UnsupportedError: tensorboard is not installed.
@@ -142,7 +142,7 @@ class EventWriter:
         """Write the figures of an epoch."""
         key = f"{name}-{seed}"
         if key not in self._writers:
-            # A run that goes on tells all its epochs again; what was there would be there twice.
+            # A resumed run reports all its epochs again, which would duplicate existing events.
             for old in (self._path / key).glob("events.out.tfevents.*"):
                 old.unlink()
             self._writers[key] = self._make(str(self._path / key))
@@ -157,6 +157,6 @@ class EventWriter:
         writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the files."""
         for writer in self._writers.values():
             writer.close()

@@ -1,4 +1,4 @@
-"""Whether what is trained folds to a model that computes the same."""
+"""Check whether a trained model folds to one that computes the same."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _QUIET = {Reason.COST, Reason.POLICY, Reason.OUTPUT, Reason.SHARED, Reason.BRANC
 
 @dataclass(frozen=True)
 class Folded:
-    """A folded model, and what is known of it.
+    """A folded model, with its report.
 
     Attributes:
         model: The folded model.
-        report: What fold did, and whether the model computes the same.
+        report: The report of fold, with the result of the check.
     """
 
     model: ir.Model
@@ -30,12 +30,12 @@ class Folded:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the model computes the same; None where that could not be found out."""
+        """The check's verdict; None if there is none."""
         found: Verdict | None = self.report.verification.verdict
         return found
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return a summary in one line."""
         kept = [k for k in self.report.kept if k.refusal.reason not in _QUIET]
         text = f"{len(self.report.sites)} sites fold"
         if kept:
@@ -49,11 +49,11 @@ def fold_and_check(model: ir.Model, label: str) -> Folded:
     """Fold a copy of a model and compare it with the model.
 
     Args:
-        model: The model; it is not changed.
-        label: How an error names it.
+        model: The model, which is not modified.
+        label: The name in error messages.
 
     Raises:
-        DifferentError: The folded model does not compute the same, or does not run where the
+        DifferentError: The folded model does not compute the same, or does not run although the
             model does.
     """
     folded = model.clone()

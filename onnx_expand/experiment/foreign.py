@@ -1,4 +1,4 @@
-"""Code of one's own: what it raises is said in one line that names the place in it."""
+"""Report exceptions from user code in one line with file and line number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_expand.errors import OnnxExpandError, UsageError
 __all__ = ["blamed"]
 
 _OURS = Path(__file__).parents[1]
-# Where others' code is: torch's lines would not help the author of a loss.
+# Directories of library code: its line numbers would not help the author of a loss.
 _OTHERS = tuple(
     Path(path) for key in ("purelib", "platlib", "stdlib") if (path := sysconfig.get_path(key))
 )
@@ -22,13 +22,13 @@ _OTHERS = tuple(
 
 @contextlib.contextmanager
 def blamed(who: str) -> Iterator[None]:
-    """Turn what somebody's own code raises while the block runs into an error of usage.
+    """Convert exceptions that user code raises in the block to usage errors.
 
     Args:
-        who: What was called, for the message: `loss 'package.module:function'`.
+        who: The name of the code in the message: `loss 'package.module:function'`.
 
     Raises:
-        UsageError: The code raised something. The message has the exception, and the line of that
+        UsageError: The code raised an exception. The message contains it with the line of user
             code in which it arose; the exception is the cause.
     """
     try:
@@ -45,7 +45,7 @@ def blamed(who: str) -> Iterator[None]:
 
 
 def _place(error: Exception) -> str:
-    """File and line of the innermost frame that is neither ours nor a library's."""
+    """Return file and line of the innermost frame in user code."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -61,7 +61,7 @@ def _is_own(name: str) -> bool:
 
 
 def _short(name: str) -> str:
-    """A path from the current directory on, where that is shorter."""
+    """Return a path relative to the current directory if it lies inside."""
     path = Path(name)
     here = Path(os.getcwd())
     return str(path.relative_to(here)) if path.is_relative_to(here) else name

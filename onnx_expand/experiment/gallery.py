@@ -1,4 +1,4 @@
-"""Some test images as people see them, with what a model says of them."""
+"""Test images for display, with the predictions of a model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Gallery:
 
     Attributes:
         images: Bytes [N, H, W, 3].
-        truth: What each shows; empty where that is no class.
-        said: What the model says it shows; empty where the model does not run here.
+        truth: The class of each image; empty if the labels are not classes.
+        said: The predicted class of each; empty if the model does not run here.
     """
 
     images: npt.NDArray[np.uint8]
@@ -36,19 +36,19 @@ class Gallery:
 
     @classmethod
     def of(cls, data: Dataset, model: ir.Model, count: int = _COUNT) -> Gallery | None:
-        """Images from all over the test data; None where its samples are no images.
+        """Select evenly spaced test images; return None if the samples are not images.
 
         Args:
             data: The data.
-            model: The model; one input takes the images as the data has them.
-            count: How many images at most.
+            model: The model, whose single input takes the images as the data provides them.
+            count: The maximum number of images.
         """
         total = len(data.test)
         picks = np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
         try:
             batch = data.test.fetch(picks, None)
         except OnnxExpandError:
-            return None  # a test image that cannot be read now is no reason to end a run
+            return None  # an unreadable test image must not end a run at this point
         x = batch.inputs.numpy()
         readable = [i for i in range(len(x)) if int(picks[i]) not in batch.unreadable]
         if x.ndim != 4 or x.shape[1] not in {1, 3} or not readable or x.dtype.kind != "f":
@@ -67,7 +67,7 @@ def _named(labels: Sequence[int], data: Dataset) -> tuple[str, ...]:
 
 
 def _said(model: ir.Model, x: npt.NDArray[Any], classes: int) -> list[int]:
-    """The class that the model names for each image; none where it does not run here."""
+    """Return the predicted class of each image, or none if the model does not run here."""
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     if len(inputs) != 1 or not inputs[0].name:
         return []
@@ -92,7 +92,7 @@ def _said(model: ir.Model, x: npt.NDArray[Any], classes: int) -> list[int]:
 
 
 def _visible(x: npt.NDArray[Any], data: Dataset) -> npt.NDArray[np.uint8]:
-    """Images [N, C, H, W] as bytes [N, H, W, 3], not wider than people need."""
+    """Convert images [N, C, H, W] to bytes [N, H, W, 3] of limited width."""
     if data.normalization.mean:
         shape = (1, -1, 1, 1)
         x = x * np.reshape(data.normalization.std, shape) + np.reshape(

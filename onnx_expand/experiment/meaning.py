@@ -1,7 +1,7 @@
-"""What a trained model's numbers mean: the order of classes, the anchors, the normalisation.
+"""The interpretation of a trained model: order of classes, anchors, normalization.
 
-All of it is decided by the data, and nobody can use the model without it; so it is told, and goes
-into the model's metadata, which fold keeps.
+The data determines all of it, and the model cannot be used without it. Therefore it is reported
+and written into the model's metadata, which fold keeps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHOWN = 24
 
 
 def settled(data: Dataset, model: ir.Model, options: TrainOptions) -> Dataset:
-    """The data with its anchors, found from the training boxes where none are given.
+    """Return the data with anchors, found from the training boxes if none are given.
 
     Raises:
         UnsupportedError: The model does not take the data.
@@ -39,7 +39,7 @@ def settled(data: Dataset, model: ir.Model, options: TrainOptions) -> Dataset:
 
 
 def lines(data: Dataset) -> list[str]:
-    """What people are told of it."""
+    """Return the interpretation as lines of text."""
     found = []
     if _named(data):
         shown = ", ".join(f"{n} {name}" for n, name in enumerate(data.classes[:_SHOWN]))
@@ -52,7 +52,7 @@ def lines(data: Dataset) -> list[str]:
 
 
 def facts(data: Dataset) -> dict[str, Any]:
-    """It all as plain JSON types, without what says nothing."""
+    """Return the interpretation as plain JSON types, without empty entries."""
     found: dict[str, Any] = {}
     if _named(data):
         found["classes"] = list(data.classes)
@@ -66,11 +66,11 @@ def facts(data: Dataset) -> dict[str, Any]:
 
 
 def note(model: ir.Model, data: Dataset) -> None:
-    """Write it into a model's metadata, as JSON under `onnx_expand.classes` and so on."""
+    """Write the interpretation into a model's metadata, as JSON under `onnx_expand.*` keys."""
     for name, value in facts(data).items():
         model.metadata_props[_PREFIX + name] = json.dumps(value)
 
 
 def _named(data: Dataset) -> bool:
-    """Whether the classes have names that are not just their places."""
+    """Return whether the classes have names other than their indices."""
     return data.classes != tuple(str(place) for place in range(len(data.classes)))

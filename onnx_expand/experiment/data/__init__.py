@@ -1,1 +1,1 @@
-"""Labelled data: where they come from, how they are augmented, in which order they come."""
+"""Labelled data: sources, augmentation, and the order of samples."""

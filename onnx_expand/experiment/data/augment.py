@@ -1,8 +1,8 @@
-"""Random changes of images, as pure functions of an image and a row of random numbers.
+"""Random augmentation, as pure functions of an image and a row of random numbers.
 
-Every geometric change is a window: a rectangle of the source, perhaps reaching beyond it, that is
-resized to the model's extents and perhaps mirrored. So images, masks and boxes are changed by one
-description, and the numbers that chose it make a run repeatable whoever reads the image.
+Every geometric change is a window: a rectangle of the source, possibly extending beyond it, that
+is resized to the model's extents and possibly mirrored. One description thus transforms images,
+masks and boxes alike. The random numbers make a run repeatable, whichever process reads the image.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ __all__ = [
     "whole",
 ]
 
-# How many random numbers each sample gets, and which of them decide what.
+# The number of random numbers per sample, and the purpose of each.
 DRAWS = 24
 _FLIP, _DOWN, _RIGHT, _ZOOM, _GAINS, _PART, _OWN = 0, 1, 2, 3, slice(4, 7), 7, 23
 _RATIO = (3 / 4, 4 / 3)
 _AREA = 0.08
 _ATTEMPTS = 4
-# The weights of red, green and blue in brightness, ITU-R BT.601.
+# Luma coefficients of red, green and blue, ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class View:
-    """How one image is seen.
+    """How one image is transformed.
 
     Attributes:
         top: The window's first row in the source; may be negative.
-        left: Its first column.
-        height: Its extents, in source pixels.
-        width: See `height`.
+        left: The window's first column.
+        height: The window's height, in source pixels.
+        width: The window's width, in source pixels.
         flip: Whether it is mirrored left to right.
         gains: Factors of brightness, contrast and saturation.
     """
@@ -63,12 +63,12 @@ class View:
 
 
 def whole(source: tuple[int, int]) -> View:
-    """The view of a whole image."""
+    """Return the view of a whole image."""
     return View(0, 0, source[0], source[1])
 
 
 def center(source: tuple[int, int], target: tuple[int, int], share: float) -> View:
-    """The view of the middle: the largest window of the target's shape, times a share."""
+    """Return the centered view: a share of the largest window with the target's aspect ratio."""
     scale = share * min(source[0] / target[0], source[1] / target[1])
     height, width = target[0] * scale, target[1] * scale
     return View((source[0] - height) / 2, (source[1] - width) / 2, height, width)
@@ -76,15 +76,15 @@ def center(source: tuple[int, int], target: tuple[int, int], share: float) -> Vi
 
 @dataclass(frozen=True)
 class Augment:
-    """Which random changes training images get; the default is none.
+    """The random changes of training images; the default is none.
 
     Attributes:
-        flip: Mirror half of them left to right.
-        pad: Shift by up to so many pixels of the result, filling with zeros.
-        area: Take a part of at least this share of the area, of an aspect from 3/4 to 4/3.
-        zoom: Enlarge by a factor between these two; below 1 what is beyond is zeros.
+        flip: Mirror half of the images left to right.
+        pad: Shift by up to this many pixels of the result, filling with zeros.
+        area: Crop a part of at least this share of the area, with an aspect ratio of 3/4 to 4/3.
+        zoom: Enlarge by a factor between these two; a factor below 1 pads with zeros.
         jitter: Change brightness, contrast and saturation by up to this share.
-        own: Change the image, of the result's extents, by a number from 0 to below 1.
+        own: A user's function of the resized image and a random number in [0, 1).
     """
 
     flip: bool = False
@@ -96,10 +96,10 @@ class Augment:
 
     @classmethod
     def parse(cls, names: Sequence[str]) -> Augment:
-        """Read descriptions such as `flip`, `crop:4`, `resized-crop:0.08`.
+        """Parse descriptions such as `flip`, `crop:4`, `resized-crop:0.08`.
 
         Raises:
-            UsageError: One is unknown, or its numbers make no sense.
+            UsageError: A description is unknown, or its numbers are invalid.
         """
         found: dict[str, Any] = {}
         for text in names:
@@ -113,28 +113,28 @@ class Augment:
 
     @property
     def none(self) -> bool:
-        """Whether images are left as they are."""
+        """Whether images are unchanged."""
         return self == Augment()
 
     @property
     def shifts_only(self) -> bool:
-        """Whether no image is resampled, recoloured, or changed by somebody's own function."""
+        """Whether no image is resampled, recolored or changed by a user's function."""
         plain = self.area is None and self.zoom is None and not self.jitter
         return plain and self.own is None
 
     def last(self, image: torch.Tensor, draws: npt.NDArray[np.float64]) -> torch.Tensor:
-        """An image [C, H, W] as somebody's own function leaves it, where there is one."""
+        """Apply the user's function, if there is one, to an image [C, H, W]."""
         return image if self.own is None else self.own(image, float(draws[_OWN]))
 
     def view(
         self, source: tuple[int, int], target: tuple[int, int], draws: npt.NDArray[np.float64]
     ) -> View:
-        """How one image is seen.
+        """Return the view of one image.
 
         Args:
-            source: Its height and width.
-            target: The height and width that it gets.
-            draws: `DRAWS` numbers from 0 to below 1.
+            source: The image's height and width.
+            target: The height and width of the result.
+            draws: `DRAWS` numbers in [0, 1).
         """
         view = whole(source)
         if self.area is not None:
@@ -157,7 +157,7 @@ class Augment:
         return View(view.top, view.left, view.height, view.width, flip, (*gains,))  # type: ignore[arg-type]
 
     def _part(self, source: tuple[int, int], draws: npt.NDArray[np.float64]) -> View:
-        """A random part of the image; the largest of a possible aspect if none fits."""
+        """Return a random part of the image, or the largest of a valid aspect if none fits."""
         height, width = source
         assert self.area is not None
         for attempt in range(_ATTEMPTS):
@@ -174,7 +174,7 @@ class Augment:
 
 
 def _parse(text: str, name: str, numbers: list[float]) -> dict[str, Any]:
-    """One description as fields of `Augment`."""
+    """Parse one description to fields of `Augment`."""
     if name == "flip" and not numbers:
         return {"flip": True}
     if name == "crop" and len(numbers) == 1 and numbers[0] >= 1 and numbers[0] == int(numbers[0]):
@@ -193,17 +193,18 @@ def _parse(text: str, name: str, numbers: list[float]) -> dict[str, Any]:
 def resample(
     image: torch.Tensor, view: View, target: tuple[int, int], *, fill: float | None = None
 ) -> torch.Tensor:
-    """What a view shows of an image, at the target's extents.
+    """Resample a view of an image to the target's extents.
 
     Args:
-        image: [C, H, W]; brightnesses as floating-point numbers, or a mask of integers.
-        view: What is seen.
-        target: Height and width.
-        fill: For a mask, the label beyond the border; it is sampled to the nearest pixel. None
-            for an image, which is filled with zeros and interpolated with antialiasing.
+        image: [C, H, W]; floating-point brightnesses, or a mask of integers.
+        view: The view.
+        target: Height and width of the result.
+        fill: For a mask, the label beyond the border; masks use the nearest pixel. None for an
+            image, which is filled with zeros and interpolated with antialiasing.
     """
     top, left = round(view.top), round(view.left)
-    # A window of whole pixels, since what is shown must not depend on the interpolation's phase.
+    # The window has whole pixels, so that the content does not depend on the interpolation's
+    # phase.
     height = max(1, round(view.top + view.height) - top)
     width = max(1, round(view.left + view.width) - left)
     part = _window(image, top, left, height, width, 0 if fill is None else fill)
@@ -231,7 +232,7 @@ def _window(
 
 
 def recolour(image: torch.Tensor, gains: tuple[float, float, float]) -> torch.Tensor:
-    """An image [C, H, W] of 0 to 1 with other brightness, contrast and saturation."""
+    """Change brightness, contrast and saturation of an image [C, H, W] in [0, 1]."""
     bright, contrast, saturation = gains
     if bright != 1:
         image = (image * bright).clamp(0, 1)
@@ -255,7 +256,7 @@ def shift(
     *,
     fill: float = 0,
 ) -> npt.NDArray[Any]:
-    """A batch [N, C, H, W] shifted and mirrored; the same as `view` and `resample` for each."""
+    """Shift and mirror a batch [N, C, H, W], with the same result as `view` and `resample`."""
     count, _, height, width = images.shape
     rows = np.tile(np.arange(height), (count, 1))
     columns = np.tile(np.arange(width), (count, 1))
@@ -268,17 +269,17 @@ def shift(
         rows += (draws[:, _DOWN] * span).astype(np.int64)[:, None]
         columns += (draws[:, _RIGHT] * span).astype(np.int64)[:, None]
     picks = np.arange(count)[:, None, None]
-    # Indices apart from each other put their axes first: [N, H, W, C].
+    # Separated index arrays put their axes first: [N, H, W, C].
     seen: npt.NDArray[Any] = images[picks, :, rows[:, :, None], columns[:, None, :]]
     return np.ascontiguousarray(seen.transpose(0, 3, 1, 2))
 
 
 def boxes_seen(boxes: npt.NDArray[np.float64], view: View) -> npt.NDArray[np.float64]:
-    """Boxes in a view, as shares of it; those whose middle is outside are left out.
+    """Return the boxes in a view, as shares of it, without those whose center lies outside.
 
     Args:
         boxes: [N, 5]: label, left, top, right, bottom, in source pixels.
-        view: What is seen.
+        view: The view.
 
     Returns:
         [M, 5]: label, then the corners from 0 to 1.

@@ -1,4 +1,4 @@
-"""Labelled data for training, and other for testing."""
+"""Labelled data for training and for testing."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _AS_IS = Normalization()
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled data for training, and other for testing.
+    """Labelled data for training and for testing.
 
     Attributes:
-        train: What is trained on.
-        test: What is tested on.
+        train: The training samples.
+        test: The test samples.
         classes: The names of the labels.
-        description: One line for people.
-        kind: What the data is labelled for.
-        normalization: What was done to brightnesses from 0 to 1.
-        left_out: The images that cannot be read, as far as that was known on loading.
-        anchors: The shapes of boxes, as shares of the image, for detection.
-        ignore_label: The label of pixels that count for nothing, for segmentation.
+        description: A description in one line.
+        kind: The task of the labels.
+        normalization: The normalization of brightnesses from 0 to 1.
+        left_out: The unreadable images, as far as known on loading.
+        anchors: The shapes of boxes as shares of the image, for detection.
+        ignore_label: The label of pixels that do not count, for segmentation.
     """
 
     train: Samples
@@ -51,14 +51,14 @@ class Dataset:
         y_test: npt.NDArray[Any],
         classes: tuple[str, ...] = (),
     ) -> Dataset:
-        """Data of arrays that are as the model takes them.
+        """Create a dataset of arrays in the form that the model takes.
 
         Args:
             x_train: Training inputs [N, ...]; bytes are divided by 255.
-            y_train: Their classes [N], or a class for each pixel [N, H, W]; floating-point
-                numbers of any shape [N, ...] are for a loss of one's own.
+            y_train: Training targets: classes [N], or a class for each pixel [N, H, W];
+                floating-point values of any shape [N, ...] require a custom loss.
             x_test: Test inputs.
-            y_test: Their targets.
+            y_test: Test targets.
             classes: The names of the classes.
         """
         train, test = (
@@ -78,7 +78,7 @@ class Dataset:
 
     @property
     def y_train(self) -> npt.NDArray[Any]:
-        """Their targets."""
+        """All training targets."""
         return self.train.stack()[1]
 
     @property
@@ -88,7 +88,7 @@ class Dataset:
 
     @property
     def y_test(self) -> npt.NDArray[Any]:
-        """Their targets."""
+        """All test targets."""
         return self.test.stack()[1]
 
 

@@ -1,4 +1,4 @@
-"""The order of samples, and this process's share of each step."""
+"""The order of samples, and the share of each step that this process runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Picks = npt.NDArray[np.int64]
 
 
 def epoch_order(count: int, batch: int, generator: torch.Generator) -> list[Picks]:
-    """The samples of each step; a rest of one sample, of which no BN has statistics, is left."""
+    """Return the samples of each step, without a last batch of one, which BN cannot normalize."""
     shuffled = torch.randperm(count, generator=generator).numpy()
     parts = [shuffled[start : start + batch] for start in range(0, count, batch)]
     if len(parts) > 1 and len(parts[-1]) == 1 < batch:
@@ -31,23 +31,23 @@ def epoch_order(count: int, batch: int, generator: torch.Generator) -> list[Pick
 
 
 def steps_of(count: int, batch: int) -> int:
-    """How many steps an epoch has."""
+    """Return the number of steps of an epoch."""
     return len(epoch_order(count, batch, torch.Generator()))
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Reads what each step needs, in this process or in workers.
+    """Reads the batches of each step, in this process or in workers.
 
-    What a sample looks like depends on the seed, the epoch, the step and its place in the step
-    alone: not on who reads it, nor on how many processes share the work.
+    An augmented sample depends only on the seed, the epoch, the step and its position in the step,
+    not on the process that reads it or the number of processes.
 
     Attributes:
-        samples: What is trained on.
-        seed: Decides augmentation.
+        samples: The training samples.
+        seed: The seed of augmentation.
         world: The processes that share each step.
-        parts: In how many parts each step is run; the processes share each part.
-        workers: Processes that read for this one.
+        parts: The number of parts of each step; the processes share each part.
+        workers: The number of processes that read for this one.
     """
 
     samples: Samples
@@ -57,12 +57,12 @@ class Feed:
     workers: int = 0
 
     def epoch(self, order: list[Picks], epoch: int, first: int) -> Iterator[list[Batch]]:
-        """The parts of each step, from a step on.
+        """Yield the parts of each step, starting at a given step.
 
         Args:
             order: The samples of each step, over all processes.
-            epoch: Its number, from 0.
-            first: The first step that is wanted, from 0.
+            epoch: The index of the epoch, from 0.
+            first: The index of the first step, from 0.
         """
         rest = range(first, len(order))
         requests = _Lazy(
@@ -70,15 +70,16 @@ class Feed:
         )
         batches = _loader(self.samples, requests, self.workers)
         for step in rest:
-            # What has nothing to do in a part runs a sample that does not count: all processes
-            # run the same number of parts, or one would wait for another that has finished.
+            # A process without samples in a part runs one that does not count: all processes must
+            # run the same number of parts, since otherwise one would wait for another that has
+            # finished.
             yield [
                 next(batches) if len(self._share(part)) else _idle(next(batches))
                 for part in self._parts(order[step])
             ]
 
     def _parts(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """What belongs to each part of a step."""
+        """Split the samples of a step into parts."""
         return np.array_split(rows, max(1, min(self.parts, len(rows))))
 
     def _share(self, part: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -94,10 +95,10 @@ class Feed:
 
 
 class _Lazy:
-    """Requests that are made when they are asked for: those of an epoch may not fit in memory.
+    """Requests that are created on demand, since those of an epoch may not fit in memory.
 
     Args:
-        make: Begins anew.
+        make: Creates a new iterator.
     """
 
     def __init__(self, make: Callable[[], Iterator[Request]]) -> None:
@@ -108,7 +109,7 @@ class _Lazy:
 
 
 def testing(samples: Samples, batch: int, world: World, workers: int) -> Iterator[Batch]:
-    """This process's share of the test samples."""
+    """Yield this process's share of the test samples."""
     mine = np.arange(len(samples))[world.rank :: world.size]
     requests = _Lazy(
         lambda: ((mine[start : start + batch], None) for start in range(0, len(mine), batch))
@@ -120,7 +121,7 @@ def _loader(samples: Samples, requests: _Lazy, workers: int) -> Iterator[Batch]:
     if not workers:
         yield from (samples.fetch(*request) for request in requests)
         return
-    # The loader draws a seed for its workers: not from the generator that dropout uses.
+    # The loader draws a seed for its workers, but not from the generator that dropout uses.
     loader: DataLoader[Batch | OnnxExpandError] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_size=None,

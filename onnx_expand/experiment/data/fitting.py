@@ -1,4 +1,4 @@
-"""What a source has, brought to what a model takes."""
+"""Convert the data of a source to the form that a model takes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from onnx_expand.experiment.data.targets import Boxes, Labels, Masks, Pictures, 
 
 __all__ = ["by", "fit"]
 
-# Of many image files, so many tell the mean and deviation.
+# image files from which mean and deviation are estimated
 _MEASURED = 2048
 
 
 def fit(found: sources.Found, label: str, request: sources.Request) -> Dataset:
-    """The data as the model takes it.
+    """Convert the data to the form that the model takes.
 
     Raises:
         ModelError: It does not fit the model.
@@ -105,7 +105,7 @@ def _arrays(found: sources.Found, label: str, request: sources.Request) -> tuple
 
 
 def _white(x: npt.NDArray[Any], label: str) -> float:
-    """The integer that stands for the brightness 1."""
+    """Return the integer that represents the brightness 1."""
     if x.dtype == np.uint16:
         return 65535.0
     if x.min() < 0 or x.max() > 255:
@@ -119,7 +119,7 @@ def _white(x: npt.NDArray[Any], label: str) -> float:
 def _pictures(found: sources.Found, request: sources.Request) -> tuple[Any, Any]:
     size = request.size
     if None in size:
-        # Where the model takes any size, the first image decides.
+        # If the model takes any size, the first image determines it.
         first = _first(found.train.x)
         size = (size[0] or first[0], size[1] or first[1])
     result = []
@@ -221,11 +221,11 @@ def _describe(
 
 
 def _anchors(train: Known, request: sources.Request) -> tuple[tuple[float, float], ...]:
-    """The anchors that were given; else none, and the task finds them."""
+    """Return the given anchors; without any, the task finds them."""
     numbers = request.options.anchors
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def by(size: tuple[int | None, ...]) -> str:
-    """Extents with crosses between."""
+    """Format extents as in 3x3."""
     return "x".join("any" if extent is None else str(extent) for extent in size)

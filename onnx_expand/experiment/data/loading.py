@@ -1,4 +1,4 @@
-"""Labelled data, in the shape that a model takes."""
+"""Load labelled data in the form that a model takes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Size: TypeAlias = "tuple[int | None, int | None]"
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What a model takes and gives.
+    """The inputs and outputs of a model.
 
     Attributes:
-        channels: Channels of the images; 0 for a model that takes something else.
+        channels: Channels of the images; 0 for a model of other inputs.
         size: Height and width; None where the model takes any.
-        classes: How many classes it has, if its output says so.
+        classes: The number of classes, if the output declares it.
     """
 
     channels: int
@@ -40,10 +40,10 @@ class ImageInput:
 
 
 def image_input(model: ir.Model) -> ImageInput:
-    """What images a model takes, read off its inputs and outputs.
+    """Read the image input of a model from its declared inputs and outputs.
 
     Raises:
-        UnsupportedError: It does not take one tensor [N, C, H, W] with a known C.
+        UnsupportedError: Its input is not one tensor [N, C, H, W] with a known C.
     """
     graph = model.graph
     inputs = [value for value in graph.inputs if not value.is_initializer()]
@@ -74,30 +74,29 @@ def load_data(
 ) -> Dataset:
     """Load labelled data.
 
-    What is test data is fixed: it is what the source declares, or else every fifth sample of each
-    class. Brightnesses are normalised for each channel by the training images' mean and deviation
-    unless the options give others; floating-point numbers in an .npz are taken as they are.
+    The test data is fixed: it is declared by the source, or is every fifth sample of each class.
+    Brightnesses are normalized per channel by the training images' mean and deviation unless the
+    options specify others; floating-point values in an .npz file are used as they are.
 
     Args:
-        spec: `digits`: the 1,797 images of 8x8 that come with scikit-learn, enlarged to `size`.
+        spec: `digits`: the 1,797 images of 8x8 of scikit-learn, enlarged to `size`.
             A directory of images with a sub-directory for each class, or `train/` and `test/` (or
-            `val/`) with such; of `images/` and `masks/`; or of PASCAL VOC or Cityscapes.
-            CIFAR-10 or CIFAR-100, as they are published or unpacked.
+            `val/`) with such; with `images/` and `masks/`; or of PASCAL VOC or Cityscapes.
+            CIFAR-10 or CIFAR-100, as published or unpacked.
             A .npz file: arrays `x` [N, C, H, W] and `y` [N], or `x_train`, `y_train`, `x_test`,
             `y_test`.
             `package.module:function` that returns the data.
-        channels: The channels that the model takes. Grey images are repeated. With 0 the model
-            takes no images, and arrays are given to it as they are.
+        channels: The channels that the model takes; grey images are repeated. With 0 the model
+            takes other inputs, and arrays are passed to it unchanged.
         size: The height and width that it takes; None for the data's own.
-        classes: How many classes it knows, if that is known.
-        options: The settings; the defaults when missing.
-        numbers: Whether the targets of arrays may be any numbers [N, ...], for a loss of one's
-            own.
+        classes: The number of classes of the model, if known.
+        options: The settings; by default `DataOptions()`.
+        numbers: Whether the targets of arrays may be any values [N, ...], for a custom loss.
 
     Raises:
         ModelError: The data does not exist, cannot be read, or does not fit the model.
         UnsupportedError: scikit-learn or Pillow, which the source needs, is not installed.
-        UsageError: An option has a value that makes no sense.
+        UsageError: An option has an invalid value.
     """
     options = options or DataOptions()
     if options.image_size:
@@ -114,7 +113,7 @@ def load_data(
 
 
 def _find(label: str, request: sources.Request) -> sources.Found | Dataset:
-    """What a source has."""
+    """Load the data of a source."""
     path = Path(label)
     kind = request.options.layout
     if label == "digits":
@@ -140,7 +139,7 @@ def _find(label: str, request: sources.Request) -> sources.Found | Dataset:
 
 
 def _called(label: str, request: sources.Request) -> sources.Found | Dataset:
-    """What a function of one's own gives."""
+    """Convert the result of a user's function."""
     result = sources.call(label, request)
     if isinstance(result, Dataset):
         return result

@@ -1,4 +1,4 @@
-"""Samples that a training step asks for by their numbers, whole batches at a time."""
+"""Samples that a training step reads by index, in whole batches."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Batch:
     """Samples of one step.
 
     Attributes:
-        inputs: What the model takes, [N, ...].
-        targets: What it should give; its first axis is N.
-        count: How many of the samples count. It is 0 for samples that are only there so that
-            every process has something to run.
-        unreadable: The samples that could not be read.
+        inputs: The inputs of the model, [N, ...].
+        targets: The targets, whose first axis is N.
+        count: The number of samples that count: 0 for samples that only give every process
+            something to run.
+        unreadable: The indices of samples that could not be read.
     """
 
     inputs: torch.Tensor
@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Normalization:
-    """(x - mean) / std for each channel, in float64; the default does nothing.
+    """(x - mean) / std for each channel, in float64; the default is the identity.
 
     Attributes:
         mean: [C].
@@ -82,7 +82,7 @@ class Normalization:
     std: tuple[float, ...] = ()
 
     def __call__(self, x: Array) -> npt.NDArray[np.float32]:
-        """Images [N, C, H, W], normalised."""
+        """Normalize images [N, C, H, W]."""
         if not self.mean:
             return np.ascontiguousarray(x, dtype=np.float32)
         shape = (1, -1, 1, 1)
@@ -92,40 +92,41 @@ class Normalization:
 
 
 class Samples(ABC):
-    """Samples with targets, by number."""
+    """Samples with targets, by index."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of samples."""
 
     @abstractmethod
     def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
-        """Some samples.
+        """Read some samples.
 
         Args:
-            picks: Their numbers.
-            draws: Random numbers [N, DRAWS] for augmentation; None as in tests.
+            picks: The indices.
+            draws: Random numbers [N, DRAWS] for augmentation; None for no augmentation, as in
+                tests.
         """
 
     def __getitem__(self, request: Request) -> Batch | OnnxExpandError:
-        """What torch's loader calls; it would wrap an error that left a worker in a traceback."""
+        """Return a batch or an error; torch's loader would wrap a raised error in a traceback."""
         try:
             return self.fetch(*request)
         except OnnxExpandError as error:
-            # Its cause is not sent with it.
+            # The error is sent without its cause.
             error.add_note(traceback.format_exc())
             return error
 
     def name(self, index: int) -> str:
-        """How people find one of them."""
+        """Return a name by which the user can identify a sample."""
         return f"sample {index}"
 
     def fingerprint(self) -> bytes:
-        """What tells these samples from others, as far as that is known without reading files."""
+        """Return bytes that identify these samples, as far as possible without reading files."""
         return b""
 
     def stack(self) -> tuple[Array, Array]:
-        """All samples and targets as they are tested, in memory."""
+        """Return all samples and targets without augmentation, in memory."""
         batch = self.fetch(np.arange(len(self)), None)
         return batch.inputs.numpy(), batch.targets.numpy()
 
@@ -136,9 +137,9 @@ class ArraySamples(Samples):
 
     Args:
         x: Images [N, C, H, W], uint8 or floating-point.
-        y: Targets [N, ...]; integers [N, H, W] are masks, which follow their images.
-        normalization: Applied to brightnesses from 0 to 1, or to numbers as they are.
-        augment: What happens to training images.
+        y: Targets [N, ...]; integers [N, H, W] are masks, which are augmented with their images.
+        normalization: Applied to brightnesses from 0 to 1, or to values as they are.
+        augment: The augmentation of training images.
         beyond: The label of pixels beyond the border of a mask.
     """
 
@@ -208,14 +209,14 @@ class ArraySamples(Samples):
 
 @dataclass
 class PictureSamples(Samples):
-    """Image files of any size, brought to the model's.
+    """Image files of any size, resampled to the model's.
 
     Args:
         pictures: The images.
         targets: Their targets.
         extents: The height and width that the model takes.
         normalization: Applied to brightnesses from 0 to 1.
-        augment: What happens to training images.
+        augment: The augmentation of training images.
         middle: See `DataOptions.center_crop`.
     """
 
@@ -245,8 +246,8 @@ class PictureSamples(Samples):
     def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
         """See `Samples`.
 
-        For training another image takes the place of one that cannot be read, so that batches
-        keep their size; for testing it is left out.
+        In training, another image replaces one that cannot be read, so that batches keep their
+        size; in testing, it is left out.
         """
         images, targets = [], []
         unreadable: list[int] = []
@@ -292,14 +293,14 @@ class PictureSamples(Samples):
 
 
 class ItemSamples(Samples):
-    """A dataset of torch's kind, `dataset[i] == (input, target)`, with its own augmentation.
+    """A torch dataset, `dataset[i] == (input, target)`, with its own augmentation.
 
-    What it draws from the generators of torch, numpy and Python for a training sample is decided
-    by the sample's place in the run, as our own augmentation is.
+    The generators of torch, numpy and Python are seeded for each training sample by its position
+    in the run, as for the built-in augmentation.
 
     Args:
         items: The dataset.
-        label: How errors name it.
+        label: The name in error messages.
     """
 
     def __init__(self, items: Any, label: str = "") -> None:
@@ -314,8 +315,8 @@ class ItemSamples(Samples):
         """See `Samples`.
 
         Raises:
-            UsageError: The dataset raises something.
-            ModelError: What it gives for some samples is no pair, or of different shapes.
+            UsageError: The dataset raises an exception.
+            ModelError: A sample is not a pair, or samples have different shapes.
         """
         pairs = []
         with contextlib.nullcontext() if draws is None else borrowed():

@@ -1,4 +1,4 @@
-"""Image files and what goes with each: a class, a mask, boxes."""
+"""Image files and their targets: a class, a mask or boxes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnreadableError(Exception):
 
 @dataclass
 class Pictures:
-    """Image files, decoded when they are asked for, or once for all.
+    """Image files, decoded on access, or once for all.
 
     Args:
         paths: The files.
@@ -44,7 +44,7 @@ class Pictures:
         return self.kept[index] if index in self.kept else self.decode(self.paths[index])
 
     def part(self, picks: Picks) -> Pictures:
-        """Some of them, by number."""
+        """Select some images by index."""
         kept = {new: self.kept[int(was)] for new, was in enumerate(picks) if int(was) in self.kept}
         return Pictures([self.paths[int(was)] for was in picks], self.decode, kept)
 
@@ -60,15 +60,15 @@ class Labels:
         self.values = values
 
     def content(self) -> Iterator[bytes]:
-        """What tells these targets from others."""
+        """Yield bytes that identify these targets."""
         yield self.values.tobytes()
 
     def part(self, picks: Picks) -> Labels:
-        """Those of some samples, by number."""
+        """Select the targets of some samples by index."""
         return Labels(self.values[picks])
 
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
-        """The target of one sample as a view shows it."""
+        """Return the target of one sample in a view."""
         return torch.tensor(int(self.values[index]))
 
 
@@ -76,10 +76,10 @@ class Masks:
     """A class for each pixel of each sample.
 
     Args:
-        pictures: Images of one channel whose brightness is the class.
-        classes: How many classes there are; None when any number will do.
-        ignore: The value of pixels that count for nothing.
-        table: What each value means, [256]; None where it is the class itself.
+        pictures: Images of one channel whose values are classes.
+        classes: The number of classes; None if any value is allowed.
+        ignore: The value of pixels that do not count.
+        table: The class of each value, [256]; None if values are classes.
     """
 
     def __init__(
@@ -95,18 +95,18 @@ class Masks:
         self.table = table
 
     def content(self) -> Iterator[bytes]:
-        """What tells these targets from others: the names of the files."""
+        """Yield bytes that identify these targets: the names of the files."""
         yield from (path.name.encode() + b"\n" for path in self.pictures.paths)
 
     def part(self, picks: Picks) -> Masks:
-        """Those of some samples, by number."""
+        """Select the targets of some samples by index."""
         return Masks(self.pictures.part(picks), self.classes, self.ignore, self.table)
 
     def load(self, index: int) -> npt.NDArray[np.int64]:
-        """The mask of one sample, [H, W].
+        """Read the mask of one sample, [H, W].
 
         Raises:
-            ModelError: It holds a class that there is not.
+            ModelError: It contains an invalid class.
         """
         mask: npt.NDArray[np.int64] = self.pictures[index][0].astype(np.int64)
         if self.table is not None:
@@ -123,7 +123,7 @@ class Masks:
         return mask
 
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
-        """The target of one sample as a view shows it, [H, W]."""
+        """Return the target of one sample in a view, [H, W]."""
         mask = torch.from_numpy(self.load(index))[None]
         return resample(mask, view, extents, fill=self.ignore)[0]
 
@@ -132,8 +132,8 @@ class Boxes:
     """Labelled boxes for each sample.
 
     Args:
-        values: For each sample [M, 6]: label, left, top, right, bottom in pixels, and 1 where it
-            is too difficult to count.
+        values: For each sample [M, 6]: label, left, top, right, bottom in pixels, and 1 for a
+            difficult object, which does not count.
     """
 
     def __init__(self, values: Sequence[npt.NDArray[np.float64]]) -> None:
@@ -141,15 +141,15 @@ class Boxes:
         self.most = max(1, max(len(boxes) for boxes in values))
 
     def content(self) -> Iterator[bytes]:
-        """What tells these targets from others."""
+        """Yield bytes that identify these targets."""
         yield from (boxes.tobytes() + b"\n" for boxes in self.values)
 
     def part(self, picks: Picks) -> Boxes:
-        """Those of some samples, by number."""
+        """Select the targets of some samples by index."""
         return Boxes([self.values[int(pick)] for pick in picks])
 
     def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
-        """[most, 6] with the corners as shares of the view; rows of label -1 are none."""
+        """Return [most, 6], with corners as shares of the view and unused rows of label -1."""
         result = torch.full((self.most, 6), -1.0)
         easy = self.values[index][:, 5] == 0
         row = 0

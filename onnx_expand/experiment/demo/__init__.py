@@ -1,4 +1,4 @@
-"""The whole loop on real data: expand a compact network, train both, fold, and prove it."""
+"""The demo on real data: expand a compact network, train both, fold, and check equality."""
 
 from onnx_expand.experiment.demo.figures import sentences, table
 from onnx_expand.experiment.demo.run import Demo, Found

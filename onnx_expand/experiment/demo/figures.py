@@ -1,4 +1,4 @@
-"""What the demo measures of the models, and how it says what was found."""
+"""Measure the models of the demo, and present the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ("compact", "expanded", "folded")
 
 
 def outputs(path: Path, x: Any, *, reference: bool = False) -> Any:
-    """What a model gives for images: in onnxruntime, or in float64."""
+    """Return the outputs of a model for images, in onnxruntime or in float64."""
     runtime = Reference() if reference else OnnxRuntime()
     session = runtime.session(load(path), str(path))
     feeds = {"input": x.astype(np.float64) if reference else x}
@@ -28,7 +28,7 @@ def outputs(path: Path, x: Any, *, reference: bool = False) -> Any:
 
 
 def drift(out: Path, x: Any) -> dict[str, float]:
-    """Largest difference of outputs from the expanded model in float64."""
+    """Return the largest differences of outputs from the expanded model in float64."""
     exact = outputs(out / "expanded.onnx", x, reference=True)
     return {
         kind: float(np.max(np.abs(outputs(out / f"{kind}.onnx", x) - exact)))
@@ -37,7 +37,7 @@ def drift(out: Path, x: Any) -> dict[str, float]:
 
 
 def comparison(first: Sequence[float], second: Sequence[float], scale: float) -> dict[str, Any]:
-    """First less second, paired by seed: mean and 95 % interval."""
+    """Compare two sets of scores, paired by seed: mean difference and 95 % interval."""
     from onnx_expand.experiment import Comparison
 
     metric = "accuracy" if scale != 1.0 else "training loss"
@@ -54,7 +54,7 @@ def comparison(first: Sequence[float], second: Sequence[float], scale: float) ->
 
 
 def figures(out: Path, x: Any) -> dict[str, Any]:
-    """Size, cost and speed of the three files."""
+    """Measure size, cost and speed of the three files."""
     models = {kind: load(out / f"{kind}.onnx") for kind in KINDS}
     runtime = OnnxRuntime(optimize=True)
     sessions = {kind: runtime.session(model, kind) for kind, model in models.items()}
@@ -74,7 +74,7 @@ def figures(out: Path, x: Any) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table of the three models: its header and its rows."""
+    """Return the table of the three models: header and rows."""
     rows = []
     for kind in KINDS:
         f = report["models"][kind]
@@ -94,7 +94,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
-    """What was found, one line each."""
+    """Return the results, one line each."""
     gain, loss = report["comparison"], report["training_loss"]
     per_seed = ", ".join(f"{g:+.2f}" for g in gain["per_seed"])
     told = {"expanded": "expansion wins", "compact": "expansion loses", None: "that does not tell"}

@@ -1,7 +1,7 @@
 """The demo: SmallNet with 7x7 kernels on distorted handwritten digits, compact and expanded.
 
-Both are trained from the same seeds and with the same settings, which were chosen on training
-digits alone; then the expanded one is folded and compared.
+Both are trained from the same seeds with the same settings, which were chosen on training digits
+alone; then the expanded network is folded and compared.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = ["Demo", "Found"]
 
 DATA = "onnx_expand.experiment.distorted:distorted_digits"
 SIZE = 16
-# How many images the folded and the expanded model are compared on in float64.
+# The number of images for the comparison of the folded and the expanded model in float64.
 EXACT = 200
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a demo found.
+    """The result of a demo.
 
     Attributes:
         report: All figures, as plain JSON types; also in report.json.
-        gallery: Some test images, with what the folded model of the first seed says of them.
+        gallery: Some test images with the predictions of the first seed's folded model.
     """
 
     report: Mapping[str, Any]
@@ -50,13 +50,14 @@ class Found:
 
 @dataclass(frozen=True)
 class _Seed:
-    """What one seed gave.
+    """The result of one seed.
 
     Attributes:
         seed: The seed.
-        results: Of the compact and of the expanded network: scores, losses, curves.
-        accuracy: Test accuracy of each kind in onnxruntime.
-        changed: How many test images the folded model classifies otherwise than the expanded one.
+        results: Scores, losses and curves of the compact and of the expanded network.
+        accuracy: The test accuracy of each kind in onnxruntime.
+        changed: The number of test images that the folded and the expanded model classify
+            differently.
     """
 
     seed: int
@@ -70,12 +71,12 @@ class Demo:
     """The settings of a demo.
 
     Attributes:
-        epochs: How long each run is.
-        seeds: How many pairs of runs.
-        strategy: As for `expand`.
-        rate: Expansion rate.
-        lr: Learning rate of both networks.
-        images: Train on so many; on all when missing.
+        epochs: The length of each run.
+        seeds: The number of pairs of runs.
+        strategy: The strategy, as for `expand`.
+        rate: The expansion rate.
+        lr: The learning rate of both networks.
+        images: The number of training images; all by default.
     """
 
     epochs: int = 20
@@ -88,15 +89,15 @@ class Demo:
     def run(
         self, out: Path, processes: int = 1, done: Callable[[str, int, int], None] | None = None
     ) -> Found:
-        """Train, fold, compare, and write models, curves.png and report.json to a folder.
+        """Train, fold and compare; write models, curves.png and report.json to a folder.
 
         Args:
-            out: The folder. Runs that are finished there are not done again.
-            processes: How many runs go side by side.
-            done: Called after each run with what it was, and how many of how many are done.
+            out: The folder. Finished runs in it are not repeated.
+            processes: The number of parallel runs.
+            done: Called after each run with its description, and how many of how many are done.
 
         Raises:
-            UsageError: The folder cannot be made, or an option makes no sense.
+            UsageError: The folder cannot be created, or an option is invalid.
             UnsupportedError: A run diverged.
         """
         begun = time.perf_counter()
@@ -122,7 +123,7 @@ class Demo:
         return Found(report, Gallery.of(data, onnx_expand.model.load(out / "folded.onnx")))
 
     def _jobs(self) -> list[Job]:
-        """The compact and the expanded run of each seed, in turns."""
+        """Return the compact and the expanded run of each seed, in turns."""
         train = {"epochs": self.epochs, "lr": self.lr, "batch": 64, "schedule": "cosine"}
         return [
             Job("smallnet", {"size": SIZE}, expand, DATA, {}, train, seed, images=self.images)
@@ -134,7 +135,7 @@ class Demo:
 def _report(
     out: Path, found: Sequence[_Seed], data: str, options: Mapping[str, Any], x: Any
 ) -> dict[str, Any]:
-    """All figures, as plain JSON types."""
+    """Return all figures as plain JSON types."""
     verdict = onnx_expand.check(out / "expanded.onnx", out / "folded.onnx")
     scores = [[seed.accuracy[kind] for seed in found] for kind in ("folded", "compact")]
     losses = [[seed.results[kind]["loss"] for seed in found] for kind in ("expanded", "compact")]
@@ -163,7 +164,7 @@ def _train(
     processes: int,
     done: Callable[[str, int, int], None] | None,
 ) -> list[Any]:
-    """The results of all runs, in their order."""
+    """Return the results of all runs, in their order."""
     results: list[Any] = [None] * len(jobs)
     run = in_pool(processes) if processes > 1 else in_process
     for count, (number, result) in enumerate(run(jobs, place), 1):
@@ -192,13 +193,13 @@ def _seed(
 
 
 def _file(place: Path, seed: _Seed, kind: str) -> Path:
-    """The model of a kind among the files of the runs."""
+    """Return the file of a kind of model in the folder of the runs."""
     folder = place / str(seed.results["compact" if kind == "compact" else "expanded"]["key"])
     return folder / ("folded.onnx" if kind == "folded" else "trained.onnx")
 
 
 def _plot(path: Path, found: Sequence[_Seed]) -> None:
-    """Draw accuracy over the epochs."""
+    """Plot accuracy over the epochs."""
     import matplotlib as mpl
 
     mpl.use("Agg")

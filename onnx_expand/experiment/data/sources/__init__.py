@@ -1,4 +1,4 @@
-"""Where labelled images come from: one file for each layout of data."""
+"""Sources of labelled images: one module for each layout of data."""
 
 from onnx_expand.experiment.data.sources.arrays import npz
 from onnx_expand.experiment.data.sources.base import Found, Part, Request

@@ -26,14 +26,15 @@ _PARTS = {"x_train", "y_train", "x_test", "y_test"}
 
 
 def npz(path: Path, request: Request) -> Found:
-    """Arrays `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`.
+    """Load arrays `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`.
 
     Args:
         path: The file.
         request: See `from_arrays`.
 
     Raises:
-        ModelError: The file is no .npz, has other arrays, or arrays of the wrong shape or type.
+        ModelError: The file is not an .npz file, or has other arrays, or arrays of a wrong shape
+            or type.
     """
     try:
         with path.open("rb") as stream:
@@ -47,18 +48,18 @@ def npz(path: Path, request: Request) -> Found:
 
 
 def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> Found:
-    """Data of named arrays: images [N, C, H, W] or [N, H, W].
+    """Create data from named arrays: images [N, C, H, W] or [N, H, W].
 
-    Targets are classes [N], or for each pixel [N, H, W], or whatever a loss of one's own takes.
+    Targets are classes [N], or a class for each pixel [N, H, W], or any values for a custom loss.
 
     Args:
         arrays: The arrays.
-        label: How errors name them.
-        request: Whether inputs are images, or of any other shape [N, ...]; and whether targets may
-            be any numbers.
+        label: The name in error messages.
+        request: Whether inputs are images, or of any other shape [N, ...]; and whether targets
+            may be any values.
 
     Raises:
-        ModelError: There are other arrays, or some of the wrong shape or type.
+        ModelError: There are other arrays, or some of a wrong shape or type.
     """
     if arrays.keys() >= _WHOLE:
         x, y = _pair(arrays, "x", "y", label, request)
@@ -83,7 +84,7 @@ def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> Fo
 
 
 def _kind(y: Array) -> Kind:
-    """What targets are for."""
+    """Return the task for which targets are meant."""
     if y.dtype.kind == "f" or y.ndim not in {1, 3}:
         return "numbers"
     return "segment" if y.ndim == 3 else "classify"

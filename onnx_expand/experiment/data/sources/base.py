@@ -1,4 +1,4 @@
-"""What a source of data is asked, and what it gives."""
+"""The request to a source of data, and its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Array", "Found", "Kind", "Part", "Request", "Size", "every_fifth", "
 
 Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = "tuple[int | None, int | None]"
-# `numbers`: targets of any shape, for a loss of one's own.
+# `numbers`: targets of any shape, for a custom loss.
 Kind = Literal["classify", "segment", "detect", "numbers"]
 
 _EVERY = 5
@@ -23,14 +23,14 @@ _EVERY = 5
 
 @dataclass(frozen=True)
 class Request:
-    """What a model takes, and how the data is wanted.
+    """What a model takes, and how to load the data.
 
     Attributes:
-        channels: Channels of the images; 0 for a model that takes something else.
-        size: Height and width; None where any will do.
-        classes: How many classes the model knows, where that is known.
+        channels: Channels of the images; 0 for a model of other inputs.
+        size: Height and width; None where any is accepted.
+        classes: The number of classes of the model, if known.
         options: The settings.
-        numbers: Whether targets may be any numbers, since the loss is one's own.
+        numbers: Whether targets may be any values, for a custom loss.
     """
 
     channels: int
@@ -42,11 +42,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Part:
-    """Training or test data, as a source has it.
+    """Training or test data of a source.
 
     Attributes:
         x: An array [N, ...], or image files.
-        y: Targets: an array [N], or what goes with image files.
+        y: Targets: an array [N], or the targets of image files.
     """
 
     x: Array | Pictures
@@ -55,15 +55,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Found:
-    """What a source has.
+    """The data of a source.
 
     Attributes:
-        train: For training.
-        test: For testing.
-        classes: The labels' names.
-        pixels: Whether the numbers are brightnesses, which want normalising.
-        kind: What the data is labelled for.
-        left_out: The images that cannot be read, which are in neither part.
+        train: The training data.
+        test: The test data.
+        classes: The names of the labels.
+        pixels: Whether the values are brightnesses, which should be normalized.
+        kind: The task of the labels.
+        left_out: The unreadable images, which are in neither part.
     """
 
     train: Part
@@ -75,7 +75,7 @@ class Found:
 
 
 def every_fifth(labels: Array) -> npt.NDArray[np.bool_]:
-    """Which samples are for testing: every fifth of a class; of fewer than five, the last."""
+    """Select test samples: every fifth of a class, or the last one of fewer than five."""
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         places = np.flatnonzero(labels == label)
@@ -85,5 +85,5 @@ def every_fifth(labels: Array) -> npt.NDArray[np.bool_]:
 
 
 def numbered(labels: Array) -> tuple[str, ...]:
-    """Names for labels that have none."""
+    """Return numbers as names of unnamed labels."""
     return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as they are published: Python or binary version, packed or unpacked."""
+"""CIFAR-10 and CIFAR-100 as published: Python or binary version, packed or unpacked."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ Reader = Callable[[], bytes]
 
 
 def is_cifar(path: Path) -> bool:
-    """Whether a directory or archive is laid out so."""
+    """Return whether a directory or archive has one of these layouts."""
     if path.is_file():
         return path.name.endswith(_ARCHIVES)
     return any(name in _files(path) for name in _LAYOUTS)
 
 
 def cifar(path: Path) -> Found:
-    """The images, uint8 [N, 3, 32, 32], with the fine labels of CIFAR-100.
+    """Load the images, uint8 [N, 3, 32, 32], with the fine labels of CIFAR-100.
 
     Raises:
-        ModelError: A file is missing, truncated or not what it should be.
+        ModelError: A file is missing, truncated or invalid.
     """
     try:
         files = _files(path)
@@ -71,7 +71,7 @@ def cifar(path: Path) -> Found:
 
 
 def _files(path: Path) -> dict[str, Reader]:
-    """How to read each file in a directory or archive, by its name."""
+    """Map the name of each file in a directory or archive to its reader."""
     if path.is_file():
         with tarfile.open(path) as archive:
             content = {}
@@ -93,7 +93,7 @@ def _binary(data: bytes, label: str, header: int) -> tuple[Array, Array]:
             "truncated"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
-    # CIFAR-100 has the coarse label before the fine one.
+    # CIFAR-100 stores the coarse label before the fine one.
     y = rows[:, header - 1].astype(np.int64)
     return np.ascontiguousarray(rows[:, header:]).reshape(-1, 3, 32, 32), y
 
@@ -134,36 +134,36 @@ def _text(value: Any) -> str:
 
 
 def unpickle(data: bytes, label: str) -> Any:
-    """Read a pickle of plain values and numpy arrays, and nothing else.
+    """Read a pickle that contains only plain values and numpy arrays.
 
-    A pickle can name any function to be called. This reader knows the three names of which arrays
-    are made, and refuses all others before anything is called.
+    A pickle can call any function by name. This reader allows only the three names that arrays
+    consist of, and refuses all others before anything is called.
 
     Raises:
-        ModelError: It names something else, or is no pickle.
+        ModelError: It names something else, or is not a pickle.
     """
     try:
         return _Arrays(io.BytesIO(data), encoding="bytes").load()
     except _ForeignError as error:
         raise ModelError(f"{label}: refused: the pickle wants {error}; CIFAR's do not") from None
     except Exception as error:
-        # Damaged pickles raise about anything.
+        # Damaged pickles raise arbitrary exceptions.
         raise ModelError(f"{label}: not a pickle, or a damaged one: {error}") from None
 
 
 class _ForeignError(Exception):
-    """The pickle names something that is no part of an array."""
+    """The pickle names something that is not part of an array."""
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> npt.NDArray[Any]:
-    # The empty array that the state is then put into.
+    # The empty array into which the state is then loaded.
     if kind is not np.ndarray or shape != (0,):
         raise _ForeignError(f"an array of kind {kind!r}")
     return np.ndarray((0,), np.int8)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    # How Python 3 writes bytes in the pickle protocols of Python 2.
+    # The way in which Python 3 writes bytes in the pickle protocols of Python 2.
     if encoding not in {"latin1", "latin-1"}:
         raise _ForeignError(f"the encoding {encoding!r}")
     return text.encode("latin1")

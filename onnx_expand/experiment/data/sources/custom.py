@@ -1,4 +1,4 @@
-"""Data from a function of one's own."""
+"""Data from a user's function."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["call", "find_function"]
 
 
 def find_function(spec: str, what: str) -> Callable[..., Any]:
-    """The function that `package.module:function` names; the current directory is searched too.
+    """Import the function that `package.module:function` names, also from the current directory.
 
     Args:
         spec: The name.
-        what: What wants it, for errors.
+        what: The option that names it, for errors.
 
     Raises:
-        UsageError: There is no such function, or its module raises something.
+        UsageError: There is no such function, or importing its module raises an exception.
     """
     module_name, _, name = spec.partition(":")
     if not (module_name and name):
@@ -43,14 +43,14 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
 
 
 def call(spec: str, request: Any) -> Any:
-    """What a function of one's own returns.
+    """Call a user's function and return its result.
 
-    It is called with the keyword arguments that it has of `channels`, `size` and `classes`. It
-    returns a `Dataset`, a mapping of arrays named as in an .npz file, the four arrays of one in
-    the order x_train, y_train, x_test, y_test, or two datasets of torch's kind.
+    It is called with those of the keyword arguments `channels`, `size` and `classes` that it has.
+    It returns a `Dataset`, a mapping of arrays named as in an .npz file, four arrays in the order
+    x_train, y_train, x_test, y_test, or two torch datasets.
 
     Raises:
-        UsageError: There is no such function, or it raises something.
+        UsageError: There is no such function, or it raises an exception.
     """
     function = find_function(spec, "data")
     known = {

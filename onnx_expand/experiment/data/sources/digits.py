@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn."""
+"""The handwritten digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["digits"]
 
 
 def digits(request: Request) -> Found:
-    """1,797 digits of 8x8 pixels, enlarged bilinearly to the model's size.
+    """Load 1,797 digits of 8x8 pixels, enlarged bilinearly to the model's size.
 
     Raises:
         UnsupportedError: scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""One directory of image files for each class."""
+"""A directory of image files for each class."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TESTS = ("test", "val", "valid", "validation")
 
 
 def folder(path: Path, request: Request) -> Found:
-    """Sub-directories that are classes, or `train/` and `test/` (or `val/`) with such.
+    """Load sub-directories that are classes, or `train/` and `test/` (or `val/`) with such.
 
     Raises:
         ModelError: There are no classes, or a class has no images.
-        UnsupportedError: Pillow is not installed, or has no images of so many channels.
+        UnsupportedError: Pillow is not installed, or does not support this number of channels.
     """
     if not (path / "train").is_dir():
         names = _classes(path)
@@ -46,7 +46,7 @@ def folder(path: Path, request: Request) -> Found:
 
 
 def subset(part: Part, places: Sequence[int] | Array) -> Part:
-    """Some of the labelled images."""
+    """Select some of the labelled images."""
     assert isinstance(part.x, Pictures)
     assert isinstance(part.y, Labels)
     kept = {new: part.x.kept[int(old)] for new, old in enumerate(places) if old in part.x.kept}
@@ -64,7 +64,7 @@ def _classes(path: Path) -> tuple[str, ...]:
 def _read(
     path: Path, present: Sequence[str], names: Sequence[str], request: Request
 ) -> tuple[Part, tuple[str, ...]]:
-    """The images of some classes, labelled by their place among all names."""
+    """Load the images of some classes, labelled by their index among all names."""
     paths: list[Path] = []
     labels: list[int] = []
     for name in present:

@@ -1,4 +1,4 @@
-"""Images with a mask for each, whose pixels are classes."""
+"""Images with masks whose pixel values are classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TESTS = ("val", "test", "valid", "validation")
 _EVERY = 5
 _IGNORED = 255
 
-# Cityscapes' 19 classes, and at their places the ids of its published label images.
+# Cityscapes' 19 classes, and in the same order the ids in its published label images.
 _CITYSCAPES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
     "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
@@ -34,7 +34,7 @@ Pairs = list[tuple[Path, Path]]
 
 
 def is_masks(path: Path) -> bool:
-    """Whether a directory is laid out so."""
+    """Return whether a directory has one of these layouts."""
     if (path / "leftImg8bit").is_dir() and (path / "gtFine").is_dir():
         return True
     if (path / "train").is_dir() and (path / "trainannot").is_dir():
@@ -47,11 +47,11 @@ def is_masks(path: Path) -> bool:
 
 
 def masks(path: Path, request: Request) -> Found:
-    """Images and masks of the same name, or the published files of Cityscapes.
+    """Load images and masks of the same name, or the published files of Cityscapes.
 
-    Images are in `images/`, masks in `masks/`; both in `train/` and `val/` (or `test/`), or with
-    such sub-directories, or without, when every fifth pair is for testing. Or they are in `train/`
-    and `trainannot/`, `val/` and `valannot/`, as CamVid comes with SegNet.
+    Images are in `images/` and masks in `masks/`: both inside `train/` and `val/` (or `test/`), or
+    with such sub-directories, or without; then every fifth pair is for testing. Alternatively they
+    are in `train/` and `trainannot/`, `val/` and `valannot/`, the layout of CamVid in SegNet.
 
     Raises:
         ModelError: There are no pairs, or an image has no mask.
@@ -76,7 +76,7 @@ def _part(
 ) -> tuple[Part, tuple[str, ...]]:
     options = request.options
     mode = mode_of(request.channels, path)
-    # A pair is left out when either file cannot be read.
+    # A pair is left out if either file cannot be read.
     _, places, problems = gather([mask for _, mask in pairs], None, options)
     pairs = [pairs[place] for place in places]
     images, places, more = gather([image for image, _ in pairs], mode, options)

@@ -1,4 +1,4 @@
-"""Image files: reading them, and finding out which cannot be read."""
+"""Read image files, and find those that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRIED = 16
-# 65535 / 255: what 16 bits are divided by to be 8.
+# 65535 / 255: the divisor that converts 16 bits to 8.
 _STEP = 257
 _GIB = 2**30
 
 
 def mode_of(channels: int, label: object) -> str:
-    """Pillow's name for images of so many channels.
+    """Return Pillow's name for images of this number of channels.
 
     Raises:
-        UnsupportedError: Image files do not have so many.
+        UnsupportedError: Image files cannot have this number.
     """
     if channels not in _MODES:
         raise UnsupportedError(
@@ -39,27 +39,27 @@ def mode_of(channels: int, label: object) -> str:
 
 
 def images_in(path: Path) -> list[Path]:
-    """The image files in a directory, in order; hidden ones are some system's notes on others."""
+    """List the image files in a directory in order, without hidden files of the system."""
     return sorted(
         file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."
     )
 
 
 def decode(path: Path, mode: str | None) -> npt.NDArray[np.uint8]:
-    """An image file as [C, H, W].
+    """Read an image file as [C, H, W].
 
     Args:
         path: The file.
-        mode: Pillow's mode; None for a mask, whose numbers are taken as they are.
+        mode: Pillow's mode; None for a mask, whose values are kept.
 
     Raises:
-        UnreadableError: It is no image, or a damaged one.
+        UnreadableError: It is not an image, or is damaged.
         UnsupportedError: Pillow is not installed.
     """
     image_module = _pillow(path)
     try:
         with image_module.open(path) as image:
-            # Numbers of a palette are classes; anything but one channel of bytes is no mask.
+            # Palette indices are classes; anything but one channel of bytes is not a mask.
             if mode:
                 array = np.asarray(_bytes(image, image_module, path).convert(mode))
             else:
@@ -76,12 +76,12 @@ def decode(path: Path, mode: str | None) -> npt.NDArray[np.uint8]:
 
 
 def _bytes(image: Any, image_module: Any, path: Path) -> Any:
-    """An image whose pixels are bytes: Pillow would clip others at 255.
+    """Convert an image to bytes; Pillow would clip larger values at 255.
 
     Raises:
-        UnreadableError: What its numbers mean as brightnesses is not known.
+        UnreadableError: The brightness that its values represent is unknown.
     """
-    # Before some version Pillow called 16-bit PNG files 32-bit ones.
+    # Older versions of Pillow open 16-bit PNG files as 32-bit ones.
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     if deep:
         numbers = np.asarray(image).astype(np.int64)
@@ -91,17 +91,17 @@ def _bytes(image: Any, image_module: Any, path: Path) -> Any:
         raise UnreadableError(
             f"{path}: its pixels are {kind}, of which no white is known; write 8 or 16 bits"
         )
-    # A palette with transparency loses it by way of RGBA only without a warning.
+    # A palette with transparency must be converted through RGBA to avoid a warning.
     return image.convert("RGBA") if "transparency" in image.info else image
 
 
 def gather(
     paths: Sequence[Path], mode: str | None, options: DataOptions
 ) -> tuple[Pictures, list[int], tuple[str, ...]]:
-    """Image files without those that cannot be read, as far as that is known now.
+    """Collect image files without those that cannot be read, as far as known now.
 
-    Few images are all read and stay in memory. Of many, only the first are tried, and the others
-    when training comes to them, unless `strict` has them all read first.
+    Few images are all read and cached in memory. Of many, only a sample is read; the others are
+    read in training, unless `strict` requires reading all of them first.
 
     Args:
         paths: The files.
@@ -109,7 +109,7 @@ def gather(
         options: `strict` and `cache`.
 
     Returns:
-        The images, the places of those in `paths`, and what is wrong with the others.
+        The images, their indices in `paths`, and the errors of the others.
 
     Raises:
         ModelError: An image cannot be read, with `strict`.
@@ -117,7 +117,7 @@ def gather(
     reader = functools.partial(decode, mode=mode)
     tried = paths[:: max(1, len(paths) // _TRIED)][:_TRIED]
     sizes = [image.nbytes for path in tried if (image := _try(path, mode)) is not None]
-    # Where none of them can be read all are tried, so that the reason is known.
+    # If none of these can be read, all are tried, so that the reason is known.
     few = not sizes or float(np.mean(sizes)) * len(paths) <= options.cache * _GIB
     if not few and not options.strict:
         return Pictures(paths, reader), list(range(len(paths))), ()

@@ -29,7 +29,7 @@ Objects = list[tuple[str, tuple[float, ...]]]
 
 
 def is_voc(path: Path) -> bool:
-    """Whether a directory is laid out so, itself or one that it holds."""
+    """Return whether a directory, or one inside it, has this layout."""
     return _root(path) is not None
 
 
@@ -41,14 +41,14 @@ def _root(path: Path) -> Path | None:
 
 
 def voc(path: Path, request: Request) -> Found:
-    """`JPEGImages/`, `Annotations/` and, where there are any, lists in `ImageSets/Main/`.
+    """Load `JPEGImages/`, `Annotations/` and, if present, lists in `ImageSets/Main/`.
 
-    Boxes marked difficult are neither trained nor counted. A box that has no extent is left out
-    and named, and so is an image whose annotation cannot be read.
+    Boxes marked difficult are neither trained nor counted. A box without extent is left out and
+    reported, and so is an image whose annotation cannot be read.
 
     Raises:
-        ModelError: There are no images with annotations that can be read, or, with `strict`, one
-            that cannot, or a box without extent.
+        ModelError: There are no images with readable annotations, or, with `strict`, an
+            annotation is unreadable or a box has no extent.
     """
     root = _root(path)
     if root is None:
@@ -77,10 +77,10 @@ def voc(path: Path, request: Request) -> Found:
 def _annotations(
     root: Path, stems: list[str], request: Request
 ) -> tuple[dict[str, Objects], list[str]]:
-    """The objects of each image whose annotation can be read, and what is wrong with others.
+    """Return the objects of each image with a readable annotation, and the errors of the others.
 
     Raises:
-        ModelError: Something is wrong, with `strict`.
+        ModelError: There is an error, with `strict`.
     """
     found: dict[str, Objects] = {}
     problems: list[str] = []
@@ -104,7 +104,7 @@ def _annotations(
 
 
 def _sound(item: tuple[str, tuple[float, ...]]) -> bool:
-    """Whether a box has an extent: corners are pixels within it, and one pixel is a box."""
+    """Return whether a box has an extent; its corners are inclusive pixels."""
     left, top, right, bottom = item[1][:4]
     return right >= left and bottom >= top and all(map(math.isfinite, item[1]))
 
@@ -137,10 +137,10 @@ def _image(root: Path, stem: str) -> Path:
 
 
 def _annotation(path: Path) -> Objects:
-    """The objects of one image: name, corners and difficulty.
+    """Return the objects of one image: name, corners and difficulty.
 
     Raises:
-        UnreadableError: It is no annotation, or there is none.
+        UnreadableError: The file is missing or is not an annotation.
     """
     try:
         tree = ElementTree.parse(path)
