@@ -1,4 +1,4 @@
-"""Changes of images by somebody's own function, which repeat as ours do."""
+"""Augmentation by a user's function, repeatable like the built-in augmentation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ __all__ = ["Own", "borrowed", "seed_all"]
 class Own:
     """A function of one image, such as a transform of torchvision's.
 
-    What it draws from the generators of torch, numpy and Python is decided by the image's place in
-    the run.
+    The generators of torch, numpy and Python are seeded by the position of the image in the run.
 
     Attributes:
         spec: `package.module:function`.
@@ -33,15 +32,15 @@ class Own:
     spec: str
 
     def __call__(self, image: torch.Tensor, draw: float) -> torch.Tensor:
-        """The changed image.
+        """Apply the function to an image.
 
         Args:
-            image: float32 [C, H, W], brightnesses from 0 to 1, or numbers as they are in the data.
-            draw: From 0 to below 1; decides what the function draws.
+            image: float32 [C, H, W], brightnesses from 0 to 1, or the values of the data.
+            draw: A random number in [0, 1) that seeds the generators.
 
         Raises:
-            UsageError: There is no such function, it raises something, or what it returns is no
-                image of that shape.
+            UsageError: There is no such function, it raises an exception, or its result is not an
+                image of the same shape.
         """
         function = _found(self.spec)
         with borrowed(), blamed(f"transform '{self.spec}'"):
@@ -63,7 +62,7 @@ def _found(spec: str) -> Any:
 
 @contextlib.contextmanager
 def borrowed() -> Iterator[None]:
-    """The generators that everybody shares are after the block as they were before it."""
+    """Restore the global random generators after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
@@ -74,7 +73,7 @@ def borrowed() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Begin anew with all generators that everybody shares, but for those of devices."""
+    """Seed all global random generators, except those of devices."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
