@@ -105,8 +105,9 @@ def train(
       onnx-expand train net.onnx out.onnx --data imagenet --resume
     """
     plan = Plan.of(recipe, **said)
-    reads = (source, data, plan.distill.teacher, plan.run.compare_baseline)
-    check_outputs(report, plan.run.then_fold, html, model=target, reads=reads)
+    run = plan.run
+    reads = (source, data, plan.distill.teacher, run.compare_baseline, run.weights)
+    check_outputs(report, run.then_fold, run.save_weights, html, model=target, reads=reads)
     from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
     from onnx_expand.experiment import Experiment
 

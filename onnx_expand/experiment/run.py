@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.experiment import meaning, telling
+from onnx_expand.experiment import meaning, telling, weights
 from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.loading import ImageInput, image_input, load_data
 from onnx_expand.experiment.files import EventWriter, Folder
@@ -72,9 +72,11 @@ class Experiment:
             DifferentError: What was trained folds to a model that computes something else.
         """
         settings = self.plan.run
-        for path in (self.target, settings.then_fold):
+        for path in (self.target, settings.then_fold, settings.save_weights):
             if path is not None:
                 check_output(path)
+        if settings.weights is not None or settings.save_weights is not None:
+            weights.needed()
         if (
             settings.then_fold
             and Path(settings.then_fold).resolve() == Path(self.target).resolve()
@@ -104,6 +106,9 @@ class _Experimenter:
     def run(self) -> Report:
         """See `Experiment.run`."""
         model = load(self.experiment.source)
+        if self.settings.weights is not None:
+            model, line = weights.taken(model, Path(self.settings.weights))
+            self._say(line)
         baseline = self._baseline(model)
         images = self._input(model)
         data = load_data(
@@ -277,6 +282,8 @@ class _Experimenter:
         if self.world.first:
             # What was trained is kept, whatever comes of folding it.
             save(trained, self.experiment.target)
+            if self.settings.save_weights is not None:
+                weights.put(trained, Path(self.settings.save_weights))
             if _BASELINE in written:
                 place = self.folder.path / "baseline.onnx"
                 save(written[_BASELINE], place)

@@ -303,6 +303,15 @@ class RunOptions:
     checkpoint_every: int | None = option(
         None, "Steps between checkpoints. [default: one at the end of each epoch]"
     )
+    weights: str | None = option(
+        None,
+        "Begin with the tensors of this file, under the names of IN's initializers; those that it "
+        "has not stay.",
+        metavar="W.safetensors",
+    )
+    save_weights: str | None = option(
+        None, "Also write OUT's initializers to this file.", metavar="W.safetensors"
+    )
     tensorboard: bool = option(False, "Also write events for TensorBoard.")
     device: str = option("auto", "cpu, cuda or cuda:N. auto: cuda where there is one.")
     then_fold: str | None = option(
@@ -327,6 +336,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         require(self, checkpoint_every=_COUNT, repeat=_COUNT)
+        if self.weights is not None and self.reinit:
+            raise UsageError("weights says where to begin, and reinit draws it; give one")
         if not (self.device in {"auto", "cpu", "cuda"} or self.device.startswith("cuda:")):
             raise UsageError(f"device '{self.device}' is none of auto, cpu, cuda, cuda:N")
 
