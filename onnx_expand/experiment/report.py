@@ -1,4 +1,4 @@
-"""What an experiment did, for people and programs."""
+"""The report of an experiment, for people and programs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Report"]
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment did.
+    """The results of an experiment.
 
     Attributes:
         data: The data, in one line.
-        runs: For each run the model's name, the seed and its history.
-        comparison: With the compact model, where that was asked for.
-        folded: The folded model, where that was asked for.
+        runs: The model's name, the seed and the history of each run.
+        comparison: The comparison with the compact model, if requested.
+        folded: The folded model, if requested.
         settings: All options.
         normalization: Mean and deviation, as `fold --mean --std` takes them.
-        losses: The training losses of both models, where they were compared.
-        meaning: The classes' order and the anchors, as far as there are any.
-        gallery: Some test images, where that was asked for.
+        losses: The comparison of the training losses of both models, if requested.
+        meaning: The order of classes and the anchors, if there are any.
+        gallery: Some test images, if requested.
     """
 
     data: str
@@ -41,11 +41,11 @@ class Report:
 
     @property
     def history(self) -> History:
-        """The first run's, whose weights are written."""
+        """The history of the first run, whose weights are written."""
         return self.runs[0][2]
 
     def as_dict(self) -> dict[str, Any]:
-        """This report as plain JSON types; the first run's epochs are at the top."""
+        """Return the report as plain JSON types, with the first run's epochs at the top level."""
         folded = self.folded
         return {
             **self.history.as_dict(),

@@ -1,4 +1,4 @@
-"""One experiment, from the model's file to the trained one."""
+"""One experiment, from the file of the model to that of the trained one."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _MAIN, _BASELINE = "model", "baseline"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Trains a model, and what else the plan asks for.
+    """Trains a model, and executes the further steps of its plan.
 
-    Nothing but the folder of the experiment is written before training has ended; what is written
-    is written whole. Started by `torchrun`, all processes share each step, and the first one
-    writes and speaks.
+    Until training has ended, only the experiment's folder is written; files are written
+    atomically. Under `torchrun`, all processes share each step, and the first one writes files and
+    prints.
 
     Attributes:
-        source: The model's file.
+        source: The file of the model.
         target: The file of the trained model.
         data: As for `load_data`.
         plan: The settings.
-        gallery: Whether the report is to have some test images.
+        gallery: Whether the report includes test images.
     """
 
     source: str
@@ -60,16 +60,16 @@ class Experiment:
     gallery: bool = False
 
     def run(self, watcher: Watcher | None = None) -> Report:
-        """Do it all.
+        """Run the experiment.
 
         Args:
-            watcher: Is told what is done; nobody when missing.
+            watcher: Notified of progress; by default nobody.
 
         Raises:
-            UsageError: An option makes no sense, or an output cannot be written.
-            ModelError: The model or the data cannot be read, or they do not fit.
+            UsageError: An option is invalid, or an output cannot be written.
+            ModelError: The model or the data cannot be read, or do not fit.
             UnsupportedError: The model cannot be trained, or the loss diverged.
-            DifferentError: What was trained folds to a model that computes something else.
+            DifferentError: The trained model folds to a model that computes something else.
         """
         settings = self.plan.run
         for path in (self.target, settings.then_fold, settings.save_weights):
@@ -143,7 +143,7 @@ class _Experimenter:
         return self._finish(written, runs, data)
 
     def _input(self, model: ir.Model) -> ImageInput:
-        """What the model takes; other things than images come from arrays and functions only."""
+        """Return the model's image input; other inputs require data from arrays or functions."""
         try:
             return image_input(model)
         except UnsupportedError:
@@ -155,7 +155,7 @@ class _Experimenter:
             raise
 
     def _explain(self, module: torch.nn.Module, data: Dataset) -> None:
-        """Say once how chains of linear layers run."""
+        """Report once how chains of linear layers run."""
         if self.explained or not hasattr(data.train, "fetch"):
             return
         self.explained = True
@@ -166,7 +166,7 @@ class _Experimenter:
         try:
             line = execution_of(module, self.plan.train.execution, zeros)
         except (RuntimeError, TypeError, IndexError):
-            return  # data and model do not fit, which is said when they meet
+            return  # data and model do not fit, which is reported in training
         if line:
             self._say(line)
 
@@ -180,7 +180,7 @@ class _Experimenter:
         return baseline
 
     def _rehearse(self, baseline: ir.Model, data: Dataset) -> None:
-        """See that the compact model can be trained, before the other one is for hours."""
+        """Check that the compact model can be trained, before the other one trains for hours."""
         module = self._student(baseline, _BASELINE)
         try:
             rehearse(module, data, self.plan.train)
@@ -204,7 +204,7 @@ class _Experimenter:
         return module
 
     def _folded(self, model: ir.Model) -> ir.Model:
-        """The compact model that a model folds to."""
+        """Return the compact model to which a model folds."""
         compact = fold_and_check(model, self.experiment.source)
         if not compact.report.sites:
             raise UnsupportedError(
@@ -216,7 +216,7 @@ class _Experimenter:
     def _train(
         self, name: str, model: ir.Model, data: Dataset, seed: int
     ) -> tuple[History, ir.Model]:
-        """One run; the trained model."""
+        """Execute one run; return its history and the trained model."""
         options = replace(self.plan.train, seed=seed)
         if name == _BASELINE:
             # A compact layer is its own product.
@@ -229,7 +229,7 @@ class _Experimenter:
         module.to(self.device)
         resume = self.settings.resume
         self.gone_on = resume
-        # Only the first process puts an old checkpoint aside.
+        # Only the first process renames an old checkpoint.
         path = self.folder.checkpoint(name, seed, resume=resume or not self.world.first)
         checkpoints = Checkpoints(
             path, self.settings.checkpoint_every, resume=resume, settings=self.plan.deciding
@@ -265,7 +265,7 @@ class _Experimenter:
             if name == _MAIN and self.settings.fold_check and not self.checked:
                 self.checked = True
                 folded = fold_and_check(write_back(module, model), self.experiment.source)
-                # The weights of earlier epochs are gone when a run goes on.
+                # A resumed run no longer has the weights of earlier epochs.
                 when = "as it goes on" if self.gone_on else f"after epoch {result.epoch}"
                 expanded = has_note(model) and not is_given_back(model)
                 if folded.report.sites or expanded:
@@ -280,7 +280,7 @@ class _Experimenter:
         history, trained = runs[0][2], written[_MAIN]
         folded = None
         if self.world.first:
-            # What was trained is kept, whatever comes of folding it.
+            # The trained model is written even if folding it fails.
             save(trained, self.experiment.target)
             if self.settings.save_weights is not None:
                 weights.put(trained, Path(self.settings.save_weights))

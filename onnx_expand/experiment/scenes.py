@@ -16,7 +16,7 @@ __all__ = ["digits_with_boxes", "digits_with_masks"]
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
-# A scene is a grid of so many fields each way, with so many digits in fields of their own.
+# A scene is a grid of this many fields each way, with this many digits in different fields.
 _FIELDS, _DIGITS = 3, 3
 _INK = 64
 _CLASSES = tuple(map(str, range(10)))
@@ -24,7 +24,7 @@ _SMALLEST = 8
 
 
 def digits_with_boxes(size: tuple[int | None, int | None] = (96, 96)) -> Dataset:
-    """Scenes of three digits for detection, three equal channels.
+    """Generate scenes of three digits for detection, with three equal channels.
 
     It is data for `--data`: `onnx_expand.experiment.scenes:digits_with_boxes`. No digit is in both
     parts.
@@ -45,7 +45,7 @@ def digits_with_boxes(size: tuple[int | None, int | None] = (96, 96)) -> Dataset
 
 
 def digits_with_masks(size: tuple[int | None, int | None] = (48, 48)) -> dict[str, Array]:
-    """Scenes of three digits for segmentation, where class 10 is the background.
+    """Generate scenes of three digits for segmentation, where class 10 is the background.
 
     It is data for `--data`: `onnx_expand.experiment.scenes:digits_with_masks`.
 
@@ -67,7 +67,7 @@ def digits_with_masks(size: tuple[int | None, int | None] = (48, 48)) -> dict[st
 
 
 def _scenes(extents: tuple[int, int]) -> list[tuple[Array, Array, Array]]:
-    """Images [N, 1, H, W], boxes [N, 3, 6] and masks [N, H, W] for training and for testing."""
+    """Return images [N, 1, H, W], boxes [N, 3, 6] and masks [N, H, W] for training and testing."""
     field = (extents[0] // _FIELDS, extents[1] // _FIELDS)
     if min(field) < _SMALLEST:
         raise UsageError(f"size is {extents}; scenes need {_FIELDS * _SMALLEST} pixels each way")

@@ -1,4 +1,4 @@
-"""What an experiment tells people, in lines."""
+"""The lines of text that an experiment prints."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from onnx_expand.recipes import Plan
 
 __all__ = ["compared", "conclusion", "introduction"]
 
-_SHOWN = 3  # of the images that are left out
+_SHOWN = 3  # images that are listed as left out
 
 
 def introduction(
     model: ir.Model, data: Dataset, plan: Plan, processes: int, device: str
 ) -> list[str]:
-    """What is trained on, and how.
+    """Describe the data and the training settings.
 
     Args:
-        model: What is trained.
-        data: On what.
+        model: The model to train.
+        data: The data.
         plan: The settings.
-        processes: How many share each step.
+        processes: The number of processes that share each step.
         device: The kind of device that they run on.
     """
     lines = [f"data: {data.description}"]
@@ -50,7 +50,7 @@ def introduction(
 def compared(
     names: tuple[str, str], main: Sequence[History], base: Sequence[History]
 ) -> tuple[Comparison, Comparison]:
-    """Two models by their scores, and by the training losses of the weights that stayed."""
+    """Compare two models by their scores, and by the training losses of the kept weights."""
     scores = ([history.score for history in part] for part in (main, base))
     losses = ([h.epochs[h.kept - 1].loss for h in part] for part in (main, base))
     return (
@@ -60,7 +60,7 @@ def compared(
 
 
 def conclusion(report: Report, plan: Plan) -> list[str]:
-    """What came of it."""
+    """Describe the results."""
     history = report.history
     kept = history.epochs[history.kept - 1]
     lines = []

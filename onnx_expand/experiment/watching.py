@@ -1,4 +1,4 @@
-"""Who is told what an experiment does."""
+"""Interfaces that receive the progress of an experiment."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ __all__ = ["Both", "Nobody", "Watcher"]
 
 
 class Watcher(Protocol):
-    """Is told what an experiment does, in the process that speaks to people."""
+    """Receives the progress of an experiment, in the process that prints."""
 
     def say(self, line: str) -> None:
-        """One line of text."""
+        """Print one line of text."""
 
     def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
-        """The progress of one run, while the block runs."""
+        """Return a context that shows the progress of one run."""
 
 
 class Nobody:
-    """A watcher that does not look."""
+    """A watcher that ignores everything."""
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Ignore the line."""
 
     def bar(self, title: str, epochs: int) -> contextlib.AbstractContextManager[Progress]:
         """See `Watcher`."""
         return contextlib.nullcontext(self)
 
     def on_batch(self, done: int, total: int) -> None:
-        """Nothing."""
+        """Ignore the step."""
 
     def on_epoch(self, result: EpochResult) -> None:
-        """Nothing."""
+        """Ignore the epoch."""
 
 
 class Both:
-    """A bar, and something to do after each epoch."""
+    """A progress bar, with an action after each epoch."""
 
     def __init__(self, bar: Progress, after: Callable[[EpochResult], None]) -> None:
         self.bar, self.after = bar, after

@@ -1,4 +1,4 @@
-"""The tables of the ExpandNets paper, each a declared study of independent runs."""
+"""The tables of the ExpandNets paper, each declared as a study of independent runs."""
 
 from onnx_expand.experiment.paper.catalogue import STUDIES, study_of
 from onnx_expand.experiment.paper.executors import Executor, by_slurm, in_pool, in_process, in_ray

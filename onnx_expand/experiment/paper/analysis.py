@@ -1,4 +1,4 @@
-"""How a network trains: gradients that pull apart, and the loss around its weights."""
+"""Analyze how a network trains: similarity of gradients, and the loss around its weights."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _REACH = 1.0
 def similarities(
     module: torch.nn.Module, data: Dataset, *, pairs: int, batch: int, seed: int
 ) -> tuple[float, ...]:
-    """Cosine similarities of the gradients of random pairs of mini-batches.
+    """Return cosine similarities of the gradients of random pairs of mini-batches.
 
-    The least of them is what Sankararaman et al. (ICML 2020) call gradient confusion. Gradients
-    are those of training mode, of all weights that are trained, without augmentation; the two
-    batches of a pair share no sample.
+    Sankararaman et al. (ICML 2020) call the smallest of them gradient confusion. Gradients are
+    those of training mode, of all trained weights, without augmentation; the two batches of a pair
+    share no sample.
 
     Args:
-        module: The module; it is not changed.
-        data: Its training samples are taken.
-        pairs: How many.
-        batch: Samples in a batch; half the samples at most.
-        seed: Of the choice.
+        module: The module, which is not modified.
+        data: The data, of which the training samples are used.
+        pairs: The number of pairs.
+        batch: The samples of a batch, at most half of all.
+        seed: The seed of the selection.
     """
     own = copy.deepcopy(module).train()
     task = choose(TrainOptions(), data)
@@ -53,7 +53,7 @@ def similarities(
         return torch.cat([part.flatten() for part in parts if part is not None]).double()
 
     found = []
-    with torch.random.fork_rng([]):  # dropout must not change what the run draws
+    with torch.random.fork_rng([]):  # dropout must not change the random numbers of the run
         for _ in range(pairs):
             picks = random.choice(len(data.train), 2 * batch, replace=False)
             both = gradient(picks[:batch]), gradient(picks[batch:])
@@ -62,15 +62,15 @@ def similarities(
 
 
 class GradientWatch:
-    """Measures the similarities after each epoch, and keeps them beside the run's checkpoint.
+    """Measures the similarities after each epoch, and stores them beside the run's checkpoint.
 
     Args:
-        inner: Is told about each step and epoch too.
-        module: What is trained.
-        data: On what.
+        inner: Another progress to notify.
+        module: The module that is trained.
+        data: The data.
         pairs: See `similarities`.
         batch: See `similarities`.
-        path: Where they are kept, so that a run that goes on has those of its earlier epochs.
+        path: The file of the similarities, so that a resumed run has those of its earlier epochs.
     """
 
     def __init__(
@@ -104,26 +104,26 @@ class GradientWatch:
             self.inner.on_epoch(result)
 
     def epochs(self) -> list[list[float]]:
-        """The similarities of each epoch."""
+        """Return the similarities of each epoch."""
         return [list(self.found[key]) for key in sorted(self.found, key=int)]
 
 
 def landscape(
     module: torch.nn.Module, data: Dataset, *, points: int, seed: int
 ) -> list[list[float]]:
-    """The training loss on a plane through the weights, along two random directions.
+    """Compute the training loss on a plane through the weights, along two random directions.
 
-    A direction is normal, and each filter of it is as long as the filter of the weight; biases
-    and normalizations stay (Li et al., NeurIPS 2018).
+    A direction is normal, with each filter scaled to the norm of the filter of the weight; biases
+    and normalizations are fixed (Li et al., NeurIPS 2018).
 
     Args:
-        module: The module; it is not changed.
-        data: Its training samples are taken, at most 512 of them.
-        points: On each axis, from -1 to 1 lengths.
-        seed: Of directions and samples.
+        module: The module, which is not modified.
+        data: The data, of which at most 512 training samples are used.
+        points: The number of points on each axis, from -1 to 1 filter norms.
+        seed: The seed of directions and samples.
 
     Returns:
-        [points, points]; the weights are in the middle of an odd number.
+        [points, points]; for an odd number the weights are in the middle.
     """
     own = copy.deepcopy(module).eval()
     task = choose(TrainOptions(), data)

@@ -1,6 +1,6 @@
 """The tables of ExpandNets (Guo, Alvarez, Salzmann, NeurIPS 2020) as studies.
 
-Figures of the paper are top-1 accuracies in %, means of five runs.
+Figures of the paper are top-1 accuracies in %, averaged over five runs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from onnx_expand.factorize import CHAIN_STARTS
 
 __all__ = ["STUDIES", "study_of"]
 
-# The paper's teacher, at the rate of its recipe for larger networks.
+# The paper's teacher, at the learning rate of its recipe for larger networks.
 _RESNET = Teacher("resnet18", {"stem": "cifar"}, {"lr": 0.05, "weight_decay": 5e-4})
 _KD = {"distill": "kd"}
 
 _CK = {"strategy": "ck", "rate": 4.0}
 _CL = {"strategy": "cl", "rate": 4.0}
-# The paper expands the fully connected layer before the classifier, and not the classifier.
+# The paper expands the fully connected layer before the classifier, but not the classifier.
 _CK_FC = {"plan": "paper:smallnet-ck+fc"}
 _CL_FC = {"plan": "paper:smallnet-cl+fc"}
 
@@ -52,7 +52,7 @@ _TABLE_1 = Study(
 
 
 def _corrupted(share: float) -> tuple[Arm, ...]:
-    """Table 7 at one share of random labels; of the paper's figures we have those at half."""
+    """Return the arms of table 7 at a share of random labels, with the paper's figures at 0.5."""
     paper = {"compact": 71.36, "CL": 72.58, "CK": 77.23} if share == 0.5 else {}
     arms = []
     for name, expand in (("compact", None), ("CL", _CL), ("CK", _CK)):
@@ -69,7 +69,7 @@ def _corrupted(share: float) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-# Of the expanded network: parameters in training, and the time of an epoch.
+# For the expanded network: parameters in training, and the relative time of an epoch.
 _COSTS = {
     "FC": ((339_402, 1.01), (675_914, 0.97), (1_742_154, 0.99)),
     "CL": ((562_954, 1.02), (2_171_554, 1.14), (8_578_066, 2.32)),
@@ -78,7 +78,7 @@ _COSTS = {
 
 
 def _costs() -> Iterator[Arm]:
-    """Table 6: each expansion at three rates, run layer by layer and composed."""
+    """Yield the arms of table 6: each expansion at three rates, layer by layer and composed."""
     yield Arm("compact", paper={"parameters": 150_346, "epoch time": 1.0})
     for name, figures in _COSTS.items():
         for rate, (parameters, time) in zip((2.0, 4.0, 8.0), figures, strict=True):
@@ -155,7 +155,7 @@ _NONLINEAR = Study(
 
 
 def _started(strategy: str) -> Iterator[Arm]:
-    """One expansion from each of the starts, all compared with the framework's default."""
+    """Yield an expansion with each kind of initial values, compared with the default."""
     name = strategy.upper()
     base = {"strategy": strategy, "rate": 4.0, "first_width": "expand"}
     for init in ("random", *CHAIN_STARTS, "preserve"):
@@ -190,7 +190,7 @@ _DECAY = Study(
     ),
 )
 
-# The teacher's tensor has the extents of the student's, at any size.
+# The teacher's tensor has the extents of the student's at any image size.
 _HINT = {
     "distill": "hint",
     "student_layer": "relu3.output",
@@ -223,7 +223,7 @@ def _larger(
     paper: Mapping[str, tuple[float, float]],
     embedded: Setting | None = None,
 ) -> Study:
-    """A network of the paper's, compact and expanded by its plan, with figures of each data."""
+    """Declare the study of a network of the paper, compact and expanded by its plan."""
     first, second = ({k: v[i] for k, v in paper.items()} for i in (0, 1))
     arms = (Arm("compact", paper=first), Arm("CL", {"plan": f"paper:{network}"}, paper=second))
     built = network.replace("-", "")
@@ -284,10 +284,10 @@ STUDIES: Mapping[str, Study] = {
 
 
 def study_of(name: str) -> Study:
-    """A study by its name.
+    """Return a study by name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no such study.
     """
     if name not in STUDIES:
         raise UsageError(f"study '{name}' is none of {', '.join(STUDIES)}")

@@ -1,4 +1,4 @@
-"""The data of a study: loaded once in a process, then cut and corrupted for each run."""
+"""The data of a study: loaded once per process, then reduced and corrupted for each run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NOISE = 0x401E
 
 
 def data_of(job: Job, images: ImageInput) -> Dataset:
-    """What a run trains and tests on.
+    """Return the data of a run.
 
     Raises:
         ModelError: The data cannot be read, or does not fit the network.
-        UnsupportedError: It must be cut or corrupted, and is not labelled by classes.
+        UnsupportedError: It must be reduced or corrupted, but is not labelled by classes.
     """
     data = _loaded(job.data, json.dumps(dict(job.options), sort_keys=True), images)
     train, test = data.train, data.test
@@ -47,7 +47,7 @@ def data_of(job: Job, images: ImageInput) -> Dataset:
 
 
 def fingerprint(data: Dataset) -> str:
-    """What tells data from other data."""
+    """Return a hash that identifies the data."""
     found = hashlib.sha256()
     for part in (data.train, data.test):
         found.update(part.fingerprint())
@@ -69,7 +69,7 @@ def _loaded(spec: str, options: str, images: ImageInput) -> Dataset:
 
 
 def _labels(samples: Samples) -> npt.NDArray[np.int64] | None:
-    """The class of each sample, where each has one."""
+    """Return the class of each sample, or None if samples have no single class."""
     if isinstance(samples, ArraySamples) and samples.y.ndim == 1:
         return samples.y.astype(np.int64)
     if isinstance(samples, PictureSamples) and isinstance(samples.targets, Labels):
@@ -78,16 +78,16 @@ def _labels(samples: Samples) -> npt.NDArray[np.int64] | None:
 
 
 def _groups(samples: Samples) -> npt.NDArray[np.int64]:
-    """What is cut alike: the samples of each class, or all together where masks or boxes are."""
+    """Return the groups to sample evenly: classes, or one group for masks or boxes."""
     labels = _labels(samples)
     return np.zeros(len(samples), dtype=np.int64) if labels is None else labels
 
 
 def _taken(samples: Samples, chosen: npt.NDArray[Any]) -> Any:
-    """Some of the samples, by number or by mask.
+    """Select some of the samples, by index or by mask.
 
     Raises:
-        UnsupportedError: They are of one's own kind.
+        UnsupportedError: The samples are of a user-defined kind.
     """
     picks = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
     if isinstance(samples, ArraySamples):
@@ -102,7 +102,7 @@ def _taken(samples: Samples, chosen: npt.NDArray[Any]) -> Any:
 
 
 def _last_fifth(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """The last fifth of each class: neighbours, such as copies of one image, stay together."""
+    """Select the last fifth of each class, which keeps neighbours such as copies together."""
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         places = np.flatnonzero(labels == label)
@@ -111,7 +111,7 @@ def _last_fifth(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def _balanced(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """The first samples of each class, `count` in all as far as there are so many."""
+    """Select the first samples of each class, `count` in all, if there are that many."""
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         places = np.flatnonzero(labels == label)
@@ -121,7 +121,7 @@ def _balanced(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64
 
 
 def _corrupted(samples: Any, share: float, classes: int, seed: int) -> Any:
-    """The same samples, a share of their labels drawn anew from all classes."""
+    """Replace a share of the labels by random ones from all classes."""
     labels = _labels(samples)
     if labels is None:
         raise UnsupportedError("labels are drawn anew only where each sample has one class")

@@ -1,8 +1,8 @@
-"""How the runs of a study are done: here, by processes side by side, or by a cluster's engine.
+"""Execute the runs of a study: here, in parallel processes, or on a cluster.
 
-Each engine retries, queues and watches by itself. A run writes its checkpoints and its result into
-the store, which all machines must see under the same path; so one that is killed goes on, wherever
-the engine starts it again, and a study that is started again does what is left.
+Each engine retries, queues and monitors by itself. A run writes its checkpoints and its result
+into the store, which must have the same path on all machines. Therefore a killed run resumes
+wherever the engine restarts it, and a restarted study executes only the remaining runs.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from onnx_expand.experiment.paper.runner import perform
 
 __all__ = ["Done", "Executor", "by_slurm", "in_pool", "in_process", "in_ray"]
 
-# How often Ray starts a run again whose worker died.
+# How often Ray restarts a run whose worker died.
 _RETRIES = 3
-# How often Slurm starts a run again whose time was over; each time it goes on.
+# How often Slurm restarts a run that reached its time limit; each time it resumes.
 _REQUEUES = 1000
 
-# The place of a run in the list, and its result.
+# The index of a run in the list, and its result.
 Done: TypeAlias = "tuple[int, Mapping[str, Any]]"
 
 
 class Executor(Protocol):
-    """Does independent runs, in any order."""
+    """Executes independent runs, in any order."""
 
     def __call__(self, jobs: Sequence[Job], place: Path) -> Iterator[Done]:
-        """Each run's place in the list and its result, as they end."""
+        """Yield the index and the result of each run as it ends."""
 
 
 def in_process(jobs: Sequence[Job], place: Path) -> Iterator[Done]:
-    """One after the other, in this process, with all threads that torch takes."""
+    """Execute runs sequentially in this process, with all threads that torch uses."""
     for number, job in enumerate(jobs):
         yield number, perform(job, place)
 
 
 def in_pool(processes: int) -> Executor:
-    """Some processes side by side, each with one thread, by joblib.
+    """Create an executor of parallel processes with one thread each, by joblib.
 
     Raises:
         UnsupportedError: joblib is not installed.
@@ -62,10 +62,10 @@ def in_pool(processes: int) -> Executor:
 
 
 def in_ray(address: str | None = None) -> Executor:
-    """The workers of a Ray cluster, each run on one core; what a dead worker did is done again.
+    """Create an executor on a Ray cluster, with one core per run and retries.
 
     Args:
-        address: Of the cluster, as `ray.init` takes it; a local one is started where it is None.
+        address: The address of the cluster, as `ray.init` takes it; None starts a local one.
 
     Raises:
         UnsupportedError: Ray is not installed.
@@ -93,16 +93,12 @@ def in_ray(address: str | None = None) -> Executor:
 
 
 def by_slurm(logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") -> Executor:
-    """An array of Slurm jobs, one for each run, by submitit.
-
-    A job that is preempted, or whose time is over, is put back into the queue, and its run goes on
-    from its last epoch.
+    """Create an executor of Slurm jobs, one for each run, by submitit.
 
     Args:
-        logs: Where Slurm's scripts and logs go.
-        parameters: What submitit's `update_parameters` takes: `slurm_partition` for instance, or
-            `timeout_min`, without which a job has five minutes.
-        cluster: `slurm`; `local` and `debug` try the same without Slurm.
+        logs: The directory of Slurm's scripts and logs.
+        parameters: Arguments of submitit's `update_parameters`, such as `slurm_partition`.
+        cluster: `slurm`; `local` and `debug` do the same without Slurm.
 
     Raises:
         UnsupportedError: submitit is not installed.
@@ -132,8 +128,8 @@ def by_slurm(logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") 
 
 
 def _gone_wrong(who: str, error: Exception) -> UnsupportedError:
-    """An engine's error as a line; what was done by then is kept."""
-    # submitit puts the trace between two rules, and where its logs are below.
+    """Convert an engine's error to one line; finished runs are kept."""
+    # submitit puts the traceback between two rules, followed by the path of its logs.
     parts = re.split(r"^-{8,}$", str(error), flags=re.MULTILINE)
     text = parts[1] if len(parts) > 2 else str(error)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
@@ -141,20 +137,20 @@ def _gone_wrong(who: str, error: Exception) -> UnsupportedError:
 
 
 class _Resumable:
-    """A run as submitit takes it: what `checkpoint` returns is done when the job is stopped."""
+    """A run for submitit, which submits the result of `checkpoint` at the time limit."""
 
     def __call__(self, number: int, job: Job, place: Path) -> Done:
-        """Do it, or the rest of it."""
+        """Execute the run, or the rest of it."""
         return _alone(number, job, place)
 
     def checkpoint(self, number: int, job: Job, place: Path) -> Any:
-        """The same again: the store has what was done."""
+        """Resubmit the same run, which resumes from the store."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, number, job, place)
 
 
 def _alone(number: int, job: Job, place: Path) -> Done:
-    """A run in a process of its own: the small kernels of small networks gain by no threads."""
+    """Execute a run with one thread: the small kernels of small networks do not gain from more."""
     torch.set_num_threads(1)
     return number, perform(job, place)

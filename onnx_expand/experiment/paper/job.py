@@ -1,4 +1,4 @@
-"""One independent training run, described so that its result can be found again."""
+"""The description of one independent training run, by which its result can be found again."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ Part: TypeAlias = Literal["test", "held-out"]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides the numbers of one run.
+    """All inputs that determine the result of one run.
 
     Attributes:
-        network: A network of `models`, by name, or an ONNX file.
-        build: Keywords of the network's builder.
-        expand: Keywords of `onnx_expand.expand`; None trains the compact network.
+        network: The name of a network in `models`, or an ONNX file.
+        build: Keyword arguments of the network's builder.
+        expand: Keyword arguments of `onnx_expand.expand`; None trains the compact network.
         data: As for `load_data`.
         options: Fields of `DataOptions`.
         train: Fields of `TrainOptions`.
-        seed: Of initial weights, order and augmentation.
-        part: What is tested on: the test data, or the last fifth of each class of the training
-            data, which is not trained on then.
-        images: Train on so many samples, as many of each class; None for all.
-        noise: Share of the training labels that are drawn anew, from all classes.
-        teacher: The run whose trained network is followed besides the labels.
-        distill: Fields of `DistillOptions`, of how it is followed.
-        start: The run whose trained network is where this one begins, without the activations
-            that `expand` put between linear layers; it has the same network and expansion.
-        gradients: Measure after each epoch the similarity of the gradients of so many pairs of
-            batches.
-        landscape: Measure the loss around the trained and folded weights, at so many points on
-            each of two axes.
+        seed: The seed of initial weights, order and augmentation.
+        part: The data to test on: the test data, or the last fifth of each class of the training
+            data, which is then excluded from training.
+        images: The number of training samples, balanced over the classes; None for all.
+        noise: The share of training labels that are replaced by random ones from all classes.
+        teacher: The run whose trained network is distilled, in addition to the labels.
+        distill: Fields of `DistillOptions`, for the teacher.
+        start: The run whose trained network provides the initial weights, without the activations
+            that `expand` inserted between linear layers; it has the same network and expansion.
+        gradients: The number of pairs of batches whose gradient similarity is measured after each
+            epoch.
+        landscape: The number of points on each of two axes at which the loss around the trained
+            and folded weights is measured.
     """
 
     network: str
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        """The runs that must be done before."""
+        """The runs that must finish before."""
         return tuple(job for job in (self.teacher, self.start) if job is not None)
 
     def __post_init__(self) -> None:
@@ -73,10 +73,10 @@ class Job:
             raise UsageError(f"images is {self.images}; it must be at least 1")
 
     def key(self, content: str) -> str:
-        """The name under which the result is kept.
+        """Return the name under which the result is stored.
 
         Args:
-            content: What tells the files that the run reads from others.
+            content: Identifies the content of the files that the run reads.
         """
         facts = {"job": asdict(self), "content": content, "code": code_version()}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
@@ -84,7 +84,7 @@ class Job:
 
 @cache
 def code_version() -> str:
-    """What tells this code from other code: the versions and the sources that train."""
+    """Return a text that identifies the versions and the sources of the training code."""
     import torch
 
     found = hashlib.sha256(f"{onnx_expand.__version__} torch {torch.__version__}".encode())

@@ -1,4 +1,4 @@
-"""The builders of the paper's networks, which lie beside the package or, installed, within it."""
+"""The builders of the paper's networks, beside the package or, when installed, inside it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _WITHIN = (_PACKAGE / "models").is_dir()
 
 
 def builders() -> Mapping[str, Any]:
-    """The networks by name.
+    """Return the networks by name.
 
     Raises:
-        UnsupportedError: They are not there.
+        UnsupportedError: They are missing.
     """
     name = "onnx_expand.models" if _WITHIN else "models"
     try:
@@ -33,5 +33,5 @@ def builders() -> Mapping[str, Any]:
 
 
 def sources() -> list[Path]:
-    """The folders of the code that decides what a run gives."""
+    """Return the folders of code that affects the result of a run."""
     return [_PACKAGE] if _WITHIN else [_PACKAGE, _PACKAGE.parent / "models"]

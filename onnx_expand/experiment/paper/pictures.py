@@ -1,4 +1,4 @@
-"""Pictures of what a study found."""
+"""Plots of the findings of a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLUE, _ORANGE = "#3b6ea5", "#b5672c"
 
 
 def draw(findings: Findings, path: Path) -> bool:
-    """Draw the scores and the curves; whether there was something to draw with."""
+    """Plot the scores and the curves; return whether matplotlib is installed."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -59,7 +59,7 @@ def draw(findings: Findings, path: Path) -> bool:
 
 
 def _scores(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None:
-    """The scores of each seed, and their mean."""
+    """Plot the scores of each seed, and their mean."""
     for place, row in enumerate(rows):
         scores = [100 * s for s in row.scores]
         color = _BLUE if row.arm.expand is None else _ORANGE
@@ -73,7 +73,7 @@ def _scores(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None
 
 
 def _curves(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None:
-    """Mean test score over the epochs."""
+    """Plot the mean test score over the epochs."""
     for row, results in zip(rows, finished, strict=True):
         curves = np.array([[100 * point[2] for point in r["curve"]] for r in results])
         _over_epochs(axes, curves, row.arm.name)
@@ -82,7 +82,7 @@ def _curves(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None
 
 
 def _similarities(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None:
-    """The least similarity of gradients over the epochs."""
+    """Plot the least similarity of gradients over the epochs."""
     for row, results in zip(rows, finished, strict=True):
         least = np.array([[min(pairs) for pairs in r["similarities"]] for r in results])
         _over_epochs(axes, least, row.arm.name)
@@ -97,7 +97,7 @@ def _over_epochs(axes: Any, curves: npt.NDArray[np.float64], name: str) -> None:
 
 
 def _density(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> None:
-    """How the similarities of the last epoch are spread."""
+    """Plot the distribution of the similarities of the last epoch."""
     for row, results in zip(rows, finished, strict=True):
         last = np.ravel([r["similarities"][-1] for r in results])
         if last.size:
@@ -108,13 +108,13 @@ def _density(axes: Any, rows: Sequence[Row], finished: Sequence[Results]) -> Non
 
 
 def _legend(axes: Any) -> None:
-    """Name the lines, where there are any."""
+    """Add a legend, if there are any lines."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
 
 
 def _landscape(axes: Any, row: Row, loss: Sequence[Sequence[float]]) -> None:
-    """Lines of equal loss around the first seed's weights."""
+    """Plot contours of the loss around the first seed's weights."""
     steps = np.linspace(-1, 1, len(loss))
     heights = np.log10(np.maximum(np.array(loss), 1e-6))
     lines = axes.contour(steps, steps, heights, levels=16)

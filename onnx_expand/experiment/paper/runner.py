@@ -1,4 +1,4 @@
-"""Do one run: build, expand, train, fold, check, and measure."""
+"""Execute one run: build, expand, train, fold, check and measure."""
 
 from __future__ import annotations
 
@@ -33,25 +33,24 @@ from onnx_expand.train.initialize import initialize
 
 __all__ = ["EXPANDED", "FOLDED", "key_of", "perform"]
 
-# The files of a run: the model as it was trained, and what it folds to.
+# The files of a run: the trained model, and the model that it folds to.
 EXPANDED, FOLDED = "trained.onnx", "folded.onnx"
 
 
 def perform(job: Job, place: Path, progress: Progress | None = None) -> Mapping[str, Any]:
-    """The result of a run: the one that is kept, or else what comes of doing it.
+    """Return the stored result of a run, or execute the run.
 
-    A run that was stopped goes on from its last epoch. One that diverges has a result too, which
-    says so and has no score.
+    A stopped run resumes after its last epoch. The result of a diverged run has no score.
 
     Args:
-        job: What to do.
+        job: The run.
         place: The folder of the store.
-        progress: Is told about steps and epochs.
+        progress: Notified of steps and epochs.
 
     Raises:
-        ModelError: Network or data cannot be read, or they do not fit.
-        UsageError: A setting makes no sense.
-        DifferentError: What was trained folds to a model that computes something else.
+        ModelError: Network or data cannot be read, or do not fit.
+        UsageError: A setting is invalid.
+        DifferentError: The trained model folds to a model that computes something else.
     """
     compact = _compact(job)
     data = data_of(job, image_input(compact))
@@ -71,12 +70,12 @@ def perform(job: Job, place: Path, progress: Progress | None = None) -> Mapping[
 
 
 def key_of(job: Job) -> str:
-    """The name under which the result of a run is kept."""
+    """Return the name under which the result of a run is stored."""
     return job.key(_content(job, data_of(job, image_input(_compact(job)))))
 
 
 def _content(job: Job, data: Dataset) -> str:
-    """What tells the files that a run reads from others: the data's, and the network's."""
+    """Return a text that identifies the files that a run reads: the data and the network."""
     network = Path(job.network)
     if network.suffix != ".onnx":
         return fingerprint(data)
@@ -84,7 +83,7 @@ def _content(job: Job, data: Dataset) -> str:
 
 
 def _compact(job: Job) -> ir.Model:
-    """The compact network, with fresh weights of the run's seed."""
+    """Return the compact network, with new weights from the run's seed."""
     if Path(job.network).suffix == ".onnx":
         return initialize(load(job.network), job.seed)
     networks = builders()
@@ -94,7 +93,7 @@ def _compact(job: Job) -> ir.Model:
 
 
 def _start(compact: ir.Model, job: Job, place: Path) -> ir.Model:
-    """The network as its training begins."""
+    """Return the network with which training begins."""
     if job.start is not None:
         result = perform(job.start, place)
         if result["score"] is None:
@@ -137,7 +136,7 @@ def _trained(
     progress: Progress | None,
     teacher: Distiller | None,
 ) -> dict[str, Any]:
-    """Train and fold a model; the figures of both."""
+    """Train and fold a model; return the figures of both."""
     options = TrainOptions(**{**job.train, "seed": job.seed})
     module = to_torch(model) if teacher is None else teacher.student(model)
     watch = progress

@@ -1,4 +1,4 @@
-"""The data and schedules of studies: embedded ones, and the paper's for other data."""
+"""The data and schedules of studies: built-in ones, and the paper's for other data."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MASKS = Setting(
     rates=(0.01, 0.03),
 )
 
-# Which rates are tried, as multiples of a recipe's: low ones were chosen for long schedules.
+# The rates to try, as multiples of a recipe's rate: low ones were chosen for long schedules.
 _LOW, _UP, _AROUND = 0.01, (1, 3, 10), (0.3, 1)
 
 
 def published(name: str, data: str) -> Setting:
-    """Other data by the settings of a recipe, and rates to choose from.
+    """Return a setting for other data with the settings of a recipe, and rates to choose from.
 
     Raises:
         UsageError: There is no such recipe.

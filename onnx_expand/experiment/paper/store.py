@@ -1,4 +1,4 @@
-"""Results of runs on disk, by what decided them."""
+"""Results of runs on disk, keyed by their inputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Store"]
 
 
 class Store:
-    """A folder with one folder for each run: its result, its models, or its checkpoint.
+    """A folder with one folder for each run: its result and models, or its checkpoint.
 
     Args:
-        path: The folder; it is made.
+        path: The folder, which is created.
 
     Raises:
-        UsageError: It cannot be made.
+        UsageError: It cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,13 +31,13 @@ class Store:
             raise UsageError(f"{path}: cannot be made: {error.strerror or error}") from error
 
     def folder(self, key: str) -> Path:
-        """The folder of one run; it is made."""
+        """Return the folder of one run, creating it if necessary."""
         found = self.path / key
         found.mkdir(exist_ok=True)
         return found
 
     def result(self, key: str) -> Mapping[str, Any] | None:
-        """What a run gave; None where it has not ended, or its file is damaged."""
+        """Return the result of a run; None if it has not ended or its file is damaged."""
         try:
             found = json.loads((self.path / key / "result.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -45,7 +45,7 @@ class Store:
         return found if isinstance(found, dict) else None
 
     def keep(self, key: str, result: Mapping[str, Any]) -> None:
-        """Keep what a run gave, and remove its checkpoint."""
+        """Store the result of a run, and remove its checkpoint."""
         folder = self.folder(key)
         with replacing(folder / "result.json") as partial:
             partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a table of the paper compares, declared; and how a study of it runs."""
+"""Declarations of the paper's tables as studies, and their execution."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from onnx_expand.experiment.paper.job import Job, Part
 
 __all__ = ["Arm", "Findings", "Row", "Setting", "Study", "Teacher", "run_study"]
 
-# Rates are chosen on runs of these seeds, which are none of those that are reported.
+# Rates are chosen on runs with this seed, which is not among the reported ones.
 _TUNING_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Data, and how everything is trained on it.
+    """The data, and the training settings for it.
 
     Attributes:
         data: As for `load_data`.
-        build: Keywords of every network's builder, such as the image size.
+        build: Keyword arguments of every network's builder, such as the image size.
         options: Fields of `DataOptions`.
         train: Fields of `TrainOptions`.
-        rates: Learning rates of which each arm takes its best on held-out data; one is not tried.
-        images: Train on so many samples; None for all.
+        rates: Learning rates, of which each arm uses its best on held-out data; a single one is
+            used without trials.
+        images: The number of training samples; None for all.
     """
 
     data: str
@@ -41,12 +42,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The network that others follow; it is trained on the same data, once.
+    """The network that is distilled, trained once on the same data.
 
     Attributes:
-        network: A network of `models`.
-        build: Keywords of its builder, besides the setting's.
-        train: Fields of `TrainOptions`, besides the setting's.
+        network: The name of a network in `models`.
+        build: Keyword arguments of its builder, in addition to the setting's.
+        train: Fields of `TrainOptions`, in addition to the setting's.
     """
 
     network: str
@@ -56,19 +57,19 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
-        name: What the line is called.
-        expand: Keywords of `onnx_expand.expand`; None for the compact network.
-        build: Keywords of the network's builder, besides the setting's.
-        train: Fields of `TrainOptions`, besides the setting's.
-        noise: Share of the training labels that are drawn anew.
-        against: The name of the arm that it is compared with; the first one when missing.
+        name: The label of the row.
+        expand: Keyword arguments of `onnx_expand.expand`; None for the compact network.
+        build: Keyword arguments of the network's builder, in addition to the setting's.
+        train: Fields of `TrainOptions`, in addition to the setting's.
+        noise: The share of training labels that are replaced by random ones.
+        against: The name of the arm to compare with; by default the first one.
         paper: The paper's figures in %, by column.
-        distill: Fields of `DistillOptions`, where the study's teacher is followed.
-        nonlinear: Train first with these activations between the layers of the expansion, as long
-            and at the same rate; then without them.
+        distill: Fields of `DistillOptions`, if the study's teacher is distilled.
+        nonlinear: Activations with which to train first, between the layers of the expansion,
+            for the same time and at the same rate; afterwards training continues without them.
     """
 
     name: str
@@ -84,20 +85,20 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """What a table or figure of the paper compares.
+    """The comparison of a table or figure of the paper.
 
     Attributes:
-        name: What the command line calls it.
-        title: What it asks.
-        source: Where the paper has it.
-        network: A network of `models`.
-        arms: The lines of the table.
-        teacher: Whom arms with `distill` follow.
-        gradients: See `Job`; of the runs that are reported.
-        landscape: See `Job`.
-        timed: Whether the time of an epoch is asked for; then runs side by side disturb it.
-        recipe: By whose settings other than the embedded data is trained.
-        embedded: Embedded data and their schedule; the distorted digits where it is None.
+        name: The name on the command line.
+        title: The question.
+        source: The place in the paper.
+        network: The name of a network in `models`.
+        arms: The rows of the table.
+        teacher: The teacher of arms with `distill`.
+        gradients: See `Job`; for the reported runs.
+        landscape: See `Job`; for the reported runs.
+        timed: Whether the time of an epoch is reported; parallel runs disturb it.
+        recipe: The recipe for data other than the built-in data.
+        embedded: Built-in data and its schedule; None for the distorted digits.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Study:
     embedded: Setting | None = None
 
     def against(self, arm: Arm) -> Arm | None:
-        """The arm that one is compared with; None for the first."""
+        """Return the arm to compare an arm with; None for that arm itself."""
         wanted = arm.against or self.arms[0].name
         other = next(a for a in self.arms if a.name == wanted)
         return None if other is arm else other
@@ -121,14 +122,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Row:
-    """What one arm gave.
+    """The result of one arm.
 
     Attributes:
         arm: The arm.
         lr: Its learning rate.
-        tried: The held-out score at each rate that was tried; None where the run diverged.
+        tried: The held-out score at each tried rate; None where the run diverged.
         results: The result of each seed.
-        comparison: With the arm that it is compared with, on the seeds that both finished.
+        comparison: The comparison with another arm, on the seeds that both finished.
     """
 
     arm: Arm
@@ -145,13 +146,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study found.
+    """The results of a study.
 
     Attributes:
         study: The study.
-        setting: On what.
-        seeds: Which.
-        rows: One for each arm.
+        setting: The data and schedule.
+        seeds: The seeds.
+        rows: One row for each arm.
     """
 
     study: Study
@@ -172,19 +173,19 @@ def run_study(
     executor: Executor = in_process,
     tell: Tell = lambda line: None,
 ) -> Findings:
-    """Do all runs of a study that are not done yet.
+    """Execute the runs of a study that are not done yet.
 
-    Where the setting has several rates, each arm is first trained once at each of them without
-    the last fifth of the training data, on which it is scored; then with its best rate, from each
-    seed, on all of it. Arms that are compared have the same seeds.
+    If the setting has several rates, each arm is first trained once at each of them without the
+    last fifth of the training data, on which it is scored. Then it is trained with its best rate,
+    from each seed, on all training data. Compared arms have the same seeds.
 
     Args:
         study: The study.
         setting: Data and schedule.
-        seeds: Of the runs that are reported.
-        place: Where the runs are kept.
-        executor: Does the runs.
-        tell: Is told about each run that ends.
+        seeds: The seeds of the reported runs.
+        place: The folder of the runs.
+        executor: Executes the runs.
+        tell: Called with a line for each run that ends.
 
     Raises:
         UsageError: There is no seed or no rate.
@@ -245,7 +246,7 @@ def _job(study: Study, setting: Setting, arm: Arm, lr: float, seed: int, part: P
 def _tuned(
     study: Study, setting: Setting, place: Path, executor: Executor, tell: Tell
 ) -> dict[str, dict[float, float | None]]:
-    """The held-out score of each arm at each rate; nothing where there is one rate."""
+    """Return the held-out score of each arm at each rate; empty if there is only one rate."""
     tried: dict[str, dict[float, float | None]] = {arm.name: {} for arm in study.arms}
     if len(setting.rates) == 1:
         return tried
@@ -272,7 +273,7 @@ def _best(arm: Arm, tried: Mapping[float, float | None], setting: Setting) -> fl
 def _done(
     jobs: Sequence[tuple[Arm, Job]], place: Path, executor: Executor, tell: Tell
 ) -> list[Mapping[str, Any]]:
-    """The results of jobs, in their order; what they need is done before."""
+    """Execute jobs after the jobs that they need; return the results in order."""
     needed: list[tuple[str, Job]] = []
     for arm, job in jobs:
         for other in job.needs:

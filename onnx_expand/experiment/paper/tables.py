@@ -1,4 +1,4 @@
-"""What a study found, as Markdown and as JSON."""
+"""The findings of a study as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["as_dict", "markdown", "write"]
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
-    """Write NAME.md, NAME.json, and NAME.png where matplotlib is installed.
+    """Write NAME.md, NAME.json, and NAME.png if matplotlib is installed.
 
     Returns:
-        What was written.
+        The paths of the written files.
     """
     name = findings.study.name
     texts = {"md": markdown(findings), "json": json.dumps(as_dict(findings), indent=1) + "\n"}
@@ -38,7 +38,7 @@ def write(findings: Findings, folder: Path) -> list[Path]:
 
 
 def markdown(findings: Findings) -> str:
-    """A table with a line for each arm beside the paper's figures, and how it was made."""
+    """Return a table with a row for each arm beside the paper's figures, and the conditions."""
     study, setting = findings.study, findings.setting
     columns = list(dict.fromkeys(name for arm in study.arms for name in arm.paper))
     head = [
@@ -75,7 +75,7 @@ def markdown(findings: Findings) -> str:
 
 
 def _metric(findings: Findings) -> str:
-    """What scores are."""
+    """Return the name of the score."""
     results = (result for row in findings.rows for result in row.results)
     return next((str(r["metric"]) for r in results if "metric" in r), "score")
 
@@ -100,7 +100,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _analyses(row: Row) -> list[tuple[str, list[float]]]:
-    """What else was measured of each seed."""
+    """Return the additional measurements of each seed."""
     finished = [result for result in row.results if result["score"] is not None]
     similar = [r["similarities"] for r in finished if r.get("similarities")]
     around = [r["landscape"] for r in finished if r.get("landscape")]
@@ -112,7 +112,7 @@ def _analyses(row: Row) -> list[tuple[str, list[float]]]:
 
 
 def _half_way(loss: Sequence[Sequence[float]]) -> float:
-    """The mean loss at half the length of the filters along either axis, either way."""
+    """Return the mean loss at half the filter norm along both axes in both directions."""
     middle, near = len(loss) // 2, max(1, len(loss) // 4)
     ends = (middle - near, middle + near)
     return statistics.mean(
@@ -121,7 +121,7 @@ def _half_way(loss: Sequence[Sequence[float]]) -> float:
 
 
 def _costs(row: Row, first: Row) -> list[str]:
-    """The time of an epoch against the first arm's, and products of a pass."""
+    """Return the time of an epoch relative to the first arm's, and the products of a pass."""
     times = [
         [r["seconds"] / len(r["curve"]) for r in part if r["score"] is not None]
         for part in (row.results, first.results)
@@ -139,7 +139,7 @@ def _beside(row: Row, columns: Sequence[str]) -> list[str]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, as far as there are any."""
+    """Format mean and standard deviation, if there are values."""
     if not values:
         return "none"
     text = f"{statistics.mean(values):.2f}"
@@ -157,7 +157,7 @@ def _minutes(rows: Sequence[Row]) -> str:
 
 
 def as_dict(findings: Findings) -> dict[str, Any]:
-    """What a study found, as plain JSON types."""
+    """Return the findings as plain JSON types."""
     return {
         "study": asdict(findings.study),
         "setting": asdict(findings.setting),

@@ -1,4 +1,4 @@
-"""A running average of weights."""
+"""Moving averages of weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Average"]
 class Average:
     """An exponential moving average of all floating-point tensors of a module.
 
-    The first steps count more than the decay says, so that the initial weights are forgotten:
-    after t steps the decay is at most (1 + t) / (10 + t).
+    After t steps the decay is at most (1 + t) / (10 + t), so that the initial weights are
+    forgotten quickly.
 
     Args:
-        module: The module whose tensors are followed.
-        decay: The share of the average that a step keeps; 0 for no average at all.
+        module: The module whose tensors are averaged.
+        decay: The weight of the old average in an update; 0 disables averaging.
     """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class Average:
         self.shadow = {k: t.detach().clone() for k, t in self.live.items()}
 
     def update(self) -> None:
-        """Take in the weights after a step."""
+        """Update the averages after a step."""
         if not self.decay:
             return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
@@ -40,7 +40,7 @@ class Average:
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """The module has the averages while the block runs."""
+        """Use the averages in the module during the block."""
         self._swap()
         try:
             yield
@@ -48,7 +48,7 @@ class Average:
             self._swap()
 
     def apply(self) -> None:
-        """Give the module the averages for good."""
+        """Replace the module's tensors by the averages."""
         self._swap()
 
     def _swap(self) -> None:
@@ -60,11 +60,11 @@ class Average:
                 tensor.copy_(held)
 
     def state_dict(self) -> dict[str, object]:
-        """All that goes into a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"steps": self.steps, "shadow": self.shadow}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take up a checkpoint."""
+        """Restore the state from a checkpoint."""
         steps, shadow = state["steps"], state["shadow"]
         assert isinstance(steps, int)
         assert isinstance(shadow, dict)

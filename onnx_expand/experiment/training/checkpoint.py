@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was killed goes on as if it had not been."""
+"""Checkpoints, with which a killed run resumes with the same results as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from onnx_expand.recipes import TrainOptions
 __all__ = ["Checkpoints", "digest"]
 
 _FORMAT = 2
-# What may change when a run goes on, since it changes no number.
+# Options that may change on resuming, since they do not affect the results.
 _FREE = {"workers", "deterministic"}
 
 
 class Checkpoints:
-    """Where the state of a run is kept.
+    """The file with the state of a run.
 
     Args:
         path: The file.
-        every: Steps between checkpoints; None for one at the end of each epoch.
-        resume: Whether to go on from the file, if it is there.
-        settings: What else decides the numbers of the run, by name: of data and teacher.
+        every: The number of steps between checkpoints; None for one after each epoch.
+        resume: Whether to resume from the file, if it exists.
+        settings: Other settings that affect the results, by name: those of data and teacher.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Checkpoints:
         self.settings = dict(settings or {})
 
     def due(self, steps: int) -> bool:
-        """Whether one is to be written after so many steps of an epoch."""
+        """Return whether a checkpoint is due after this number of steps of an epoch."""
         return self.every is not None and steps % self.every == 0
 
     def save(self, state: Mapping[str, Any], options: TrainOptions, identity: str) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint atomically.
 
         Raises:
             UsageError: It cannot be written.
@@ -65,20 +65,20 @@ class Checkpoints:
             try:
                 torch.save(content, partial)
             except RuntimeError as error:
-                # How torch says that a file could not be written to its end.
+                # torch raises this if a file could not be written completely.
                 raise OSError("not all of it could be written; is the disk full?") from error
 
     def load(self, options: TrainOptions, identity: str) -> Mapping[str, Any] | None:
-        """The state to go on from; None where the run begins.
+        """Return the state to resume from; None if the run starts anew.
 
         Raises:
-            ModelError: The file is no checkpoint, or a damaged one.
-            UsageError: It is of a run of another model, other data or other options.
+            ModelError: The file is not a checkpoint, or is damaged.
+            UsageError: It belongs to a run of another model, other data or other options.
         """
         if not self.resume or not self.path.exists():
             return None
         try:
-            # Nothing but tensors and plain values is read, so that no file can run code.
+            # Only tensors and plain values are read, so that no file can run code.
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
             reason = str(error).split("\n")[0]
@@ -98,7 +98,7 @@ class Checkpoints:
 
     def _compare(self, old: Mapping[str, Any], options: TrainOptions) -> None:
         new = {**asdict(options), **self.settings}
-        # More epochs are more of the same, unless the rate depends on how many there are.
+        # More epochs only extend the run, unless the learning rate depends on their number.
         fixed = options.schedule == "constant" or (
             options.schedule == "step" and options.milestones
         )
@@ -114,7 +114,7 @@ class Checkpoints:
 
 
 def digest(module: torch.nn.Module, facts: Mapping[str, Any]) -> str:
-    """What tells one run from another: the weights that it starts from, and facts of its data."""
+    """Return a hash that identifies a run: its initial weights, and facts of its data."""
     found = hashlib.sha256(repr(sorted(facts.items())).encode())
     for name, tensor in module.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

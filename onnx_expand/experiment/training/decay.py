@@ -1,7 +1,7 @@
-"""Weight decay of what an expanded chain folds to, instead of each of its layers.
+"""Weight decay on the kernel that an expanded chain folds to, instead of on each of its layers.
 
-Half the squared norm of the one kernel that a chain of linear layers composes to is what weight
-decay of the compact layer would penalise.
+The penalty is half the squared norm of the composed kernel of a chain of linear layers, which
+weight decay of the compact layer would penalize.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["Penalty"]
 
 @dataclass(frozen=True)
 class Penalty:
-    """Half the squared norm of composed kernels, times a number.
+    """Half the squared norm of composed kernels, times a factor.
 
     Attributes:
-        chains: What is composed.
+        chains: The chains to compose.
         tensors: The parameters and buffers of the module, by their paths.
-        strength: The number.
+        strength: The factor.
     """
 
     chains: Sequence[Chain]
@@ -34,14 +34,14 @@ class Penalty:
 
     @classmethod
     def of(cls, module: torch.nn.Module, options: TrainOptions) -> Penalty | None:
-        """The penalty that the options ask for; None where each layer has its own.
+        """Create the penalty for the options; None if each layer decays separately.
 
         Raises:
-            UnsupportedError: The module has no chains whose product could be had.
+            UnsupportedError: The module has no chains to compose.
         """
         if options.decay == "layer" or not options.weight_decay:
             return None
-        # Pools behind a chain are no part of the compact layer.
+        # Pooling after a chain is not part of the compact layer.
         chains = [chain for whole in chains_of(module) for chain in whole.weighted()]
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         chains = [chain for chain in chains if chain.numbers(tensors).weight is not None]
@@ -53,7 +53,7 @@ class Penalty:
 
     @property
     def covered(self) -> list[torch.nn.Parameter]:
-        """The weights that have no decay of their own: all that the penalty depends on."""
+        """The weights that the penalty depends on, which have no decay of their own."""
         paths = dict.fromkeys(path for chain in self.chains for path in chain.paths)
         own = [p for path in paths if isinstance(p := self.tensors[path], torch.nn.Parameter)]
         own = [parameter for parameter in own if parameter.requires_grad]
@@ -62,7 +62,7 @@ class Penalty:
         return [p for p, gradient in zip(own, gradients, strict=True) if gradient is not None]
 
     def __call__(self) -> torch.Tensor:
-        """The penalty of the weights as they are."""
+        """Compute the penalty of the current weights."""
         kernels = [chain.numbers(self.tensors).weight for chain in self.chains]
         squares = [kernel.square().sum() for kernel in kernels if kernel is not None]
         return self.strength / 2 * torch.stack(squares).sum()

@@ -1,4 +1,4 @@
-"""What went wrong in a step: where a number stopped being finite, what torch's errors ask for."""
+"""Diagnose a failed step: locate non-finite values, and explain errors of torch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class _FoundError(Exception):
 
 
 class _Watch(fx.Interpreter):
-    """Stops at the first node whose result is not finite; `found` is what people call it."""
+    """Stops at the first node whose result is not finite; `found` is its name for messages."""
 
     found = ""
 
     def run_node(self, n: fx.Node) -> Any:
-        """See `fx.Interpreter`, which adds to what an error says."""
+        """Run a node; see `fx.Interpreter`, which extends error messages."""
         result = super().run_node(n)
         first = result[0] if isinstance(result, tuple | list) and result else result
         computed = isinstance(first, torch.Tensor) and n.op not in {"get_attr", "output"}
@@ -38,12 +38,12 @@ class _Watch(fx.Interpreter):
 
 
 def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Collection[str]) -> str:
-    """What is to be said about it, for the end of a sentence; nothing where it is not known.
+    """Describe where a value is not finite, for the end of a sentence; empty if unknown.
 
     Args:
         module: The module.
-        inputs: What it was given.
-        sound: The tensors of its state that were finite at the beginning; masks may hold infinity.
+        inputs: Its inputs.
+        sound: The tensors of its state that were finite initially; masks may contain infinity.
     """
     state = module.state_dict()
     for name in sound:
@@ -58,7 +58,7 @@ def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Colle
 
 
 def explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:
-    """What is to be done about some of torch's errors; None for others."""
+    """Return advice for some of torch's errors; None for others."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return UnsupportedError(

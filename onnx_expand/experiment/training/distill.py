@@ -1,4 +1,4 @@
-"""Knowledge distillation: a teacher that says more about a sample than its label does."""
+"""Knowledge distillation: train a student with the outputs of a teacher besides the labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Distiller", "with_output"]
 
 
 def with_output(model: ModelLike, name: str) -> ir.Model:
-    """A copy of a model in which an inner tensor is the last output.
+    """Return a copy of a model with an inner tensor as an additional last output.
 
     Raises:
         UsageError: There is no tensor of that name.
@@ -45,18 +45,18 @@ def with_output(model: ModelLike, name: str) -> ir.Model:
 
 
 class Distiller(torch.nn.Module):
-    """A teacher, and how a student follows it.
+    """A teacher, and the method of distillation.
 
-    - `kd` (Hinton, Vinyals, Dean 2015): the divergence of the outputs' distributions at a
+    - `kd` (Hinton, Vinyals, Dean 2015): the divergence of the output distributions at a
       temperature T, times T^2.
-    - `hint` (Romero et al. 2015): the mean squared error of an inner tensor, after a learnt 1x1
-      map where the channels differ.
+    - `hint` (Romero et al. 2015): the mean squared error of an inner tensor, after a learned 1x1
+      map if the channels differ.
     - `pkt` (Passalis, Tefas 2018): the divergence of the distributions of cosine similarities
       between the samples of a batch.
 
     Args:
-        teacher: A model; it takes the same inputs as the student.
-        options: The method, and its numbers.
+        teacher: A model with the same inputs as the student.
+        options: The method and its parameters.
     """
 
     def __init__(self, teacher: ModelLike, options: DistillOptions) -> None:
@@ -74,28 +74,28 @@ class Distiller(torch.nn.Module):
 
     @property
     def extras(self) -> int:
-        """How many outputs the student must have besides."""
+        """The number of additional outputs that the student must have."""
         return int(self.inner)
 
     def student(self, model: ModelLike, *, freeze: str | None = None) -> torch.nn.Module:
-        """The module of a student, with the outputs that the method needs."""
+        """Convert a student to a module, with the outputs that the method needs."""
         if self.options.student_layer is None:
             return to_torch(model, freeze=freeze)
         return to_torch(with_output(model, self.options.student_layer), freeze=freeze)
 
     def train(self, mode: bool = True) -> Distiller:
-        """The teacher stays in evaluation mode."""
+        """Set the mode, except for the teacher, which stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def prepare(self, inputs: torch.Tensor, student: Any, *, distributions: bool) -> None:
-        """See that teacher and student fit, and make what is learnt besides.
+        """Check that teacher and student fit, and create the learned map if needed.
 
         Args:
             inputs: A few samples.
             student: The student's outputs for them.
-            distributions: Whether the student's first output is the logarithm of probabilities.
+            distributions: Whether the student's first output is log probabilities.
 
         Raises:
             UnsupportedError: They do not fit.
@@ -126,7 +126,7 @@ class Distiller(torch.nn.Module):
     def _make_regressor(self, channels: int, wanted: int, own: torch.Tensor) -> None:
         if channels == wanted:
             return
-        # Initialised without disturbing the generator that training uses.
+        # Initialized without affecting the generator of the training.
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             self.regressor = torch.nn.Linear(channels, wanted, bias=False)
@@ -135,12 +135,12 @@ class Distiller(torch.nn.Module):
     def forward(
         self, inputs: torch.Tensor, student: Any, count: int | None = None
     ) -> torch.Tensor:
-        """The sum over a batch of what separates student and teacher.
+        """Return the distillation loss, summed over a batch.
 
         Args:
             inputs: The samples of this process.
             student: The student's outputs for them.
-            count: How many of them count; all when missing. Where several processes run, `pkt`
+            count: The number of samples that count; all by default. With several processes, `pkt`
                 compares the samples of all.
         """
         own, other = self._pair(student, self._teach(inputs))
@@ -153,14 +153,14 @@ class Distiller(torch.nn.Module):
         return _pkt(features, joined_rows(other.flatten(1)[kept])[0], mine)
 
     def _teach(self, inputs: torch.Tensor) -> Any:
-        """What the teacher gives; it may be of another floating-point type than the student."""
+        """Return the teacher's outputs, whose float type may differ from the student's."""
         if self.kind is not None and inputs.is_floating_point():
             inputs = inputs.to(self.kind)
         with torch.no_grad():
             return self.teacher(inputs)
 
     def combine(self, loss: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-        """The loss of the labels and that of the teacher."""
+        """Combine the loss of the labels with that of the teacher."""
         weight = self.options.teacher_weight
         if self.options.distill == "kd":
             return (1 - weight) * loss + weight * taught
@@ -186,10 +186,10 @@ class Distiller(torch.nn.Module):
 
 
 def _hinton(own: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 KL(teacher at T || student at T), summed over samples (and pixels).
+    """Compute T^2 KL(teacher at T || student at T), summed over samples (and pixels).
 
-    Both come as logarithms of probabilities: these differ from the logits by one number for each
-    sample, which a softmax does not see.
+    Both inputs are log probabilities, which differ from logits by a constant for each sample;
+    softmax is invariant to it.
     """
     soft = F.log_softmax(own / temperature, dim=1)
     goal = F.log_softmax(other / temperature, dim=1)
@@ -197,12 +197,14 @@ def _hinton(own: torch.Tensor, other: torch.Tensor, temperature: float) -> torch
 
 
 def _pkt(own: torch.Tensor, other: torch.Tensor, mine: slice) -> torch.Tensor:
-    """The mean over a batch's pairs of p log(p / q), p the teacher's similarities; times samples.
+    """Compute the mean of p log(p / q) over a batch's pairs, times the number of samples.
+
+    p and q are the normalized similarities of the teacher and the student.
 
     Args:
         own: The student's features, [N, D].
-        other: The teacher's, [N, E].
-        mine: Of which samples the terms are summed; those of all are the whole.
+        other: The teacher's features, [N, E].
+        mine: The samples whose terms are summed.
     """
     tiny = torch.finfo(torch.float32).eps
     rows = []

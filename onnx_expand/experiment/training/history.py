@@ -1,4 +1,4 @@
-"""What a training run reports."""
+"""The results of a training run, by epoch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class DivergedError(UnsupportedError):
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch did.
+    """The results of one epoch.
 
     Attributes:
-        epoch: Its number, from 1.
-        lr: Its learning rate, in the last step.
+        epoch: The number of the epoch, from 1.
+        lr: The learning rate of the last step.
         loss: The mean training loss over the epoch's batches.
-        train_score: The share of the training samples that were classified rightly on the way;
-            None where the task has no such thing.
-        test_score: The score of the test data at its end: `History.metric`.
-        seconds: How long it took, the test included.
+        train_score: The share of training samples that were classified correctly during training;
+            None if the task does not define it.
+        test_score: The score of the test data after the epoch: `History.metric`.
+        seconds: The duration, including the test.
         figures: All figures of the test data, by name.
-        unreadable: How many different images could not be read so far.
+        unreadable: The number of distinct images that could not be read so far.
     """
 
     epoch: int
@@ -54,14 +54,14 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class History:
-    """What a training run did, epoch by epoch.
+    """The results of a training run, by epoch.
 
     Attributes:
         epochs: The epochs.
-        metric: What the score is called.
-        greater: Whether more of it is better.
-        kept: The epoch whose weights stayed, from 1.
-        left_out: What could not be read when it was wanted, by name.
+        metric: The name of the score.
+        greater: Whether greater scores are better.
+        kept: The epoch whose weights were kept, from 1.
+        left_out: The names of samples that could not be read when needed.
     """
 
     epochs: tuple[EpochResult, ...]
@@ -72,7 +72,7 @@ class History:
 
     @property
     def score(self) -> float:
-        """The test score of the weights that stayed."""
+        """The test score of the kept weights."""
         return self.epochs[self.kept - 1].test_score
 
     @property
@@ -81,7 +81,7 @@ class History:
         return self.score
 
     def as_dict(self) -> Mapping[str, Any]:
-        """This history as plain JSON types."""
+        """Return the history as plain JSON types."""
         return {
             "metric": self.metric,
             "kept_epoch": self.epochs[self.kept - 1].epoch,
@@ -90,10 +90,10 @@ class History:
 
 
 class Progress(Protocol):
-    """Is told how far a run is."""
+    """Receives the progress of a run."""
 
     def on_batch(self, done: int, total: int) -> None:
-        """After each step: how many of the epoch's steps are done."""
+        """Receive the number of finished steps of the epoch, after each step."""
 
     def on_epoch(self, result: EpochResult) -> None:
-        """After each epoch: what it did. The module has the weights that were tested."""
+        """Receive the result of each epoch, while the module has the weights that were tested."""

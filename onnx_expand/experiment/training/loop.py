@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, a test after each, and checkpoints between."""
+"""The training loop: epochs of steps, each followed by a test, with checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["evaluate", "rehearse", "train"]
 _LOG = logging.getLogger("onnx_expand.experiment")
 
 _TEST_BATCH = 512
-# How many steps may be on their way to a GPU before their losses are looked at.
+# The number of steps queued on a GPU before their losses are read.
 _AHEAD = 32
 
 
@@ -46,26 +46,26 @@ def train(
     teacher: Distiller | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> History:
-    """Train a module in place, on the device where it is.
+    """Train a module in place, on its device.
 
-    A classifier's loss is the cross-entropy of the first output, [N, classes], of logits or of
-    what a final Softmax or LogSoftmax makes of them. The same seed gives the same weights on the
-    same machine; a run that goes on from a checkpoint gives those of one that was not interrupted,
-    to the bit on a CPU. Where torch.distributed is set up, the processes share each step.
+    A classifier's loss is the cross-entropy of its first output, [N, classes]: logits, or the
+    result of a final Softmax or LogSoftmax. Equal seeds give equal weights on the same machine. A
+    resumed run gives the weights of an uninterrupted one, bit for bit on a CPU. If
+    torch.distributed is initialized, the processes share each step.
 
     Args:
-        module: What `to_torch` returns, or another module that takes the data's inputs.
+        module: The result of `to_torch`, or another module that takes the data's inputs.
         data: Samples and targets.
-        options: The settings; the defaults when missing.
-        progress: Is told about each step and epoch.
-        teacher: Whom the module follows besides the labels.
-        checkpoints: Where the state of the run is kept.
+        options: The settings; by default `TrainOptions()`.
+        progress: Notified of each step and epoch.
+        teacher: The teacher to distill in addition to the labels.
+        checkpoints: The checkpoint file.
 
     Raises:
-        DivergedError: The loss became NaN or infinite; the last checkpoint stays.
-        UnsupportedError: Nothing in the module can be trained, or it does not take the data, or a
+        DivergedError: The loss became NaN or infinite; the last checkpoint is kept.
+        UnsupportedError: Nothing in the module can be trained, it does not take the data, or a
             step does not fit in memory.
-        UsageError: The data is labelled for another task, or a checkpoint is of another run.
+        UsageError: The data is labelled for another task, or a checkpoint belongs to another run.
     """
     options = options or TrainOptions()
     if not any(p.requires_grad for p in module.parameters()):
@@ -98,13 +98,13 @@ def evaluate(
     batch: int = _TEST_BATCH,
     options: TrainOptions | None = None,
 ) -> float:
-    """The score of a module on the test data, in evaluation mode: of a classifier its accuracy.
+    """Return the score of a module on the test data (the accuracy of a classifier).
 
     Args:
-        module: Takes the data's inputs.
+        module: The module, which takes the data's inputs.
         data: Samples and targets.
-        batch: How many samples to run at once.
-        options: Tells the task, if it is not what the data is labelled for.
+        batch: The number of samples to run at once.
+        options: Determine the task, if it is not that of the labels.
     """
     task = choose(options or TrainOptions(), data)
     runner = task.wrap(module)
@@ -113,13 +113,13 @@ def evaluate(
 
 
 def rehearse(module: torch.nn.Module, data: Dataset, options: TrainOptions | None = None) -> Task:
-    """See that a module takes some data and gives what the task needs, without training it.
+    """Check that a module takes the data and returns what the task needs, without training it.
 
     Returns:
-        The task, with what it found out: of detection the anchors.
+        The task, with what it derived from the data: for detection, the anchors.
 
     Raises:
-        UnsupportedError: It does not.
+        UnsupportedError: The module does not fit.
         UsageError: The data is labelled for another task.
     """
     task = choose(options or TrainOptions(), data)
@@ -161,7 +161,7 @@ class _Run:
         self.best: dict[str, Any] | None = None
         self.epoch, self.done = 0, 0
         self.sums = [0.0, 0.0, 0.0]
-        # Of training and of test samples.
+        # Indices of training and of test samples.
         self.unreadable: tuple[set[int], set[int]] = (set(), set())
         self.sound = [
             name for name, tensor in module.state_dict().items()
@@ -172,7 +172,7 @@ class _Run:
         self.begun = time.perf_counter()
 
     def _identity(self) -> str:
-        """What tells this run from others of the same options."""
+        """Return a hash that identifies this run among those with the same options."""
         facts: dict[str, object] = {"task": self.task.metric}
         for name, samples in (("train", self.data.train), ("test", self.data.test)):
             facts[name] = (len(samples), samples.fingerprint())
@@ -182,7 +182,7 @@ class _Run:
 
     def finish(self) -> History:
         """Run to the end."""
-        # Dropout differs between processes, and is repeated by the same number of them.
+        # Dropout differs between processes, and is reproduced with the same number of them.
         torch.manual_seed(self.options.seed + 1_000_003 * self.world.rank)
         self._load()
         while self.epoch < self.options.epochs and not self._stalled():
@@ -198,7 +198,7 @@ class _Run:
         return History(tuple(self.history), self.task.metric, self.task.greater, kept, left_out)
 
     def _stalled(self) -> bool:
-        """Whether the best test score is `patience` epochs old."""
+        """Return whether the best test score is `patience` epochs old."""
         if not self.options.patience or not self.history or self.done:
             return False
         sign = 1 if self.task.greater else -1
@@ -206,7 +206,7 @@ class _Run:
         return len(scores) - 1 - scores.index(max(scores)) >= self.options.patience
 
     def _epoch(self) -> None:
-        """The rest of an epoch, from the step that is next."""
+        """Run the remaining steps of an epoch."""
         options = self.options
         self.order_before = self.order.get_state()
         order = epoch_order(len(self.data.train), options.batch, self.order)
@@ -242,10 +242,10 @@ class _Run:
             self._look()
 
     def _look(self) -> None:
-        """Read the losses of the steps that have not been looked at.
+        """Read the losses of the steps that have not been read.
 
         Raises:
-            DivergedError: One is not finite.
+            DivergedError: A loss is not finite.
         """
         waiting, self.waiting = self.waiting, []
         if not waiting:
@@ -267,23 +267,23 @@ class _Run:
         )
 
     def _last_good(self) -> str:
-        """Where the last good state is, for the end of a sentence."""
+        """Describe where the last good state is, for the end of a sentence."""
         if self.checkpoints is None or not self.checkpoints.path.exists() or not self.history:
             return ""
         return f"; the state after epoch {len(self.history)} is in {self.checkpoints.path}"
 
     def _broken(self) -> str:
-        """The name of a tensor that was finite at the beginning and is not now; or nothing."""
+        """Return the name of a tensor that was finite initially and is not now, if any."""
         state = self.module.state_dict()
         return next((n for n in self.sound if not bool(torch.isfinite(state[n]).all())), "")
 
     def _missing(self) -> list[set[int]]:
-        """What could not be read, in any process: of training samples, of test samples."""
+        """Return the unreadable training and test samples of all processes."""
         every = self.world.gather(self.unreadable)
         return [set().union(*(mine[place] for mine in every)) for place in (0, 1)]
 
     def _result(self, rate: float) -> EpochResult:
-        """Test, tell, and keep the weights if they are the best so far."""
+        """Test, report, and keep the weights if they are the best so far."""
         broken = self._broken()
         if broken:
             raise DivergedError(
@@ -293,7 +293,8 @@ class _Run:
         loss, right, weight = self.sums
         scored = type(self.task).right is not Task.right
         with self.step.average.swapped() if self.options.ema else contextlib.nullcontext():
-            # Statistics of a process's own samples differ; tested is what will be written.
+            # Statistics of each process's samples differ; the test uses those that will be
+            # written.
             self.world.spread(b for b in self.module.buffers() if b.is_floating_point())
             with self.step.autocast():
                 figures = figures_of(
@@ -380,7 +381,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _algorithms(deterministic: bool) -> Iterator[None]:
-    """Only algorithms that repeat to the bit, while the block runs."""
+    """Use only bitwise reproducible algorithms during the block."""
     before = torch.are_deterministic_algorithms_enabled()
     if deterministic:
         torch.use_deterministic_algorithms(True)

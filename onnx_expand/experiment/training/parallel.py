@@ -1,6 +1,6 @@
-"""Several processes, each with a share of every step, through torch.distributed.
+"""Several processes that share every step, through torch.distributed.
 
-`torchrun` starts the processes and tells each by environment variables who it is.
+`torchrun` starts the processes and sets the rank of each in environment variables.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; the default is this one alone.
+    """The processes of a run; by default only this one.
 
     Attributes:
-        rank: This one's number, from 0.
-        size: How many there are.
+        rank: The rank of this process, from 0.
+        size: The number of processes.
     """
 
     rank: int = 0
@@ -36,18 +36,18 @@ class World:
 
     @classmethod
     def current(cls) -> World:
-        """The world that torch.distributed knows of."""
+        """Return the world of torch.distributed."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks to people."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, in place where the tensor is on a device that they share."""
+        """Sum over all processes, in place if the tensor is on a shared kind of device."""
         if self.size > 1:
             if dist.get_backend() == "nccl":
                 tensor = tensor.cuda()
@@ -55,7 +55,7 @@ class World:
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """Each process's value, in the order of their numbers."""
+        """Return each process's value, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -63,13 +63,13 @@ class World:
         return values
 
     def spread(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give tensors the first process's values, in place."""
+        """Broadcast tensors of the first process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
     def share(self, value: T) -> T:
-        """The first process's value, in each process."""
+        """Return the first process's value, in each process."""
         if self.size == 1:
             return value
         values = [value]
@@ -78,7 +78,7 @@ class World:
 
 
 class _AllReduce(torch.autograd.Function):
-    """A sum over all processes, whose gradient is the sum of theirs."""
+    """A sum over all processes, whose gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -94,19 +94,19 @@ class _AllReduce(torch.autograd.Function):
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, through which gradients flow back to each."""
+    """Sum over all processes, with gradients that flow back to each."""
     result: torch.Tensor = _AllReduce.apply(tensor)  # type: ignore[no-untyped-call]
     return result
 
 
 def joined_rows(rows: torch.Tensor) -> tuple[torch.Tensor, slice]:
-    """The rows of all processes, in the order of their numbers.
+    """Concatenate the rows of all processes, in rank order.
 
     Args:
-        rows: This one's, [n, ...]; n may be 0, and differ between processes.
+        rows: The rows of this process, [n, ...]; n may be 0, and differ between processes.
 
     Returns:
-        All rows, through which gradients flow back to each process, and where this one's are.
+        All rows, with gradients that flow back to each process, and the slice of this one's rows.
     """
     world = World.current()
     if world.size == 1:
@@ -122,13 +122,13 @@ def joined_rows(rows: torch.Tensor) -> tuple[torch.Tensor, slice]:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started, if it did, for as long as the block runs.
+    """Join the processes that torchrun started, if it did, for the duration of the block.
 
     Args:
         device: As in `RunOptions`; decides between nccl and gloo.
 
     Raises:
-        UnsupportedError: There are more processes than devices, or no connection, or another
+        UnsupportedError: There are more processes than devices, there is no connection, or another
             process has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
@@ -143,10 +143,10 @@ def joined(device: str) -> Iterator[World]:
         raise UnsupportedError(f"torch.distributed cannot start: {error}") from error
     try:
         yield World.current()
-        # Nobody hangs up while another one still listens.
+        # No process closes the group while another still uses it.
         dist.barrier()
     except RuntimeError as error:
-        # gloo has no type of its own for it.
+        # gloo has no exception type of its own.
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         reason = str(error).strip().split("\n")[0]
@@ -154,21 +154,21 @@ def joined(device: str) -> Iterator[World]:
             f"process {dist.get_rank()} has lost another one, whose error tells why: {reason}"
         ) from error
     finally:
-        # What holds on to the group in cycles of references would end it while Python is ending,
-        # when its threads can no longer be joined.
+        # Reference cycles that hold the group would destroy it during Python's shutdown, when its
+        # threads can no longer be joined.
         gc.collect()
         dist.destroy_process_group()
 
 
 def device_of(name: str) -> torch.device:
-    """The device of this process.
+    """Return the device of this process.
 
     Args:
-        name: `cpu`, `cuda`, `cuda:N`, or `auto` for cuda where there is one. Under torchrun,
-            `cuda` is the device of the process's own number.
+        name: `cpu`, `cuda`, `cuda:N`, or `auto` for cuda if available. Under torchrun, `cuda` is
+            the device with the local rank of the process.
 
     Raises:
-        UsageError: The device is not there.
+        UsageError: There is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""One step of training: gradients of all parts of a batch, over all processes, then an update."""
+"""A training step: gradients of all parts of a batch, over all processes, then an update."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Sums of one step over this process's share; tensors, so that nobody waits for a device.
+    """Sums of one step over this process's share, as tensors, which avoids waiting for the device.
 
     Attributes:
-        loss: Of the losses.
-        right: Of what was right.
-        weight: What both are to be divided by.
+        loss: The sum of losses.
+        right: The sum of correct predictions.
+        weight: The divisor of both.
     """
 
     loss: torch.Tensor
@@ -42,15 +42,15 @@ class Outcome:
 
 
 class Stepper:
-    """Changes the weights of a module, step by step.
+    """Updates the weights of a module, step by step.
 
     Args:
         module: The module whose weights are trained.
-        runner: The same weights with the outputs that the task takes.
-        task: What is learnt.
+        runner: A module with the same weights and the outputs for the task.
+        task: The task.
         options: The settings.
         world: The processes that share each step.
-        teacher: Whom the module follows besides.
+        teacher: The teacher to distill.
         unused: Whether some weights get no gradient.
     """
 
@@ -85,7 +85,7 @@ class Stepper:
         self.parallel = _parallel(runner, self.device, unused) if world.size > 1 else None
 
     def run(self, parts: Sequence[Batch], rate: float) -> Outcome:
-        """Do one step with this process's parts of a batch."""
+        """Run one step with this process's parts of a batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weights = [self.task.weight(part.targets) if part.count else 0.0 for part in parts]
@@ -101,14 +101,15 @@ class Stepper:
             losses.append(loss)
             rights.append(right)
         outcome = Outcome(torch.stack(losses).sum(), torch.stack(rights).sum(), total)
-        # Where looking costs nothing, weights that gave no finite loss are left for the diagnosis.
+        # On a CPU reading the loss is free; weights without a finite loss are kept for the
+        # diagnosis.
         if self.device.type != "cpu" or bool(torch.isfinite(outcome.loss)):
             self._update()
             self.average.update()
         return outcome
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The floating-point type in which forward passes run."""
+        """Return the context that sets the floating-point type of forward passes."""
         if self.options.amp == "off":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, _DTYPES[self.options.amp])
@@ -128,9 +129,10 @@ class Stepper:
         if self.teacher is not None and taught is not None:
             loss = self.teacher.combine(loss, taught)
         if not part.count:
-            # This process has nothing to do; the gradients must still meet the others'.
+            # This process has no samples, but its gradients must still be combined with the
+            # others'.
             loss = loss * 0.0
-        # The processes' gradients are averaged: what is divided here by the sum over all.
+        # The gradients of processes are averaged, so the loss is divided by the sum over all.
         mean = loss / (everything / self.world.size)
         if last and self.penalty is not None:
             mean = mean + self.penalty()
@@ -156,14 +158,14 @@ class Stepper:
         self.scaler.update()
 
     def _only_last(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Processes exchange gradients once a step, with the last part."""
+        """Return the context in which processes exchange gradients only with the last part."""
         if self.parallel is None or last:
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[Any] = self.parallel.no_sync()
         return context
 
     def state_dict(self) -> dict[str, Any]:
-        """All that goes into a checkpoint besides the module."""
+        """Return the state for a checkpoint, without the module."""
         regressor = self.teacher.regressor if self.teacher is not None else None
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -173,7 +175,7 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
@@ -182,10 +184,10 @@ class Stepper:
 
 
 def moved(part: Batch, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
-    """A batch on the device, floating-point inputs in the model's type.
+    """Move a batch to the device, with floating-point inputs in the model's type.
 
-    On a CPU images have their channels last in memory, which their shape does not show: layers
-    hand that order on, and oneDNN's convolutions are faster on it, or as fast.
+    On a CPU images are stored with channels last, without a change of shape. Layers preserve this
+    memory format, and oneDNN's convolutions are at least as fast with it.
     """
     inputs = part.inputs
     kind = dtype if inputs.is_floating_point() else inputs.dtype
@@ -198,7 +200,7 @@ def moved(part: Batch, device: torch.device, dtype: torch.dtype) -> tuple[torch.
 
 
 def _full(outputs: Any) -> Any:
-    """Outputs in float32 where they came shorter: losses are not summed in halves."""
+    """Convert outputs of half precision to float32, in which losses are summed."""
     if isinstance(outputs, tuple | list):
         return tuple(_full(output) for output in outputs)
     short = outputs.dtype in {torch.float16, torch.bfloat16}
@@ -208,7 +210,7 @@ def _full(outputs: Any) -> Any:
 def _optimizer(
     parameters: Sequence[torch.nn.Parameter], options: TrainOptions, penalty: Penalty | None
 ) -> torch.optim.Optimizer:
-    """The optimizer; weights whose product is penalised have no decay of their own."""
+    """Create the optimizer; weights whose product is penalized have no decay of their own."""
     covered = {id(p) for p in penalty.covered} if penalty is not None else set()
     groups: list[dict[str, Any]] = []
     for inside, decay in ((False, options.weight_decay), (True, 0.0)):

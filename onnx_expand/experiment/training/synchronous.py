@@ -15,13 +15,12 @@ __all__ = ["Synchronous", "synchronous"]
 
 
 class Synchronous(BatchNormalization):
-    """Normalises by the mean and variance of all processes' shares together.
+    """Normalizes by the mean and variance over the samples of all processes.
 
-    torch.nn.SyncBatchNorm does so on GPUs only.
+    torch.nn.SyncBatchNorm only supports GPUs.
 
     Attributes:
-        counts: Whether this process's samples count; they do not where it only keeps the others
-            company.
+        counts: Whether this process's samples count; not if it only runs because the others do.
     """
 
     counts: bool = True
@@ -34,7 +33,7 @@ class Synchronous(BatchNormalization):
         mean: torch.Tensor,
         var: torch.Tensor,
     ) -> torch.Tensor:
-        """The normalised tensor, [N, C, ...]."""
+        """Normalize a tensor [N, C, ...]."""
         if not self.training:
             return super().forward(x, scale, bias, mean, var)
         axes = [0, *range(2, x.ndim)]
@@ -56,7 +55,7 @@ class Synchronous(BatchNormalization):
 
 @contextlib.contextmanager
 def synchronous(module: torch.nn.Module, wanted: bool) -> Iterator[None]:
-    """Let batch normalization of an imported model see all processes while the block runs."""
+    """Synchronize batch normalization of an imported model over all processes during the block."""
     places = [
         (parent, name, child)
         for parent in module.modules()

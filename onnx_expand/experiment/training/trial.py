@@ -1,4 +1,4 @@
-"""Trials of a module on data: what does not fit before training, the score after it."""
+"""Try a module on data: check that they fit before training, and compute the score after it."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def figures_of(
     workers: int,
     unreadable: set[int] | None = None,
 ) -> Mapping[str, float]:
-    """The figures of the test data.
+    """Return the figures of the test data.
 
     Args:
-        runner: Takes the data's inputs.
-        task: What is learnt.
+        runner: A module that takes the data's inputs.
+        task: The task.
         data: Samples and targets.
         world: The processes that share the work.
-        batch: How many samples to run at once.
-        workers: Processes that read for this one.
-        unreadable: Gets the numbers of the samples that cannot be read.
+        batch: The number of samples to run at once.
+        workers: The number of processes that read for this one.
+        unreadable: Collects the indices of the samples that cannot be read.
 
     Raises:
-        ModelError: None of them can.
+        ModelError: None of the samples can be read.
     """
     was_training = runner.training
     runner.eval()
@@ -65,13 +65,13 @@ def figures_of(
 
 
 def few(runner: torch.nn.Module, data: Dataset) -> tuple[torch.Tensor, Any]:
-    """Two training samples, as they are tested."""
+    """Return two training samples without augmentation."""
     weight = next(runner.parameters())
     return moved(first_readable(data.train, 2), weight.device, weight.dtype)
 
 
 def first_readable(samples: Samples, count: int) -> Batch:
-    """The first samples of which some can be read, as they are tested.
+    """Return the first samples of which some can be read, without augmentation.
 
     Raises:
         ModelError: There are none.
@@ -84,14 +84,14 @@ def first_readable(samples: Samples, count: int) -> Batch:
 
 
 def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
-    """Run two samples, so that what does not fit is said before anything is trained."""
+    """Run two samples, so that errors are reported before training starts."""
     inputs, targets = few(runner, data)
     was_training = runner.training
     runner.eval()
     try:
         with torch.no_grad():
             outputs = runner(inputs)
-            # A graph of a fixed batch would run this one by chance, and no other.
+            # A graph of a fixed batch size might accept this batch by chance, but no other.
             runner(torch.cat([inputs, inputs[:1]]))
     except (RuntimeError, TypeError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -107,7 +107,7 @@ def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
 
 
 def _check_classes(outputs: Any, data: Dataset, task: Task) -> None:
-    """See that there is an output for every label, where the labels are in memory."""
+    """Check that there is an output for every label, if the labels are in memory."""
     if task.metric not in {"accuracy", "mIoU"}:
         return
     first = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -123,7 +123,7 @@ def _check_classes(outputs: Any, data: Dataset, task: Task) -> None:
 
 
 def unused(runner: torch.nn.Module, data: Dataset) -> bool:
-    """Whether some weights have no gradient, which torch.distributed wants to know."""
+    """Return whether some weights have no gradient, which torch.distributed needs to know."""
     if World.current().size == 1:
         return False
     was_training = runner.training

@@ -1,4 +1,4 @@
-"""What a task provides."""
+"""The interface of tasks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Meter", "Task", "check_labels", "first_output"]
 
 
 def first_output(outputs: Any) -> torch.Tensor:
-    """The first of a module's outputs, or its only one."""
+    """Return the first output of a module, or its only one."""
     first: torch.Tensor = outputs[0] if isinstance(outputs, tuple | list) else outputs
     return first
 
 
 def check_labels(labels: torch.Tensor, classes: int, ignore: int | None = None) -> None:
-    """See that labels are those of a model's classes; a device would only say that it failed.
+    """Check that labels are classes of the model; a device would report an unspecific failure.
 
     Args:
         labels: Integers.
-        classes: How many classes the model has.
-        ignore: A label that counts for nothing.
+        classes: The number of classes of the model.
+        ignore: A label that does not count.
 
     Raises:
-        ModelError: One is not.
+        ModelError: A label is out of range.
     """
     wrong = (labels < 0) | (labels >= classes)
     if ignore is not None:
@@ -43,68 +43,68 @@ def check_labels(labels: torch.Tensor, classes: int, ignore: int | None = None) 
 
 
 class Meter(ABC):
-    """Collects what a score needs, batch by batch."""
+    """Accumulates the data of a score, batch by batch."""
 
     @abstractmethod
     def update(self, outputs: Any, targets: Any) -> None:
-        """Take in what a module gave for a batch."""
+        """Add the outputs of a module for a batch."""
 
     @abstractmethod
     def merge(self, world: World) -> None:
-        """Take in what all processes have collected."""
+        """Combine the data of all processes."""
 
     @abstractmethod
     def figures(self) -> Mapping[str, float]:
-        """The figures, the score first."""
+        """Return the figures, the score first."""
 
 
 class Task(ABC):
-    """One kind of learning.
+    """A learning task.
 
     Attributes:
-        metric: What the score is called.
-        greater: Whether more of it is better.
+        metric: The name of the score.
+        greater: Whether greater scores are better.
     """
 
     metric: str
     greater: bool = True
 
     def wrap(self, module: torch.nn.Module, extras: int = 0) -> torch.nn.Module:
-        """A module of the same parameters whose outputs the loss takes.
+        """Return a module with the same parameters and the outputs that the loss takes.
 
         Args:
             module: The module.
-            extras: How many of its last outputs must stay as they are.
+            extras: The number of last outputs that must not change.
         """
         return module
 
     @abstractmethod
     def probe(self, outputs: Any, targets: Any) -> None:
-        """See that the outputs of a module fit.
+        """Check that the outputs of a module fit.
 
         Raises:
             UnsupportedError: They do not.
         """
 
     def inspect(self, targets: Any) -> None:  # noqa: B027  (not all targets can be wrong)
-        """See that the targets of a batch are possible ones, while they are in main memory.
+        """Check the targets of a batch, while they are in main memory.
 
         Raises:
-            ModelError: They are not.
+            ModelError: They are invalid.
         """
 
     def weight(self, targets: Any) -> float:
-        """By what the sum of a step's losses is divided: samples, or pixels."""
+        """Return the divisor of the sum of a step's losses: the number of samples or pixels."""
         return float(len(targets))
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
-        """The sum of the losses of a batch."""
+        """Return the sum of the losses of a batch."""
 
     @abstractmethod
     def meter(self) -> Meter:
-        """A meter of the test data."""
+        """Create a meter of the test data."""
 
     def right(self, outputs: Any, targets: Any) -> torch.Tensor | None:
-        """How much of a training batch is right, of `weight`; None where that has no meaning."""
+        """Return how much of a training batch is correct, out of `weight`; None if undefined."""
         return None

@@ -1,4 +1,4 @@
-"""Arithmetic of boxes: overlap, suppression, average precision, anchors."""
+"""Computations on boxes: overlap, suppression, average precision, anchors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of boxes (left, top, right, bottom) along the last axis.
+    """Compute the intersection over union of boxes (left, top, right, bottom) along the last axis.
 
-    The other axes are broadcast; boxes without extent overlap nothing.
+    The other axes are broadcast. Boxes without extent have no overlap.
     """
     low = torch.maximum(a[..., :2], b[..., :2])
     high = torch.minimum(a[..., 2:], b[..., 2:])
@@ -26,10 +26,10 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torch.Tensor:
-    """Which boxes stay when each removes all of lower score that overlap it more than a limit.
+    """Select boxes by non-maximum suppression: each removes overlapping ones of lower score.
 
     Returns:
-        Their numbers, by falling score.
+        The indices of the selected boxes, by decreasing score.
     """
     order = scores.argsort(descending=True, stable=True)
     mutual = overlap(boxes[order][:, None], boxes[order][None])
@@ -44,12 +44,12 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torch.T
 def average_precision(
     scores: Floats, hits: npt.NDArray[np.bool_], positives: int
 ) -> tuple[float, float]:
-    """The area under precision over recall, and its mean at 11 recalls as in VOC 2007.
+    """Return the area under precision over recall, and its mean at 11 recalls as in VOC 2007.
 
     Args:
-        scores: Of the detections of one class.
-        hits: Which of them found an object.
-        positives: How many objects there are.
+        scores: The scores of the detections of one class.
+        hits: Whether each of them found an object.
+        positives: The number of objects.
     """
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(hits[order])
@@ -63,11 +63,11 @@ def average_precision(
 
 
 def anchors_of(shapes: Floats, count: int) -> list[tuple[float, float]]:
-    """Shapes of boxes that stand for many, by k-means under overlap (YOLOv2, section 2).
+    """Find representative shapes of boxes, by k-means on overlap (YOLOv2, section 2).
 
     Args:
         shapes: Widths and heights, [N, 2].
-        count: How many anchors.
+        count: The number of anchors.
     """
     areas = shapes.prod(axis=1)
     order = np.argsort(areas, kind="stable")

@@ -1,4 +1,4 @@
-"""The task that options and data ask for."""
+"""Select the task for options and data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["choose"]
 
 
 def choose(options: TrainOptions, data: Dataset) -> Task:
-    """The task for some data.
+    """Return the task for some data.
 
     Raises:
-        UsageError: The data is labelled for another task, or the loss is no function.
+        UsageError: The data is labelled for another task, or the loss is not a function.
     """
     if options.loss is not None:
         return OwnLoss(find_function(options.loss, "loss"), options.loss)

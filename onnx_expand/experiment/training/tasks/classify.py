@@ -22,7 +22,7 @@ class Classify(Task):
     """One class for each sample.
 
     Args:
-        smoothing: The share of the target that is spread over all classes.
+        smoothing: The share of the target that is distributed over all classes.
     """
 
     metric = "accuracy"
@@ -32,7 +32,7 @@ class Classify(Task):
         self.classes = 0
 
     def wrap(self, module: torch.nn.Module, extras: int = 0) -> torch.nn.Module:
-        """See `Task`: the first output becomes the logarithm of probabilities."""
+        """See `Task`: the first output becomes log probabilities."""
         return log_probabilities(module, extras=extras)
 
     def probe(self, outputs: Any, targets: Any) -> None:
@@ -81,7 +81,7 @@ class Classify(Task):
 
 class _Hits(Meter):
     def __init__(self) -> None:
-        # Right, right among the best five, and all; and of how many classes.
+        # Counts of correct, top-5 correct and all samples; and the number of classes.
         self.counts = torch.zeros(3, dtype=torch.float64)
         self.classes = 0
 
@@ -107,5 +107,5 @@ class _Hits(Meter):
 
 
 def _flat(first: torch.Tensor) -> torch.Tensor:
-    # What ends in a pool or a convolution has trailing axes of extent 1.
+    # Outputs of pooling or a convolution have trailing axes of extent 1.
     return first.flatten(1) if first.ndim > 2 and first.shape[2:].numel() == 1 else first

@@ -1,9 +1,10 @@
-"""Detection in the manner of YOLOv2: a grid of cells, each with boxes of a few shapes.
+"""Detection as in YOLOv2: a grid of cells, each with boxes of a few shapes.
 
-The output is [N, anchors (5 + classes), rows, columns]; for each anchor come the box's x, y, width
-and height, whether there is an object, and the classes. The loss is that of Darknet's region
-layer: squared errors of the box (small boxes count up to twice), of the overlap that the box has
-with its object (5), and of nothing where no object is (1); and the cross-entropy of the class.
+The output is [N, anchors (5 + classes), rows, columns]; for each anchor these are the box's x, y,
+width and height, the objectness, and the classes. The loss is that of Darknet's region layer:
+squared errors of the box (weighted up to 2 for small boxes), of the objectness against the overlap
+of the box with its object (weight 5), and of the objectness without an object (weight 1), and the
+cross-entropy of the class.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SAME = 0.45
 _LEAST = 0.005
 _MOST = 100
 _MEASURED = 512
-# The exponential of a larger number is no box in an image, and its square may overflow.
+# The exponential of a larger value exceeds any box in an image, and its square may overflow.
 _LARGEST = 8.0
 
 
@@ -44,8 +45,8 @@ class Detect(Task):
     """Labelled boxes.
 
     Args:
-        anchors: The shapes of boxes, as shares of the image; found by k-means when there are none.
-        classes: How many classes there are.
+        anchors: The shapes of boxes as shares of the image; found by k-means if empty.
+        classes: The number of classes.
         samples: The training data, from which anchors are found.
     """
 
@@ -59,7 +60,7 @@ class Detect(Task):
         self.samples = samples
 
     def probe(self, outputs: Any, targets: Any) -> None:
-        """See `Task`; finds the anchors where none are given."""
+        """See `Task`; also finds the anchors if none are given."""
         first = first_output(outputs)
         each = 5 + self.classes
         fits = first.ndim == 4 and first.shape[0] == len(targets) and first.shape[1] % each == 0
@@ -86,7 +87,7 @@ class Detect(Task):
         return anchors_of(boxes[:, 3:5] - boxes[:, 1:3], count)
 
     def inspect(self, targets: Any) -> None:
-        """See `Task`; rows of label -1 are none."""
+        """See `Task`; rows of label -1 are unused."""
         check_labels(targets[..., 0], self.classes, -1)
 
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
@@ -118,7 +119,7 @@ class Detect(Task):
 
 
 class _Grid:
-    """What a model says about every cell and anchor.
+    """The predictions of a model for every cell and anchor.
 
     Attributes:
         raw: [N, rows, columns, anchors, 5 + classes].
@@ -130,7 +131,7 @@ class _Grid:
         self, output: torch.Tensor, anchors: Sequence[tuple[float, float]], classes: int
     ) -> None:
         count, _, rows, columns = output.shape
-        # Halves lose the corners of boxes.
+        # Half precision is too coarse for the corners of boxes.
         output = output.float() if output.dtype in {torch.float16, torch.bfloat16} else output
         self.rows, self.columns = rows, columns
         shaped = output.reshape(count, len(anchors), 5 + classes, rows, columns)
@@ -151,7 +152,7 @@ class _Grid:
         self.boxes = torch.cat([middle - half, middle + half], dim=-1)
 
     def place(self, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The row, column and anchor that are responsible for boxes [M, 6]."""
+        """Return image, row, column and anchor that are responsible for boxes [M, 6]."""
         middle = (boxes[:, 1:3] + boxes[:, 3:5]) / 2
         column = (middle[:, 0] * self.columns).long().clamp(0, self.columns - 1)
         row = (middle[:, 1] * self.rows).long().clamp(0, self.rows - 1)
@@ -164,7 +165,7 @@ class _Grid:
         return row, column, fit.argmax(dim=1)
 
     def goal(self, boxes: torch.Tensor, place: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What the box's four numbers should be: places in the cell, logarithms of extents."""
+        """Return the targets of the box's values: position in the cell, logarithms of extents."""
         _, row, column, anchor = place
         middle = (boxes[:, 1:3] + boxes[:, 3:5]) / 2
         inside = torch.stack(
@@ -175,7 +176,7 @@ class _Grid:
 
     @staticmethod
     def smallness(boxes: torch.Tensor) -> torch.Tensor:
-        """From 1 for a box as large as the image to 2 for a point."""
+        """Return a weight from 1 for a box as large as the image to 2 for a point."""
         return 2 - (boxes[:, 3:5] - boxes[:, 1:3]).prod(dim=1)
 
 
@@ -201,7 +202,7 @@ class _Precision(Meter):
         self.records = [record for part in world.gather(self.records) for record in part]
 
     def figures(self) -> Mapping[str, float]:
-        """Over the classes of which the test data has objects."""
+        """Return the figures over the classes of which the test data has objects."""
         areas = [
             result
             for label in range(self.task.classes)
@@ -226,7 +227,7 @@ class _Precision(Meter):
 
 
 def _detections(boxes: torch.Tensor, chances: torch.Tensor) -> npt.NDArray[np.float64]:
-    """The detections of one image [D, 6], by falling score."""
+    """Return the detections of one image [D, 6], by decreasing score."""
     rows = []
     for label in range(chances.shape[1]):
         likely = torch.nonzero(chances[:, label] > _LEAST).flatten()
@@ -247,9 +248,9 @@ def _detections(boxes: torch.Tensor, chances: torch.Tensor) -> npt.NDArray[np.fl
 def _matches(
     found: npt.NDArray[np.float64], objects: npt.NDArray[np.float64]
 ) -> list[tuple[float, bool]]:
-    """For each detection its score, and whether it is the first to find an object.
+    """Return for each detection its score, and whether it is the first to find an object.
 
-    As in VOC's own evaluation, what finds a difficult object counts neither way.
+    As in VOC's own evaluation, a detection of a difficult object is not counted.
     """
     taken: set[int] = set()
     results = []

@@ -1,4 +1,4 @@
-"""A loss of one's own."""
+"""Custom loss functions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["OwnLoss"]
 
 
 class OwnLoss(Task):
-    """A function of the outputs and the targets that returns the mean loss of a batch.
+    """A user's function of outputs and targets that returns the mean loss of a batch.
 
     Args:
         function: The function.
-        label: How errors name it.
+        label: The name in error messages.
     """
 
     metric = "test loss"
@@ -31,7 +31,7 @@ class OwnLoss(Task):
         self.label = label
 
     def probe(self, outputs: Any, targets: Any) -> None:
-        """See `Task`; the loss must be one number that has a gradient."""
+        """See `Task`; the loss must be a single value with a gradient."""
         loss = self._called(_leaves(outputs), targets)
         if not loss.requires_grad:
             raise UnsupportedError(
@@ -76,7 +76,7 @@ class _MeanLoss(Meter):
 
 
 def _leaves(outputs: Any) -> Any:
-    """Outputs as if they came from a module that is trained."""
+    """Return outputs with gradients, as those of a trained module."""
     if isinstance(outputs, tuple | list):
         return type(outputs)(_leaves(output) for output in outputs)
     return outputs.detach().requires_grad_(outputs.is_floating_point())

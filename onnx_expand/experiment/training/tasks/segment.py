@@ -20,8 +20,8 @@ class Segment(Task):
     """One class for each pixel.
 
     Args:
-        ignore: The label of pixels that count for nothing.
-        smoothing: The share of the target that is spread over all classes.
+        ignore: The label of pixels that do not count.
+        smoothing: The share of the target that is distributed over all classes.
     """
 
     metric = "mIoU"
@@ -32,7 +32,7 @@ class Segment(Task):
         self.classes = 0
 
     def wrap(self, module: torch.nn.Module, extras: int = 0) -> torch.nn.Module:
-        """See `Task`: the first output becomes the logarithm of probabilities over axis 1."""
+        """See `Task`: the first output becomes log probabilities over axis 1."""
         return log_probabilities(module, dense=True, extras=extras)
 
     def probe(self, outputs: Any, targets: Any) -> None:
@@ -59,7 +59,7 @@ class Segment(Task):
         check_labels(targets, self.classes, self.ignore)
 
     def weight(self, targets: Any) -> float:
-        """See `Task`: the pixels that count."""
+        """See `Task`: the number of pixels that count."""
         return float((targets != self.ignore).sum())
 
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
@@ -83,7 +83,7 @@ class Segment(Task):
 
 
 class _Confusion(Meter):
-    """Counts of pixels by their label and what was found there."""
+    """Counts of pixels by label and predicted class."""
 
     def __init__(self, ignore: int) -> None:
         self.ignore = ignore
@@ -102,7 +102,7 @@ class _Confusion(Meter):
         self.counts = torch.stack([c.cpu() for c in gathered]).sum(0)
 
     def figures(self) -> Mapping[str, float]:
-        """Over the classes that are in the labels or were found at least once."""
+        """Return the figures over the classes that are labelled or predicted at least once."""
         assert self.counts is not None
         counts = self.counts.double().cpu()
         both = counts.diag()
@@ -114,7 +114,7 @@ class _Confusion(Meter):
 
 
 def _at(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Scores at the masks' extents, enlarged bilinearly where the model's are smaller."""
+    """Resize scores bilinearly to the masks' extents, if the model's are smaller."""
     if scores.shape[2:] == targets.shape[1:]:
         return scores
     return F.interpolate(
