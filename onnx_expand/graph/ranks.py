@@ -88,7 +88,7 @@ def prove_channels(
             pairs = zip(order, known.get(node.output[0], ()), strict=False)
             yield from ((reads[0], axis, size) for axis, size in pairs if size is not None)
         weight = known.get(reads[1]) if len(reads) > 1 else None
-        if weight is None or None in weight[:2]:
+        if not weight or None in weight[:2]:
             continue
         sizes = [size for size in weight[:2] if size is not None]
         if _is(node, {"Conv"}) and len(sizes) > 1:

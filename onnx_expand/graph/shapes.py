@@ -35,6 +35,8 @@ _SMALL = 1024
 # Below this many bytes a copy of all weights costs less than taking them out.
 _CHEAP = 1 << 25
 
+_DTYPES = frozenset(map(int, ir.DataType))  # a Cast may name any number
+
 # How often claims are asked for what inference does not know.
 _OFFERS = 8
 _Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
@@ -117,7 +119,7 @@ class Inference:
                 kind = types.get(value.name or "")
                 if kind is None:
                     continue
-                if kind.elem_type:
+                if kind.elem_type in _DTYPES:
                     self.dtypes[value] = ir.DataType(kind.elem_type)
                 if kind.HasField("shape"):
                     self.dims[value] = tuple(map(_dim, kind.shape.dim))

@@ -70,7 +70,8 @@ def _sizes(split: ir.Node, channels: int, facts: Facts) -> tuple[int, ...]:
     elif split.op_type == "Split":
         if ints_of(split, "split"):
             return ints_of(split, "split")
-        step = -(-channels // int_of(split, "num_outputs", facts.opset, len(split.outputs)))
+        count = int_of(split, "num_outputs", facts.opset, len(split.outputs))
+        step = -(-channels // count) if count > 0 else 0
     if step < 1:
         return ()
     return tuple(min(step, channels - at) for at in range(0, channels, step))

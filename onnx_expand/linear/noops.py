@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.lift import CONTRADICTIONS
 
 __all__ = ["handed_on"]
 
@@ -27,7 +28,10 @@ def handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
         return None
     if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return None
-    return node.inputs[0] if check(node, facts) else _before_detour(node, facts)
+    try:
+        return node.inputs[0] if check(node, facts) else _before_detour(node, facts)
+    except CONTRADICTIONS:
+        return None
 
 
 _WITHIN = {

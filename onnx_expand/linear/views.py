@@ -268,7 +268,8 @@ def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
         return ViewOp(node, source, tuple(source[axis] for axis in perm), perm)
     if node.op_type == "DepthToSpace":
         return _depth_to_space(node, source, facts)
-    wanted = facts.extents_in(node.inputs[1]) if node.op_type == "Reshape" else None
+    reads = node.op_type == "Reshape" and len(node.inputs) > 1  # before operator set 5 it has one
+    wanted = facts.extents_in(node.inputs[1]) if reads else None
     gone = _gone(node, len(source), facts) if node.op_type in _RANK_CHANGING else None
     target = _target(node, source, wanted, gone)
     target = facts.extents(y) if target is None else target

@@ -195,7 +195,8 @@ def _extents_after(
     x: ir.Value, facts: Facts, affine: AffineConv, axes: Axes
 ) -> list[Hashable] | None:
     known = facts.extents(x)
-    if known is None:
+    least = 0 if affine.geometry.is_pointwise else 2 + affine.rank
+    if known is None or len(known) < max(least, *(a + 1 if a >= 0 else -a for a in axes)):
         return None
     dims = list(known)
     if axes[0] != axes[1]:

@@ -215,7 +215,8 @@ class _Importer:
         value = node.outputs[0]
         if node in self.held:
             return
-        tensor = ir.convenience.get_const_tensor(value)
+        is_valid = len(node.attributes) == 1
+        tensor = ir.convenience.get_const_tensor(value) if is_valid else None
         if tensor is None:
             raise UnsupportedError(f"{inner_nodes([node])}: torch cannot hold this constant")
         self._buffer(value, to_tensor(tensor, value.name or "constant"), str(index))

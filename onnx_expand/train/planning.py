@@ -195,6 +195,8 @@ def held_tensors(
     for node in graph:
         if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
             continue
+        if len(node.attributes) != 1:
+            continue  # no constant
         value = node.outputs[0]
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or not value.name or value.name in weights:
