@@ -16,7 +16,7 @@ from onnx_expand.cli.options import check_outputs, html_option, options_of, quie
 from onnx_expand.cli.progress import TrainingBar
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import OnnxExpandError
-from onnx_expand.recipes import GROUPS, RECIPES, Plan
+from onnx_expand.recipes import GROUPS, RECIPES, Setup
 
 __all__ = ["train"]
 
@@ -104,16 +104,16 @@ def train(
         --recipe imagenet-mobilenet --workers 8 --amp bf16
       onnx-expand train net.onnx out.onnx --data imagenet --resume
     """
-    plan = Plan.of(recipe, **said)
-    run = plan.run
-    reads = (source, data, plan.distill.teacher, run.compare_baseline, run.weights)
+    setup = Setup.of(recipe, **said)
+    run = setup.run
+    reads = (source, data, setup.distill.teacher, run.compare_baseline, run.weights)
     check_outputs(report, run.then_fold, run.save_weights, html, model=target, reads=reads)
     from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
     from onnx_expand.experiment import Experiment
 
     out = render.console(quiet=quiet or report == "-")
     with _explained(debug):
-        done = Experiment(source, target, data, plan, gallery=html is not None).run(_Screen(out))
+        done = Experiment(source, target, data, setup, gallery=html is not None).run(_Screen(out))
     if int(os.environ.get("RANK", "0")):
         return
     if report:
@@ -122,6 +122,6 @@ def train(
         from onnx_expand.cli.training import write_training
 
         files = {"input": source, "trained": target}
-        if plan.run.then_fold is not None:
-            files["folded"] = plan.run.then_fold
-        write_training(html, done, plan, files)
+        if setup.run.then_fold is not None:
+            files["folded"] = setup.run.then_fold
+        write_training(html, done, setup, files)

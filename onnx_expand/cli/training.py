@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_expand.cli.pages import command_words, write_page
 from onnx_expand.pages.page import provenance
-from onnx_expand.pages.training import Arm, Curve, Difference, Sheet, training_page
+from onnx_expand.pages.training import Curve, Difference, ModelRuns, Sheet, training_page
 from onnx_expand.workflow.certificate import digests
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from onnx_expand.experiment import Comparison, Report
-    from onnx_expand.experiment.demo import Found
+    from onnx_expand.experiment.demo import DemoResult
     from onnx_expand.experiment.gallery import Gallery
-    from onnx_expand.recipes import Plan
+    from onnx_expand.recipes import Setup
 
 __all__ = ["write_demo", "write_training"]
 
 
-def write_training(path: str, report: Report, plan: Plan, files: Mapping[str, str]) -> None:
+def write_training(path: str, report: Report, setup: Setup, files: Mapping[str, str]) -> None:
     """Write the page of a training run.
 
     Args:
         path: Where.
         report: What was done.
-        plan: The settings.
+        setup: The settings.
         files: The models that were read and written, by what they are.
     """
     from onnx_expand.experiment.telling import conclusion
 
-    lines = conclusion(report, plan)
+    lines = conclusion(report, setup)
     compared = report.comparison
     text = compared.summary() if compared is not None else lines[-1]
     hashes = {what: digests(file) for what, file in files.items()}
@@ -57,14 +57,14 @@ def write_training(path: str, report: Report, plan: Plan, files: Mapping[str, st
     write_page(path, page)
 
 
-def write_demo(path: Path, found: Found, files: Mapping[str, str]) -> None:
+def write_demo(path: Path, found: DemoResult, files: Mapping[str, str]) -> None:
     """Write the page of a demo; its arguments are as for `write_training`."""
     from onnx_expand.experiment.demo import sentences, table
 
     report = found.report
     gain, runs = report["comparison"], report["runs"]
     arms = [
-        Arm(kind, tuple(_curve(run["seed"], run[kind]["curve"]) for run in runs))
+        ModelRuns(kind, tuple(_curve(run["seed"], run[kind]["curve"]) for run in runs))
         for kind in ("expanded", "compact")
     ]
     shares = [value / 100 for value in gain["per_seed"]]
@@ -142,10 +142,10 @@ def _seeds(report: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     return "Seed by seed", header, rows
 
 
-def _arms(report: Report) -> list[Arm]:
+def _arms(report: Report) -> list[ModelRuns]:
     names = dict.fromkeys(name for name, _, _ in report.runs)
     return [
-        Arm(
+        ModelRuns(
             name,
             tuple(
                 Curve(

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx_expand.equivalence.compare import FACTOR, Figure, Rule
+from onnx_expand.equivalence.compare import FACTOR, Figure, Tolerance
 from onnx_expand.equivalence.demand import Demand
 from onnx_expand.equivalence.demands import demands_of
 from onnx_expand.equivalence.extents import known_shapes
@@ -73,10 +73,10 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
     extents = known_shapes(left.model, left.signature, o.shapes or {})
     marks = landmarks([left.model, right.model])
     limits = Limits(demands_of(left.model), o.ranges or {}, marks)
-    rule = Rule(o.factor, o.rtol, o.atol)
-    trial = Trial(left, right, places, rule, o.seed, limits, o.as_deployed, extents)
+    tolerance = Tolerance(o.factor, o.rtol, o.atol)
+    trial = Trial(left, right, places, tolerance, o.seed, limits, o.as_deployed, extents)
     drawn = trial.inputs(o.samples) if o.inputs is None else trial.given(o.inputs)
-    if rule.fixed:
+    if tolerance.fixed:
         return trial.verdict(drawn, None, f"rtol {o.rtol or 0:g}, atol {o.atol or 0:g}")
     try:
         verdict = trial.verdict(drawn, double_session(left), "float64 reference")
@@ -87,7 +87,7 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
     if not o.regions:
         return verdict
     slack = max(1.0, o.factor / FACTOR)
-    verdict = _with_tables(verdict, left, right, limits.demands, places, rule, slack)
+    verdict = _with_tables(verdict, left, right, limits.demands, places, tolerance, slack)
     verdict = _with_regions(verdict, left, right, places, slack)
     _LOG.info("%s and %s: %s", left.label, right.label, verdict.summary())
     return verdict
@@ -99,7 +99,7 @@ def _with_tables(
     right: Guest,
     demands: Mapping[str, Demand],
     places: Sequence[tuple[str, str]],
-    rule: Rule,
+    tolerance: Tolerance,
     slack: float,
 ) -> Verdict:
     """Add the differences in constants, and in table rows that no input has read, to a verdict."""
@@ -111,7 +111,7 @@ def _with_tables(
         names = settled_tensors(left.model, right.model, first, pair)
         constants = compare_constants(left.model, right.model, names, slack)
         models = left.model, right.model
-        figures = compare_rows(*models, names, demands, verdict.inputs, pair, rule)
+        figures = compare_rows(*models, names, demands, verdict.inputs, pair, tolerance)
     except UnsupportedError:
         return verdict  # the regions are refused for the same reason, which is reported there
     read = Verdict.of([f for f in figures if not f.equal], "", (), {})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FACTOR", "Figure", "Place", "Rule", "compare", "distance", "missing", "trusted"]
+__all__ = ["FACTOR", "Figure", "Place", "Tolerance", "compare", "distance", "missing", "trusted"]
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +27,7 @@ _DISTRUST = 100.0
 
 
 @dataclass(frozen=True)
-class Rule:
+class Tolerance:
     """The criterion of equality.
 
     Attributes:
@@ -150,7 +150,13 @@ def trusted(a: Array, truth: Array, noise: float, eps: float) -> bool:
 
 
 def compare(
-    place: Place, a: Array, b: Array, truth: Array | None, noise: float, eps: float, rule: Rule
+    place: Place,
+    a: Array,
+    b: Array,
+    truth: Array | None,
+    noise: float,
+    eps: float,
+    tolerance: Tolerance,
 ) -> Figure:
     """Compare one output of two models.
 
@@ -161,7 +167,7 @@ def compare(
         truth: A's result in float64, if there is one.
         noise: The change of A's result when its inputs change by one ulp.
         eps: The machine epsilon of the coarsest type to which A rounds.
-        rule: The criterion of equality.
+        tolerance: The criterion of equality.
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         problem = f"{a.dtype}{list(a.shape)} in A, {b.dtype}{list(b.shape)} in B"
@@ -179,16 +185,16 @@ def compare(
         return Figure(place, math.inf, math.inf, ratio=math.inf, index=index, problem=problem)
     a64, b64 = np.where(odd, 0.0, a.astype(np.float64)), np.where(odd, 0.0, b.astype(np.float64))
     want = a64
-    if truth is not None and not rule.fixed:
+    if truth is not None and not tolerance.fixed:
         want = np.where(np.isfinite(truth) & ~odd, truth, a64)
     error = np.abs(b64 - want)
     scale = float(np.max(np.abs(want)))
     floor = max(noise, float(np.max(np.abs(a64 - want))), _UNITS * eps * scale, _tiny(a))
-    if rule.fixed:
+    if tolerance.fixed:
         floor = 0.0
-        allowed = (rule.atol or 0.0) + (rule.rtol or 0.0) * np.abs(a64)
+        allowed = (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * np.abs(a64)
     else:
-        allowed = np.full(a.shape, rule.factor * floor)
+        allowed = np.full(a.shape, tolerance.factor * floor)
     figure = _figure(place, error, allowed, floor, scale, int(odd.sum()))
     return replace(
         figure, ulp=_ulp(a, a64, b64), cosine=_cosine(a64, b64), border=_by_place(error)

@@ -21,7 +21,7 @@ from onnx_expand.equivalence.magnitude import products
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 
-__all__ = ["Form", "forms", "work"]
+__all__ = ["Dependence", "dependences", "work"]
 
 _MOVING = {
     *("Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Pad"),
@@ -41,7 +41,7 @@ _EXTENTS = {"Shape", "Size"}
 
 
 @dataclass(frozen=True)
-class Form:
+class Dependence:
     """How a value depends on the inputs of its part.
 
     Attributes:
@@ -61,20 +61,20 @@ class Form:
     stride: int = 1
 
 
-def forms(model: ir.Model, facts: Facts) -> dict[str, Form]:
-    """Return the form of each output of a model of parts.
+def dependences(model: ir.Model, facts: Facts) -> dict[str, Dependence]:
+    """Return the dependence of each output of a model of parts.
 
     Args:
         model: Parts side by side, each with its own inputs and output.
         facts: The facts of this model.
     """
-    known: dict[ir.Value, Form] = {
-        value: Form(moves=_is_float(value, facts)) for value in model.graph.inputs
+    known: dict[ir.Value, Dependence] = {
+        value: Dependence(moves=_is_float(value, facts)) for value in model.graph.inputs
     }
     for node in model.graph:
-        form = _after(node, facts, known)
-        known.update(dict.fromkeys(node.outputs, form))
-    return {out.name or "": known.get(out, Form()) for out in model.graph.outputs}
+        so_far = _after(node, facts, known)
+        known.update(dict.fromkeys(node.outputs, so_far))
+    return {out.name or "": known.get(out, Dependence()) for out in model.graph.outputs}
 
 
 def work(model: ir.Model, facts: Facts) -> dict[str, int]:
@@ -101,38 +101,38 @@ def _is_float(value: ir.Value, facts: Facts) -> bool:
     return dtype is None or dtype.is_floating_point()
 
 
-def _after(node: ir.Node, facts: Facts, known: Mapping[ir.Value, Form]) -> Form:
+def _after(node: ir.Node, facts: Facts, known: Mapping[ir.Value, Dependence]) -> Dependence:
     places = {
         place: known[value]
         for place, value in enumerate(node.inputs)
         if value is not None and value in known and known[value].moves
     }
     if not places or (node.op_type in _EXTENTS and not node.domain):
-        return Form()
+        return Dependence()
     before = list(places.values())
-    form = Form(
+    so_far = Dependence(
         True,
-        next((form.obstacle for form in before if form.obstacle), ""),
-        all(form.window for form in before),
-        all(form.rows for form in before),
-        max(form.reach for form in before),
-        max(form.stride for form in before),
+        next((so_far.obstacle for so_far in before if so_far.obstacle), ""),
+        all(so_far.window for so_far in before),
+        all(so_far.rows for so_far in before),
+        max(so_far.reach for so_far in before),
+        max(so_far.stride for so_far in before),
     )
-    if form.obstacle:
-        return form
+    if so_far.obstacle:
+        return so_far
     if not _is_affine(node, places):
         name = node.name or node.outputs[0].name
-        return replace(form, obstacle=f"{node.op_type} '{name}' is not linear")
+        return replace(so_far, obstacle=f"{node.op_type} '{name}' is not linear")
     fixed = [
         value
         for place, value in enumerate(node.inputs)
         if value is not None and place not in places
     ]
-    form = replace(form, rows=form.rows and _keeps_rows(node, fixed, places, facts))
-    return _windowed(node, fixed, form, facts)
+    so_far = replace(so_far, rows=so_far.rows and _keeps_rows(node, fixed, places, facts))
+    return _windowed(node, fixed, so_far, facts)
 
 
-def _is_affine(node: ir.Node, places: Mapping[int, Form]) -> bool:
+def _is_affine(node: ir.Node, places: Mapping[int, Dependence]) -> bool:
     if node.domain not in {"", "ai.onnx"}:
         return False
     settings = _SETTINGS.get(node.op_type)
@@ -146,7 +146,7 @@ def _is_affine(node: ir.Node, places: Mapping[int, Form]) -> bool:
 
 
 def _keeps_rows(
-    node: ir.Node, fixed: Sequence[ir.Value], places: Mapping[int, Form], facts: Facts
+    node: ir.Node, fixed: Sequence[ir.Value], places: Mapping[int, Dependence], facts: Facts
 ) -> bool:
     if node.op_type in _ELEMENTWISE:
         return all(_only(value, facts, lambda axis, rank: axis == rank - 1) for value in fixed)
@@ -160,33 +160,37 @@ def _keeps_rows(
     return _along(node, facts, last=True)
 
 
-def _windowed(node: ir.Node, fixed: Sequence[ir.Value], form: Form, facts: Facts) -> Form:
-    if not form.window:
-        return form
+def _windowed(
+    node: ir.Node, fixed: Sequence[ir.Value], so_far: Dependence, facts: Facts
+) -> Dependence:
+    if not so_far.window:
+        return so_far
     if node.op_type in {"Conv", "ConvTranspose", "AveragePool"}:
-        return _slid(node, form, facts)
+        return _slid(node, so_far, facts)
     if node.op_type == "BatchNormalization" or node.op_type in _ELEMENTWISE:
         across = node.op_type == "BatchNormalization"
         rank = facts.rank(node.outputs[0])
         alike = across or all(_per_channel(value, rank, facts) for value in fixed)
-        return replace(form, window=alike)
+        return replace(so_far, window=alike)
     if node.op_type == "Pad":
-        return replace(form, window=_pads_space(node, facts))
-    return replace(form, window=_along(node, facts, last=False))
+        return replace(so_far, window=_pads_space(node, facts))
+    return replace(so_far, window=_along(node, facts, last=False))
 
 
-def _slid(node: ir.Node, form: Form, facts: Facts) -> Form:
+def _slid(node: ir.Node, so_far: Dependence, facts: Facts) -> Dependence:
     weight = facts.shape(node.inputs[1]) if node.op_type != "AveragePool" else None
     kernel = ints_of(node, "kernel_shape")
     sizes = [extent or 1 for extent in weight[2:]] if weight else list(kernel)
     holes = ints_of(node, "dilations") or (1,) * len(sizes)
     steps = ints_of(node, "strides") or (1,)
     if not sizes or int_of(node, "ceil_mode") or "output_shape" in node.attributes:
-        return replace(form, window=False)
+        return replace(so_far, window=False)
     span = max((size - 1) * hole for size, hole in zip(sizes, holes, strict=True))
     if node.op_type == "ConvTranspose":
-        return replace(form, reach=form.reach + -(-span // min(steps)) * form.stride)
-    return replace(form, reach=form.reach + span * form.stride, stride=form.stride * max(steps))
+        return replace(so_far, reach=so_far.reach + -(-span // min(steps)) * so_far.stride)
+    return replace(
+        so_far, reach=so_far.reach + span * so_far.stride, stride=so_far.stride * max(steps)
+    )
 
 
 def _only(value: ir.Value, facts: Facts, allowed: Callable[[int, int], bool]) -> bool:

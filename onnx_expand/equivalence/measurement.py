@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnx_expand.equivalence.compare import (
     Figure,
     Place,
-    Rule,
+    Tolerance,
     compare,
     distance,
     missing,
@@ -37,7 +37,7 @@ class Measurement:
     """Both models, loaded.
 
     Args:
-        rule: The criterion of equality.
+        tolerance: The criterion of equality.
         pairs: A and B by provider name.
         disturbed: A with the measured errors of its elementary functions added.
         unlike: B in float64 if it contains no rounded constants of its own, else no results.
@@ -48,7 +48,7 @@ class Measurement:
 
     def __init__(
         self,
-        rule: Rule,
+        tolerance: Tolerance,
         pairs: Mapping[str, tuple[Session, Session]],
         disturbed: Mapping[str, Session],
         unlike: Callable[[Tensors], Tensors],
@@ -57,7 +57,7 @@ class Measurement:
         sizes: Collection[str] = (),
     ) -> None:
         self._sizes = sizes
-        self.rule = rule
+        self.tolerance = tolerance
         self._pairs = pairs
         self._disturbed = disturbed
         self._unlike = unlike
@@ -93,7 +93,9 @@ class Measurement:
                 for name in results:
                     yield _not_run(Place(name, sample, provider), error)
                 continue
-            is_quiet = self.rule.fixed or (is_light and reference is not None and bool(floors))
+            is_quiet = self.tolerance.fixed or (
+                is_light and reference is not None and bool(floors)
+            )
             noise, unstable = ({}, {}) if is_quiet else self._noise(provider, feeds, results)
             lost = [name for name in (*results, *others) if name not in results.keys() & others]
             for name in lost:
@@ -109,9 +111,9 @@ class Measurement:
                 if is_light and reference is not None:
                     moved = max(moved, floors.get(name, 0.0) * largest(a))
                 place = Place(name, sample, provider)
-                if a.dtype.kind != "f" and not self.rule.fixed:
+                if a.dtype.kind != "f" and not self.tolerance.fixed:
                     b = self._forgiven(name, a, b, unstable.get(name), want, feeds)
-                figure = compare(place, a, b, want, moved, eps, self.rule)
+                figure = compare(place, a, b, want, moved, eps, self.tolerance)
                 if (
                     figure.equal
                     and want is not None
@@ -157,7 +159,7 @@ class Measurement:
         if not exact.any():
             return figure
         only = np.where(exact, b, a)
-        strict = compare(figure.place, a, only, None, 0.0, eps, self.rule)
+        strict = compare(figure.place, a, only, None, 0.0, eps, self.tolerance)
         return figure if strict.equal else strict
 
     def _noise(

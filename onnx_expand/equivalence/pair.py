@@ -14,7 +14,7 @@ from onnx_expand.equivalence.cells import Cell, is_symbolic, known_from_extents
 from onnx_expand.equivalence.compare import FACTOR
 from onnx_expand.equivalence.cutting import cut, target
 from onnx_expand.equivalence.magnitude import Rounding
-from onnx_expand.equivalence.probing import Bench, Task, prove
+from onnx_expand.equivalence.probing import AffinePart, PreparedPair, prove
 from onnx_expand.equivalence.proofs import Finding
 from onnx_expand.equivalence.region import Region
 from onnx_expand.equivalence.sides import Side
@@ -92,12 +92,12 @@ class Pair:
         """Probe the cells that are affine in both models; report why the others are not."""
         settled = known_from_extents(self.a, self.facts)
         found: dict[str, Finding] = {}
-        tasks: dict[str, Task] = {}
+        parts: dict[str, AffinePart] = {}
         for name, pair in bounded.items():
-            both = [side.forms[target(name)] for side in sides]
+            both = sides[0].dependences[target(name)], sides[1].dependences[target(name)]
             names = cells[name].inputs - settled
             reads = [n for n in names if self.values[n].dtype.kind != "f"]
-            reason = next((form.obstacle for form in both if form.obstacle), "")
+            reason = next((one.obstacle for one in both if one.obstacle), "")
             if reads:
                 reason = f"it reads '{reads[0]}', whose numbers are no extents"
             if reason:
@@ -105,14 +105,15 @@ class Pair:
                 continue
             size = sum(side.work[target(name)] for side in sides)
             is_open = is_symbolic(self.a, self.facts, cells[name].inputs)
-            forms = both[0], both[1]
-            tasks[name] = Task(cells[name], forms, pair, size, is_open, self.slack)
-        if tasks and sum(side.weights for side in sides) > _WEIGHTS:
+            parts[name] = AffinePart(
+                cells[name], (both[0], both[1]), pair, size, is_open, self.slack
+            )
+        if parts and sum(side.weights for side in sides) > _WEIGHTS:
             why = Finding(reason="the weights are too many to probe")
-            return found | dict.fromkeys(tasks, why)
-        if tasks:
+            return found | dict.fromkeys(parts, why)
+        if parts:
             (exact_a, sizes_a), (exact_b, sizes_b) = (side.sessions() for side in sides)
-            found |= prove(tasks, Bench(exact_a, exact_b, sizes_a, sizes_b), self.values)
+            found |= prove(parts, PreparedPair(exact_a, exact_b, sizes_a, sizes_b), self.values)
         return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_expand.equivalence.cells import Cell
 from onnx_expand.equivalence.cutting import target
-from onnx_expand.equivalence.linearity import Form
+from onnx_expand.equivalence.linearity import Dependence
 from onnx_expand.equivalence.magnitude import Rounding
 from onnx_expand.equivalence.proofs import (
     Array,
@@ -25,7 +25,7 @@ from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.reference import ReferenceSession
 
-__all__ = ["Bench", "Task", "prove"]
+__all__ = ["AffinePart", "PreparedPair", "prove"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -36,12 +36,12 @@ _UNFIT = "it cannot be probed"
 
 
 @dataclass(frozen=True)
-class Task:
+class AffinePart:
     """A part that is affine in both models.
 
     Attributes:
         cell: The part.
-        forms: The forms in A and B.
+        dependences: The forms in A and B.
         roundings: The roundings in A and B.
         work: The operations of both on the values that reach the part in A.
         symbolic: Whether A accepts images of any size.
@@ -49,7 +49,7 @@ class Task:
     """
 
     cell: Cell
-    forms: tuple[Form, Form]
+    dependences: tuple[Dependence, Dependence]
     roundings: tuple[Rounding, Rounding]
     work: int
     symbolic: bool
@@ -57,7 +57,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Bench:
+class PreparedPair:
     """The parts of both models in float64: as they are, and with absolute values."""
 
     a: ReferenceSession
@@ -65,27 +65,27 @@ class Bench:
     sizes_a: ReferenceSession
     sizes_b: ReferenceSession
 
-    def part(self, name: str) -> Bench:
+    def part(self, name: str) -> PreparedPair:
         """Return the bench of one of the parts."""
         sides = (self.a, self.b, self.sizes_a, self.sizes_b)
-        return Bench(*(side.part(name) for side in sides))
+        return PreparedPair(*(side.part(name) for side in sides))
 
 
 def prove(
-    tasks: Mapping[str, Task], bench: Bench, values: Tensors, seed: int = 0
+    parts: Mapping[str, AffinePart], pair: PreparedPair, values: Tensors, seed: int = 0
 ) -> dict[str, Finding]:
     """Probe parts, each separately.
 
     Args:
-        tasks: The tasks by the name of the tensor that the part computes.
-        bench: The models, whose outputs are named by `target`.
+        parts: The tasks by the name of the tensor that the part computes.
+        pair: The models, whose outputs are named by `target`.
         values: The values that reach the parts in A, which determine ranks and integer inputs.
         seed: Seed of the probes.
     """
     found, left = {}, _TOTAL
-    for name, task in tasks.items():
-        plan = _Plan.of(task, values)
-        found[name], spent = plan.carry_out(bench.part(target(name)), name, seed, left)
+    for name, part in parts.items():
+        plan = _Plan.of(part, values)
+        found[name], spent = plan.carry_out(pair.part(target(name)), name, seed, left)
         left -= spent
     return found
 
@@ -94,31 +94,33 @@ def prove(
 class _Plan:
     """The sizes at which a part is tried, the most informative first."""
 
-    task: Task
+    part: AffinePart
     fixed: Tensors
     actual: Shapes
     sizes: tuple[Shapes, ...]
     beside: bool
 
     @classmethod
-    def of(cls, task: Task, values: Tensors) -> _Plan:
-        given = {name: values[name] for name in task.cell.inputs}
+    def of(cls, part: AffinePart, values: Tensors) -> _Plan:
+        given = {name: values[name] for name in part.cell.inputs}
         fixed = {name: array for name, array in given.items() if array.dtype.kind != "f"}
         actual = {name: array.shape for name, array in given.items() if name not in fixed}
         shapes = list(actual.values())
         ranks = {len(shape) for shape in shapes}
         alike = len(ranks) == 1 and min(ranks) > 1 and len({shape[0] for shape in shapes}) == 1
         if fixed or not alike:
-            return cls(task, fixed, actual, (actual,), False)
-        if all(form.window for form in task.forms):
-            sizes = _windows(actual, task)
-            return cls(task, fixed, _samples(actual), tuple(map(_samples, sizes)), True)
-        if all(form.rows for form in task.forms) and _agree(shapes):
+            return cls(part, fixed, actual, (actual,), False)
+        if all(one.window for one in part.dependences):
+            sizes = _windows(actual, part)
+            return cls(part, fixed, _samples(actual), tuple(map(_samples, sizes)), True)
+        if all(one.rows for one in part.dependences) and _agree(shapes):
             short = {name: (1, *([2] * (len(s) - 2)), s[-1]) for name, s in actual.items()}
-            return cls(task, fixed, _samples(actual), (_samples(short),), True)
-        return cls(task, fixed, actual, (actual,), False)
+            return cls(part, fixed, _samples(actual), (_samples(short),), True)
+        return cls(part, fixed, actual, (actual,), False)
 
-    def carry_out(self, bench: Bench, name: str, seed: int, left: int) -> tuple[Finding, int]:
+    def carry_out(
+        self, pair: PreparedPair, name: str, seed: int, left: int
+    ) -> tuple[Finding, int]:
         """Probe the part and count the operations.
 
         A difference at a size that only probing chose does not count against models that never run
@@ -126,23 +128,23 @@ class _Plan:
         """
         if not self.actual:
             return Finding(reason="it reads nothing that varies"), 0
-        finding, spent = self._try(self.sizes, bench, name, seed, left)
-        own = self.task.symbolic or self.actual in self.sizes
+        finding, spent = self._try(self.sizes, pair, name, seed, left)
+        own = self.part.symbolic or self.actual in self.sizes
         if finding.proof is not None or (finding.fault and own):
             return finding, spent
         # Sizes chosen for each input separately may be incompatible.
         fits = not finding.reason.startswith(_UNFIT) or len(self.sizes) == 1
         if self.actual in self.sizes and fits:
             return finding, spent
-        finding, more = self._try((self.actual,), bench, name, seed, left - spent)
+        finding, more = self._try((self.actual,), pair, name, seed, left - spent)
         return finding, spent + more
 
     def _try(
-        self, sizes: Sequence[Shapes], bench: Bench, name: str, seed: int, left: int
+        self, sizes: Sequence[Shapes], pair: PreparedPair, name: str, seed: int, left: int
     ) -> tuple[Finding, int]:
         budget = min(_BUDGET, left)
         # If the extents are free, several sizes are more informative than many probes.
-        few = 1 if not self.task.symbolic else len(sizes)
+        few = 1 if not self.part.symbolic else len(sizes)
         options = [(_COUNTS[0], len(sizes)), *((count, few) for count in _COUNTS)]
         options.append((_COUNTS[-1], 1))
         for count, tried in options:
@@ -153,28 +155,30 @@ class _Plan:
             return Finding(reason="it is too large to be probed"), 0
         try:
             evidence = [
-                self._evidence(bench, size, count, (seed, zlib.crc32(name.encode()), place))
+                self._evidence(pair, size, count, (seed, zlib.crc32(name.encode()), place))
                 for place, size in enumerate(sizes[:tried])
             ]
         except (UnsupportedError, MemoryError) as error:
             return Finding(reason=f"{_UNFIT}: {error}"), cost
-        return conclude(evidence, *self.task.roundings, self.task.slack), cost
+        return conclude(evidence, *self.part.roundings, self.part.slack), cost
 
     def _cost(self, size: Shapes) -> int:
         """Return the number of operations for one input of a size."""
         own = max(_elements(shape) for shape in self.actual.values())
         new = max(_elements(shape) for shape in size.values())
-        return int(self.task.work * new / max(1, own)) + 1
+        return int(self.part.work * new / max(1, own)) + 1
 
-    def _evidence(self, bench: Bench, shapes: Shapes, count: int, seed: Sequence[int]) -> Evidence:
+    def _evidence(
+        self, pair: PreparedPair, shapes: Shapes, count: int, seed: Sequence[int]
+    ) -> Evidence:
         drawn = probes(shapes, count, seed)
         sizes = magnitudes(drawn)
         text = ", ".join("x".join(map(str, shape)) for _, shape in sorted(shapes.items()))
         return Evidence(
-            self._run(bench.a, drawn),
-            self._run(bench.b, drawn),
-            self._run(bench.sizes_a, sizes),
-            self._run(bench.sizes_b, sizes),
+            self._run(pair.a, drawn),
+            self._run(pair.b, drawn),
+            self._run(pair.sizes_a, sizes),
+            self._run(pair.sizes_b, sizes),
             text,
         )
 
@@ -204,20 +208,20 @@ def _agree(shapes: Sequence[tuple[int, ...]]) -> bool:
     return len({shape[:-1] for shape in shapes}) == 1
 
 
-def _windows(actual: Shapes, task: Task) -> Iterator[Shapes]:
+def _windows(actual: Shapes, part: AffinePart) -> Iterator[Shapes]:
     """Yield sizes at which windows meet every border: a few positions, odd and even, and more."""
     rank = len(next(iter(actual.values())))
-    reach = max(form.reach for form in task.forms)
-    stride = max(form.stride for form in task.forms)
+    reach = max(one.reach for one in part.dependences)
+    stride = max(one.stride for one in part.dependences)
     full = [max(shape[axis] for shape in actual.values()) for axis in range(2, rank)]
     least = reach + stride - 1
-    starts = [least, least + 2, 2 * least + 1] if task.symbolic else [least, least + stride]
+    starts = [least, least + 2, 2 * least + 1] if part.symbolic else [least, least + stride]
     seen = set()
     for start in starts if full else [least]:
         extents = []
         for axis, extent in enumerate(full):
             wanted = start + axis % 2
-            if not task.symbolic:
+            if not part.symbolic:
                 # The windows meet the far border at the same phase as at the full extent.
                 wanted = extent - stride * max(0, (extent - start) // stride)
             extents.append(wanted)

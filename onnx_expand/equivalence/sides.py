@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.equivalence.cutting import constants_of, keep_outputs, target
-from onnx_expand.equivalence.linearity import forms, work
+from onnx_expand.equivalence.linearity import dependences, work
 from onnx_expand.equivalence.magnitude import computed_constants, make_absolute, roundings
 from onnx_expand.graph.facts import Facts
 from onnx_expand.runtimes.base import Runtime, Tensors
@@ -26,7 +26,7 @@ class Side:
         self._model = model
         self._facts = Facts(model)
         self.roundings = roundings(model, self._facts)
-        self.forms = forms(model, self._facts)
+        self.dependences = dependences(model, self._facts)
         self.work = work(model, self._facts)
         self._sessions: list[ReferenceSession] = []
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.equivalence.cells import Swap, common_tensors, differing_cells, swapped_constants
-from onnx_expand.equivalence.compare import Figure, Place, Rule, compare
+from onnx_expand.equivalence.compare import Figure, Place, Tolerance, compare
 from onnx_expand.equivalence.cutting import keep_outputs
 from onnx_expand.equivalence.demand import Demand
 from onnx_expand.equivalence.regions import are_close, run_inner
@@ -126,7 +126,7 @@ def compare_rows(
     demands: Mapping[str, Demand],
     inputs: Mapping[str, Tensors],
     provider: tuple[str, str],
-    rule: Rule,
+    tolerance: Tolerance,
 ) -> list[Figure]:
     """Run the parts that read tables on the rows that no input has read so far.
 
@@ -137,7 +137,7 @@ def compare_rows(
         demands: The constraints on integer inputs.
         inputs: The inputs on which both ran.
         provider: The providers of A and B.
-        rule: The criterion of equality.
+        tolerance: The criterion of equality.
 
     Returns:
         The worst figure of each part.
@@ -152,7 +152,7 @@ def compare_rows(
         reads = {v.name or "" for v in (*parts[0].graph.inputs, *parts[1].graph.inputs)}
         own = {name: left for name, left in rows.items() if name in reads}
         if own and all(map(_is_light, parts)):
-            figures = list(_run_rows(parts, cell.tensor, own, inputs, provider, rule))
+            figures = list(_run_rows(parts, cell.tensor, own, inputs, provider, tolerance))
             found += [max(figures, key=lambda figure: figure.ratio)] if figures else []
     return found
 
@@ -173,7 +173,7 @@ def _run_rows(
     rows: Mapping[str, Array],
     inputs: Mapping[str, Tensors],
     provider: tuple[str, str],
-    rule: Rule,
+    tolerance: Tolerance,
 ) -> Iterator[Figure]:
     label, feeds = max(inputs.items(), key=lambda item: sum(item[1][n].size for n in rows))
     try:
@@ -195,7 +195,7 @@ def _run_rows(
             )
             eps = _eps(x.dtype)
             near = None if x.shape != want.shape else want
-            yield compare(place, x, y, near, 0.0, eps, rule)
+            yield compare(place, x, y, near, 0.0, eps, tolerance)
     except UnsupportedError:
         return  # only the whole model accepts these rows
 

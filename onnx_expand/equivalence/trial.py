@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.equivalence.compare import Figure, Rule, distance
+from onnx_expand.equivalence.compare import Figure, Tolerance, distance
 from onnx_expand.equivalence.definition import Definition
 from onnx_expand.equivalence.elementary import with_kernel_noise, with_other_roundings
 from onnx_expand.equivalence.exactness import exact_reference
@@ -98,13 +98,13 @@ class Trial:
         left: Guest,
         right: Guest,
         providers: Sequence[tuple[str, str]],
-        rule: Rule,
+        tolerance: Tolerance,
         seed: int,
         limits: Limits,
         as_deployed: bool,
         shapes: Mapping[str, tuple[int | str, ...]],
     ) -> None:
-        self.rule = rule
+        self.tolerance = tolerance
         self._limits = limits
         self._label = left.label
         self._model = left.model
@@ -181,7 +181,7 @@ class Trial:
             NoReferenceError: The reference does not compute the same as A.
         """
         measured = Measurement(
-            self.rule, self._sessions, self._disturbed, self._unlike, self._eps, self._seed,
+            self.tolerance, self._sessions, self._disturbed, self._unlike, self._eps, self._seed,
             self._limits.demands.keys(),
         )  # fmt: skip
         figures: list[Figure] = []
@@ -214,7 +214,9 @@ class Trial:
             feeds = verdict.inputs.get(figure.place.sample)
             if name != REFERENCE and feeds is not None:
                 own = self._sessions[figure.place.provider][0].run(feeds)
-                if figure.max_error <= self.rule.factor * self._rounded(name, feeds, own, figure):
+                if figure.max_error <= self.tolerance.factor * self._rounded(
+                    name, feeds, own, figure
+                ):
                     places.add(figure.place)
         return verdict.excused(places, "A with its weights rounded otherwise is as far off")
 

@@ -27,7 +27,7 @@ from onnx_expand.experiment.training.trial import first_readable
 from onnx_expand.experiment.watching import Both, Nobody, Watcher
 from onnx_expand.lower.units import has_note, is_given_back
 from onnx_expand.model import check_output, load, save
-from onnx_expand.recipes import Plan
+from onnx_expand.recipes import Setup
 from onnx_expand.train import to_torch, write_back
 from onnx_expand.train.composed import execution_of
 from onnx_expand.train.initialize import initialize
@@ -49,14 +49,14 @@ class Experiment:
         source: The file of the model.
         target: The file of the trained model.
         data: As for `load_data`.
-        plan: The settings.
+        setup: The settings.
         gallery: Whether the report includes test images.
     """
 
     source: str
     target: str
     data: str
-    plan: Plan = field(default_factory=Plan)
+    setup: Setup = field(default_factory=Setup)
     gallery: bool = False
 
     def run(self, watcher: Watcher | None = None) -> Report:
@@ -71,7 +71,7 @@ class Experiment:
             UnsupportedError: The model cannot be trained, or the loss diverged.
             DifferentError: The trained model folds to a model that computes something else.
         """
-        settings = self.plan.run
+        settings = self.setup.run
         for path in (self.target, settings.then_fold, settings.save_weights):
             if path is not None:
                 check_output(path)
@@ -93,7 +93,7 @@ class _Experimenter:
 
     def __init__(self, experiment: Experiment, watcher: Watcher, world: World) -> None:
         self.experiment, self.world = experiment, world
-        self.plan, self.settings = experiment.plan, experiment.plan.run
+        self.setup, self.settings = experiment.setup, experiment.setup.run
         self.watcher = watcher
         self.device = device_of(self.settings.device)
         target = Path(experiment.target)
@@ -115,15 +115,15 @@ class _Experimenter:
             self.experiment.data,
             channels=images.channels,
             size=images.size,
-            classes=images.classes if self.plan.train.loss is None else None,
-            options=self.plan.data,
-            numbers=self.plan.train.loss is not None,
+            classes=images.classes if self.setup.train.loss is None else None,
+            options=self.setup.data,
+            numbers=self.setup.train.loss is not None,
         )
         for line in telling.introduction(
-            model, data, self.plan, self.world.size, self.device.type
+            model, data, self.setup, self.world.size, self.device.type
         ):
             self._say(line)
-        data = meaning.settled(data, model, self.plan.train)
+        data = meaning.settled(data, model, self.setup.train)
         for line in meaning.lines(data):
             self._say(line)
         if baseline is not None:
@@ -134,7 +134,7 @@ class _Experimenter:
             self.folder.make()
         runs = []
         written: dict[str, ir.Model] = {}
-        for seed in range(self.plan.train.seed, self.plan.train.seed + self.settings.seeds):
+        for seed in range(self.setup.train.seed, self.setup.train.seed + self.settings.seeds):
             for name, source in ((_MAIN, model), (_BASELINE, baseline)):
                 if source is not None:
                     history, trained = self._train(name, source, data, seed)
@@ -160,11 +160,11 @@ class _Experimenter:
             return
         self.explained = True
         one = first_readable(data.train, 1).inputs
-        batch = -(-self.plan.train.batch // self.plan.train.accumulate // self.world.size)
+        batch = -(-self.setup.train.batch // self.setup.train.accumulate // self.world.size)
         kind = next(module.parameters()).dtype if one.is_floating_point() else one.dtype
         zeros = torch.zeros(batch, *one.shape[1:], dtype=kind)
         try:
-            line = execution_of(module, self.plan.train.execution, zeros)
+            line = execution_of(module, self.setup.train.execution, zeros)
         except (RuntimeError, TypeError, IndexError):
             return  # data and model do not fit, which is reported in training
         if line:
@@ -175,22 +175,22 @@ class _Experimenter:
         if asked is None:
             return None
         baseline = load(asked) if asked != "fold" else self._folded(model)
-        if self.plan.distill.teacher and self.plan.distill.student_layer:
-            with_output(baseline, self.plan.distill.student_layer)  # or it fails after hours
+        if self.setup.distill.teacher and self.setup.distill.student_layer:
+            with_output(baseline, self.setup.distill.student_layer)  # or it fails after hours
         return baseline
 
     def _rehearse(self, baseline: ir.Model, data: Dataset) -> None:
         """Check that the compact model can be trained, before the other one trains for hours."""
         module = self._student(baseline, _BASELINE)
         try:
-            rehearse(module, data, self.plan.train)
+            rehearse(module, data, self.setup.train)
         except UnsupportedError as error:
             raise UnsupportedError(f"{self.settings.compare_baseline}: {error}") from error
 
     def _student(
         self, model: ir.Model, name: str, teacher: Distiller | None = None
     ) -> torch.nn.Module:
-        freeze = self.plan.train.freeze
+        freeze = self.setup.train.freeze
         build = to_torch if teacher is None else teacher.student
         module: torch.nn.Module = build(model, freeze=freeze)
         nothing = not any(parameter.requires_grad for parameter in module.parameters())
@@ -217,7 +217,7 @@ class _Experimenter:
         self, name: str, model: ir.Model, data: Dataset, seed: int
     ) -> tuple[History, ir.Model]:
         """Execute one run; return its history and the trained model."""
-        options = replace(self.plan.train, seed=seed)
+        options = replace(self.setup.train, seed=seed)
         if name == _BASELINE:
             # A compact layer is its own product.
             options = replace(options, decay="layer")
@@ -232,7 +232,7 @@ class _Experimenter:
         # Only the first process renames an old checkpoint.
         path = self.folder.checkpoint(name, seed, resume=resume or not self.world.first)
         checkpoints = Checkpoints(
-            path, self.settings.checkpoint_every, resume=resume, settings=self.plan.deciding
+            path, self.settings.checkpoint_every, resume=resume, settings=self.setup.deciding
         )
         if resume:
             there = self.gone_on = path.exists()
@@ -247,7 +247,7 @@ class _Experimenter:
         return history, write_back(module, model)
 
     def _teacher(self) -> Distiller | None:
-        options = self.plan.distill
+        options = self.setup.distill
         return Distiller(options.teacher, options).to(self.device) if options.teacher else None
 
     @contextlib.contextmanager
@@ -271,7 +271,7 @@ class _Experimenter:
                 if folded.report.sites or expanded:
                     self._say(f"{when}: {folded.summary()}")
 
-        with self.watcher.bar(title, self.plan.train.epochs) as bar:
+        with self.watcher.bar(title, self.setup.train.epochs) as bar:
             yield Both(bar, after)
 
     def _finish(
@@ -302,11 +302,11 @@ class _Experimenter:
             parts = ([h for who, _, h in runs if who == name] for name in (_MAIN, _BASELINE))
             comparison, losses = telling.compared(names, *parts)
         report = Report(
-            data.description, tuple(runs), comparison, folded, self.plan.as_dict(),
+            data.description, tuple(runs), comparison, folded, self.setup.as_dict(),
             (data.normalization.mean, data.normalization.std), losses, meaning.facts(data),
             Gallery.of(data, trained) if self.experiment.gallery else None,
         )  # fmt: skip
-        for line in telling.conclusion(report, self.plan):
+        for line in telling.conclusion(report, self.setup):
             self._say(line)
         return report
 

@@ -10,7 +10,7 @@ from onnx_expand.experiment.compare import Comparison
 from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.report import Report
 from onnx_expand.experiment.training.history import History
-from onnx_expand.recipes import Plan
+from onnx_expand.recipes import Setup
 
 __all__ = ["compared", "conclusion", "introduction"]
 
@@ -18,14 +18,14 @@ _SHOWN = 3  # images that are listed as left out
 
 
 def introduction(
-    model: ir.Model, data: Dataset, plan: Plan, processes: int, device: str
+    model: ir.Model, data: Dataset, setup: Setup, processes: int, device: str
 ) -> list[str]:
     """Describe the data and the training settings.
 
     Args:
         model: The model to train.
         data: The data.
-        plan: The settings.
+        setup: The settings.
         processes: The number of processes that share each step.
         device: The kind of device that they run on.
     """
@@ -37,12 +37,12 @@ def introduction(
             for values in (data.normalization.mean, data.normalization.std)
         )
         lines.append(f"brightnesses from 0 to 1 are normalised: --mean {mean} --std {std}")
-    if plan.notes:
-        lines.append(f"recipe {plan.notes}")
+    if setup.notes:
+        lines.append(f"recipe {setup.notes}")
     if processes > 1:
         lines.append(f"{processes} processes share each step ({device})")
         normalized = any(node.op_type == "BatchNormalization" for node in model.graph)
-        if normalized and not plan.train.sync_bn:
+        if normalized and not setup.train.sync_bn:
             lines.append("batch normalization sees each process's part; --sync-bn joins them")
     return lines
 
@@ -59,7 +59,7 @@ def compared(
     )
 
 
-def conclusion(report: Report, plan: Plan) -> list[str]:
+def conclusion(report: Report, setup: Setup) -> list[str]:
     """Describe the results."""
     history = report.history
     kept = history.epochs[history.kept - 1]
@@ -74,9 +74,9 @@ def conclusion(report: Report, plan: Plan) -> list[str]:
         lines.append(report.comparison.summary())
         if report.losses is not None:
             lines.append(report.losses.summary())
-        if plan.train.keep == "best":
+        if setup.train.keep == "best":
             lines.append("each run counts with its best test epoch, which flatters all of them")
-        if not plan.run.reinit:
+        if not setup.run.reinit:
             lines.append(
                 "the seeds differ in the order of samples, not in the initial weights; "
                 "--reinit draws these anew"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnx_expand.pages.reports import Rows, page_of
 
-__all__ = ["Arm", "Curve", "Difference", "Sheet", "png", "training_page"]
+__all__ = ["Curve", "Difference", "ModelRuns", "Sheet", "png", "training_page"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ModelRuns:
     """The runs of one model."""
 
     name: str
@@ -81,7 +81,7 @@ def training_page(
     kind: str,
     text: str,
     metric: str,
-    arms: Sequence[Arm],
+    arms: Sequence[ModelRuns],
     origin: Rows,
     *,
     good: bool | None = None,
@@ -138,7 +138,7 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def _arm(arm: Arm) -> Mapping[str, Any]:
+def _arm(arm: ModelRuns) -> Mapping[str, Any]:
     return {
         "name": arm.name,
         "curves": [

@@ -33,7 +33,7 @@ from onnx_expand.passes.expansions import ExpandReport, Expansion, Skipped
 from onnx_expand.passes.fold import Fold
 from onnx_expand.passes.plan_files import load_plan, parse_kernel
 from onnx_expand.passes.plans import How, Plan, Rule, Select
-from onnx_expand.passes.selection import Site, survey, why_not
+from onnx_expand.passes.selection import Candidate, survey, why_not
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.writing import UnitWriter
 from onnx_expand.progress import counted
@@ -200,7 +200,7 @@ class Expand(ir.passes.InPlacePass):
         _LOG.info("expand: %d layers expanded, %d not", len(expanded), len(run.skipped))
         return ExpandResult(model, Snapshot.of(model) != given, report)
 
-    def _check_model(self, sites: Sequence[Site]) -> None:
+    def _check_model(self, sites: Sequence[Candidate]) -> None:
         if self._plan is not None:
             unknown = set(self._plan.nodes) - {site.name for site in sites}
             if unknown:
@@ -210,7 +210,7 @@ class Expand(ir.passes.InPlacePass):
         if self.init == "contracted" and any(unit_member(site.node) for site in sites):
             raise UsageError("init contracted: the model holds expansions already; fold it first")
 
-    def _chosen(self, sites: Sequence[Site], run: _Run) -> list[_Choice]:
+    def _chosen(self, sites: Sequence[Candidate], run: _Run) -> list[_Choice]:
         """Choose the layers to expand; add the others to the skipped layers of the run."""
         counts: dict[Rule, int] = {}
         chosen = []
@@ -222,7 +222,7 @@ class Expand(ir.passes.InPlacePass):
                 chosen.append(choice)
         return chosen
 
-    def _choice(self, site: Site, counts: dict[Rule, int]) -> _Choice | Refusal | None:
+    def _choice(self, site: Candidate, counts: dict[Rule, int]) -> _Choice | Refusal | None:
         refusal = why_not(self._select, site)
         if refusal is not None:
             return refusal
@@ -247,7 +247,7 @@ class Expand(ir.passes.InPlacePass):
             return unit
         return _Choice(site, linear, unit, replace(how, strategy=unit.strategy))
 
-    def _planned(self, site: Site, linear: Linear, counts: dict[Rule, int]) -> How | Refusal:
+    def _planned(self, site: Candidate, linear: Linear, counts: dict[Rule, int]) -> How | Refusal:
         """Return how the plan, or else the options, expand a layer."""
         plan = self._plan
         if plan is not None and site.name in plan.nodes:
@@ -273,7 +273,7 @@ class Expand(ir.passes.InPlacePass):
             return Refusal(Reason.SELECTION, "1x1 convolutions are left alone", hint=hint)
         return None
 
-    def _options(self, how: How, site: Site) -> Options:
+    def _options(self, how: How, site: Candidate) -> Options:
         assert how.rate is not None
         assert how.layers is not None
         assert how.branches is not None
@@ -287,7 +287,7 @@ class Expand(ir.passes.InPlacePass):
 class _Choice:
     """A layer, and the unit that is to replace it."""
 
-    site: Site
+    site: Candidate
     linear: Linear
     unit: Unit
     how: How

@@ -21,14 +21,14 @@ from onnx_expand.passes.contest import Contest, Result
 from onnx_expand.passes.report import Kept, Site
 from onnx_expand.passes.widths import Width
 
-__all__ = ["Choice", "Plan", "choose"]
+__all__ = ["Fastest", "Variant", "choose"]
 
 _KINDS = 8  # kinds of sites that are measured one by one; the rest are measured together
 _SOURCE, _DEFAULT = "source", "default"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Variant:
     """How to fold a model.
 
     Attributes:
@@ -43,15 +43,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Fastest:
     """The fastest folding.
 
     Attributes:
-        plan: How to fold; None if no folding is faster than the source.
+        variant: How to fold; None if no folding is faster than the source.
         kept: The nodes that the measurements left unfolded.
     """
 
-    plan: Plan | None
+    variant: Variant | None
     kept: tuple[Kept, ...] = ()
 
 
@@ -59,35 +59,35 @@ class Choice:
 class _Entry:
     """A folding that was tried."""
 
-    plan: Plan
+    variant: Variant
     model: ir.Model
     sites: Sequence[Site] = field(default_factory=tuple)
 
 
 def choose(
-    source: ir.Model, fold: Callable[[ir.Model, Plan], Sequence[Site]], contest: Contest
-) -> Choice:
+    source: ir.Model, fold: Callable[[ir.Model, Variant], Sequence[Site]], contest: Contest
+) -> Fastest:
     """Find the fastest folding of a model.
 
     Args:
         source: The model, which is not modified.
-        fold: Folds a model in place by a plan and returns the sites.
+        fold: Folds a model in place as a variant and returns the sites.
         contest: Times the models.
     """
 
-    def tried(plan: Plan) -> _Entry:
+    def tried(variant: Variant) -> _Entry:
         model = source.clone()
-        return _Entry(plan, model, fold(model, plan))
+        return _Entry(variant, model, fold(model, variant))
 
-    default = tried(Plan())
-    entries = {_DEFAULT: default, "measured": tried(Plan(Policy.LATENCY))}
+    default = tried(Variant())
+    entries = {_DEFAULT: default, "measured": tried(Variant(Policy.LATENCY))}
     for width in (Width.WIDER, Width.NARROWER):
-        entry = tried(Plan(width=width))
+        entry = tried(Variant(width=width))
         if len(entry.sites) > len(default.sites):
             entries[str(width)] = entry
     entries = {name: entry for name, entry in entries.items() if entry.sites}
     if not entries:
-        return Choice(None)
+        return Fastest(None)
     result = contest.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}})
     best = min(entries, key=lambda name: result.ratio(name, _SOURCE)[0])
     chosen, kept = _without_what_gains_nothing(entries[best], tried, contest)
@@ -100,33 +100,35 @@ def choose(
             chosen, kept = entries[name], ()
             result = Result({**result.times, "chosen": result.times[name]}, result.noise)
     if not result.is_faster("chosen", _SOURCE):
-        return Choice(None, (_nothing(source, result, contest),))
-    return Choice(chosen.plan, kept)
+        return Fastest(None, (_nothing(source, result, contest),))
+    return Fastest(chosen.variant, kept)
 
 
 def _without_what_gains_nothing(
-    entry: _Entry, tried: Callable[[Plan], _Entry], contest: Contest
+    entry: _Entry, tried: Callable[[Variant], _Entry], contest: Contest
 ) -> tuple[_Entry, tuple[Kept, ...]]:
     """Drop the kinds of sites that do not make a model faster; return these as kept, too."""
     kinds = _kinds(entry)
-    plans = [replace(entry.plan, locked=_labels(kind)) for kind in kinds]
-    if entry.plan.width is not Width.AS_IS:
+    plans = [replace(entry.variant, locked=_labels(kind)) for kind in kinds]
+    if entry.variant.width is not Width.AS_IS:
         kinds.append([site for site in entry.sites if _is_width(site)])
-        plans.append(replace(entry.plan, width=Width.AS_IS))
+        plans.append(replace(entry.variant, width=Width.AS_IS))
     if len(kinds) < 2:
         return entry, ()
     names = [f"without {i}" for i in range(len(plans))]
-    models = {name: tried(plan).model for name, plan in zip(names, plans, strict=True)}
+    models = {name: tried(variant).model for name, variant in zip(names, plans, strict=True)}
     result = contest.time({"all": entry.model, **models})
-    plan, kept = entry.plan, list[Kept]()
+    variant, kept = entry.variant, list[Kept]()
     for kind, name, other in zip(kinds, names, plans, strict=True):
         if result.is_faster("all", name):
             continue
-        plan = replace(plan, locked=plan.locked | other.locked)
-        plan = replace(plan, width=other.width if other.width is Width.AS_IS else plan.width)
+        variant = replace(variant, locked=variant.locked | other.locked)
+        variant = replace(
+            variant, width=other.width if other.width is Width.AS_IS else variant.width
+        )
         refusal = _not_faster(result.ratio("all", name), result, contest)
         kept += [Kept(site.nodes, refusal) for site in kind]
-    return (tried(plan), tuple(kept)) if kept else (entry, ())
+    return (tried(variant), tuple(kept)) if kept else (entry, ())
 
 
 def _is_width(site: Site) -> bool:
@@ -142,7 +144,7 @@ def _kinds(entry: _Entry) -> list[list[Site]]:
     """Group the sites of a folding by op types and cost, the costliest group first."""
     found: dict[object, list[Site]] = defaultdict(list)
     for site in entry.sites:
-        if entry.plan.width is Width.AS_IS or not _is_width(site):
+        if entry.variant.width is Width.AS_IS or not _is_width(site):
             key = (site.ops, site.result_ops, site.before.macs, site.before.parameters)
             found[key].append(site)
     kinds = sorted(found.values(), key=lambda sites: -sum(s.before.overhead for s in sites))

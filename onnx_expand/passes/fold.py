@@ -28,7 +28,7 @@ from onnx_expand.model.collector import rare_collections
 from onnx_expand.options import option, settle
 from onnx_expand.passes.clean import Cleaned, Cleaner
 from onnx_expand.passes.contest import Contest
-from onnx_expand.passes.fastest import Plan, choose
+from onnx_expand.passes.fastest import Variant, choose
 from onnx_expand.passes.folding import FoldRun
 from onnx_expand.passes.functions import (
     as_constants,
@@ -122,26 +122,26 @@ class Fold(ir.passes.InPlacePass):
         if self.policy is not Policy.LATENCY:
             return self._call(model)
         before = inspect_model(model) if self.measure else None
-        choice = choose(model, self._by_plan, Contest(model, self.provider, self.shapes or {}))
-        if choice.plan is None:
+        choice = choose(model, self._by_variant, Contest(model, self.provider, self.shapes or {}))
+        if choice.variant is None:
             report = FoldReport(self.policy, (), choice.kept, before, before)
             return FoldResult(model, False, report)
-        result = self._call(model, choice.plan)
+        result = self._call(model, choice.variant)
         report = result.report
         kept = choice.kept + report.kept
         return FoldResult(model, result.modified, replace(report, policy=self.policy, kept=kept))
 
-    def _by_plan(self, model: ir.Model, plan: Plan) -> tuple[Site, ...]:
-        """Fold a model in place by a plan; return the sites."""
-        return self._call(model, plan).report.sites
+    def _by_variant(self, model: ir.Model, variant: Variant) -> tuple[Site, ...]:
+        """Fold a model as a variant says; return the sites."""
+        return self._call(model, variant).report.sites
 
     @rare_collections()
-    def _call(self, model: ir.Model, plan: Plan | None = None) -> FoldResult:
-        """Fold a model in place, by a plan if there is one."""
+    def _call(self, model: ir.Model, variant: Variant | None = None) -> FoldResult:
+        """Fold a model in place, as a variant says if there is one; return the result."""
         given, types = Snapshot.of(model), _op_types(model)
         begin(model)
         before = inspect_model(model) if self.measure else None
-        policy, given_back = self.policy if plan is None else plan.policy, False
+        policy, given_back = self.policy if variant is None else variant.policy, False
         if policy is Policy.AUTO:
             # A model that fold restored to what expand was given stays as it is when folded again.
             given_back = is_given_back(model)
@@ -151,14 +151,14 @@ class Fold(ir.passes.InPlacePass):
         if policy is not Policy.MARKED:
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
-        runs = self._runs(model, policy, plan)
+        runs = self._runs(model, policy, variant)
         if policy is not Policy.MARKED and not self.inline:
             # Folding may place maps next to calls, where they may merge with maps of the bodies.
             while model.functions and inline_single_calls(model):
                 types |= _op_types(model)
                 for run in runs:
                     run.kept.clear()  # the nodes kept so far are examined again
-                runs += self._runs(model, policy, plan)
+                runs += self._runs(model, policy, variant)
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
             drop_note(model)
@@ -178,12 +178,12 @@ class Fold(ir.passes.InPlacePass):
         _LOG.info("fold, policy %s: %d sites folded, %d kept", policy, len(sites), len(kept))
         return FoldResult(model, Snapshot.of(model) != given, report)
 
-    def _runs(self, model: ir.Model, policy: Policy, plan: Plan | None) -> list[FoldRun]:
+    def _runs(self, model: ir.Model, policy: Policy, variant: Variant | None) -> list[FoldRun]:
         """Fold the graphs of a model and of its functions."""
-        runs = [self._fold(model, policy, plan)]
+        runs = [self._fold(model, policy, variant)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():
             body = body_of(function, model)
-            runs.append(self._fold(body, policy, plan, runs[0].facts.budget))
+            runs.append(self._fold(body, policy, variant, runs[0].facts.budget))
             as_constants(function.graph)
         return runs
 
@@ -191,18 +191,18 @@ class Fold(ir.passes.InPlacePass):
         self,
         model: ir.Model,
         policy: Policy,
-        plan: Plan | None = None,
+        variant: Variant | None = None,
         budget: Budget | None = None,
     ) -> FoldRun:
         """Fold all graphs of a model except its functions."""
         cleans = self.clean and policy is not Policy.MARKED
         cleaner = _cleaner(model, budget, cleans=cleans)
         run = FoldRun(model, policy, self.border, self.image, cleaner)
-        if plan is not None:
-            run.locked = plan.locked
+        if variant is not None:
+            run.locked = variant.locked
         if policy is Policy.LATENCY:
             run.stopwatch = Stopwatch(run.facts, self.provider)
-        run.fold_graphs(None if plan is None else plan.width, cleans=cleans)
+        run.fold_graphs(None if variant is None else variant.width, cleans=cleans)
         for graph in list(model.graphs()):
             run.explain(graph)
         if run.sites or cleaner.done:

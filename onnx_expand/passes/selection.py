@@ -15,14 +15,14 @@ from onnx_expand.graph.ops import Trait, op_of, ops_with
 from onnx_expand.lift import Linear, lift
 from onnx_expand.passes.plans import Select
 
-__all__ = ["EXPANDABLE", "Site", "survey", "why_not"]
+__all__ = ["EXPANDABLE", "Candidate", "survey", "why_not"]
 
 EXPANDABLE, _UPSAMPLING = ops_with(Trait.LAYER), ops_with(Trait.UPSAMPLES)
 _SUMS = frozenset({"Add", "Sum"})
 
 
 @dataclass(frozen=True)
-class Site:
+class Candidate:
     """A node whose op can be expanded.
 
     Attributes:
@@ -47,7 +47,7 @@ class Site:
         return label(self.node)
 
 
-def survey(model: ir.Model, facts: Facts) -> list[Site]:
+def survey(model: ir.Model, facts: Facts) -> list[Candidate]:
     """Return the nodes of a model whose op can be expanded, in order."""
     sites = []
     for graph in model.graphs():
@@ -64,7 +64,7 @@ def survey(model: ir.Model, facts: Facts) -> list[Site]:
             ends |= {"last"} - {"last" if node in ahead else ""}
             up = node in raised or node.op_type in _UPSAMPLING
             sites.append(
-                Site(
+                Candidate(
                     node,
                     _placed(lift(node, facts)),
                     node.op_type == "Conv" and node not in behind_conv,
@@ -81,7 +81,7 @@ def _placed(linear: Linear | Refusal | None) -> Linear | Refusal | None:
     return linear.geometry.floating() or linear if isinstance(linear, Linear) else linear
 
 
-def why_not(select: Select, site: Site) -> Refusal | None:
+def why_not(select: Select, site: Candidate) -> Refusal | None:
     """Return why a layer is not selected by its name, op or place, or None if it is."""
     name = site.name
     if select.include is not None and not re.search(select.include, name):

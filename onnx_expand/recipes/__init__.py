@@ -7,16 +7,16 @@ from onnx_expand.recipes.options import (
     TrainOptions,
 )
 from onnx_expand.recipes.papers import RECIPES, Recipe, recipe
-from onnx_expand.recipes.plan import GROUPS, Plan, scaled
+from onnx_expand.recipes.setup import GROUPS, Setup, scaled
 
 __all__ = [
     "GROUPS",
     "RECIPES",
     "DataOptions",
     "DistillOptions",
-    "Plan",
     "Recipe",
     "RunOptions",
+    "Setup",
     "TrainOptions",
     "recipe",
     "scaled",

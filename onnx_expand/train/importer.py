@@ -16,23 +16,23 @@ from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.model import ModelLike, read
 from onnx_expand.train.composed.cost import EXECUTIONS
-from onnx_expand.train.composed.find import Found, find
+from onnx_expand.train.composed.find import FoundChain, find
 from onnx_expand.train.composed.layers import Lifter
-from onnx_expand.train.composed.unit import Unit
+from onnx_expand.train.composed.unit import ComposedChain
 from onnx_expand.train.decompose import decompose, inner_nodes
 from onnx_expand.train.host import Known, as_tensor, find_host
 from onnx_expand.train.module import OnnxModule, attach, identifier
 from onnx_expand.train.names import COMPOSED, CONSTANTS, SOURCE, STATEFUL, state_keys
-from onnx_expand.train.planning import (
+from onnx_expand.train.registry import Translation
+from onnx_expand.train.tensors import DTYPES, to_tensor
+from onnx_expand.train.translations import (
     attributes_of,
     detours,
     held_tensors,
     moving,
-    planned,
     settings_of,
+    translations_of,
 )
-from onnx_expand.train.registry import Op
-from onnx_expand.train.tensors import DTYPES, to_tensor
 
 __all__ = ["to_torch"]
 
@@ -109,11 +109,11 @@ class _Importer:
         self.graph = model.graph
         self.opset = model.graph.opset_imports.get("", 1)
         self.facts = Facts(model)
-        self.plans = planned(model)
-        self.detours = detours(model, self.plans, self.facts)
+        self.translations = translations_of(model)
+        self.detours = detours(model, self.translations, self.facts)
         self.frozen = frozen
         self.kinds = kinds
-        self.moving = moving(model, self.plans, self.facts)
+        self.moving = moving(model, self.translations, self.facts)
         self.held: dict[ir.Node, tuple[ir.Value, torch.Tensor]] = {}
         for node in model.graph:
             name = (node.outputs[0].name or "") if node.outputs else ""
@@ -140,12 +140,12 @@ class _Importer:
             self.values[value] = placeholder = self.fx.placeholder(name)
             self.like = self.like or placeholder
         for index, node in enumerate(self.graph):
-            if node not in self.plans:
+            if node not in self.translations:
                 self._constant(node, index)
         functions = {
-            node: (plan, settings_of(node, plan, self.opset))
-            for node, plan in self.plans.items()
-            if plan.is_function and node not in self.detours
+            node: (translation, settings_of(node, translation, self.opset))
+            for node, translation in self.translations.items()
+            if translation.is_function and node not in self.detours
         }
         lifter = Lifter(self.facts, functions, self.constants)
         chains, apart = find(self.graph, lifter)
@@ -154,22 +154,22 @@ class _Importer:
         for index, node in enumerate(self.graph):
             if node in last:
                 self._unit(last[node], lifter.fixed, execution)
-            elif node in self.plans and node not in inner:
-                self._node(node, self.plans[node], index)
+            elif node in self.translations and node not in inner:
+                self._node(node, self.translations[node], index)
         results = [self._tensor(value) for value in self.graph.outputs]
         self.fx.output(results[0] if len(results) == 1 else tuple(results))
         module = OnnxModule(self.root, self.fx, self.keys, apart)
         module.eval()
         return module
 
-    def _unit(self, found: Found, fixed: Mapping[str, torch.Tensor], execution: str) -> None:
+    def _unit(self, found: FoundChain, fixed: Mapping[str, torch.Tensor], execution: str) -> None:
         """Add one call for a chain of linear nodes."""
         chain, nodes = found.chain, found.nodes
         for path in chain.paths:
             if path in fixed:
                 self._keep(path.removeprefix(f"{CONSTANTS}."), fixed[path])
         args = (self._tensor(found.root), *(self._attr(path) for path in chain.paths))
-        unit = Unit(chain, found.root.is_graph_input(), execution)
+        unit = ComposedChain(chain, found.root.is_graph_input(), execution)
         result = self.fx.call_module(self._module(COMPOSED, f"unit_{self.units}", unit), args)
         self.units += 1
         result.meta[SOURCE] = f"one of '{label(nodes[0])}' to '{label(nodes[-1])}'"
@@ -204,10 +204,10 @@ class _Importer:
         if kind and kind != _PARAMETER:
             return False
         for use in value.uses():
-            plan = self.plans.get(use.node)
-            if plan is None or use.idx in plan.frozen | plan.static:
+            translation = self.translations.get(use.node)
+            if translation is None or use.idx in translation.frozen | translation.static:
                 continue
-            if tensor.numel() > 1 or use.idx in plan.weights or kind == _PARAMETER:
+            if tensor.numel() > 1 or use.idx in translation.weights or kind == _PARAMETER:
                 return True
         return False
 
@@ -240,36 +240,37 @@ class _Importer:
         self.root.get_submodule(room).add_module(name, module)
         return f"{room}.{name}"
 
-    def _node(self, node: ir.Node, plan: Op, index: int) -> None:
+    def _node(self, node: ir.Node, translation: Translation, index: int) -> None:
         if self._on_host(node, attributes_of(node)):
             return
-        attributes = settings_of(node, plan, self.opset)
+        attributes = settings_of(node, translation, self.opset)
         args = [
-            self._argument(value, slot in plan.static) for slot, value in enumerate(node.inputs)
+            self._argument(value, slot in translation.static)
+            for slot, value in enumerate(node.inputs)
         ]
         while args and args[-1] is None:
             args.pop()
-        if plan.is_module:
+        if translation.is_module:
             name = f"{node.op_type}_{index}"
-            path = self._module(STATEFUL, name, plan.target(**attributes))
+            path = self._module(STATEFUL, name, translation.target(**attributes))
             result = self.fx.call_module(path, tuple(args))
         else:
-            if "outputs" in plan.parameters:
+            if "outputs" in translation.parameters:
                 attributes["outputs"] = len(node.outputs)
-            if "like" in plan.parameters:
+            if "like" in translation.parameters:
                 attributes["like"] = self.like
             way = self.detours.get(node)
             if way is None:
-                result = self.fx.call_function(plan.target, tuple(args), attributes)
+                result = self.fx.call_function(translation.target, tuple(args), attributes)
             else:
                 args = [node.op_type, self.opset, *args]
                 result = self.fx.call_function(way, tuple(args), attributes)
         result.meta[SOURCE] = f"'{label(node)}' ({node.op_type})"
-        if "outputs" in plan.parameters:
+        if "outputs" in translation.parameters:
             for slot, value in enumerate(node.outputs):
                 self.values[value] = self.fx.call_function(operator.getitem, (result, slot))
-        elif plan.host_rank is not None:
-            self.values[node.outputs[0]] = Known(result, torch.int64, plan.host_rank)
+        elif translation.host_rank is not None:
+            self.values[node.outputs[0]] = Known(result, torch.int64, translation.host_rank)
         else:
             self.values[node.outputs[0]] = result
 

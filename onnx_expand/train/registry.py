@@ -19,7 +19,16 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["COMPUTED", "STANDARDIZED", "Attributes", "Op", "find", "op", "registered", "unary"]
+__all__ = [
+    "COMPUTED",
+    "STANDARDIZED",
+    "Attributes",
+    "Translation",
+    "find",
+    "op",
+    "registered",
+    "unary",
+]
 
 Attributes = Mapping[str, Any]
 Check = Callable[[Attributes], str]
@@ -27,7 +36,7 @@ Target = TypeVar("Target", bound="Callable[..., Any] | type[torch.nn.Module]")
 
 
 @dataclass(frozen=True)
-class Op:
+class Translation:
     """The translation of one operator, from one opset on.
 
     Attributes:
@@ -69,7 +78,7 @@ COMPUTED = "onnx_expand.computed"
 STANDARDIZED = "onnx_expand.standardized"
 """The domain of translations for normalizations of weights by their own statistics."""
 
-_TABLE: dict[tuple[str, str], list[Op]] = {}
+_TABLE: dict[tuple[str, str], list[Translation]] = {}
 
 
 def op(
@@ -88,17 +97,17 @@ def op(
     Args:
         name: The operator's ONNX name.
         domain: Its domain, by default ONNX's own.
-        since: See `Op`, like the other arguments.
-        weights: See `Op`.
-        frozen: See `Op`.
-        static: See `Op`.
-        host_rank: See `Op`.
-        check: See `Op`.
+        since: See `Translation`, like the other arguments.
+        weights: See `Translation`.
+        frozen: See `Translation`.
+        static: See `Translation`.
+        host_rank: See `Translation`.
+        check: See `Translation`.
     """
 
     def register(target: Target) -> Target:
         parameters = frozenset(inspect.signature(target).parameters)
-        entry = Op(
+        entry = Translation(
             target,
             since,
             frozenset(weights),
@@ -118,10 +127,12 @@ def unary(**functions: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Register torch functions of one tensor that compute operators without attributes."""
     nothing: frozenset[int] = frozenset()
     for name, function in functions.items():
-        _add("", name, Op(function, 1, nothing, nothing, nothing, None, None, frozenset()))
+        _add(
+            "", name, Translation(function, 1, nothing, nothing, nothing, None, None, frozenset())
+        )
 
 
-def find(domain: str, name: str, opset: int) -> Op | None:
+def find(domain: str, name: str, opset: int) -> Translation | None:
     """Return the translation of an operator in an opset, or None."""
     domain = "" if domain == "ai.onnx" else domain
     entries = [entry for entry in _TABLE.get((domain, name), []) if entry.since <= opset]
@@ -133,5 +144,5 @@ def registered() -> list[tuple[str, str]]:
     return sorted(_TABLE)
 
 
-def _add(domain: str, name: str, entry: Op) -> None:
+def _add(domain: str, name: str, entry: Translation) -> None:
     _TABLE.setdefault((domain, name), []).append(entry)

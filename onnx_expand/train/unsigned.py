@@ -139,9 +139,9 @@ def detour(name: str, attributes: Mapping[str, Any], dtype: torch.dtype) -> Call
 
 def direct(name: str, opset: int, *args: Any, **attributes: Any) -> Any:
     """Apply an operator's translation to the types as they are."""
-    plan = find("", name, opset)
-    assert plan is not None
-    return plan.target(*args, **attributes)
+    translation = find("", name, opset)
+    assert translation is not None
+    return translation.target(*args, **attributes)
 
 
 def modular(name: str, opset: int, *args: Any, **attributes: Any) -> Any:

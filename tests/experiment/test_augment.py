@@ -15,7 +15,7 @@ from onnx_expand.errors import UsageError  # noqa: E402
 from onnx_expand.experiment.data.augment import (  # noqa: E402
     DRAWS,
     Augment,
-    View,
+    ImageView,
     boxes_seen,
     center,
     recolour,
@@ -100,16 +100,16 @@ def test_parts_lie_inside_and_are_large_enough(seed: int, height: int, width: in
 def test_the_middle_keeps_the_aspect() -> None:
     """A centre crop is the largest window of the model's shape, times the share."""
     view = center((100, 200), (50, 50), 0.8)
-    assert view == View(10, 60, 80, 80)
-    assert whole((3, 4)) == View(0, 0, 3, 4)
+    assert view == ImageView(10, 60, 80, 80)
+    assert whole((3, 4)) == ImageView(0, 0, 3, 4)
 
 
 def test_masks_are_never_mixed() -> None:
     """Beside the image a mask has the label that counts for nothing, inside its own labels."""
     mask = torch.tensor([[[0, 5], [5, 0]]])
-    seen = resample(mask, View(-1, -1, 4, 4), (7, 9), fill=255)
+    seen = resample(mask, ImageView(-1, -1, 4, 4), (7, 9), fill=255)
     assert set(seen.flatten().tolist()) == {0, 5, 255}
-    image = resample(torch.ones(1, 2, 2), View(-2, 0, 4, 2), (4, 2))
+    image = resample(torch.ones(1, 2, 2), ImageView(-2, 0, 4, 2), (4, 2))
     assert image[0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
 
 

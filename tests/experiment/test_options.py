@@ -17,8 +17,8 @@ from onnx_expand.recipes import (
     RECIPES,
     DataOptions,
     DistillOptions,
-    Plan,
     RunOptions,
+    Setup,
     TrainOptions,
     recipe,
 )
@@ -138,14 +138,14 @@ def test_rates_are_those_of_torchs_schedulers(epochs: int, steps: int) -> None:
 
 def test_a_recipes_milestones_follow_the_epochs() -> None:
     """At the same shares, said in the notes; given ones stay, and so do the recipe's own."""
-    plan = Plan.of("cifar-smallnet", epochs=12)
-    assert plan.train.milestones == (4, 8)
-    assert plan.notes.endswith("its milestones are scaled to 4, 8")
-    assert Plan.of("cifar-smallnet", epochs=1).train.milestones == (1, 1)
-    assert Plan.of("cifar-smallnet", epochs=12, milestones=(9,)).train.milestones == (9,)
-    assert Plan.of("cifar-smallnet", epochs=150).train.milestones == (50, 100)
-    assert "scaled" not in Plan.of("cifar-smallnet", epochs=150).notes
-    assert "scaled" not in Plan.of("imagenet-shufflenet", epochs=2).notes
+    setup = Setup.of("cifar-smallnet", epochs=12)
+    assert setup.train.milestones == (4, 8)
+    assert setup.notes.endswith("its milestones are scaled to 4, 8")
+    assert Setup.of("cifar-smallnet", epochs=1).train.milestones == (1, 1)
+    assert Setup.of("cifar-smallnet", epochs=12, milestones=(9,)).train.milestones == (9,)
+    assert Setup.of("cifar-smallnet", epochs=150).train.milestones == (50, 100)
+    assert "scaled" not in Setup.of("cifar-smallnet", epochs=150).notes
+    assert "scaled" not in Setup.of("imagenet-shufflenet", epochs=2).notes
 
 
 def test_warm_up_grows_by_the_step() -> None:
@@ -156,42 +156,42 @@ def test_warm_up_grows_by_the_step() -> None:
 
 def test_recipes_are_the_published_settings() -> None:
     """The numbers of the paper; the rate at the end is that of its last third."""
-    small = Plan.of("cifar-smallnet")
+    small = Setup.of("cifar-smallnet")
     assert (small.train.epochs, small.train.batch, small.train.weight_decay) == (150, 128, 0)
     assert [small.train.rate(e) for e in (49, 50, 100)] == pytest.approx([0.01, 0.001, 0.0001])
     assert small.data.augment == ("crop:4", "flip")
-    mobile = Plan.of("imagenet-mobilenet")
+    mobile = Setup.of("imagenet-mobilenet")
     assert (mobile.train.batch, mobile.train.nesterov, mobile.train.weight_decay) == (
         256, True, 1e-4,
     )  # fmt: skip
     assert [mobile.train.rate(e) for e in (29, 30, 60, 89)] == pytest.approx(
         [0.1, 0.01, 0.001, 0.001]
     )
-    cifar = Plan.of("cifar-mobilenet").train
+    cifar = Setup.of("cifar-mobilenet").train
     assert (cifar.epochs, cifar.milestones, cifar.weight_decay) == (350, (150, 250), 5e-4)
-    shuffle = Plan.of("imagenet-shufflenet").train
+    shuffle = Setup.of("imagenet-shufflenet").train
     assert (shuffle.epochs, shuffle.batch, shuffle.lr) == (250, 1024, 0.5)
     assert (shuffle.weight_decay, shuffle.schedule, shuffle.nesterov) == (4e-5, "poly", True)
-    assert Plan.of("voc-yolo-lite").train.task == "detect"
-    assert Plan.of("cityscapes-unet").train.task == "segment"
-    assert "not published in full" in Plan.of("cityscapes-unet").notes
+    assert Setup.of("voc-yolo-lite").train.task == "detect"
+    assert Setup.of("cityscapes-unet").train.task == "segment"
+    assert "not published in full" in Setup.of("cityscapes-unet").notes
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_said_is_stronger_than_a_recipe(name: str) -> None:
     """Given options replace a recipe's, and only those."""
-    plan = Plan.of(name, epochs=7, augment=(), lr=None)
-    assert plan.train.epochs == 7
-    assert plan.data.augment == ()
-    assert plan.train.lr == recipe(name).train["lr"]
-    assert plan.as_dict()["train"]["epochs"] == 7
+    setup = Setup.of(name, epochs=7, augment=(), lr=None)
+    assert setup.train.epochs == 7
+    assert setup.data.augment == ()
+    assert setup.train.lr == recipe(name).train["lr"]
+    assert setup.as_dict()["train"]["epochs"] == 7
 
 
 def test_unknown_names_are_refused() -> None:
     """Of recipes, and of options."""
     with pytest.raises(UsageError, match="none of cifar-smallnet, cifar-mobilenet"):
-        Plan.of("mnist")
+        Setup.of("mnist")
     with pytest.raises(UsageError, match="there is no option speed"):
-        Plan.of(speed=3)
-    assert Plan.of(compare_baseline="fold").run.seeds == 3
-    assert Plan.of(compare_baseline="fold", repeat=2).run.seeds == 2
+        Setup.of(speed=3)
+    assert Setup.of(compare_baseline="fold").run.seeds == 3
+    assert Setup.of(compare_baseline="fold", repeat=2).run.seeds == 2

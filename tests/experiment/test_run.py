@@ -25,7 +25,7 @@ from onnx_expand.experiment import Experiment  # noqa: E402
 from onnx_expand.experiment.folding import fold_and_check  # noqa: E402
 from onnx_expand.model import load  # noqa: E402
 from onnx_expand.passes import Fold, FoldResult  # noqa: E402
-from onnx_expand.recipes import Plan  # noqa: E402
+from onnx_expand.recipes import Setup  # noqa: E402
 from onnx_expand.train.initialize import initialize  # noqa: E402
 from tests.support.networks import network, write_stripes  # noqa: E402
 from tests.support.torch_graphs import images, parse, with_weights  # noqa: E402
@@ -433,8 +433,8 @@ def test_an_experiment_runs_from_python_in_silence(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The report has what the command prints."""
-    plan = Plan.of(epochs=1, batch=16, then_fold="small.onnx")
-    report = Experiment("big.onnx", "trained.onnx", "data.npz", plan).run()
+    setup = Setup.of(epochs=1, batch=16, then_fold="small.onnx")
+    report = Experiment("big.onnx", "trained.onnx", "data.npz", setup).run()
     assert capsys.readouterr() == ("", "")
     assert len(report.history.epochs) == 1
     assert report.folded is not None

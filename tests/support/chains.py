@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.train import OnnxModule, to_torch
-from onnx_expand.train.composed.unit import Unit
+from onnx_expand.train.composed.unit import ComposedChain
 from tests.support.strategies import geometries, with_numbers
 
 Array = npt.NDArray[Any]
@@ -126,8 +126,8 @@ def assert_equal(a: OnnxModule, b: torch.nn.Module, x: torch.Tensor, limit: floa
         assert float((one - other).abs().max() if one.numel() else 0.0) <= limit * scale
 
 
-def units(module: torch.nn.Module) -> list[Unit]:
-    return [unit for unit in module.modules() if isinstance(unit, Unit)]
+def units(module: torch.nn.Module) -> list[ComposedChain]:
+    return [unit for unit in module.modules() if isinstance(unit, ComposedChain)]
 
 
 @st.composite

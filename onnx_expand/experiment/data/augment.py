@@ -22,7 +22,7 @@ from onnx_expand.errors import UsageError
 __all__ = [
     "DRAWS",
     "Augment",
-    "View",
+    "ImageView",
     "boxes_seen",
     "center",
     "recolour",
@@ -42,7 +42,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class View:
+class ImageView:
     """How one image is transformed.
 
     Attributes:
@@ -62,16 +62,16 @@ class View:
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def whole(source: tuple[int, int]) -> View:
+def whole(source: tuple[int, int]) -> ImageView:
     """Return the view of a whole image."""
-    return View(0, 0, source[0], source[1])
+    return ImageView(0, 0, source[0], source[1])
 
 
-def center(source: tuple[int, int], target: tuple[int, int], share: float) -> View:
+def center(source: tuple[int, int], target: tuple[int, int], share: float) -> ImageView:
     """Return the centered view: a share of the largest window with the target's aspect ratio."""
     scale = share * min(source[0] / target[0], source[1] / target[1])
     height, width = target[0] * scale, target[1] * scale
-    return View((source[0] - height) / 2, (source[1] - width) / 2, height, width)
+    return ImageView((source[0] - height) / 2, (source[1] - width) / 2, height, width)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Augment:
 
     def view(
         self, source: tuple[int, int], target: tuple[int, int], draws: npt.NDArray[np.float64]
-    ) -> View:
+    ) -> ImageView:
         """Return the view of one image.
 
         Args:
@@ -145,18 +145,18 @@ class Augment:
             height, width = view.height / factor, view.width / factor
             top = view.top + (view.height - height) * draws[_DOWN]
             left = view.left + (view.width - width) * draws[_RIGHT]
-            view = View(top, left, height, width)
+            view = ImageView(top, left, height, width)
         if self.pad:
             span = 2 * self.pad + 1
             down, right = int(draws[_DOWN] * span) - self.pad, int(draws[_RIGHT] * span) - self.pad
             top = view.top + down * view.height / target[0]
             left = view.left + right * view.width / target[1]
-            view = View(top, left, view.height, view.width)
+            view = ImageView(top, left, view.height, view.width)
         gains = tuple(1 + self.jitter * (2 * float(d) - 1) for d in draws[_GAINS])
         flip = self.flip and bool(draws[_FLIP] < 0.5)
-        return View(view.top, view.left, view.height, view.width, flip, (*gains,))  # type: ignore[arg-type]
+        return ImageView(view.top, view.left, view.height, view.width, flip, (*gains,))  # type: ignore[arg-type]
 
-    def _part(self, source: tuple[int, int], draws: npt.NDArray[np.float64]) -> View:
+    def _part(self, source: tuple[int, int], draws: npt.NDArray[np.float64]) -> ImageView:
         """Return a random part of the image, or the largest of a valid aspect if none fits."""
         height, width = source
         assert self.area is not None
@@ -167,10 +167,10 @@ class Augment:
             part = (math.sqrt(area / aspect), math.sqrt(area * aspect))
             if part[0] <= height and part[1] <= width:
                 top, left = (height - part[0]) * down, (width - part[1]) * right
-                return View(float(top), float(left), part[0], part[1])
+                return ImageView(float(top), float(left), part[0], part[1])
         aspect = min(max(width / height, _RATIO[0]), _RATIO[1])
         rows, columns = min(height, width / aspect), min(width, height * aspect)
-        return View((height - rows) / 2, (width - columns) / 2, rows, columns)
+        return ImageView((height - rows) / 2, (width - columns) / 2, rows, columns)
 
 
 def _parse(text: str, name: str, numbers: list[float]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _parse(text: str, name: str, numbers: list[float]) -> dict[str, Any]:
 
 
 def resample(
-    image: torch.Tensor, view: View, target: tuple[int, int], *, fill: float | None = None
+    image: torch.Tensor, view: ImageView, target: tuple[int, int], *, fill: float | None = None
 ) -> torch.Tensor:
     """Resample a view of an image to the target's extents.
 
@@ -274,7 +274,7 @@ def shift(
     return np.ascontiguousarray(seen.transpose(0, 3, 1, 2))
 
 
-def boxes_seen(boxes: npt.NDArray[np.float64], view: View) -> npt.NDArray[np.float64]:
+def boxes_seen(boxes: npt.NDArray[np.float64], view: ImageView) -> npt.NDArray[np.float64]:
     """Return the boxes in a view, as shares of it, without those whose center lies outside.
 
     Args:

@@ -23,7 +23,7 @@ __all__ = ["by", "fit"]
 _MEASURED = 2048
 
 
-def fit(found: sources.Found, label: str, request: sources.Request) -> Dataset:
+def fit(found: sources.SourceData, label: str, request: sources.Request) -> Dataset:
     """Convert the data to the form that the model takes.
 
     Raises:
@@ -75,7 +75,7 @@ def fit(found: sources.Found, label: str, request: sources.Request) -> Dataset:
 Known: TypeAlias = "ArraySamples | PictureSamples"
 
 
-def _arrays(found: sources.Found, label: str, request: sources.Request) -> tuple[Any, Any]:
+def _arrays(found: sources.SourceData, label: str, request: sources.Request) -> tuple[Any, Any]:
     result = []
     for part, name in ((found.train, "training"), (found.test, "test")):
         x = np.asarray(part.x)
@@ -116,7 +116,7 @@ def _white(x: npt.NDArray[Any], label: str) -> float:
     return 255.0
 
 
-def _pictures(found: sources.Found, request: sources.Request) -> tuple[Any, Any]:
+def _pictures(found: sources.SourceData, request: sources.Request) -> tuple[Any, Any]:
     size = request.size
     if None in size:
         # If the model takes any size, the first image determines it.
@@ -178,7 +178,7 @@ def _normalization(train: Known, label: str, request: sources.Request) -> Normal
 
 
 def _check_labels(
-    train: Known, test: Known, found: sources.Found, label: str, request: sources.Request
+    train: Known, test: Known, found: sources.SourceData, label: str, request: sources.Request
 ) -> None:
     if found.kind in {"detect", "numbers"}:
         return
@@ -200,7 +200,7 @@ def _check_labels(
 
 
 def _describe(
-    found: sources.Found, label: str, train: Known, test: Known, request: sources.Request
+    found: sources.SourceData, label: str, train: Known, test: Known, request: sources.Request
 ) -> str:
     if isinstance(train, PictureSamples):
         shape: tuple[int, ...] = (request.channels, *train.extents)

@@ -112,7 +112,7 @@ def load_data(
     return fit(found, label, request)
 
 
-def _find(label: str, request: sources.Request) -> sources.Found | Dataset:
+def _find(label: str, request: sources.Request) -> sources.SourceData | Dataset:
     """Load the data of a source."""
     path = Path(label)
     kind = request.options.layout
@@ -138,7 +138,7 @@ def _find(label: str, request: sources.Request) -> sources.Found | Dataset:
     return sources.folder(path, request)
 
 
-def _called(label: str, request: sources.Request) -> sources.Found | Dataset:
+def _called(label: str, request: sources.Request) -> sources.SourceData | Dataset:
     """Convert the result of a user's function."""
     result = sources.call(label, request)
     if isinstance(result, Dataset):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from onnx_expand.errors import ModelError
-from onnx_expand.experiment.data.augment import View, boxes_seen, resample
+from onnx_expand.experiment.data.augment import ImageView, boxes_seen, resample
 
 __all__ = ["Boxes", "Extents", "Labels", "Masks", "Pictures", "UnreadableError"]
 
@@ -67,7 +67,7 @@ class Labels:
         """Select the targets of some samples by index."""
         return Labels(self.values[picks])
 
-    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+    def seen(self, index: int, view: ImageView, extents: Extents) -> torch.Tensor:
         """Return the target of one sample in a view."""
         return torch.tensor(int(self.values[index]))
 
@@ -122,7 +122,7 @@ class Masks:
                 )
         return mask
 
-    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+    def seen(self, index: int, view: ImageView, extents: Extents) -> torch.Tensor:
         """Return the target of one sample in a view, [H, W]."""
         mask = torch.from_numpy(self.load(index))[None]
         return resample(mask, view, extents, fill=self.ignore)[0]
@@ -148,7 +148,7 @@ class Boxes:
         """Select the targets of some samples by index."""
         return Boxes([self.values[int(pick)] for pick in picks])
 
-    def seen(self, index: int, view: View, extents: Extents) -> torch.Tensor:
+    def seen(self, index: int, view: ImageView, extents: Extents) -> torch.Tensor:
         """Return [most, 6], with corners as shares of the view and unused rows of label -1."""
         result = torch.full((self.most, 6), -1.0)
         easy = self.values[index][:, 5] == 0

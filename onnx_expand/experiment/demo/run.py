@@ -27,7 +27,7 @@ from onnx_expand.experiment.gallery import Gallery
 from onnx_expand.experiment.paper import Job, in_pool, in_process
 from onnx_expand.model import replacing
 
-__all__ = ["Demo", "Found"]
+__all__ = ["Demo", "DemoResult"]
 
 DATA = "onnx_expand.experiment.distorted:distorted_digits"
 SIZE = 16
@@ -36,7 +36,7 @@ EXACT = 200
 
 
 @dataclass(frozen=True)
-class Found:
+class DemoResult:
     """The result of a demo.
 
     Attributes:
@@ -88,7 +88,7 @@ class Demo:
 
     def run(
         self, out: Path, processes: int = 1, done: Callable[[str, int, int], None] | None = None
-    ) -> Found:
+    ) -> DemoResult:
         """Train, fold and compare; write models, curves.png and report.json to a folder.
 
         Args:
@@ -120,7 +120,7 @@ class Demo:
         _plot(out / "curves.png", found)
         with replacing(out / "report.json") as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        return Found(report, Gallery.of(data, onnx_expand.model.load(out / "folded.onnx")))
+        return DemoResult(report, Gallery.of(data, onnx_expand.model.load(out / "folded.onnx")))
 
     def _jobs(self) -> list[Job]:
         """Return the compact and the expanded run of each seed, in turns."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["Average"]
+__all__ = ["ExponentialAverage"]
 
 
-class Average:
+class ExponentialAverage:
     """An exponential moving average of all floating-point tensors of a module.
 
     After t steps the decay is at most (1 + t) / (10 + t), so that the initial weights are

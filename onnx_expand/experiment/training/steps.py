@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.experiment.data.samples import Batch
-from onnx_expand.experiment.training.averaging import Average
+from onnx_expand.experiment.training.averaging import ExponentialAverage
 from onnx_expand.experiment.training.decay import Penalty
 from onnx_expand.experiment.training.distill import Distiller
 from onnx_expand.experiment.training.parallel import World
@@ -79,7 +79,7 @@ class Stepper:
         self.device = self.parameters[0].device
         self.dtype = self.parameters[0].dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
-        self.average = Average(module, options.ema)
+        self.average = ExponentialAverage(module, options.ema)
         self.learners = learners
         self.statistics = [m for m in runner.modules() if isinstance(m, Synchronous)]
         self.parallel = _parallel(runner, self.device, unused) if world.size > 1 else None

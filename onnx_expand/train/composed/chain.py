@@ -12,13 +12,13 @@ import torch
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.train.composed.kernels import Numbers, added, after, embedded, work
-from onnx_expand.train.composed.layers import Layer, Tensors
+from onnx_expand.train.composed.layers import LinearNode, Tensors
 
-__all__ = ["Chain", "Element", "Span", "Sum"]
+__all__ = ["Branches", "Chain", "Element", "Segment"]
 
 
 @dataclass(frozen=True)
-class Sum:
+class Branches:
     """Branches of one value whose results are summed.
 
     Attributes:
@@ -32,7 +32,7 @@ class Sum:
     geometry: Geometry
 
     @classmethod
-    def of(cls, branches: Sequence[Chain | None], factors: Sequence[float]) -> Sum | Refusal:
+    def of(cls, branches: Sequence[Chain | None], factors: Sequence[float]) -> Branches | Refusal:
         """Create the sum of branches, of which at least one has a layer, or refuse it."""
         known = [branch for branch in branches if branch is not None]
         first = known[0].whole
@@ -63,7 +63,7 @@ class Sum:
         """Whether it has no weights."""
         return all(branch is None or not branch.is_weighted for branch in self.branches)
 
-    def at_rank(self, rank: int) -> Sum:
+    def at_rank(self, rank: int) -> Branches:
         """Return the same map with this number of spatial axes."""
         return replace(self, geometry=self.geometry.at_rank(rank))
 
@@ -98,11 +98,11 @@ class Sum:
         return total
 
 
-Element: TypeAlias = "Layer | Sum"
+Element: TypeAlias = "LinearNode | Branches"
 
 
 @dataclass(frozen=True)
-class Span:
+class Segment:
     """A stretch of elements as one map.
 
     Attributes:
@@ -130,7 +130,7 @@ class Chain:
     """
 
     elements: tuple[Element, ...]
-    spans: Mapping[tuple[int, int], Span]
+    spans: Mapping[tuple[int, int], Segment]
     ends: Mapping[int, Refusal]
 
     @classmethod
@@ -157,7 +157,7 @@ class Chain:
     def composes(self) -> bool:
         """Whether several layers of it compose to one map."""
         longer = any(s.geometry is not None and i < j for (i, j), s in self.spans.items())
-        return longer or any(isinstance(element, Sum) for element in self.elements)
+        return longer or any(isinstance(element, Branches) for element in self.elements)
 
     @property
     def is_weighted(self) -> bool:
@@ -205,15 +205,15 @@ class Chain:
 
 def _spans(
     elements: Sequence[Element],
-) -> tuple[dict[tuple[int, int], Span], dict[int, Refusal]]:
+) -> tuple[dict[tuple[int, int], Segment], dict[int, Refusal]]:
     """Return all stretches, each with its cheapest order of composition, as in matrix products."""
     count = len(elements)
-    spans: dict[tuple[int, int], Span] = {}
+    spans: dict[tuple[int, int], Segment] = {}
     cost: dict[tuple[int, int], int] = {}
     ends: dict[int, Refusal] = {}
     for i, element in enumerate(elements):
         taps = _taps(element.geometry)
-        spans[i, i], cost[i, i] = Span(element.geometry, taps, i, 0), 0
+        spans[i, i], cost[i, i] = Segment(element.geometry, taps, i, 0), 0
     for length in range(1, count):
         for i in range(count - length):
             j = i + length
@@ -238,7 +238,7 @@ def _spans(
                     ends.setdefault(j - 1, joined)
                 else:
                     geometry = joined
-            spans[i, j] = Span(geometry, taps_of_both, split, products)
+            spans[i, j] = Segment(geometry, taps_of_both, split, products)
     return spans, ends
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 from onnx_expand.algebra.geometry import Geometry
-from onnx_expand.train.composed.chain import Chain, Element, Sum
+from onnx_expand.train.composed.chain import Branches, Chain, Element
 
 __all__ = ["EXECUTIONS", "Piece", "Pieces", "Situation", "apart", "best", "products"]
 
@@ -131,7 +131,7 @@ def apart(chain: Chain) -> Pieces:
     """Return the way to run a chain layer by layer."""
     pieces = []
     for index, element in enumerate(chain.elements):
-        branches = element.branches if isinstance(element, Sum) else ()
+        branches = element.branches if isinstance(element, Branches) else ()
         ways = tuple(None if branch is None else apart(branch) for branch in branches)
         pieces.append(Piece(index, index, False, ways))
     return tuple(pieces)
@@ -181,7 +181,7 @@ class _Planner:
         for piece in pieces:
             i = piece.first
             element = chain.elements[i]
-            if isinstance(element, Sum) and not piece.whole:
+            if isinstance(element, Branches) and not piece.whole:
                 for branch, way in zip(element.branches, piece.branches, strict=True):
                     if branch is not None and way is not None:
                         total += self.price(branch, way, sizes[i], moving[i])
@@ -212,20 +212,20 @@ class _Planner:
         element = chain.elements[i]
         trains = self.situation.trains(chain.elements[i : j + 1])
         running = self.situation.running(span.geometry, extents, moves, trains)
-        if i < j or isinstance(element, Sum):
+        if i < j or isinstance(element, Branches):
             composing = -(-self._composing(chain, i, j) // self.situation.parts)
             found.append(((int(self.forced), running + composing), Piece(i, j, True)))
-        if i == j and not isinstance(element, Sum):
+        if i == j and not isinstance(element, Branches):
             if element.fixed:
                 running = self.situation.moving(span.geometry, extents, moves)
             count = int(self.forced and not element.fixed)
             found.append(((count, running), Piece(i, j, False)))
-        if i == j and isinstance(element, Sum) and not self.forced:
+        if i == j and isinstance(element, Branches) and not self.forced:
             found.append(self._branches(element, i, extents, moves))
         return found
 
     def _branches(
-        self, element: Sum, i: int, extents: tuple[int, ...], moves: bool
+        self, element: Branches, i: int, extents: tuple[int, ...], moves: bool
     ) -> tuple[_Cost, Piece]:
         products = 0
         ways: list[Pieces | None] = []
@@ -242,7 +242,7 @@ class _Planner:
         """Return the cost of composing a kernel, and of the gradients of its parts."""
         if i == j:
             element = chain.elements[i]
-            if not isinstance(element, Sum):
+            if not isinstance(element, Branches):
                 return 0
             trains = self.situation.trains([element])
             size = element.geometry.macs_per_position

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.graph.ops import Trait, op_of
-from onnx_expand.train.composed.chain import Chain, Element, Sum
-from onnx_expand.train.composed.layers import Layer, Lifter, is_same
+from onnx_expand.train.composed.chain import Branches, Chain, Element
+from onnx_expand.train.composed.layers import Lifter, LinearNode, is_same
 
-__all__ = ["Apart", "Found", "find"]
+__all__ = ["Apart", "FoundChain", "find"]
 
 # Longer chains are cut, because the number of stretches grows quadratically.
 _LONGEST = 24
@@ -35,7 +35,7 @@ class Apart:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundChain:
     """A chain in a graph.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Segment:
         )
 
 
-def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[Found], list[Apart]]:
+def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[FoundChain], list[Apart]]:
     """Return the chains of several layers or of branches, in graph order, and the layers apart."""
     finder = _Finder(lifter)
     for node in graph:
@@ -93,7 +93,7 @@ def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[Found], list[Apart]]:
             for i, refusal in sorted(chain.ends.items())
         ]
         if chain.composes and chain.is_weighted:
-            found.append(Found(chain, segment.root, segment.nodes))
+            found.append(FoundChain(chain, segment.root, segment.nodes))
     return found, apart
 
 
@@ -138,7 +138,7 @@ class _Finder:
         nodes = {value.producer() for value in values}
         return any(nodes <= set(segment.nodes) for segment in self.segments.values())
 
-    def _explain(self, x: ir.Value, layer: Layer, node: ir.Node) -> None:
+    def _explain(self, x: ir.Value, layer: LinearNode, node: ir.Node) -> None:
         """Record why the layer of a node starts a new chain although a layer precedes it."""
         if x in self.normalized:
             above, refusal = self.normalized[x], _normalized("stands in between")
@@ -160,7 +160,7 @@ class _Finder:
             return False
         stored = self.lifter.stored
         values = [value for value in node.inputs if value is not None and value not in stored]
-        if len(values) != len(node.inputs) or node not in self.lifter.plans:
+        if len(values) != len(node.inputs) or node not in self.lifter.translations:
             return False
         segments = [self._alone(value, node) for value in values]
         roots = {v if s is None else s.root for v, s in zip(values, segments, strict=True)}
@@ -180,7 +180,7 @@ class _Finder:
         count = len(values)
         factors = {"Sub": (1.0, -1.0), "Mean": (1 / count,) * count}
         branches = [None if s is None else s.chain for s in segments]
-        element = Sum.of(branches, factors.get(node.op_type, (1.0,) * count))
+        element = Branches.of(branches, factors.get(node.op_type, (1.0,) * count))
         if isinstance(element, Refusal):
             labels = [s.chain.label for s in segments if s is not None]
             apart = Apart(labels[0], labels[-1], element)

@@ -24,13 +24,13 @@ from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.lift import Linear, conv_geometry, lift
 from onnx_expand.train.composed.kernels import Numbers
 from onnx_expand.train.names import CONSTANTS
-from onnx_expand.train.registry import Op
+from onnx_expand.train.registry import Translation
 from onnx_expand.train.tensors import DTYPES
 
 if TYPE_CHECKING:
-    from onnx_expand.train.composed.chain import Sum
+    from onnx_expand.train.composed.chain import Branches
 
-__all__ = ["Layer", "Lifter", "Tensors", "is_same"]
+__all__ = ["Lifter", "LinearNode", "Tensors", "is_same"]
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
@@ -74,7 +74,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearNode:
     """One linear node.
 
     Attributes:
@@ -100,7 +100,7 @@ class Layer:
         """The paths of the tensors that it reads, composed or alone."""
         return tuple(dict.fromkeys((*self.operands, *self.call.paths)))
 
-    def at_rank(self, rank: int) -> Layer:
+    def at_rank(self, rank: int) -> LinearNode:
         """Return the same map with this number of spatial axes."""
         return replace(self, geometry=self.geometry.at_rank(rank))
 
@@ -138,17 +138,17 @@ class Lifter:
     def __init__(
         self,
         facts: Facts,
-        plans: Mapping[ir.Node, tuple[Op, Mapping[str, Any]]],
+        translations: Mapping[ir.Node, tuple[Translation, Mapping[str, Any]]],
         stored: Mapping[ir.Value, tuple[str, torch.Tensor]],
     ) -> None:
         self.facts = facts
-        self.plans = plans
+        self.translations = translations
         self.stored = stored
         self.fixed: dict[str, torch.Tensor] = {}
 
     def linear(self, node: ir.Node) -> Linear | None:
         """Lift a node whose other inputs are tensors of the module, or return None."""
-        if node not in self.plans or node.op_type in {"BatchNormalization", *_SIZED}:
+        if node not in self.translations or node.op_type in {"BatchNormalization", *_SIZED}:
             return None
         linear = lift(node, self.facts)
         if not isinstance(linear, Linear) or self.facts.is_constant(linear.x):
@@ -166,7 +166,7 @@ class Lifter:
         shape = self.facts.dims(linear.weight)
         return replace(linear, geometry=conv_geometry(node, shape, None))
 
-    def layer(self, linear: Linear, above: Layer | Sum | None) -> Layer | None:
+    def layer(self, linear: Linear, above: LinearNode | Branches | None) -> LinearNode | None:
         """Convert a map to a layer if its channel axis is known.
 
         Args:
@@ -192,16 +192,18 @@ class Lifter:
             biased = bias is not None and (bias.requires_grad or bool(bias.detach().any()))
             geometry = replace(geometry, bias=biased)
             name = paths[0]
-            return Layer(name, geometry, linear.axes[0], self._call(linear), paths, linear.numbers)
+            return LinearNode(
+                name, geometry, linear.axes[0], self._call(linear), paths, linear.numbers
+            )
         held = self._fixed(linear)
         if held is None:
             return None
         path, read = held
         call = self._call(linear)
-        return Layer(label(node), geometry, linear.axes[0], call, (path,), read, True)
+        return LinearNode(label(node), geometry, linear.axes[0], call, (path,), read, True)
 
     def _call(self, linear: Linear) -> Call:
-        plan, settings = self.plans[linear.node]
+        plan, settings = self.translations[linear.node]
         args: list[Any] = []
         for slot, value in enumerate(linear.node.inputs):
             if value is None or slot == linear.slot:

@@ -11,16 +11,16 @@ import torch
 from onnx_expand.errors import Reason, UsageError
 from onnx_expand.train.composed.chain import Chain
 from onnx_expand.train.composed.cost import EXECUTIONS
-from onnx_expand.train.composed.unit import Plan, Sharing, Unit
+from onnx_expand.train.composed.unit import ChainPlan, ComposedChain, Sharing
 from onnx_expand.train.module import OnnxModule
 from onnx_expand.train.names import COMPOSED
 
 __all__ = ["chains_of", "composed", "execution_of", "plans_of", "sharing_kernels", "summary"]
 
 
-def units_of(module: torch.nn.Module) -> list[Unit]:
+def units_of(module: torch.nn.Module) -> list[ComposedChain]:
     """Return the submodules that run its chains."""
-    return [unit for unit in module.modules() if isinstance(unit, Unit)]
+    return [unit for unit in module.modules() if isinstance(unit, ComposedChain)]
 
 
 def chains_of(module: torch.nn.Module) -> list[Chain]:
@@ -63,8 +63,8 @@ def _running(module: OnnxModule, execution: str) -> OnnxModule:
     result = module.sharing()
     others = torch.nn.Module()
     for name, unit in module.get_submodule(COMPOSED).named_children():
-        assert isinstance(unit, Unit)
-        others.add_module(name, Unit(unit.chain, unit.first, execution))
+        assert isinstance(unit, ComposedChain)
+        others.add_module(name, ComposedChain(unit.chain, unit.first, execution))
     result._modules[COMPOSED] = others.train(module.training)
     return result
 
@@ -135,15 +135,15 @@ def sharing_kernels(module: torch.nn.Module, part: int, parts: int) -> Iterator[
                 unit.sharing = None
 
 
-def plans_of(module: torch.nn.Module, *inputs: torch.Tensor) -> dict[str, Plan]:
+def plans_of(module: torch.nn.Module, *inputs: torch.Tensor) -> dict[str, ChainPlan]:
     """Return how each chain of a module would be trained on some inputs, by its label.
 
     With layerwise execution there is nothing to plan.
     """
-    plans: dict[str, Plan] = {}
+    plans: dict[str, ChainPlan] = {}
 
     def note(unit: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(unit, Unit)
+        assert isinstance(unit, ComposedChain)
         with torch.enable_grad():
             x = args[0].detach().requires_grad_(not unit.first)
             plans[unit.chain.label] = unit.planned(x, args[1:])

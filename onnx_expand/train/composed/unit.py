@@ -11,13 +11,13 @@ import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.lift import swap_channels
-from onnx_expand.train.composed.chain import Chain, Sum, wide
+from onnx_expand.train.composed.chain import Branches, Chain, wide
 from onnx_expand.train.composed.cost import Piece, Pieces, Situation, apart, best, products
 from onnx_expand.train.composed.kernels import Numbers
 from onnx_expand.train.composed.layers import Tensors
 from onnx_expand.train.ops.convolution import conv, conv_transpose
 
-__all__ = ["Plan", "Sharing", "Unit"]
+__all__ = ["ChainPlan", "ComposedChain", "Sharing"]
 
 # Plans to remember: one per input shape, of which a run has few.
 _PLANS = 64
@@ -46,7 +46,7 @@ class Sharing:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChainPlan:
     """How a chain runs.
 
     Attributes:
@@ -60,7 +60,7 @@ class Plan:
     apart: int
 
 
-class Unit(torch.nn.Module):
+class ComposedChain(torch.nn.Module):
     """A chain of linear layers, whose tensors are passed as arguments.
 
     Args:
@@ -98,12 +98,12 @@ class Unit(torch.nn.Module):
             self._plans[key] = best(self.chain, situation, self.execution)
         return self._plans[key]
 
-    def planned(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Plan:
+    def planned(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> ChainPlan:
         """Return how to run the chain on x, and the cost."""
         given = dict(zip(self.paths, tensors, strict=True))
         pieces, situation = self.plan(x, given), self._situation(x, given, 1)
         own, layers = (products(self.chain, p, situation) for p in (pieces, apart(self.chain)))
-        return Plan(pieces, own, layers)
+        return ChainPlan(pieces, own, layers)
 
     def _situation(self, x: torch.Tensor, tensors: Tensors, parts: int) -> Situation:
         rank = self.chain.rank
@@ -144,14 +144,19 @@ class Unit(torch.nn.Module):
                 assert geometry is not None
                 numbers = self._numbers(chain, piece, x, tensors, place)
                 x = _apply(geometry, numbers, x, chain.axis)
-            elif isinstance(element, Sum):
+            elif isinstance(element, Branches):
                 x = self._branches(element, piece, x, tensors, (*place, piece.first))
             else:
                 x = element.call(x, tensors)
         return x
 
     def _branches(
-        self, element: Sum, piece: Piece, x: torch.Tensor, tensors: Tensors, place: tuple[int, ...]
+        self,
+        element: Branches,
+        piece: Piece,
+        x: torch.Tensor,
+        tensors: Tensors,
+        place: tuple[int, ...],
     ) -> torch.Tensor:
         total: torch.Tensor | None = None
         for index, (branch, way) in enumerate(zip(element.branches, piece.branches, strict=True)):

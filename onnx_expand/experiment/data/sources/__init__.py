@@ -1,7 +1,7 @@
 """Sources of labelled images: one module for each layout of data."""
 
 from onnx_expand.experiment.data.sources.arrays import npz
-from onnx_expand.experiment.data.sources.base import Found, Part, Request
+from onnx_expand.experiment.data.sources.base import Request, SourceData, Subset
 from onnx_expand.experiment.data.sources.cifar import cifar, is_cifar
 from onnx_expand.experiment.data.sources.custom import call
 from onnx_expand.experiment.data.sources.digits import digits
@@ -10,9 +10,9 @@ from onnx_expand.experiment.data.sources.masks import is_masks, masks
 from onnx_expand.experiment.data.sources.voc import is_voc, voc
 
 __all__ = [
-    "Found",
-    "Part",
     "Request",
+    "SourceData",
+    "Subset",
     "call",
     "cifar",
     "digits",

@@ -11,10 +11,10 @@ import numpy as np
 from onnx_expand.errors import ModelError
 from onnx_expand.experiment.data.sources.base import (
     Array,
-    Found,
     Kind,
-    Part,
     Request,
+    SourceData,
+    Subset,
     every_fifth,
     numbered,
 )
@@ -25,7 +25,7 @@ _WHOLE = {"x", "y"}
 _PARTS = {"x_train", "y_train", "x_test", "y_test"}
 
 
-def npz(path: Path, request: Request) -> Found:
+def npz(path: Path, request: Request) -> SourceData:
     """Load arrays `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`.
 
     Args:
@@ -47,7 +47,7 @@ def npz(path: Path, request: Request) -> Found:
     return from_arrays(arrays, str(path), request)
 
 
-def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> Found:
+def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> SourceData:
     """Create data from named arrays: images [N, C, H, W] or [N, H, W].
 
     Targets are classes [N], or a class for each pixel [N, H, W], or any values for a custom loss.
@@ -64,10 +64,10 @@ def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> Fo
     if arrays.keys() >= _WHOLE:
         x, y = _pair(arrays, "x", "y", label, request)
         test = every_fifth(y if _kind(y) == "classify" else np.zeros(len(y)))
-        train, held = Part(x[~test], y[~test]), Part(x[test], y[test])
+        train, held = Subset(x[~test], y[~test]), Subset(x[test], y[test])
     elif arrays.keys() >= _PARTS:
-        train = Part(*_pair(arrays, "x_train", "y_train", label, request))
-        held = Part(*_pair(arrays, "x_test", "y_test", label, request))
+        train = Subset(*_pair(arrays, "x_train", "y_train", label, request))
+        held = Subset(*_pair(arrays, "x_test", "y_test", label, request))
         x, y = np.asarray(train.x), np.asarray(train.y)
         other = np.asarray(held.y)
         if np.asarray(held.x).dtype != x.dtype or (other.ndim, other.dtype) != (y.ndim, y.dtype):
@@ -80,7 +80,7 @@ def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> Fo
     kind = _kind(y)
     every = np.concatenate([np.asarray(part.y).ravel() for part in (train, held)])
     names = numbered(every) if kind == "classify" else ()
-    return Found(train, held, names, x.dtype.kind in "iu", kind)
+    return SourceData(train, held, names, x.dtype.kind in "iu", kind)
 
 
 def _kind(y: Array) -> Kind:

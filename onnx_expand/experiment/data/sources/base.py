@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx_expand.experiment.data.targets import Boxes, Labels, Masks, Pictures
 from onnx_expand.recipes import DataOptions
 
-__all__ = ["Array", "Found", "Kind", "Part", "Request", "Size", "every_fifth", "numbered"]
+__all__ = ["Array", "Kind", "Request", "Size", "SourceData", "Subset", "every_fifth", "numbered"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = "tuple[int | None, int | None]"
@@ -41,7 +41,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Training or test data of a source.
 
     Attributes:
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceData:
     """The data of a source.
 
     Attributes:
@@ -66,8 +66,8 @@ class Found:
         left_out: The unreadable images, which are in neither part.
     """
 
-    train: Part
-    test: Part
+    train: Subset
+    test: Subset
     classes: tuple[str, ...]
     pixels: bool
     kind: Kind = "classify"

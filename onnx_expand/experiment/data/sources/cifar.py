@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.errors import ModelError
-from onnx_expand.experiment.data.sources.base import Array, Found, Part
+from onnx_expand.experiment.data.sources.base import Array, SourceData, Subset
 
 __all__ = ["cifar", "is_cifar", "unpickle"]
 
@@ -42,7 +42,7 @@ def is_cifar(path: Path) -> bool:
     return any(name in _files(path) for name in _LAYOUTS)
 
 
-def cifar(path: Path) -> Found:
+def cifar(path: Path) -> SourceData:
     """Load the images, uint8 [N, 3, 32, 32], with the fine labels of CIFAR-100.
 
     Raises:
@@ -67,7 +67,7 @@ def cifar(path: Path) -> Found:
             raise ModelError(f"{path}: a label is not in 0..{classes - 1}")
     x = np.concatenate([part[0] for part in loaded[:-1]])
     y = np.concatenate([part[1] for part in loaded[:-1]])
-    return Found(Part(x, y), Part(*loaded[-1]), names, True)
+    return SourceData(Subset(x, y), Subset(*loaded[-1]), names, True)
 
 
 def _files(path: Path) -> dict[str, Reader]:

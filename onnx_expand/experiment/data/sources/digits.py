@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.errors import UnsupportedError
-from onnx_expand.experiment.data.sources.base import Found, Part, Request, every_fifth
+from onnx_expand.experiment.data.sources.base import Request, SourceData, Subset, every_fifth
 
 __all__ = ["digits"]
 
 
-def digits(request: Request) -> Found:
+def digits(request: Request) -> SourceData:
     """Load 1,797 digits of 8x8 pixels, enlarged bilinearly to the model's size.
 
     Raises:
@@ -31,6 +31,6 @@ def digits(request: Request) -> Found:
         x = F.interpolate(x, size=target, mode="bilinear", align_corners=False)
     pixels, y = x.numpy(), labels.astype(np.int64)
     test = every_fifth(y)
-    return Found(
-        Part(pixels[~test], y[~test]), Part(pixels[test], y[test]), tuple("0123456789"), True
+    return SourceData(
+        Subset(pixels[~test], y[~test]), Subset(pixels[test], y[test]), tuple("0123456789"), True
     )

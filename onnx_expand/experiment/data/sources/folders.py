@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from onnx_expand.errors import ModelError
-from onnx_expand.experiment.data.sources.base import Array, Found, Part, Request, every_fifth
+from onnx_expand.experiment.data.sources.base import (
+    Array,
+    Request,
+    SourceData,
+    Subset,
+    every_fifth,
+)
 from onnx_expand.experiment.data.sources.pictures import gather, images_in, mode_of
 from onnx_expand.experiment.data.targets import Labels, Pictures
 
@@ -17,7 +23,7 @@ __all__ = ["folder", "subset"]
 _TESTS = ("test", "val", "valid", "validation")
 
 
-def folder(path: Path, request: Request) -> Found:
+def folder(path: Path, request: Request) -> SourceData:
     """Load sub-directories that are classes, or `train/` and `test/` (or `val/`) with such.
 
     Raises:
@@ -31,7 +37,7 @@ def folder(path: Path, request: Request) -> Found:
         assert isinstance(part.y, Labels)
         test = every_fifth(part.y.values)
         train, held = (subset(part, np.flatnonzero(mask)) for mask in (~test, test))
-        return Found(train, held, names, True, left_out=left_out)
+        return SourceData(train, held, names, True, left_out=left_out)
     tests = [path / name for name in _TESTS if (path / name).is_dir()]
     if not tests:
         raise ModelError(f"{path}: has train/, but neither test/ nor val/")
@@ -42,16 +48,16 @@ def folder(path: Path, request: Request) -> Found:
         raise ModelError(f"{tests[0] / unknown[0]}: no such class in {path / 'train'}")
     train, left_out = _read(path / "train", names, names, request)
     held, more = _read(tests[0], present, names, request)
-    return Found(train, held, names, True, left_out=left_out + more)
+    return SourceData(train, held, names, True, left_out=left_out + more)
 
 
-def subset(part: Part, places: Sequence[int] | Array) -> Part:
+def subset(part: Subset, places: Sequence[int] | Array) -> Subset:
     """Select some of the labelled images."""
     assert isinstance(part.x, Pictures)
     assert isinstance(part.y, Labels)
     kept = {new: part.x.kept[int(old)] for new, old in enumerate(places) if old in part.x.kept}
     pictures = Pictures([part.x.paths[int(place)] for place in places], part.x.decode, kept)
-    return Part(pictures, Labels(part.y.values[np.asarray(places, dtype=np.int64)]))
+    return Subset(pictures, Labels(part.y.values[np.asarray(places, dtype=np.int64)]))
 
 
 def _classes(path: Path) -> tuple[str, ...]:
@@ -63,7 +69,7 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 def _read(
     path: Path, present: Sequence[str], names: Sequence[str], request: Request
-) -> tuple[Part, tuple[str, ...]]:
+) -> tuple[Subset, tuple[str, ...]]:
     """Load the images of some classes, labelled by their index among all names."""
     paths: list[Path] = []
     labels: list[int] = []
@@ -79,4 +85,4 @@ def _read(
         if names.index(name) not in values:
             broken = next(p for p in problems if str(path / name) in p)
             raise ModelError(f"{path / name}: none of its images can be read; {broken}")
-    return Part(pictures, Labels(values)), problems
+    return Subset(pictures, Labels(values)), problems

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_expand.errors import ModelError
-from onnx_expand.experiment.data.sources.base import Array, Found, Part, Request
+from onnx_expand.experiment.data.sources.base import Array, Request, SourceData, Subset
 from onnx_expand.experiment.data.sources.pictures import gather, images_in, mode_of
 from onnx_expand.experiment.data.targets import Masks
 
@@ -46,7 +46,7 @@ def is_masks(path: Path) -> bool:
     )
 
 
-def masks(path: Path, request: Request) -> Found:
+def masks(path: Path, request: Request) -> SourceData:
     """Load images and masks of the same name, or the published files of Cityscapes.
 
     Images are in `images/` and masks in `masks/`: both inside `train/` and `val/` (or `test/`), or
@@ -62,18 +62,18 @@ def masks(path: Path, request: Request) -> Found:
         train, test, table, names = *_cityscapes(path), _table(), _CITYSCAPES
     else:
         train, test = _pairs(path)
-    parts: list[Part] = []
+    parts: list[Subset] = []
     left_out: list[str] = []
     for pairs in (train, test):
         part, problems = _part(pairs, path, request, table)
         parts.append(part)
         left_out += problems
-    return Found(parts[0], parts[1], names, True, "segment", tuple(left_out))
+    return SourceData(parts[0], parts[1], names, True, "segment", tuple(left_out))
 
 
 def _part(
     pairs: Pairs, path: Path, request: Request, table: Array | None
-) -> tuple[Part, tuple[str, ...]]:
+) -> tuple[Subset, tuple[str, ...]]:
     options = request.options
     mode = mode_of(request.channels, path)
     # A pair is left out if either file cannot be read.
@@ -92,7 +92,7 @@ def _part(
                 f"{marks.paths[index]}: is {marks[index].shape[1:]}, its image "
                 f"{images[index].shape[1:]} high and wide"
             )
-    return Part(images, targets), problems + more
+    return Subset(images, targets), problems + more
 
 
 def _pairs(path: Path) -> tuple[Pairs, Pairs]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.errors import ModelError
-from onnx_expand.experiment.data.sources.base import Found, Part, Request
+from onnx_expand.experiment.data.sources.base import Request, SourceData, Subset
 from onnx_expand.experiment.data.sources.pictures import SUFFIXES, gather, mode_of
 from onnx_expand.experiment.data.targets import Boxes, UnreadableError
 
@@ -40,7 +40,7 @@ def _root(path: Path) -> Path | None:
     )
 
 
-def voc(path: Path, request: Request) -> Found:
+def voc(path: Path, request: Request) -> SourceData:
     """Load `JPEGImages/`, `Annotations/` and, if present, lists in `ImageSets/Main/`.
 
     Boxes marked difficult are neither trained nor counted. A box without extent is left out and
@@ -59,7 +59,7 @@ def voc(path: Path, request: Request) -> Found:
     read = [_annotations(root, split, request) for split in splits]
     notes_of_all = [note for notes, _ in read for note in notes.values()]
     names = _names(notes_of_all, root, [problem for _, wrong in read for problem in wrong])
-    parts: list[Part] = []
+    parts: list[Subset] = []
     left_out: list[str] = []
     for notes, wrong in read:
         stems = [*notes]
@@ -69,9 +69,9 @@ def voc(path: Path, request: Request) -> Found:
         if not places:
             raise ModelError(f"{root}: none of its images can be read; {[*wrong, *problems][0]}")
         boxes = Boxes([_boxes(notes[stems[place]], names) for place in places])
-        parts.append(Part(images, boxes))
+        parts.append(Subset(images, boxes))
         left_out += [*wrong, *problems]
-    return Found(parts[0], parts[1], names, True, "detect", tuple(left_out))
+    return SourceData(parts[0], parts[1], names, True, "detect", tuple(left_out))
 
 
 def _annotations(

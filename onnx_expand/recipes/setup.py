@@ -11,7 +11,7 @@ from onnx_expand.options import explain
 from onnx_expand.recipes.options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from onnx_expand.recipes.papers import recipe as find
 
-__all__ = ["GROUPS", "Plan", "scaled"]
+__all__ = ["GROUPS", "Setup", "scaled"]
 
 GROUPS: Mapping[str, type[Any]] = {
     "train": TrainOptions,
@@ -25,7 +25,7 @@ _FREE = {"cache", "layout", "strict", "teacher"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Setup:
     """The settings of a run.
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
     notes: str = ""
 
     @classmethod
-    def of(cls, recipe: str | None = None, **said: Any) -> Plan:
+    def of(cls, recipe: str | None = None, **said: Any) -> Setup:
         """A plan of a recipe and of fields of any group, by name; the latter are stronger.
 
         Fields that are None were not said.

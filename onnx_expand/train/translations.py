@@ -13,14 +13,14 @@ from onnx_expand.graph.attributes import defaults_of, int_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
 from onnx_expand.train.decompose import inner_nodes
-from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Op, find
+from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Translation, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
 from onnx_expand.train.unsigned import UNSIGNED, detour, direct
 
-__all__ = ["attributes_of", "detours", "held_tensors", "moving", "planned", "settings_of"]
+__all__ = ["attributes_of", "detours", "held_tensors", "moving", "settings_of", "translations_of"]
 
 
-def planned(model: ir.Model) -> dict[ir.Node, Op]:
+def translations_of(model: ir.Model) -> dict[ir.Node, Translation]:
     """Return the translation of each node.
 
     Args:
@@ -30,7 +30,7 @@ def planned(model: ir.Model) -> dict[ir.Node, Op]:
         UnsupportedError: A node uses a feature that its translation does not support.
     """
     opsets = model.graph.opset_imports
-    plans: dict[ir.Node, Op] = {}
+    translations: dict[ir.Node, Translation] = {}
     problems = []
     for node in model.graph:
         if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
@@ -41,15 +41,15 @@ def planned(model: ir.Model) -> dict[ir.Node, Op]:
                 domain = STANDARDIZED
             elif _normalizes_by_computed(node):
                 domain = COMPUTED
-        plan = find(domain, node.op_type, opsets.get(node.domain, 1))
-        assert plan is not None, "decompose leaves no node without a translation"
-        plans[node] = plan
-        problem = _problem(node, plan)
+        translation = find(domain, node.op_type, opsets.get(node.domain, 1))
+        assert translation is not None, "decompose leaves no node without a translation"
+        translations[node] = translation
+        problem = _problem(node, translation)
         if problem:
             problems.append(f"{inner_nodes([node])}: {problem}")
     if problems:
         raise UnsupportedError("cannot be trained: " + "; ".join(problems))
-    return plans
+    return translations
 
 
 def _normalizes_by_computed(node: ir.Node) -> bool:
@@ -79,7 +79,9 @@ def _is_of_weights(node: ir.Node) -> bool:
     return True
 
 
-def moving(model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts) -> set[ir.Value]:
+def moving(
+    model: ir.Model, translations: Mapping[ir.Node, Translation], facts: Facts
+) -> set[ir.Value]:
     """Return the values that affect outputs by their content, not as sizes or settings.
 
     A constant that only provides scales to a Resize, through a Concat, is not a weight.
@@ -97,17 +99,17 @@ def moving(model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts) -> set[ir
             continue
         found.add(value)
         node = value.producer()
-        plan = plans.get(node) if node is not None else None
-        if node is None or plan is None or plan.host_rank is not None:
+        translation = translations.get(node) if node is not None else None
+        if node is None or translation is None or translation.host_rank is not None:
             continue
         for slot, operand in enumerate(node.inputs):
-            if operand is not None and slot not in plan.static and is_number(operand):
+            if operand is not None and slot not in translation.static and is_number(operand):
                 pending.append(operand)
     return found
 
 
 def detours(
-    model: ir.Model, plans: Mapping[ir.Node, Op], facts: Facts
+    model: ir.Model, translations: Mapping[ir.Node, Translation], facts: Facts
 ) -> dict[ir.Node, Callable[..., Any]]:
     """Return the computation of nodes that read types on which torch does not compute.
 
@@ -118,7 +120,7 @@ def detours(
     if not wide & _kinds(model):
         return {}
     found, problems = {}, []
-    for node in plans:
+    for node in translations:
         kinds = (facts.dtype(value) for value in node.inputs if value is not None)
         types = [kind for kind in kinds if kind is not None and kind in wide]
         if not types:
@@ -150,16 +152,16 @@ def _kinds(model: ir.Model) -> set[int]:
     return found
 
 
-def _problem(node: ir.Node, plan: Op) -> str:
+def _problem(node: ir.Node, translation: Translation) -> str:
     attributes = attributes_of(node)
     for name in attributes:
-        if name not in plan.parameters:
+        if name not in translation.parameters:
             return f"attribute '{name}' is not supported"
-    if "outputs" not in plan.parameters:
+    if "outputs" not in translation.parameters:
         for slot, value in enumerate(node.outputs[1:], 1):
             if value.uses() or value.is_graph_output():
                 return f"its output {slot} is not supported"
-    return plan.check(attributes) if plan.check is not None else ""
+    return translation.check(attributes) if translation.check is not None else ""
 
 
 def attributes_of(node: ir.Node) -> dict[str, Any]:
@@ -174,12 +176,12 @@ def attributes_of(node: ir.Node) -> dict[str, Any]:
     return values
 
 
-def settings_of(node: ir.Node, plan: Op, opset: int) -> dict[str, Any]:
+def settings_of(node: ir.Node, translation: Translation, opset: int) -> dict[str, Any]:
     """Return the attributes of a node, with defaults for missing ones."""
     attributes = attributes_of(node)
     if node.domain in {"", "ai.onnx"}:
         defaults = defaults_of(node.op_type, opset)
-        given = {name: defaults[name] for name in plan.parameters & defaults.keys()}
+        given = {name: defaults[name] for name in translation.parameters & defaults.keys()}
         attributes = given | attributes
     return attributes
 
