@@ -65,7 +65,7 @@ class Choice:
         order: The order of the Transposes, from face 0 to face 1.
         composites: Patterns whose nodes choose together.
         size: How many bytes a value has, about.
-        framed: Nodes of frames, which are known by how they are spelled; none of them chooses.
+        fixed: Nodes that stay as they are: frames are known by their spelling, others are locked.
         faces: The face of each value that has one.
         turning: The Transposes, from either face to the other.
         turns: For each node that may choose, how it works on the other face.
@@ -77,7 +77,7 @@ class Choice:
     order: Order
     composites: Composites
     size: Callable[[ir.Value], int]
-    framed: Collection[ir.Node] = ()
+    fixed: Collection[ir.Node] = ()
     faces: dict[ir.Value, int] = field(default_factory=dict)
     turning: set[ir.Node] = field(default_factory=set)
     turns: dict[ir.Node, Turn] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Choice:
     def __post_init__(self) -> None:
         self._orders = (self.order, inverse(self.order))
         for node in self.graph:
-            order = None if node in self.framed else order_of(node, self.facts)
+            order = None if node in self.fixed else order_of(node, self.facts)
             if order in self._orders and node not in self.turning:
                 x = node.inputs[0]
                 assert x is not None
@@ -126,7 +126,7 @@ class Choice:
 
     def _beside(self, node: ir.Node, value: ir.Value, face: int) -> Iterator[tuple[ir.Value, int]]:
         """The values that a node connects with one, and their faces."""
-        if node in self.turning or node in self._own or node in self.framed:
+        if node in self.turning or node in self._own or node in self.fixed:
             return
         if node.graph is not self.graph:
             return

@@ -30,7 +30,11 @@ class Turned:
 
 
 def straighten_layouts(
-    graph: ir.Graph, facts: Facts, rewriter: Rewriter, usual: Usual
+    graph: ir.Graph,
+    facts: Facts,
+    rewriter: Rewriter,
+    usual: Usual,
+    locked: frozenset[str] = frozenset(),
 ) -> Iterator[Turned]:
     """Let nodes work in that order of axes in which the fewest bytes are transposed.
 
@@ -39,19 +43,23 @@ def straighten_layouts(
         facts: What is known about the model.
         rewriter: Gives names.
         usual: The usual extents of a value, where some are not static.
+        locked: The labels of nodes that must not change.
 
     Yields:
         What became of the Transposes of each order.
     """
     orders = orders_of(graph, facts)
-    framed = {n for frame in find_frames(graph, facts) for n in frame.nodes} if orders else set()
+    if not orders:
+        return
+    fixed = {n for frame in find_frames(graph, facts) for n in frame.nodes}
+    fixed |= {node for node in graph if label(node) in locked}
     for order in orders:
         composites = Composites(graph, facts)
 
         def size(value: ir.Value) -> int:
             return bytes_of(value, facts, usual)
 
-        choice = Choice(graph, facts, order, composites, size, framed)
+        choice = Choice(graph, facts, order, composites, size, fixed)
         if choice.make():
             yield _Writer(choice, rewriter).write()
 

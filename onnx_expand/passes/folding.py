@@ -168,7 +168,8 @@ class FoldRun:
         """Change the axis order of nodes to save transposes; return whether any changed."""
         found = False
         self._usually = None
-        for turned in straighten_layouts(graph, self.facts, self.rewriter, self._usual):
+        usual, locked = self._usual, self.locked
+        for turned in straighten_layouts(graph, self.facts, self.rewriter, usual, locked):
             costs = Cost(0, 0, len(turned.gone)), Cost(0, 0, len(turned.new))
             self.sites.append(Site(turned.gone, turned.new, *costs))
             found, self._usually = True, None

@@ -15,7 +15,7 @@ from onnx import helper
 
 import onnx_expand
 from onnx_expand.errors import Reason
-from onnx_expand.graph.expressions import Apply, Expression, Value, apply
+from onnx_expand.graph.expressions import Apply, Constant, Expression, Value, apply
 from onnx_expand.graph.patterns import PATTERNS, Pattern
 from tests.support.composites import fused_ops, model_of, spelled
 from tests.support.graphs_text import bn, graph, weights
@@ -339,3 +339,19 @@ def test_a_normalization_by_nothing_finite_stays(epsilon: float) -> None:
         {**weights(w=(4,), b=(4,)), "e": np.array(epsilon, np.float32)},
     )
     assert "Sqrt" in [node.op_type for node in onnx_expand.fold(model).graph.node]
+
+
+@pytest.mark.parametrize("name", ["LayerNormalization", "RMSNormalization"])
+def test_a_normalization_divides_by_its_deviation(name: str, tmp_path: Path) -> None:
+    """X (1 / root) takes a node more than x / root, and onnxruntime fuses both."""
+    x, scale = Value("x"), Constant("scale")
+    centred = x - apply("ReduceMean", x) if name == "LayerNormalization" else x
+    root = apply("Sqrt", apply("ReduceMean", centred**2) + Constant("epsilon"))
+    scaled = (centred * (1 / root)) * scale
+    spelling = scaled + Constant("shift") if name == "LayerNormalization" else scaled
+    model = model_of(spelling, 13)
+    folded = onnx_expand.fold(model)
+    assert len(folded.graph.node) == len(model.graph.node) - 1
+    for each in (model, folded):
+        assert FUSED[name] & fused_ops(each, tmp_path).keys()
+    assert judge(Source(model, SIZES), folded) == []

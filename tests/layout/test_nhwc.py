@@ -7,11 +7,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from onnx_expand.graph.editing import Rewriter
+from onnx_expand.graph.facts import Facts
+from onnx_expand.layout import straighten_layouts
 from onnx_expand.layout.cut import Cut
 from onnx_expand.passes import Policy
 from tests.support.graphs import Array, as_double, compute
@@ -318,6 +322,23 @@ def test_random_networks_of_tf2onnx(seed: int) -> None:
     assert "Pad" not in ops(folded)
     again, _ = fold(folded, Policy.CHEAPEST)
     assert ops(again).count("Transpose") == ops(folded).count("Transpose")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_locked_nodes_stay(seed: int) -> None:
+    """Any set of nodes may be locked: they stay as they are, and no number changes."""
+    source = random_network(seed)
+    rng = np.random.default_rng(seed)
+    locked = frozenset(n.name for n in source.graph.node if rng.random() < 0.2)
+    model = ir.serde.deserialize_model(source)
+    list(straighten_layouts(model.graph, Facts(model), Rewriter(model), lambda _: None, locked))
+    turned = ir.serde.serialize_model(model)
+    spelled = {n.name: (n.op_type, list(n.attribute)) for n in turned.graph.node}
+    for node in source.graph.node:
+        if node.name in locked:
+            assert spelled[node.name] == (node.op_type, list(node.attribute))
+    channels = source.graph.input[0].type.tensor_type.shape.dim[3].dim_value
+    agree(source, turned, 2, 16, 12, channels)
 
 
 @pytest.mark.parametrize("block", range(6))
