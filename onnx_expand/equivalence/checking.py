@@ -10,6 +10,7 @@ in which the graphs differ are also compared separately: see `regions`.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from onnx_expand.equivalence.inputs import Limits, landmarks
 from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.equivalence.region import Grade, Region
 from onnx_expand.equivalence.regions import examine
+from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.tables import compare_constants, compare_rows, settled_tensors
 from onnx_expand.equivalence.trial import (
     REFERENCE,
@@ -72,7 +74,7 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
     places = _places(o)
     extents = known_shapes(left.model, left.signature, o.shapes or {})
     marks = landmarks([left.model, right.model])
-    limits = Limits(demands_of(left.model), o.ranges or {}, marks)
+    limits = Limits(demands_of(left.model), _ranges(o.ranges, left.signature), marks)
     tolerance = Tolerance(o.factor, o.rtol, o.atol)
     trial = Trial(left, right, places, tolerance, o.seed, limits, o.as_deployed, extents)
     drawn = trial.inputs(o.samples) if o.inputs is None else trial.given(o.inputs)
@@ -91,6 +93,19 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
     verdict = _with_regions(verdict, left, right, places, slack)
     _LOG.info("%s and %s: %s", left.label, right.label, verdict.summary())
     return verdict
+
+
+def _ranges(
+    wanted: Mapping[str, tuple[float, float]] | None, signature: Signature
+) -> Mapping[str, tuple[float, float]]:
+    """The ranges that were asked for, of inputs that there are."""
+    for name, (low, high) in (wanted or {}).items():
+        if name and name not in signature.inputs:
+            known = ", ".join(signature.inputs)
+            raise UsageError(f"ranges: there is no input '{name}'; the inputs are {known}")
+        if not -math.inf < low <= high < math.inf:
+            raise UsageError(f"ranges: {low} to {high} is no range of numbers")
+    return wanted or {}
 
 
 def _with_tables(

@@ -217,12 +217,24 @@ def parse_strategy(text: str) -> tuple[str, ...]:
     return names
 
 
+_MOST = 1 << 36  # parameters of one unit; as float64, in which they are drawn, half a terabyte
+
+
 def factorize(geometry: Geometry, strategies: Sequence[str], options: Options) -> Unit | Refusal:
-    """Return the unit of the first strategy that applies to a layer, or why none does."""
+    """Return the unit of the first strategy that applies to a layer, or why none does.
+
+    Raises:
+        UsageError: It would be larger than any machine holds.
+    """
     refusals = []
     for name in strategies:
         unit = STRATEGIES[name](geometry, options)
         if not isinstance(unit, Refusal):
+            if unit.parameters > _MOST:
+                raise UsageError(
+                    f"strategy '{name}' would make over {_MOST} parameters of "
+                    f"{geometry.parameters}; lower the rate, the rank or the number of branches"
+                )
             return unit
         refusals.append(unit.message)
     return Refusal(Reason.STRATEGY, "; ".join(refusals))

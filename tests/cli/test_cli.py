@@ -79,6 +79,8 @@ USAGE = [
     ("expand net.onnx out.onnx --rate 0", "rate"),
     ("expand net.onnx out.onnx --rate nan", "rate"),
     ("expand net.onnx out.onnx --rate x", "rate"),
+    ("expand net.onnx out.onnx --rate 1e9", "rate"),
+    ("expand net.onnx out.onnx --rate 1e300", "rate"),
     ("expand net.onnx out.onnx --strategy zigzag", "zigzag"),
     ("expand net.onnx out.onnx --strategy cl+", "strategy"),
     ("expand net.onnx out.onnx --include (", "regular expression"),

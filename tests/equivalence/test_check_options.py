@@ -102,6 +102,11 @@ def test_ranges_and_shapes_are_kept() -> None:
     assert max(float(f["image"].max()) for f in verdict.inputs.values()) > 200
     with pytest.raises(UsageError, match="no input 'x'"):
         onnx_expand.check(a, b, shapes={"x": (1,)})
+    with pytest.raises(UsageError, match="no input 'x'"):
+        onnx_expand.check(a, b, ranges={"x": (0.0, 1.0)})
+    for low, high in ((1.0, 0.0), (0.0, float("inf")), (float("nan"), 1.0)):
+        with pytest.raises(UsageError, match="no range"):
+            onnx_expand.check(a, b, ranges={"image": (low, high)})
     with pytest.raises(UsageError, match="extents"):
         onnx_expand.check(a, b, shapes={"image": (1, 4, 8, 8)})
 
