@@ -1,1 +1,1 @@
-"""Builders, generators and judges that the tests share, and the tools of the Makefile."""
+"""Builders, generators and judges shared by the tests, and tools of the Makefile."""

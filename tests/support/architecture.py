@@ -1,9 +1,9 @@
-"""Draw the imports into the documentation.
+"""Draw the import graph into the documentation.
 
 `python -m tests.support.architecture docs/architecture.md`
 
-Between the two marks of the file stands a Mermaid picture: a box for each part of the package,
-and an arrow from a part to each that it imports, unless a longer way shows that.
+The file contains a Mermaid diagram between two marks: a box for each part of the package, and an
+arrow from a part to each that it imports, unless a longer path implies it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIRST, LAST = "<!-- imports: made by tests/support/architecture.py -->", "<!-- e
 
 
 def picture() -> str:
-    """The imports of the package as a Mermaid flowchart."""
+    """Return the imports of the package as a Mermaid flowchart."""
     graph = grimp.build_graph("onnx_expand", include_external_packages=False)
     parts = sorted(
         part.removeprefix("onnx_expand.") for part in graph.find_children("onnx_expand")
@@ -44,7 +44,7 @@ def _part(module: str) -> str:
 
 
 def _direct(part: str, needed: dict[str, set[str]]) -> set[str]:
-    """What a part imports that nothing else that it imports leads to."""
+    """Return the imports of a part that no other import implies."""
     behind: set[str] = set()
     pending = [far for near in needed[part] for far in needed[near]]
     while pending:
@@ -56,7 +56,7 @@ def _direct(part: str, needed: dict[str, set[str]]) -> set[str]:
 
 
 def updated(text: str) -> str:
-    """A document with the picture of today between its marks."""
+    """Return a document with the current diagram between its marks."""
     before, _, rest = text.partition(FIRST)
     _, _, after = rest.partition(LAST)
     return f"{before}{FIRST}\n```mermaid\n{picture()}\n```\n{LAST}{after}"

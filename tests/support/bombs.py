@@ -1,4 +1,4 @@
-"""Small files that would take all time or memory if they were taken at their word."""
+"""Small files whose naive processing would exhaust time or memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _call(name: str, inputs: str, output: str) -> onnx.NodeProto:
 
 
 def _calls(leaf: str, depth: int, fan: int = 2, extra: str = "") -> list[onnx.FunctionProto]:
-    """Functions each of which calls the one before several times."""
+    """Build functions each of which calls the previous one several times."""
     taken = ["p", *extra.split()]
     body = [helper.make_node(leaf, taken, ["q"])]
     found = [helper.make_function("own", "f0", taken, ["q"], body, _OPSETS)]
@@ -53,7 +53,7 @@ def _calls(leaf: str, depth: int, fan: int = 2, extra: str = "") -> list[onnx.Fu
 
 
 def _loops(depth: int) -> onnx.ModelProto:
-    """Loops of 2^31 turns within each other."""
+    """Build nested loops of 2^31 iterations."""
     body: onnx.GraphProto | None = None
     for level in range(depth):
         nodes = [_node("Identity", f"go{level}", f"on{level}")]
@@ -77,7 +77,7 @@ def _inner(level: int, body: onnx.GraphProto) -> onnx.NodeProto:
 
 
 def _doubling(op: str, times: int) -> onnx.ModelProto:
-    """A value joined with itself again and again."""
+    """Build repeated concatenations of a value with itself."""
     nodes = [_node("Conv", "x w", "t0")]
     attributes = {"axis": 1} if op == "Concat" else {}
     for i in range(times):
@@ -87,7 +87,7 @@ def _doubling(op: str, times: int) -> onnx.ModelProto:
 
 
 def _diamonds(times: int) -> onnx.ModelProto:
-    """Two convolutions side by side that meet, again and again: 2^times ways through."""
+    """Build a chain of pairs of parallel convolutions: 2^times paths."""
     nodes = []
     for i in range(times):
         source = f"t{i - 1}" if i else "x"
@@ -102,7 +102,7 @@ def _ones(*shape: int) -> object:
 
 
 def _pair(op: str, inputs: str = "a w", **attributes: object) -> onnx.ModelProto:
-    """A pointwise convolution, a node of strange attributes, and another convolution."""
+    """Build a pointwise convolution, a node with extreme attributes, and another convolution."""
     nodes = [
         _node("Conv", "x v b", "a"),
         _node(op, inputs, "c", **attributes),
@@ -126,7 +126,7 @@ def _split(**attributes: object) -> onnx.ModelProto:
 
 
 def _low_rank(bias: bool) -> onnx.ModelProto:
-    """A product of 30,000 by 1 by 30,000: nothing as it is, 3.6 GB merged."""
+    """Build a product of 30,000 by 1 by 30,000, which would take 3.6 GB if merged."""
     last = _node("Add", "t b", "y") if bias else _node("MatMul", "t b", "y")
     nodes = [_node("MatMul", "x a", "t"), last]
     return _model(nodes, ["N", _WIDE], a=_ones(_WIDE, 1), b=_ones(1, _WIDE))

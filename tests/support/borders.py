@@ -1,4 +1,4 @@
-"""Draw what a merge across a padded border would get wrong, from the numbers themselves.
+"""Draw the error of a merge across a padded border, computed from actual values.
 
 `python -m tests.support.borders docs/guide/border.svg`
 """
@@ -17,15 +17,15 @@ _SIZE, _CELL, _GAP = 9, 34, 60
 
 
 def difference(size: int = _SIZE) -> npt.NDArray[np.float64]:
-    """What one convolution adds too much: a shift of 1 seen through a 3x3 mean that pads by 1."""
-    shifted = np.pad(np.ones((size, size)), 1)  # zeros are padded behind the shift
+    """Return the error of a merged convolution: a shift of 1 before a 3x3 mean that pads by 1."""
+    shifted = np.pad(np.ones((size, size)), 1)  # zeros are padded after the shift
     rows = [shifted[i : i + size, j : j + size] for i in range(3) for j in range(3)]
     found: npt.NDArray[np.float64] = 1 - np.mean(rows, axis=0)
     return found
 
 
 def picture() -> str:
-    """The difference as a map of cells with their numbers."""
+    """Return the difference as a map of cells with their values."""
     errors = difference()
     side = _SIZE * _CELL
     cells = []

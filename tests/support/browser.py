@@ -1,4 +1,4 @@
-"""Pages in a browser: what their elements are, and what clicks on them do."""
+"""Pages in a browser: their elements, and the effects of clicks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Outline(HTMLParser):
-    """The elements of a page, and what lies in its element of data."""
+    """Parses the elements of a page, and the content of its data element."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,17 +24,17 @@ class Outline(HTMLParser):
         self.data = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
+        """Record an element."""
         self.found.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        """Note the data."""
+        """Record the data."""
         if self.found[-1:] and self.found[-1][1].get("id") == "data":
             self.data += data
 
 
 def data_of(page: Path) -> Any:
-    """The data that a page shows."""
+    """Return the data that a page shows."""
     outline = Outline()
     outline.feed(page.read_text(encoding="utf-8"))
     return json.loads(outline.data)
@@ -92,7 +92,7 @@ window.addEventListener("load", () => {
 
 
 def browse(page: Path) -> dict[str, str]:
-    """What clicks on a page find, by what they looked at."""
+    """Click on a page and return what the clicks show."""
     assert CHROMIUM is not None
     text = page.read_text(encoding="utf-8").replace("<header>", CLICKS + "<header>", 1)
     copy = page.with_name(f"{page.stem}-clicked.html")

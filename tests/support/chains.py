@@ -22,7 +22,7 @@ from tests.support.strategies import geometries, with_numbers
 
 Array = npt.NDArray[Any]
 
-# Sums of some hundred products in another order, relative to the largest number.
+# Relative to the largest value, for sums of some hundred products in another order.
 EXACT = 1e-12
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -37,22 +37,22 @@ class Graph:
         self.rng = np.random.default_rng(0)
 
     def weight(self, name: str, array: Array) -> str:
-        """An initializer."""
+        """Add an initializer."""
         self.weights.append(numpy_helper.from_array(np.asarray(array, np.float64), name))
         return name
 
     def random(self, name: str, *shape: int) -> str:
-        """An initializer of normal numbers."""
+        """Add an initializer of normal random values."""
         return self.weight(name, self.rng.standard_normal(shape))
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """A node; the name of its result."""
+        """Add a node and return the name of its result."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], f"n_{name}", **attributes))
         return name
 
     def layer(self, f: AffineConv, x: str) -> str:
-        """One node that computes a map."""
+        """Add one node that computes a map."""
         name, g = f"l{len(self.nodes)}", f.geometry
         if not g.rank:
             inputs = [self.weight(f"{name}.w", f.weight)]
@@ -70,7 +70,7 @@ class Graph:
         return self.add("ConvTranspose" if g.transposed else "Conv", x, *inputs, **settings)
 
     def model(self, *outputs: str) -> onnx.ModelProto:
-        """The model with these outputs, each of the rank of the input."""
+        """Return the model with these outputs, each of the rank of the input."""
         kind, rank = onnx.TensorProto.DOUBLE, len(self.shape)
         graph = helper.make_graph(
             self.nodes, "graph",
@@ -84,12 +84,12 @@ class Graph:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
     def module(self, *outputs: str) -> OnnxModule:
-        """Its torch module."""
+        """Return the torch module of the model."""
         return to_torch(self.model(*outputs), execution="layerwise")
 
 
 def chain_of(maps: Sequence[AffineConv]) -> OnnxModule:
-    """The module of maps one after the other."""
+    """Return the module of a chain of maps."""
     m, rank = maps[0].geometry.in_channels, maps[0].rank
     graph = Graph("N", m, *(f"s{i}" for i in range(rank)))
     value = "x"
@@ -99,7 +99,7 @@ def chain_of(maps: Sequence[AffineConv]) -> OnnxModule:
 
 
 def gradients(module: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """All outputs in a row, and the gradients of x and of all parameters."""
+    """Return all outputs, concatenated, and the gradients of x and of all parameters."""
     x = x.detach().requires_grad_()
     results = module(x)
     results = results if isinstance(results, tuple) else (results,)
@@ -118,7 +118,7 @@ def gradients(module: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, l
 
 
 def assert_equal(a: OnnxModule, b: torch.nn.Module, x: torch.Tensor, limit: float = EXACT) -> None:
-    """Two modules of the same parameters compute the same, and have the same gradients."""
+    """Assert that two modules with the same parameters have equal outputs and gradients."""
     (y1, g1), (y2, g2) = gradients(a, x), gradients(b, x)
     for one, other in zip((y1, *g1), (y2, *g2), strict=True):
         scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
@@ -132,7 +132,7 @@ def units(module: torch.nn.Module) -> list[ComposedChain]:
 
 @st.composite
 def chains(draw: st.DrawFn, *, padded: bool = True) -> list[AffineConv]:
-    """Two to four maps of one rank, with channels that fit; some of them are often pointwise."""
+    """Draw two to four maps of one rank with fitting channels, some of them often pointwise."""
     rank = draw(st.integers(0, 3))
     maps: list[AffineConv] = []
     channels = None
@@ -148,7 +148,7 @@ def chains(draw: st.DrawFn, *, padded: bool = True) -> list[AffineConv]:
 
 
 def image_for(maps: Sequence[AffineConv], batch: int = 2) -> torch.Tensor:
-    """An input that leaves each map at least one position."""
+    """Draw an input for which each map has at least one output position."""
     rank, size = maps[0].rank, 1
     while rank:
         extents: tuple[int, ...] = (size,) * rank
@@ -162,7 +162,7 @@ def image_for(maps: Sequence[AffineConv], batch: int = 2) -> torch.Tensor:
 
 
 def acnet(graph: Graph, x: str, channels: int, *, norm: bool = False) -> str:
-    """Three asymmetric convolutions and a shortcut, added."""
+    """Build the sum of three asymmetric convolutions and a shortcut."""
     branches = [x]
     for index, (kernel, pads) in enumerate(
         [((3, 3), (1, 1, 1, 1)), ((1, 3), (0, 1, 0, 1)), ((3, 1), (1, 0, 1, 0))]
@@ -181,7 +181,7 @@ def acnet(graph: Graph, x: str, channels: int, *, norm: bool = False) -> str:
 
 
 def wide(width: int) -> OnnxModule:
-    """A fully connected unit of three layers at rate 4."""
+    """Build a fully connected unit of three layers at rate 4."""
     rng = np.random.default_rng(0)
     sizes = [width, 4 * width, 4 * width, width]
     return chain_of(

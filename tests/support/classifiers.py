@@ -15,7 +15,7 @@ CLASSIFIER = (
 
 
 def classifier() -> onnx.ModelProto:
-    """A convolution, normalised, clipped, pooled and classified, with dotted names."""
+    """Build a convolution, normalization, clipping, pooling and classifier, with dotted names."""
     model = parse(CLASSIFIER, "(float[n, 3, 5, 5] x) => (float[n, 2] y)")
     names = {
         "w": "features.0.weight",
@@ -42,5 +42,5 @@ def classifier() -> onnx.ModelProto:
     }
     for name, array in arrays.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    # The parser leaves out fields that every other writer fills with empty strings.
+    # The parser omits fields that every other writer fills with empty strings.
     return to_proto(read(model))

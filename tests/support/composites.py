@@ -1,4 +1,4 @@
-"""Models around composite patterns, and what onnxruntime fuses in a model."""
+"""Models of composite patterns, and the patterns that onnxruntime fuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPERATORS = {
 
 
 def spelled(pattern: Expression, rng: np.random.Generator) -> Expression:
-    """One spelling of a pattern: an option of every choice, and an order of every sum."""
+    """Return one spelling of a pattern: an option of every choice, and an order of every sum."""
     if isinstance(pattern, Either):
         return spelled(pattern.options[rng.integers(len(pattern.options))], rng)
     if not isinstance(pattern, Apply):
@@ -43,18 +43,18 @@ class _Graph:
         self._known: dict[Expression, str] = {}
 
     def constant(self, name: str, array: object) -> str:
-        """The name of a constant."""
+        """Return the name of a constant."""
         self.constants.setdefault(name, numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def node(self, op: str, inputs: list[str], **attributes: Any) -> str:
-        """The name of what a node computes."""
+        """Add a node and return the name of its result."""
         out = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [out], f"n{len(self.nodes)}", **attributes))
         return out
 
     def write(self, expression: Expression) -> str:
-        """The name of what an expression computes."""
+        """Write an expression and return the name of its result."""
         if expression not in self._known:
             self._known[expression] = self._write(expression)
         return self._known[expression]
@@ -93,7 +93,7 @@ def model_of(
     dtype: type[np.floating] = np.float32,
     shape: tuple[int | str, int | str, int] = ("N", 5, WIDTH),
 ) -> onnx.ModelProto:
-    """A spelling between two matrix products with their biases."""
+    """Build a spelling between two matrix products with biases."""
     width = shape[-1]
     graph, rng = _Graph(opset, dtype, width), np.random.default_rng(1)
 
@@ -119,12 +119,12 @@ def model_of(
 
 
 def fused_ops(model: onnx.ModelProto, folder: Path, *, every: bool = False) -> Counter[str]:
-    """The fused ops that onnxruntime makes of a model.
+    """Return the fused ops that onnxruntime creates in a model.
 
     Args:
         model: The model.
-        folder: Where onnxruntime writes what it makes of it.
-        every: Use all optimizations, also those for this machine's layout.
+        folder: The directory to which onnxruntime writes the optimized model.
+        every: Whether to use all optimizations, including those for this machine's layout.
     """
     import onnxruntime as ort
 

@@ -1,4 +1,4 @@
-"""Random nodes on constants: every pure op, at every operator set, of every type it takes."""
+"""Random nodes on constants: every pure op in every opset, with every type it takes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _SPECIAL = [0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -2.5, 1.0, -1.0, np.inf, -np.inf, np
 
 @dataclass
 class Case:
-    """One node, what it reads, and the operator set.
+    """One node, its inputs, and the opset.
 
     Attributes:
         op: The operator.
-        opset: The version of the default operators.
-        inputs: One array for each input, None for one that is left out.
+        opset: The opset version of the default domain.
+        inputs: One array for each input, None for one that is omitted.
         attributes: Its attributes.
-        outputs: How many outputs it has.
+        outputs: The number of its outputs.
     """
 
     op: str
@@ -51,7 +51,7 @@ class Case:
     outputs: int = 1
 
     def node(self) -> ir.Node:
-        """The node, in no graph."""
+        """Return the node, without a graph."""
         values = [None if a is None else ir.val(f"c{i}") for i, a in enumerate(self.inputs)]
         made = ir.node(self.op, values, self.attributes, num_outputs=self.outputs)
         for i, out in enumerate(made.outputs):
@@ -64,7 +64,7 @@ class Case:
 
 
 class _Draw:
-    """Choices of one case."""
+    """The random choices of one case."""
 
     def __init__(self, rng: np.random.Generator, op: str, name: str, version: int) -> None:
         self.rng = rng
@@ -81,7 +81,7 @@ class _Draw:
         )
 
     def array(self, shape: Sequence[int], dtype: Any = None, *, plain: bool = False) -> Array:
-        """Numbers of a type; unless plain, some of them unusual."""
+        """Draw values of a type; unless plain, some of them unusual."""
         dtype = self.dtype if dtype is None else np.dtype(dtype)
         if dtype.kind == "b":
             return np.asarray(self.rng.integers(0, 2, shape)).astype(bool)
@@ -124,7 +124,7 @@ def _makes(*ops: str) -> Callable[[_Maker], _Maker]:
 
 
 def types_of(op: str, opset: int) -> list[str]:
-    """The types that the first input of an op may have."""
+    """Return the types that the first input of an op may have."""
     schema = schema_of(op, opset)
     if schema is None or not schema.inputs:
         return []
@@ -136,7 +136,7 @@ def types_of(op: str, opset: int) -> list[str]:
 
 
 def draw_case(rng: np.random.Generator, op: str, opset: int, dtype: str) -> Case:
-    """A random case of an op; not every one is valid."""
+    """Draw a case of an op, which may be invalid."""
     schema = schema_of(op, opset)
     assert schema is not None
     draw = _Draw(rng, op, dtype, schema.since_version)
@@ -155,7 +155,7 @@ def _unary(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
 
 
 def _elementwise(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
-    """Two operands that are broadcast against each other."""
+    """Draw two operands that broadcast with each other."""
     shape = d.shape()
     other = [e if d.pick(0, 1, 1) else 1 for e in shape][d.pick(0, 0, len(shape) // 2) :]
     pair = [d.array(shape), d.array(other)]
@@ -350,7 +350,7 @@ def _scatter_elements(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
     kinds = ["none"] + (["add", "mul"] if d.version >= 16 else [])
     kinds += ["max", "min"] if d.version >= 18 else []
     kind = d.pick(*kinds)
-    if kind == "none":  # the same place twice is not defined
+    if kind == "none":  # duplicate indices are undefined
         line = np.arange(extent)[d.rng.permutation(extent)][:count]
         expand = [1] * indices.ndim
         expand[axis] = count

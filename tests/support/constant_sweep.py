@@ -1,8 +1,8 @@
-"""Constants that fold writes down against onnxruntime, over ops, operator sets and types.
+"""Compare the constants that fold computes with onnxruntime, over ops, opsets and types.
 
-`python -m tests.support.constant_sweep --count 4000` folds so many random models whose weights a
-node computes, and counts the wrong ones. `--table FILE` compares ONNX's reference implementation
-with onnxruntime instead and writes where both agree.
+`python -m tests.support.constant_sweep --count 4000` folds this many random models whose weights a
+node computes, and counts the wrong ones. `--table FILE` instead compares ONNX's reference
+implementation with onnxruntime and writes where both agree.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _SUMMING = frozenset(
         *("ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Resize", "Sum"),
     }
 )
-# Where onnxruntime's result depends on how its loops are cut: NaN among others, sums in float32
-# of numbers of two bytes. Ends of Slices beyond all extents are rare and differ as int32.
+# Ops whose result in onnxruntime depends on how loops are split: NaN among other values, sums of
+# 16-bit values in float32. Ends of Slices beyond all extents are rare and differ as int32.
 _UNCERTAIN = {
     "Slice": frozenset({"int32"}),
     **dict.fromkeys(
@@ -51,7 +51,7 @@ _DRAWS = 30
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
-    """Random cases, each op as often as any other."""
+    """Draw cases, with each op equally likely."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         op = OPS[i % len(OPS)]
@@ -59,14 +59,14 @@ def cases(count: int, seed: int) -> Iterator[Case]:
         names = types_of(op, opset)
         if not names:
             continue
-        # Half of them of the types of weights and shapes.
+        # Half of them have the types of weights and shapes.
         common = [n for n in ("float32", "float64", "int64", "float16") if n in names]
         chosen = common if common and rng.integers(2) else names
         yield draw_case(rng, op, opset, chosen[int(rng.integers(len(chosen)))])
 
 
 def source_of(case: Case) -> onnx.ModelProto:
-    """A model that adds what a case computes, as numbers of float64, to its inputs."""
+    """Build a model that adds the result of a case, as float64, to its inputs."""
     node = ir.serde.serialize_node(case.node())
     nodes, inputs, outputs = [node], [], []
     constants = [
@@ -97,7 +97,7 @@ def source_of(case: Case) -> onnx.ModelProto:
 
 
 def _run(model: onnx.ModelProto, sizes: Sequence[int] | None = None) -> list[Array] | None:
-    """The outputs on zeros, by onnxruntime without optimizations; None where it refuses."""
+    """Return the outputs for zeros in onnxruntime without optimizations, or None if it refuses."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -114,12 +114,12 @@ def _run(model: onnx.ModelProto, sizes: Sequence[int] | None = None) -> list[Arr
             for value, size in zip(session.get_inputs(), extents, strict=True)
         }
         return [np.asarray(array) for array in session.run(None, zeros)]
-    except Exception:  # onnxruntime's exceptions have no common base of their own
+    except Exception:  # onnxruntime's exceptions have no common base class
         return None
 
 
 def judge(case: Case) -> str:
-    """What fold makes of a case: equal, left, invalid (onnxruntime refuses it), or WRONG."""
+    """Return fold's outcome for a case: equal, left, invalid (for onnxruntime), or WRONG."""
     source = source_of(case)
     truth = _run(source)
     if truth is not None:
@@ -147,15 +147,15 @@ def judge(case: Case) -> str:
 
 
 def _is_same(truth: Array, found: Array, case: Case) -> bool:
-    """Whether two results are the same, to the bit.
+    """Return whether two results are bitwise equal.
 
-    Between two nodes that it computes in float32, onnxruntime leaves out the rounding to float16
-    that the model has there.
+    Between two nodes that it computes in float32, onnxruntime omits the model's rounding to
+    float16.
     """
     if np.array_equal(truth, found, equal_nan=True):
         return True
     if case.op in _SUMMING and truth.shape == found.shape:
-        # Kernels sum in another order where a weight is stored in the model.
+        # Kernels sum in another order if a weight is stored in the model.
         unit, scale = _ROUNDING.get(case.inputs[0].dtype.char, 0), _scale(case)  # type: ignore[union-attr]
         if np.allclose(truth, found, rtol=0, atol=4 * unit * scale, equal_nan=True):
             return True
@@ -166,7 +166,7 @@ def _is_same(truth: Array, found: Array, case: Case) -> bool:
 
 
 def _is_known(case: Case) -> bool:
-    """Whether a node alone is known although the model around it does not run."""
+    """Return whether a single node is known although the model around it does not run."""
     return by_onnxruntime(case.node(), case.inputs, case.opset) is not None or case.op in {
         "Shape",
         "Size",
@@ -174,7 +174,7 @@ def _is_known(case: Case) -> bool:
 
 
 def agree(case: Case) -> bool | None:
-    """Whether the reference computes what onnxruntime does; None where that cannot be said."""
+    """Return whether the reference agrees with onnxruntime, or None if unknown."""
     node = case.node()
     if not is_defined(node, case.inputs):
         return None
@@ -183,13 +183,13 @@ def agree(case: Case) -> bool | None:
         return None
     found = by_reference(node, case.inputs, case.opset)
     if found is None:
-        return None  # it fails, and so says nothing wrong
+        return None  # it fails, so it returns nothing wrong
     scale = _scale(case) if case.op in _SUMMING else 0.0
     return all(_are_close(a, b, scale) for a, b in zip(truth, found, strict=True))
 
 
 def _scale(case: Case) -> float:
-    """How large the terms of the sums of a case may be."""
+    """Return the possible magnitude of the terms of a case's sums."""
     scale = 1.0
     for array in case.inputs:
         if array is not None and array.dtype.kind == "f" and array.size:
@@ -214,7 +214,7 @@ def _are_close(a: Array, b: Array, scale: float) -> bool:
 
 
 def _variety(op: str, opset: int) -> int:
-    """How many times as many cases an op needs for its types and attributes."""
+    """Return the factor by which an op needs more cases, for its types and attributes."""
     if op.startswith("Cast"):
         return len(TYPES)
     schema = schema_of(op, opset)
@@ -224,7 +224,7 @@ def _variety(op: str, opset: int) -> int:
 
 
 def table(seed: int, ops: Sequence[str] = OPS) -> dict[str, set[str]]:
-    """The types for which each version of each op agreed in every comparison."""
+    """Return the types for which each version of each op agreed in every comparison."""
     rng = np.random.default_rng(seed)
     agreed: Counter[tuple[str, str]] = Counter()
     failed: set[tuple[str, str]] = set()
@@ -253,7 +253,7 @@ def table(seed: int, ops: Sequence[str] = OPS) -> dict[str, set[str]]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the sweep, or write the table; 1 where anything is wrong."""
+    """Run the sweep, or write the table; return 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)

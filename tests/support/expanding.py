@@ -1,4 +1,4 @@
-"""Expansions of small models."""
+"""Expand small models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx_expand.passes import Expand, ExpandReport
 
 
 def expand(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, ExpandReport]:
-    """An expanded copy of a model, checked in full, and the report."""
+    """Return an expanded copy of a model, checked in full, and the report."""
     own = ir.serde.deserialize_model(onnx.ModelProto.FromString(model.SerializeToString()))
     report = Expand(**options).call(own).report
     expanded = ir.serde.serialize_model(own)
@@ -22,10 +22,10 @@ def expand(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, Exp
 
 
 def skipped(report: ExpandReport) -> dict[str, Reason]:
-    """Why layers were left as they are, by name."""
+    """Return why layers were skipped, by name."""
     return {s.node: s.refusal.reason for s in report.skipped}
 
 
 def arrays(model: onnx.ModelProto) -> dict[str, Any]:
-    """The initializers of a model by name."""
+    """Return the initializers of a model by name."""
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}

@@ -1,4 +1,4 @@
-"""Folders of images with masks or boxes, written for the tests."""
+"""Write folders of images with masks or boxes for the tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def paint(path: Path, array: Any) -> None:
 
 
 def noise(*shape: int, seed: int = 0) -> Any:
-    """Random bytes."""
+    """Draw random bytes."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def segments(root: Path, count: int = 6) -> None:
-    """Images and masks: the mask says where the image is bright."""
+    """Write images and masks that mark where the image is bright."""
     for number in range(count):
         image = noise(8, 10, 3, seed=number)
         paint(root / "images" / f"{number}.png", image)
@@ -35,7 +35,7 @@ NOTE = """<annotation><object><name>{}</name><difficult>{}</difficult><bndbox><x
 
 
 def voc(root: Path, count: int = 6) -> Path:
-    """Images with one box each, in VOC's layout."""
+    """Write images with one box each, in VOC's layout."""
     (root / "Annotations").mkdir(parents=True)
     for number in range(count):
         paint(root / "JPEGImages" / f"{number:06}.jpg", noise(20, 40, 3, seed=number))

@@ -1,4 +1,4 @@
-"""Folds of small models, judged."""
+"""Fold small models and judge the results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.graphs_text import fold
 
 
 def outputs(model: onnx.ModelProto, given_feeds: dict[str, Array]) -> list[Array]:
-    """What a model computes in float64, its outputs in order."""
+    """Return the outputs of a model in float64, in order."""
     own = ir.serde.deserialize_model(onnx.ModelProto.FromString(model.SerializeToString()))
     found = Reference().session(own, "model").run(given_feeds)
     return [np.asarray(found[value.name], np.float64) for value in model.graph.output]
 
 
 def assert_folds(model: onnx.ModelProto, x: Array, policy: Policy) -> None:
-    """Folded and original agree, no product is added, and folding twice is folding once."""
+    """Assert that folding preserves the outputs, adds no products, and is idempotent."""
     folded, _ = fold(model, policy)
     (expected,), (found,) = (outputs(m, {"x": x}) for m in (model, folded))
     largest = max(1.0, float(np.max(np.abs(expected), initial=0.0)))

@@ -1,9 +1,9 @@
-"""Fold random models, many of them, and say what came of it.
+"""Fold many random models and report the results.
 
     python -m tests.support.fuzz --count 5000
 
-Each model is folded by every policy and judged; now and then it is expanded, or its borders are
-bridged. A model that fails is made smaller and written where `--keep` says.
+Each model is folded with every policy and judged. Some models are also expanded, or have their
+borders bridged. A failing model is shrunk and written to the directory `--keep`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = ["Finding", "failures", "try_one", "ways"]
 
 @dataclass
 class Finding:
-    """What came of one model.
+    """The result for one model.
 
     Attributes:
         seed: The model's seed.
         kind: Its kind.
         runs: Whether onnxruntime runs it at all.
-        problems: By the way it was rewritten, what is wrong.
+        problems: The errors of each rewriting.
         folded: Whether any rewriting changed it.
     """
 
@@ -57,7 +57,7 @@ class Finding:
 
 
 def ways(seed: int) -> list[str]:
-    """How one model is rewritten: by every policy, and now and then otherwise."""
+    """Return the rewritings of one model: every policy, and occasionally others."""
     found = ["auto", "cheapest", "always"]
     if seed % 7 == 0:
         found.append("preserve")
@@ -71,7 +71,7 @@ def ways(seed: int) -> list[str]:
 
 
 def rewrite(model: onnx.ModelProto, way: str) -> onnx.ModelProto:
-    """The model, rewritten in one of the ways."""
+    """Return the model after one of the rewritings."""
     if way == "preserve":
         result = onnx_expand.expand(model, init="preserve")
     elif way.startswith("border"):
@@ -85,7 +85,7 @@ def rewrite(model: onnx.ModelProto, way: str) -> onnx.ModelProto:
 
 
 def failures(model: onnx.ModelProto, way: str, source: Source | None = None) -> list[str]:
-    """What is wrong with a model rewritten in one way."""
+    """Return what is wrong with a model after one of the rewritings."""
     source = source or Source(model, sizes_of(model))
     before = model.SerializeToString(deterministic=True)
     try:
@@ -104,7 +104,7 @@ def failures(model: onnx.ModelProto, way: str, source: Source | None = None) -> 
 
 
 def _steadiness(model: onnx.ModelProto, result: onnx.ModelProto, way: str) -> list[str]:
-    """Folding is done when it is done, is the same each time, and tells whether it changed."""
+    """Check that folding is idempotent, deterministic, and reports whether it changed anything."""
     problems: list[str] = []
     if way == "latency":
         return problems
@@ -131,7 +131,7 @@ def _where() -> str:
 
 
 def try_one(seed: int, kind: str) -> Finding:
-    """Rewrite one model in its ways."""
+    """Apply the rewritings to one model."""
     finding = Finding(seed, kind)
     model = random_model(seed, kind)
     source = Source(model, sizes_of(model), seed)
@@ -146,7 +146,7 @@ def try_one(seed: int, kind: str) -> Finding:
 
 
 class _SlowError(BaseException):
-    """A model took too long; no error, so that nothing on the way takes it for one."""
+    """A model took too long; a BaseException, so that no handler of errors catches it."""
 
 
 def _prepare() -> None:
@@ -207,7 +207,7 @@ def main() -> int:
 
 
 def _sort(problem: str) -> str:
-    """A problem without what is particular to one model."""
+    """Return a problem without the details of one model, for grouping."""
     return re.split("[:'{]", problem)[0].strip() or "numbers"
 
 

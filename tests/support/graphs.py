@@ -1,4 +1,4 @@
-"""Random chains of linear nodes, and what a model computes in float64 and in onnxruntime."""
+"""Random chains of linear nodes, and their results in float64 and in onnxruntime."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def named(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
-    """The model with names given to its nodes, in order."""
+    """Give names to the nodes of a model, in order."""
     for node, name in zip(model.graph.node, names, strict=True):
         node.name = name
     return model
 
 
 def as_double(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
-    """The outputs of a model computed in float64, its own numbers taken as exact."""
+    """Return the outputs of a model computed in float64, with its constants taken as exact."""
     private = onnx.ModelProto()
     private.CopyFrom(model)
     session = Reference().session(ir.serde.deserialize_model(private))
@@ -49,11 +49,11 @@ def as_double(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]
 
 
 def compute(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
-    """The outputs of a model in onnxruntime on the CPU, its graph optimizations switched off."""
+    """Return the outputs of a model in onnxruntime on the CPU, with graph optimizations off."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    # Its own fusions would be part of what is measured.
+    # Its own fusions would be part of the measurement.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -64,7 +64,7 @@ def compute(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
 
 
 def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every float32 input, weight and output in float64."""
+    """Convert every float32 input, weight and output of a model to float64."""
     double = copy.deepcopy(model)
     for tensor in double.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -77,7 +77,7 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def sized(model: onnx.ModelProto, shape: Iterable[int]) -> onnx.ModelProto:
-    """The model with static extents for its first input."""
+    """Set static extents for the first input of a model."""
     static = copy.deepcopy(model)
     for dim, size in zip(static.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = size
@@ -85,10 +85,10 @@ def sized(model: onnx.ModelProto, shape: Iterable[int]) -> onnx.ModelProto:
 
 
 def retrained(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """The model with other numbers in every weight, as after training.
+    """Replace every weight of a model by other values, as after training.
 
-    Statistics of batch normalizations stay positive where they must, and weights are scaled by
-    fan-in, so that the outputs depend on the input and do not overflow.
+    Statistics of batch normalizations stay positive, and weights are scaled by fan-in, so that the
+    outputs depend on the input and do not overflow.
     """
     rng = np.random.default_rng(seed)
     trained = copy.deepcopy(model)
@@ -110,16 +110,16 @@ def retrained(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
 
 @dataclass
 class Chain:
-    """A model under construction: one value after the other.
+    """A model under construction, whose values follow each other.
 
     Attributes:
-        shape: The input's shape, None for the batch.
-        sizes: Input shapes to try it at.
-        seed: Decides the numbers.
-        nodes: What it has so far.
-        weights: Its initializers.
+        shape: The shape of the input, None for the batch.
+        sizes: The shapes of inputs to test.
+        seed: The seed of the weights.
+        nodes: The nodes so far.
+        weights: The initializers so far.
         outputs: Names of values that are graph outputs.
-        overridable: Names of initializers that are graph inputs too.
+        overridable: Names of initializers that are also graph inputs.
     """
 
     shape: list[int | str]
@@ -135,7 +135,7 @@ class Chain:
         self._rng = np.random.default_rng(self.seed)
 
     def weight(self, *shape: int, positive: bool = False) -> str:
-        """A new initializer of normal numbers scaled by fan-in, or of uniform ones above zero."""
+        """Add an initializer of normal values scaled by fan-in, or of positive uniform ones."""
         name = f"w{len(self.weights)}"
         if positive:
             array = self._rng.uniform(0.5, 2, shape)
@@ -146,14 +146,14 @@ class Chain:
         return name
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> None:
-        """Append a node whose output is the next value."""
+        """Append a node whose output becomes the current value."""
         output = f"v{len(self.nodes)}"
         name = f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name, **attributes))
         self.value = output
 
     def branch(self, *, activation: bool) -> None:
-        """Let something else read the current value: a Relu, or the caller."""
+        """Add another consumer of the current value: a Relu, or the caller."""
         if activation:
             side = f"side{len(self.nodes)}"
             self.nodes.append(helper.make_node("Relu", [self.value], [side], f"n.{side}"))
@@ -162,7 +162,7 @@ class Chain:
             self.outputs.append(self.value)
 
     def model(self) -> onnx.ModelProto:
-        """The model, checked in full."""
+        """Return the model, checked in full."""
         if not self.nodes:
             self.add("Identity", self.value)
         names = dict.fromkeys([*self.outputs, self.value])
@@ -182,7 +182,7 @@ class Chain:
         return model
 
     def feeds(self) -> list[dict[str, Array]]:
-        """An input of every size."""
+        """Return an input of every size."""
         return [{"x": self._rng.standard_normal(size).astype(np.float32)} for size in self.sizes]
 
 
@@ -190,7 +190,7 @@ _POINTWISE = ("BatchNormalization", "Mul", "Add", "Sub", "Div", "scalar", "Neg",
 
 
 def _add_pointwise(draw: st.DrawFn, chain: Chain, channels: int, trailing: int) -> None:
-    """Append a map of each channel for itself; `trailing` axes follow the channels."""
+    """Append a per-channel map; `trailing` axes follow the channels."""
     op = draw(st.sampled_from(_POINTWISE))
     if op in {"Neg", "Identity"}:
         chain.add(op, chain.value)
@@ -217,7 +217,7 @@ _ONES: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1))
 
 @st.composite
 def chains(draw: st.DrawFn) -> Chain:
-    """Convolutions and pointwise maps in one or two dimensions, with activations in between."""
+    """Draw convolutions and pointwise maps in one or two dimensions, with activations."""
     rank = draw(st.sampled_from([1, 2, 2]))
     channels = draw(st.sampled_from([2, 3, 4]))
     sizes = [
@@ -249,7 +249,7 @@ _ODD = ((13, 16), (18, 11))
 def _add_conv(
     draw: st.DrawFn, chain: Chain, channels: int, rank: int, left: list[list[int]]
 ) -> int:
-    """Append a convolution whose windows fit at every size; the channels that it writes."""
+    """Append a convolution whose windows fit at every size; return its output channels."""
     n = draw(st.sampled_from([2, 3, 4, 6]))
     group = draw(st.sampled_from([g for g in (1, 1, 2, 3, 4) if not (n % g or channels % g)]))
     kernel = draw(st.sampled_from([1, 1, 2, 3, 3]))
@@ -293,7 +293,7 @@ def _add_conv(
 
 @st.composite
 def matrix_chains(draw: st.DrawFn) -> Chain:
-    """Gemm, MatMul and pointwise maps of rank 2 and 3, with activations in between."""
+    """Draw Gemm, MatMul and pointwise maps of rank 2 and 3, with activations between them."""
     rank = draw(st.sampled_from([2, 3]))
     sizes = [(size, *[5] * (rank - 2), 4) for size in (1, 3)]
     rows, channels = 5, 4
@@ -306,7 +306,7 @@ def matrix_chains(draw: st.DrawFn) -> Chain:
         elif kind == "pointwise" and rank == 2:
             _add_pointwise(draw, chain, channels, 0)
         elif kind == "pointwise":
-            # Batch normalization has its channels on axis 1, and so has `x * [rows, 1]`.
+            # Batch normalization has its channels on axis 1, and so does `x * [rows, 1]`.
             _add_pointwise(draw, chain, rows, 1)
         elif rank == 2 and draw(st.booleans()):
             transposed = draw(st.integers(0, 1))

@@ -17,7 +17,7 @@ _HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 
 def weights(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, npt.NDArray[np.float32]]:
-    """Normal random numbers, scaled by fan-in so that activations stay near one."""
+    """Draw normal random values, scaled by fan-in so that activations stay near one."""
     rng = np.random.default_rng(seed)
     return {
         name: (rng.standard_normal(shape) / np.sqrt(max(1, int(np.prod(shape[1:]))))).astype(
@@ -28,7 +28,7 @@ def weights(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, npt.NDArray[n
 
 
 def bn(name: str, channels: int, seed: int = 1) -> dict[str, npt.NDArray[np.float32]]:
-    """The four parameters of a batch normalization, `<name>.s`, `.b`, `.m` and `.v`."""
+    """Return the four parameters of a batch normalization: `<name>.s`, `.b`, `.m` and `.v`."""
     rng = np.random.default_rng([seed, len(name), ord(name[-1])])
     values = {
         "s": rng.uniform(0.5, 2, channels),
@@ -42,7 +42,7 @@ def bn(name: str, channels: int, seed: int = 1) -> dict[str, npt.NDArray[np.floa
 def graph(
     text: str, constants: Mapping[str, npt.NDArray[np.generic]], *, opset: int = 17
 ) -> onnx.ModelProto:
-    """A model from ONNX text and its initializers, checked in full."""
+    """Build a model from ONNX text and its initializers, checked in full."""
     model = onnx.parser.parse_model(_HEADER.replace("17", str(opset)) + text)
     for name, array in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
@@ -56,7 +56,7 @@ def fold(
     border: Border = Border.EXACT,
     image: str | None = None,
 ) -> tuple[onnx.ModelProto, FoldReport]:
-    """A folded copy of a model, checked in full, and the report."""
+    """Return a folded copy of a model, checked in full, and the report."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     own = ir.serde.deserialize_model(copy)
@@ -67,5 +67,5 @@ def fold(
 
 
 def ops(model: onnx.ModelProto) -> list[str]:
-    """The op types of a model's nodes, in order."""
+    """Return the op types of a model's nodes, in order."""
     return [node.op_type for node in model.graph.node]

@@ -1,9 +1,9 @@
-"""Run a page of the documentation from its first block to its last, as a reader would.
+"""Run all blocks of a documentation page in order, as a reader would.
 
-`python -m tests.support.guides docs/index.md docs/guide/*.md`, or the tests, a page each.
+`python -m tests.support.guides docs/index.md docs/guide/*.md`, or the tests, one page each.
 
-Blocks of Python share their names; blocks without a language hold commands; a block whose first
-line is a comment with the name of a file is that file. Blocks of text are not run.
+Python blocks share their names; blocks without a language contain commands; a block whose first
+line is a comment with a file name defines that file. Text blocks are not run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_page(page: Path) -> None:
     """Run all blocks of a page in an empty folder.
 
     Raises:
-        AssertionError: A block says what is not so, or a command ends with another exit code.
+        AssertionError: An assertion of a block fails, or a command has an unexpected exit code.
     """
     names: dict[str, Any] = {"__name__": "guide"}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -1,7 +1,7 @@
-"""Fold broken models, many of them, and say what came of it.
+"""Fold many broken models and report the results.
 
-Each model is folded by the command line's own `main` in a process with bounded memory. What may
-come of it: exit code 0, 3 or 4 and one line; never a traceback, never more than ten seconds.
+The command line's own `main` folds each model in a process with bounded memory. Valid results are
+exit code 0, 3 or 4 with one line; never a traceback, and never more than ten seconds.
 
     python -m tests.support.hostile --count 50000
 """
@@ -39,17 +39,17 @@ _ALLOWED = {0, 3, 4}
 
 
 class Hang(BaseException):
-    """A model took too long; no error, so that nothing on the way takes it for one."""
+    """A model took too long; a BaseException, so that no handler of errors catches it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one model.
+    """The result for one model.
 
     Attributes:
         code: The exit code, or what happened instead.
-        seconds: How long it took.
-        detail: What is to be seen of a failure.
+        seconds: The duration.
+        detail: The evidence of a failure.
     """
 
     code: int | str
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def is_fine(self) -> bool:
-        """Whether that is one of the things that may happen."""
+        """Whether the result is one of the valid ones."""
         return self.code in _ALLOWED
 
 
@@ -117,7 +117,7 @@ def _raise_hang(*_: object) -> None:
 
 
 class _Process:
-    """A process that folds one model after the other, and is started again when it dies."""
+    """A process that folds models one by one, and is restarted when it dies."""
 
     def __init__(self, seed: int, options: Sequence[str]) -> None:
         self._seed, self._options = seed, options
@@ -155,10 +155,10 @@ class _Process:
 def run(
     seed: int, numbers: Sequence[int], options: Sequence[str] = ("--check", "0")
 ) -> dict[str, Any]:
-    """Fold the broken models of some numbers in a process of its own.
+    """Fold the broken models of some numbers in a separate process.
 
     Returns:
-        How many there were of each exit code and mutation, the slowest, the most memory, and all
+        The counts of each exit code and mutation, the slowest model, the peak memory, and all
         failures.
     """
     sources()  # once, before the process is forked
@@ -196,7 +196,7 @@ def run(
 
 
 def _kind(line: str) -> str:
-    """A message without what is particular to one model."""
+    """Return a message without the details of one model, for grouping."""
     words = line.split("model.onnx: ", 1)[-1].split()
     return " ".join(w for w in words[:9] if not any(c.isdigit() or c in "'\"/" for c in w))
 

@@ -1,4 +1,4 @@
-"""Nodes of integers: for each operator inputs over the whole range of a type."""
+"""Nodes on integers: for each operator, inputs over the whole range of a type."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _OUTPUTS = {"TopK": 2, "Unique": 4, "Split": 2}
 
 @dataclass(frozen=True)
 class Fixed:
-    """An input that the model holds itself."""
+    """An input that the model contains as a constant."""
 
     array: Array
 
 
 @dataclass
 class Maker:
-    """Draws numbers of one type.
+    """Draws values of one type.
 
     Attributes:
         dtype: The type.
-        rng: Decides the numbers.
+        rng: The source of randomness.
     """
 
     dtype: np.dtype[Any]
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
 
     def wide(self, *shape: int) -> Array:
-        """Small numbers, any numbers, and the ends of the type."""
+        """Draw small values, arbitrary values, and the ends of the type."""
         limits, count = np.iinfo(self.dtype), int(np.prod(shape or _SHAPE))
         low, high = int(limits.min), int(limits.max)
         values = self.rng.integers(low, high, count, dtype=self.dtype, endpoint=True)
@@ -52,11 +52,11 @@ class Maker:
         return self.rng.permutation(values).reshape(shape or _SHAPE)
 
     def below(self, limit: int, *shape: int) -> Array:
-        """Numbers from 0 to before a limit."""
+        """Draw values from 0 to below a limit."""
         return self.rng.integers(0, limit, shape or _SHAPE).astype(self.dtype)
 
     def divisor(self) -> Array:
-        """Neither 0 nor -1, at which hardware traps."""
+        """Draw values other than 0 and -1, which trap in hardware."""
         values = self.wide()
         forbidden = (values == 0) | (values + np.ones_like(values) == 0) & (
             np.iinfo(self.dtype).min < 0
@@ -64,12 +64,12 @@ class Maker:
         return np.where(forbidden, 3, values).astype(self.dtype)
 
     def number(self, value: int) -> Fixed:
-        """A constant scalar of the type."""
+        """Return a constant scalar of the type."""
         return Fixed(np.array(value, self.dtype))
 
 
 def ints(*values: int) -> Fixed:
-    """A constant list of settings."""
+    """Return a constant list of settings."""
     return Fixed(np.array(values, np.int64))
 
 
@@ -200,7 +200,7 @@ class Case:
     Attributes:
         name: The operator, its attributes and the type.
         model: The model of that node.
-        feeds: What it reads.
+        feeds: Its inputs.
     """
 
     name: str
@@ -209,7 +209,7 @@ class Case:
 
 
 def cases(dtype: np.dtype[Any], opset: int) -> Iterator[Case]:
-    """The nodes that ONNX allows for a type."""
+    """Return the nodes that ONNX allows for a type."""
     for op, attributes, inputs in _table():
         if not onnx.defs.has(op, opset, ""):
             continue

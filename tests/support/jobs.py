@@ -1,4 +1,4 @@
-"""Small jobs of studies, and executors that count."""
+"""Small jobs of studies, and executors that count their runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOY = Setting(
 
 
 def squares(size: tuple[int, int] = (8, 8)) -> tuple[Any, Any, Any, Any]:
-    """Stripes in a frame: a function for `--data`."""
+    """Draw stripes in a frame: a function for `--data`."""
     x, y = stripes(120)
     edge = (size[0] - 6) // 2
     x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
@@ -29,11 +29,11 @@ def squares(size: tuple[int, int] = (8, 8)) -> tuple[Any, Any, Any, Any]:
 
 
 def pair(**more: Any) -> Study:
-    """The compact network against CK."""
+    """Return a study of the compact network against CK."""
     arms = (Arm("compact"), Arm("CK", {"strategy": "ck", "rate": 1.0}))
     return Study("pair", "?", "Table 0", "smallnet", arms, **more)
 
 
 def job(**more: Any) -> Job:
-    """A toy run."""
+    """Return a small run."""
     return Job("smallnet", TOY.build, None, TOY.data, TOY.options, {"epochs": 1}, **more)

@@ -1,9 +1,9 @@
-"""Whether a rewritten model may stand for its source: the judge of random models.
+"""Judge whether a rewritten model computes the same as its source.
 
-It knows nothing of how models are rewritten. What the rounding of the source's own arithmetic does
-to its outputs is measured: every constant, input and intermediate value is disturbed by about one
-unit in the last place, in onnxruntime, and the outputs of the rewritten model may be some times as
-far away.
+The judge is independent of the rewriting code. It measures the effect of rounding on the source's
+outputs: every constant, input and intermediate value is disturbed by about one ulp, in
+onnxruntime, and the outputs of the rewritten model may differ by a multiple of the resulting
+change.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _TRIALS = 3
 
 
 class Source:
-    """A model, what it computes at some sizes, and how much rounding moves that.
+    """A model, its outputs at some sizes, and their changes under rounding.
 
     Attributes:
         model: The model.
-        runs: For each size the inputs, the outputs and how far each output moves.
-        error: Why it cannot be judged by running it, or nothing.
+        runs: For each size the inputs, the outputs and the change of each output.
+        error: Why it cannot be judged by running it, or an empty text.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Source:
 
     @functools.cached_property
     def is_optimized(self) -> bool:
-        """Whether onnxruntime loads it with all optimizations, some of which fail."""
+        """Return whether onnxruntime loads it with all optimizations, some of which fail."""
         try:
             _session(self.model, fast=True)
         except Exception:
@@ -73,13 +73,13 @@ class Source:
 def judge(
     source: Source, result: onnx.ModelProto, *, slack: float = 1.0, strict: bool = True
 ) -> list[str]:
-    """What is wrong with a model that is to compute what its source does; empty if nothing is.
+    """Return what is wrong with a model that should compute the same as its source, if anything.
 
     Args:
         source: The source.
         result: The rewritten model.
-        slack: How many times as far as a fold's its numbers may be.
-        strict: Whether operator sets and metadata must stay as they are.
+        slack: The factor of the tolerance, compared with a fold's.
+        strict: Whether opset imports and metadata must not change.
     """
     problems = _interface(source.model, result, strict)
     problems += _validity(source.model, result)
@@ -110,7 +110,7 @@ def judge(
 
 
 def _interface(source: onnx.ModelProto, result: onnx.ModelProto, strict: bool) -> list[str]:
-    """What a caller sees must be as it was."""
+    """Check that the interface is unchanged."""
     problems = []
     for side in ("input", "output"):
         before, after = getattr(source.graph, side), getattr(result.graph, side)
@@ -183,7 +183,7 @@ def _feeds(session: Any, extents: Mapping[str, int], rng: np.random.Generator) -
 def _measure(
     session: Any, moved: Sequence[Any], feeds: dict[str, Array], rng: np.random.Generator
 ) -> tuple[dict[str, Array], list[Array], list[float]]:
-    """The outputs, and how far they move."""
+    """Return the outputs, and their changes under rounding."""
     wanted = [np.asarray(value) for value in session.run(None, feeds)]
     moves = [0.0] * len(wanted)
     for other in moved:
@@ -202,7 +202,7 @@ def _measure(
 
 
 def _shaken(array: Array, rng: np.random.Generator) -> Array:
-    """Numbers off by up to two units in the last place."""
+    """Shift values by up to two ulps."""
     if array.dtype.kind != "f":
         return array
     unit = float(np.finfo(array.dtype).eps)
@@ -211,7 +211,7 @@ def _shaken(array: Array, rng: np.random.Generator) -> Array:
 
 
 def _disturbed(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
-    """The model with every constant and every intermediate value a little off."""
+    """Disturb every constant and every intermediate value of a model slightly."""
     other = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
     if not model.functions:
         other.CopyFrom(model)
@@ -221,7 +221,7 @@ def _disturbed(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelPr
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of each floating-point value that inference finds."""
+    """Return the element type of each floating-point value, by inference."""
     inferred = onnx.shape_inference.infer_shapes(model)
     found: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Single nodes, lifted and compared with what they compute."""
+"""Lift single nodes and compare the maps with what the nodes compute."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.support.graphs_text import graph
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
-    """Normal random numbers in float64."""
+    """Draw normal random values in float64."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
 def lifted(model: onnx.ModelProto) -> Linear | Refusal | None:
-    """What the last node of a model is lifted to."""
+    """Lift the last node of a model."""
     own = ir.serde.deserialize_model(model)
     return lift(own.graph[-1], Facts(own))
 
 
 def reads_its_operands(linear: Linear) -> None:
-    """Assert that `numbers`, by which training goes, makes of the constants what `load` gives."""
+    """Assert that `numbers`, used in training, computes the same from the constants as `load`."""
     assert linear.numbers is not None
     constants = [ir.convenience.get_const_tensor(value) for value in linear.operands]
     weight, bias = linear.numbers(*(c.numpy() for c in constants if c is not None))
@@ -42,7 +42,7 @@ def reads_its_operands(linear: Linear) -> None:
 
 
 def acts_as_its_node(model: onnx.ModelProto, x: Array) -> Linear:
-    """Assert that the last node of a model lifts, and that its map computes what it does."""
+    """Assert that the last node of a model lifts to a map that computes the same as the node."""
     linear = lifted(model)
     assert isinstance(linear, Linear), linear
     assert linear.x.name == "x"
@@ -58,7 +58,7 @@ def acts_as_its_node(model: onnx.ModelProto, x: Array) -> Linear:
     else:
         columns = np.moveaxis(x, read, -1)
         flat = affine(columns.reshape(-1, columns.shape[-1]))
-        # What is not the channel axis keeps its order, wherever the channels go.
+        # The axes other than the channel axis keep their order.
         actual = np.moveaxis(flat.reshape(*columns.shape[:-1], -1), -1, written)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
@@ -71,12 +71,12 @@ def acts_as_its_node(model: onnx.ModelProto, x: Array) -> Linear:
 
 
 def dims(x: Array) -> str:
-    """The shape of an array as text, its first axis symbolic."""
+    """Return the shape of an array as text, with a symbolic first axis."""
     return ",".join(["N", *map(str, x.shape[1:])])
 
 
 def one_node(text: str, x: Array, opset: int = 17, /, **constants: Any) -> onnx.ModelProto:
-    """A model in float64 of one node, written as text, that maps x to y."""
+    """Build a float64 model of one node, written as text, that maps x to y."""
     axes = ",".join("ABCDE"[: x.ndim])
     return graph(
         f"g (double[{dims(x)}] x) => (double[{axes}] y) {{ {text} }}",

@@ -1,4 +1,4 @@
-"""How two models differ, for the tests."""
+"""Compare two models byte by byte, apart from weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 
 def unlike_only_in_weights(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
-    """Whether two models are the same bytes once weights are zero and expand's note is gone."""
+    """Return whether two models are equal byte by byte, without weights and expand's metadata."""
     blank = []
     for model in (a, b):
         own = copy.deepcopy(model)
@@ -19,7 +19,7 @@ def unlike_only_in_weights(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
             tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(array), tensor.name))
         kept = {p.key: p.value for p in own.metadata_props if p.key != "onnx_expand.expanded"}
         onnx.helper.set_model_props(own, kept)
-        # Whether an empty text is written or left out is tested for itself.
+        # A separate test covers whether empty texts are written or omitted.
         own.producer_version = own.producer_version or "none"
         for node in own.graph.node:
             node.domain = node.domain or "ai.onnx"

@@ -1,4 +1,4 @@
-"""The lowest versions that the package says it works with, as constraints for pip.
+"""The lowest supported version of each dependency, as constraints for pip.
 
 python -m tests.support.lowest > lowest.txt
 """
@@ -20,7 +20,7 @@ _BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[.*\])?>=(?P<version>[0-9.]+)")
 
 
 def lowest() -> Iterator[str]:
-    """Each dependency and its lowest version, as `name==version`.
+    """Return each dependency with its lowest version, as `name==version`.
 
     Raises:
         ValueError: A dependency has no lower bound.

@@ -1,4 +1,4 @@
-"""Models of which one tensor is moved a little."""
+"""Models with a slightly changed tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 
 def moved(model: onnx.ModelProto, name: str, by: float) -> onnx.ModelProto:
-    """A copy of a model with the first number of an initializer changed."""
+    """Return a copy of a model with the first element of an initializer changed."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     tensor = next(t for t in copy.graph.initializer if t.name == name)

@@ -1,4 +1,4 @@
-"""Models that are broken on purpose: each is a function of a seed and a number."""
+"""Broken models, each a function of a seed and a number."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Broken:
 
     Attributes:
         content: The bytes of the file.
-        files: What lies beside it, by name.
-        mutations: What was done.
+        files: The files beside it, by name.
+        mutations: The applied mutations.
     """
 
     content: bytes
@@ -46,7 +46,7 @@ class Broken:
 
 @cache
 def sources() -> tuple[bytes, ...]:
-    """Valid models to start from: what fold works on, and what it should leave alone."""
+    """Return valid models to start from: some that fold changes, and some that it must not."""
     models = [random_graph(seed, length=3 + seed % 9) for seed in range(40)]
     models += [random_layouts(seed, length=3 + seed % 7) for seed in range(40)]
     models += [onnx_expand.expand(random_graph(seed, length=5)) for seed in range(8)]
@@ -103,7 +103,7 @@ def _with_function() -> onnx.ModelProto:
 
 
 def _trained() -> onnx.ModelProto:
-    """A model with training_info, a sparse initializer and a quantization annotation."""
+    """Build a model with training_info, a sparse initializer and a quantization annotation."""
     text = """<ir_version: 10, opset_import: ["" : 17]>
     g (float[N,4] x) => (float[N,4] y) <float[4] b = {1,2,3,4}>
     { a = MatMul(x, s) y = Add(a, b) }"""
@@ -121,7 +121,7 @@ def _trained() -> onnx.ModelProto:
 
 
 def _double_weights() -> onnx.ModelProto:
-    """Weights in typed fields of several types, and one in Constant nodes."""
+    """Build a model with weights in typed fields of several types, and one in Constant nodes."""
     nodes = [
         helper.make_node(
             "Constant", [], ["w"], value=helper.make_tensor("w", 10, [4, 4], [1.0] * 16)
@@ -143,7 +143,7 @@ def _double_weights() -> onnx.ModelProto:
 
 
 def broken(seed: int, number: int) -> Broken:
-    """One broken model, the same for the same seed and number."""
+    """Build one broken model, the same for the same seed and number."""
     rng = np.random.default_rng([seed, number])
     content = sources()[int(rng.integers(len(sources())))]
     result = Broken(content)
@@ -155,7 +155,7 @@ def broken(seed: int, number: int) -> Broken:
             try:
                 mutation(rng, model, result.files)
             except (ValueError, TypeError, LookupError, NotImplementedError, Error):
-                # protobuf refuses a value that its field cannot hold: nothing was broken.
+                # protobuf refused an invalid value, so nothing was broken
                 result.mutations[-1] += " (refused)"
         result.content = model.SerializeToString()
     if rng.random() < 0.07 or not result.mutations:
@@ -193,7 +193,7 @@ Mutation = Callable[[np.random.Generator, onnx.ModelProto, Files], None]
 
 
 def _pick(rng: np.random.Generator, options: Any) -> Any:
-    """One of a list of messages or values; a new message of a throwaway kind if it is empty."""
+    """Pick one of a list of messages or values, or a new throwaway message if it is empty."""
     if not len(options):
         raise ValueError("nothing to pick from")
     return options[int(rng.integers(len(options)))]
@@ -223,7 +223,7 @@ def _swap_input(rng: np.random.Generator, model: onnx.ModelProto, files: Files) 
         raise ValueError("no nodes")
     index = int(rng.integers(len(graph.node)))
     names = _names(graph)
-    if rng.random() < 0.8:  # what is there before the node is
+    if rng.random() < 0.8:  # an operand defined before the node
         names = [info.name for info in graph.input] + [t.name for t in graph.initializer]
         names += [name for node in graph.node[:index] for name in node.output]
     node = graph.node[index]
@@ -324,7 +324,7 @@ def _zero_sized(rng: np.random.Generator, model: onnx.ModelProto, files: Files) 
 
 
 def _other_data(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    """A tensor that is well formed, of any type, shape and content."""
+    """Create a well-formed tensor of any type, shape and content."""
     _, tensor = _pick(rng, list(tensors(model)))
     dtype = _pick(rng, ["f4", "f2", "f8", "i8", "i4", "u1", "i1", "?", "c8", "u2"])
     if rng.random() < 0.8:
@@ -386,7 +386,7 @@ def _value_type(rng: np.random.Generator, model: onnx.ModelProto, files: Files) 
 
 
 def _describe(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    """A description of a value, as likely wrong as right."""
+    """Create a type description of a value that is as likely wrong as right."""
     graph = _graph(rng, model)
     info = graph.value_info.add(name=_pick(rng, _names(graph)))
     info.type.tensor_type.elem_type = _pick(rng, [1, 1, 1, 10, 7, 11])
@@ -404,7 +404,7 @@ def _non_finite(rng: np.random.Generator, model: onnx.ModelProto, files: Files) 
 
 
 def _attribute(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    """Another value of an attribute that the op has, or one that it has not."""
+    """Change an attribute of the op, or add one that it does not have."""
     node = _node(rng, model)
     known: dict[str, Any] = {"group": None, "auto_pad": None, "x": None}
     if onnx.defs.has(node.op_type, node.domain) and rng.random() < 0.95:
@@ -517,7 +517,7 @@ def _ends(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> Non
 
 
 def _metadata(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    """What expand records, changed or of something else; and what others record."""
+    """Change the metadata that expand records, or add those of others."""
     held = [e for node in model.graph.node for e in node.metadata_props]
     held += list(model.metadata_props)
     if held and rng.random() < 0.8:
@@ -530,7 +530,7 @@ def _metadata(rng: np.random.Generator, model: onnx.ModelProto, files: Files) ->
 
 
 def _function(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    """A function that calls itself, or others, or nothing."""
+    """Create a function that calls itself, others, or nothing."""
     name = _pick(rng, ["twice", "f", "Conv"])
     domain = _pick(rng, ["own", "", "ai.onnx"])
     inner = helper.make_node(_pick(rng, [name, "Relu", "Identity"]), ["p"], ["r"], domain=domain)
@@ -543,7 +543,7 @@ def _function(rng: np.random.Generator, model: onnx.ModelProto, files: Files) ->
 
 
 def _into_subgraph(rng: np.random.Generator, model: onnx.ModelProto, files: Files) -> None:
-    """The main graph within a node of its own, again and again."""
+    """Nest the main graph in a node of its own, repeatedly."""
     depth = _pick(rng, [1, 1, 2, 5, 30])
     model.opset_import.add(domain="custom", version=1)
     for _ in range(depth):
@@ -553,7 +553,7 @@ def _into_subgraph(rng: np.random.Generator, model: onnx.ModelProto, files: File
         outputs = [f"{info.name}_{len(model.graph.name)}" for info in model.graph.output]
         infos = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in model.graph.output]
         node = helper.make_node("If", ["c"], outputs, then_branch=inner, else_branch=inner)
-        if depth > 1:  # two branches each would be exponential
+        if depth > 1:  # two branches each would grow exponentially
             node = helper.make_node("Wrap", ["c"], outputs, domain="custom", body=inner)
         del model.graph.node[:], model.graph.initializer[:], model.graph.output[:]
         model.graph.node.append(node)

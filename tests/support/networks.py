@@ -14,7 +14,7 @@ __all__ = ["chain", "network", "stripes", "write_stripes"]
 
 
 def network(head: str = "y = Identity(z)", opset: int = 17) -> onnx.ModelProto:
-    """A convolution, BatchNormalization, and three classes."""
+    """Build a convolution, BatchNormalization, and a classifier of three classes."""
     model = parse(
         "c = Conv(x, w) b = BatchNormalization(c, s, t, m, v) r = Relu(b)"
         f"p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, g) {head}",
@@ -27,7 +27,7 @@ def network(head: str = "y = Identity(z)", opset: int = 17) -> onnx.ModelProto:
 
 
 def plain() -> onnx.ModelProto:
-    """As `network`, without statistics of batches, and with dropout."""
+    """Build `network` without batch statistics, but with dropout."""
     model = parse(
         "c = Conv(x, w) r = Relu(c) d = Dropout(r)"
         "p = GlobalAveragePool(d) f = Flatten(p) y = Gemm(f, g)",
@@ -37,7 +37,7 @@ def plain() -> onnx.ModelProto:
 
 
 def chain() -> onnx.ModelProto:
-    """As `plain`, with two layers in the place of each."""
+    """Build `plain` with each layer replaced by two."""
     model = parse(
         "a = Conv(x, v, b) c = Conv(a, w) r = Relu(c)"
         "p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, g) y = Gemm(z, h)",
@@ -48,7 +48,7 @@ def chain() -> onnx.ModelProto:
 
 
 def stripes(count: int = 150) -> tuple[Any, Any]:
-    """Stripes in three directions, in noise: images [count, 1, 6, 6] and classes."""
+    """Draw noisy stripes in three directions: images [count, 1, 6, 6] and classes."""
     rng = np.random.default_rng(0)
     y = np.arange(count) % 3
     rows, columns = np.mgrid[:6, :6]
@@ -58,7 +58,7 @@ def stripes(count: int = 150) -> tuple[Any, Any]:
 
 
 def write_stripes(path: Path, count: int = 150) -> Path:
-    """The stripes as an .npz file."""
+    """Write the stripes to an .npz file."""
     x, y = stripes(count)
     np.savez(path, x=x, y=y)
     return path

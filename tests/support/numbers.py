@@ -1,4 +1,4 @@
-"""What models compute in float64, and whether two of them compute the same."""
+"""Compute the outputs of models in float64, and compare models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["assert_same", "outputs"]
 def outputs(
     model: onnx.ModelProto, x: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 ) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-    """What a model computes in float64, its outputs in order."""
+    """Return the outputs of a model in float64, in order."""
     own = onnx.ModelProto()
     own.CopyFrom(model)
     found = Reference().session(ir.serde.deserialize_model(own), "model").run({"x": x})
@@ -22,7 +22,7 @@ def outputs(
 
 
 def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int) -> None:
-    """Assert that two float32 models agree to the rounding of float32 weights."""
+    """Assert that two float32 models agree up to the rounding of float32 weights."""
     assert [v.name for v in a.graph.output] == [v.name for v in b.graph.output]
     assert a.graph.input == b.graph.input
     dims = a.graph.input[0].type.tensor_type.shape.dim
@@ -30,6 +30,6 @@ def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal(extents)
     for first, second in zip(outputs(a, x), outputs(b, x), strict=True):
         assert first.shape == second.shape
-        # Weights are rounded once to float32; what a chain amplifies, it amplifies of that.
+        # Weights are rounded once to float32, and a chain amplifies this error.
         scale = max(1.0, float(np.max(np.abs(first), initial=0.0)))
         np.testing.assert_allclose(second, first, rtol=0, atol=3e-5 * scale)

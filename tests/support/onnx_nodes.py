@@ -1,4 +1,4 @@
-"""The node tests that come with ONNX."""
+"""The node tests included in ONNX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTEGERS = {onnx.TensorProto.DataType.Value(f"{s}INT{n}") for s in ("", "U") for
 
 
 def cases() -> Iterator[Any]:
-    """Tests with numbers as inputs and outputs, those of function bodies left out."""
+    """Return the tests with numeric inputs and outputs, except those of function bodies."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from onnx.backend.test.case.node import collect_testcases

@@ -1,7 +1,7 @@
-"""Random graphs in which axes are easily taken for one another.
+"""Random graphs in which axes are easily confused.
 
-Extents are small and often 1 or equal, constants come first or second, with every shape that
-broadcasts, and views put axes in, take them away and rename them.
+Extents are small and often 1 or equal, constants come first or second in every broadcastable
+shape, and views insert, remove and permute axes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Array = npt.NDArray[Any]
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 20, 21, 22, 24)
 _TYPES = (np.float32, np.float32, np.float32, np.float64, np.float64, np.float16)
 _EXTENTS = (1, 1, 2, 3, 4)
-_FAR = 2**31 - 1  # what exporters write for the end of any axis
+_FAR = 2**31 - 1  # the value that exporters write for the end of any axis
 
 
 class AxisGraph:
-    """A graph that grows by nodes which onnxruntime runs.
+    """A graph that grows by nodes that onnxruntime can run.
 
     Args:
-        seed: Decides everything.
+        seed: The seed of the graph.
     """
 
     def __init__(self, seed: int) -> None:
@@ -54,10 +54,10 @@ class AxisGraph:
     # -- Growing ----------------------------------------------------------------------------
 
     def add(self, op: str, inputs: list[Any], outputs: int = 1, /, **attributes: Any) -> list[str]:
-        """A node, if it runs; arrays among its inputs become constants.
+        """Add a node if it runs; arrays among its inputs become constants.
 
         Returns:
-            The names of its outputs, none if it does not run.
+            The names of its outputs; none if it does not run.
         """
         names: list[str] = []
         constants: list[onnx.TensorProto] = []
@@ -74,7 +74,7 @@ class AxisGraph:
         feeds = {name: known[name] for name in names if name in known}
         try:
             arrays = run(self._model([node], constants, feeds, outs), feeds)
-        except Exception:  # whatever onnxruntime has against it
+        except Exception:  # any error of onnxruntime
             return []
         if any(a.size == 0 or a.size > 4096 for a in arrays):
             return []
@@ -106,27 +106,27 @@ class AxisGraph:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of what the next node reads."""
+        """The shape of the current value."""
         return self.values[self.current].shape
 
     def normal(self, *shape: int) -> Array:
-        """Normal random numbers."""
+        """Draw normal random values."""
         return self.rng.standard_normal(shape).astype(self.dtype)
 
     def chance(self, probability: float = 0.5) -> bool:
-        """Whether something that happens so often does."""
+        """Return True with this probability."""
         return bool(self.rng.random() < probability)
 
     def extent(self) -> int:
-        """A random extent."""
+        """Draw an extent."""
         return int(self.rng.choice(_EXTENTS))
 
     def axis(self, rank: int) -> int:
-        """A random axis, counted from either end."""
+        """Draw an axis, counted from either end."""
         return int(self.rng.integers(-rank, rank)) if rank else 0
 
     def grow(self) -> None:
-        """Let one more node read the current value."""
+        """Append one more node that reads the current value."""
         if self.chance(0.12) and len(self.values) > 2:
             fork(self)
             return
@@ -136,7 +136,7 @@ class AxisGraph:
             self.current = found[int(self.rng.integers(len(found)))]
 
     def model(self) -> onnx.ModelProto:
-        """The graph as a model; its output is the current value."""
+        """Return the graph as a model whose output is the current value."""
         used, names = [], {self.current}
         for node in reversed(self.nodes):
             if names & set(node.output):
@@ -154,7 +154,7 @@ class AxisGraph:
         return model
 
     def inputs(self) -> list[Array]:
-        """Inputs of the sizes that the model says that it takes."""
+        """Draw inputs of the sizes that the model accepts."""
         found = [self.x]
         for other in (1, 2, 3, 5):
             shape = [other if isinstance(d, str) else d for d in self.declared]
@@ -165,7 +165,7 @@ class AxisGraph:
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
-    """What onnxruntime computes on the CPU, without optimizing."""
+    """Run the model in onnxruntime on the CPU, without optimizations."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -180,7 +180,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
 
 
 def matmul(g: AxisGraph) -> list[str]:
-    """A product with a constant on either side, of any rank."""
+    """Append a product with a constant on either side, of any rank."""
     shape = g.shape
     if g.chance(0.65):
         weight = g.normal(shape[-1], *((g.extent(),) if g.chance(0.9) else ()))
@@ -199,7 +199,7 @@ def _with_ones(g: AxisGraph, weight: Array) -> Array:
 
 
 def gemm(g: AxisGraph) -> list[str]:
-    """A Gemm with its constant on either side, each transposed or not, and any C."""
+    """Append a Gemm with its constant on either side, transposed or not, and any C."""
     if len(g.shape) != 2:
         return []
     trans_a, trans_b = int(g.chance()), int(g.chance())
@@ -224,12 +224,12 @@ def gemm(g: AxisGraph) -> list[str]:
 
 
 def elementwise(g: AxisGraph) -> list[str]:
-    """A sum or product with a constant of any shape that broadcasts, or is broadcast to."""
+    """Append a sum or product with a constant of any shape that broadcasts in either direction."""
     shape = [e if g.chance(0.35) else 1 for e in g.shape]
     if g.chance(0.4) and shape:
         keep = int(g.rng.integers(len(shape)))
         shape = [e if i == keep else 1 for i, e in enumerate(g.shape)]
-    if g.chance(0.15):  # an axis of one number is stretched
+    if g.chance(0.15):  # an axis of extent one is broadcast
         ones = [i for i, e in enumerate(g.shape) if e == 1]
         if ones:
             shape[int(g.rng.choice(ones))] = int(g.rng.integers(2, 4))
@@ -247,7 +247,7 @@ def elementwise(g: AxisGraph) -> list[str]:
 
 
 def normalization(g: AxisGraph) -> list[str]:
-    """A batch normalization."""
+    """Append a batch normalization."""
     if len(g.shape) < 2:
         return []
     c = g.shape[1]
@@ -256,7 +256,7 @@ def normalization(g: AxisGraph) -> list[str]:
 
 
 def convolution(g: AxisGraph) -> list[str]:
-    """A convolution, or a transposed one, of any number of groups."""
+    """Append a convolution, possibly transposed, with any number of groups."""
     rank = len(g.shape) - 2
     if rank < 1:
         return []
@@ -278,13 +278,13 @@ def convolution(g: AxisGraph) -> list[str]:
 
 
 def transpose(g: AxisGraph) -> list[str]:
-    """Axes in another order."""
+    """Append a Transpose."""
     perm = [int(i) for i in g.rng.permutation(len(g.shape))]
     return g.add("Transpose", [g.current], **({} if g.chance(0.2) else {"perm": perm}))
 
 
 def reshape(g: AxisGraph) -> list[str]:
-    """Extents grouped anew, spelled with zeros and one -1 or without."""
+    """Append a Reshape that regroups extents, with or without zeros and -1."""
     shape = list(g.shape)
     for _ in range(int(g.rng.integers(1, 3))):
         at = int(g.rng.integers(0, len(shape) + 1))
@@ -308,7 +308,7 @@ def reshape(g: AxisGraph) -> list[str]:
 
 
 def veil(g: AxisGraph) -> list[str]:
-    """A Reshape to what the caller says: nobody knows how many axes come of it."""
+    """Append a Reshape to a target that the caller provides, so that the rank is unknown."""
     name = f"s{len(g.shapes)}"
     shape = [*g.shape]
     if g.chance(0.3):
@@ -318,14 +318,14 @@ def veil(g: AxisGraph) -> list[str]:
 
 
 def flatten(g: AxisGraph) -> list[str]:
-    """Two axes of all."""
+    """Append a Flatten."""
     rank = len(g.shape)
     low = 0 if g.opset < 11 else -rank
     return g.add("Flatten", [g.current], axis=int(g.rng.integers(low, rank + 1)))
 
 
 def squeeze(g: AxisGraph) -> list[str]:
-    """Axes of one number taken away: some, or all of them."""
+    """Append a Squeeze of some or all axes of extent one."""
     rank = len(g.shape)
     ones = [i for i, e in enumerate(g.shape) if e == 1]
     if not ones:
@@ -337,7 +337,7 @@ def squeeze(g: AxisGraph) -> list[str]:
 
 
 def unsqueeze(g: AxisGraph) -> list[str]:
-    """Axes of one number put in."""
+    """Append an Unsqueeze."""
     count = int(g.rng.integers(1, 3))
     rank = len(g.shape) + count
     if rank > 5:
@@ -355,7 +355,7 @@ def _with_axes(g: AxisGraph, op: str, axes: list[int], rank: int) -> list[str]:
 
 
 def split(g: AxisGraph) -> list[str]:
-    """One part of an axis, or the parts put together again in another order."""
+    """Append a Split that keeps one part, or permutes and joins the parts."""
     if not g.shape:
         return []
     axis = g.axis(len(g.shape))
@@ -374,7 +374,7 @@ def split(g: AxisGraph) -> list[str]:
 
 
 def cut(g: AxisGraph) -> list[str]:
-    """A range of an axis, or some of its places."""
+    """Append a Slice or a Gather."""
     if not g.shape:
         return []
     axis = g.axis(len(g.shape))
@@ -394,7 +394,7 @@ def cut(g: AxisGraph) -> list[str]:
 
 
 def einsum(g: AxisGraph) -> list[str]:
-    """A product along one axis, or a scale along it; a weight of one number is stretched."""
+    """Append an Einsum: a product or a scale along one axis, with weights possibly broadcast."""
     rank = len(g.shape)
     if not rank or g.opset < 12:
         return []
@@ -419,12 +419,12 @@ def einsum(g: AxisGraph) -> list[str]:
 
 
 def pointwise(g: AxisGraph) -> list[str]:
-    """A node of one input."""
+    """Append a node of one input."""
     return g.add(str(g.rng.choice(["Identity", "Neg", "Relu"])), [g.current])
 
 
 def pool(g: AxisGraph) -> list[str]:
-    """A mean over positions, or zeros around them."""
+    """Append a pooling or a padding."""
     rank = len(g.shape) - 2
     if rank < 1:
         return []
@@ -449,7 +449,7 @@ def pool(g: AxisGraph) -> list[str]:
 
 
 def fork(g: AxisGraph) -> None:
-    """The current value together with one that was before it."""
+    """Combine the current value with an earlier one."""
     other = str(g.rng.choice([v for v in g.values if v != g.current]))
     if g.chance(0.6) or not g.shape:
         pair = [other, g.current] if g.chance() else [g.current, other]
@@ -470,7 +470,7 @@ _OF_NUMBERS: list[Grower] = [elementwise, pointwise, unsqueeze]
 
 
 def axis_graph(seed: int) -> AxisGraph:
-    """A random graph of a few nodes."""
+    """Draw a graph of a few nodes."""
     g = AxisGraph(seed)
     wanted = int(g.rng.integers(2, 7))
     for _ in range(60):
@@ -484,16 +484,16 @@ def axis_graph(seed: int) -> AxisGraph:
 
 
 def outcome(g: AxisGraph, source: onnx.ModelProto, rewritten: onnx.ModelProto) -> str:
-    """What became of a model: `equal`, `wrong` or `cannot run`, on every size that it takes.
+    """Return the outcome of folding a model at every size: `equal`, `wrong` or `cannot run`.
 
-    The deviation that is allowed is far above rounding and far below that of a confused axis.
+    The allowed deviation is far above rounding and far below that of a confused axis.
     """
     read = {i.name for i in source.graph.input}
     shapes = {name: shape for name, shape in g.shapes.items() if name in read}
     for x in g.inputs():
         try:
             expected = run(source, {"x": x} | shapes)
-        except Exception:  # it does not take this size
+        except Exception:  # the model does not accept this size
             continue
         try:
             found = run(rewritten, {"x": x} | shapes)

@@ -1,4 +1,4 @@
-"""Random graphs that make channels of channels and of positions, and map them on both sides."""
+"""Random graphs that convert between channels and positions, with maps on both sides."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Builder:
     """Adds nodes to a model.
 
     Attributes:
-        rng: Decides everything.
-        dtype: The type of the numbers.
-        opset: The version of the operators.
+        rng: The source of randomness.
+        dtype: The element type.
+        opset: The opset version.
         dynamic: Whether height and width are symbolic.
     """
 
@@ -45,27 +45,27 @@ class Builder:
     values: list[Value] = field(default_factory=list)
 
     def pick(self, *options: Any) -> Any:
-        """One of some options."""
+        """Pick one of some options."""
         return options[int(self.rng.integers(len(options)))]
 
     def constant(self, array: npt.ArrayLike, dtype: type | None = None) -> str:
-        """A new initializer."""
+        """Add an initializer."""
         name = f"c{len(self.constants)}"
         cast: npt.NDArray[Any] = np.asarray(array).astype(dtype or self.dtype)
         self.constants.append(numpy_helper.from_array(cast, name))
         return name
 
     def integers(self, *numbers: int) -> str:
-        """A new initializer of integers."""
+        """Add an initializer of integers."""
         return self.constant(numbers, np.int64)
 
     def weight(self, *shape: int) -> str:
-        """Normal random numbers, scaled by fan-in."""
+        """Draw normal random values, scaled by fan-in."""
         fan_in = max(1, int(np.prod(shape[1:])))
         return self.constant(self.rng.standard_normal(shape) / np.sqrt(fan_in))
 
     def node(self, op: str, inputs: list[str], **attributes: Any) -> str:
-        """A new node; the name of its output."""
+        """Add a node; return the name of its output."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(
             helper.make_node(op, inputs, [name], name=f"n{len(self.nodes)}", **attributes)
@@ -73,19 +73,19 @@ class Builder:
         return name
 
     def add(self, name: str, channels: int, size: tuple[int, int]) -> Value:
-        """A value that others may read."""
+        """Record a value that others may read."""
         self.values.append(Value(name, channels, size))
         return self.values[-1]
 
     def cut(self, x: str, axis: int, start: int, end: int, step: int = 1) -> str:
-        """A Slice."""
+        """Add a Slice."""
         if self.opset < 10:
             assert step == 1
             return self.node("Slice", [x], axes=[axis], starts=[start], ends=[end])
         return self.node("Slice", [x, *map(self.integers, (start, end, axis, step))])
 
     def unsqueezed(self, x: str) -> str:
-        """[N, C] as [N, C, 1, 1]."""
+        """Reshape [N, C] to [N, C, 1, 1]."""
         way = self.pick("Unsqueeze", "Reshape")
         if way == "Reshape":
             channels = next(v.channels for v in self.values if v.name == x)
@@ -113,7 +113,7 @@ def _conv(b: Builder, x: Value) -> Value | None:
 
 
 def _arithmetic(b: Builder, x: Value) -> Value | None:
-    """A scale or shift, of each channel, of all, or of one channel as several."""
+    """Add a scale or shift per channel or for all, or one that broadcasts a single channel."""
     op, n = b.pick("Add", "Sub", "Mul", "Div"), x.channels
     shapes = [(), (n, 1, 1), (n, 1, 1), (1, n, 1, 1)]
     if n == 1:
@@ -154,7 +154,7 @@ def _tile(b: Builder, x: Value) -> Value | None:
 
 
 def _repeated(b: Builder, x: Value) -> Value | None:
-    """Concat(x, 2 x, -x), perhaps with another value among them."""
+    """Add Concat(x, 2 x, -x), possibly with another value."""
     if x.channels > 4:
         return None
     parts, channels = [], 0
@@ -185,7 +185,7 @@ def _gather(b: Builder, x: Value) -> Value | None:
 
 
 def _focus(b: Builder, x: Value) -> Value | None:
-    """Slices of every other row and column put together."""
+    """Add a Concat of slices of every other row and column."""
     if b.opset < 10 or x.channels > 4 or any(s % 2 for s in x.size):
         return None
     places = [(0, 0), (1, 0), (0, 1), (1, 1)]
@@ -198,7 +198,7 @@ def _focus(b: Builder, x: Value) -> Value | None:
 
 
 def _strided(b: Builder, x: Value) -> Value | None:
-    """A slice in steps along one spatial axis."""
+    """Add a strided slice along one spatial axis."""
     if b.opset < 10 or min(x.size) < 4:
         return None
     axis, step, start = b.pick(2, 3), b.pick(1, 2, 3), b.pick(0, 1, 2)
@@ -227,7 +227,7 @@ def _depth_to_space(b: Builder, x: Value) -> Value | None:
 
 
 def _pixel_shuffle(b: Builder, x: Value) -> Value | None:
-    """A DepthToSpace as exporters spell it."""
+    """Add a DepthToSpace in the spelling of exporters."""
     if x.channels % 4 or max(x.size) > 12 or b.dynamic:
         return None
     c, (h, w) = x.channels // 4, x.size
@@ -252,7 +252,7 @@ def _channel_shuffle(b: Builder, x: Value) -> Value | None:
 
 
 def _embedding(b: Builder, x: Value) -> Value | None:
-    """The sum of a map and of what a vector for each sample gives each channel."""
+    """Add a map and a per-sample vector that is broadcast over positions."""
     n = x.channels
     b.values.append(Value(b.node("Gemm", ["e", b.weight(4, n), b.weight(n)]), n, (0, 0)))
     vector = b.values.pop()
@@ -289,13 +289,13 @@ MAKERS: tuple[Callable[[Builder, Value], Value | None], ...] = (
 def random_channels(
     seed: int, *, length: int, dtype: type = np.float32, opset: int = 17
 ) -> onnx.ModelProto:
-    """A valid model of one image [N, 1 to 4, H, W] and one vector [N, 4] for each sample.
+    """Draw a valid model of one image [N, 1 to 4, H, W] and one vector [N, 4] for each sample.
 
     Args:
-        seed: Decides everything.
-        length: About how many nodes it has.
-        dtype: The type of its numbers.
-        opset: The version of the operators.
+        seed: The seed of the model.
+        length: The approximate number of nodes.
+        dtype: The element type.
+        opset: The opset version.
     """
     rng = np.random.default_rng(seed)
     b = Builder(rng, dtype, opset, dynamic=bool(rng.integers(2)))

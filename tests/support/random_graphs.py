@@ -1,4 +1,4 @@
-"""Random graphs of linear and other nodes over images, with forks, joins and extra readers."""
+"""Random graphs of linear and other nodes over images, with forks, joins and extra consumers."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _gather(b: _Builder, x: _Value) -> _Value | None:
 
 
 def _parts(b: _Builder, x: _Value) -> _Value | None:
-    """Cut the channels in two, map each part or not, and put them together again."""
+    """Split the channels in two, map the parts or not, and join them again."""
     if x.channels < 2:
         return None
     first = int(b.pick(1, x.channels // 2))
@@ -198,12 +198,12 @@ _MAKERS = (
 
 
 def random_graph(seed: int, *, length: int, dtype: type = np.float32) -> onnx.ModelProto:
-    """A valid model of one image, [N, 4, 9, 8], and of one to three outputs.
+    """Draw a valid model of one image, [N, 4, 9, 8], with one to three outputs.
 
     Args:
-        seed: Decides everything.
-        length: About how many nodes it has.
-        dtype: The type of its numbers.
+        seed: The seed of the model.
+        length: The approximate number of nodes.
+        dtype: The element type.
     """
     b = _Builder(np.random.default_rng(seed), dtype)
     b.values.append(_Value("x", 4, (9, 8)))

@@ -1,4 +1,4 @@
-"""Random graphs in which maps of single positions meet across changes of layout."""
+"""Random graphs in which pointwise maps meet across changes of layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Dim = int | None
 class _Value:
     name: str
     dims: tuple[Dim, ...]
-    factor: int = 1  # the extent that holds the batch is this many batches
+    factor: int = 1  # the extent of the batch axis is a multiple of the batch
 
 
 @dataclass
@@ -53,13 +53,13 @@ class _Builder:
 
 def _transpose(b: _Builder, x: _Value) -> None:
     perm = b.rng.permutation(len(x.dims))
-    if b.pick(True, True, False):  # the batch stays in front more often than not
+    if b.pick(True, True, False):  # the batch axis usually stays in front
         perm = np.array([0, *(1 + b.rng.permutation(len(x.dims) - 1))])
     b.add("Transpose", [x.name], _Value("", tuple(x.dims[i] for i in perm), x.factor), perm=perm)
 
 
 def _reshape(b: _Builder, x: _Value) -> None:
-    """Merge two neighbouring extents, or part one in two."""
+    """Merge two neighbouring extents, or split one in two."""
     dims = list(x.dims)
     i = int(b.rng.integers(len(dims)))
     factor = x.factor
@@ -177,11 +177,11 @@ _MAKERS = (
 
 
 def random_layouts(seed: int, *, length: int) -> onnx.ModelProto:
-    """A valid model of one input, [N, 4, 6, 2] or [N, 6, 4], and one or more outputs.
+    """Draw a valid model of one input, [N, 4, 6, 2] or [N, 6, 4], and one or more outputs.
 
     Args:
-        seed: Decides everything.
-        length: About how many nodes it has.
+        seed: The seed of the model.
+        length: The approximate number of nodes.
     """
     b = _Builder(np.random.default_rng(seed))
     b.values.append(_Value("x", b.pick((None, 4, 6, 2), (None, 6, 4))))

@@ -1,7 +1,7 @@
-"""Random networks as tf2onnx writes them: images lie [N, H, W, C], layers want [N, C, H, W].
+"""Random networks as tf2onnx writes them: images are [N, H, W, C], but layers need [N, C, H, W].
 
-Around each convolution and pooling stands a pair of Transposes; biases, activations, padding,
-shortcuts, concatenations, squeeze-and-excite and the head are in the order of the source.
+Each convolution and pooling is surrounded by a pair of Transposes; biases, activations, padding,
+shortcuts, concatenations, squeeze-and-excite and the head use the order of the source.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ACTIVATIONS = ("Relu", "Clip", "Sigmoid", "LeakyRelu", "HardSwish", "Swish", "PR
 
 @dataclass
 class Network:
-    """A network that grows.
+    """A network under construction.
 
     Attributes:
-        rng: What decides.
-        opset: The version of the operators.
+        rng: The source of randomness.
+        opset: The opset version.
         nodes: The nodes.
         constants: The initializers.
-        outputs: Names and ranks of what comes out.
+        outputs: Names and ranks of the outputs.
     """
 
     rng: np.random.Generator
@@ -38,32 +38,32 @@ class Network:
     outputs: list[tuple[str, int]] = field(default_factory=list)
 
     def add(self, op: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
-        """Add a node; the name of its first output."""
+        """Add a node; return the name of its first output."""
         names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, f"n{len(self.nodes)}", **attributes))
         return names[0]
 
     def constant(self, array: np.ndarray) -> str:
-        """Add an initializer; its name."""
+        """Add an initializer; return its name."""
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def floats(self, *shape: int) -> str:
-        """Add normal random numbers."""
+        """Add an initializer of normal random values."""
         fan = max(1, int(np.prod(shape[1:])))
         return self.constant((self.rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32))
 
     def chance(self, probability: float) -> bool:
-        """Whether something happens."""
+        """Return True with this probability."""
         return bool(self.rng.random() < probability)
 
     def pick(self, *these: object) -> object:
-        """One of several."""
+        """Pick one of several options."""
         return these[int(self.rng.integers(len(these)))]
 
     def model(self, extents: list[int | str]) -> onnx.ModelProto:
-        """The model, whose input has these extents."""
+        """Return the model, whose input has these extents."""
         outputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank)
             for name, rank in self.outputs
@@ -78,13 +78,13 @@ class Network:
     # -- Layers -----------------------------------------------------------------------------
 
     def turned(self, op: str, x: str, rest: list[str], **attributes: Any) -> str:
-        """A node that works on [N, C, H, W], between Transposes."""
+        """Append a node that works on [N, C, H, W], between Transposes."""
         inner = self.add("Transpose", [x], perm=TO_CHANNELS)
         inner = self.add(op, [inner, *rest], **attributes)
         return self.add("Transpose", [inner], perm=TO_IMAGES)
 
     def convolution(self, x: str, m: int, n: int, stride: int = 1) -> str:
-        """A convolution with its bias, padded in one of three ways."""
+        """Append a convolution with its bias, padded in one of three ways."""
         k = int(self.rng.choice([1, 3]))
         group = m if n == m and self.chance(0.3) else 1
         attributes: dict[str, Any] = {"strides": [stride] * 2, "group": group}
@@ -103,7 +103,7 @@ class Network:
         return self.add("Add", [x, self.floats(n)]) if self.chance(0.8) else x
 
     def activation(self, x: str, channels: int) -> str:
-        """Something that is not linear."""
+        """Append a nonlinear function."""
         kind = str(self.pick(*ACTIVATIONS))
         if kind == "":
             return x
@@ -123,7 +123,7 @@ class Network:
         return self.add(kind, [x])
 
     def mean(self, x: str, *, keep: bool) -> str:
-        """The mean over all positions."""
+        """Append the mean over all positions."""
         axes = [1, 2]
         if self.opset < 18:
             return self.add("ReduceMean", [x], axes=axes, keepdims=int(keep))
@@ -131,7 +131,7 @@ class Network:
         return self.add("ReduceMean", [x, given], keepdims=int(keep))
 
     def excited(self, x: str, n: int) -> str:
-        """Squeeze and excite (Hu et al., CVPR 2018)."""
+        """Append squeeze and excite (Hu et al., CVPR 2018)."""
         s = self.mean(x, keep=True)
         for a, b, op in ((n, 2, "Relu"), (2, n, "Sigmoid")):
             s = self.turned("Conv", s, [self.floats(b, a, 1, 1)], kernel_shape=[1, 1])
@@ -139,7 +139,7 @@ class Network:
         return self.add("Mul", [x, s])
 
     def block(self, x: str, m: int) -> tuple[str, int]:
-        """One of several blocks; what comes out, and how many channels."""
+        """Append one of several blocks; return its result and its number of channels."""
         kind = self.pick("plain", "plain", "shortcut", "branches", "excited", "pool", "parts")
         n = int(self.rng.choice([2, 4, 6]))
         if kind == "shortcut":
@@ -164,7 +164,7 @@ class Network:
         return self.activation(y, n), n
 
     def head(self, x: str, m: int) -> tuple[str, int]:
-        """Logits, or an image; its name and rank."""
+        """Append logits or an image; return name and rank."""
         kind = self.pick("mean", "mean", "reshaped", "pooled", "image", "shape")
         if kind == "image":
             return self.activation(self.convolution(x, m, 3), 3), 4
@@ -187,7 +187,7 @@ class Network:
 
 
 def random_network(seed: int) -> onnx.ModelProto:
-    """A network that is decided by a number."""
+    """Draw a network."""
     rng = np.random.default_rng(seed)
     net = Network(rng, int(rng.choice([11, 13, 17, 18])))
     channels = int(rng.choice([3, 4]))

@@ -1,7 +1,7 @@
-"""Random graphs of tokens: products with biases, what treats all numbers alike, heads, shortcuts.
+"""Random graphs on tokens: products with biases, elementwise functions, heads, shortcuts.
 
-Products share what they read, values are read twice or come out of the graph, extents may be
-symbolic, and Reshapes say in every way what they ask for.
+Products share inputs, values are read twice or are graph outputs, extents may be symbolic, and
+Reshapes specify their targets in every way.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class TokenGraph:
     """A graph that grows from the tokens `x`.
 
     Args:
-        seed: Decides everything.
-        symbolic: Whether the number of samples, or that of tokens, may be symbolic.
+        seed: The seed of the graph.
+        symbolic: Whether the number of samples or of tokens may be symbolic.
     """
 
     def __init__(self, seed: int, *, symbolic: bool = True) -> None:
@@ -46,13 +46,13 @@ class TokenGraph:
             kinds[int(rng.integers(len(kinds)))]()
 
     def constant(self, array: object, dtype: type[np.generic] = np.float32) -> str:
-        """The name of a constant."""
+        """Add a constant; return its name."""
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(array, dtype), name))
         return name
 
     def node(self, op: str, *inputs: str, size: int | None = None, **attributes: object) -> str:
-        """The name of what a node computes; with a size it is of tokens."""
+        """Add a node; return the name of its result, which with a size is a value of tokens."""
         out = f"v{len(self.nodes)}"
         name = f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [out], name, **attributes))  # type: ignore[arg-type]
@@ -61,12 +61,12 @@ class TokenGraph:
         return out
 
     def some(self) -> str:
-        """A value of tokens, the latest most often."""
+        """Pick a value of tokens, most often the latest."""
         names = list(self.sizes)
         return names[-1] if self.rng.random() < 0.6 else str(self.rng.choice(names))
 
     def product(self) -> None:
-        """A MatMul and an Add, in either order, with a bias of one axis or of two."""
+        """Append a MatMul and an Add, in either order, with a bias of rank one or two."""
         x, n = self.some(), int(self.rng.choice([4, 6]))
         weight = self.constant(self.rng.standard_normal((self.sizes[x], n)) / 2)
         y = self.node("MatMul", x, weight)
@@ -77,37 +77,37 @@ class TokenGraph:
         self.node("Add", *operands, size=n)
 
     def unary(self) -> None:
-        """A function of each number."""
+        """Append an elementwise function."""
         x = self.some()
         self.node(str(self.rng.choice(_UNARY)), x, size=self.sizes[x])
 
     def scalar(self) -> None:
-        """A number, or one for each channel, by which all are multiplied."""
+        """Append a product with a scalar, or with one value per channel."""
         x = self.some()
         shape = [(), (1,), (1, 1), (1, 1, 1), (self.sizes[x],)][int(self.rng.integers(5))]
         factor = self.constant(self.rng.standard_normal(shape))
         self.node(str(self.rng.choice(["Mul", "Add", "Div"])), x, factor, size=self.sizes[x])
 
     def binary(self) -> None:
-        """A sum or a product of two values."""
+        """Append a sum or a product of two values."""
         x = self.some()
         alike = [name for name, size in self.sizes.items() if size == self.sizes[x]]
         op = str(self.rng.choice(["Add", "Mul", "Sub"]))
         self.node(op, x, str(self.rng.choice(alike)), size=self.sizes[x])
 
     def gated(self) -> None:
-        """A value times its own gate."""
+        """Append a product of a value with its own gate."""
         x = self.some()
         self.node("Mul", x, self.node("Sigmoid", x), size=self.sizes[x])
 
     def normalized(self) -> None:
-        """A layer normalization."""
+        """Append a layer normalization."""
         x = self.some()
         scale = self.constant(self.rng.random(self.sizes[x]) + 0.5)
         self.node("LayerNormalization", x, scale, size=self.sizes[x])
 
     def heads(self) -> None:
-        """Channels cut into two heads, turned, and put together again."""
+        """Split channels into two heads, transpose, and join them again."""
         x, n = self.some(), None
         n = self.sizes[x]
         first, second = self.dims
@@ -122,7 +122,7 @@ class TokenGraph:
         self.node("Reshape", back, self.shape([0, 0, n]), size=n)
 
     def reshaped(self) -> None:
-        """Tokens in a row, and as they were."""
+        """Flatten the tokens to rows and restore them."""
         x = self.some()
         n = self.sizes[x]
         if not all(isinstance(d, int) for d in self.dims):
@@ -131,18 +131,18 @@ class TokenGraph:
         self.node("Reshape", rows, self.shape([*self.dims, n]), size=n)  # type: ignore[list-item]
 
     def shape(self, extents: list[int]) -> str:
-        """A constant of extents."""
+        """Return a constant of extents."""
         return self.constant(extents, np.int64)
 
     def given(self) -> None:
-        """A value that comes out of the graph."""
+        """Make a value a graph output."""
         x = self.some()
         if x != "x" and x not in self.outputs:
             self.outputs.append(x)
 
     @property
     def model(self) -> onnx.ModelProto:
-        """The model; what nothing reads comes out of it."""
+        """Return the model, with unread values as outputs."""
         read = {name for node in self.nodes for name in node.input}
         ends = [n.output[0] for n in self.nodes if n.output[0] not in read]
         outputs = list(dict.fromkeys([*self.outputs, *ends]))

@@ -1,7 +1,7 @@
-"""Random graphs in which values are turned round and nodes of every kind stand between.
+"""Random graphs in which values are transposed and nodes of every kind stand between.
 
-Orders of axes are any permutation of 3 to 5 axes, extents are often 1 or equal, values have
-several readers, and some come out of the graph.
+Axis orders are permutations of 3 to 5 axes, extents are often 1 or equal, values have several
+consumers, and some are graph outputs.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ BINARY = ["Add", "Mul", "Sub", "Max", "Min"]
 
 
 class TurnedGraph:
-    """A graph that grows by nodes which onnxruntime runs.
+    """A graph that grows by nodes that onnxruntime can run.
 
     Args:
-        seed: Decides everything.
+        seed: The seed of the graph.
     """
 
     def __init__(self, seed: int) -> None:
@@ -52,7 +52,7 @@ class TurnedGraph:
         self.shape = [int(n) for n in self.rng.choice([1, 2, 2, 3, 4], rank)]
         x = self.rng.standard_normal(self.shape).astype(np.float32)
         self.values: dict[str, Array] = {"x": x}
-        # Few orders, so that some undo each other.
+        # Few orders, so that some cancel.
         order = [int(axis) for axis in self.rng.permutation(rank)]
         self.orders = [order, [order.index(axis) for axis in range(rank)]]
         if self.rng.random() < 0.3:
@@ -71,7 +71,7 @@ class TurnedGraph:
     # -- Growing ----------------------------------------------------------------------------
 
     def add(self, op: str, inputs: list[Any], outputs: int = 1, /, **attributes: Any) -> bool:
-        """Add a node, arrays among its inputs as constants; whether it runs."""
+        """Add a node, with arrays among its inputs as constants; return whether it runs."""
         named: list[str] = []
         new: list[onnx.TensorProto] = []
         for value in inputs:
@@ -117,37 +117,37 @@ class TurnedGraph:
         return [np.asarray(a) for a in found]
 
     def some(self, rank: int | None = None) -> str:
-        """A value of floats, a late one more often than not."""
+        """Pick a float value, usually a late one."""
         names = [n for n, a in self.values.items() if a.dtype == np.float32 and a.ndim]
         names = [n for n in names if rank is None or self.values[n].ndim == rank] or ["x"]
         late = self.rng.random() < 0.7
         return names[-1] if late else names[int(self.rng.integers(len(names)))]
 
     def axis(self, x: str) -> int:
-        """An axis of a value."""
+        """Pick an axis of a value."""
         rank = self.values[x].ndim
         return int(self.rng.integers(-rank, rank))
 
     # -- Nodes ------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Turn a value round."""
+        """Append a Transpose."""
         x = self.some(len(self.shape))
         order = self.orders[int(self.rng.integers(len(self.orders)))]
         self.add("Transpose", [x], perm=order)
 
     def unary(self) -> None:
-        """Something of each number."""
+        """Append an elementwise function of one value."""
         self.add(str(self.rng.choice(UNARY)), [self.some()])
 
     def binary(self) -> None:
-        """Something of two values whose extents fit."""
+        """Append an elementwise function of two values whose extents match."""
         x = self.some()
         others = [n for n, a in self.values.items() if a.dtype == np.float32]
         self.add(str(self.rng.choice(BINARY)), [x, others[int(self.rng.integers(len(others)))]])
 
     def constant_operand(self) -> None:
-        """Something with a constant that broadcasts."""
+        """Append an elementwise function with a constant that broadcasts."""
         x = self.some()
         shape = list(self.values[x].shape)
         shape = [n if self.rng.random() < 0.5 else 1 for n in shape]
@@ -157,21 +157,21 @@ class TurnedGraph:
         self.add(str(self.rng.choice([*BINARY, "PRelu"])), pair)
 
     def joined(self) -> None:
-        """A value put after itself, or after another one."""
+        """Concatenate a value with itself or with another one."""
         x = self.some()
         others = [n for n, a in self.values.items() if a.ndim == self.values[x].ndim]
         other = others[int(self.rng.integers(len(others)))]
         self.add("Concat", [x, other], axis=self.axis(x) if self.opset > 10 else 1)
 
     def split(self) -> None:
-        """A value cut into two."""
+        """Split a value in two."""
         x = self.some()
         axis = self.axis(x) % self.values[x].ndim
         if self.values[x].shape[axis] % 2 == 0 and self.opset < 18:
             self.add("Split", [x], 2, axis=axis)
 
     def reduced(self) -> None:
-        """A mean over some axes."""
+        """Append a mean over some axes."""
         x = self.some()
         rank = self.values[x].ndim
         count = int(self.rng.integers(1, rank + 1))
@@ -184,7 +184,7 @@ class TurnedGraph:
             self.add(op, [x, np.array(axes)], keepdims=keep)
 
     def padded(self) -> None:
-        """Padding on any axis."""
+        """Append a padding on any axis."""
         x = self.some()
         pads = [int(n) for n in self.rng.integers(0, 2, 2 * self.values[x].ndim)]
         mode = str(self.rng.choice(["constant", "edge"]))
@@ -194,26 +194,26 @@ class TurnedGraph:
             self.add("Pad", [x, np.array(pads)], mode=mode)
 
     def softmax(self) -> None:
-        """A softmax along an axis, or what was one before operator set 13."""
+        """Append a softmax along an axis, with the semantics of the opset."""
         x = self.some()
         axis = self.axis(x) if self.opset > 10 else self.axis(x) % self.values[x].ndim
         self.add("Softmax", [x], axis=axis)
 
     def cut(self) -> None:
-        """A part of a value."""
+        """Append a slice of a value."""
         x = self.some()
         if self.opset > 9:
             ends = [np.array([n]) for n in (0, int(self.rng.integers(1, 3)))]
             self.add("Slice", [x, *ends, np.array([self.axis(x)])])
 
     def asked(self) -> None:
-        """The extents of a value, added to one."""
+        """Append the extents of a value, added to one."""
         x = self.some()
         if self.add("Shape", [x]):
             self.add("Cast", [list(self.values)[-1]], to=1)
 
     def flat(self) -> None:
-        """A value as a list, or as a matrix."""
+        """Flatten a value to a list or a matrix."""
         x = self.some()
         if self.rng.random() < 0.5:
             self.add("Flatten", [x], axis=int(self.rng.integers(0, self.values[x].ndim)))
@@ -222,13 +222,13 @@ class TurnedGraph:
             self.add("Reshape", [x, np.array(shape)])
 
     def product(self) -> None:
-        """A product with a matrix, along the last axis."""
+        """Append a product with a matrix, along the last axis."""
         x = self.some()
         m = self.values[x].shape[-1]
         self.add("MatMul", [x, self.rng.standard_normal((m, m)).astype(np.float32)])
 
     def squeezed(self) -> None:
-        """Axes of one number taken away, and others put in."""
+        """Remove axes of extent one and insert others."""
         x = self.some()
         axes = [i for i, n in enumerate(self.values[x].shape) if n == 1][:2]
         op = "Squeeze" if axes and self.rng.random() < 0.5 else "Unsqueeze"
@@ -239,7 +239,7 @@ class TurnedGraph:
             self.add(op, [x, np.array(axes)])
 
     def chosen(self) -> None:
-        """One of two values, number by number."""
+        """Append a Where of two values."""
         x = self.some()
         if self.opset > 8 and self.add("Greater", [x, np.array(0, np.float32)]):
             self.add("Where", [list(self.values)[-1], x, self.some()])
@@ -247,7 +247,7 @@ class TurnedGraph:
     # -- Models -----------------------------------------------------------------------------
 
     def model(self) -> onnx.ModelProto:
-        """The model: extents that are not static have names; what nobody reads comes out."""
+        """Return the model; non-static extents have names, and unread values are outputs."""
         read = {name for node in self.nodes for name in node.input}
         made = [name for node in self.nodes for name in node.output]
         ends = [n for n in made if n not in read or self.rng.random() < 0.1] or ["x"]
@@ -269,7 +269,7 @@ class TurnedGraph:
         return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
     def run(self, model: onnx.ModelProto) -> list[Array]:
-        """What a model computes from x."""
+        """Run a model on x."""
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -2,8 +2,8 @@
 
 `python -m tests.support.readme`, in an empty folder.
 
-Blocks of Python and blocks of `onnx-expand` commands run, in order, in one folder; what makes the
-environment or needs data that has to be fetched does not.
+Python blocks and blocks of `onnx-expand` commands run in order in one folder, except those that
+create the environment or need downloaded data.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 __all__ = ["blocks", "commands", "main"]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_ELSEWHERE = ("cifar-10-python.tar.gz",)  # data sets that a user brings
+_ELSEWHERE = ("cifar-10-python.tar.gz",)  # data sets that a user provides
 
 
 def blocks(path: Path) -> Iterator[tuple[str, str]]:
-    """The language and text of each block of code of a Markdown file."""
+    """Yield the language and text of each code block of a Markdown file."""
     for found in _FENCE.finditer(path.read_text(encoding="utf-8")):
         yield found[1], found[2]
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The `onnx-expand` commands in a block that can run here, as words."""
+    """Yield the `onnx-expand` commands in a block that can run here, as words."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["onnx-expand"] and not any(name in words for name in _ELSEWHERE):
@@ -37,10 +37,10 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def main() -> int:
-    """Run all blocks; 0 where every one of them ends well."""
+    """Run all blocks; return 0 if all succeed."""
     readme = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        # The commands first: they make the file that the Python block reads.
+        # The commands come first: they create the file that the Python block reads.
         found = sorted(blocks(readme), key=lambda block: block[0] == "python")
         for language, text in found:
             steps = [[sys.executable, "-m", "onnx_expand", *words] for words in commands(text)]

@@ -1,6 +1,6 @@
-"""Whether two protos say the same, field by field: the judge of round trips.
+"""Compare two protos field by field: the judge of round trips.
 
-It shares no code with the door's own comparison.
+It shares no code with the comparison in the package.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _BY = {
 
 
 def differences(a: Message, b: Message) -> list[str]:
-    """Where two messages mean something different.
+    """Return the paths at which two messages have different meanings.
 
     Args:
-        a: What was there.
-        b: What there is now.
+        a: The message before.
+        b: The message after.
     """
     return list(_compare(_plain(a), _plain(b), type(a).__name__))
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """A message as dictionaries, lists and scalars, without what is empty."""
+    """Convert a message to dictionaries, lists and scalars, without empty fields."""
     found: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.name in _BY:
@@ -80,7 +80,7 @@ def _compare(a: Any, b: Any, place: str) -> Iterator[str]:
 
 @cache
 def node_models() -> dict[str, onnx.ModelProto]:
-    """The models of ONNX's tests of single ops, by name."""
+    """Return the models of ONNX's tests of single ops, by name."""
     with warnings.catch_warnings():  # ONNX's own code overflows in casts
         warnings.simplefilter("ignore")
         cases = collect_testcases(None)
@@ -89,6 +89,6 @@ def node_models() -> dict[str, onnx.ModelProto]:
 
 @cache
 def file_models() -> dict[str, Path]:
-    """The model files that come with ONNX, by name."""
+    """Return the model files included in ONNX, by name."""
     root = Path(onnx.__file__).parent / "backend" / "test" / "data"
     return {str(p.relative_to(root)): p for p in sorted(root.rglob("*.onnx"))}

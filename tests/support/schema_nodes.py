@@ -1,7 +1,7 @@
-"""Any node that a schema allows, between linear neighbours: every op in every version of it.
+"""Any node that a schema allows, between linear neighbours: every op in each of its versions.
 
-What its operands hold is drawn without regard to what the op makes of them, so that many of these
-models can be run by nobody. All must be folded, left alone or refused.
+The values of its operands are drawn without regard to the op, so that many of these models cannot
+be run. All must be folded, left alone or refused.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _EMPTY = helper.make_graph([], "body", [], [])
 
 
 def schemas() -> Iterator[tuple[OpSchema, int]]:
-    """Every default op in each version, with an operator set that has it."""
+    """Return every op of the default domain in each version, with an opset that has it."""
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "" and not schema.deprecated:
             yield schema, schema.since_version
 
 
 def schema_model(schema: OpSchema, opset: int, seed: int) -> onnx.ModelProto | None:
-    """A model of one node between two convolutions; None where no operand fits its schema."""
+    """Build a model of one node between two convolutions, or None if no operand fits."""
     rng = np.random.default_rng([seed, opset, *map(ord, schema.name)])
     constants: list[onnx.TensorProto] = []
     inputs = _inputs(schema, rng, constants)
@@ -116,7 +116,7 @@ def _attributes(schema: OpSchema, rng: np.random.Generator) -> list[onnx.Attribu
 
 
 def _value(attribute: OpSchema.Attribute, rng: np.random.Generator) -> Any:
-    """What an attribute may hold; None for a type of which nothing is made."""
+    """Draw the value of an attribute, or None for a type that is not covered."""
     kinds = OpSchema.AttrType
     count = int(rng.choice([1, 2, 2, 4, 4, 8]))
     text = _TEXTS[int(rng.integers(len(_TEXTS)))]

@@ -1,4 +1,4 @@
-"""Make a model that fails smaller, as long as it fails."""
+"""Shrink a failing model as long as it fails."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Test = Callable[[onnx.ModelProto], bool]
 
 
 def shrink(model: onnx.ModelProto, fails: Test, attempts: int = 400) -> onnx.ModelProto:
-    """The smallest model found that still fails.
+    """Return the smallest failing model that was found.
 
     Args:
-        model: A model that fails.
-        fails: Whether a model does.
-        attempts: How many models are tried at most.
+        model: A failing model.
+        fails: Returns whether a model fails.
+        attempts: The maximum number of tried models.
     """
     smaller = True
     while smaller and attempts > 0:
@@ -38,7 +38,7 @@ def _fails(model: onnx.ModelProto, fails: Test) -> bool:
     try:
         onnx.checker.check_model(model)
         return fails(model)
-    except Exception:  # a candidate that is no model is none
+    except Exception:  # an invalid candidate does not count
         return False
 
 
@@ -51,7 +51,7 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _candidates(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
-    """Models with something less, the greatest losses first."""
+    """Yield smaller models, those with the largest reduction first."""
     for index in range(len(model.graph.output)):
         if len(model.graph.output) > 1:
             other = _copy(model)
@@ -73,7 +73,7 @@ def _candidates(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
 
 
 def _cut_after(model: onnx.ModelProto, index: int) -> Iterator[onnx.ModelProto]:
-    """Make a node's output the only one."""
+    """Make a node's output the only graph output."""
     for value in _typed(model):
         if value.name in model.graph.node[index].output:
             other = _copy(model)
@@ -83,7 +83,7 @@ def _cut_after(model: onnx.ModelProto, index: int) -> Iterator[onnx.ModelProto]:
 
 
 def _cut_before(model: onnx.ModelProto, index: int) -> Iterator[onnx.ModelProto]:
-    """Make a node's output an input."""
+    """Make a node's output a graph input."""
     for value in _typed(model):
         if value.name in model.graph.node[index].output:
             other = _copy(model)
@@ -98,7 +98,7 @@ def _cut_before(model: onnx.ModelProto, index: int) -> Iterator[onnx.ModelProto]
 def _bypassed(
     model: onnx.ModelProto, index: int, path: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[onnx.ModelProto]:
-    """Put a node's input in the place of its output."""
+    """Replace a node's output by its input."""
     for slot in range(len(_follow(model.graph, path).node[index].input)):
         other = _copy(model)
         graph = _follow(other.graph, path)
@@ -140,12 +140,12 @@ def _follow(graph: onnx.GraphProto, path: tuple[tuple[int, int], ...]) -> onnx.G
 
 
 def _typed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What inference knows of the values between inputs and outputs."""
+    """Return the inferred types of the values between inputs and outputs."""
     return list(onnx.shape_inference.infer_shapes(model).graph.value_info)
 
 
 def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without what no output needs."""
+    """Remove everything that no output needs."""
     graph = model.graph
     needed = {value.name for value in graph.output}
     kept = []

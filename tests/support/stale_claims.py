@@ -1,6 +1,6 @@
-"""Models whose descriptions of values are wrong, as edits of graphs leave them.
+"""Models whose value descriptions are wrong, as after editing a graph.
 
-Runtimes run such models, with warnings at most: what the nodes compute is what counts.
+Runtimes run such models, at most with warnings: only what the nodes compute matters.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _FLOAT = onnx.TensorProto.FLOAT
 
 
 def spread_claims(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
-    """A copy with symbolic inputs in which most values are claimed to be something else.
+    """Return a copy with symbolic inputs in which most values have wrong declared shapes.
 
     Args:
-        model: A model of float32 numbers. Its bodies and functions get claims, too.
-        rng: Decides which claims are made.
+        model: A model of float32 values. Its subgraphs and functions get wrong shapes, too.
+        rng: The source of randomness.
     """
     model = _copy(model)
     _free_inputs(model.graph, rng)
@@ -58,7 +58,7 @@ def _claim(name: str, rng: np.random.Generator, rank: int | None = None) -> onnx
 
 
 def _free_inputs(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
-    """Make spatial extents of inputs symbolic, some of them by one name or none."""
+    """Make spatial extents of inputs symbolic, with shared names or without names."""
     names: list[list[str | int | None]] = [["h", "w"], ["dyn", "dyn"], ["N", "N"]]
     names += [[None, None], [-1, -1]]
     for info in graph.input:
@@ -79,7 +79,7 @@ def _free_inputs(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
 
 
 def without_claims(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that says nothing of the shapes of values but of its inputs."""
+    """Return a copy that declares only the shapes of its inputs."""
     model = _copy(model)
     for graph in _graphs(model.graph):
         inner = graph is not model.graph
@@ -92,7 +92,7 @@ def without_claims(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def read_shapes(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
-    """A copy in which some values are given their own shapes again, or averages of positions."""
+    """Return a copy in which some values are reshaped to their own shapes, or pooled."""
     model = _copy(model)
     nodes: list[onnx.NodeProto] = []
     ends = {info.name for info in model.graph.output}
@@ -122,7 +122,7 @@ def read_shapes(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelP
 
 
 def _in_branch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as both branches of an If."""
+    """Wrap the model in both branches of an If."""
     model = _copy(model)
     graph, outputs = model.graph, [f"{info.name}.out" for info in model.graph.output]
     bodies = []
@@ -138,7 +138,7 @@ def _in_branch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _in_loop(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as what a loop does once; its outputs are stacked."""
+    """Wrap the model in one iteration of a Loop, which stacks its outputs."""
     model = _copy(model)
     graph, outputs = model.graph, [f"{info.name}.out" for info in model.graph.output]
     body = onnx.GraphProto(name="body", node=graph.node, initializer=graph.initializer)
@@ -168,7 +168,7 @@ def _in_loop(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _in_function(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as the body of a local function."""
+    """Wrap the model in a local function."""
     model = _copy(model)
     graph, outputs = model.graph, [f"{info.name}.out" for info in model.graph.output]
     constants = [helper.make_node("Constant", [], [t.name], value=t) for t in graph.initializer]
@@ -204,7 +204,7 @@ def _around(
     *,
     stacked: bool = False,
 ) -> onnx.ModelProto:
-    """Put other nodes in the place of those of a model, which lie within them now."""
+    """Replace the nodes of a model by others that contain them."""
     ranks = [len(info.type.tensor_type.shape.dim) + stacked for info in model.graph.output]
     for field in ("node", "initializer", "output", "value_info"):
         model.graph.ClearField(field)
@@ -218,7 +218,7 @@ def _around(
 
 
 def _renamed(graph: onnx.GraphProto, suffix: str, kept: set[str]) -> onnx.GraphProto:
-    """A copy whose values have a suffix, save those of outside."""
+    """Return a copy whose values have a suffix, except for those from outside."""
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
     for node in copy.node:

@@ -1,4 +1,4 @@
-"""Random instances that the laws are tried on."""
+"""Random instances for testing laws."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def geometries(
     channels: tuple[int, ...] = (1, 2, 3, 4, 6),
     padded: bool = True,
 ) -> Geometry:
-    """A small geometry of any rank, stride, dilation, padding (also negative) and group."""
+    """Draw a small geometry of any rank, stride, dilation, padding (also negative) and group."""
     rank = draw(RANKS) if rank is None else rank
     m = draw(st.sampled_from(channels)) if in_channels is None else in_channels
     n = draw(st.sampled_from(channels))
@@ -43,7 +43,7 @@ def geometries(
 
 
 def with_numbers(geometry: Geometry, seed: int) -> AffineConv:
-    """The geometry with normal random weights; its bias flag decides whether there is a bias."""
+    """Give a geometry normal random weights, and a bias if its flag is set."""
     rng = np.random.default_rng(seed)
     return AffineConv(
         rng.standard_normal(geometry.weight_shape),
@@ -68,7 +68,7 @@ def affine_convs(
     channels: tuple[int, ...] = (1, 2, 3, 4, 6),
     padded: bool = True,
 ) -> AffineConv:
-    """A small random affine convolution."""
+    """Draw a small random affine convolution."""
     geometry = draw(
         geometries(rank=rank, in_channels=in_channels, channels=channels, padded=padded)
     )
@@ -77,10 +77,10 @@ def affine_convs(
 
 @st.composite
 def layers(draw: st.DrawFn, *, transposed: bool = True) -> Geometry:
-    """A layer that a node can be, of any rank up to 3.
+    """Draw a layer that a node can represent, of any rank up to 3.
 
-    Kernels are often large or odd and square, as `ck` wants them, and padded by half, as sums of
-    branches want them; some convolutions are transposed.
+    Kernels are often large or odd and square, as `ck` needs them, and padded by half, as sums of
+    branches need them; some convolutions are transposed.
     """
     layer = draw(geometries(channels=(1, 2, 3, 4, 6)))
     rank = layer.rank
@@ -92,7 +92,7 @@ def layers(draw: st.DrawFn, *, transposed: bool = True) -> Geometry:
         reach = [r - 1 for r in layer.reach]
         ends = tuple(r - r // 2 for r in reach)
         layer = replace(layer, pads=(*(r // 2 for r in reach), *ends))
-    # No node that can be expanded is a matrix with groups, or cuts its input.
+    # No expandable node is a matrix with groups, or crops its input.
     group = layer.group if rank else 1
     layer = replace(layer, group=group, pads=tuple(max(0, p) for p in layer.pads))
     if rank and transposed and draw(st.integers(0, 4)) == 0:
@@ -104,17 +104,17 @@ def layers(draw: st.DrawFn, *, transposed: bool = True) -> Geometry:
 def sample_input(
     geometry: Geometry, seed: int, rank: int, extent: int = 14
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """A random input [2, m, *spatial] with different extents on its axes."""
+    """Draw an input [2, m, *spatial] with different extents on its axes."""
     extents = [extent + i - (3 * rank - 3 if rank > 1 else 0) for i in range(rank)]
     shape = (2, geometry.in_channels, *extents)
     return np.random.default_rng(seed).standard_normal(shape)
 
 
 def rounding(*maps: AffineConv) -> float:
-    """A bound on the float64 error of these maps applied to unit normal numbers.
+    """Return a bound on the float64 error of these maps on unit normal inputs.
 
-    Each output is a sum of fan-in products; errors grow by eps times the sum of magnitudes, here
-    taken with a margin of 6 standard deviations.
+    Each output is a sum of fan-in products; errors grow by eps times the sum of magnitudes, with a
+    margin of 6 standard deviations.
     """
     eps = float(np.finfo(np.float64).eps)
     scale, terms = 6.0, 0

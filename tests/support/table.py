@@ -1,4 +1,4 @@
-"""What folds, by op, type and opset: found by folding tiny models, written as a table.
+"""The table of what folds, by op, type and opset, determined by folding tiny models.
 
 python -m tests.support.table docs/support.md
 """
@@ -33,14 +33,14 @@ CONV, MATMUL = "y = Conv(a, k)", "y = MatMul(a, k)"
 
 @dataclass(frozen=True)
 class Op:
-    """How a tiny model shows an op.
+    """How a tiny model exercises an op.
 
     Attributes:
-        text: The node, from x to a, for an opset; none where ONNX had no such form.
+        text: The node, from x to a, for an opset; None if ONNX has no such form.
         shape: The shape of x.
-        last: The node behind it, with which it should merge.
-        weights: The shapes of the floating-point constants that it reads.
-        integers: The integer constants that it reads.
+        last: The following node, with which it should merge.
+        weights: The shapes of its floating-point constants.
+        integers: Its integer constants.
         behind: The shape of the weight of the last node, if it is not [4, 4].
     """
 
@@ -156,7 +156,7 @@ OPS: dict[str, Op] = {
 
 
 def build(op: str, kind: str, opset: int) -> onnx.ModelProto | None:
-    """A tiny model with an op; None where ONNX has no such op or type in that opset."""
+    """Build a tiny model with an op, or None if ONNX has no such op or type in that opset."""
     row = OPS[op]
     shape = ",".join(map(str, row.shape))
     text = (
@@ -181,14 +181,14 @@ def build(op: str, kind: str, opset: int) -> onnx.ModelProto | None:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         del model.graph.value_info[:]
         onnx.checker.check_model(model, full_check=True)
-    except Exception:  # whatever the checker and the inference say no with
+    except Exception:  # the errors of the checker and of inference
         return None
     return model
 
 
 @cache
 def classify(op: str, kind: str, opset: int) -> tuple[str, str]:
-    """What becomes of an op, `folds`, `kept`, `refused` or `-`, and why."""
+    """Return the outcome for an op, `folds`, `kept`, `refused` or `-`, and the reason."""
     model = build(op, kind, opset)
     if model is None:
         return "-", ""
@@ -217,7 +217,7 @@ def _folded(model: onnx.ModelProto, policy: Policy) -> tuple[onnx.ModelProto, Fo
 
 
 def document() -> str:
-    """The page."""
+    """Return the page."""
     lines = [
         "# What folds",
         "",
@@ -241,7 +241,7 @@ def document() -> str:
 
 
 def _cell(op: str, kind: str) -> str:
-    """What becomes of an op of one type, with the opsets where that is not all of them."""
+    """Return the outcome for an op of one type, with the opsets if it differs between them."""
     found: dict[tuple[str, str], list[int]] = {}
     for opset in OPSETS:
         found.setdefault(classify(op, kind, opset), []).append(opset)
@@ -259,7 +259,7 @@ def _ranges(opsets: list[int]) -> str:
 
 
 def _spans(opsets: list[int]) -> Iterator[str]:
-    """Runs of opsets that follow each other among those tried."""
+    """Group consecutive opsets among the tried ones."""
     places = [OPSETS.index(opset) for opset in opsets]
     start = 0
     for i in range(1, len(places) + 1):

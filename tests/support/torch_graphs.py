@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 def parse(body: str, signature: str, initializers: str = "", opset: int = 17) -> onnx.ModelProto:
-    """A model of ONNX text, `signature` being `(inputs) => (outputs)`.
+    """Parse a model of ONNX text, where `signature` is `(inputs) => (outputs)`.
 
     The shape of an output `float[] y` is inferred.
     """
@@ -30,7 +30,7 @@ def parse(body: str, signature: str, initializers: str = "", opset: int = 17) ->
 
 
 def with_weights(model: onnx.ModelProto, **weights: Array) -> onnx.ModelProto:
-    """The model with initializers added; an underscore pair in a name stands for a dot."""
+    """Add initializers to a model; a double underscore in a name represents a dot."""
     for name, array in weights.items():
         model.graph.initializer.append(
             onnx.numpy_helper.from_array(array, name.replace("__", "."))
@@ -39,7 +39,7 @@ def with_weights(model: onnx.ModelProto, **weights: Array) -> onnx.ModelProto:
 
 
 def reference(model: onnx.ModelProto, *inputs: Array) -> list[Array]:
-    """What onnxruntime computes; without it the test is skipped."""
+    """Return onnxruntime's results; skip the test without onnxruntime."""
     onnxruntime = pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -53,19 +53,20 @@ def reference(model: onnx.ModelProto, *inputs: Array) -> list[Array]:
 
 
 def assert_same(model: onnx.ModelProto, *inputs: Array) -> None:
-    """The imported module computes what onnxruntime computes, to rounding."""
+    """Assert that the imported module computes the same as onnxruntime, up to rounding."""
     results = to_torch(model)(*(torch.from_numpy(x) for x in inputs))
     results = results if isinstance(results, tuple) else (results,)
     for ours, theirs in zip(results, reference(model, *inputs), strict=True):
         value = ours.detach().numpy()
         assert value.dtype == theirs.dtype
         assert value.shape == theirs.shape
-        # Where large terms cancel, rounding is that of the terms: judge by the largest output.
+        # If large terms cancel, rounding is relative to the terms: compare with the largest
+        # output.
         finite = np.abs(theirs[np.isfinite(theirs)]) if theirs.dtype.kind == "f" else theirs[:0]
         scale = max(1.0, float(np.max(finite, initial=0.0)))
         np.testing.assert_allclose(value, theirs, rtol=1e-5, atol=2e-6 * scale)
 
 
 def images(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Random numbers around zero."""
+    """Draw random images around zero."""
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

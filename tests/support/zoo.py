@@ -1,7 +1,8 @@
 """A few blocks each of networks whose structure folding must respect, with normalizations.
 
 Each has bottlenecks, separable convolutions or branches that are linear neighbours, some of which
-cost less apart than merged. Built with the layers of `models`, with random weights and statistics.
+cost less apart than merged. They are built with the layers of `models`, with random weights and
+statistics.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ __all__ = ["ZOO", "Member", "Zoo"]
 
 
 class Zoo(Network):
-    """A network under construction, with the layers that only the zoo needs."""
+    """A network under construction, with layers that only the zoo needs."""
 
     def silu(self, name: str, x: Value) -> Value:
-        """X times its sigmoid."""
+        """Append x * sigmoid(x)."""
         return self.multiply(f"{name}.mul", x, self.sigmoid(f"{name}.sigmoid", x))
 
     def gelu(self, name: str, x: Value) -> Value:
-        """The Gaussian error unit by Erf, as exported: x / sqrt 2, erf, + 1, * x, / 2."""
+        """Append a GELU by Erf, as exported: x / sqrt 2, erf, + 1, * x, / 2."""
         y = self.constant("Div", f"{name}.div", x, np.array(math.sqrt(2)))
         y = self._node("Erf", f"{name}.erf", [y], x.shape[1:])
         y = self.constant("Add", f"{name}.add", y, np.array(1.0))
@@ -37,12 +38,12 @@ class Zoo(Network):
         return self.constant("Mul", f"{name}.half", y, np.array(0.5))
 
     def constant(self, op: str, name: str, x: Value, array: np.ndarray[Any, Any]) -> Value:
-        """An elementwise operator with a constant that does not change the shape."""
+        """Append an elementwise operator with a constant that preserves the shape."""
         constant = gs.Constant(f"{name}.weight", array.astype(np.float32))
         return self._node(op, name, [x, constant], x.shape[1:])
 
     def average_pool(self, name: str, x: Value, kernel: int, stride: int, padding: int) -> Value:
-        """Mean over windows, zeros of the padding included."""
+        """Append an average pooling that counts the zeros of the padding."""
         extents = [(extent + 2 * padding - kernel) // stride + 1 for extent in x.shape[2:]]
         attrs = {
             "kernel_shape": [kernel] * 2,
@@ -53,31 +54,31 @@ class Zoo(Network):
         return self._node("AveragePool", name, [x], [x.shape[1], *extents], attrs)
 
     def transpose(self, name: str, x: Value, perm: Sequence[int]) -> Value:
-        """Axes in another order; the batch stays first."""
+        """Append a Transpose; the batch stays first."""
         shape = [x.shape[axis] for axis in perm[1:]]
         return self._node("Transpose", name, [x], shape, {"perm": list(perm)})
 
     def layer_norm(self, name: str, x: Value) -> Value:
-        """Normalization over the last axis."""
+        """Append a normalization over the last axis."""
         ones, zeros = np.ones(x.shape[-1], np.float32), np.zeros(x.shape[-1], np.float32)
         parameters = [gs.Constant(f"{name}.weight", ones), gs.Constant(f"{name}.bias", zeros)]
         attrs = {"axis": -1, "epsilon": 1e-6}
         return self._node("LayerNormalization", name, [x, *parameters], x.shape[1:], attrs)
 
     def linear(self, name: str, x: Value, features: int) -> Value:
-        """A matrix on the last axis and a bias, as MatMul and Add."""
+        """Append a matrix on the last axis and a bias, as MatMul and Add."""
         weight = gs.Constant(f"{name}.weight", np.ones((x.shape[-1], features), np.float32))
         shape = [*x.shape[1:-1], features]
         y = self._node("MatMul", name, [x, weight], shape)
         return self.constant("Add", f"{name}.add", y, np.zeros(features))
 
     def conv_bn(self, name: str, x: Value, channels: int, kernel: int, **options: Any) -> Value:
-        """A convolution that keeps the size at stride 1, and batch normalization."""
+        """Append a convolution that keeps the size at stride 1, and batch normalization."""
         options = {"padding": kernel // 2, "bias": False, **options}
         return self.batch_norm(f"{name}.bn", self.conv(name, x, channels, kernel, **options))
 
     def squeeze(self, name: str, x: Value, channels: int) -> Value:
-        """Squeeze and excitation: each channel is scaled by what all means say."""
+        """Append squeeze and excitation: each channel is scaled by a function of all means."""
         y = self.global_average_pool(f"{name}.pool", x)
         y = self.silu(f"{name}.act", self.conv(f"{name}.reduce", y, channels, 1))
         y = self.sigmoid(f"{name}.gate", self.conv(f"{name}.expand", y, x.shape[1], 1))
@@ -89,10 +90,10 @@ class Member:
     """A network of the zoo.
 
     Attributes:
-        build: Makes it.
-        left: What the folded network has of each op that could be merged; an op that is not
-            named here is not counted.
-        cheaper: Whether folding saves multiply-accumulates; else they stay the same.
+        build: Builds it.
+        left: The number of each op in the folded network, for ops that could be merged; ops that
+            are not listed are not counted.
+        cheaper: Whether folding saves multiply-accumulates; otherwise they stay the same.
     """
 
     build: Callable[[], onnx.ModelProto]
@@ -160,7 +161,7 @@ def _mixnet(net: Zoo) -> Value:
 
 @_member("ghostnet", Conv=8, Concat=2, Add=1)
 def _ghostnet(net: Zoo) -> Value:
-    """Ghost modules: half of the channels, and what a cheap depthwise layer makes of them."""
+    """Ghost modules: half of the channels, and a cheap depthwise layer of them."""
     x = net.relu("stem.relu", net.conv_bn("stem", net.input, 8, 3, stride=2))
     y = net.relu("1.relu", net.conv_bn("1.primary", x, 8, 1))
     cheap = net.relu("1.cheap.relu", net.conv_bn("1.cheap", y, 8, 3, group=8))
@@ -174,7 +175,7 @@ def _ghostnet(net: Zoo) -> Value:
 
 @_member("xception", Conv=6, Add=1)
 def _xception(net: Zoo) -> Value:
-    """Separable convolutions without anything between their two layers."""
+    """Separable convolutions without a node between their two layers."""
     x = net.relu("stem.relu", net.conv_bn("stem", net.input, 8, 3, stride=2))
     shortcut = net.conv_bn("shortcut", x, 16, 1, stride=2)
     for index, channels in enumerate([16, 16], start=1):
@@ -203,10 +204,10 @@ def _shufflenet(net: Zoo) -> Value:
 
 @_member("convnext", Conv=3, MatMul=1, Mul=2, Div=1, Add=3, LayerNormalization=2)
 def _convnext(net: Zoo) -> Value:
-    """A block with a layer scale, which goes into the second matrix, as does the bias.
+    """A block with a layer scale, which is merged into the second matrix, as is the bias.
 
-    They become a 1x1 convolution behind the change of layout. Left are the activation, which
-    runtimes fuse, the first bias and the shortcut.
+    They become a 1x1 convolution after the change of layout. The activation, which runtimes fuse,
+    the first bias and the shortcut stay.
     """
     x = net.conv("stem", net.input, 8, 4, stride=4)
     x = net.layer_norm("stem.norm", net.transpose("stem.last", x, [0, 2, 3, 1]))
@@ -234,7 +235,7 @@ def _repvgg(net: Zoo) -> Value:
 
 @_member("mobileone", cheaper=True, Conv=5)
 def _mobileone(net: Zoo) -> Value:
-    """Several copies of each layer beside each other, depthwise and 1x1."""
+    """Several parallel copies of each layer, depthwise and 1x1."""
     x = net.relu("stem.relu", net.conv_bn("stem", net.input, 8, 3, stride=2))
     for index, (channels, stride) in enumerate([(8, 1), (12, 2)]):
         own = x.shape[1]

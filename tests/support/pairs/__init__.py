@@ -1,4 +1,4 @@
-"""Pairs of models that differ in ways that inputs can miss, and pairs that are equal."""
+"""Pairs of models with differences that inputs can miss, and equal pairs."""
 
 from tests.support.pairs.base import Pair
 from tests.support.pairs.different import different

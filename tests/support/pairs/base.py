@@ -25,9 +25,9 @@ class Pair:
     """Two models.
 
     Attributes:
-        name: What B does otherwise, or in another way.
-        a: The model that is right.
-        b: The other one.
+        name: The difference of B, or its other form.
+        a: The reference model.
+        b: The model to compare.
     """
 
     name: str
@@ -36,19 +36,19 @@ class Pair:
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
-    """Normal float32 numbers."""
+    """Draw normal float32 values."""
     return (np.random.default_rng([seed, *shape]).normal(size=shape) * scale).astype(np.float32)
 
 
 def changed(array: Array, place: int | tuple[int, ...], step: float = 0.5) -> Array:
-    """A copy with a step added at one place, or to one row."""
+    """Return a copy with a step added to one element, or to one row."""
     copy = np.array(array)
     copy[place] += np.asarray(step, array.dtype)
     return copy
 
 
 def model(text: str, numbers: Numbers, opset: int = 18) -> onnx.ModelProto:
-    """A model from ONNX text and its initializers, of which it keeps those that it reads."""
+    """Build a model from ONNX text and those of the initializers that it reads."""
     made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}')
     computed = {out for node in made.graph.node for out in node.output}
     reads = set(_reads(made.graph))
@@ -77,16 +77,16 @@ def pair(
     others: Numbers | None = None,
     opset: int = 18,
 ) -> Pair:
-    """A pair with the same inputs and outputs.
+    """Build a pair with the same inputs and outputs.
 
     Args:
-        name: Of the pair.
+        name: The name of the pair.
         ports: Inputs and outputs as ONNX text, such as `float[N] x -> float[N] y`.
         a: The nodes of A.
-        b: Those of B; A's own when empty.
+        b: The nodes of B; A's own if empty.
         numbers: The initializers.
-        others: Those that are others in B.
-        opset: Of both.
+        others: The initializers that differ in B.
+        opset: The opset of both.
     """
     inputs, outputs = ports.split(" -> ")
     head = f"({inputs}) => ({outputs}) "
@@ -106,12 +106,12 @@ IDS = "int64[N,S] x -> float[a,b,c] y"
 
 
 def int64(*values: int) -> Array:
-    """A list of integers."""
+    """Return a list of integers as an array."""
     return np.asarray(values, np.int64)
 
 
 def scalar(value: float, kind: Any = np.float32) -> Array:
-    """A number without axes."""
+    """Return a scalar as an array."""
     return np.asarray(value, kind)
 
 
@@ -124,5 +124,5 @@ def _unique(pairs: Iterator[Pair]) -> Iterator[Pair]:
 
 
 def together(*parts: Callable[[], Iterator[Pair]]) -> list[Pair]:
-    """All pairs, whose names must differ."""
+    """Combine lists of pairs, whose names must be unique."""
     return list(_unique(made for part in parts for made in part()))

@@ -1,4 +1,4 @@
-"""Pairs that compute different things, each in a way that inputs can miss."""
+"""Pairs that compute different functions, each in a way that inputs can miss."""
 
 # fmt: off
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["different"]
 
 
 def _limits() -> Iterator[Pair]:
-    """What only large, small, negative or rare numbers show."""
+    """Pairs that only large, small, negative or rare values distinguish."""
     relu = "y = Relu(x)"
     for bound in (6.0, 50.0, 1e4):
         yield pair(f"clip at {bound:g}", IMAGE, "y = Identity(x)", "y = Min(x, m)",
@@ -96,7 +96,7 @@ def _limits() -> Iterator[Pair]:
 
 
 def _functions() -> Iterator[Pair]:
-    """Functions and attributes that are nearly the same."""
+    """Functions and attributes that are nearly equal."""
     for name, a, b in (
         ("slope 0.011", "y = LeakyRelu<alpha=0.01>(x)", "y = LeakyRelu<alpha=0.011>(x)"),
         ("alpha 1.01", "y = Elu<alpha=1.0>(x)", "y = Elu<alpha=1.01>(x)"),
@@ -145,7 +145,7 @@ def _functions() -> Iterator[Pair]:
 
 
 def _tables() -> Iterator[Pair]:
-    """One row of a table, or what happens to an index."""
+    """A single row of a table, or the treatment of an index."""
     gather = "y = Gather(t, x)"
     for rows, place in (
         *((2, 1), (10, 0), (10, 9), (300, 137), (300, 299), (5000, 4321), (50_000, 40_000)),
@@ -203,7 +203,7 @@ def _tables() -> Iterator[Pair]:
 
 
 def _geometry() -> Iterator[Pair]:
-    """Borders, sizes, axes that have one extent, and batches."""
+    """Borders, sizes, axes of extent one, and batches."""
     w = normal(4, 3, 3, 3)
     conv = "y = Conv<pads=[1,1,1,1]>(x, w)"
     yield pair("shifted padding", IMAGE, conv, "y = Conv<pads=[1,1,1,1]>(x, v)", {"w": w},
@@ -339,5 +339,5 @@ def _control() -> Iterator[Pair]:
 
 
 def different() -> list[Pair]:
-    """Pairs that compute different things."""
+    """Return the pairs that compute different functions."""
     return together(_limits, _functions, _tables, _geometry, _control, further_different)

@@ -1,4 +1,4 @@
-"""Pairs that compute the same, though few of their nodes are alike."""
+"""Pairs that compute the same function with few equal nodes."""
 
 # fmt: off
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _linear() -> Iterator[Pair]:
 
 
 def _nonlinear() -> Iterator[Pair]:
-    """Functions written out, and forms of one function."""
+    """Functions written out, and different forms of one function."""
     numbers = {"z": scalar(0), "one": scalar(1), "half": scalar(0.5), "six": scalar(6),
                "r2": scalar(2**0.5), "sixth": scalar(1 / 6), "three": scalar(3), "i": int64(1),
                "eps": scalar(1e-5), "s": normal(8, seed=1), "b": normal(8, seed=2),
@@ -197,7 +197,7 @@ def _integers() -> Iterator[Pair]:
 
 
 def _shapes() -> Iterator[Pair]:
-    """Shapes that are computed, given, or must fit something."""
+    """Shapes that are computed or constant, or have to match."""
     axes = {"i2": int64(2), "i3": int64(3), "z": int64(0), "m1": int64(-1), "n1": int64(0, 0, -1),
             "two": np.asarray([1, 1, 2, 2], np.float32), "e": int64(2**31), "e2": int64(2**62),
             "s0": scalar(0, np.int64), "l2": scalar(2, np.int64), "i23": int64(2, 3)}
@@ -225,7 +225,7 @@ def _shapes() -> Iterator[Pair]:
 
 
 def _open() -> Iterator[Pair]:
-    """Models without a static extent; only their weights say what runs."""
+    """Models without static extents, which only their weights determine."""
     w, k = normal(8, 6), normal(4, 3, 3, 3)
     same = {"w": w, "k": k, "b": normal(6), "kt": normal(3, 4, 3, 3), "t": normal(100, 6),
             "u": normal(2, 6), "p": normal(64, 6), "s": normal(6, seed=1), "c": normal(6, seed=2),
@@ -280,7 +280,7 @@ def _open() -> Iterator[Pair]:
 
 
 def _counted() -> Iterator[Pair]:
-    """Inputs that count, bound and index."""
+    """Inputs that are counts, bounds and indices."""
     loop = "y = Loop(n, , x) <body = b (int64 i, bool c, float[p,q] u) => " \
            "(bool d, float[p,q] v) " \
            "{ d = Identity(c) v = %s }>"
@@ -326,7 +326,7 @@ def _counted() -> Iterator[Pair]:
 
 
 def _types() -> Iterator[Pair]:
-    """Other types of numbers."""
+    """Other element types."""
     w, v = normal(4, 5, scale=0.4), normal(5, 3, seed=1, scale=0.4)
     for kind in ("float16", "double"):
         real = np.float16 if kind == "float16" else np.float64
@@ -349,7 +349,7 @@ def _types() -> Iterator[Pair]:
 
 
 def equal() -> list[Pair]:
-    """Pairs that compute the same."""
+    """Return the pairs that compute the same function."""
     return together(
         _linear, _nonlinear, _integers, _shapes, _open, _counted, _types, further_equal
     )

@@ -1,4 +1,4 @@
-"""Further pairs, written after `check` had been made to tell the others."""
+"""Further pairs, written after `check` could distinguish the others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Random whole models: every kind of node that fold meets, with what files hold besides.
+"""Random whole models: every kind of node that fold handles, and the other contents of files.
 
-`random_model(seed, kind)` is a valid model, to be run at every one of `sizes_of(model)`. It knows
-nothing of how models are folded.
+`random_model(seed, kind)` is a valid model that runs at every size in `sizes_of(model)`. The
+generator is independent of the folding code.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _NEWEST = min(26, onnx.defs.onnx_opset_version())
 
 
 def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
-    """A random model.
+    """Draw a model.
 
     Args:
-        seed: Decides everything, with the kind.
+        seed: The seed of the model, with the kind.
         kind: One of `KINDS`.
     """
     rng = np.random.default_rng([seed, KINDS.index(kind)])
@@ -67,12 +67,12 @@ def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
 
 
 def sizes_of(model: onnx.ModelProto) -> list[dict[str, int]]:
-    """The extents of the symbols at which a model is to run."""
+    """Return the extents of the symbols at which a model must run."""
     return [{name: sizes[i] for name, sizes in _SYMBOLS.items()} for i in range(3)]
 
 
 def _inputs(b: Builder, kind: str) -> list[Value]:
-    """One or two values, symbolic or not."""
+    """Create one or two inputs, symbolic or not."""
     if kind not in {"images", "matrices", "sequences"}:
         layout = b.pick("images", "matrices", "sequences")
     else:
@@ -168,7 +168,7 @@ def _finished(b: Builder, inputs: list[Value]) -> onnx.ModelProto:
 
 
 def _read(nodes: Any) -> set[str]:
-    """The names that nodes read, those in their bodies among them."""
+    """Return the names that nodes and their subgraphs read."""
     found = set()
     for node in nodes:
         found |= set(node.input)
@@ -195,7 +195,7 @@ def _output(b: Builder, value: Value) -> onnx.ValueInfoProto:
 
 
 def _claim(b: Builder, value: Value, stale: bool) -> onnx.ValueInfoProto:
-    """What a file says of a value: true; or where a size is free, that of another run."""
+    """Declare the shape of a value: correctly or, for a free size, with that of another run."""
     shape = _symbols(value.dims)
     if stale:
         shape = [

@@ -1,4 +1,4 @@
-"""What a random model is built with: values of known extents, constants in every form."""
+"""The builder of random models: values of known extents, and constants in every form."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Dims = tuple[tuple[int, ...], ...]
 
 
 def fixed(dims: Dims) -> tuple[int, ...]:
-    """The extents of axes that are the same at all sizes, and -1 for others."""
+    """Return the extents of axes that are equal at all sizes, and -1 for others."""
     return tuple(axis[0] if len(set(axis)) == 1 else -1 for axis in dims)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of floating-point numbers that the graph computes.
+    """A floating-point tensor that the graph computes.
 
     Attributes:
         name: Its name.
@@ -37,7 +37,7 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """How many axes it has."""
+        """The number of axes."""
         return len(self.dims)
 
     @property
@@ -47,7 +47,7 @@ class Value:
 
     @property
     def largest(self) -> int:
-        """How many elements it has at most."""
+        """The maximum number of elements."""
         return (
             max(int(np.prod(sizes)) for sizes in zip(*self.dims, strict=True)) if self.dims else 1
         )
@@ -55,7 +55,7 @@ class Value:
 
 @dataclass
 class Scope:
-    """What all graphs of one model share."""
+    """The state that all graphs of one model share."""
 
     rng: np.random.Generator
     dtype: np.dtype[Any]
@@ -68,12 +68,12 @@ class Scope:
 
 @dataclass
 class Builder:
-    """One graph, or one function body, while it grows.
+    """One graph, or one function body, under construction.
 
     Attributes:
-        scope: What it shares with the others.
-        parent: The graph around it.
-        formal: For a function body, the arrays that callers hand over, by the names of the inputs.
+        scope: The state shared with the other graphs.
+        parent: The surrounding graph.
+        formal: For a function body, the arrays that callers pass, by input name.
     """
 
     scope: Scope
@@ -88,46 +88,46 @@ class Builder:
 
     @property
     def rng(self) -> np.random.Generator:
-        """The model's one source of randomness."""
+        """The model's only source of randomness."""
         return self.scope.rng
 
     @property
     def opset(self) -> int:
-        """The operator set."""
+        """The opset version."""
         return self.scope.opset
 
     @property
     def kind(self) -> int:
-        """The element type, as ONNX numbers it."""
+        """The element type, as an ONNX enum value."""
         return int(helper.np_dtype_to_tensor_dtype(self.scope.dtype))
 
     @property
     def depth(self) -> int:
-        """How many graphs are around this one."""
+        """The nesting depth of this graph."""
         return 0 if self.parent is None else 1 + self.parent.depth
 
     def chance(self, probability: float) -> bool:
-        """True so often."""
+        """Return True with this probability."""
         return bool(self.rng.random() < probability)
 
     def pick(self, *options: Any) -> Any:
-        """One of several things."""
+        """Pick one of several options."""
         return options[int(self.rng.integers(len(options)))]
 
     def fresh(self, prefix: str = "v") -> str:
-        """A name that nothing in the model has."""
+        """Create a name that is unused in the model."""
         self.scope.counter += 1
         return f"{prefix}{self.scope.counter}"
 
     def visible(self) -> list[Value]:
-        """The values that nodes of this graph may read."""
+        """Return the values that nodes of this graph may read."""
         outer = [] if self.parent is None or self.formal is not None else self.parent.visible()
         return [*outer, *self.values]
 
     def node(
         self, op: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any
     ) -> list[str]:
-        """Append a node; its outputs' names."""
+        """Append a node; return the names of its outputs."""
         names = [self.fresh() for _ in range(outputs)]
         label = self.fresh("n") if self.chance(0.9) else ""
         made = helper.make_node(op, list(inputs), names, name=label, **attributes)
@@ -135,7 +135,7 @@ class Builder:
         return names
 
     def add(self, op: str, inputs: Sequence[str], dims: Dims, **attributes: Any) -> Value:
-        """Append a node of one output, of known extents."""
+        """Append a node with one output of known extents."""
         (name,) = self.node(op, inputs, **attributes)
         value = Value(name, dims)
         self.values.append(value)
@@ -144,7 +144,7 @@ class Builder:
     # Constants
 
     def numbers(self, shape: Sequence[int]) -> Array:
-        """Weights of a size that keeps activations near one."""
+        """Draw weights of a size that keeps activations near one."""
         shape = tuple(shape)
         fan_in = max(1, int(np.prod(shape[1:])) if len(shape) > 1 else 1)
         found = np.asarray(self.rng.standard_normal(shape) / np.sqrt(fan_in))
@@ -157,7 +157,7 @@ class Builder:
         return found
 
     def weight(self, *shape: int) -> str:
-        """A constant of random numbers; now and then one that something else reads already."""
+        """Return a constant of random values, sometimes one that another node already reads."""
         known = [name for name, own in self.pool if own == shape]
         if known and self.chance(0.12):
             return str(self.pick(*known))
@@ -166,7 +166,7 @@ class Builder:
         return name
 
     def constant(self, array: npt.ArrayLike) -> str:
-        """A floating-point constant: an initializer, a Constant, an overridable one, computed."""
+        """Add a floating-point constant: initializer, Constant node, overridable or computed."""
         values = np.asarray(array).astype(self.scope.dtype)
         if self.formal is not None:
             if self.chance(0.5):
@@ -189,9 +189,9 @@ class Builder:
         return name
 
     def integers(self, values: npt.ArrayLike) -> str:
-        """A constant of int64."""
+        """Add a constant of int64."""
         array = np.asarray(values, np.int64)
-        plain = self.opset >= 9 and self.chance(0.15)  # Constant held floats alone before that
+        plain = self.opset >= 9 and self.chance(0.15)  # only floats before
         if self.formal is not None or plain:
             return self._constant_node(array)
         name = self.fresh("i")
@@ -212,7 +212,7 @@ class Builder:
         return name
 
     def _computed(self, values: Array) -> str:
-        """A constant that nodes compute from others."""
+        """Add a constant that nodes compute from others."""
         how = self.pick("Transpose", "Identity", "Mul", "Reshape", "Cast", "Neg")
         if how == "Transpose" and values.ndim > 1:
             return self.node("Transpose", [self._constant_node(np.ascontiguousarray(values.T))])[0]
@@ -231,6 +231,6 @@ class Builder:
         return self.node("Identity", [self._constant_node(values)])[0]
 
     def axes(self, value: Value, **where: int) -> int:
-        """An axis counted from either end, where the operator set allows it."""
+        """Return an axis counted from either end, if the opset allows it."""
         axis = where["axis"]
         return axis - value.rank if self.opset >= 11 and self.chance(0.3) else axis

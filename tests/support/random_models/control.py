@@ -1,4 +1,4 @@
-"""Makers of nodes with graphs inside: If, Loop, Scan, and calls of local functions."""
+"""Generators of nodes with subgraphs (If, Loop, Scan) and of calls of local functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAPS = (batch_norm, arithmetic, arithmetic, activation, nothing, nothing)
 
 
 def _keeping(b: Builder, x: Value) -> Value | None:
-    """A node, or a few, that keep extents."""
+    """Append one or a few nodes that keep extents."""
     draw = b.rng.random()
     if draw < 0.25:
         return conv(b, x, x.fixed[1], same=True) if x.rank > 2 else None
@@ -42,7 +42,7 @@ def _keeping(b: Builder, x: Value) -> Value | None:
 
 
 def chain(b: Builder, x: Value, length: int) -> Value:
-    """Nodes one after the other, from a value to one of the same extents."""
+    """Append a chain of nodes, from a value to one of the same extents."""
     start = x
     for _ in range(length):
         if b.depth < 2 and b.chance(0.06) and b.formal is None:
@@ -63,7 +63,7 @@ def _body(inner: Builder, name: str, inputs: list[Any], outputs: list[Any]) -> o
 
 
 def _condition(b: Builder) -> str:
-    """True or false: given, constant, or computed from a shape."""
+    """Return a condition: an input, constant, or computed from a shape."""
     root = b
     while root.parent is not None:
         root = root.parent
@@ -79,7 +79,7 @@ def _condition(b: Builder) -> str:
 
 
 def branch(b: Builder, x: Value) -> Value | None:
-    """An If whose branches compute values of the same extents, from outer values."""
+    """Append an If whose branches compute values of the same extents from outer values."""
     condition = _condition(b)
     bodies = []
     for _ in range(2):
@@ -95,7 +95,7 @@ def branch(b: Builder, x: Value) -> Value | None:
 
 
 def loop(b: Builder, x: Value) -> Value | None:
-    """A Loop that maps a value a few times, and collects what it was."""
+    """Append a Loop that maps a value a few times and collects the intermediate values."""
     inner = Builder(b.scope, b)
     step, going, state = (b.fresh("s") for _ in range(3))
     carried = Value(state, x.dims)
@@ -126,7 +126,7 @@ def loop(b: Builder, x: Value) -> Value | None:
 
 
 def scan(b: Builder, x: Value) -> Value | None:
-    """A Scan over the first axis."""
+    """Append a Scan over the first axis."""
     if x.rank < 2 or b.opset < 9:
         return None
     inner = Builder(b.scope, b)
@@ -148,7 +148,7 @@ def scan(b: Builder, x: Value) -> Value | None:
 
 
 def call(b: Builder, x: Value) -> Value | None:
-    """Call a local function: a new one, or one that is called already."""
+    """Append a call of a local function, new or existing."""
     if b.formal is not None:
         return None
     known = [(name, own) for name, own in b.scope.calls.items() if own[0] == x.dims]
@@ -167,7 +167,7 @@ def call(b: Builder, x: Value) -> Value | None:
 
 
 def _function(b: Builder, x: Value) -> tuple[str, list[Any]]:
-    """Define a function of one value and weights; its name, and arrays that fit the weights."""
+    """Define a function of one value and weights; return its name, and arrays for the weights."""
     inner = Builder(b.scope, None, formal={})
     start = Value(b.fresh("p"), x.dims)
     inner.values.append(start)

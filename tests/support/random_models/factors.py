@@ -1,4 +1,4 @@
-"""Makers of scales and shifts, and of nodes that factors pass, or almost."""
+"""Generators of scales and shifts, and of nodes that factors pass, or nearly pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["FACTORS"]
 
 
 def scale(b: Builder, x: Value) -> Value | None:
-    """A factor for all numbers, or for the channels of an axis, of either sign."""
+    """Append a factor for all elements, or for the channels of an axis, of either sign."""
     shape: tuple[int, ...] = b.pick((), (), (1,))
     free = [axis for axis, extent in enumerate(x.fixed) if extent > 1]
     if free and b.chance(0.4):
@@ -43,7 +43,7 @@ def scale(b: Builder, x: Value) -> Value | None:
 
 
 def rectifier(b: Builder, x: Value) -> Value | None:
-    """What positive factors pass, and its like."""
+    """Append a node that positive factors pass, or a similar one."""
     op = b.pick("Relu", "Relu", "LeakyRelu", "Abs", "PRelu", "Clip")
     inputs, attributes = [x.name], dict[str, Any]()
     if op == "LeakyRelu":
@@ -62,7 +62,7 @@ def rectifier(b: Builder, x: Value) -> Value | None:
 
 
 def gate(b: Builder, x: Value) -> Value | None:
-    """The product, quotient or extreme of two values, one of which may be spread over axes."""
+    """Append a product, quotient or extremum of two values, one of which may be broadcast."""
     fits = [
         v
         for v in b.visible()
@@ -74,7 +74,7 @@ def gate(b: Builder, x: Value) -> Value | None:
     if op in {"Max", "Min"} and (b.opset < 13 or b.scope.dtype == np.float16):
         return None
     inputs = [x.name, other.name]
-    if op == "Div":  # by nothing near zero
+    if op == "Div":  # divide by nothing close to zero
         (size,) = b.node("Abs", [other.name])
         inputs[1] = b.node("Add", [size, b.constant(0.5)])[0]
     elif b.chance(0.5):
@@ -83,7 +83,7 @@ def gate(b: Builder, x: Value) -> Value | None:
 
 
 def squeeze_and_excite(b: Builder, x: Value) -> Value | None:
-    """Channels times what their means come to."""
+    """Append a squeeze-and-excite block: channels times a function of their means."""
     if x.rank != 4 or x.fixed[1] < 1:
         return None
     mean = global_pool(b, x)
@@ -96,7 +96,7 @@ def squeeze_and_excite(b: Builder, x: Value) -> Value | None:
 
 
 def attention(b: Builder, x: Value) -> Value | None:
-    """Scores of a value's rows, scaled here or there."""
+    """Append attention scores of a value's rows, with a scale at some place."""
     if x.rank != 3 or x.fixed[2] < 1:
         return None
     sides = [matmul(b, x, int(x.fixed[2])) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Makers of nodes at which several values meet."""
+"""Generators of nodes that join several values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["JOINS", "join"]
 
 
 def join(b: Builder, x: Value) -> Value | None:
-    """Two values that meet."""
+    """Append a join of two values."""
     op = b.pick("Add", "Add", "Sub", "Mul", "Sum", "Mean", "Max", "Concat", "Concat")
     values = b.visible()
     if op == "Concat":
@@ -52,7 +52,7 @@ def _concat(b: Builder, x: Value, values: list[Value]) -> Value | None:
 
 
 def parts(b: Builder, x: Value) -> Value | None:
-    """Cut an axis in two, map the parts or not, and put them together again."""
+    """Split an axis in two, map the parts or not, and join them again."""
     axes = [axis for axis, extent in enumerate(x.fixed) if extent > 1]
     if not axes:
         return None
@@ -79,7 +79,7 @@ def parts(b: Builder, x: Value) -> Value | None:
 
 
 def low_rank(b: Builder, x: Value) -> Value | None:
-    """A narrow path beside a wide one."""
+    """Append a narrow path beside a wide one."""
     if x.rank < 2 or x.fixed[-1] < 1:
         return None
     n = int(b.pick(3, 4))

@@ -1,4 +1,4 @@
-"""Makers of nodes that fold knows: convolutions, matrix products, scales, pools, joins."""
+"""Generators of nodes that fold handles: convolutions, matrix products, scales, pooling, joins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LINEAR", "arithmetic", "batch_norm", "conv", "gemm", "matmul", "out_
 def out_extent(
     axis: tuple[int, ...], kernel: int, stride: int, dilation: int, pads: int
 ) -> tuple[int, ...]:
-    """The extents behind a window."""
+    """Return the extent after a window."""
     return tuple((s + pads - (kernel - 1) * dilation - 1) // stride + 1 for s in axis)
 
 
@@ -23,7 +23,7 @@ def _channels(x: Value) -> int:
 
 
 def conv(b: Builder, x: Value, channels: int | None = None, same: bool = False) -> Value | None:
-    """A convolution in 1 to 3 dimensions: grouped, dilated, strided, padded in every way."""
+    """Append a convolution in 1 to 3 dimensions: grouped, dilated, strided, with any padding."""
     c, rank = _channels(x), x.rank - 2
     if b.scope.dtype == np.float64 or rank not in {1, 2, 3} or c < 1:
         return None
@@ -72,7 +72,7 @@ def _same(x: Value, n: int) -> tuple[int, ...]:
 
 
 def conv_transpose(b: Builder, x: Value) -> Value | None:
-    """A transposed convolution."""
+    """Append a transposed convolution."""
     c, rank = _channels(x), x.rank - 2
     if b.scope.dtype == np.float64 or rank not in {1, 2} or c < 1 or x.largest > 2000:
         return None
@@ -96,7 +96,7 @@ def conv_transpose(b: Builder, x: Value) -> Value | None:
 
 
 def batch_norm(b: Builder, x: Value) -> Value | None:
-    """A batch normalization in inference form."""
+    """Append a batch normalization in inference form."""
     c = _channels(x)
     if c < 1:
         return None
@@ -111,7 +111,7 @@ def batch_norm(b: Builder, x: Value) -> Value | None:
 
 
 def arithmetic(b: Builder, x: Value) -> Value | None:
-    """A constant to add, take away, multiply with or divide by, in any place and shape."""
+    """Append a constant operand of Add, Sub, Mul or Div, in any position and shape."""
     op = b.pick("Add", "Sub", "Mul", "Div", "Mul", "Add")
     shapes: list[tuple[int, ...]] = [(), (1,), (1,) * x.rank]
     for axis, extent in enumerate(x.fixed):
@@ -134,7 +134,7 @@ def arithmetic(b: Builder, x: Value) -> Value | None:
 
 
 def gemm(b: Builder, x: Value) -> Value | None:
-    """A Gemm with its constant on either side, both transpositions, factors, and every C."""
+    """Append a Gemm with its constant on either side, both transpositions, factors, and any C."""
     if x.rank != 2:
         return None
     n = int(b.pick(1, 2, 3, 4, 5))
@@ -182,7 +182,7 @@ def _bias(b: Builder, dims: Dims) -> str:
 
 
 def matmul(b: Builder, x: Value, columns: int | None = None) -> Value | None:
-    """A matrix product with a constant on either side, of one axis up to as many as x."""
+    """Append a MatMul with a constant on either side, of rank one up to the rank of x."""
     if x.rank < 1:
         return None
     n = int(columns or b.pick(1, 2, 3, 4))
@@ -203,7 +203,7 @@ def matmul(b: Builder, x: Value, columns: int | None = None) -> Value | None:
 
 
 def product(b: Builder, x: Value) -> Value | None:
-    """A matrix product of two activations."""
+    """Append a matrix product of two activations."""
     if x.rank < 2:
         return None
     fits = [
@@ -227,7 +227,7 @@ _EQUATIONS = (
 
 
 def einsum(b: Builder, x: Value) -> Value | None:
-    """An Einsum of a value and a constant."""
+    """Append an Einsum of a value and a constant."""
     if b.opset < 12:
         return None
     fits = [equation for equation, rank in _EQUATIONS if rank == x.rank]
@@ -249,7 +249,7 @@ def einsum(b: Builder, x: Value) -> Value | None:
 
 
 def pool(b: Builder, x: Value) -> Value | None:
-    """An average or largest of windows."""
+    """Append an average or maximum pooling."""
     op = b.pick("AveragePool", "AveragePool", "AveragePool", "MaxPool")
     rank = x.rank - 2
     if rank not in {1, 2} or (b.scope.dtype == np.float64 and op == "AveragePool"):
@@ -269,14 +269,14 @@ def pool(b: Builder, x: Value) -> Value | None:
 
 
 def global_pool(b: Builder, x: Value) -> Value | None:
-    """The mean over all positions."""
+    """Append a mean over all positions."""
     if x.rank < 3 or b.scope.dtype == np.float64:
         return None
     return b.add("GlobalAveragePool", [x.name], (*x.dims[:2], *[_same(x, 1)] * (x.rank - 2)))
 
 
 def reduce(b: Builder, x: Value) -> Value | None:
-    """A mean, sum or largest over some axes."""
+    """Append a mean, sum or maximum over some axes."""
     op = b.pick("ReduceMean", "ReduceMean", "ReduceSum", "ReduceMax")
     if x.rank < 2:
         return None

@@ -1,6 +1,6 @@
-"""Makers of parts that are cut, shuffled, read twice and put together, and of composite patterns.
+"""Generators of values that are split, shuffled, read twice and joined, and of composite patterns.
 
-Together with all other makers these are what a `mixed` model is made of.
+A `mixed` model consists of these and of all other generators.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SMALL = 1500
 
 
 def _even(b: Builder, x: Value) -> int | None:
-    """An axis that can be cut in two or more."""
+    """Return an axis that can be split in two or more."""
     axes = [axis for axis, extent in enumerate(x.fixed) if extent > 1 and axis > 0]
     likely = [axis for axis in axes if axis in {1, x.rank - 1}]
     return int(b.pick(*axes, *likely * 3)) if axes else None
@@ -44,7 +44,7 @@ def _with(b: Builder, dims: Dims, axis: int, extent: int) -> Dims:
 
 
 def cut(b: Builder, x: Value, axis: int, counts: Sequence[int]) -> list[Value]:
-    """Parts of a value, by one Split, by Slices or by Gathers."""
+    """Split a value by one Split, by Slices or by Gathers."""
     how = b.pick("Split", "Split", "Split", "Slice", "Gather")
     found = []
     if how == "Split":
@@ -75,7 +75,7 @@ def cut(b: Builder, x: Value, axis: int, counts: Sequence[int]) -> list[Value]:
 
 
 def _counts(b: Builder, extent: int) -> list[int]:
-    """Extents of two to four parts."""
+    """Draw extents of two to four parts."""
     n = int(b.pick(2, 2, 3, 4))
     if n > extent:
         n = extent
@@ -84,7 +84,7 @@ def _counts(b: Builder, extent: int) -> list[int]:
 
 
 def touched(b: Builder, x: Value) -> Value:
-    """A value, or what a few small things make of it that keep its extents."""
+    """Return a value, or apply a few small nodes that keep its extents."""
     for _ in range(int(b.pick(0, 1, 1, 2))):
         maker = b.pick(scale, scale, batch_norm, arithmetic, rectifier, turned)
         found = maker(b, x)
@@ -93,7 +93,7 @@ def touched(b: Builder, x: Value) -> Value:
 
 
 def turned(b: Builder, x: Value) -> Value | None:
-    """A scale between a transposition and its inverse."""
+    """Append a scale between a transposition and its inverse."""
     if x.rank < 2:
         return None
     perm = [int(i) for i in b.rng.permutation(x.rank)]
@@ -103,7 +103,7 @@ def turned(b: Builder, x: Value) -> Value | None:
 
 
 def rearranged(b: Builder, x: Value) -> Value | None:
-    """Parts of a value, each treated for itself, put together in any order, some of them twice."""
+    """Process parts of a value separately, and join them in any order, some of them twice."""
     axis = _even(b, x)
     if axis is None or x.largest > _SMALL:
         return None
@@ -120,7 +120,7 @@ def rearranged(b: Builder, x: Value) -> Value | None:
 
 
 def halves(b: Builder, x: Value) -> Value | None:
-    """Equal parts of a value added to, or multiplied with, each other; one through a gate."""
+    """Add or multiply equal parts of a value, with one through a gate."""
     axis = _even(b, x)
     if axis is None or x.fixed[axis] % 2:
         return None
@@ -134,7 +134,7 @@ def halves(b: Builder, x: Value) -> Value | None:
 
 
 def twice(b: Builder, x: Value) -> Value | None:
-    """A node that reads one value twice."""
+    """Append a node that reads one value twice."""
     op = b.pick("Add", "Sub", "Mul", "Sum", "Concat", "MatMul")
     if op == "Concat":
         if x.rank < 2 or x.largest > _SMALL or x.fixed[1] < 1:
@@ -154,7 +154,7 @@ def _reshaped(b: Builder, x: Value, shape: Sequence[int], dims: Dims) -> Value:
 
 
 def shuffle(b: Builder, x: Value) -> Value | None:
-    """Channels in groups, the groups' members brought together."""
+    """Append a channel shuffle: channels in groups, whose members are brought together."""
     c = x.fixed[1] if x.rank > 1 else -1
     groups = [g for g in (2, 3, 4) if c > g and c % g == 0]
     if not groups or -1 in x.fixed[2:] or x.rank > 4:
@@ -171,7 +171,7 @@ def shuffle(b: Builder, x: Value) -> Value | None:
 
 
 def pixels(b: Builder, x: Value) -> Value | None:
-    """Blocks of positions made of channels, or of channels made of positions, spelled out."""
+    """Append a DepthToSpace or SpaceToDepth, spelled out."""
     if x.rank != 4 or -1 in x.fixed[1:] or x.largest > _SMALL:
         return None
     c, h, w = x.fixed[1:]
@@ -195,7 +195,7 @@ def pixels(b: Builder, x: Value) -> Value | None:
 
 
 def gelu(b: Builder, x: Value) -> Value | None:
-    """A GELU of five nodes, its factors in any order, one of them off at times."""
+    """Append a GELU of five nodes, with factors in any order and sometimes a wrong one."""
     if b.opset < 9 or b.scope.dtype != np.float32:
         return None
     root = b.constant(np.sqrt(2) if b.chance(0.8) else 1.3)
@@ -215,7 +215,7 @@ def gelu(b: Builder, x: Value) -> Value | None:
 
 
 def layer_norm(b: Builder, x: Value) -> Value | None:
-    """A normalization of the last axis, node by node, with or without its mean."""
+    """Append a normalization of the last axis, node by node, with or without its mean."""
     c = x.fixed[-1] if x.rank > 1 else -1
     if c < 2 or b.scope.dtype == np.float16:
         return None
@@ -243,7 +243,7 @@ def layer_norm(b: Builder, x: Value) -> Value | None:
 
 
 def heads(b: Builder, x: Value) -> Value | None:
-    """Attention of several heads: one projection cut in three, scaled somewhere."""
+    """Append multi-head attention: one projection split in three, with a scale somewhere."""
     c = x.fixed[-1] if x.rank == 3 else -1
     if c < 2 or c % 2 or x.largest > 400 or b.scope.dtype == np.float16:
         return None
@@ -270,7 +270,7 @@ def heads(b: Builder, x: Value) -> Value | None:
 
 
 def batched(b: Builder, x: Value) -> Value | None:
-    """Matrix products whose constants have a matrix for each sample of an axis."""
+    """Append matrix products whose constants have a matrix for each sample of an axis."""
     if x.rank < 3 or -1 in x.fixed[1:] or x.largest > _SMALL:
         return None
     n = int(b.pick(1, 2, 3))
@@ -283,7 +283,7 @@ def batched(b: Builder, x: Value) -> Value | None:
 
 
 def repeated(b: Builder, x: Value) -> Value | None:
-    """Channels made more, by Tile or by factors for channels that there were not."""
+    """Repeat channels, by Tile or by factors that broadcast."""
     if x.rank < 2 or x.largest > 400 or x.fixed[1] < 1:
         return None
     n, c = int(b.pick(2, 3)), x.fixed[1]
@@ -296,7 +296,7 @@ def repeated(b: Builder, x: Value) -> Value | None:
 
 
 def focus(b: Builder, x: Value) -> Value | None:
-    """Every other row and column, put together as channels."""
+    """Concatenate every other row and column as channels."""
     if x.rank != 4 or b.opset < 10 or x.fixed[1] < 1 or x.largest > _SMALL:
         return None
     if any(e % 2 for axis in x.dims[2:] for e in axis):
@@ -316,7 +316,7 @@ def focus(b: Builder, x: Value) -> Value | None:
 
 
 def exposed(b: Builder, x: Value) -> Value | None:
-    """A value that is looked at twice: a map of it, and a function of it."""
+    """Read a value twice: by a map and by a function."""
     mapped = b.pick(conv, batch_norm, arithmetic, matmul, gemm, pool)(b, x)
     if mapped is not None:
         rectifier(b, x)
@@ -324,7 +324,7 @@ def exposed(b: Builder, x: Value) -> Value | None:
 
 
 def depthwise(b: Builder, x: Value) -> Value | None:
-    """A convolution of each channel, and one of all at each position, in either order."""
+    """Append a depthwise and a pointwise convolution, in either order."""
     c, rank = x.fixed[1] if x.rank > 1 else -1, x.rank - 2
     if rank not in {1, 2, 3} or c < 1 or b.scope.dtype == np.float64:
         return None

@@ -1,4 +1,4 @@
-"""Makers of nodes that move numbers, and of those that are not linear."""
+"""Generators of nodes that move values, and of nonlinear nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["MOVES", "PLAIN", "activation", "nothing"]
 
 
 def nothing(b: Builder, x: Value) -> Value | None:
-    """A node that does nothing, or turns the sign."""
+    """Append a node that does nothing, or negates."""
     op = b.pick("Identity", "Neg", "Dropout", "Cast", "Reshape", "Transpose")
     if op == "Cast":
         return b.add(op, [x.name], x.dims, to=b.kind)
@@ -30,7 +30,7 @@ def nothing(b: Builder, x: Value) -> Value | None:
 
 
 def around(b: Builder, x: Value) -> Value | None:
-    """To another type and back."""
+    """Append a cast to another type and back."""
     other = b.pick(TensorProto.FLOAT, TensorProto.DOUBLE)
     if other == b.kind or (b.kind == TensorProto.DOUBLE):
         return None
@@ -41,7 +41,7 @@ def around(b: Builder, x: Value) -> Value | None:
 
 
 def activation(b: Builder, x: Value) -> Value | None:
-    """A function of each element."""
+    """Append an elementwise function."""
     ops = ["Relu", "Relu", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Abs", "Clip", "PRelu"]
     if b.scope.dtype != np.float64:
         ops += ["HardSigmoid", "Elu", "Softplus"]
@@ -63,7 +63,7 @@ def activation(b: Builder, x: Value) -> Value | None:
 
 
 def normalize(b: Builder, x: Value) -> Value | None:
-    """Softmax, or a normalization of layers or instances."""
+    """Append a Softmax, or a normalization of layers or instances."""
     if x.rank < 2:
         return None
     op = b.pick("Softmax", "LayerNormalization", "InstanceNormalization")
@@ -79,7 +79,7 @@ def normalize(b: Builder, x: Value) -> Value | None:
 
 
 def transpose(b: Builder, x: Value) -> Value | None:
-    """The axes in another order."""
+    """Append a Transpose."""
     if x.rank < 2:
         return None
     if x.rank == 4 and b.chance(0.5):
@@ -93,7 +93,7 @@ def transpose(b: Builder, x: Value) -> Value | None:
 
 
 def reshape(b: Builder, x: Value) -> Value | None:
-    """Axes merged or split, by numbers, by 0 and -1, or by a shape that is read."""
+    """Append a Reshape that merges or splits axes, by numbers, 0 and -1, or a shape."""
     if x.rank < 1:
         return None
     options: list[list[int]] = []
@@ -120,7 +120,7 @@ def reshape(b: Builder, x: Value) -> Value | None:
 
 
 def _reshaped(dims: Dims, target: list[int]) -> Dims | None:
-    """The extents behind a Reshape; None where it is not allowed."""
+    """Return the extents after a Reshape, or None if it is not allowed."""
     if target.count(-1) > 1:
         return None
     columns = []
@@ -136,7 +136,7 @@ def _reshaped(dims: Dims, target: list[int]) -> Dims | None:
 
 
 def _read_shape(b: Builder, x: Value, target: list[int]) -> str:
-    """The target with its first extent read from the value itself."""
+    """Return a target whose first extent is read from the value itself."""
     (shape,) = b.node("Shape", [x.name])
     (first,) = b.node("Gather", [shape, b.integers([0])], axis=0)
     (both,) = b.node("Concat", [first, b.integers(target[1:])], axis=0)
@@ -144,7 +144,7 @@ def _read_shape(b: Builder, x: Value, target: list[int]) -> str:
 
 
 def flatten(b: Builder, x: Value) -> Value | None:
-    """A matrix of the axes before one and of the others."""
+    """Append a Flatten."""
     if x.rank < 1:
         return None
     axis = int(b.pick(*range(x.rank + 1), 1))
@@ -155,7 +155,7 @@ def flatten(b: Builder, x: Value) -> Value | None:
 
 
 def squeeze(b: Builder, x: Value) -> Value | None:
-    """One axis of extent 1 less, or more."""
+    """Remove or add one axis of extent 1."""
     ones = [axis for axis, extent in enumerate(x.fixed) if extent == 1]
     if ones and b.chance(0.6):
         axis = int(b.pick(*ones))
@@ -171,7 +171,7 @@ def squeeze(b: Builder, x: Value) -> Value | None:
 
 
 def pad(b: Builder, x: Value) -> Value | None:
-    """More positions at some ends, or less."""
+    """Append a Pad that adds or removes positions at some ends."""
     if x.rank < 2:
         return None
     mode = b.pick("constant", "constant", "constant", "constant", "reflect", "edge")
@@ -196,7 +196,7 @@ def pad(b: Builder, x: Value) -> Value | None:
 
 
 def slices(b: Builder, x: Value) -> Value | None:
-    """Part of an axis, backwards at times."""
+    """Append a Slice of an axis, sometimes backwards."""
     axes = [axis for axis in range(x.rank) if min(x.dims[axis]) > 1 and axis > 0]
     if not axes:
         return None
@@ -219,7 +219,7 @@ def slices(b: Builder, x: Value) -> Value | None:
 
 
 def gather(b: Builder, x: Value) -> Value | None:
-    """Some positions of an axis, or one of them without the axis."""
+    """Gather some positions of an axis, or a single one without the axis."""
     axes = [axis for axis, extent in enumerate(x.fixed) if extent > 0 and axis > 0]
     if not axes:
         return None
@@ -237,7 +237,7 @@ def gather(b: Builder, x: Value) -> Value | None:
 
 
 def expand(b: Builder, x: Value) -> Value | None:
-    """Axes of extent 1 made longer."""
+    """Expand axes of extent 1."""
     if b.opset < 8 or x.rank < 1 or 1 not in x.fixed or x.largest > 500:
         return None
     shape = [3 if e == 1 and b.chance(0.6) else 1 for e in x.fixed]
@@ -248,7 +248,7 @@ def expand(b: Builder, x: Value) -> Value | None:
 
 
 def blocks(b: Builder, x: Value) -> Value | None:
-    """Channels to blocks of positions, or back."""
+    """Append a DepthToSpace or SpaceToDepth."""
     if x.rank != 4:
         return None
     c = x.fixed[1]
@@ -265,7 +265,7 @@ def blocks(b: Builder, x: Value) -> Value | None:
 
 
 def upsample(b: Builder, x: Value) -> Value | None:
-    """Twice as many positions."""
+    """Append an upsampling by two."""
     if x.rank != 4 or b.scope.dtype != np.float32 or x.largest > 1000:
         return None
     mode = b.pick("nearest", "linear")
