@@ -19,7 +19,7 @@ from onnx_expand.graph.patterns import Composites
 from onnx_expand.graph.storage import stays
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
 from onnx_expand.linear.noops import handed_on
-from onnx_expand.linear.scaling import scaling_of
+from onnx_expand.linear.scaling import elementwise, scaling_of
 from onnx_expand.linear.tables import Table, added_by
 from onnx_expand.linear.terms import (
     Cat,
@@ -114,8 +114,8 @@ class Builder:
         return self._homogeneous(node)
 
     def _homogeneous(self, node: ir.Node) -> list[Term]:
-        """A node that is no map, but lets factors pass."""
-        scaling = scaling_of(node, self._facts)
+        """A node that is no map, but lets factors pass, or any order of channels."""
+        scaling = scaling_of(node, self._facts) or elementwise(node, self._facts)
         if scaling is None:
             return []
         slots = tuple(

@@ -167,6 +167,9 @@ class Upstream(Search):
 
     def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
         scaling = term.scaling
+        if not scaling.degrees:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
+            return None
         if scaling.positive and not diagonal.is_positive:
             self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no negative factor pass")
             return None

@@ -353,7 +353,8 @@ def _reshaped(
         return None  # no runtime would run it
     if -1 in target:
         at = target.index(-1)
-        rest = _quotient(source, [*target[:at], *target[at + 1 :]])
+        others = [*target[:at], *target[at + 1 :]]
+        rest = _quotient(source, others) or _left_over(source, others)
         target[at] = (node, at) if rest is None else rest
     return tuple(target)
 
@@ -399,6 +400,17 @@ def _quotient(a: Sequence[Extent], b: Sequence[Extent]) -> int | None:
     if numbers[1] < 1 or numbers[0] < 1 or numbers[0] % numbers[1]:
         return None
     return numbers[0] // numbers[1]
+
+
+def _left_over(a: Sequence[Extent], b: Sequence[Extent]) -> Extent:
+    """The one extent of some that others leave over; None where that is no single one."""
+    above = Counter(e for e in a if not isinstance(e, int))
+    above.subtract(e for e in b if not isinstance(e, int))
+    left = [extent for extent, times in above.items() if times]
+    if len(left) != 1 or above[left[0]] != 1:
+        return None
+    numbers = [math.prod(e for e in extents if isinstance(e, int)) for extents in (a, b)]
+    return left[0] if numbers[0] == numbers[1] > 0 else None
 
 
 def without_detours(ops: Sequence[ViewOp]) -> list[ViewOp]:

@@ -21,6 +21,7 @@ from onnx_expand.linear.driver import Terms, rewrite
 from onnx_expand.linear.laying import lay
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Clock, Partition, Span
+from onnx_expand.linear.permuting import permute
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.pools import pad_average
 from onnx_expand.linear.reasons import breaks
@@ -48,6 +49,7 @@ _RULES = (
     pad_average,
     rules.share,
     carry,
+    permute,
     rules.add,
     join_once,
     lay,

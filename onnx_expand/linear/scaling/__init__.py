@@ -8,13 +8,21 @@ op of this kind is one function in one of the files here and a row in its test.
 
 # Importing a file registers its ops.
 from onnx_expand.linear.scaling import moves, pools, products, steps
-from onnx_expand.linear.scaling.base import SCALING, Channels, Part, Scaling, scaling_of
+from onnx_expand.linear.scaling.base import (
+    SCALING,
+    Channels,
+    Part,
+    Scaling,
+    elementwise,
+    scaling_of,
+)
 
 __all__ = [
     "SCALING",
     "Channels",
     "Part",
     "Scaling",
+    "elementwise",
     "moves",
     "pools",
     "products",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.graph.facts import Facts
-from onnx_expand.graph.ops import Handlers
+from onnx_expand.graph.ops import Handlers, Trait, ops_with
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.views import Extent
 
@@ -20,6 +20,7 @@ __all__ = [
     "Scaling",
     "broadcast_axes",
     "computed_slots",
+    "elementwise",
     "kept",
     "numbers_of",
     "operand",
@@ -95,6 +96,24 @@ def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
     if any(value is None or not _is_float(value, facts) for value in passing):
         return None
     return scaling
+
+
+def elementwise(node: ir.Node, facts: Facts) -> Scaling | None:
+    """The record of a function of single numbers: no factor passes it, but any order of them."""
+    if node.op_type not in _SINGLE or node.domain or len(node.outputs) != 1:
+        return None
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None  # it depends on the callers of its function
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or facts.is_constant(x) or facts.is_constant(y) or not _is_float(x, facts):
+        return None
+    bounds = [value for value in node.inputs[1:] if value is not None]
+    if not all(facts.is_constant(value) and facts.dims(value) in {(), (1,)} for value in bounds):
+        return None
+    return Scaling({}, channels={0: kept(x, facts)})
+
+
+_SINGLE = ops_with(Trait.ELEMENTWISE | Trait.KEEPS_RANK) - {"PRelu"}
 
 
 def _is_float(value: ir.Value, facts: Facts) -> bool:
