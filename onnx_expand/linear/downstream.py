@@ -11,6 +11,7 @@ from onnx_expand.linear.partition import Span
 from onnx_expand.linear.rules import runs_of
 from onnx_expand.linear.steps import step_of
 from onnx_expand.linear.terms import Cat, Homogeneous, Map, Price, Sum, Term, View
+from onnx_expand.linear.upstream import Upstream
 from onnx_expand.linear.ways import Search, Way, copy_of, op_name
 
 __all__ = ["Downstream"]
@@ -63,6 +64,7 @@ class Downstream(Search):
         moved = diagonal
         path: list[Term] = []
         found: list[Way | None] = []
+        beside = Way()
         while self.step(below):
             users = self.terms.users[below]
             if below in self.terms.roots or len(users) != 1:
@@ -71,16 +73,40 @@ class Downstream(Search):
             above = next(iter(users))
             self.terms.watch(above, source)
             if isinstance(above, Map):
-                found.append(self._taken_in(above, below, moved, path))
+                found.append(_both(beside, self._taken_in(above, below, moved, path)))
             after = self._behind(above, below, moved)
+            if isinstance(above, Sum):
+                others = self._beside(above, below, moved)
+                joint = None if others is None else beside.joined(others)
+                if joint is None:
+                    break
+                beside = joint
             if after is None or not self.holds(above, after, comes=False):
                 break
             moved = after.simplest()
-            found.append(self._left_behind(above, moved, path))
+            found.append(_both(beside, self._left_behind(above, moved, path)))
             path.append(above)
             below = above
         way = self.best(found)
         return None if way is None else Way(swap=((source, lambda: source.args[0]),)) + way
+
+    def _beside(self, above: Sum, below: Term, diagonal: Diagonal) -> Way | None:
+        """The inverse scale taken in by the other terms of a sum: s a + b = s (a + b / s)."""
+        inverse = replace(diagonal, shift=None).root(-1)
+        if inverse is None:
+            return None
+        search = Upstream(self.terms, self.source)
+        total = Way()
+        for other in above.args:
+            if other is below:
+                continue
+            way = search.absorbing(other, inverse, above) if self.holds(other, inverse) else None
+            joint = None if way is None else total.joined(way)
+            if joint is None:
+                self.refusals += search.refusals
+                return None
+            total = joint
+        return total
 
     def _taken_in(
         self, above: Map, below: Term, diagonal: Diagonal, path: Sequence[Term]
@@ -126,11 +152,28 @@ class Downstream(Search):
             found = _power(above, below, diagonal)
         elif isinstance(above, Cat):
             found = _stacked(above, below, diagonal)
+        elif isinstance(above, Sum):
+            found = _added(above, below, diagonal)
         elif isinstance(above, Map) and not above.is_part:
             found = commuted(above, diagonal, back=False)
         if found is None:
             self.refuse(Reason.UNSUPPORTED, f"there is no such map behind {op_name(above)}")
         return found
+
+
+def _both(beside: Way, way: Way | None) -> Way | None:
+    """A way together with what it takes beside it."""
+    return None if way is None else beside.joined(way)
+
+
+def _added(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """What a map of one term of a sum comes to behind it, where the others take its inverse."""
+    if term.args.count(arg) != 1 or not (term.same or diagonal.axis is diagonal.shift is None):
+        return None
+    if diagonal.shift is None:
+        return diagonal
+    factor = term.factors[term.args.index(arg)]
+    return replace(diagonal, shift=factor * diagonal.shift)
 
 
 def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:

@@ -42,6 +42,10 @@ class Upstream(Search):
         copied = Way(swap=((source, lambda: copy_of(top, top.args)),))
         return copied + replace(way, edges=edges, scaled=scaled)
 
+    def absorbing(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
+        """The best way to have a term followed by a diagonal map that is no node of its own."""
+        return self._into(term, diagonal, above, may_rest=False)
+
     def _into(
         self, term: Term, diagonal: Diagonal, above: Term, *, may_rest: bool = True
     ) -> Way | None:
