@@ -32,6 +32,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 @example(seed=1280, length=3, policy=Policy.CHEAPEST)  # parts put together again as they were
 @example(seed=18357, length=6, policy=Policy.CHEAPEST)  # a shift of parts put together again
 @example(seed=12421, length=4, policy=Policy.ALWAYS)  # padding that a slice cuts off again
+@example(seed=600488, length=13, policy=Policy.CHEAPEST)  # more groups than the layer had
 @given(SEEDS, st.integers(2, 14), st.sampled_from([Policy.CHEAPEST, Policy.ALWAYS]))
 def test_folding_changes_no_number(seed: int, length: int, policy: Policy) -> None:
     """Folded and original agree; the cheapest policy adds no product; folding twice is once."""

@@ -168,7 +168,9 @@ def _both(beside: Way, way: Way | None) -> Way | None:
 
 def _added(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
     """What a map of one term of a sum comes to behind it, where the others take its inverse."""
-    if term.args.count(arg) != 1 or not (term.same or diagonal.axis is diagonal.shift is None):
+    if term.args.count(arg) != 1 or not (
+        term.same or (diagonal.axis is None and diagonal.shift is None)
+    ):
         return None
     if diagonal.shift is None:
         return diagonal

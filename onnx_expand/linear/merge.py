@@ -22,7 +22,7 @@ from onnx_expand.linear.terms import Hub, Load, Map, Tensor, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, check_numbers, form_of, least_channel
 
-__all__ = ["before_cost", "memoized", "merged_term", "view_term"]
+__all__ = ["before_cost", "memoized", "merged_term", "single_nodes", "view_term"]
 
 _GROWTH = 4  # times the parameters that were there
 _HELD = 1 << 24  # bytes of numbers that are held rather than composed once more
@@ -114,7 +114,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
         unit=unit,
         before=sum((before_cost(s) for s in inside), Cost()),
     )
-    new: Term = _single_nodes(whole)
+    new: Term = single_nodes(whole)
     last = affine.geometry.out_channels
     for op in after:
         new = view_term(op, new, last, top.anchor)
@@ -179,7 +179,7 @@ def _products(parts: Sequence[Geometry], most: int) -> int:
     return total
 
 
-def _single_nodes(whole: Map) -> Map:
+def single_nodes(whole: Map) -> Map:
     """A map that takes two nodes as two maps, so that each may move on for itself."""
     if whole.unit or whole.form not in {Form.MATMUL, Form.ELEMENTWISE}:
         return whole

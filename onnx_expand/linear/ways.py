@@ -12,7 +12,7 @@ from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.linear.diagonal import Diagonal, fits
 from onnx_expand.linear.driver import Swap, Terms
-from onnx_expand.linear.merge import merged_term
+from onnx_expand.linear.merge import merged_term, single_nodes
 from onnx_expand.linear.partition import Merged, Partition, Span
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.steps import Step
@@ -23,6 +23,7 @@ __all__ = ["Search", "Way", "copy_of", "op_name", "refused"]
 
 _FAR = 48  # terms that are looked at for one map
 _NARROW = 16  # bits of the types in which a sum of numbers of unlike size loses some
+_SEVERAL = 2
 
 Build = Callable[[], Term]
 
@@ -88,14 +89,19 @@ class Way:
         """
         swap: Swap = {}
         for old, build in self.swap:
-            swap[old] = build()
+            swap[old] = _as_nodes(build())
         inserted: dict[Term, dict[Term, Term]] = {}
         for reader, arg, build in self.edges:
-            inserted.setdefault(reader, {})[arg] = build()
+            inserted.setdefault(reader, {})[arg] = _as_nodes(build())
         for reader, news in inserted.items():
             base = swap.get(reader, reader)
             swap[reader] = copy_of(base, tuple(news.get(arg, arg) for arg in base.args))
         return swap
+
+
+def _as_nodes(term: Term) -> Term:
+    """A term as those that its nodes are, so that each may move on for itself."""
+    return single_nodes(term) if isinstance(term, Map) and term.form is not None else term
 
 
 def copy_of(term: Term, args: tuple[Term, ...]) -> Term:
@@ -173,7 +179,10 @@ class Search:
         most = total.before.cost.parameters + own.cost.elementwise
         if self._policy is Policy.ALWAYS:
             return gain < (0,) * len(gain)
-        if gain >= (0,) * len(gain) or way.after.cost.parameters > most:
+        # Where it comes to stand as several nodes, these together treat half of the numbers.
+        more = way.after.cost.elementwise - way.before.cost.elementwise
+        is_nearer = len(way.edges) < _SEVERAL or 2 * more <= own.cost.elementwise
+        if gain >= (0,) * len(gain) or way.after.cost.parameters > most or not is_nearer:
             self.refuse(Reason.COST, "there it would cost as much")
             return False
         return way.after.never_more(total.before)

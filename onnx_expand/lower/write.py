@@ -88,14 +88,26 @@ def lower(
         affine = affine.at_rank(rank - 2)
     if template is not None and axes and (restore or _may_follow(template, form, affine)):
         try:
-            return _WRITERS[template.node.op_type](affine, template, axes, target)
+            nodes = _WRITERS[template.node.op_type](affine, template, axes, target)
         except UsageError:
-            pass  # the result has another geometry than the template
+            nodes = []  # the result has another geometry than the template
+        if nodes and (restore or not _multiplies_more(nodes[0], affine, form)):
+            return nodes
     if form is Form.ELEMENTWISE:
         return _write_elementwise(affine, axes, rank, target)
     assert axes is not None
     template = fresh(form, affine, axes, rank, target.names.node)
     return _WRITERS[form.value](affine, template, axes, target)
+
+
+def _multiplies_more(node: ir.Node, affine: AffineConv, form: Form) -> bool:
+    """Whether a convolution like the template has zeros in its weight that a map has not.
+
+    Numbers may turn out to allow more groups than their layers had: the cost is that of these.
+    """
+    weight = node.inputs[1].const_value if node.inputs[1] is not None else None
+    is_conv = form in {Form.CONV, Form.CONV_TRANSPOSE}
+    return is_conv and weight is not None and weight.size > affine.weight.size
 
 
 def _may_follow(template: Template, form: Form, affine: AffineConv) -> bool:

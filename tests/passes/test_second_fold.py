@@ -57,6 +57,13 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " a = Conv(m, w) b = Conv(m, v) c = Concat<axis = 1>(a, b) y = Shape(c) }",
         weights(w=(2, 6, 1, 1), v=(4, 6, 1, 1)),
     ),
+    # Behind the join the scales are those of its operands, of which one goes on to fewer numbers.
+    "a normalization of what is joined": (
+        "g (float k, float[1,N] x, float[N,1] a, float[N,1] b, float[N,1] d) => (float[N,4] y)"
+        " { m = Mul(k, x) t = Transpose<perm = [1,0]>(m) c = Concat<axis = -1>(t, a, b, d)"
+        " y = BatchNormalization(c, n_s, n_b, n_m, n_v) }",
+        bn("n", 4),
+    ),
     # Once a Transpose is gone, the sum is one of a value with itself, before a join.
     "a sum before parts that are joined": (
         "g (float[N,4] x) => (float[P,Q] y) { t = Transpose<perm = [0,1]>(x) s = Sum(t, t, x)"
