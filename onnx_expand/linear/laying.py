@@ -26,7 +26,7 @@ def lay(terms: Terms, term: Term) -> Swap | None:
     """What is added behind a matrix product is its C: (L x) + C = Gemm(x, L, C).
 
     A product before it, or behind it, is one with its own: L (K x + b) + C = (L K) x + (L b + C),
-    and M (L x + C) + b = (M L) x + (M C + b).
+    and M (L x + C) + b = (M L) x + (M C + b); K and M may be scales of channels.
     """
     if terms.policy is Policy.MARKED or not term.args or not terms.is_inner(term.args[0]):
         return None
@@ -163,8 +163,10 @@ def _before(terms: Terms, below: Table, term: Map) -> Table | None:
 
 
 def _merged(terms: Terms, first: Term, second: Map | None) -> Map | None:
-    """Two products one after the other as one that may be a Gemm."""
-    if second is None or not isinstance(first, Map) or not _is_product(terms, first):
+    """Two maps of matrices one after the other as one that may be a Gemm."""
+    if second is None or not isinstance(first, Map) or first.unit or first.is_part:
+        return None
+    if {first.tensor.rank, first.args[0].tensor.rank} != {2}:
         return None
     steps = [step for step in map(step_of, (first, second)) if step is not None]
     lined = aligned(steps)

@@ -59,6 +59,30 @@ CASES: dict[str, tuple[str, dict[str, Array], list[str], list[int]]] = {
         ["Gemm"],
         [15, 20],
     ),
+    "a matrix, and a scale of the columns before it": (
+        "b = Mul(x, s) a = MatMul(b, w) y = Add(a, c)",
+        FULL | {"s": normal(3)},
+        ["Gemm"],
+        [15, 20],
+    ),
+    "a matrix, and a number before it": (
+        "b = Div(x, s) y = Gemm<alpha=2.0, beta=-1.0>(b, w, c)",
+        FULL | {"s": normal(1)},
+        ["Gemm"],
+        [15, 20],
+    ),
+    "a matrix, and a scale and a shift before it": (
+        "b = Mul(x, s) d = Add(b, r) y = Gemm(d, w, c)",
+        FULL | {"s": normal(3), "r": normal(3, seed=1)},
+        ["Gemm"],
+        [15, 20],
+    ),
+    "a scale of the rows before it stays": (
+        "b = Mul(x, s) y = Gemm(b, w, c)",
+        FULL | {"s": normal(4, 1, seed=1)},
+        ["Mul", "Gemm"],
+        [4, 15, 20],
+    ),
     "a column, and a product behind it": (
         "a = MatMul(x, w) b = Add(a, c) y = MatMul(b, v)",
         COLUMN | {"v": normal(5, 2)},
