@@ -26,14 +26,16 @@ class _Factor:
     """What a term multiplies with, from one side.
 
     Attributes:
-        shape: The shape of the matrix, or of several; () for a number.
+        shape: The shape of the matrix, or of several; of numbers it ends with ones, or is ().
         numbers: Gives them.
         is_left: Whether they stand on the left.
+        scales: Whether it is one number, or one for each of a batch.
     """
 
     shape: tuple[int, ...]
     numbers: Callable[[], Array]
     is_left: bool
+    scales: bool = False
 
 
 def associate(terms: Terms, term: Term) -> Swap | None:
@@ -55,8 +57,8 @@ def associate(terms: Terms, term: Term) -> Swap | None:
     whole = _product(first, second)
     if whole is None or math.prod(whole.shape) > LARGEST:
         return None
-    sides = second.shape[-2:] or first.shape[-2:]
-    if not terms.facts.budget.compose(math.prod(whole.shape) * max(sides)):
+    inner = [max(factor.shape[-2:], default=1) for factor in (first, second)]
+    if not terms.facts.budget.compose(math.prod(whole.shape) * max(inner)):
         return None
     origins = dict.fromkeys((*_origins(below), *_origins(term)))
     like = term.like if isinstance(term, Homogeneous) else below
@@ -84,11 +86,9 @@ def associate(terms: Terms, term: Term) -> Swap | None:
 def _product(first: _Factor, second: _Factor) -> _Factor | None:
     """The factor that is one and then another."""
     left, right = (second, first) if first.is_left else (first, second)
-    if () in (left.shape, right.shape):  # one of them is a number
-        return replace(
-            first if second.shape == () else second,
-            numbers=lambda: np.asarray(left.numbers() * right.numbers()),
-        )
+    if left.scales or right.scales:
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        return _Factor(shape, lambda: np.asarray(left.numbers() * right.numbers()), first.is_left)
     if left.shape[-1] != right.shape[-2]:
         return None
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
@@ -142,7 +142,10 @@ def _factor(terms: Terms, term: Term, right: bool) -> _Factor | None:
         return None
     rank, geometry = term.tensor.rank, term.geometry
     if term.axes is None and geometry.is_per_channel and geometry.out_channels == 1:
-        return _Factor((), lambda: term.load().weight.reshape(()), not right)
+        return _Factor((), lambda: term.load().weight.reshape(()), not right, scales=True)
+    scale = _batch_scale(term)
+    if scale is not None:
+        return _Factor(scale, lambda: term.load().weight.reshape(scale), not right, scales=True)
     if rank is None or geometry.rank or term.args[0].tensor.rank != rank or term.axes is None:
         return None
     axis = rank - 1 if right else rank - 2
@@ -156,6 +159,17 @@ def _factor(terms: Terms, term: Term, right: bool) -> _Factor | None:
         return matrix.T if right else matrix
 
     return _Factor(shape[::-1] if right else shape, numbers, not right)
+
+
+def _batch_scale(term: Map) -> tuple[int, ...] | None:
+    """The shape of a scale for each of a batch of matrices; None for any other map."""
+    rank, axes = term.tensor.rank, term.axes
+    if rank is None or axes is None or not term.geometry.is_per_channel:
+        return None
+    axis = axes[0] % rank
+    if axis >= rank - 2 or axes[1] % rank != axis:
+        return None
+    return tuple(term.geometry.out_channels if i == axis else 1 for i in range(rank))
 
 
 def _is_matrix(geometry: Geometry) -> bool:

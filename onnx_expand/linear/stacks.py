@@ -105,7 +105,7 @@ def stacked_by(node: ir.Node, facts: Facts) -> Stacked | None:
         facts.array(weight)
     except RefusedError:
         return None
-    if rank is None or not 2 < len(shape) <= rank or 0 in shape or set(shape[:-2]) == {1}:
+    if rank is None or min(rank, len(shape) - 1) < 2 or 0 in shape or set(shape[:-2]) == {1}:
         return None
     is_own = facts.readers(weight) == [node] and not weight.is_graph_output()
     return Stacked(x, weight, right) if is_own else None

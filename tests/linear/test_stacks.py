@@ -72,6 +72,34 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], list[str], tuple[in
         ["MatMul"],
         (2, 3, 4, 4),
     ),
+    "of more axes than what they multiply": (
+        "5,4",
+        "a = MatMul(x, w) y = MatMul(a, v)",
+        {"w": (2, 4, 4), "v": (3, 1, 4, 4)},
+        ["MatMul"],
+        (3, 2, 4, 4),
+    ),
+    "a number for each of the batch": (
+        "2,5,3",
+        "a = MatMul(x, w) b = Mul(a, s) y = MatMul(b, v)",
+        {"w": (2, 3, 4), "s": (2, 1, 1), "v": (2, 4, 3)},
+        ["MatMul"],
+        (2, 3, 3),
+    ),
+    "a number for each of the batch before": (
+        "2,5,3",
+        "b = Mul(x, s) y = MatMul(b, w)",
+        {"w": (2, 3, 4), "s": (2, 1, 1)},
+        ["MatMul"],
+        (2, 3, 4),
+    ),
+    "a scale of the other side stays": (
+        "2,5,3",
+        "a = MatMul(x, w) y = Mul(a, s)",
+        {"w": (2, 3, 4), "s": (5, 1)},
+        ["MatMul", "Mul"],
+        (2, 3, 4),
+    ),
     "a narrow middle stays": (
         "2,50,8",
         "a = MatMul(x, w) y = MatMul(a, v)",
@@ -93,7 +121,7 @@ CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], list[str], tuple[in
 def test_what_comes_out(name: str) -> None:
     """One product where that takes no more, and the same numbers."""
     shape, nodes, constants, expected, first = CASES[name]
-    axes = ",".join("ABCD"[: shape.count(",") + 1])
+    axes = ",".join("ABCD"[: max(shape.count(",") + 1, *map(len, constants.values()))])
     model = graph(
         f"g (float[{shape}] x) => (float[{axes}] y) {{ {nodes} }}", weights(0, **constants)
     )
@@ -130,7 +158,7 @@ def test_folding_changes_no_number(
     rng = np.random.default_rng(seed)
     constants: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
-    size, value = tuple(map(int, rng.integers(1, 4, rng.integers(3, 5)))), "x"
+    size, value = tuple(map(int, rng.integers(1, 4, rng.integers(2, 5)))), "x"
     source = size
     for i in range(length):
         way = rng.choice(["right", "right", "left", "left", "Mul", "Add", "Relu"])
@@ -138,9 +166,13 @@ def test_folding_changes_no_number(
         if way in {"right", "left"}:
             n = int(rng.integers(1, 5))
             rank = int(rng.integers(0, len(size) - 1))
-            batch = [int(rng.choice([1, s])) for s in size[len(size) - 2 - rank : -2]]
+            axes = size[len(size) - 2 - rank : -2]
+            batch = [int(rng.choice([1, s] if s > 1 else [1, 2])) for s in axes]
+            if rank == len(size) - 2 and len(size) < 5 and rng.random() < 0.4:
+                batch.insert(0, int(rng.integers(1, 4)))  # more axes than the activation has
             shape = (*batch, size[-1], n) if way == "right" else (*batch, n, size[-2])
-            size = (*size[:-1], n) if way == "right" else (*size[:-2], n, size[-1])
+            whole = np.broadcast_shapes(tuple(batch), size[:-2])
+            size = (*whole, size[-2], n) if way == "right" else (*whole, n, size[-1])
         else:
             shape = [(size[-1],), (size[-2], 1), (), (size[0], *(1,) * (len(size) - 1))][
                 int(rng.integers(4))
