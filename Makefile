@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: exactly one of the two is installed.
 RUNTIME := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: setup demo test lowest toolchains wheel lint fuzz fuzz-constants fuzz-models proven large support growth docs peers clean
+.PHONY: setup demo test lowest toolchains hosts wheel lint fuzz fuzz-constants fuzz-models proven large support growth docs peers clean
 
 setup: $(VENV)/.installed
 
@@ -62,6 +62,10 @@ $(TOOLCHAINS)/.installed: pyproject.toml constraints.txt
 
 toolchains: $(TOOLCHAINS)/.installed
 	$(TOOLCHAINS)/bin/python -m pytest -W ignore -rs tests/integrations tests/experiment/test_examples.py
+
+# The table of what came out of each tool.
+hosts: $(TOOLCHAINS)/.installed
+	$(TOOLCHAINS)/bin/python -W ignore -m tests.support.hosts docs/integrations.md
 
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
