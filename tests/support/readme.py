@@ -40,9 +40,7 @@ def main() -> int:
     """Run all blocks; return 0 if all succeed."""
     readme = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        # The commands come first: they create the file that the Python block reads.
-        found = sorted(blocks(readme), key=lambda block: block[0] == "python")
-        for language, text in found:
+        for language, text in blocks(readme):
             steps = [[sys.executable, "-m", "onnx_expand", *words] for words in commands(text)]
             if language == "python":
                 steps = [[sys.executable, "-c", text]]
