@@ -88,7 +88,8 @@ def _line(done: Done) -> str:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def passes(as_json: bool) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Say what each option does.")
+def passes(as_json: bool, verbose: bool) -> None:
     """List the passes that `run` knows, with their options, those of installed packages too."""
     found = named_passes()
     if as_json:
@@ -115,16 +116,18 @@ def passes(as_json: bool) -> None:
     out = render.console()
     for named in found:
         out.print(f"{named.name} ({named.origin}): {named.summary}")
-        _print_options(out, named.options)
+        _print_options(out, named.options, verbose=verbose)
     out.print("check (onnx-expand): Compare the model with the one that the pipeline was given.")
-    _print_options(out, options_of(CheckOptions))
+    _print_options(out, options_of(CheckOptions), verbose=verbose)
 
 
-def _print_options(out: Console, options: Sequence[Option]) -> None:
+def _print_options(out: Console, options: Sequence[Option], *, verbose: bool) -> None:
     rows = [(f"  {o.name}", o.kind, _shown(o.default)) for o in options]
     width = max((len(row[0]) for row in rows), default=0)
-    for name, kind, default in rows:
+    for (name, kind, default), option in zip(rows, options, strict=True):
         out.print(f"{name.ljust(width)}  {kind}{default}")
+        if verbose and option.help:
+            render.print_line(out, f"      {option.help}", 0)
 
 
 def _shown(default: object) -> str:

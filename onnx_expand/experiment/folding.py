@@ -39,7 +39,7 @@ class Folded:
         kept = [k for k in self.report.kept if k.refusal.reason not in _QUIET]
         text = f"{len(self.report.sites)} sites fold"
         if kept:
-            text += f", {len(kept)} do not ({kept[0].nodes[0]}: {kept[0].refusal.reason})"
+            text += f", {len(kept)} kept ({kept[0].nodes[0]}: {kept[0].refusal.reason})"
         if not self.report.sites:
             return f"{text}; nothing folds"
         return f"{text}; {self.report.verification.text.removeprefix('checked: ')}"

@@ -13,7 +13,7 @@ from onnx_expand.pages.graphs import Drawing
 from onnx_expand.pages.page import render_page
 from onnx_expand.passes import ExpandReport, FoldReport
 from onnx_expand.passes.summary import group_reasons, group_sites, op_counts
-from onnx_expand.workflow.bench import Bench
+from onnx_expand.workflow.bench import Bench, Timing
 
 __all__ = ["bench_page", "check_page", "expand_page", "fold_page", "page_of"]
 
@@ -110,7 +110,11 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
         for e in report.expanded
     ]
     data = {
-        "text": f"{len(report.expanded)} layers expanded, {len(report.skipped)} not",
+        "text": (
+            f"layers expanded: {len(report.expanded)}, not expanded: {len(report.skipped)}; "
+            f"{report.verification.text}"
+        ),
+        "good": report.verification.equal,
         "headline": _headline(report.before, report.after, None),
         "graphs": [before.as_dict(), after.as_dict()],
         "sites": sites,
@@ -159,7 +163,7 @@ def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows
 def bench_page(bench: Bench, origin: Rows) -> str:
     """The page of timings."""
     data = {
-        "text": f"{len(bench.timings)} timings, each in turns with the first model",
+        "text": "; ".join(map(_paces, bench.timings[1:])) or "one model was timed",
         "bench": _bench(bench),
     }
     return page_of("bench", data, origin)
@@ -236,6 +240,15 @@ def _check(verdict: Verdict) -> dict[str, Any]:
             for figure in verdict.outputs
         ],
     }
+
+
+def _paces(timing: Timing) -> str:
+    """How a model's time compares with that of the first one."""
+    low, high = timing.interval
+    return (
+        f"{timing.model} takes {timing.ratio:.2f} times as long as the first model on "
+        f"{timing.provider} (95 % interval {low:.2f} to {high:.2f})"
+    )
 
 
 def _bench(bench: Bench) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnx_expand import plugins
 from onnx_expand.errors import UsageError
-from onnx_expand.options import CALLED, alternatives
+from onnx_expand.options import alternatives
 from onnx_expand.passes.clean import Clean
 from onnx_expand.passes.expand import Expand
 from onnx_expand.passes.fold import Fold
@@ -165,7 +165,12 @@ def _default(field: Field[Any]) -> Any:
     return field.default
 
 
-_CALLED = {**CALLED, bool: "true or false"}  # as JSON spells it
+_CALLED = {bool: "true or false", int: "integer", float: "number", str: "text"}  # as JSON has them
+
+
+def _plural(kind: Any) -> str:
+    words = _words(kind)
+    return words.replace("list", "lists", 1) if words.startswith("list") else f"{words}s"
 
 
 def _words(hint: Any) -> str:
@@ -179,10 +184,10 @@ def _words(hint: Any) -> str:
         elif get_origin(kind) is Literal:
             found.append(", ".join(map(str, get_args(kind))))
         elif get_origin(kind) in {dict, Mapping}:
-            found.append("a table")
+            found.append("table")
         elif get_origin(kind) is not None:
-            inner = [_words(part) for part in get_args(kind) if part is not Ellipsis]
-            found.append(f"a list, each {inner[0]}" if inner else "a list")
+            inner = alternatives(next(iter(get_args(kind)), str))
+            found.append("list of " + " or ".join(map(_plural, inner)))
         else:
-            found.append(_CALLED.get(kind, f"a {getattr(kind, '__name__', kind)}"))
+            found.append(_CALLED.get(kind, getattr(kind, "__name__", str(kind))))
     return " or ".join(dict.fromkeys(found))

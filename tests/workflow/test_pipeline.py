@@ -149,6 +149,10 @@ def test_passes_are_listed(capsys: Any) -> None:
     printed = capsys.readouterr().out
     assert all(f"{named.name} ({named.origin})" in printed for named in named_passes())
     assert find_pass("fold").kind is Fold
+    assert "kernels          list of integers or texts or lists of integers\n" in printed
+    assert policy["help"] not in printed
+    assert main(["passes", "-v"]) == 0
+    assert policy["help"] in capsys.readouterr().out
 
 
 PLUGIN = """

@@ -198,6 +198,7 @@ if (data.bench) {
     { key: "ratio", title: "ratio", show: (row) => `${row.ratio.toFixed(3)} x` },
     { key: "low", title: "95 % interval", show: (row) => row.ratio_interval.map((r) => r.toFixed(3)).join(" to "), value: (row) => row.ratio_interval[0] },
     { key: "runs", title: "runs" },
+    ...(data.bench.timings.some((timing) => timing.memory_bytes !== null) ? [{ key: "memory_bytes", title: "memory", show: (row) => (row.memory_bytes === null ? "" : `${(row.memory_bytes / 2 ** 20).toFixed(1)} MiB`) }] : []),
   ], data.bench.timings), element("p", { class: "soft" }, `Models took turns on inputs of ${Object.entries(data.bench.shapes).map(([name, shape]) => `${name} [${shape.join(", ")}]`).join(", ")}.`));
 }
 

@@ -153,7 +153,7 @@ function trainingSections(training) {
   if (training.samples.length) {
     const wrong = training.samples.filter((s) => s.said !== null && s.said !== s.truth).length;
     const known = training.samples.some((s) => s.said !== null);
-    section("Samples", known ? element("p", { class: "soft" }, `Test images with their classes; where the trained model says another one (${wrong} of ${training.samples.length}), it stands behind.`) : null,
+    section("Samples", known ? element("p", { class: "soft" }, `Test images with their classes. The trained model takes ${wrong} of ${training.samples.length} for another class, which the arrow points to.`) : null,
       element("div", { class: "samples" }, training.samples.map((sample) => {
         const off = sample.said !== null && sample.said !== sample.truth;
         return element("figure", { class: off ? "sample wrong" : "sample" }, element("img", { src: sample.image, alt: sample.truth === null ? "a test image" : sample.truth }),
