@@ -20,7 +20,7 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Handlers
 from onnx_expand.graph.tensors import read_tensor
 
-__all__ = ["Order", "Turn", "turn_of"]
+__all__ = ["TURNS", "Order", "Turn", "at", "integers", "stays", "tensor_of", "turn_of"]
 
 Order = tuple[int, ...]
 
@@ -53,7 +53,7 @@ def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
         order: The order of axes.
         facts: What is known about the model.
     """
-    function = _TURNS.get(node.op_type) if node.domain == "" else None
+    function = TURNS.get(node.op_type) if node.domain == "" else None
     if function is None or any(a.is_ref() for a in node.attributes.values()):
         return None
     turn = function(node, order, facts)
@@ -64,23 +64,23 @@ def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 
 _Function = Callable[[ir.Node, Order, Facts], "Turn | None"]
-_TURNS: Handlers[_Function] = Handlers("how a node works in another order of axes")
+TURNS: Handlers[_Function] = Handlers("how a node works in another order of axes")
 
 _UNARY = (
     *("Abs", "Cast", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu"),
     *("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal"),
     *("Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt"),
-    *("Tanh", "ThresholdedRelu", "Sin", "Cos", "Not", "CastLike"),
+    *("Tanh", "ThresholdedRelu", "Sin", "Cos", "Not", "CastLike", "IsInf", "IsNaN"),
 )
 
 
-@_TURNS.register(*_UNARY)
+@TURNS.register(*_UNARY)
 def _unary(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """Each number for itself; what else it reads is no tensor of these axes."""
     return Turn()
 
 
-@_TURNS.register("Dropout")
+@TURNS.register("Dropout")
 def _dropout(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """So does a Dropout, as long as nobody asks for its mask."""
     asked = any(out.uses() or out.is_graph_output() for out in node.outputs[1:])
@@ -93,7 +93,7 @@ _BROADCASTING = (
 )
 
 
-@_TURNS.register(*_BROADCASTING)
+@TURNS.register(*_BROADCASTING)
 def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """All axes of all operands turn; constants of fewer axes get those that they are missing."""
     if facts.opset < 8:
@@ -137,39 +137,45 @@ def _turned_constant(
     return ir.Tensor(np.ascontiguousarray(array.transpose(order)), tensor.dtype)
 
 
-def _at(axis: int, order: Order) -> int:
+def at(axis: int, order: Order) -> int:
     """Where an axis lies once it is turned."""
     return order.index(axis % len(order))
 
 
-@_TURNS.register("Concat")
+@TURNS.register("Concat")
 def _concat(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The axis along which values are put after each other turns with them."""
-    if any(value is None or facts.is_constant(value) for value in node.inputs):
-        return None
-    axis = _at(int_of(node, "axis", facts.opset, 1), order)
-    return Turn(tuple(range(len(node.inputs))), attributes={"axis": axis})
+    """The axis along which values are put after each other turns with them, and constants."""
+    constants: dict[int, ir.TensorProtocol] = {}
+    for i, value in enumerate(node.inputs):
+        if value is not None and facts.is_constant(value):
+            tensor = _turned_constant(value, node, order, facts)
+            if tensor is None or len(tensor.shape) != len(order):
+                return None
+            constants[i] = tensor
+    axis = at(int_of(node, "axis", facts.opset, 1), order)
+    inputs = tuple(i for i in range(len(node.inputs)) if i not in constants)
+    return Turn(inputs, (0,), {"axis": axis}, constants) if inputs else None
 
 
-@_TURNS.register("Split")
+@TURNS.register("Split")
 def _split(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """So does the axis along which a value is cut."""
     outputs = tuple(range(len(node.outputs)))
-    return Turn((0,), outputs, {"axis": _at(int_of(node, "axis", facts.opset), order)})
+    return Turn((0,), outputs, {"axis": at(int_of(node, "axis", facts.opset), order)})
 
 
-@_TURNS.register("Softmax", "LogSoftmax", "Hardmax")
+@TURNS.register("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """And that of a softmax, which since operator set 13 is a single one."""
     if facts.opset < _ONE_AXIS:
         return None
-    return Turn(attributes={"axis": _at(int_of(node, "axis", facts.opset), order)})
+    return Turn(attributes={"axis": at(int_of(node, "axis", facts.opset), order)})
 
 
 _ONE_AXIS = 13
 
 
-@_TURNS.register("Pad")
+@TURNS.register("Pad")
 def _pad(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """The numbers of positions that are added on each axis turn with the axes."""
     if facts.opset < _PAD_READS:
@@ -179,10 +185,10 @@ def _pad(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
         return Turn(attributes={"pads": _both_ends(pads, order)})
     if len(node.inputs) > _CHOSEN and node.inputs[_CHOSEN] is not None:
         return None
-    given = _integers(node, 1, facts)
+    given = integers(node, 1, facts)
     if given is None or len(given) != 2 * len(order):
         return None
-    return Turn(constants={1: _tensor(_both_ends(given, order))})
+    return Turn(constants={1: tensor_of(_both_ends(given, order))})
 
 
 _PAD_READS = 11  # the operator set from which Pad reads its amounts as an input
@@ -194,51 +200,54 @@ def _both_ends(pads: Sequence[int], order: Order) -> list[int]:
     return [pads[axis] for axis in order] + [pads[rank + axis] for axis in order]
 
 
-_REDUCING = ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")
+_REDUCING = (
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
+    *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+)
 
 
-@_TURNS.register(*_REDUCING, "ReduceSumSquare")
+@TURNS.register(*_REDUCING)
 def _reduce(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """What is reduced lies on other axes; the axes that are left may be in order all the same."""
     chosen = _axes(node, facts)
     if not chosen:
         return None
-    axes = sorted(_at(axis, order) for axis in chosen)
+    axes = sorted(at(axis, order) for axis in chosen)
     if int_of(node, "keepdims", facts.opset):
         return _with_axes(node, axes, (0,))
-    stays = _stays(order, {axis % len(order) for axis in chosen})
-    return _with_axes(node, axes, ()) if stays else None
+    in_order = stays(order, {axis % len(order) for axis in chosen})
+    return _with_axes(node, axes, ()) if in_order else None
 
 
-@_TURNS.register("Squeeze")
+@TURNS.register("Squeeze")
 def _squeeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """The axes that are left have to be in order as they were."""
     chosen = _axes(node, facts)
-    if not chosen or not _stays(order, {axis % len(order) for axis in chosen}):
+    if not chosen or not stays(order, {axis % len(order) for axis in chosen}):
         return None
-    return _with_axes(node, sorted(_at(axis, order) for axis in chosen), ())
+    return _with_axes(node, sorted(at(axis, order) for axis in chosen), ())
 
 
-@_TURNS.register("Unsqueeze")
+@TURNS.register("Unsqueeze")
 def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """New axes may be put in at other places, where the others stay in order."""
     chosen = _axes(node, facts)
-    if not chosen or not _stays(order, {axis % len(order) for axis in chosen}):
+    if not chosen or not stays(order, {axis % len(order) for axis in chosen}):
         return None
-    turn = _with_axes(node, sorted(_at(axis, order) for axis in chosen), (0,))
+    turn = _with_axes(node, sorted(at(axis, order) for axis in chosen), (0,))
     return replace(turn, inputs=())
 
 
-@_TURNS.register("Transpose")
+@TURNS.register("Transpose")
 def _transpose(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """Another order of axes is as well made of turned ones."""
     perm = ints_of(node, "perm") or tuple(range(len(order)))[::-1]
     if sorted(perm) != list(range(len(order))):
         return None
-    return Turn((0,), (), {"perm": [_at(axis, order) for axis in perm]})
+    return Turn((0,), (), {"perm": [at(axis, order) for axis in perm]})
 
 
-def _stays(order: Order, without: set[int]) -> bool:
+def stays(order: Order, without: set[int]) -> bool:
     """Whether axes keep their order when others are taken away."""
     kept = [axis for axis in order if axis not in without]
     return kept == sorted(kept)
@@ -246,26 +255,24 @@ def _stays(order: Order, without: set[int]) -> bool:
 
 def _with_axes(node: ir.Node, axes: Sequence[int], outputs: tuple[int, ...]) -> Turn:
     if len(node.inputs) > 1 and node.inputs[1] is not None:
-        return Turn((0,), outputs, constants={1: _tensor(axes)})
+        return Turn((0,), outputs, constants={1: tensor_of(axes)})
     return Turn((0,), outputs, {"axes": axes})
 
 
 def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
     """The axes that a node names; None where they are not known, or not named."""
     if len(node.inputs) > 1 and node.inputs[1] is not None:
-        return _integers(node, 1, facts)
+        return integers(node, 1, facts)
     return list(ints_of(node, "axes")) or None
 
 
-@_TURNS.register("Flatten", "Reshape")
+@TURNS.register("Flatten", "Reshape")
 def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """Where axes of one number alone change their place, the numbers stay in order."""
     x, y = node.inputs[0], node.outputs[0]
     extents = facts.extents(x)
-    if extents is None or len(extents) != len(order):
-        return None
-    if not _stays(order, {i for i, extent in enumerate(extents) if extent == 1}):
-        return None
+    if extents is None or len(extents) != len(order) or not _is_in_order(extents, order):
+        return _reshape_to(node, order, facts) if node.op_type == "Reshape" else None
     if node.op_type == "Flatten":
         axis = int_of(node, "axis", facts.opset)
         same = axis in {0, 1} and order[0] == 0
@@ -276,6 +283,21 @@ def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     return Turn((0,), ()) if facts.rank(y) is not None else None
 
 
+def _is_in_order(extents: Sequence[Hashable], order: Order) -> bool:
+    return stays(order, {i for i, extent in enumerate(extents) if extent == 1})
+
+
+def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """The same law for what a Reshape gives: the extents that it asks for turn."""
+    extents, wanted = facts.extents(node.outputs[0]), integers(node, 1, facts)
+    if extents is None or wanted is None or not len(extents) == len(wanted) == len(order):
+        return None
+    copies = any(wanted[i] == 0 and order[i] != i for i in range(len(order)))
+    if copies or not _is_in_order(extents, order):
+        return None
+    return Turn((), (0,), constants={1: tensor_of([wanted[axis] for axis in order])})
+
+
 def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], order: Order) -> bool:
     """Whether a Reshape copies an extent that is another one once its input is turned."""
     if wanted[i] != 0:
@@ -283,21 +305,21 @@ def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], ord
     return i >= len(order) or extents[order[i]] != extents[i]
 
 
-@_TURNS.register("Slice")
+@TURNS.register("Slice")
 def _slice(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """What is cut off lies on other axes."""
     if facts.opset < _SLICE_READS or len(node.inputs) <= _CHOSEN:
         return None
-    axes = _integers(node, _CHOSEN, facts)
+    axes = integers(node, _CHOSEN, facts)
     if axes is None:
         return None
-    return Turn(constants={_CHOSEN: _tensor([_at(axis, order) for axis in axes])})
+    return Turn(constants={_CHOSEN: tensor_of([at(axis, order) for axis in axes])})
 
 
 _SLICE_READS = 10
 
 
-@_TURNS.register("Shape")
+@TURNS.register("Shape")
 def _shape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """The extents of a turned value are those of the value, in another order."""
     if int_of(node, "start", facts.opset) or "end" in node.attributes:
@@ -305,7 +327,7 @@ def _shape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     return Turn((0,), (), gathered=True)
 
 
-def _integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
+def integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
     """The integers of a constant input; None where it is none."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None or not facts.is_constant(value):
@@ -316,5 +338,6 @@ def _integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
     return [int(number) for number in read_tensor(tensor).reshape(-1)]
 
 
-def _tensor(numbers: Sequence[int]) -> ir.TensorProtocol:
+def tensor_of(numbers: Sequence[int]) -> ir.TensorProtocol:
+    """A list of integers as a constant."""
     return ir.Tensor(np.array(numbers, dtype=np.int64))

@@ -71,6 +71,20 @@ ARRAYS: dict[str, Array] = {
     "axes": np.array([1, -1]),
     "perm": np.array([2, 0, 1]),
     "flat": np.array([0, -1]),
+    "g": np.linspace(-1, 1, 96, dtype=np.float32).reshape(2, 4, 6, 2),
+    "two": np.array([2]),
+    "last": np.array(3),
+    "first": np.array(0),
+    "twice": np.array([1, 1, 2, 1]),
+    "extents": np.array([4, 6, 3]),
+    "image": np.array([-1, 1, 1, 3]),
+    "step": np.array(0.1, np.float32),
+    "steps": np.array([0.1, 0.2, 0.3], np.float32),
+    "zero": np.array(128, np.uint8),
+    "zeros": np.array([128, 100, 90], np.uint8),
+    "none": np.array([], np.float32),
+    "factors": np.array([1, 2, 3, 1], np.float32),
+    "sizes": np.array([2, 8, 6, 3]),
 }
 UNARY = "Abs Ceil Elu Exp Floor HardSigmoid LeakyRelu Neg Relu Round Selu Sigmoid Softplus Tanh"
 NODES: dict[str, tuple[str, int]] = {
@@ -98,6 +112,35 @@ NODES: dict[str, tuple[str, int]] = {
     "ReduceMean by an input": ("m = ReduceMean(a, a12) b = Sub(a, m)", 18),
     "Slice": ("r = Relu(a) b = Slice(r, starts, ends, axes)", 11),
     "Dropout": ("r = Dropout(a) b = Relu(r)", 13),
+    "IsNaN": ("k = IsNaN(a) b = Where(k, one, a)", 13),
+    "ReduceL1": ("m = ReduceL1<axes=[3]>(a) b = Add(a, m)", 13),
+    "ReduceLogSumExp": ("m = ReduceLogSumExp<axes=[-1]>(a) b = Sub(a, m)", 13),
+    "Concat with a constant": ("b = Concat<axis=3>(a, g)", 13),
+    "ArgMax": ("m = ArgMax<axis=3>(a) r = Cast<to=1>(m) b = Sub(a, r)", 13),
+    "TopK": ("v, i = TopK<axis=-1>(a, two) b = Relu(v)", 11),
+    "CumSum": ("b = CumSum(a, last)", 14),
+    "Gather": ("b = Gather<axis=-1>(a, perm)", 13),
+    "Tile": ("b = Tile(a, twice)", 13),
+    "Expand": ("m = ReduceMax<axes=[1,2]>(a) b = Expand(m, extents)", 13),
+    "Reshape to an image": (
+        "m = ReduceMax<axes=[1,2], keepdims=0>(a) r = Reshape(m, image) b = Mul(a, r)",
+        13,
+    ),
+    "QuantizeLinear": (
+        "q = QuantizeLinear(a, step, zero) b = DequantizeLinear(q, step, zero)",
+        19,
+    ),
+    "QuantizeLinear by channels": (
+        "q = QuantizeLinear<axis=-1>(a, steps, zeros) "
+        "b = DequantizeLinear<axis=3>(q, steps, zeros)",
+        19,
+    ),
+    "Resize": (
+        'b = Resize<mode="nearest", coordinate_transformation_mode="asymmetric">'
+        "(a, none, factors)",
+        13,
+    ),
+    "Resize to extents": ('b = Resize<mode="nearest">(a, none, none, sizes)', 13),
 }
 
 
@@ -129,6 +172,8 @@ ENDS: dict[str, tuple[str, int]] = {
     "squeezed by an input": ("m = ReduceMax<axes=[1,2]>(a) y = Squeeze(m, a12)", 13),
     "flattened": ("m = ReduceMax<axes=[1,2]>(a) y = Flatten(m)", 13),
     "reshaped": ("m = ReduceMax<axes=[1,2]>(a) y = Reshape(m, flat)", 13),
+    "a single channel": ("b = Relu(a) y = Gather<axis=3>(b, first)", 13),
+    "the largest channel": ("b = Relu(a) m = ArgMax<axis=3, keepdims=0>(b) y = Cast<to=1>(m)", 13),
     "its shape": ("b = Relu(a) s = Shape(b) m = ReduceMax<keepdims=0>(b) y = Cast<to=1>(s)", 13),
     "another order": ("b = Relu(a) y = Transpose<perm=[3,0,2,1]>(b)", 11),
 }
@@ -149,6 +194,8 @@ REFUSED: dict[str, tuple[str, int]] = {
     "a softmax of old flattens": ("b = Softmax<axis=3>(a) y = Transpose<perm=[0,3,1,2]>(b)", 11),
     "columns before channels": ("y = ReduceMean<axes=[1], keepdims=0>(a)", 11),
     "positions and channels": ("y = Flatten(a)", 11),
+    "a single row": ("y = Gather<axis=1>(a, first)", 13),
+    "the largest row": ("m = ArgMax<axis=1, keepdims=0>(a) y = Cast<to=1>(m)", 13),
     "a matrix": ("m = MatMul(a, w) s = Softmax(m) y = Relu(s)", 13),
 }
 
@@ -157,7 +204,7 @@ REFUSED: dict[str, tuple[str, int]] = {
 def test_what_depends_on_the_order_stays(name: str) -> None:
     """With the witness: the node without its Transposes computes other numbers."""
     text, opset = REFUSED[name]
-    arrays = weights(w=(3, 3)) if "w)" in text else {}
+    arrays = used(text) | (weights(w=(3, 3)) if "w)" in text else {})
     model = parsed(f"a = Transpose<perm=[0,2,3,1]>(x) {text}", arrays, opset)
     folded, _ = fold(model, Policy.CHEAPEST)
     assert "Transpose" in ops(folded)
@@ -176,6 +223,21 @@ def test_what_depends_on_the_order_stays(name: str) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
     (expected,), (wrong,) = compute(model, {"x": x}), compute(bare, {"x": x})
     assert expected.shape != wrong.shape or np.abs(expected - wrong).max() > 1e-3
+
+
+def test_axes_that_are_resized_stay_last() -> None:
+    """With the witness: onnxruntime does not resize rows and channels cubically."""
+    resize = 'Resize<mode="cubic">({}, none, {})'
+    arrays = {"none": ARRAYS["none"], "inner": np.array([1, 1, 2, 2], np.float32)}
+    arrays["outer"] = np.array([1, 2, 1, 2], np.float32)
+    text = "a = Transpose<perm=[0,2,3,1]>(x) b = {} y = Transpose<perm=[0,3,1,2]>(b)"
+    inner = parsed(text.format(resize.format("a", "inner")), arrays, 13)
+    folded, _ = fold(inner, Policy.CHEAPEST)
+    assert ops(folded) == ["Transpose", "Resize", "Transpose"]
+    agree(inner, folded)
+    bare = parsed(f"y = {resize.format('x', 'outer')}", arrays, 13)
+    with pytest.raises(Exception, match="Cubic"):
+        compute(bare, {"x": np.zeros((2, 3, 4, 6), np.float32)})
 
 
 def test_of_equal_choices_the_source_is_kept() -> None:
@@ -310,14 +372,18 @@ def test_random_networks_of_tf2onnx(seed: int) -> None:
     """No number changes, and folding twice is folding once.
 
     A Transpose is left for the input, for each image that comes out, and two for each mean of the
-    input itself.
+    input itself, which may be resized or have its channels reordered first.
     """
     model = random_network(seed)
     folded, _ = fold(model, Policy.CHEAPEST)
     channels = model.graph.input[0].type.tensor_type.shape.dim[3].dim_value
     agree(model, folded, 2, 16, 12, channels)
     images = sum(len(out.type.tensor_type.shape.dim) == 4 for out in model.graph.output)
-    squeezed = 2 * sum(n.op_type == "Mul" and n.input[0] == "x" for n in folded.graph.node)
+    inputs = {"x"}
+    for node in folded.graph.node:
+        if node.op_type in {"Gather", "Resize"} and node.input[0] in inputs:
+            inputs.add(node.output[0])
+    squeezed = 2 * sum(n.op_type == "Mul" and n.input[0] in inputs for n in folded.graph.node)
     assert ops(folded).count("Transpose") <= 1 + images + squeezed
     assert "Pad" not in ops(folded)
     again, _ = fold(folded, Policy.CHEAPEST)

@@ -138,9 +138,33 @@ class Network:
             s = self.add(op, [self.add("Add", [s, self.floats(b)])])
         return self.add("Mul", [x, s])
 
+    def densely_excited(self, x: str, n: int) -> str:
+        """The same as Keras writes it: matrix products, and an image of one position."""
+        s = self.mean(x, keep=False)
+        for a, b, op in ((n, 2, "Relu"), (2, n, "Sigmoid")):
+            s = self.add(
+                op, [self.add("Add", [self.add("MatMul", [s, self.floats(a, b)]), self.floats(b)])]
+            )
+        return self.add(
+            "Mul", [x, self.add("Reshape", [s, self.constant(np.array([-1, 1, 1, n]))])]
+        )
+
+    def resized(self, x: str) -> str:
+        """Twice as many rows and columns, between Transposes or not."""
+        none = self.constant(np.array([], np.float32))
+        mode: dict[str, Any] = {
+            "mode": "nearest",
+            "coordinate_transformation_mode": "asymmetric",
+        }
+        factors = np.array([1, 2, 2, 1], np.float32)
+        if self.chance(0.5):
+            return self.add("Resize", [x, none, self.constant(factors)], **mode)
+        return self.turned("Resize", x, [none, self.constant(factors[TO_CHANNELS])], **mode)
+
     def block(self, x: str, m: int) -> tuple[str, int]:
         """Append one of several blocks; return its result and its number of channels."""
-        kind = self.pick("plain", "plain", "shortcut", "branches", "excited", "pool", "parts")
+        kinds = ("plain", "plain", "shortcut", "branches", "excited", "dense", "pool", "parts")
+        kind = self.pick(*kinds, "resized", "reordered")
         n = int(self.rng.choice([2, 4, 6]))
         if kind == "shortcut":
             y = self.activation(self.convolution(x, m, n), n)
@@ -152,6 +176,12 @@ class Network:
             return self.add("Concat", [a, b], axis=int(self.rng.choice([3, -1]))), n + 2
         if kind == "excited":
             return self.excited(x, m), m
+        if kind == "dense":
+            return self.densely_excited(x, m), m
+        if kind == "resized":
+            return self.resized(x), m
+        if kind == "reordered":
+            return self.add("Gather", [x, self.constant(self.rng.permutation(m))], axis=-1), m
         if kind == "pool":
             op = str(self.pick("MaxPool", "AveragePool"))
             return self.turned(op, x, [], kernel_shape=[2, 2], strides=[2, 2]), m

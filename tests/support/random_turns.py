@@ -65,6 +65,7 @@ class TurnedGraph:
                 *(self.constant_operand,) * 2,
                 *(self.joined, self.split, self.reduced, self.padded, self.softmax),
                 *(self.cut, self.asked, self.flat, self.product, self.squeezed, self.chosen),
+                *(self.placed, self.placed, self.repeated, self.quantized),
             ]
             kinds[int(self.rng.integers(len(kinds)))]()
 
@@ -154,7 +155,9 @@ class TurnedGraph:
         shape = shape[int(self.rng.integers(0, len(shape))) :]
         c = self.rng.standard_normal(shape).astype(np.float32)
         pair = [x, c] if self.rng.random() < 0.6 else [c, x]
-        self.add(str(self.rng.choice([*BINARY, "PRelu"])), pair)
+        op = str(self.rng.choice([*BINARY, "PRelu"]))
+        # The slope of a PRelu is its second input and has no larger extents than the first.
+        self.add(op, [x, c] if op == "PRelu" else pair)
 
     def joined(self) -> None:
         """Concatenate a value with itself or with another one."""
@@ -243,6 +246,45 @@ class TurnedGraph:
         x = self.some()
         if self.opset > 8 and self.add("Greater", [x, np.array(0, np.float32)]):
             self.add("Where", [list(self.values)[-1], x, self.some()])
+
+    def placed(self) -> None:
+        """What looks along one axis: for indices, the largest, sums."""
+        x = self.some()
+        axis = self.axis(x)
+        extent = self.values[x].shape[axis]
+        keep, kind = int(self.rng.random() < 0.6), int(self.rng.integers(4))
+        if kind == 0:
+            indices = self.rng.integers(0, extent, 3 if self.rng.random() < 0.6 else ())
+            self.add("Gather", [x, np.asarray(indices)], axis=axis)
+        elif kind == 1:
+            axis = axis if self.opset > 10 else axis % self.values[x].ndim
+            if self.add("ArgMax", [x], axis=axis, keepdims=keep):
+                self.add("Cast", [list(self.values)[-1]], to=1)
+        elif kind == 2 and self.opset > 10:
+            self.add("CumSum", [x, np.array(axis)], reverse=keep)
+        elif self.opset > 9:
+            self.add("TopK", [x, np.array([1 + keep])], 2, axis=axis)
+
+    def repeated(self) -> None:
+        """A value put beside itself, or one that broadcasts."""
+        x = self.some()
+        rank = self.values[x].ndim
+        numbers = self.rng.integers(1, 3, rank)
+        if self.rng.random() < 0.5:
+            self.add("Tile", [x, numbers])
+        else:
+            self.add("Expand", [x, numbers[int(self.rng.integers(rank)) :]])
+
+    def quantized(self) -> None:
+        """A value as integers and back, by one scale or by one for each place on an axis."""
+        x, by = self.some(), {}
+        scale, zero = np.array(0.25, np.float32), np.array(128, np.uint8)
+        if self.opset > 12 and self.rng.random() < 0.5:
+            by = {"axis": self.axis(x)}
+            extent = self.values[x].shape[by["axis"]]
+            scale, zero = np.linspace(0.1, 0.3, extent, dtype=np.float32), zero.repeat(extent)
+        if self.opset > 9 and self.add("QuantizeLinear", [x, scale, zero], **by):
+            self.add("DequantizeLinear", [list(self.values)[-1], scale, zero], **by)
 
     # -- Models -----------------------------------------------------------------------------
 
