@@ -63,10 +63,10 @@ class Divergence:
         """Return the finding in one line."""
         text = (
             f"first differs '{self.tensor}' (node '{self.node_a}' in A, '{self.node_b}' in B): "
-            f"{self.error:.2g} off, where {self.tolerance:.2g} is rounding"
+            f"error {self.error:.2g}, where rounding explains {self.tolerance:.2g}"
         )
         if self.after:
-            text += f"; behind {', '.join(repr(name) for name in self.after)}, which agree"
+            text += f"; after {', '.join(repr(name) for name in self.after)}, which agree"
         if self.replaced:
             text += f"; merged there: {', '.join(self.replaced)}"
         return text

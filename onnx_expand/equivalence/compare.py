@@ -215,7 +215,7 @@ def _figure(
     worst, ratio, tolerance = float(error[at]), float(ratios[at]), float(allowed[at])
     problem = ""
     if ratio > 1:
-        problem = f"{worst:.2g} off at {list(at)}, where {tolerance:.2g} is allowed"
+        problem = f"error {worst:.2g} at {list(at)}, where {tolerance:.2g} is allowed"
     relative = worst / scale if scale else (math.inf if worst else 0.0)
     return Figure(place, worst, relative, floor, tolerance, ratio, scale, at, non_finite, problem)
 

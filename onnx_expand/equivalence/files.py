@@ -40,7 +40,7 @@ def read_inputs(path: str | os.PathLike[str]) -> list[tuple[str, Feeds]]:
         folders = [path, *sorted(p for p in path.iterdir() if p.is_dir())]
         found = [(folder.name, feeds) for folder in folders if (feeds := _protobufs(folder))]
         if not found:
-            raise UsageError(f"{path}: holds no .npz file and no input_0.pb")
+            raise UsageError(f"{path}: contains neither .npz files nor input_0.pb")
         return found
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file or folder")

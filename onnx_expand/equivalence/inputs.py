@@ -203,7 +203,9 @@ def _array(
     if port.dtype.is_integer() and port.dtype.bitwidth >= 8:
         return np.zeros(shape, port.dtype.numpy())
     if port.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}:
-        raise UnsupportedError(f"input '{port.name}' is of type {port.dtype}; check has none such")
+        raise UnsupportedError(
+            f"input '{port.name}' is of type {port.dtype}; check cannot draw such inputs"
+        )
     kind = port.dtype.numpy()
     if regime == Regime.ZEROS:
         return np.zeros(shape, kind)

@@ -95,10 +95,10 @@ class Probe:
         if not is_found:
             if failure is None:
                 raise UnsupportedError(
-                    "its inputs are too large to try at any size; --shape says what it takes"
+                    "its inputs are too large to try at any size; specify extents with --shape"
                 )
             texts = [_text(size) for size in tried if size]
-            more = f"; tried {', '.join(texts)}; --shape says what it takes" if texts else ""
+            more = f"; tried {', '.join(texts)}; specify extents with --shape" if texts else ""
             raise UnsupportedError(f"{failure}{more}") from failure
 
     def feeds(self, size: Sizes, regime: Regime, place: int) -> Tensors:

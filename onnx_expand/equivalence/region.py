@@ -83,8 +83,8 @@ class Region:
         if self.fault:
             return f"'{self.tensor}', computed by {nodes} in B: {self.fault}"
         return (
-            f"'{self.tensor}', computed by {nodes} in B, is {self.error:.2g} off for what reaches "
-            f"it in A, where rounding is {self.bound:.2g} at most ({self.provider})"
+            f"'{self.tensor}', computed by {nodes} in B, has an error of {self.error:.2g} on the "
+            f"values that reach it in A, and rounding explains {self.bound:.2g} ({self.provider})"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def _compared(pair: Pair, bounds: Set[str], probe: bool) -> Examination:
     parts = differing_cells(pair.a, pair.b, bounds)
     # Tensors other than floats must be equal, which the comparison of outputs checks.
     cells = {c.tensor: c for c in parts if pair.values[c.tensor].dtype.kind == "f"}
-    exact = [f"'{c.tensor}' is no tensor of floats" for c in parts if c.tensor not in cells]
+    exact = [f"'{c.tensor}' is not a tensor of floats" for c in parts if c.tensor not in cells]
     ends = unlike_ends(pair.a, pair.b, bounds)
     exact += [f"output '{name}' is not among them" for name in ends]
     found = pair.regions(cells, probe)

@@ -79,7 +79,7 @@ class Comparison:
             f"{self.metric} of {count} seed{'s' * (count > 1)}: {scores}; difference {difference}"
         )
         if self.interval is None:
-            return f"{head}; one seed does not tell which is better; --repeat 5 may"
+            return f"{head}; one seed is inconclusive; try --repeat 5"
         low, high = (_number(value, self.metric, sign=True) for value in self.interval)
         return f"{head}, 95 % interval {low} to {high}: {self._conclusion()}"
 
@@ -87,9 +87,9 @@ class Comparison:
         if self.better is not None:
             return f"{self.better} is better"
         if self.enough is None:
-            return f"that does not tell which is better, and {_MOST:,} seeds would hardly"
+            return f"inconclusive, and even {_MOST:,} seeds would hardly suffice"
         return (
-            f"that does not tell which is better; about {self.enough} seeds would, if they differ "
+            f"inconclusive; about {self.enough} seeds would be conclusive if they differ "
             "as these do"
         )
 

@@ -60,7 +60,7 @@ def taken(model: ir.Model, path: Path) -> tuple[ir.Model, str]:
     if unknown or not found:
         what = f"'{unknown[0]}'" if unknown else "nothing"
         raise ModelError(
-            f"{path}: holds {what}, which is no initializer of the model; those are {_listed(own)}"
+            f"{path}: contains {what}; the initializers of the model are {_listed(own)}"
         )
     for name, tensor in found.items():
         value = own[name]

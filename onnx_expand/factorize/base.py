@@ -58,7 +58,7 @@ class Options:
         if not (0 < self.rate < float("inf")):
             raise UsageError(f"the expansion rate is {self.rate}; it must be a number above 0")
         if self.layers not in _LAYERS:
-            raise UsageError(f"{self.layers} fully connected layers were asked for; give 2 or 3")
+            raise UsageError(f"{self.layers} fully connected layers were requested; give 2 or 3")
         for name in ("branches", "rank"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")

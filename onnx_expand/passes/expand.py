@@ -208,7 +208,9 @@ class Expand(ir.passes.InPlacePass):
                     f"plan '{self._plan.name}': the model has no layer '{min(unknown)}'"
                 )
         if self.init == "contracted" and any(unit_member(site.node) for site in sites):
-            raise UsageError("init contracted: the model holds expansions already; fold it first")
+            raise UsageError(
+                "init contracted: the model already contains expansions; fold it first"
+            )
 
     def _chosen(self, sites: Sequence[Candidate], run: _Run) -> list[_Choice]:
         """Choose the layers to expand; add the others to the skipped layers of the run."""

@@ -75,7 +75,7 @@ class Select:
             try:
                 re.compile(pattern or "")
             except re.error as error:
-                message = f"{name}: '{pattern}' is no regular expression: {error}"
+                message = f"{name}: '{pattern}' is not a regular expression: {error}"
                 raise UsageError(message) from None
 
 

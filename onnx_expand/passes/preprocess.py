@@ -45,11 +45,11 @@ class Preprocess(ir.passes.InPlacePass):
         settle(self)
         for name in ("mean", "std"):
             if not getattr(self, name):
-                raise UsageError(f"{name} holds no number; give one for each channel, or one")
+                raise UsageError(f"{name} is empty; give one number, or one for each channel")
         if not all(map(math.isfinite, (*self.mean, *self.std))):
             raise UsageError("mean and std must be finite numbers")
         if min(self.std) <= 0:
-            raise UsageError(f"std holds {min(self.std):g}; a deviation is above 0")
+            raise UsageError(f"std contains {min(self.std):g}; deviations must be above 0")
 
     @classmethod
     def asked(cls, **options: Any) -> Preprocess | None:
@@ -62,7 +62,7 @@ class Preprocess(ir.passes.InPlacePass):
         if given.keys() <= {"input"}:
             if given:
                 raise UsageError(
-                    "an input is named; say with mean, std or swap_rb what to do to it"
+                    "an input is named without preprocessing; give mean, std or swap_rb"
                 )
             return None
         return cls(**given)
@@ -124,7 +124,7 @@ class Preprocess(ir.passes.InPlacePass):
         shape = image.shape
         if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
             raise UnsupportedError(
-                f"input '{image.name}' is no image [N, C, H, W] with a static number of channels"
+                f"input '{image.name}' is not an image [N, C, H, W] with a static channel count"
             )
         if image.dtype is None or not image.dtype.is_floating_point():
             raise UnsupportedError(

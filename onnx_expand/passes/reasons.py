@@ -231,7 +231,7 @@ def _product(node: ir.Node, facts: Facts) -> Refusal:
 
 
 def _other(node: ir.Node, facts: Facts) -> Refusal:
-    message = f"this {node.op_type} is no map along the channels"
+    message = f"this {node.op_type} is not a map along the channels"
     return Refusal(Reason.UNSUPPORTED, message)
 
 

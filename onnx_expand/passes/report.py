@@ -75,7 +75,7 @@ class Verification:
     """
 
     verdict: Any = None
-    text: str = "not checked: this was not asked for"
+    text: str = "not checked: not requested"
 
     @property
     def equal(self) -> bool | None:

@@ -74,7 +74,7 @@ def to_torch(
     try:
         frozen = None if freeze is None else re.compile(freeze)
     except re.error as error:
-        raise UsageError(f"freeze: '{freeze}' is no regular expression: {error}") from None
+        raise UsageError(f"freeze: '{freeze}' is not a regular expression: {error}") from None
     source = read(model)
     values = source.graph.initializers.values()
     weights = {v.name or "": v.const_value for v in values if v.const_value is not None}

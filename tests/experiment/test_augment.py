@@ -148,5 +148,5 @@ def test_what_a_sample_looks_like_depends_on_its_numbers_alone() -> None:
 )  # fmt: skip
 def test_unknown_changes_are_refused(name: str) -> None:
     """The error names what was said, and what there is."""
-    with pytest.raises(UsageError, match=r"augment '.*' is none of flip|is no number"):
+    with pytest.raises(UsageError, match=r"augment '.*' is none of flip|is not a number"):
         Augment.parse([name])

@@ -31,9 +31,9 @@ def test_noise_is_not_called_a_gain() -> None:
     """The interval holds zero, or there is one seed, or no difference: nothing is claimed."""
     noisy = compare([0.9, 0.8, 0.95], [0.85, 0.85, 0.85])
     assert noisy.better is None
-    assert "that does not tell which is better; about " in noisy.summary()
+    assert "inconclusive; about " in noisy.summary()
     assert compare([0.9], [0.1]).better is None
-    assert "one seed does not tell" in compare([0.9], [0.1]).summary()
+    assert "one seed is inconclusive" in compare([0.9], [0.1]).summary()
     assert compare([0.9, 0.9], [0.9, 0.9]).better is None
 
 
@@ -85,4 +85,4 @@ def test_as_many_seeds_as_it_says_would_tell() -> None:
             assert f"about {found.enough} seeds would" in found.summary()
     assert told > 5
     assert compare([0.9, 0.9], [0.9, 0.9]).enough is None
-    assert "1,000 seeds would hardly" in compare([0.9, 0.9], [0.9, 0.9]).summary()
+    assert "1,000 seeds would hardly suffice" in compare([0.9, 0.9], [0.9, 0.9]).summary()

@@ -89,7 +89,7 @@ def test_broken_folders_are_named(tmp_path: Path) -> None:
         load_data(tmp_path, channels=3)
     paint(tmp_path / "a", 3, 0)
     (tmp_path / "b").mkdir()
-    with pytest.raises(ModelError, match="b: holds no images"):
+    with pytest.raises(ModelError, match="b: contains no images"):
         load_data(tmp_path, channels=3)
     (tmp_path / "b" / "bad.png").write_bytes(b"no image")
     with pytest.raises(ModelError, match=r"bad\.png: not an image"):
@@ -121,10 +121,10 @@ def test_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": np.zeros(3)}, "holds a; wanted are x and y"),
+        ({"a": np.zeros(3)}, "contains a; it must contain x and y"),
         ({"x": np.zeros((4, 5)), "y": np.zeros(4, int)}, r"'x' is float64 \[4, 5\]"),
         ({"x": np.zeros((4, 1, 2, 2)), "y": np.zeros(3, int)}, r"'y' is int64 \[3\]"),
-        ({"x": np.zeros((4, 1, 2, 2)), "y": np.zeros(4)}, "wanted are integers"),
+        ({"x": np.zeros((4, 1, 2, 2)), "y": np.zeros(4)}, "it must be integers"),
         ({"x": np.zeros((4, 1, 2, 2)), "y": np.array([0, 1, 2, 3])}, r"label 3 is not in 0\.\.2"),
         ({"x": np.zeros((4, 1, 2, 2)), "y": np.array([0, 1, -1, 0])}, "label -1"),
         ({"x": np.zeros((4, 2, 2, 2)), "y": np.zeros(4, int)}, "2 channels, the model takes 1"),

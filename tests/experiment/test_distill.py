@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused(teacher: onnx.ModelProto, data: Dataset) -
         parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 1, 6, 6] x) => (float[n, 2] y)"),
         g=images(36, 2),
     )
-    with pytest.raises(UnsupportedError, match=r"gives \[2, 2\], the student \[2, 3\]"):
+    with pytest.raises(UnsupportedError, match=r"returns \[2, 2\], the student \[2, 3\]"):
         follow(other, data, options)
     larger = with_weights(
         parse("f = Flatten(x) y = Gemm(f, g)", "(float[n, 3, 6, 6] x) => (float[n, 3] y)"),

@@ -87,8 +87,8 @@ WRONG = [
     ("label", "", 3, r"the data has the label 3, which is not in 0\.\.2, the model's classes"),
     ("negative", "", 3, r"the data has the label -1, which is not in 0\.\.2"),
     ("mixed", "", 3, r"inputs are \[1, 6, 6\] and \[1, 6, 7\]|\[1, 6, 7\] and \[1, 6, 6\]"),
-    ("word", "", 3, r"sample 0 is no tensor"),
-    ("single", "", 3, r"sample 0 is a Tensor; wanted is a pair"),
+    ("word", "", 3, r"sample 0 is not a tensor"),
+    ("single", "", 3, r"sample 0 is a Tensor; it must be a pair"),
     ("empty", "", 3, r"0 training and 9 test samples are too few"),
     ("half", "", 4, r"the targets are torch\.float32; classification needs integers"),
     ("items", "--loss ownx:inside", 2, r"loss 'ownx:inside' raised \w+: .*\(ownx\.py:36\)"),
@@ -97,8 +97,8 @@ WRONG = [
     ("items", "--loss ownx:fifth", 2, r"raised RuntimeError: on the fifth call \(ownx\.py:50\)"),
     ("items", "--loss broken_x:f", 2, r"importing broken_x raised SyntaxError: .*\(broken_x\.py"),
     ("items", "--loss halfway_x:f", 2, r"importing halfway_x raised ZeroDivisionError: .*_x\.py"),
-    ("items", "--loss ownx:", 2, r"wanted is package\.module:function"),
-    ("items", "--loss :f", 2, r"wanted is package\.module:function"),
+    ("items", "--loss ownx:", 2, r"give package\.module:function"),
+    ("items", "--loss :f", 2, r"give package\.module:function"),
 ]  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_targets_of_any_numbers_go_with_a_loss(folder: Path) -> None:
     data = load_data("mean.npz", channels=1, numbers=True)
     assert data.y_train.dtype == np.float32
     assert (len(data.train), len(data.test)) == (32, 8)
-    with pytest.raises(ModelError, match="other numbers go with --loss"):
+    with pytest.raises(ModelError, match="other targets need --loss"):
         load_data("mean.npz", channels=1)
     assert load_data("map.npz", channels=1, numbers=True).y_train.shape == (32, 6, 6)
     assert main([*command, "map.npz", "--loss", "ownx:square", "--augment", "flip"]) == 2

@@ -183,4 +183,4 @@ def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
     assert failed.strip() == "UsageError: this one fails"
     lines = [line for line in waited.splitlines() if not line.startswith("[")]
     assert len(lines) == 1
-    assert lines[0].startswith("UnsupportedError: process 0 has lost another one")
+    assert lines[0].startswith("UnsupportedError: process 0 lost another process")

@@ -142,9 +142,9 @@ def test_broken_files_of_cifar_are_named(tmp_path: Path) -> None:
     whole = (folder / "data_batch_2").read_bytes()
     cases = {
         "not a pickle, or a damaged one": whole[: len(whole) // 2],
-        "'data' is no array of bytes": pickle.dumps({b"data": np.zeros((2, 3072))}),
+        "'data' is not an array of bytes": pickle.dumps({b"data": np.zeros((2, 3072))}),
         "do not fit": pickle.dumps({b"data": pixels(2, 0), b"labels": [1]}),
-        "it holds a list": pickle.dumps([1]),
+        "it contains a list": pickle.dumps([1]),
         r"not in 0\.\.9": pickle.dumps({b"data": pixels(1, 0), b"labels": [11]}),
     }
     for message, content in cases.items():

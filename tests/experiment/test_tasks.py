@@ -331,7 +331,7 @@ def test_a_loss_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = float(functions["square"](outputs, torch.from_numpy(y[120:])))
     assert history.score == pytest.approx(wanted, rel=1e-5)
     for name in ("words", "rows"):
-        with pytest.raises(UnsupportedError, match="wanted is a tensor of one number"):
+        with pytest.raises(UnsupportedError, match="it must be a tensor of one number"):
             train(to_torch(network()), data, TrainOptions(loss=f"own_loss:{name}"))
     with pytest.raises(UsageError, match="no function 'absent'"):
         train(to_torch(network()), data, TrainOptions(loss="own_loss:absent"))

@@ -63,8 +63,8 @@ def test_what_does_not_fit_is_one_line(library: Any, tmp_path: Path) -> None:
     whole = library.load_file(path)
     name = max(whole, key=lambda key: whole[key].numel())
     for tensors, reason in (
-        ({"no such": torch.zeros(1)}, "holds 'no such', which is no initializer"),
-        ({}, "holds nothing"),
+        ({"no such": torch.zeros(1)}, "contains 'no such'; the initializers"),
+        ({}, "contains nothing"),
         ({name: torch.zeros(2, 99)}, r"is \[2, 99\], the model's is"),
         ({name: whole[name].to(torch.int64)}, "is torch.int64, the model's is"),
     ):

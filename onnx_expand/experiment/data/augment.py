@@ -107,7 +107,7 @@ class Augment:
             try:
                 numbers = [float(part) for part in rest]
             except ValueError:
-                raise UsageError(f"augment '{text}': '{':'.join(rest)}' is no number") from None
+                raise UsageError(f"augment '{text}': '{':'.join(rest)}' is not a number") from None
             found.update(_parse(text, name, numbers))
         return cls(**found)
 

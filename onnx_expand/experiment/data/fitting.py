@@ -88,7 +88,7 @@ def _arrays(found: sources.SourceData, label: str, request: sources.Request) -> 
             x = x[:, None]
         if x.ndim != 4:
             raise ModelError(
-                f"{label}: 'x' is {x.dtype} {list(x.shape)}; wanted are numbers [N, C, H, W] or "
+                f"{label}: 'x' is {x.dtype} {list(x.shape)}; it must be numbers [N, C, H, W] or "
                 "[N, H, W]"
             )
         x = _channels(x, label, request.channels)

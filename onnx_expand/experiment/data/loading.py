@@ -154,6 +154,6 @@ def _called(label: str, request: sources.Request) -> sources.SourceData | Datase
         text = f"{label}: {len(train):,} training and {len(test):,} test samples"
         return Dataset(train, test, (), text)
     raise UsageError(
-        f"data '{label}' returned a {type(result).__name__}; wanted are a Dataset, a mapping of "
-        "arrays, four arrays, or two datasets of torch's kind"
+        f"data '{label}' returned a {type(result).__name__}; it must return a Dataset, a mapping "
+        "of arrays, four arrays, or two torch datasets"
     )

@@ -334,13 +334,13 @@ class ItemSamples(Samples):
             pair = self.items[index]
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ModelError(
-                f"{self.label}: sample {index} is a {type(pair).__name__}; wanted is a pair of an "
-                "input and a target"
+                f"{self.label}: sample {index} is a {type(pair).__name__}; it must be a pair of "
+                "an input and a target"
             )
         try:
             return torch.as_tensor(pair[0]), torch.as_tensor(pair[1])
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{self.label}: sample {index} is no tensor: {error}") from error
+            raise ModelError(f"{self.label}: sample {index} is not a tensor: {error}") from error
 
     def _stacked(self, what: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         shapes = dict.fromkeys(tuple(tensor.shape) for tensor in tensors)

@@ -117,8 +117,8 @@ class Masks:
                 label = int(mask[wrong][0])
                 raise ModelError(
                     f"{self.pictures.paths[index]}: label {label} is not in "
-                    f"0..{self.classes - 1}, the model's classes, nor {self.ignore}, which counts "
-                    f"for nothing; where {label} should, give --ignore-label {label}"
+                    f"0..{self.classes - 1}, the model's classes, nor {self.ignore}, which is "
+                    f"ignored; to ignore {label} instead, give --ignore-label {label}"
                 )
         return mask
 

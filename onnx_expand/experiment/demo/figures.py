@@ -97,7 +97,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     """Return the results, one line each."""
     gain, loss = report["comparison"], report["training_loss"]
     per_seed = ", ".join(f"{g:+.2f}" for g in gain["per_seed"])
-    told = {"expanded": "expansion wins", "compact": "expansion loses", None: "that does not tell"}
+    told = {"expanded": "expansion wins", "compact": "expansion loses", None: "inconclusive"}
     changed = sum(run["changed"] for run in report["runs"])
     drift = report["from_float64"]
     return [

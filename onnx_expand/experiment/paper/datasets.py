@@ -96,8 +96,8 @@ def _taken(samples: Samples, chosen: npt.NDArray[Any]) -> Any:
         pictures, targets = samples.pictures.part(picks), samples.targets.part(picks)
         return replace(samples, pictures=pictures, targets=targets)
     raise UnsupportedError(
-        "a study cuts arrays and image files, and no dataset of your own; give all of it, and one "
-        "rate by --lr"
+        "a study can reduce arrays and image files, but not your own dataset; use all of it, and "
+        "one rate by --lr"
     )
 
 
@@ -124,7 +124,7 @@ def _corrupted(samples: Any, share: float, classes: int, seed: int) -> Any:
     """Replace a share of the labels by random ones from all classes."""
     labels = _labels(samples)
     if labels is None:
-        raise UnsupportedError("labels are drawn anew only where each sample has one class")
+        raise UnsupportedError("random labels require one class for each sample")
     random = np.random.default_rng([seed, _NOISE])
     changed = random.random(len(labels)) < share
     drawn = np.where(changed, random.integers(0, classes, len(labels)), labels)

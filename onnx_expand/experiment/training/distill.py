@@ -102,7 +102,7 @@ class Distiller(torch.nn.Module):
         """
         self.to(inputs.device)
         if self.options.distill == "kd" and not distributions:
-            raise UnsupportedError("kd needs classes; for other tasks take hint or pkt")
+            raise UnsupportedError("kd needs classes; for other tasks use hint or pkt")
         try:
             taught = self._teach(inputs)
         except (RuntimeError, TypeError, IndexError) as error:
@@ -113,8 +113,8 @@ class Distiller(torch.nn.Module):
         own, other = self._pair(student, taught)
         if self.options.distill == "kd" and own.shape != other.shape:
             raise UnsupportedError(
-                f"the teacher gives {list(other.shape)}, the student {list(own.shape)}; kd needs "
-                "the same classes"
+                f"the teacher returns {list(other.shape)}, the student {list(own.shape)}; kd "
+                "needs the same classes"
             )
         if self.options.distill == "hint":
             if own.ndim != other.ndim or own.ndim < 2:

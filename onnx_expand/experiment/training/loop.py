@@ -366,8 +366,8 @@ class _Run:
         self.unreadable = (first, second)
         if self.epoch > self.options.epochs:
             raise UsageError(
-                f"{self.checkpoints.path}: has {self.epoch} epochs, and {self.options.epochs} are "
-                "asked for"
+                f"{self.checkpoints.path}: has {self.epoch} epochs, but {self.options.epochs} are "
+                "requested"
             )
         if self.world.rank < len(state["random"]):
             mine = state["random"][self.world.rank]

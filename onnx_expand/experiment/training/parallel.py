@@ -151,7 +151,7 @@ def joined(device: str) -> Iterator[World]:
             raise
         reason = str(error).strip().split("\n")[0]
         raise UnsupportedError(
-            f"process {dist.get_rank()} has lost another one, whose error tells why: {reason}"
+            f"process {dist.get_rank()} lost another process, whose error explains why: {reason}"
         ) from error
     finally:
         # Reference cycles that hold the group would destroy it during Python's shutdown, when its

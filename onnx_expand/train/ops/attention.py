@@ -15,7 +15,7 @@ _SOFTCAPPED, _MASKED, _PROBABILITIES = 1, 2, 3
 def _check(attributes: Attributes) -> str:
     precision = attributes.get("softmax_precision")
     if precision is not None and precision not in DTYPES:
-        return f"softmax_precision {precision}, which is no type of torch's"
+        return f"softmax_precision {precision}, a type that torch lacks"
     return ""
 
 

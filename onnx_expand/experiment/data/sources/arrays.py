@@ -74,8 +74,8 @@ def from_arrays(arrays: Mapping[str, Array], label: str, request: Request) -> So
             raise ModelError(f"{label}: training and test arrays are not of one kind")
     else:
         raise ModelError(
-            f"{label}: holds {', '.join(sorted(arrays)) or 'nothing'}; wanted are x and y, or "
-            "x_train, y_train, x_test and y_test"
+            f"{label}: contains {', '.join(sorted(arrays)) or 'nothing'}; it must contain x and "
+            "y, or x_train, y_train, x_test and y_test"
         )
     kind = _kind(y)
     every = np.concatenate([np.asarray(part.y).ravel() for part in (train, held)])
@@ -97,18 +97,18 @@ def _pair(
     wrong = x.ndim not in {3, 4} if request.channels else x.ndim < 1
     if wrong or x.size == 0 or x.dtype.kind not in "fiu":
         raise ModelError(
-            f"{label}: '{inputs}' is {x.dtype} {list(x.shape)}; wanted are numbers [N, C, H, W] "
+            f"{label}: '{inputs}' is {x.dtype} {list(x.shape)}; it must be numbers [N, C, H, W] "
             "or [N, H, W]"
         )
     for name, array in ((inputs, x), (labels, y)):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ModelError(f"{label}: '{name}' holds NaN or infinity")
+            raise ModelError(f"{label}: '{name}' contains NaN or infinity")
     dense = y.ndim == 3 and x.ndim >= 3 and y.shape == (len(x), *x.shape[-2:])
     if y.dtype.kind in "iu" and (y.shape == (len(x),) or dense):
         return x, y.astype(np.int64)
     if request.numbers and y.dtype.kind in "fiu" and y.shape[:1] == x.shape[:1]:
         return x, y.astype(np.float32)
     raise ModelError(
-        f"{label}: '{labels}' is {y.dtype} {list(y.shape)}; wanted are integers [{len(x)}], or "
-        "one for each pixel; other numbers go with --loss"
+        f"{label}: '{labels}' is {y.dtype} {list(y.shape)}; it must be integers [{len(x)}], or "
+        "one for each pixel; other targets need --loss"
     )

@@ -52,7 +52,7 @@ def cifar(path: Path) -> SourceData:
         files = _files(path)
         layout = next((name for name in _LAYOUTS if name in files), None)
         if layout is None:
-            raise ModelError(f"{path}: holds no files of CIFAR-10 or CIFAR-100")
+            raise ModelError(f"{path}: contains no files of CIFAR-10 or CIFAR-100")
         trains, test, meta, classes, header = _LAYOUTS[layout]
         missing = sorted({*trains, test} - files.keys())
         if missing:
@@ -101,15 +101,15 @@ def _binary(data: bytes, label: str, header: int) -> tuple[Array, Array]:
 def _pickled(data: bytes, label: str) -> tuple[Array, Array]:
     content = unpickle(data, label)
     if not isinstance(content, dict):
-        raise ModelError(f"{label}: not a batch of CIFAR: it holds a {type(content).__name__}")
+        raise ModelError(f"{label}: not a batch of CIFAR: it contains a {type(content).__name__}")
     content = {_text(key): value for key, value in content.items()}
     x, y = content.get("data"), content.get("labels", content.get("fine_labels"))
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 2:
-        raise ModelError(f"{label}: not a batch of CIFAR: 'data' is no array of bytes")
+        raise ModelError(f"{label}: not a batch of CIFAR: 'data' is not an array of bytes")
     if x.shape[1] != _PIXELS or not isinstance(y, list) or len(y) != len(x) or not y:
         raise ModelError(f"{label}: not a batch of CIFAR: images and labels do not fit")
     if not all(isinstance(value, int) for value in y):
-        raise ModelError(f"{label}: not a batch of CIFAR: a label is no integer")
+        raise ModelError(f"{label}: not a batch of CIFAR: a label is not an integer")
     return x.reshape(-1, 3, 32, 32), np.array(y, dtype=np.int64)
 
 

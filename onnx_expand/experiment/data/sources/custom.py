@@ -29,7 +29,7 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
     """
     module_name, _, name = spec.partition(":")
     if not (module_name and name):
-        raise UsageError(f"{what} '{spec}': wanted is package.module:function")
+        raise UsageError(f"{what} '{spec}': give package.module:function")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)

@@ -76,7 +76,7 @@ def _read(
     for name in present:
         files = images_in(path / name)
         if not files:
-            raise ModelError(f"{path / name}: holds no images")
+            raise ModelError(f"{path / name}: contains no images")
         paths += files
         labels += [names.index(name)] * len(files)
     pictures, places, problems = gather(paths, mode_of(request.channels, path), request.options)

@@ -26,8 +26,8 @@ _CITYSCAPES = (
 _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 _WANTED = (
-    "wanted are images/ and masks/ with files of the same names, in train/ and val/ or not; or "
-    "train/, trainannot/, val/ and valannot/ of such files; or leftImg8bit/ and gtFine/"
+    "it must contain images/ and masks/ with files of the same names, in train/ and val/ or not; "
+    "or train/, trainannot/, val/ and valannot/ of such files; or leftImg8bit/ and gtFine/"
 )
 
 Pairs = list[tuple[Path, Path]]
@@ -122,7 +122,7 @@ def _match(images: Path, labels: Path) -> Pairs:
     by_stem = {file.stem: file for file in images_in(labels)}
     files = images_in(images)
     if not files:
-        raise ModelError(f"{images}: holds no images")
+        raise ModelError(f"{images}: contains no images")
     for file in files:
         if file.stem not in by_stem:
             raise ModelError(f"{file}: has no mask of its name in {labels}")
@@ -140,7 +140,7 @@ def _cityscapes(path: Path) -> tuple[Pairs, Pairs]:
                 raise ModelError(f"{image}: has no {mask}")
             pairs.append((image, mask))
         if not pairs:
-            raise ModelError(f"{path / 'leftImg8bit' / part}: holds no images")
+            raise ModelError(f"{path / 'leftImg8bit' / part}: contains no images")
         parts.append(pairs)
     return parts[0], parts[1]
 

@@ -68,8 +68,8 @@ def decode(path: Path, mode: str | None) -> npt.NDArray[np.uint8]:
         raise UnreadableError(f"{path}: not an image, or a damaged one: {error}") from None
     if mode is None and (array.ndim != 2 or array.dtype != np.uint8):
         raise UnreadableError(
-            f"{path}: not a mask: its pixels are {array.dtype} {list(array.shape[2:])}; wanted "
-            "is one number from 0 to 255 for each"
+            f"{path}: not a mask: its pixels are {array.dtype} {list(array.shape[2:])}; each "
+            "must be one number from 0 to 255"
         )
     array = array if array.ndim == 3 else array[:, :, None]
     return np.ascontiguousarray(array.transpose(2, 0, 1))

@@ -123,7 +123,9 @@ def _split(root: Path) -> tuple[list[str], list[str]]:
             return first, second
     stems = sorted(file.stem for file in (root / "Annotations").glob("*.xml"))
     if len(stems) < 2:
-        raise ModelError(f"{root / 'Annotations'}: holds {len(stems)} annotations; too few")
+        raise ModelError(
+            f"{root / 'Annotations'}: holds {len(stems)} annotations; that is too few"
+        )
     test_stems = stems[_EVERY - 1 :: _EVERY] or stems[-1:]
     return [stem for stem in stems if stem not in set(test_stems)], test_stems
 

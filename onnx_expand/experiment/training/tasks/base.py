@@ -35,7 +35,7 @@ def check_labels(labels: torch.Tensor, classes: int, ignore: int | None = None) 
     if ignore is not None:
         wrong &= labels != ignore
     if bool(wrong.any()):
-        end = "" if ignore is None else f", nor {ignore}, which counts for nothing"
+        end = "" if ignore is None else f", nor {ignore}, which is ignored"
         raise ModelError(
             f"the data has the label {int(labels[wrong][0])}, which is not in 0..{classes - 1}, "
             f"the model's classes{end}"

@@ -27,9 +27,7 @@ def choose(options: TrainOptions, data: Dataset) -> Task:
     if name != data.kind and data.classes:
         raise UsageError(f"task is {name}, but the data is labelled to {data.kind}")
     if name == "numbers":
-        raise UsageError(
-            "the targets are numbers, not classes; say by --loss what is to be learnt"
-        )
+        raise UsageError("the targets are numbers, not classes; specify the loss with --loss")
     if name == "segment":
         return Segment(data.ignore_label, options.label_smoothing)
     if name == "detect":

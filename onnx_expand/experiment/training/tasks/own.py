@@ -48,7 +48,7 @@ class OwnLoss(Task):
             loss = self.function(outputs, targets)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise UnsupportedError(
-                f"loss '{self.label}' returned {_kind(loss)}; wanted is a tensor of one number"
+                f"loss '{self.label}' returned {_kind(loss)}; it must be a tensor of one number"
             )
         return loss
 
