@@ -39,6 +39,7 @@ _FIGURES = (
     *("output", "on", "max abs", "max rel", "ulp", "cosine", "floor", "error/tolerance", "at"),
     *("border", "interior"),
 )
+_SPARE = ("ulp", "max rel", "cosine", "at", "on")  # left out first where there is no room
 _SITES = 24  # as many as people read through
 _NARROWEST = 40  # columns; a terminal that says it has fewer may not know
 
@@ -198,12 +199,21 @@ def print_verdict(out: Console, verdict: Verdict) -> None:
     rows = [_FIGURES, *(_figure_row(figure) for figure in worst.values())][: _SITES + 1]
     if len(rows) > 1:
         known = [column for column in zip(*rows, strict=True) if any(column[1:])]
-        header, *lines = zip(*known, strict=True)
+        header, *lines = zip(*_fitting(out, known), strict=True)
         print_table(out, header, lines)
     if len(worst) > _SITES:
         out.print(f"{len(worst) - _SITES} more outputs, all of which are in --json")
     for note in verdict.notes:
         print_line(out, f"note: {note}")
+
+
+def _fitting(out: Console, columns: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those columns of figures that a terminal has room for; elsewhere all of them."""
+    for name in _SPARE:
+        width = sum(max(map(len, column)) + 2 for column in columns) - 2
+        if out.is_terminal and width > out.width:
+            columns = [column for column in columns if column[0] != name]
+    return columns
 
 
 def refuse_difference(out: Console, found: Verification, what: str, target: str | None) -> None:
