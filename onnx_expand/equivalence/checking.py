@@ -98,7 +98,7 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
 def _ranges(
     wanted: Mapping[str, tuple[float, float]] | None, signature: Signature
 ) -> Mapping[str, tuple[float, float]]:
-    """The ranges that were asked for, of inputs that there are."""
+    """Return the requested ranges after checking inputs and bounds."""
     for name, (low, high) in (wanted or {}).items():
         if name and name not in signature.inputs:
             known = ", ".join(signature.inputs)
@@ -182,8 +182,8 @@ def _excused(
 ) -> Verdict:
     """Excuse the distances that rounding within the parts explains.
 
-    A forward error bound is no excuse: over several layers it would allow other weights. Each part
-    is proven, or on the very input no further from float64 than A's own is, a few times.
+    A forward error bound is not sufficient: over several layers it would allow other weights. Each
+    part must be proven, or on this input be at most a few times as far from float64 as A's own.
     """
     if not all(region.is_near for region in verdict.regions):
         return verdict

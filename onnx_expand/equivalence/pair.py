@@ -162,14 +162,14 @@ def _measure(
 def _region(
     cell: Cell, provider: str, arrays: tuple[Array, Array, Array], bound: Array, slack: float
 ) -> Region:
-    """What one part was found to be.
+    """Compare the results of one part with its bound.
 
     Args:
         cell: The part.
-        provider: Where B's ran.
-        arrays: Its result in float64, in A and in B.
-        bound: How far rounding in A and in B can take B's result from the first.
-        slack: How many times its bound or A's own error an error may be.
+        provider: The provider on which B's part ran.
+        arrays: The results in float64, in A and in B.
+        bound: The largest distance of B's result from float64 that rounding in A and B explains.
+        slack: The allowed error as a multiple of the bound, or of A's own error.
     """
     x, a, y = arrays
     nodes = (cell.tensor, cell.nodes_a, cell.nodes_b, provider)

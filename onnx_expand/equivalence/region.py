@@ -38,8 +38,8 @@ class Region:
         error: The largest distance of B's result from A's in float64, on equal values.
         bound: The bound on rounding errors at the element with the largest ratio.
         ratio: The error over the bound; rounding cannot explain a ratio above 1.
-        strain: The largest error over what is allowed to an output, a few times A's own error.
-        vague: Whether the bound exceeds the values, so that any others would be within it.
+        strain: The largest error over the tolerance of an output, a few times A's own error.
+        vague: Whether the bound exceeds the values, so that it would allow any others.
         obstacle: Why there is no bound, empty if there is one.
         proof: The proof from probes of this part alone, if there is one.
         fault: The difference that probes of this part alone found, empty if none.

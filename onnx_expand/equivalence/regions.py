@@ -141,7 +141,7 @@ def examine(
     same = {name for name in shared if are_close(values[name], others[name], _STRANGERS)}
     ends = {value.name or "" for value in a.graph.outputs}
     known = same | (ends & shared)
-    # What has another shape is another tensor, and B cannot be given the one of A in its place.
+    # Tensors of different shapes do not correspond, and B cannot be run on A's.
     names = known | {n for n in shared if _fits(values[n], others[n])}
     values |= dict(feeds)
     others_of_name = names - known
@@ -157,10 +157,10 @@ def examine(
 
 
 def _around(pair: Pair, bounds: Set[str], found: Examination, near: Set[str]) -> Examination:
-    """The examination without tensors that only come near those of their name, if that is proven.
+    """Widen failing parts around tensors that differ slightly, if the wider parts are proven.
 
-    A small shift that A adds before a tensor and B behind it leaves two tensors of one name. The
-    part that reaches around both is one map, and where it is proven nothing is different.
+    A small shift that A adds before a tensor and B after it leads to two different tensors of one
+    name. The part around both is one map; if it is proven, the models do not differ there.
     """
     strangers = near & {region.tensor for region in found.regions if not region.holds}
     if not strangers:

@@ -1,4 +1,4 @@
-"""A model's weights as a safetensors file, by the names of its initializers."""
+"""Read and write a model's weights as safetensors files, by the names of its initializers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 def needed() -> Any:
-    """The library.
+    """Import and return the safetensors library.
 
     Raises:
         UnsupportedError: It is not installed.
@@ -34,25 +34,24 @@ def needed() -> Any:
 
 
 def taken(model: ir.Model, path: Path) -> tuple[ir.Model, str]:
-    """A copy of a model with the tensors of a file, and a line on what was taken.
+    """Return a copy of a model with the tensors of a file, and a summary in one line.
 
-    Initializers that the file does not have stay as they are. Numbers are cast to the types of the
-    model.
+    Initializers that the file lacks do not change. Values are cast to the types of the model.
 
     Args:
         model: The model, which is not modified.
-        path: The file, of tensors under the names of initializers.
+        path: The file, with tensors under the names of initializers.
 
     Raises:
-        ModelError: The file cannot be read, or has a tensor that the model has not, or one of
-            another shape or kind, or none of the model's.
+        ModelError: The file cannot be read, has a tensor that the model lacks or has in another
+            shape or kind, or has none of the model's tensors.
         UnsupportedError: safetensors is not installed.
     """
     library = needed()
     try:
         found = library.load_file(path)
     except Exception as error:
-        # The library raises its own errors for a damaged file, and the system's for others.
+        # The library raises its own exceptions for damaged files, and OSError for others.
         raise ModelError(f"{path}: cannot be read as safetensors: {error}") from error
     copy = read(model)
     own = {name: v for name, v in copy.graph.initializers.items() if v.const_value is not None}
@@ -84,7 +83,7 @@ def _fitting(
 
 
 def put(model: ir.Model, path: Path) -> None:
-    """Write a model's initializers, those of types that torch has.
+    """Write the initializers of a model whose types torch supports.
 
     Raises:
         UnsupportedError: safetensors is not installed.

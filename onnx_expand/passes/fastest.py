@@ -71,7 +71,7 @@ def choose(
 
     Args:
         source: The model, which is not modified.
-        fold: Folds a model in place as a variant and returns the sites.
+        fold: Folds a model in place by a variant and returns the sites.
         contest: Times the models.
     """
 

@@ -132,12 +132,12 @@ class Fold(ir.passes.InPlacePass):
         return FoldResult(model, result.modified, replace(report, policy=self.policy, kept=kept))
 
     def _by_variant(self, model: ir.Model, variant: Variant) -> tuple[Site, ...]:
-        """Fold a model as a variant says; return the sites."""
+        """Fold a model in place by a variant; return the sites."""
         return self._call(model, variant).report.sites
 
     @rare_collections()
     def _call(self, model: ir.Model, variant: Variant | None = None) -> FoldResult:
-        """Fold a model in place, as a variant says if there is one; return the result."""
+        """Fold a model in place, by a variant if there is one; return the result."""
         given, types = Snapshot.of(model), _op_types(model)
         begin(model)
         before = inspect_model(model) if self.measure else None

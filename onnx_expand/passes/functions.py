@@ -94,7 +94,7 @@ def _joins(
     known: Collection[ir.Value] = (),
     seen: set[ir.OperatorIdentifier] | None = None,
 ) -> bool:
-    """Whether linear nodes would meet once a call is inlined.
+    """Return whether linear nodes would meet if a call were inlined.
 
     Args:
         call: The call.

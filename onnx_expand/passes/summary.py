@@ -102,7 +102,7 @@ def scope_of(names: Sequence[str]) -> str:
 
 
 def _stem(parts: Sequence[str]) -> str:
-    """What all parts begin with; a number is no beginning of another one."""
+    """Return the common prefix of all parts, without trailing digits of different numbers."""
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*parts, strict=False))
     return "".join(letters[0] for letters in alike).rstrip("0123456789")
 
