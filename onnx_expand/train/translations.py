@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -31,7 +32,7 @@ def translations_of(model: ir.Model) -> dict[ir.Node, Translation]:
     """
     opsets = model.graph.opset_imports
     translations: dict[ir.Node, Translation] = {}
-    problems = []
+    problems, tied = [], []
     for node in model.graph:
         if node.op_type == "Constant" and node.domain in {"", "ai.onnx"}:
             continue
@@ -39,8 +40,9 @@ def translations_of(model: ir.Model) -> dict[ir.Node, Translation]:
         if node.op_type == "BatchNormalization":
             if int_of(node, "training_mode") and _is_of_weights(node):
                 domain = STANDARDIZED
-            elif _normalizes_by_computed(node):
-                domain = COMPUTED
+            else:
+                tied += [node] if _is_tied(node) else []
+                domain = COMPUTED if node in tied or _normalizes_by_computed(node) else domain
         translation = find(domain, node.op_type, opsets.get(node.domain, 1))
         assert translation is not None, "decompose leaves no node without a translation"
         translations[node] = translation
@@ -49,7 +51,49 @@ def translations_of(model: ir.Model) -> dict[ir.Node, Translation]:
             problems.append(f"{inner_nodes([node])}: {problem}")
     if problems:
         raise UnsupportedError("cannot be trained: " + "; ".join(problems))
+    if tied:
+        warnings.warn(
+            f"{inner_nodes(tied[:1])}{f' and {len(tied) - 1} more' if tied[1:] else ''}: running "
+            "statistics are one tensor with other weights, as exporters tie equal ones, and will "
+            "not follow the batches; export anew with dynamo=True or TrainingMode.PRESERVE",
+            stacklevel=2,
+        )
     return translations
+
+
+def _is_tied(node: ir.Node) -> bool:
+    """Return whether a running statistic is a weight as well, or one of another normalization.
+
+    Two calls of one normalization share all their tensors, which is meant.
+    """
+    own = [_origin(value) for value in node.inputs[1:5]]
+    for origin in own[2:]:
+        if origin is None or not origin.is_initializer():
+            continue
+        if own.count(origin) > 1:
+            return True
+        for user in _users(origin):
+            if user.op_type != "BatchNormalization" or own != [*map(_origin, user.inputs[1:5])]:
+                return True
+    return False
+
+
+def _origin(value: ir.Value | None) -> ir.Value | None:
+    """Return what a value is a copy of."""
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type != "Identity":
+            break
+        value = producer.inputs[0]
+    return value
+
+
+def _users(origin: ir.Value) -> Iterator[ir.Node]:
+    """Yield the nodes that read a value or a copy of it."""
+    for use in origin.uses():
+        if use.node.op_type == "Identity":
+            yield from _users(use.node.outputs[0])
+        else:
+            yield use.node
 
 
 def _normalizes_by_computed(node: ir.Node) -> bool:

@@ -144,6 +144,43 @@ def test_batch_normalization_obeys_training() -> None:
     assert not torch.equal(module(x), before)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = BatchNormalization(x, s, b, b, s)",
+        "i = Identity(b) j = Identity(s) y = BatchNormalization(x, s, b, i, j)",
+        "h = BatchNormalization(x, s, b, m, v) y = BatchNormalization(h, s, b, m, s)",
+        "h = BatchNormalization(x, s, b, m, v) y = BatchNormalization(h, t, b, m, v)",
+    ],
+)
+def test_statistics_that_are_tied_to_weights_are_named(body: str) -> None:
+    """Exporters make one tensor of equal ones; a step trains it, and the user is told."""
+    model = parse(
+        body,
+        "(float[n, 2, 3, 3] x) => (float[n, 2, 3, 3] y)",
+        "float[2] s = {1, 2}, float[2] t = {1, 3}, float[2] b = {0, 1}, float[2] m = {0, 1}, "
+        "float[2] v = {1, 2}",
+    )
+    with pytest.warns(UserWarning, match=r"BatchNormalization.*one tensor with other weights"):
+        module = to_torch(model)
+    module.train()
+    module(torch.randn(4, 2, 3, 3)).square().sum().backward()
+    assert module.get_parameter("s").grad is not None
+
+
+def test_one_normalization_called_twice_keeps_its_statistics() -> None:
+    """All four tensors are shared, which is meant, and the statistics follow the batches."""
+    model = parse(
+        "h = BatchNormalization(x, s, b, m, v) y = BatchNormalization(h, s, b, m, v)",
+        "(float[n, 2, 3, 3] x) => (float[n, 2, 3, 3] y)",
+        "float[2] s = {1, 2}, float[2] b = {0, 1}, float[2] m = {0, 1}, float[2] v = {1, 2}",
+    )
+    module = to_torch(model).train()
+    before = module.get_buffer("m").clone()
+    module(torch.randn(4, 2, 3, 3))
+    assert not torch.equal(module.get_buffer("m"), before)
+
+
 def test_dropout_obeys_training() -> None:
     """Elements are zeroed in training mode alone."""
     module = to_torch(parse("y = Dropout(x)", "(float[n] x) => (float[n] y)"))
