@@ -207,17 +207,22 @@ _WIDE = 100  # binary exponents of bfloat16, float32 and what is wider
 
 
 def commuted(term: Map, diagonal: Diagonal, *, back: bool) -> Diagonal | None:
-    """A diagonal map on the other side of a map that mixes no channels; None without such a law.
+    """A diagonal map on the other side of a map; None without such a law.
 
-    What is added comes out times the sum of the kernel, where no zeros of a border count.
+    A number goes past every map that adds nothing, more past those that mix no channels. What is
+    added comes out times the sum of the kernel, where no zeros of a border count.
 
     Args:
-        term: The map that mixes no channels.
+        term: The map.
         diagonal: The diagonal map.
         back: Whether it is behind, and to come before.
     """
     geometry, rank = term.geometry, term.tensor.rank
-    if geometry.bias or term.axes is None or rank is None:
+    if geometry.bias:
+        return None
+    if diagonal.axis is None and diagonal.shift is None:
+        return diagonal
+    if term.axes is None or rank is None:
         return None
     if not geometry.group == geometry.in_channels == geometry.out_channels:
         return None

@@ -156,7 +156,9 @@ class Downstream(Search):
             found = _added(above, below, diagonal)
         elif isinstance(above, Map) and not above.is_part:
             found = commuted(above, diagonal, back=False)
-        if found is None:
+        if isinstance(above, Homogeneous) and not above.scaling.degrees:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(above)} lets no factor pass")
+        elif found is None:
             self.refuse(Reason.UNSUPPORTED, f"there is no such map behind {op_name(above)}")
         return found
 

@@ -329,6 +329,14 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any], str]] = {
         CONVS | bn("p", 4),
         "Conv AveragePool",
     ),
+    "a number behind a weight that something else reads": (
+        ROWS,
+        "float[N,6,8] y",
+        "a = MatMul(x, w5) s = Sigmoid(a) m = MatMul(s, u5) r = Relu(m) "
+        "t = Transpose<perm=[1,0]>(w5) p = MatMul(r, t) y = Mul(p, half)",
+        weights(w5=(8, 20), u5=(20, 20)) | {"half": HALF},
+        "MatMul Sigmoid MatMul Relu Transpose MatMul",
+    ),
     "a normalization before the largest": (
         IMAGE,
         "float[N,6,1,1] y",
