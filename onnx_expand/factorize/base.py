@@ -200,7 +200,7 @@ def refused(message: str) -> Refusal:
 def parse_strategy(text: str) -> tuple[str, ...]:
     """Return the strategies named by a text such as `ck+fc`, in the order in which to try them.
 
-    `auto` stands for the paper's three.
+    `auto` stands for the paper's three; which layers it leaves, `Expand` decides.
 
     Raises:
         UsageError: A strategy does not exist.

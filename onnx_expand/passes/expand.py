@@ -55,6 +55,13 @@ class ExpandResult(ir.passes.PassResult):
     report: ExpandReport
 
 
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
+# CK+FC trained to a lower accuracy than CK, and FC alone to none distinguishable from the
+# compact network's: docs/results.md.
+_NOT_AUTO = "auto leaves fully connected layers beside convolutions"
+_ASK = "select them with --include or --ops, or give --strategy ck+cl+fc"
+
+
 @dataclass(frozen=True)
 class Expand(ir.passes.InPlacePass):
     """Replace Conv, ConvTranspose, Gemm and MatMul nodes with constant weights by several nodes.
@@ -69,7 +76,8 @@ class Expand(ir.passes.InPlacePass):
         "auto",
         "cl: 1x1, k x k, 1x1. ck: 3x3 layers for a larger kernel. fc: matrices. acnet, repvgg, "
         "dbb, mobileone: sums of branches. lowrank: a narrow side path for fine-tuning. Of "
-        "several joined with + the first that applies is used; auto is ck+cl+fc.",
+        "several joined with + the first that applies is used. auto is ck+cl, and fc "
+        "where the model has no convolution, or options select the layer.",
         metavar="NAME[+NAME..]",
     )
     rate: float = option(4.0, "Inner widths as a multiple of the layer's own.")
@@ -216,15 +224,18 @@ class Expand(ir.passes.InPlacePass):
         """Choose the layers to expand; add the others to the skipped layers of the run."""
         counts: dict[Rule, int] = {}
         chosen = []
+        convolved = any(site.node.op_type in _CONVOLUTIONS for site in sites)
         for site in sites:
-            choice = self._choice(site, counts)
+            choice = self._choice(site, counts, convolved=convolved)
             if isinstance(choice, Refusal):
                 run.skipped.append(Skipped(site.name, choice))
             elif choice is not None:
                 chosen.append(choice)
         return chosen
 
-    def _choice(self, site: Candidate, counts: dict[Rule, int]) -> _Choice | Refusal | None:
+    def _choice(
+        self, site: Candidate, counts: dict[Rule, int], *, convolved: bool
+    ) -> _Choice | Refusal | None:
         refusal = why_not(self._select, site)
         if refusal is not None:
             return refusal
@@ -240,6 +251,10 @@ class Expand(ir.passes.InPlacePass):
         if isinstance(found, Refusal):
             return found
         how = found.over(self._how)
+        beside = convolved and site.node.op_type not in _CONVOLUTIONS
+        named = self._plan is not None or self._select.names_layers
+        if how.strategy == "auto" and beside and not named:
+            return Refusal(Reason.SELECTION, _NOT_AUTO, hint=_ASK)
         unit = factorize(
             replace(linear.geometry, bias=linear.bias is not None),
             parse_strategy(how.strategy or ""),

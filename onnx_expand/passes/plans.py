@@ -56,6 +56,11 @@ class Select:
     exclude: str | None = None
     limit: int | None = None
 
+    @property
+    def names_layers(self) -> bool:
+        """Whether a criterion says which layers to take, and not only which to leave."""
+        return self != Select(exclude=self.exclude, limit=self.limit)
+
     def __post_init__(self) -> None:
         for op in self.ops:
             check_choice("ops", op, OPS)

@@ -26,6 +26,24 @@ def chain(layer: Geometry, name: str, options: Options) -> list[Geometry]:
     return [step.geometry for step in unit.branches[0]]
 
 
+def test_auto_leaves_dense_layers_beside_convolutions() -> None:
+    """They are expanded where they are named, and where the model has nothing else."""
+    _, report = onnx_expand.expand(smallnet.build(size=16), report=True)
+    assert {entry.node for entry in report.expanded} == {"conv1", "conv2", "conv3"}
+    skipped = {entry.node: str(entry.refusal) for entry in report.skipped}
+    assert set(skipped) == {"fc1", "fc2"}
+    assert all("ck+cl+fc" in reason for reason in skipped.values())
+    for named in ({"include": "fc1"}, {"ops": ("Gemm",)}):
+        _, some = onnx_expand.expand(smallnet.build(size=16), report=True, **named)
+        assert {"fc1"} <= {entry.node for entry in some.expanded} <= {"fc1", "fc2"}
+    _, every = onnx_expand.expand(smallnet.build(size=16), strategy="ck+cl+fc", report=True)
+    assert len(every.expanded) == 5
+    text = "g (float[N,4] x) => (float[N,3] y) { y = Gemm(x, w) }"
+    dense = graph(text, {"w": np.ones((4, 3), np.float32)})
+    _, alone = onnx_expand.expand(dense, report=True)
+    assert [entry.how.strategy for entry in alone.expanded] == ["fc"]
+
+
 def test_every_layer_has_a_strategy() -> None:
     """`auto` takes the first of ck, cl and fc that applies."""
     assert parse_strategy("auto") == ("ck", "cl", "fc")
