@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import onnx_expand
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.linear import merge
-from onnx_expand.linear.steps import Step, chain_affine
+from onnx_expand.linear.chains import chain_affine
+from onnx_expand.linear.steps import Step
 from onnx_expand.passes import Border, Policy
 from tests.support.graphs import doubled
 from tests.support.graphs_text import fold, ops

@@ -12,11 +12,12 @@ from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.graph.editing import detach
 from onnx_expand.lift import Linear
 from onnx_expand.linear.bridges import Border, bridge
+from onnx_expand.linear.chains import chain_affine
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.merge import before_cost
-from onnx_expand.linear.partition import Partition, Span
-from onnx_expand.linear.rules import runs_of
-from onnx_expand.linear.steps import chain_affine
+from onnx_expand.linear.partition import Partition
+from onnx_expand.linear.runs import runs_of
+from onnx_expand.linear.steps import Span
 from onnx_expand.linear.terms import Load, Price, Term
 from onnx_expand.lower import Names, Target
 

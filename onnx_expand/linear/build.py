@@ -21,19 +21,8 @@ from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_p
 from onnx_expand.linear.noops import handed_on
 from onnx_expand.linear.scaling import elementwise, scaling_of
 from onnx_expand.linear.tables import Table, added_by
-from onnx_expand.linear.terms import (
-    Cat,
-    Fill,
-    Homogeneous,
-    Hub,
-    Map,
-    Read,
-    Sum,
-    Tensor,
-    Term,
-    View,
-    broadcast,
-)
+from onnx_expand.linear.tensors import Tensor, broadcast
+from onnx_expand.linear.terms import Cat, Fill, Homogeneous, Hub, Map, Read, Sum, Term, View
 from onnx_expand.linear.views import find_view
 
 __all__ = ["Builder"]

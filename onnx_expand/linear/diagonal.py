@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import RefusedError
+from onnx_expand.linear.passages import Passage
 from onnx_expand.linear.scaling import Channels
 from onnx_expand.linear.terms import Map
-from onnx_expand.linear.views import Passage
 
 __all__ = ["Diagonal", "commuted", "fits"]
 

@@ -13,10 +13,11 @@ from onnx_expand.errors import Refusal
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.linear.build import Builder
+from onnx_expand.linear.joins import join_step
 from onnx_expand.linear.partition import Clock
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.shuffles import with_shuffles
-from onnx_expand.linear.steps import Step, join_step, step_of
+from onnx_expand.linear.steps import Step, step_of
 from onnx_expand.linear.terms import Fill, Map, Read, Term, View
 
 __all__ = ["Rule", "Stretch", "Swap", "Terms"]

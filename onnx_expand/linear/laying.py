@@ -10,11 +10,13 @@ import onnx_ir as ir
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.lift import Linear
+from onnx_expand.linear.chains import aligned
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.partition import Partition
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.steps import aligned, step_of
+from onnx_expand.linear.spans import Merged
+from onnx_expand.linear.steps import Span, step_of
 from onnx_expand.linear.tables import Array, Table
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.lower import Form, constant, form_of

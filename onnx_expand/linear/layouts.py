@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal
+from onnx_expand.linear.passages import Passage
 from onnx_expand.linear.steps import Step
-from onnx_expand.linear.views import Passage, ViewOp, without_detours
+from onnx_expand.linear.views import ViewOp, without_detours
 
 __all__ = ["Layout", "layouts_of"]
 

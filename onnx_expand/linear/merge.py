@@ -16,9 +16,13 @@ from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.lift.base import LARGEST
-from onnx_expand.linear.partition import Merged, Partition, Span, units_of
-from onnx_expand.linear.steps import Step, chain_affine, shift_before
-from onnx_expand.linear.terms import Hub, Load, Map, Tensor, Term, View
+from onnx_expand.linear.chains import chain_affine, shift_before
+from onnx_expand.linear.partition import Partition
+from onnx_expand.linear.spans import Merged
+from onnx_expand.linear.steps import Span, Step
+from onnx_expand.linear.tensors import Tensor
+from onnx_expand.linear.terms import Hub, Load, Map, Term, View
+from onnx_expand.linear.units import units_of
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, check_numbers, form_of, least_channel
 

@@ -21,10 +21,11 @@ from onnx_expand.graph.ops import Trait, ops_with
 from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.partition import Partition
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.rules import runs_of
-from onnx_expand.linear.steps import Step, step_of
+from onnx_expand.linear.runs import runs_of
+from onnx_expand.linear.spans import Merged
+from onnx_expand.linear.steps import Span, Step, step_of
 from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Price, Term, View
 from onnx_expand.linear.ways import copy_of
 from onnx_expand.lower import form_of

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.linear.driver import Terms
-from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.partition import Partition
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.rules import runs_of
-from onnx_expand.linear.steps import Step
+from onnx_expand.linear.runs import runs_of
+from onnx_expand.linear.spans import Merged
+from onnx_expand.linear.steps import Span, Step
 from onnx_expand.linear.tables import Table
 from onnx_expand.linear.terms import Homogeneous, Map, Price, Read, Term
 

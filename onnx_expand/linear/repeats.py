@@ -10,11 +10,13 @@ import numpy as np
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
+from onnx_expand.linear.chains import aligned, chain_affine, chain_geometry
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.partition import Partition
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.steps import Step, aligned, chain_affine, chain_geometry, step_of
+from onnx_expand.linear.spans import Merged
+from onnx_expand.linear.steps import Span, Step, step_of
 from onnx_expand.linear.terms import Cat, Map, Term
 
 __all__ = ["join_once"]

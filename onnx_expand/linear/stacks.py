@@ -14,7 +14,8 @@ from onnx_expand.cost import Cost
 from onnx_expand.errors import RefusedError
 from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.scaling import Scaling
-from onnx_expand.linear.terms import Homogeneous, Price, Tensor
+from onnx_expand.linear.tensors import Tensor
+from onnx_expand.linear.terms import Homogeneous, Price
 
 __all__ = ["Stack", "Stacked", "product_price", "product_scaling", "stacked_by"]
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from onnx_expand.errors import Reason
 from onnx_expand.linear.diagonal import Diagonal, commuted
-from onnx_expand.linear.partition import Span
-from onnx_expand.linear.rules import runs_of
-from onnx_expand.linear.steps import step_of
+from onnx_expand.linear.runs import runs_of
+from onnx_expand.linear.steps import Span, step_of
 from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Sum, Term, View
 from onnx_expand.linear.ways import Search, Way, copy_of, op_name
 

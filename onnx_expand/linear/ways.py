@@ -13,9 +13,10 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.linear.diagonal import Diagonal, fits
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.merge import merged_term, single_nodes
-from onnx_expand.linear.partition import Merged, Partition, Span
+from onnx_expand.linear.partition import Partition
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.steps import Step
+from onnx_expand.linear.spans import Merged
+from onnx_expand.linear.steps import Span, Step
 from onnx_expand.linear.terms import Cat, Map, Price, Sum, Term
 from onnx_expand.lower import Form, form_of
 

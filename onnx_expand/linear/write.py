@@ -20,7 +20,8 @@ from onnx_expand.linear.copies import Copy, Made, copies_of
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.stacks import Stack
 from onnx_expand.linear.tables import Table, with_table
-from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Read, Sum, Tensor, Term, View
+from onnx_expand.linear.tensors import Tensor
+from onnx_expand.linear.terms import Cat, Homogeneous, Hub, Map, Read, Sum, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower, node_like
 from onnx_expand.lower.units import unit_member, unmark

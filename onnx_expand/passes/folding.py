@@ -12,6 +12,7 @@ from onnx_expand.graph.editing import detach, label
 from onnx_expand.graph.shapes import Dim, Inference
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
+from onnx_expand.linear.adding import add
 from onnx_expand.linear.associating import associate
 from onnx_expand.linear.borders import Bridge, bridge_borders
 from onnx_expand.linear.bridges import Border
@@ -20,12 +21,14 @@ from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.driver import Terms, rewrite
 from onnx_expand.linear.laying import lay
 from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Clock, Partition, Span
+from onnx_expand.linear.partition import Clock, Partition
 from onnx_expand.linear.permuting import permute
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.pools import pad_average
 from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.repeats import join_once
+from onnx_expand.linear.sharing import share
+from onnx_expand.linear.steps import Span
 from onnx_expand.linear.terms import Map, Term
 from onnx_expand.linear.turns import turn
 from onnx_expand.linear.write import Writer
@@ -47,10 +50,10 @@ _RULES = (
     rules.drop,
     rules.straighten,
     pad_average,
-    rules.share,
+    share,
     carry,
     permute,
-    rules.add,
+    add,
     join_once,
     lay,
     associate,
