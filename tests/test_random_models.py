@@ -9,10 +9,11 @@ from onnx import numpy_helper
 
 pytest.importorskip("onnxruntime")
 
-from tests.support.fuzz import try_one
+from tests.support.fuzz import WRAPPED, try_one
 from tests.support.judge import Source, judge
 from tests.support.random_models import KINDS, random_model, sizes_of
 from tests.support.shrink import shrink
+from tests.support.wrapped_nodes import count, wrapped
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,6 +22,13 @@ def test_random_models_fold(kind: str) -> None:
     findings = [try_one(seed, kind) for seed in range(1, 7)]
     assert [vars(f) for f in findings if f.problems] == []
     assert sum(f.runs for f in findings) >= 5
+
+
+def test_node_tests_between_linear_neighbours_fold() -> None:
+    """Every operator, as ONNX tests it, computes the same once its neighbours are folded."""
+    findings = [try_one(seed, WRAPPED) for seed in range(1, count(), 29)]
+    assert [vars(f) for f in findings if f.problems] == []
+    assert sum(f.runs for f in findings) >= 25
 
 
 def test_random_models_hold_everything() -> None:
@@ -39,6 +47,21 @@ def test_random_models_hold_everything() -> None:
     gemms = [n for m in models for n in m.graph.node if n.op_type == "Gemm"]
     held = [{t.name for t in m.graph.initializer} for m in models]
     assert any(n.input[0] in set().union(*held) for n in gemms)
+
+
+def test_wrapped_nodes_hold_everything() -> None:
+    """Node tests get every neighbour, at several opsets, and the same each time."""
+    found = [model for model in map(wrapped, range(1, count(), 5)) if model is not None]
+    models = [model for model, _ in found]
+    assert {m.opset_import[0].version for m in models} >= {9, 11, 13, 17, 20}
+    ops = {n.op_type for m in models for n in m.graph.node}
+    assert {"Mul", "Div", "Add", "MatMul", "Conv", "BatchNormalization"} <= ops
+    assert len(ops) > 100
+    dims = [d for m in models for v in m.graph.input for d in v.type.tensor_type.shape.dim]
+    assert {bool(d.dim_param) for d in dims} == {True, False}
+    again = wrapped(1)
+    assert again is not None
+    assert again[0].SerializeToString() == models[0].SerializeToString()
 
 
 def _changed(model: onnx.ModelProto, by: float) -> onnx.ModelProto:

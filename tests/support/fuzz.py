@@ -30,11 +30,15 @@ from onnx_expand.errors import OnnxExpandError
 from onnx_expand.passes import Fold
 from tests.support.judge import Source, judge
 from tests.support.random_models import KINDS, random_model, sizes_of
+from tests.support.wrapped_nodes import wrapped
 
 _SECONDS = 60
 _MEMORY = 4 << 30
 
-__all__ = ["Finding", "failures", "try_one", "ways"]
+WRAPPED = "wrapped"
+"""The kind of model that is a node test of ONNX between linear neighbours."""
+
+__all__ = ["WRAPPED", "Finding", "failures", "try_one", "ways"]
 
 
 @dataclass
@@ -130,11 +134,23 @@ def _where() -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
 
 
+def _drawn(seed: int, kind: str) -> Source | None:
+    """Draw a model with its outputs; None if the kind has none for this seed."""
+    if kind != WRAPPED:
+        model = random_model(seed, kind)
+        return Source(model, sizes_of(model), seed)
+    found = wrapped(seed)
+    return found and Source(found[0], (), seed, [found[1]])
+
+
 def try_one(seed: int, kind: str) -> Finding:
     """Apply the rewritings to one model."""
     finding = Finding(seed, kind)
-    model = random_model(seed, kind)
-    source = Source(model, sizes_of(model), seed)
+    source = _drawn(seed, kind)
+    if source is None:
+        finding.runs = False
+        return finding
+    model = source.model
     if source.error:
         finding.runs = False
         return finding
@@ -175,7 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join((*KINDS, WRAPPED)))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a directory for models that fail, made smaller")
     parser.add_argument("--report", type=Path, help="a file for the figures as JSON")
@@ -214,18 +230,23 @@ def _sort(problem: str) -> str:
 def _keep(finding: Finding, directory: Path) -> None:
     from tests.support.shrink import shrink
 
+    drawn = _drawn(finding.seed, finding.kind)
+    assert drawn is not None
+    given = [feeds for feeds, _, _ in drawn.runs] if finding.kind == WRAPPED else []
     directory.mkdir(parents=True, exist_ok=True)
     way, problems = next(iter(finding.problems.items()))
     sort = _sort(problems[0])
 
     def still(model: onnx.ModelProto) -> bool:
-        source = Source(model, sizes_of(model), finding.seed)
+        own = {port.name for port in model.graph.input}
+        feeds = [{name: run[name] for name in own if name in run} for run in given]
+        source = Source(model, [] if given else sizes_of(model), finding.seed, feeds)
         if source.error:
             return False
         found = failures(model, way, source)
         return any(_sort(problem) == sort for problem in found)
 
-    model = shrink(random_model(finding.seed, finding.kind), still)
+    model = shrink(drawn.model, still)
     stem = f"{finding.kind}_{finding.seed}_{way.replace(' ', '_')}"
     onnx.save(model, directory / f"{stem}.onnx")
     text = "\n".join([*problems, onnx.printer.to_text(model)])

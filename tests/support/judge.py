@@ -45,8 +45,13 @@ class Source:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, sizes: Sequence[Mapping[str, int]], seed: int = 0
+        self,
+        model: onnx.ModelProto,
+        sizes: Sequence[Mapping[str, int]],
+        seed: int = 0,
+        given: Sequence[dict[str, Array]] = (),
     ) -> None:
+        """Run a model at some sizes on random inputs, and on the given inputs."""
         self.model = model
         self.error = ""
         self.runs: list[tuple[dict[str, Array], list[Array], list[float]]] = []
@@ -54,8 +59,7 @@ class Source:
         try:
             session = _session(model)
             moved = [_session(_disturbed(model, rng)) for _ in range(_TRIALS)]
-            for extents in sizes:
-                feeds = _feeds(session, extents, rng)
+            for feeds in (*given, *(_feeds(session, extents, rng) for extents in sizes)):
                 self.runs.append(_measure(session, moved, feeds, rng))
         except Exception as error:  # onnxruntime's errors have no common type
             self.error = _line(error)
@@ -142,8 +146,9 @@ def _validity(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
 def _difference(name: str, a: Array, b: Array, move: float) -> list[str]:
     if a.dtype != b.dtype or a.shape != b.shape:
         return [f"'{name}': {b.dtype}{b.shape} for {a.dtype}{a.shape}"]
-    finite = np.isfinite(a)
-    if not finite.all() or a.dtype.kind != "f" or not a.size:
+    if a.dtype.kind != "f":
+        return [] if np.isinf(move) or np.array_equal(a, b) else [f"'{name}': other integers"]
+    if not np.isfinite(a).all() or not a.size:
         return []
     if not np.isfinite(b).all():
         return [f"'{name}': not finite"]
@@ -190,7 +195,10 @@ def _measure(
         inputs = {name: _shaken(array, rng) for name, array in feeds.items()}
         for slot, value in enumerate(other.run(None, inputs)):
             a = wanted[slot]
-            if a.dtype.kind != "f" or not np.isfinite(a).all() or not a.size:
+            if a.dtype.kind != "f":  # ties may fall either way
+                moves[slot] = np.inf if not np.array_equal(a, value) else moves[slot]
+                continue
+            if not np.isfinite(a).all() or not a.size:
                 continue
             off = np.abs(np.asarray(value, float) - a.astype(float))
             moves[slot] = max(moves[slot], float(np.max(np.where(np.isfinite(off), off, np.inf))))

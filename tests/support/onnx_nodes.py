@@ -39,7 +39,8 @@ def cases() -> Iterator[Any]:
             yield case
 
 
-def _array(value: Any) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+def array_of(value: Any) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+    """Return an input or output of a test as an array of a type that numpy has itself."""
     if isinstance(value, onnx.TensorProto):
         value = onnx.numpy_helper.to_array(value)
     array = np.array(value)

@@ -19,7 +19,7 @@ import torch
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.train import to_torch
 from onnx_expand.train.registry import find, registered
-from tests.support.onnx_nodes import _array, cases
+from tests.support.onnx_nodes import array_of, cases
 
 # What has no gradient, and why.
 CONSTANT = "its results are integers, truths or shapes"
@@ -62,7 +62,7 @@ def smallest() -> dict[str, list[Any]]:
     """For each operator the smallest of its tests that load."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for case in cases():
-        sizes = [int(np.size(_array(x))) for x in case.data_sets[0][0]]
+        sizes = [int(np.size(array_of(x))) for x in case.data_sets[0][0]]
         if min(sizes) > 0 and max(sizes) <= _MOST and len(case.model.graph.node) == 1:
             op = case.model.graph.node[0].op_type
             found.setdefault(op, []).append((sum(sizes), case))
@@ -92,7 +92,7 @@ def check(case: Any) -> bool:
     settings = set() if plan is None else plan.static | plan.frozen
     named = {node.input[slot] for slot in settings if slot < len(node.input)}
     inputs = []
-    for port, value in zip(model.graph.input, map(_array, case.data_sets[0][0]), strict=True):
+    for port, value in zip(model.graph.input, map(array_of, case.data_sets[0][0]), strict=True):
         tensor = torch.from_numpy(np.array(value))
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():

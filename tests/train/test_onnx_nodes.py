@@ -13,7 +13,7 @@ import torch
 
 from onnx_expand.errors import OnnxExpandError
 from onnx_expand.train import to_torch
-from tests.support.onnx_nodes import _array, cases
+from tests.support.onnx_nodes import array_of, cases
 
 # What has no translation, and why.
 REFUSED = {
@@ -57,9 +57,9 @@ def outcome(case: Any) -> str:
         return f"refused: {error}"
     inputs, expected = case.data_sets[0]
     with torch.no_grad():
-        found = module(*(torch.from_numpy(_array(x)) for x in inputs))
+        found = module(*(torch.from_numpy(array_of(x)) for x in inputs))
     results = found if isinstance(found, tuple) else (found,)
-    for result, want in zip(results, map(_array, expected), strict=True):
+    for result, want in zip(results, map(array_of, expected), strict=True):
         own = result.numpy()
         if own.dtype != want.dtype or own.shape != want.shape:
             return f"{own.dtype}{own.shape} for {want.dtype}{want.shape}"

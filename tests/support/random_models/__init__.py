@@ -24,9 +24,13 @@ __all__ = ["KINDS", "random_model", "sizes_of"]
 
 KINDS = (
     *("images", "matrices", "sequences", "moves", "half", "double", "control", "functions"),
-    *("factors", "half factors", "mixed"),
+    *("factors", "half factors", "mixed", "structured"),
 )
-"""What a model has most of; `half` and `double` are the types of its numbers."""
+"""What a model has most of; `half` and `double` are the types of its numbers.
+
+`structured` is one of the others, with weights that have structure.
+"""
+_STRUCTURED = ("images", "matrices", "sequences", "factors", "mixed", "moves")
 
 _SYMBOLS: dict[str, tuple[int, ...]] = {
     "N": (2, 1, 3),
@@ -45,6 +49,9 @@ def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
         kind: One of `KINDS`.
     """
     rng = np.random.default_rng([seed, KINDS.index(kind)])
+    is_structured = kind == "structured"
+    if is_structured:
+        kind = _STRUCTURED[int(rng.integers(len(_STRUCTURED)))]
     types: dict[str, type] = {
         "half": np.float16,
         "half factors": np.float16,
@@ -58,7 +65,7 @@ def random_model(seed: int, kind: str = "images") -> onnx.ModelProto:
     )
     if kind == "functions":
         opset = max(opset, 13)
-    b = Builder(Scope(rng, dtype, opset, 3))
+    b = Builder(Scope(rng, dtype, opset, 3, is_structured=is_structured))
     inputs = _inputs(b, kind)
     b.values += inputs
     fewest, most = (4, 25) if kind == "mixed" else (2, 15)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from tests.support.random_models.structure import structured
+
 __all__ = ["Builder", "Dims", "Value", "fixed"]
 
 Array = npt.NDArray[Any]
@@ -64,6 +66,7 @@ class Scope:
     counter: int = 0
     functions: list[onnx.FunctionProto] = field(default_factory=list)
     calls: dict[str, Any] = field(default_factory=dict)
+    is_structured: bool = False
 
 
 @dataclass
@@ -146,6 +149,8 @@ class Builder:
     def numbers(self, shape: Sequence[int]) -> Array:
         """Draw weights of a size that keeps activations near one."""
         shape = tuple(shape)
+        if self.scope.is_structured:
+            return structured(shape, self.rng)
         fan_in = max(1, int(np.prod(shape[1:])) if len(shape) > 1 else 1)
         found = np.asarray(self.rng.standard_normal(shape) / np.sqrt(fan_in))
         if found.size and self.chance(0.06):
