@@ -24,6 +24,7 @@ from onnx_expand.equivalence.region import Grade, Region
 from onnx_expand.equivalence.regions import examine
 from onnx_expand.equivalence.signature import Signature
 from onnx_expand.equivalence.tables import compare_constants, compare_rows, settled_tensors
+from onnx_expand.equivalence.thresholds import crossing, narrowing
 from onnx_expand.equivalence.trial import (
     REFERENCE,
     Guest,
@@ -78,6 +79,12 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
     tolerance = Tolerance(o.factor, o.rtol, o.atol)
     trial = Trial(left, right, places, tolerance, o.seed, limits, o.as_deployed, extents)
     drawn = trial.inputs(o.samples) if o.inputs is None else trial.given(o.inputs)
+    pair = next((pair for pair in places if REFERENCE not in pair), None)
+    if pair is not None:
+        is_free = o.inputs is None and not limits.ranges
+        beyond, notes = crossing(left.model, right.model, pair, drawn, is_free)
+        drawn += beyond
+        trial.notes += [*notes, *narrowing(left.model, right.model)]
     if tolerance.fixed:
         return trial.verdict(drawn, None, f"rtol {o.rtol or 0:g}, atol {o.atol or 0:g}")
     try:

@@ -31,6 +31,14 @@ def _limits() -> Iterator[Pair]:
     for bound in (6.0, 50.0, 1e4):
         yield pair(f"clip at {bound:g}", IMAGE, "y = Identity(x)", "y = Min(x, m)",
                    {"m": scalar(bound)})
+    for bound in (1e5, 1e9):
+        yield pair(f"a clip at {bound:g} behind a small layer", IMAGE,
+                   "c = Conv(x, w) y = Relu(c)", "c = Conv(x, w) y = Clip(c, l, m)",
+                   {"w": normal(4, 3, 3, 3, scale=0.01), "l": scalar(0), "m": scalar(bound)})
+        yield pair(f"a branch above {bound:g} of squares", ROWS,
+                   "m = MatMul(x, w) y = Mul(m, m)",
+                   "m = MatMul(x, w) q = Mul(m, m) c = Greater(q, k) y = Where(c, k, q)",
+                   {"w": normal(8, 8, scale=0.01), "k": scalar(bound)})
     yield pair("clip at 0 and 6", IMAGE, relu, "y = Clip(x, l, m)",
                {"l": scalar(0), "m": scalar(6)})
     for kind, number in (
