@@ -151,14 +151,15 @@ class Fold(ir.passes.InPlacePass):
         if policy is not Policy.MARKED:
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
-        runs = self._runs(model, policy, variant)
+        runs = last = self._runs(model, policy, variant)
+        while policy is not Policy.MARKED and last[0].sites and _is_less_known(model, last[0]):
+            last = self._runs(model, policy, variant)
+            runs = _followed(runs, last)
         if policy is not Policy.MARKED and not self.inline:
             # Folding may place maps next to calls, where they may merge with maps of the bodies.
             while model.functions and inline_single_calls(model):
                 types |= _op_types(model)
-                for run in runs:
-                    run.kept.clear()  # the nodes kept so far are examined again
-                runs += self._runs(model, policy, variant)
+                runs = _followed(runs, self._runs(model, policy, variant))
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
             drop_note(model)
@@ -209,6 +210,33 @@ class Fold(ir.passes.InPlacePass):
             run.facts.settle(model)
         run.rewriter.finish()
         return run
+
+
+def _followed(runs: list[FoldRun], others: list[FoldRun]) -> list[FoldRun]:
+    """Return runs and those after them, which examined again what the first ones kept."""
+    for run in runs:
+        run.kept.clear()
+    return [*runs, *others]
+
+
+def _is_less_known(model: ir.Model, run: FoldRun) -> bool:
+    """Return whether folding removed what told the extent of a symbolic axis of an input.
+
+    The scales of a BatchNormalization tell the number of its channels. What cost less at one
+    extent may cost more where it is unknown.
+    """
+    known = {value: run.facts.shape(value) for value in model.graph.inputs}
+    told = {
+        value: shape
+        for value, shape in known.items()
+        if shape is not None
+        and value.shape is not None
+        and sum(isinstance(e, int) for e in shape) > sum(isinstance(d, int) for d in value.shape)
+    }
+    if not told:
+        return False
+    facts = Facts(model, budget=run.facts.budget)
+    return any(facts.shape(value) != shape for value, shape in told.items())
 
 
 def _cleaner(model: ir.Model, budget: Budget | None, *, cleans: bool) -> Cleaner:

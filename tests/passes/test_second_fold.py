@@ -51,6 +51,14 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " c = Conv(d, w, t) y = Conv<pads = [1,1]>(c, v) }",
         {**bn("n", 3), **weights(w=(1, 1, 1), t=(1,), v=(1, 1, 3)), "s": np.array([0, 1, -1])},
     ),
+    # A normalization alone says that there is one channel, and is folded.
+    "a channel that nothing tells any more": (
+        "g (float[1,C,L,1] x) => (float[1,b,c,1] y) {"
+        " p = BatchNormalization(x, n_s, n_b, n_m, n_v)"
+        " q = MatMul(v, p) r = MatMul(w, q) z = BatchNormalization(r, o_s, o_b, o_m, o_v)"
+        " j = Concat<axis = 1>(z, r) y = Relu(j) }",
+        {**bn("n", 1), **bn("o", 1), **weights(v=(4, 4), w=(1, 4))},
+    ),
     # Once two convolutions are one, a value of its extents is there before it.
     "a shape of what was two branches": (
         "g (float[N,6,H,W] x) => (int64[4] y) { m = MaxPool<kernel_shape = [2,2]>(x)"
