@@ -47,6 +47,8 @@ __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
 _LOG = logging.getLogger("onnx_expand.passes")
 
 
+_ROUNDS = 3  # of folding anew what folding made unknown
+
 _GIVEN_BACK = Refusal(
     Reason.POLICY,
     "its expansions were folded before, so that it is what expand was given",
@@ -152,7 +154,9 @@ class Fold(ir.passes.InPlacePass):
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
         runs = last = self._runs(model, policy, variant)
-        while policy is not Policy.MARKED and last[0].sites and _is_less_known(model, last[0]):
+        for _ in range(_ROUNDS if policy is not Policy.MARKED else 0):
+            if not last[0].sites or not _is_less_known(model, last[0]):
+                break
             last = self._runs(model, policy, variant)
             runs = _followed(runs, last)
         if policy is not Policy.MARKED and not self.inline:
