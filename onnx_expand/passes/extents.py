@@ -21,7 +21,12 @@ __all__ = ["state_extents"]
 
 
 def state_extents(
-    graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, everywhere: bool = False
+    graph: ir.Graph,
+    facts: Facts,
+    rewriter: Rewriter,
+    locked: frozenset[str] = frozenset(),
+    *,
+    everywhere: bool = False,
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """Store the Reshape targets that nodes compute from the shapes of other values.
 
@@ -29,6 +34,7 @@ def state_extents(
         graph: The graph.
         facts: Shapes, types and constants of the model.
         rewriter: Applies the changes to the model.
+        locked: The labels of nodes that must not change.
         everywhere: Whether to store them all, instead of only those whose Shape node keeps two
             nodes apart that might merge.
 
@@ -46,6 +52,8 @@ def state_extents(
         if not everywhere and not any(_stands_between(reader, facts) for reader in behind):
             continue
         labels = tuple(map(label, behind))
+        if not locked.isdisjoint(labels):
+            continue
         tensor = ir.Tensor(np.asarray(numbers, np.int64))
         yield labels, rewriter.freeze(shape, tensor)
 

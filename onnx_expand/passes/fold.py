@@ -130,7 +130,8 @@ class Fold(ir.passes.InPlacePass):
             return FoldResult(model, False, report)
         result = self._call(model, choice.variant)
         report = result.report
-        kept = choice.kept + report.kept
+        left = _op_types(model).keys()  # cleaning removes what does nothing, measured or not
+        kept = tuple(k for k in choice.kept if not left.isdisjoint(k.nodes)) + report.kept
         return FoldResult(model, result.modified, replace(report, policy=self.policy, kept=kept))
 
     def _by_variant(self, model: ir.Model, variant: Variant) -> tuple[Site, ...]:

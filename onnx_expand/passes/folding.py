@@ -122,7 +122,7 @@ class FoldRun:
         """Fold one graph, without the subgraphs of its nodes."""
         marked = self.policy is Policy.MARKED
         if not marked:
-            for gone, name in state_extents(graph, self.facts, self.rewriter):
+            for gone, name in state_extents(graph, self.facts, self.rewriter, self.locked):
                 self.sites.append(Site(gone, (name,), Cost(0, 0, len(gone)), Cost()))
             self._raise(graph)
             self._straighten(graph)
@@ -135,7 +135,7 @@ class FoldRun:
             if not bridged and not turned:
                 break
         if not marked:
-            for frozen in freeze_weights(graph, self.facts, self.rewriter):
+            for frozen in freeze_weights(graph, self.facts, self.rewriter, self.locked):
                 now, before = frozen.parameters
                 costs = Cost(0, before, len(frozen.nodes)), Cost(0, now, 0)
                 self.sites.append(Site(frozen.nodes, (frozen.name,), *costs))
@@ -191,7 +191,7 @@ class FoldRun:
 
     def resize(self, graph: ir.Graph, width: Width) -> None:
         """Write products of one input as one wider product, or the reverse."""
-        for resized in resize(graph, self.facts, self.rewriter, width):
+        for resized in resize(graph, self.facts, self.rewriter, width, self.locked):
             costs = Cost(0, 0, len(resized.old)), Cost(0, 0, len(resized.new))
             self.sites.append(Site(resized.old, resized.new, *costs))
 

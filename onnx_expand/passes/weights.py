@@ -36,12 +36,14 @@ class Frozen:
     parameters: tuple[int, int]
 
 
-def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[Frozen]:
+def freeze_weights(
+    graph: ir.Graph, facts: Facts, rewriter: Rewriter, locked: frozenset[str] = frozenset()
+) -> Iterator[Frozen]:
     """Store the constants that other nodes compute for the linear nodes of a graph.
 
     Constants that nodes only move or convert are kept if storing the result would take more
     memory: half-precision weights that a node converts, for instance, or quantized ones that nodes
-    convert and scale.
+    convert and scale. So are those that a node of `locked`, by its label, takes part in.
     """
     for node in list(graph):
         if node.graph is not graph:
@@ -57,6 +59,8 @@ def freeze_weights(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
             if producer is None or producer.op_type == "Constant" or not facts.is_constant(value):
                 continue
             nodes, given_up = behind(value, facts)
+            if not locked.isdisjoint(map(label, nodes)):
+                continue
             tensor = facts.tensor(value)
             grows = tensor.nbytes > max(released_bytes(nodes, given_up, facts), _SMALL)
             if not grows or (computes(nodes) and not is_narrow(given_up, tensor)):

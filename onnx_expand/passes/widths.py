@@ -79,6 +79,7 @@ def resize(
     facts: Facts,
     rewriter: Rewriter,
     width: Width,
+    locked: frozenset[str] = frozenset(),
 ) -> Iterator[Resized]:
     """Merge or split the products of a graph.
 
@@ -87,8 +88,9 @@ def resize(
         facts: Shapes, types and constants of the model.
         rewriter: Chooses names and registers initializers.
         width: Whether to merge or to split.
+        locked: The labels of nodes that must not change.
     """
-    scribe = _Scribe(graph, facts, rewriter)
+    scribe = _Scribe(graph, facts, rewriter, locked)
     if width is Width.WIDER:
         yield from scribe.widen()
     elif width is Width.NARROWER:
@@ -98,15 +100,18 @@ def resize(
 class _Scribe:
     """Rewrites the products of one graph."""
 
-    def __init__(self, graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> None:
+    def __init__(
+        self, graph: ir.Graph, facts: Facts, rewriter: Rewriter, locked: frozenset[str]
+    ) -> None:
         self._graph, self._facts, self._rewriter = graph, facts, rewriter
+        self._locked = locked
 
     def widen(self) -> Iterator[Resized]:
         """Replace products of one value by one wide product and a Split."""
         groups: dict[object, list[_Product]] = defaultdict(list)
         for node in self._graph:
             product = self._product(node)
-            if product is not None:
+            if product is not None and self._locked.isdisjoint(map(label, product.nodes)):
                 groups[self._key(product)].append(product)
         for products in groups.values():
             if len(products) > 1 and len({p.weight for p in products}) == len(products):
@@ -117,7 +122,9 @@ class _Scribe:
         for node in list(self._graph):
             product = self._product(node)
             split = None if product is None else self._split(product)
-            if product is not None and split is not None:
+            if product is None or split is None:
+                continue
+            if self._locked.isdisjoint(map(label, (*product.nodes, split[0]))):
                 yield self._narrowed(product, *split)
 
     # -- Finding ----------------------------------------------------------------------------

@@ -11,9 +11,12 @@ import pytest
 
 import onnx_expand
 from onnx_expand.errors import UsageError
-from onnx_expand.passes import Policy
+from onnx_expand.graph.editing import label
+from onnx_expand.passes import Fold, Policy
 from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.fastest import Variant
 from onnx_expand.passes.stopwatch import Stopwatch
+from onnx_expand.passes.widths import Width
 from tests.support.graphs_text import bn, fold, graph, ops, weights
 from tests.support.random_graphs import random_graph
 
@@ -157,3 +160,63 @@ def test_it_measures_at_the_sizes_that_are_given() -> None:
     assert contest.extents == "2x4x9x7"
     with pytest.raises(UsageError, match="z"):
         Contest(model, "cpu", {"z": [2, 4, 9, 7]})
+
+
+COMPUTED = """
+    g (float[N,4,5,5] x) => (float[N,4,5,5] y) {
+        v = Mul(w, s) a = Conv(x, v) b = Relu(a) y = Conv(b, w)
+    }
+"""
+FLATTENED = """
+    g (float[N,4,6] x) => (float[N,4,6] y) {
+        a = MatMul(x, w) e = Shape(a) f = Reshape(a, flat) t = Add(f, s) y = Reshape(t, e)
+    }
+"""
+PARALLEL = """
+    g (float[N,4,5,5] x) => (float[N,4,5,5] y) {
+        a = Conv(x, v) b = Conv(x, w) c = Relu(a) d = Sigmoid(b) y = Add(c, d)
+    }
+"""
+CUT = """
+    g (float[N,4,5,5] x) => (float[N,2,5,5] y) {
+        a = Conv(x, v) b, c = Split <axis=1, num_outputs=2> (a)
+        d = Relu(b) e = Sigmoid(c) y = Add(d, e)
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "constants"),
+    [
+        (COMPUTED, Width.AS_IS, weights(w=(4, 4, 1, 1), s=(4, 1, 1, 1))),
+        (FLATTENED, Width.AS_IS, weights(w=(6, 6), s=(6,)) | {"flat": np.array([-1, 6])}),
+        (PARALLEL, Width.WIDER, weights(v=(4, 4, 1, 1), w=(4, 4, 1, 1))),
+        (CUT, Width.NARROWER, weights(v=(4, 4, 1, 1))),
+    ],
+)
+def test_what_is_locked_stays(text: str, width: Width, constants: dict[str, np.ndarray]) -> None:
+    """No node that a site replaced is part of another when its label is locked."""
+    model = ir.serde.deserialize_model(graph(text, constants, opset=18))
+    plain = Fold("cheapest", clean=False)  # type: ignore[arg-type]
+    free = plain._by_variant(model.clone(), Variant(width=width))
+    assert free, "there is something to lock"
+    for site in free:
+        locked = frozenset(site.nodes)
+        copy = model.clone()
+        sites = plain._by_variant(copy, Variant(width=width, locked=locked))
+        assert all(locked.isdisjoint(other.nodes) for other in sites)
+        gone = locked & set(map(label, model.graph)) - set(map(label, copy.graph))
+        assert gone <= {"e"}, "a Shape goes when nothing reads it, as it would by cleaning"
+
+
+def test_it_measures_where_the_source_runs_with_all_optimizations() -> None:
+    """An optimizing runtime believes declared shapes, which other extents contradict."""
+    model = graph(
+        """
+        g (float[N,4,L] x) => (float[N,4,L] z) <float[1,4,L] v, float[N,4,32] y> {
+            u = Div(x, w) v = Reshape(u, same) y = Reshape(v, same) z = Relu(y)
+        }
+        """,
+        weights(w=(4, 1)) | {"same": np.array([0, 0, -1])},
+    )
+    assert Contest(ir.serde.deserialize_model(model), "cpu").extents == "1x4x32"

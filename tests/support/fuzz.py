@@ -82,10 +82,25 @@ def rewrite(model: onnx.ModelProto, way: str) -> onnx.ModelProto:
         result = onnx_expand.fold(model, border=way.split()[1])
     elif way == "inline":
         result = onnx_expand.fold(model, inline=True)
+    elif way == "latency":
+        result = onnx_expand.fold(model, policy=way, shapes=_drawn_shapes(model))
     else:
         result = onnx_expand.fold(model, policy=way)
     assert isinstance(result, onnx.ModelProto)
     return result
+
+
+def _drawn_shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
+    """Return input shapes at the first size, at which the shapes that a model declares hold."""
+    size = next(iter(sizes_of(model)), {})
+    return {
+        value.name: [
+            dim.dim_value or size.get(dim.dim_param, dim.dim_param)
+            for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in model.graph.input
+        if any(dim.dim_param in size for dim in value.type.tensor_type.shape.dim)
+    }
 
 
 def failures(model: onnx.ModelProto, way: str, source: Source | None = None) -> list[str]:
