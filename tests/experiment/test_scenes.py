@@ -76,7 +76,7 @@ def test_held_out_samples_keep_their_masks_and_boxes(kind: str, tmp_path: Path) 
 def test_a_dataset_of_ones_own_is_not_cut() -> None:
     """It is refused with what can be done: nobody knows whether its samples may be chosen."""
     base = Job("smallnet", data="tests.experiment.test_scenes:_own", part="held-out")
-    with pytest.raises(UnsupportedError, match="give all of it, and one rate"):
+    with pytest.raises(UnsupportedError, match="use all of it, and one rate"):
         datasets.data_of(base, ImageInput(1, (8, 8), 3))
 
 

@@ -39,6 +39,7 @@ NODES = {
 
 @pytest.mark.parametrize("op", table.OPS)
 @pytest.mark.parametrize("opset", [13, table.NEWEST])
+@pytest.mark.filterwarnings("ignore:.*running statistics are one tensor")
 def test_what_folds_also_composes(op: str, opset: int) -> None:
     """With the layer behind it each op is one map, with the function and gradients of both."""
     model = table.build(op, "double", opset)
