@@ -1,1 +1,1 @@
-"""What is known of a graph before it runs, and how it is changed without losing anything."""
+"""Static analysis of graphs, and editing that preserves their interface and metadata."""

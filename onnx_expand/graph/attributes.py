@@ -1,7 +1,7 @@
-"""Attributes of nodes, with the defaults of their operators' schemas.
+"""Read node attributes, with the defaults of the operators' schemas.
 
-A default is what the schema at the model's operator set says, as it says it: an epsilon that is
-not written is the float32 nearest to 1e-5, like one that is.
+A default is the value that the schema at the model's opset declares, in its type: an omitted
+epsilon is the float32 nearest to 1e-5, as is an explicit one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Default: TypeAlias = float | int | str | list[float | int | str]
 
 @functools.cache
 def schema_of(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
-    """The schema of a default operator; that of the newest known operator set for later ones.
+    """Return an operator's schema in an opset; opsets later than the newest known count as that.
 
     Args:
         op_type: The operator.
-        opset: The version of the default operators.
+        opset: The opset of the default domain.
 
     Returns:
-        The schema, None where the operator does not exist.
+        The schema, or None if the operator does not exist.
     """
     try:
         return onnx.defs.get_schema(op_type, min(opset, NEWEST), "")
@@ -53,41 +53,40 @@ def _default(op_type: str, name: str, opset: int) -> Default | None:
 
 
 def float_of(node: ir.Node, name: str, opset: int = NEWEST, missing: float = 0.0) -> float:
-    """A float attribute of a node.
+    """Return a float attribute of a node.
 
     Args:
         node: A node of a default operator.
         name: The attribute.
-        opset: The version of the default operators; may be left out where the default is the same
-            in all of them.
-        missing: What it is where neither the node nor the schema says.
+        opset: The opset of the default domain; optional if the default is the same in all opsets.
+        missing: The value if neither the node nor the schema defines one.
 
     Raises:
-        TypeError: The node has an attribute of that name and of another type.
+        TypeError: The node has an attribute of that name with another type.
     """
     default = _default(node.op_type, name, opset)
     return node.attributes.get_float(name, missing if default is None else float(default))  # type: ignore[arg-type]
 
 
 def int_of(node: ir.Node, name: str, opset: int = NEWEST, missing: int = 0) -> int:
-    """An integer attribute of a node; see `float_of`."""
+    """Return an integer attribute of a node; see `float_of`."""
     default = _default(node.op_type, name, opset)
     return node.attributes.get_int(name, missing if default is None else int(default))  # type: ignore[arg-type]
 
 
 def text_of(node: ir.Node, name: str, opset: int = NEWEST, missing: str = "") -> str:
-    """A text attribute of a node; see `float_of`."""
+    """Return a string attribute of a node; see `float_of`."""
     default = _default(node.op_type, name, opset)
     return node.attributes.get_string(name, missing if default is None else str(default))
 
 
 def ints_of(node: ir.Node, name: str) -> tuple[int, ...]:
-    """An attribute of several integers, empty where the node does not say."""
+    """Return an attribute of several integers; empty if the node does not have it."""
     return tuple(node.attributes.get_ints(name, ()))
 
 
 def defaults_of(op_type: str, opset: int) -> dict[str, Default]:
-    """The attributes of an operator that have a default, by name."""
+    """Return the attributes of an operator that have a default, by name."""
     schema = schema_of(op_type, opset)
     names = () if schema is None else schema.attributes
     found = {name: _default(op_type, name, opset) for name in names}

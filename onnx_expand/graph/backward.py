@@ -1,4 +1,4 @@
-"""Write what nodes demand of their inputs into a graph, where forward inference can use it."""
+"""Write the types that nodes require of their inputs into a graph, for forward inference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def state_proved(
     types: Mapping[str, _Tensor],
     ranks: Mapping[str, int],
 ) -> bool:
-    """Add the ranks, channels and types to a graph that its nodes prove.
+    """Add the ranks, channels and types that nodes prove to their graph.
 
     Args:
         graph: The graph.
@@ -29,7 +29,7 @@ def state_proved(
         ranks: The known ranks, also of values from outer graphs.
 
     Returns:
-        Whether any of them is new.
+        Whether any of them was unknown before.
     """
     proof = _Proof(graph, types)
     proof.add_types(inferred)
@@ -41,7 +41,7 @@ def state_proved(
 
 
 class _Proof:
-    """The types of a graph's own values, completed by what its nodes prove."""
+    """The types of a graph's own values, extended by those that its nodes prove."""
 
     def __init__(self, graph: onnx.GraphProto, types: Mapping[str, _Tensor]) -> None:
         self._types = types
@@ -50,7 +50,7 @@ class _Proof:
         self._new: dict[str, _Tensor] = {}
 
     def _of(self, name: str) -> _Tensor | None:
-        """The type under construction of a value; None for a value of an outer graph."""
+        """Return the type of a value to extend; None for a value of an outer graph."""
         if name not in self._own:
             return None
         if name not in self._new:
@@ -89,7 +89,7 @@ class _Proof:
                     dim.dim_value = size
 
     def found(self) -> dict[str, _Tensor]:
-        """The types that are new, without the dimension names that inference made up."""
+        """Return the new types, without the dimension names that inference invented."""
         found = {
             name: kind
             for name, kind in self._new.items()
@@ -103,10 +103,10 @@ class _Proof:
 
 
 def types_of(graph: onnx.GraphProto) -> dict[str, _Tensor]:
-    """Return the types that a graph declares of its values, those of its weights included."""
+    """Return the types that a graph declares for its values, weights included."""
     infos = (*graph.input, *graph.value_info, *graph.output)
     types: dict[str, _Tensor] = {}
-    for info in infos:  # a value that is input and output may declare its shape once only
+    for info in infos:  # a value that is input and output may declare its shape only once
         if info.name not in types or info.type.tensor_type.HasField("shape"):
             types[info.name] = info.type.tensor_type
     for tensor in graph.initializer:

@@ -1,8 +1,8 @@
-"""How much may be computed to learn what a model's constants are.
+"""Bound the memory and time of constant evaluation.
 
-A few nodes can ask for any amount of memory or time. What a node costs is bounded before it runs,
-by what it reads, and all that is evaluated for one model is counted against one budget, which
-grows with the numbers that the model stores.
+A few nodes can require any amount of memory or time. The cost of a node is bounded from its inputs
+before it runs, and all evaluations for one model are charged to one budget, which grows with the
+size of the stored constants.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Operands: TypeAlias = Sequence[Operand]
 _BYTES = 1 << 28
 _STEPS = 1 << 33
 _BYTES_PER_STORED = 2
-_STEPS_PER_STORED = 128  # for each byte: many products of one weight with thin others
-_STEPS_PER_READ = 4  # a number that is read, against one product among many
-# Of float64; layers are composed at widths that a budget for single weights would not allow.
+_STEPS_PER_STORED = 128  # per byte: many products of one weight with narrow matrices
+_STEPS_PER_READ = 4  # the cost of an element read, in products
+# In float64; composing wide layers needs more than the budget for single weights allows.
 _COMPOSITIONS = 1 << 36
 _COMPOSITIONS_PER_STORED = 1024
-_SLOW = {"e": 8, "d": 2, "V": 16}  # products of other types than float32, by its time
+_SLOW = {"e": 8, "d": 2, "V": 16}  # time of a product in other types, relative to float32
 _LONGEST = 64  # axes
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a node costs at most.
+    """An upper bound of the cost of a node.
 
     Attributes:
-        elements: Numbers that it writes, those on the way to its result included.
+        elements: Elements that it writes, intermediate results included.
         products: Multiply-accumulates.
     """
 
@@ -49,7 +49,7 @@ class Work:
 
 
 class Budget:
-    """What is left to spend on the constants of one model.
+    """The remaining budget for evaluating the constants of one model.
 
     Args:
         stored: Bytes of the constants that the model stores.
@@ -65,7 +65,7 @@ class Budget:
         self.exhausted = False
 
     def take(self, node: ir.Node, inputs: Operands) -> bool:
-        """Spend what a node costs; whether it was there to spend.
+        """Charge the cost of a node; return whether the budget sufficed.
 
         Args:
             node: A node of a pure op.
@@ -88,7 +88,7 @@ class Budget:
         return True
 
     def compose(self, products: int) -> bool:
-        """Spend multiply-accumulates on composing maps; whether they were there to spend."""
+        """Charge multiply-accumulates for composing maps; return whether the budget sufficed."""
         if products > self._compositions:
             return False
         self._compositions -= products
@@ -100,14 +100,14 @@ def _kind(array: npt.NDArray[Any]) -> str:
 
 
 def work_of(node: ir.Node, inputs: Operands) -> Work | None:
-    """A bound of what a node costs.
+    """Return an upper bound of the cost of a node.
 
     Args:
         node: A node of a pure op.
         inputs: What it reads, None for an input that is left out.
 
     Returns:
-        The bound; None where there is none, or where the operands do not fit each other.
+        The bound; None if there is none, or if the operands do not match.
     """
     rule = _RULES.get(node.op_type, _broadcast)
     try:
@@ -122,14 +122,14 @@ def _broadcast(node: ir.Node, inputs: Operands) -> Work:
 
 
 def _aligned(*shapes: Sequence[int]) -> list[int]:
-    """The extents that shapes are broadcast to, or more."""
+    """Return an upper bound of the extents that shapes broadcast to."""
     rank = max((len(shape) for shape in shapes), default=0)
     spread = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     return [0 if 0 in extents else max(extents) for extents in zip(*spread, strict=True)]
 
 
 def _numbers(array: Operand) -> list[int]:
-    """The numbers of an operand that says extents."""
+    """Return the elements of an operand that specifies extents."""
     if array is None or array.size > _LONGEST or array.dtype.kind not in "iu":
         raise ValueError
     return [int(number) for number in array.ravel()]
@@ -149,7 +149,7 @@ def _given(array: Operand) -> npt.NDArray[Any]:
 
 
 def _no_more(node: ir.Node, inputs: Operands) -> Work:
-    """Ops that write no more numbers than they read."""
+    """Bound the cost of ops that write no more elements than they read."""
     del node
     return Work(sum(a.size for a in inputs if a is not None))
 
@@ -251,7 +251,7 @@ def _einsum(node: ir.Node, inputs: Operands) -> Work:
             sizes[letter] = max(size, sizes.get(letter, 1))
     total = math.prod(sizes.values())
     if not arrow or len(inputs) > 2:
-        return Work(total, total)  # what comes of the first two may have all the letters
+        return Work(total, total)  # the product of the first two may have all the letters
     kept = [size for letter, size in sizes.items() if letter[0] == "." or letter in right]
     copies = sum(_given(array).size for array in inputs)
     return Work(math.prod(kept) + copies, total)

@@ -1,4 +1,4 @@
-"""Whether a model asks a runtime to compute more from its constants than anyone needs."""
+"""Detect models whose constants would take excessive time or memory to evaluate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LIGHT = ops_with(Trait.MOVES) | {"Constant"}
 
 
 def overloaded(model: ir.Model) -> str:
-    """Why a model should not be run, empty if nothing speaks against it.
+    """Return why a model should not be run; empty if there is no objection.
 
-    A few nodes that read constants alone can take any time and memory, without optimizations at
-    each run; what a useful model computes from its weights stays within a budget that grows with
+    A few nodes that read only constants can take any time and memory, in each run if optimizations
+    are off. What a useful model computes from its weights stays within a budget that grows with
     them.
 
     Args:
@@ -37,7 +37,7 @@ def overloaded(model: ir.Model) -> str:
 
 
 def _obstacle(suspects: list[ir.Node], facts: Facts) -> str:
-    """The node that exhausts the budget, if one does."""
+    """Return the node that exhausts the budget, if any."""
     for node in suspects:
         facts.is_constant(node.outputs[0] if node.outputs else None)
         if facts.budget.exhausted:
@@ -49,7 +49,7 @@ def _obstacle(suspects: list[ir.Node], facts: Facts) -> str:
 
 
 def _fixed_nodes(model: ir.Model) -> list[ir.Node]:
-    """The nodes that depend on constants alone, in order."""
+    """Yield the nodes that depend on constants alone, in order."""
     found: list[ir.Node] = []
     fixed: set[ir.Value] = set()
     for graph in model.graphs():

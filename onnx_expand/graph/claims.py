@@ -1,13 +1,13 @@
-"""What a model says of its values, kept apart from what follows from its nodes.
+"""Separate the types that a model claims for its values from those that its nodes prove.
 
-The types of a graph's inputs are a contract: runtimes refuse what does not keep it. All else is a
-claim. Descriptions of inner values and of outputs, those within bodies and functions too, survive
-edits that make them wrong, and runtimes only warn of that: a stale [1, 64, 7, 7] must not become
-the kernel of a convolution. Equal names of extents are claims as well: no runtime compares what
-they stand for.
+The types of graph inputs are a contract: runtimes refuse inputs that violate it. All other types
+are claims. The value_info of inner values and of outputs, also in bodies and functions, survives
+edits that make it wrong, and runtimes only warn of that: a stale [1, 64, 7, 7] must not become the
+kernel of a convolution. Equal names of extents are claims as well: no runtime compares the extents
+behind them.
 
-A claimed type of numbers is taken where inference has no answer, behind an op that ONNX does not
-know say: a runtime refuses a model where it is wrong. Shapes are not.
+A claimed element type is used where inference has no answer, for example after an op that ONNX
+does not define, because runtimes refuse models in which it is wrong. Claimed shapes are not used.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ _Types = dict[str, onnx.TypeProto]
 
 
 class Claims:
-    """The claims of a proto, which are taken out of it.
+    """The claims of a proto, which are removed from it.
 
     Args:
-        model: The proto. Its inputs keep their types, with a name of its own for each extent that
-            is not static.
-        is_body: The main graph is the body of a function or of a node: its inputs are no contract.
+        model: The proto. Its inputs keep their types, with a unique name for each extent that is
+            not static.
+        is_body: Whether the main graph is the body of a function or node, whose inputs are no
+            contract.
 
     Attributes:
-        spelled: The names that the model has for extents, by those that replace them.
+        spelled: The model's names of extents, by the names that replace them.
     """
 
     def __init__(self, model: onnx.ModelProto, *, is_body: bool) -> None:
@@ -61,7 +62,7 @@ class Claims:
             self._rename(model.graph)
 
     def _rename(self, graph: onnx.GraphProto) -> None:
-        """Give each extent of an input that is not static a name of its own."""
+        """Give each extent of an input that is not static a unique name."""
         names: set[str] = set()
         for info in graph.input:
             if info.type.WhichOneof("value") != "tensor_type":
@@ -76,15 +77,16 @@ class Claims:
                 names.add(dim.dim_param)
 
     def offer(self, inferred: onnx.GraphProto) -> bool:
-        """State the claimed types, without shapes, of values about which inference is silent.
+        """Declare the claimed types, without shapes, of values that inference cannot type.
 
-        Only those of nodes that will never have an answer: what follows of these comes first.
+        Only outputs of nodes that inference can never type are declared; the rest may follow from
+        these.
 
         Args:
-            inferred: The graph that inference gave.
+            inferred: The graph after inference.
 
         Returns:
-            Whether there were any.
+            Whether any type was declared.
         """
         offered, outer = False, set[str]()
         graphs = zip(_graphs(self._graph), _graphs(inferred), self._types, strict=True)
@@ -108,7 +110,7 @@ class Claims:
 
 
 def describe(graph: onnx.GraphProto, kinds: _Types) -> None:
-    """Let a graph say the types of some of its values, by name, instead of what it says."""
+    """Replace the types that a graph declares for some of its values, by name."""
     if not kinds:
         return
     infos: dict[str, onnx.ValueInfoProto] = {}
@@ -120,7 +122,7 @@ def describe(graph: onnx.GraphProto, kinds: _Types) -> None:
 
 
 def _forget_defaults(graph: onnx.GraphProto) -> None:
-    """Take out what callers may replace: its numbers, and extents, are one case of many."""
+    """Remove initializers that callers may override; their values and extents are defaults."""
     inputs = {info.name for info in graph.input}
     kept = [tensor for tensor in graph.initializer if tensor.name not in inputs]
     if len(kept) < len(graph.initializer):
@@ -130,7 +132,7 @@ def _forget_defaults(graph: onnx.GraphProto) -> None:
 
 
 def _forget_shape(given: onnx.TypeProto) -> None:
-    """Take the shape from a type, or from that of its elements."""
+    """Remove the shape from a type, or from the type of its elements."""
     kind: onnx.TypeProto | None = given
     while kind is not None:
         which = kind.WhichOneof("value") or ""
@@ -145,7 +147,7 @@ def _has_type(kind: onnx.TypeProto) -> bool:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those within its nodes."""
+    """Yield a graph and its subgraphs."""
     yield graph
     for node in graph.node:
         for inner in _held_by(node):

@@ -1,4 +1,4 @@
-"""Disjoint sets: values that have a property in common, joined pair by pair."""
+"""Disjoint sets (union-find) of values that share a property."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Classes(Generic[T]):
-    """Members in disjoint classes, each class represented by one of its members.
+    """Disjoint classes, each represented by one of its members.
 
-    A member that has not been seen before is a class of its own. The search halves paths (van
-    Leeuwen and Tarjan, 1984).
+    An unseen member forms its own class. The search halves paths (van Leeuwen and Tarjan, 1984).
     """
 
     def __init__(self) -> None:
@@ -33,5 +32,5 @@ class Classes(Generic[T]):
 
     @property
     def members(self) -> list[T]:
-        """All members that have been seen, in order."""
+        """Return all members seen so far, in order."""
         return list(self._above)

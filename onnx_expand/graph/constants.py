@@ -1,7 +1,7 @@
-"""Constants that a graph computes: weights that exporters or authors left as arithmetic.
+"""Evaluate constants that a graph computes, such as weights that exporters left as arithmetic.
 
-Only what a question needs is evaluated, in the model's own types, as a runtime would; the graph is
-left as it is.
+Nodes are evaluated on demand, in the model's own types, as a runtime would; the graph is not
+changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx_expand.graph.evaluators import compute
 
 __all__ = ["evaluate", "is_defined", "run_nodes"]
 
-# Attributes that divide: kernels take it for granted that none is zero.
+# Attributes used as divisors: kernels assume that none is zero.
 _DIVIDING = ("strides", "dilations", "kernel_shape")
 
 
@@ -29,25 +29,25 @@ def evaluate(
     opset: int,
     budget: Budget,
 ) -> list[npt.NDArray[np.generic]] | None:
-    """What a node computes from constants.
+    """Evaluate a node whose inputs are constants.
 
     Args:
         node: A node of a pure op.
-        inputs: One array for each of its inputs, None for one that is left out. Only the shape of
-            what a Shape or Size reads is looked at.
-        opset: The version of the default operators.
-        budget: What may be spent.
+        inputs: One array for each of its inputs, None for an omitted one. For Shape and Size only
+            the array's shape is used.
+        opset: The opset of the default domain.
+        budget: The budget to charge.
 
     Returns:
-        One array for each output that has a name; None where it is not known what every runtime
-        computes, or where it would take too much.
+        One array for each named output; None if runtimes may compute different results, or if the
+        budget does not suffice.
     """
     if node.op_type in {"Shape", "Size"}:
         return _measured(node, inputs, opset)
     try:
         if is_defined(node, inputs) and budget.take(node, inputs):
             return compute(node, inputs, opset)
-    except (MemoryError, ValueError):  # operands that do not fit into memory, or each other
+    except (MemoryError, ValueError):  # operands exceed memory or do not match
         return None
     return None
 
@@ -59,7 +59,7 @@ def run_nodes(
     opset: int,
     budget: Budget,
 ) -> npt.NDArray[Any] | None:
-    """One result of several nodes, in topological order; None where there is none."""
+    """Evaluate nodes in topological order; return one value, or None if it is not defined."""
     values = dict(feeds)
     for node in nodes:
         names = [None if value is None else value.name or "" for value in node.inputs]
@@ -81,7 +81,7 @@ def run_nodes(
 def _measured(
     node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None], opset: int
 ) -> list[npt.NDArray[np.generic]] | None:
-    """The extents of a value or their product, which take none of its numbers."""
+    """Evaluate Shape or Size, which need only the extents of their input."""
     array = inputs[0] if inputs else None
     if array is None:
         return None
@@ -89,13 +89,13 @@ def _measured(
         return [np.array(array.size, np.int64)]
     if opset < 15:
         return [np.array(array.shape, np.int64)]
-    # Bounds beyond the rank are clamped to it, as in slices of Python.
+    # Bounds beyond the rank are clamped, as in Python slices.
     start, end = int_of(node, "start", opset), int_of(node, "end", opset, array.ndim)
     return [np.array(array.shape[start:end], np.int64)]
 
 
 def is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) -> bool:
-    """Whether ONNX says what a node computes; runtimes may even crash where it does not."""
+    """Return whether ONNX defines the result of a node; runtimes may crash if it does not."""
     if any(number < 1 for name in _DIVIDING for number in ints_of(node, name)):
         return False
     if node.op_type in {"Conv", "ConvTranspose"} and int_of(node, "group") < 1:
@@ -117,10 +117,9 @@ def is_defined(node: ir.Node, inputs: Sequence[npt.NDArray[np.generic] | None]) 
 
 
 def _continue(parts: Sequence[npt.NDArray[np.generic]], axis: int) -> bool:
-    """Whether arrays have equal extents on all axes but one.
+    """Return whether arrays have equal extents on all axes but one.
 
-    onnxruntime takes no account of those that are empty, and up to 1.30 ends the process where
-    one has another number of axes.
+    onnxruntime ignores empty arrays, and up to 1.30 crashes if one has another rank.
     """
     ranks = {part.ndim for part in parts}
     if len(ranks) != 1 or not -max(ranks) <= axis < max(ranks):
@@ -129,7 +128,7 @@ def _continue(parts: Sequence[npt.NDArray[np.generic]], axis: int) -> bool:
 
 
 def _divides(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
-    """Whether a quotient of integers exists and fits; that of other numbers always does."""
+    """Return whether an integer quotient is defined and fits; others always do."""
     if a.dtype.kind not in "iu":
         return True
     if not np.all(b):
@@ -138,7 +137,7 @@ def _divides(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
 
 
 def _has_power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
-    """Whether powers of integers are integers that fit."""
+    """Return whether powers of integers are integers that fit their type."""
     if a.dtype.kind not in "iu":
         return True
     with np.errstate(all="ignore"):
@@ -149,9 +148,9 @@ def _has_power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
 
 
 def _has_room(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Whether all numbers of an array fit into a type once what follows the point is cut off.
+    """Return whether all elements of an array, truncated to integers, fit a type.
 
-    Integers that lose their high bits wrap around, which is defined for whole bytes.
+    Integers wrap around when they lose high bits, which is defined for whole bytes.
     """
     to = ir.DataType.from_numpy(dtype)
     if not to.is_integer() or array.size == 0:

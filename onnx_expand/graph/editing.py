@@ -1,4 +1,4 @@
-"""Replacing nodes in a model without losing anything around them."""
+"""Replace nodes in a model, and preserve names, order and metadata."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ACTIVATION_KEY", "UNIT_KEY", "Entry", "Rewriter", "detach", "label"]
 
 UNIT_KEY = "onnx_expand.unit"
 ACTIVATION_KEY = "onnx_expand.activation"
-# Node metadata that say which place a node has in an expanded unit; what replaces it has none.
+# Node metadata that locate a node in an expanded unit; replacements do not inherit them.
 _PLACES = frozenset({UNIT_KEY, ACTIVATION_KEY})
 
 
 def label(node: ir.Node) -> str:
-    """What messages call a node: its name, or else that of its output."""
+    """Return a node's name for messages; the name of its output if it has none."""
     return node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
 
 
@@ -38,11 +38,11 @@ class Entry:
     """New nodes whose constants are to be registered.
 
     Attributes:
-        graph: Where.
+        graph: Their graph.
         nodes: The nodes.
-        places: Among the initializers the place that belongs to each input index.
-        read: The initializers that the nodes which they replace read, by name.
-        whole: Whether every constant is wanted under its own name.
+        places: The position among the initializers for each input index.
+        read: The initializers read by the replaced nodes, by name.
+        whole: Whether every constant keeps its own name.
     """
 
     graph: ir.Graph
@@ -53,10 +53,10 @@ class Entry:
 
 
 class Rewriter:
-    """Replaces runs of nodes in one model, and keeps names unique and initializers in place.
+    """Replace sequences of nodes in one model, keeping names unique and initializers in order.
 
-    New initializers take the positions of those they replace, so that a rewrite that is undone
-    gives back the same file.
+    New initializers take the positions of those that they replace, so that undoing a rewrite
+    restores the same file.
 
     Args:
         model: The model to rewrite, in place.
@@ -77,12 +77,11 @@ class Rewriter:
                 self._taken.update([node.name or "", *(v.name or "" for v in node.outputs)])
 
     def unique(self, name: str, *, free: set[str] | None = None) -> str:
-        """A name that nothing in the model has, the wanted one if possible.
+        """Return a name that is unused in the model, the wanted one if possible.
 
         Args:
             name: The wanted name.
-            free: Names that the nodes about to be replaced give up; a name that is given out is
-                taken from them.
+            free: Names that become free when nodes are replaced; the returned name is removed.
         """
         given_up = set() if free is None else free
         candidate, count = name, 1
@@ -93,11 +92,11 @@ class Rewriter:
         return candidate
 
     def own_names(self, nodes: Sequence[ir.Node], *, whole: bool = False) -> list[str]:
-        """The names that go when these nodes are replaced: theirs, and those of what they read.
+        """Return the names that become free when nodes are replaced, those of constants included.
 
         Args:
             nodes: The nodes.
-            whole: Whether the outputs of the last node go too.
+            whole: Whether the outputs of the last node are removed as well.
         """
         inside = set(nodes)
         names = [node.name or "" for node in nodes]
@@ -115,14 +114,13 @@ class Rewriter:
         whole: bool = False,
         origins: Sequence[ir.Node] | None = None,
     ) -> Entry:
-        """What `register` needs to know of nodes that are about to go.
+        """Record what `register` needs to know of nodes before they are removed.
 
         Args:
             nodes: New nodes, whose constants are not registered yet.
             old: The nodes that they replace.
-            whole: Whether every constant is wanted under its own name, also one that equals
-                another.
-            origins: The nodes whose work they do, where these are not those that they replace.
+            whole: Whether every constant keeps its own name, even if it equals another.
+            origins: The nodes that they derive from, if these are not the replaced ones.
         """
         graph = old[-1].graph
         assert isinstance(graph, ir.Graph)
@@ -132,7 +130,7 @@ class Rewriter:
         return Entry(graph, tuple(nodes), self._places(graph, old), read, whole)
 
     def register(self, entry: Entry) -> None:
-        """Register the constants of new nodes, in the places of those that went."""
+        """Register the constants of new nodes in the positions of the removed ones."""
         fallback = min(entry.places.values(), default=(float(len(self._place)),))
         count = 0
         for node in entry.nodes:
@@ -149,13 +147,13 @@ class Rewriter:
                 place = (*entry.places.get(slot, fallback), count)
                 self._place[entry.graph, value.name or ""] = place
                 entry.graph.register_initializer(value)
-                if source is not None:  # what was said of the weight whose name it takes
+                if source is not None:  # documentation of the weight whose name it takes
                     value.doc_string = source.doc_string
                     value.metadata_props.update(source.metadata_props)
                 count += 1
 
     def _twin(self, entry: Entry, value: ir.Value, source: ir.Value | None) -> ir.Value | None:
-        """A new constant that holds just what another does, unless something is said of either."""
+        """Return a new constant with equal contents, unless one has documentation or metadata."""
         tensor = value.const_value
         assert tensor is not None
         said = source is not None and (source.doc_string or source.metadata_props)
@@ -173,10 +171,11 @@ class Rewriter:
     def replace(
         self, old: Sequence[ir.Node], new: Sequence[ir.Node], *, whole: bool = False
     ) -> None:
-        """Put a run of nodes in the place of another that computes the same output.
+        """Replace a sequence of nodes by another that computes the same output.
 
         Args:
-            old: Nodes of one graph, in order; only the last one's first output is read elsewhere.
+            old: Nodes of one graph, in order; only the first output of the last one has other
+                consumers.
             new: Nodes in no graph yet, in order, whose constants are not registered yet.
             whole: See `record`.
         """
@@ -193,12 +192,12 @@ class Rewriter:
             out.name = out.name or self.unique(f"{label(node)}.out")
             if (
                 out.shape is None and out.type is None
-            ):  # what is written before the last step has the result's shape
+            ):  # values before the last step have the shape of the result
                 out.shape, out.type = before.shape, before.type
         entry = self.record(new, old, whole=whole)
         read = [value for node in old for value in node.inputs if value is not None]
-        # What the new nodes read is there before the first of the old ones, or at least before the
-        # last.
+        # The inputs of the new nodes are available before the first old node, or at least before
+        # the last.
         given = {v for node in new for v in node.inputs if v is not None} - {
             node.outputs[0] for node in new
         }
@@ -212,7 +211,7 @@ class Rewriter:
         self.register(entry)
 
     def freeze(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
-        """Put a constant in the place of a value, and drop what computed it; the new name."""
+        """Replace a value by a constant, remove its producers, and return the new name."""
         node = value.producer()
         graph = node.graph if node is not None else None
         if node is None or not isinstance(graph, ir.Graph):
@@ -223,11 +222,11 @@ class Rewriter:
             return name
         constant = self.constant(graph, name, tensor)
         value.replace_all_uses_with(constant)
-        self._drop([value])  # unless the node computes something else that is read
+        self._drop([value])  # unless another output of the node has consumers
         return name
 
     def _put_out(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
-        """Let a graph give a constant where it gave a value, by a node as outputs have one."""
+        """Replace a graph output by a constant, written as a node as outputs need a producer."""
         producer, name = value.producer(), value.name
         assert producer is not None
         constant = self.constant(graph, self.unique(f"{name}.constant"), tensor)
@@ -243,30 +242,30 @@ class Rewriter:
             graph.remove(producer, safe=True)
 
     def constant(self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """Register a constant behind the others of a graph, by a name that nothing has yet."""
+        """Register a constant after the others of a graph, under an unused name."""
         value = ir.val(name, const_value=ir.Tensor(read_tensor(tensor), tensor.dtype, name=name))
         self._place[graph, name] = (float(len(self._place)),)
         graph.register_initializer(value)
         return value
 
     def rename(self, graph: ir.Graph, value: ir.Value, name: str) -> None:
-        """Give a constant the name, and the place, of one that is gone."""
+        """Give a constant the name and position of one that was removed."""
         place = self._place.pop((graph, value.name or ""))
         self._place.setdefault((graph, name), place)
         value.name = name
 
     def integers(self, graph: ir.Graph, name: str, numbers: Sequence[int]) -> ir.Value:
-        """A new list of integers among a graph's initializers.
+        """Add a list of integers to a graph's initializers.
 
         Args:
             graph: The graph.
-            name: Its name, if nothing has that.
-            numbers: What it holds, as int64.
+            name: Its name, if that is unused.
+            numbers: Its elements, as int64.
         """
         return self.constant(graph, self.unique(name), ir.Tensor(np.asarray(numbers, np.int64)))
 
     def feed(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
-        """Let a node read other values, and drop what nothing reads any more."""
+        """Replace the inputs of a node, and remove values that have no consumer any more."""
         old = [value for value in node.inputs if value is not None]
         node.resize_inputs(len(inputs))
         for slot, value in enumerate(inputs):
@@ -274,10 +273,10 @@ class Rewriter:
         self._drop(dict.fromkeys(old))
 
     def can_stand_in(self, new: ir.Value, old: ir.Value) -> bool:
-        """Whether a value can take another's place with all who read it.
+        """Return whether a value can replace another for all its consumers.
 
-        An output of a graph keeps its name: the value has to be computed by a node of that graph,
-        and to be no output itself.
+        A graph output keeps its name: its replacement must be computed by a node of that graph and
+        must not be an output itself.
         """
         if not old.is_graph_output():
             return True
@@ -287,18 +286,18 @@ class Rewriter:
         return maker.graph is node.graph
 
     def stand_in(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
-        """Remove a node, and let other values take the places of its outputs.
+        """Remove a node, and replace its outputs by other values.
 
         Args:
-            node: The node; what only it reads goes too.
-            values: One for each of its first outputs; nothing reads those further on.
+            node: The node; producers that only it consumes are removed as well.
+            values: One for each of its first outputs; further outputs have no consumers.
         """
         for old, new in zip(node.outputs, values, strict=False):
             self.give(old, new)
         self.remove(node)
 
     def give(self, old: ir.Value, new: ir.Value) -> None:
-        """Let all who read a value read another; of an output of a graph it takes name and all."""
+        """Replace a value for all consumers; a graph output passes on name, type and metadata."""
         if old.is_graph_output():
             name, old.name = old.name, None
             new.name, new.shape, new.type = name, old.shape, old.type
@@ -308,16 +307,16 @@ class Rewriter:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def remove(self, node: ir.Node) -> None:
-        """Remove a node whose outputs nothing reads, with what only it reads."""
+        """Remove a node whose outputs have no consumers, and producers that only it consumes."""
         if node.outputs:
             self._drop([node.outputs[0]])
 
     def drop(self, value: ir.Value) -> None:
-        """Remove what computes a value that nothing reads any more."""
+        """Remove the producers of a value that has no consumers."""
         self._drop([value])
 
     def _places(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> dict[int, tuple[float, ...]]:
-        """The first place in the initializers that belongs to each input index of some nodes."""
+        """Return the first initializer position for each input index of some nodes."""
         places: dict[int, tuple[float, ...]] = {}
         for node in nodes:
             for slot, value in enumerate(node.inputs):
@@ -327,7 +326,7 @@ class Rewriter:
         return places
 
     def finish(self) -> None:
-        """Put the initializers in order."""
+        """Sort the initializers by their recorded positions."""
         for graph in self._model.graphs():
             ordered = sorted(
                 graph.initializers.values(), key=lambda v: self._place[graph, v.name or ""]
@@ -338,7 +337,7 @@ class Rewriter:
                     graph.initializers.add(value)
 
     def _drop(self, values: Iterable[ir.Value]) -> None:
-        """Remove what nothing reads any more: constants, and the nodes that computed them."""
+        """Remove constants without consumers, and the nodes that computed them."""
         pending = list(values)
         while pending:
             value = pending.pop()
@@ -358,7 +357,7 @@ class Rewriter:
 
 
 def _describe(new: Sequence[ir.Node], old: Sequence[ir.Node]) -> None:
-    """Let nodes carry what was said of those that they replace; of several, the namesake first."""
+    """Copy documentation and metadata to nodes from those they replace, preferring equal names."""
     for node in new:
         for source in sorted(old, key=lambda n: n.name != node.name):
             node.doc_string = node.doc_string or source.doc_string
@@ -368,7 +367,7 @@ def _describe(new: Sequence[ir.Node], old: Sequence[ir.Node]) -> None:
 
 
 def _constants(nodes: Sequence[ir.Node]) -> list[ir.Value]:
-    """The initializers, constants to be, and outputs of Constant nodes that nodes read, once."""
+    """Return the constants that nodes read, registered or not, without duplicates."""
     found: dict[ir.Value, None] = {}
     for node in nodes:
         for value in node.inputs:

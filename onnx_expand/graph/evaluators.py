@@ -1,9 +1,9 @@
-"""What single nodes compute: by onnxruntime, or else by ONNX's reference where both agree.
+"""Evaluate single nodes in onnxruntime, or in ONNX's reference where both are known to agree.
 
-The two differ: the reference implementation has the semantics of one operator set for several
-operators, and errors of its own. Where onnxruntime is installed it says what a node computes,
-without optimizations. Elsewhere the reference does, for those operators, versions and types of
-which a table says that it was compared with onnxruntime.
+The two differ: the reference implements some operators for one opset only, and has errors of its
+own. If onnxruntime is installed, it evaluates nodes, without optimizations. Otherwise the
+reference does, for the operators, versions and types that a table lists as compared with
+onnxruntime.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ __all__ = ["by_onnxruntime", "by_reference", "compute", "is_proven", "signature"
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Sequence[Array | None]
 
-# Operator sets that every onnxruntime in use knows; an op is the same in all from its version on.
+# Opsets that every supported onnxruntime implements; an op version serves all opsets until the
+# next.
 _FAMILIAR = 17
 _FATAL = 4
 _SESSIONS = 256
-_NARROW_IR = 10  # the first file format with all narrow types
+_NARROW_IR = 10  # the first IR version with all narrow types
 
-# Types that numpy lends no name: onnxruntime gets and gives them as wider ones, which is exact.
+# Types without a numpy name: passed to and from onnxruntime as wider types, which is exact.
 _CARRIERS = {
     **dict.fromkeys(
         (
@@ -47,23 +48,23 @@ _REFUSED = {ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
 
 def compute(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
-    """What a node of a default operator computes.
+    """Evaluate a node of the default domain.
 
     Args:
         node: The node.
-        inputs: One array for each of its inputs, None for one that is left out.
-        opset: The version of the default operators.
+        inputs: One array for each of its inputs, None for an omitted one.
+        opset: The opset of the default domain.
 
     Returns:
-        One array for each output that has a name; None where nothing trustworthy is known.
+        One array for each named output; None if no trustworthy evaluator has a result.
     """
     if _onnxruntime() is not None:
-        return by_onnxruntime(node, inputs, opset)  # what it refuses was compared with nothing
+        return by_onnxruntime(node, inputs, opset)  # nodes that it refuses could not be compared
     return by_reference(node, inputs, opset) if is_proven(node, inputs, opset) else None
 
 
 def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
-    """What onnxruntime computes; None where it is not installed, or refuses."""
+    """Evaluate a node in onnxruntime; None if it is not installed or refuses the node."""
     schema = schema_of(node.op_type, opset)
     if schema is None or _onnxruntime() is None:
         return None
@@ -92,13 +93,13 @@ def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | N
 
 
 def is_proven(node: ir.Node, inputs: Arrays, opset: int) -> bool:
-    """Whether the reference implementation was compared with onnxruntime for such a node."""
+    """Return whether the reference was compared with onnxruntime for such a node."""
     key = signature(node, inputs, opset)
     return key is not None and key[1] in proven().get(key[0], ())
 
 
 def signature(node: ir.Node, inputs: Arrays, opset: int) -> tuple[str, str] | None:
-    """The operator with its version, and the types that a node reads and converts to."""
+    """Return the operator with its version, and the types of inputs and conversions."""
     schema = schema_of(node.op_type, opset)
     if schema is None:
         return None
@@ -111,8 +112,8 @@ def signature(node: ir.Node, inputs: Arrays, opset: int) -> tuple[str, str] | No
 
 
 def by_reference(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
-    """What ONNX's reference implementation computes; None where it fails."""
-    from onnx.reference import ReferenceEvaluator  # imports every op; few models need it
+    """Evaluate a node in ONNX's reference implementation; None if it fails."""
+    from onnx.reference import ReferenceEvaluator  # imports every op, and few models need it
 
     proto = _bare(node, [None if array is None else _type_of(array) for array in inputs])
     feeds = {f"i{index}": array for index, array in enumerate(inputs) if array is not None}
@@ -120,13 +121,13 @@ def by_reference(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | Non
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(model).run(None, feeds)
-    except Exception:  # whatever the reason, there is no result
+    except Exception:  # any failure means that there is no result
         return None
     return [np.asarray(result) for result in results]
 
 
 def _bare(node: ir.Node, types: Sequence[ir.DataType | None]) -> onnx.NodeProto:
-    """A node as a proto without names of its own, so that equal ones are equal."""
+    """Convert a node to a proto with canonical names, so that equal nodes compare equal."""
     proto = ir.serde.serialize_node(node)
     proto.ClearField("name")
     proto.ClearField("doc_string")
@@ -162,7 +163,7 @@ def _onnxruntime() -> Any:
 def _kernel(
     content: bytes, types: tuple[ir.DataType | None, ...], version: int
 ) -> tuple[Any, list[ir.DataType | None]] | None:
-    """A session for one node, and the types of outputs that arrive as others."""
+    """Return a session for one node, and the types of outputs that it returns as wider ones."""
     node = onnx.NodeProto.FromString(content)
     names = [name for name in node.output if name]
     given = {f"i{i}": dtype for i, dtype in enumerate(types) if dtype is not None}
@@ -200,14 +201,14 @@ def _kernel(
 
 
 class _Renamed:
-    """A session whose inputs of narrow types have other names."""
+    """A session whose inputs of narrow types are renamed."""
 
     def __init__(self, session: Any, given: dict[str, ir.DataType]) -> None:
         self._session = session
         self._names = {n: f"{n}w" if dtype in _CARRIERS else n for n, dtype in given.items()}
 
     def run(self, outputs: None, feeds: dict[str, Array]) -> list[Any]:
-        """As onnxruntime's own sessions."""
+        """Run the session; see onnxruntime's `InferenceSession.run`."""
         found: list[Any] = self._session.run(
             outputs, {self._names[name]: array for name, array in feeds.items()}
         )
@@ -220,7 +221,7 @@ def _session(
     names: Sequence[str],
     version: int,
 ) -> Any:
-    """A session of nodes in onnxruntime as they are; None where it refuses them."""
+    """Create a session of nodes without optimizations; None if onnxruntime refuses them."""
     ort = _onnxruntime()
     model = _model(nodes, list(given), names, version)
     for value in model.graph.input:
@@ -229,7 +230,7 @@ def _session(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    # What is computed once leaves no memory behind.
+    # A session that runs once needs no memory arena.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     try:
         return ort.InferenceSession(
@@ -240,7 +241,7 @@ def _session(
 
 
 def _stated(text: str) -> ir.DataType | None:
-    """The type that onnxruntime's `tensor(bfloat16)` means, where it is a narrow one."""
+    """Return the type that onnxruntime reports as `tensor(bfloat16)`, if it is a narrow one."""
     inner = text.removeprefix("tensor(").removesuffix(")")
     return next((dtype for dtype in _CARRIERS if dtype.name.lower() == inner), None)
 
@@ -248,13 +249,13 @@ def _stated(text: str) -> ir.DataType | None:
 def _inferred(
     node: onnx.NodeProto, given: dict[str, ir.DataType], names: Sequence[str], version: int
 ) -> list[ir.DataType | None]:
-    """The types of a node's outputs."""
+    """Infer the types of a node's outputs."""
     model = _model([node], list(given), names, version)
     for value in model.graph.input:
         value.type.tensor_type.elem_type = int(given[value.name])
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # a node that contradicts itself
+    except Exception:  # the node is inconsistent
         return [None]
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.output}
     return [ir.DataType(types[name]) if types.get(name) else None for name in names]
@@ -263,7 +264,7 @@ def _inferred(
 def _model(
     nodes: list[onnx.NodeProto], given: Sequence[str], names: Sequence[str], version: int
 ) -> onnx.ModelProto:
-    """Nodes as a model of untyped values."""
+    """Build a model of nodes with untyped values."""
     inputs, outputs = (
         [onnx.helper.make_empty_tensor_value_info(name) for name in group]
         for group in (given, names)

@@ -1,11 +1,11 @@
-"""Expressions that nodes are matched with: a small language of patterns.
+"""A small pattern language to match nodes of the graph.
 
     x = Value("x")
     gelu = x * 0.5 * (apply("Erf", x / math.sqrt(2)) + 1)
 
-Sums and products match with their operands in either order, and every occurrence of a name has to
-be the same value. What a node says in attributes in some operator sets and in inputs in others
-(the bounds of a Clip, the axes of a ReduceMean) is matched in both.
+Sums and products match with their operands in either order, and all occurrences of a name must
+match the same value. Settings that are attributes in some opsets and inputs in others (the bounds
+of Clip, the axes of ReduceMean) match in both forms.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 _COMMUTATIVE = frozenset({"Add", "Mul"})
-# onnxruntime compares constants in float32 with about this much room, in half with more.
+# onnxruntime compares float32 constants with about this tolerance, float16 with a larger one.
 _NEAR, _NEAR_IN_HALF = 1e-5, 2e-3
-_SIXTEEN = 16  # bits of the types in which constants are coarse
+_SIXTEEN = 16  # width in bits of the types in which constants are coarse
 
 
 class Expression:
-    """A pattern of nodes; arithmetic makes larger ones."""
+    """A pattern of nodes; arithmetic operators combine patterns."""
 
     def __add__(self, other: Expression | float) -> Apply:
         return apply("Add", self, other)
@@ -81,14 +81,14 @@ class Constant(Expression):
 
 @dataclass(frozen=True)
 class Number(Expression):
-    """A constant that is one number, within the rounding of its type."""
+    """A scalar constant, up to the rounding of its type."""
 
     number: float
 
 
 @dataclass(frozen=True)
 class Apply(Expression):
-    """A node of a default operator."""
+    """A node of an operator of the default domain."""
 
     op: str
     args: tuple[Expression, ...]
@@ -96,19 +96,19 @@ class Apply(Expression):
 
 @dataclass(frozen=True)
 class Either(Expression):
-    """The first of some expressions that matches."""
+    """Alternatives, of which the first match counts."""
 
     options: tuple[Expression, ...]
 
 
 def apply(op: str, *args: Expression | float) -> Apply:
-    """An operator of expressions and numbers."""
+    """Build the pattern of an operator applied to expressions and numbers."""
     return Apply(op, tuple(a if isinstance(a, Expression) else Number(a) for a in args))
 
 
 @dataclass(frozen=True)
 class Match:
-    """What an expression matched.
+    """The nodes and values that an expression matched.
 
     Attributes:
         nodes: The nodes, the last to compute first.
@@ -122,13 +122,13 @@ class Match:
 def matches(
     expression: Expression, value: ir.Value | None, facts: Facts, so_far: Match | None = None
 ) -> Iterator[Match]:
-    """The ways in which a value is what an expression says.
+    """Yield the ways in which a value matches an expression.
 
     Args:
         expression: The expression.
-        value: The value; None for an operand that is left out, which nothing matches.
-        facts: What is known about the model.
-        so_far: What has been matched around it.
+        value: The value; None for an omitted operand, which matches nothing.
+        facts: The facts of the model.
+        so_far: The match of the surrounding expression.
     """
     found = Match() if so_far is None else so_far
     if value is None:
@@ -191,7 +191,7 @@ def _is_number(value: ir.Value, wanted: float, facts: Facts) -> bool:
 
 
 def _number(value: ir.Value | None, facts: Facts) -> float | None:
-    """A constant that is a single number."""
+    """Return the value of a scalar constant."""
     if value is None or not facts.is_constant(value):
         return None
     array = facts.tensor(value)
@@ -201,7 +201,7 @@ def _number(value: ir.Value | None, facts: Facts) -> float | None:
 
 
 def _clip(node: ir.Node, expression: Apply, facts: Facts) -> bool:
-    """Clip: bounds are attributes before operator set 11."""
+    """Match Clip, whose bounds are attributes before opset 11."""
     for slot, name in ((1, "min"), (2, "max")):
         wanted = expression.args[slot]
         assert isinstance(wanted, Number)
@@ -216,7 +216,7 @@ def _clip(node: ir.Node, expression: Apply, facts: Facts) -> bool:
 
 
 def _mean(node: ir.Node, expression: Apply, facts: Facts) -> bool:
-    """ReduceMean over the last axis, which stays as one; fusions take no other."""
+    """Match ReduceMean over the last axis with keepdims, the only form that fusions accept."""
     if not int_of(node, "keepdims", facts.opset, 1) or not node.inputs:
         return False
     axes = ints_of(node, "axes")

@@ -1,10 +1,10 @@
-"""What ONNX's shape inference must not see, since it would end the process.
+"""Hide nodes and constants that would crash ONNX's shape inference.
 
-A Slice of an axis of negative extent, which convolutions and pads of models that could not run
-lead to, and one of an empty axis in steps backwards, which is valid, fail an assertion of its C++
-library: a Slice is hidden until the extents that it cuts are known not to be of that kind. And a
-list of numbers that says a shape gives that shape as many axes as it is long: where a model claims
-that it is longer than any, the memory ends.
+Two kinds of Slice fail an assertion of its C++ library: one of an axis of negative extent, which
+convolutions and pads of invalid models can infer, and one of an empty axis with a negative step,
+which is valid. A Slice is hidden until the extents that it slices are known to be neither. A list
+of integers used as a shape determines its rank: a claimed length without bound exhausts the
+memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["HIDDEN", "Slices", "defuse", "is_endless"]
 HIDDEN = "onnx_expand.hidden"
 """The domain of nodes that inference must not see."""
 
-_LONGEST = 1 << 16  # no shape has more axes
-_ENDLESS = 1 << 28  # as axes of a shape these take gigabytes; as a list of numbers they are rare
+_LONGEST = 1 << 16  # the largest rank of a useful shape
+_ENDLESS = 1 << 28  # a shape of this rank takes gigabytes, and longer lists of integers are rare
 _INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
 
 
@@ -35,14 +35,14 @@ class Slices:
     """The hidden Slices of a proto that inference is run on.
 
     Args:
-        model: The proto; its Slices are hidden here, and shown by `show`.
+        model: The proto; its Slices are hidden, until `show` restores them.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
         self._unsure: list[onnx.NodeProto] = []
         own = list(_slices(model.graph.node))
-        # Those of inner graphs and functions stay hidden: what they cut is not known beforehand.
+        # Slices of subgraphs and functions stay hidden: the extents that they slice are not known.
         inner = list(_slices(_inner(model.graph.node)))
         for function in model.functions:
             found = [*_slices(function.node), *_slices(_inner(function.node))]
@@ -59,7 +59,7 @@ class Slices:
             for node in model.graph.node
             if node.op_type == "Constant" and node.output and len(node.attribute) == 1
         }
-        # Values that hold the numbers of another one.
+        # Values with the elements of another value.
         self._shaped = {
             node.output[0]: node.input[0]
             for node in model.graph.node
@@ -67,13 +67,13 @@ class Slices:
         }
 
     def show(self, inferred: onnx.GraphProto) -> bool:
-        """Show the Slices that are harmless by what was inferred so far; whether there are any."""
+        """Restore Slices that inferred extents prove harmless; return whether there are any."""
         shown = 0
         wanted = {node.input[0] for node in self._graph.node if _is_hidden(node) and node.input}
         if not wanted:
             return False
         extents = _extents(inferred, wanted)
-        # Values of which the next inference knows more: that may be anything, or nothing negative.
+        # Values whose extents the next inference may refine: to anything, or to nothing negative.
         open_, fresh = set[str](), set[str]()
         for node in self._graph.node:
             reads, hidden = set(node.input), _is_hidden(node)
@@ -90,7 +90,7 @@ class Slices:
         return shown > 0
 
     def hide(self) -> None:
-        """Hide those that cut extents which were not known: they may be, the next time."""
+        """Hide Slices of unknown extents again, which the next inference may determine."""
         for node in self._unsure:
             node.domain = HIDDEN
         self._unsure.clear()
@@ -112,7 +112,7 @@ class Slices:
         return all(extent > 0 or (extent == 0 and forwards) for extent in known)
 
     def _is_safe(self, node: onnx.NodeProto) -> bool:
-        """Whether a node's outputs have no negative extents where its inputs have none."""
+        """Return whether a node's outputs have no negative extents if its inputs have none."""
         if node.domain:
             return False
         return Trait.SOUND in op_of(node).traits or (
@@ -120,10 +120,10 @@ class Slices:
         )
 
     def _is_padded(self, node: onnx.NodeProto) -> bool:
-        """Whether windows fit in whatever they slide over.
+        """Return whether windows fit inputs of any extent.
 
-        There are (extent + pads - reach) // stride + 1 of them: none at the least, and never
-        fewer, where the pads and one stride together hold the reach of a window.
+        Their number is (extent + pads - reach) // stride + 1, which is never negative if pads and
+        one stride together cover the reach of a window.
         """
         given = {attribute.name: attribute for attribute in node.attribute}
         if "auto_pad" in given and given["auto_pad"].s not in {b"", b"NOTSET"}:
@@ -145,7 +145,7 @@ class Slices:
         )
 
     def _is_positive(self, name: str) -> bool:
-        """Whether a value holds positive numbers, as far as is known."""
+        """Return whether all elements of a value are known to be positive."""
         if not name:
             return True
         for _ in range(_STEPS):
@@ -155,9 +155,9 @@ class Slices:
 
 
 def is_endless(model: onnx.ModelProto) -> bool:
-    """Whether a model claims or makes a list that, as a shape, would take all memory.
+    """Return whether a list of integers, used as a shape, would exhaust the memory.
 
-    onnxruntime infers shapes as ONNX does, and nothing can be hidden from it.
+    onnxruntime runs the same inference, and nodes cannot be hidden from it.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -165,14 +165,14 @@ def is_endless(model: onnx.ModelProto) -> bool:
 
 
 def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
-    """Take from a model that inference is run on what claims or makes lists without end.
+    """Remove claims and nodes of excessively long lists before inference runs on a model.
 
     Args:
         model: The model.
-        longest: How long a list of integers may be.
+        longest: The allowed length of a list of integers.
 
     Returns:
-        Whether there was any.
+        Whether there were any.
     """
     nodes = [*model.graph.node, *_inner(model.graph.node)]
     for function in model.functions:
@@ -203,13 +203,13 @@ def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
 
 
 def _splits_otherwise(node: onnx.NodeProto) -> bool:
-    """Whether a Split says that it makes another number of parts than it has outputs."""
+    """Return whether the number of parts that a Split declares differs from its outputs."""
     told = (a.i for a in node.attribute if a.name == "num_outputs")
     return any(count != len(node.output) for count in told)
 
 
 def _tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto:
-    """What a Constant node holds, where that is integers."""
+    """Return the tensor of a Constant node of integers."""
     if attribute.name in {"value_int", "value_ints"}:
         values = list(attribute.ints) or [attribute.i]
         return onnx.TensorProto(data_type=7, dims=[len(values)], int64_data=values)
@@ -217,13 +217,13 @@ def _tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto:
 
 
 def _says_long(tensor: onnx.TensorProto, longest: int) -> bool:
-    """Whether a tensor is a number that is the length of a list without end."""
+    """Return whether a tensor specifies an excessive length of a list."""
     if tensor.data_type not in _INTEGERS or list(tensor.dims) not in ([], [1]):
         return False
     try:
         return bool(onnx.numpy_helper.to_array(tensor).reshape(-1)[0] > longest)
     except (ValueError, IndexError, TypeError):
-        return True  # who knows
+        return True  # unknown, so assume that it does
 
 
 def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
@@ -233,7 +233,7 @@ def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 
 def _extents(graph: onnx.GraphProto, names: Set[str]) -> dict[str, list[int | None]]:
-    """The extents of those values that have a known rank, None for one that is not static."""
+    """Map values of known rank to their extents, None for an extent that is not static."""
     found: dict[str, list[int | None]] = {
         t.name: list(t.dims) for t in graph.initializer if t.name in names
     }
@@ -257,7 +257,7 @@ def _slices(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def _inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes of the graphs within nodes."""
+    """Yield the nodes of the subgraphs of nodes."""
     for node in nodes:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):

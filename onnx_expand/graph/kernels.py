@@ -1,6 +1,6 @@
-"""What onnxruntime computes on the CPU: the ops that rewrites write, by type and operator set.
+"""Table of the ops that rewrites write and onnxruntime's CPU provider implements.
 
-A test tries every row against the installed onnxruntime, so that rewrites need none.
+Rewrites need no installed onnxruntime; a test compares every row with the installed one.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ KERNELS: dict[str, dict[str, tuple[int, int]]] = {
 
 
 def is_implemented(op_type: str, dtype: str, opset: int) -> bool:
-    """Whether onnxruntime computes an op on the CPU.
+    """Return whether onnxruntime implements an op on the CPU.
 
     Args:
-        op_type: A default operator.
+        op_type: An operator of the default domain.
         dtype: A type as ONNX's schemas spell it, `float16`.
-        opset: The version of the default operators; later ones than were tried count as the last.
+        opset: The opset of the default domain; opsets later than the last in the table count as
+            the last.
     """
     first, last = KERNELS.get(op_type, {}).get(dtype, (1, 0))
     return first <= min(opset, NEWEST_TRIED) <= last

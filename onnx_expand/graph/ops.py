@@ -1,11 +1,11 @@
-"""What is known of each op, whatever its attributes: one record per op.
+"""Records of what holds for each op with any attributes.
 
-Passes ask these records instead of keeping sets of names. What has to be computed for a node (its
-map, its products, what it costs to evaluate) is a function, registered for an op in the module
-that asks for it; `Handlers` takes no op without a record.
+Passes query these records instead of keeping sets of op types. Facts that must be computed for a
+node (its map, its products, its cost of evaluation) are functions, registered for an op in the
+module that uses them; `Handlers` accepts no op without a record.
 
-Only default operators have records. What the comparison of models knows of ops is a table of its
-own (`equivalence/`): what is checked shares nothing with what checks it.
+Only operators of the default domain have records. The comparison of models has its own table of
+ops (`equivalence/`), because the checker shares no knowledge with the code that it checks.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ __all__ = ["OPS", "Handlers", "Op", "Trait", "op_of", "ops_with"]
 
 
 class Trait(Flag):
-    """What is true of all nodes of an op, unless a line says otherwise."""
+    """Properties of all nodes of an op, unless stated otherwise."""
 
     PURE = auto()
     """Without state, randomness or subgraphs: constants may be evaluated through it."""
     VARIES = auto()
-    """Random, or so in some mode: two equal nodes need not compute the same."""
+    """Random, at least in some mode: two equal nodes may compute different values."""
     MOVES = auto()
-    """Its output is made of elements of its inputs as they are."""
+    """Its output consists of unchanged elements of its inputs."""
     PLACES = auto()
-    """It moves numbers, or computes with integers where to move them."""
+    """It moves elements, or computes with the integers that determine where they move."""
     VIEW = auto()
-    """It may do nothing but lay out the axes anew."""
+    """It may only change the layout of the axes."""
     CUTS = auto()
-    """It cuts its input into parts."""
+    """It splits its input into parts."""
     SUM = auto()
     """It adds its inputs, with constant factors."""
     STEP = auto()
-    """Where it is linear, each number of its output comes of one of its input."""
+    """Where it is linear, each element of its output depends on one element of its input."""
     LAYER = auto()
     """A layer of weights, which can be expanded."""
     SHORTCUT = auto()
-    """What a shortcut around layers may hold: projections, no activation."""
+    """Allowed in a shortcut around layers: projections, but no activations."""
     UPSAMPLES = auto()
-    """It may give more positions than it is given."""
+    """Its output may have more positions than its input."""
     ELEMENTWISE = auto()
     """Counted as one operation for each element of its output (ExpandNets, table 6)."""
     POOLS = auto()
     """Counted as one operation for each element of its input (ExpandNets, table 6)."""
     UNCOUNTED = auto()
-    """It multiplies, and its products are not counted."""
+    """It multiplies, but its products are not counted."""
     KEEPS_RANK = auto()
-    """Its first output has as many axes as its first input."""
+    """Its first output has the rank of its first input."""
     BROADCASTS = auto()
-    """Its output has as many axes as that of its inputs which has most."""
+    """Its output has the largest rank of its inputs."""
     SOUND = auto()
-    """Its output has no negative extent where its inputs have none."""
+    """Its output has no negative extent if its inputs have none."""
     GROWS = auto()
-    """Its output may be as long as a number among its inputs says."""
+    """An element of its inputs may determine the length of its output."""
     RETYPES = auto()
-    """The numbers of its output may be wider than those of its inputs."""
+    """Its output may have a wider type than its inputs."""
 
 
 _NOTHING = Trait(0)
@@ -70,10 +70,10 @@ class Op:
 
     Attributes:
         name: The op type, of the default domain.
-        traits: What is true of it.
-        weights: Inputs that are weights even when they hold a single number.
-        settings: Inputs that hold numbers which training does not move.
-        deciding: Inputs whose numbers decide the shape of the output.
+        traits: Its properties.
+        weights: Inputs that are weights even if they have a single element.
+        settings: Inputs that training does not update.
+        deciding: Inputs whose elements determine the shape of the output.
     """
 
     name: str
@@ -249,12 +249,12 @@ class _Node(Protocol):
 
 
 def op_of(node: _Node) -> Op:
-    """The record of a node's op; one that says nothing where there is none."""
+    """Return the record of a node's op; an empty record if there is none."""
     return _UNKNOWN if node.domain else OPS.get(node.op_type, _UNKNOWN)
 
 
 def ops_with(traits: Trait) -> frozenset[str]:
-    """The op types of which all of some traits are true."""
+    """Return the op types that have all of some traits."""
     return frozenset(name for name, record in OPS.items() if traits in record.traits)
 
 
@@ -262,10 +262,10 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 class Handlers(dict[str, _F]):
-    """The functions that answer one question about nodes, by op type.
+    """Functions that answer one question about nodes, by op type.
 
     Args:
-        question: What is asked, for messages.
+        question: The question, for messages.
     """
 
     def __init__(self, question: str) -> None:
@@ -273,10 +273,10 @@ class Handlers(dict[str, _F]):
         self._question = question
 
     def register(self, *op_types: str) -> Callable[[_F], _F]:
-        """A decorator for the function that answers for some op types.
+        """Return a decorator that registers a function for some op types.
 
         Raises:
-            LookupError: One of them has no record in `OPS`, or has an answer already.
+            LookupError: One of them has no record in `OPS`, or has a function already.
         """
         for op_type in op_types:
             if op_type not in OPS:

@@ -1,4 +1,4 @@
-"""Which nodes of the source a node stands for, kept beside it while a model is rewritten."""
+"""Track the source nodes that each node derives from while a model is rewritten."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _KEY = "onnx_expand.origin"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a node came from.
+    """The source nodes that a node derives from.
 
     Attributes:
-        names: The names of nodes of the source, in order.
-        unnamed: How many nodes there are besides.
-        is_new: Whether the node took the place of others.
+        names: The names of the source nodes, in order.
+        unnamed: The number of source nodes without a name.
+        is_new: Whether the node replaced others.
     """
 
     names: tuple[str, ...]
@@ -28,30 +28,30 @@ class Origin:
 
 
 def trace(node: ir.Node, origin: Origin) -> None:
-    """Keep beside a node where it comes from; a file does not hold it."""
+    """Record a node's origin in its `meta`, which is not saved in files."""
     node.meta[_KEY] = origin
 
 
 def origin_of(node: ir.Node) -> Origin | None:
-    """Where a node comes from; None where nobody keeps track, or no node of the source is it."""
+    """Return a node's origin; None if origins are not tracked or it has no source node."""
     found = node.meta.get(_KEY)
     return found if isinstance(found, Origin) else None
 
 
 def take_origin(node: ir.Node) -> Origin | None:
-    """`origin_of`, which is forgotten then."""
+    """Return a node's origin and delete the record."""
     found = origin_of(node)
     node.meta.pop(_KEY, None)
     return found
 
 
 def inherit(new: Sequence[ir.Node], old: Sequence[ir.Node], *, is_new: bool = True) -> None:
-    """Let nodes come from where others came from whose place they take.
+    """Give nodes the combined origins of the nodes that they replace.
 
     Args:
-        new: The nodes.
-        old: The others.
-        is_new: Whether the nodes are to be told from those of the source.
+        new: The new nodes.
+        old: The nodes that they replace.
+        is_new: Whether the nodes are marked as not being nodes of the source.
     """
     known = [origin for origin in map(origin_of, old) if origin is not None]
     if not known:

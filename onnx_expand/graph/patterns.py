@@ -1,10 +1,11 @@
-"""Composite patterns: nodes that compute one non-linear function together.
+"""Composite patterns: groups of nodes that together compute one non-linear function.
 
-Exporters spell GELU, layer normalization and their kin with a dozen elementary nodes, and runtimes
-fuse these into one. A fusion looks for every node and every constant of the spelling, so that none
-of them may move: half of a GELU in the next weight saves one pass over the numbers and costs five.
+Exporters write GELU, layer normalization and similar functions as about a dozen elementary nodes,
+which runtimes fuse into one. A fusion requires every node and constant of the pattern, so that
+none of them may be changed: merging half of a GELU into the next weight saves one pass over the
+tensor and costs five.
 
-`PATTERNS` is the table. Tests hold it against the fusions of the installed onnxruntime.
+`PATTERNS` is the table. Tests compare it with the fusions of the installed onnxruntime.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ __all__ = ["PATTERNS", "Composite", "Composites", "Pattern"]
 
 @dataclass(frozen=True)
 class Pattern:
-    """A function and how it is spelled.
+    """A function and its spellings as elementary nodes.
 
     Attributes:
-        name: What messages call it.
-        spelling: Its spellings.
-        fused: Those that onnxruntime fuses; None where there is nothing to choose.
+        name: Its name in messages.
+        spelling: The pattern of its spellings.
+        fused: The spellings that onnxruntime fuses; None if there is no choice between spellings.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Composite:
     Attributes:
         pattern: The pattern.
         nodes: The nodes; the first computes the result.
-        values: What the names of the pattern stand for.
+        values: The values bound to the names of the pattern.
     """
 
     pattern: Pattern
@@ -61,7 +62,7 @@ class Composite:
 
     @property
     def refusal(self) -> Refusal:
-        """Why its nodes stay as they are."""
+        """The reason why its nodes are not rewritten."""
         message = f"the node is part of a {self.pattern.name}, which runtimes fuse into one"
         return Refusal(Reason.PATTERN, message, hint="fold with --policy always")
 
@@ -75,7 +76,7 @@ _X, _SCALE, _SHIFT, _FACTOR, _EPSILON = (
 
 
 def _gated(gate: Expression) -> Expression:
-    """Half of x times one and a gate."""
+    """Half of x times (1 + gate)."""
     one, x = gate + 1, _X
     return Either(
         (
@@ -119,7 +120,7 @@ def _fused_tanh_gelu() -> Expression:
 
 
 def _hard_sigmoid() -> Expression:
-    """The number between 0 and 6 that is x + 3, by six; or the same with bounds 0 and 1."""
+    """The sum x + 3 clipped to [0, 6], divided by six; or the equal form clipped to [0, 1]."""
     six = apply("Clip", _X + 3, 0, 6)
     one = apply("Clip", _X * (1 / 6) + 0.5 | _X / 6 + 0.5, 0, 1)
     return Either((six / 6, six * (1 / 6), one))
@@ -132,7 +133,7 @@ def _hard_swish() -> Expression:
 
 
 def _over_deviation(x: Expression, centred: Expression) -> Expression:
-    """A value by the root of the mean of the squares of something, and a small number."""
+    """The quotient of x and the root of the mean of squares plus epsilon."""
     squares = centred**2 | centred * centred
     variance = apply("ReduceMean", squares) + _EPSILON
     root = apply("Sqrt", variance) | variance**0.5
@@ -146,7 +147,7 @@ def _over_root(x: Expression, centred: Expression) -> Expression:
 
 
 def _cast(inner: Expression) -> Expression:
-    """Something, or the same in another type: normalizations of halves compute in float."""
+    """An expression, or a Cast of it: normalizations of float16 compute in float32."""
     return inner | apply("Cast", inner)
 
 
@@ -164,7 +165,7 @@ def _rms_norm(quotient: _Quotient) -> Expression:
 
 
 def _attention() -> Expression:
-    """Softmax of divided and masked scores, times values; the mask is one where scores count."""
+    """Softmax of scaled and masked scores, times values; the mask is one for scores to keep."""
     query, key, values, mask = map(Value, ("query", "key", "values", "mask"))
     scores = apply("MatMul", query, key) / _SCALE + (1 - mask) * _FACTOR
     return apply("MatMul", apply("Softmax", scores), values)
@@ -179,7 +180,7 @@ def _new_hard_swish() -> Expression:
 
 
 def _relu6() -> Expression:
-    """The number between 0 and 6, as tf2onnx writes it."""
+    """The input clipped to [0, 6], as tf2onnx writes it."""
     positive = Either((apply("Max", _X, 0), apply("Max", 0, _X), apply("Relu", _X)))
     least = Either((apply("Min", _X, 6), apply("Min", 6, _X)))
     return Either(
@@ -205,7 +206,7 @@ PATTERNS = (
 
 
 def _ends(expression: Expression) -> Iterator[str]:
-    """The operators that an expression may end with."""
+    """Return the operators that an expression may end with."""
     if isinstance(expression, Either):
         for option in expression.options:
             yield from _ends(option)
@@ -226,7 +227,7 @@ class Composites:
     """The composites of one graph.
 
     Attributes:
-        found: The composites, the last of the graph first.
+        found: The composites, in reverse order of the graph.
     """
 
     def __init__(self, graph: ir.Graph, facts: Facts) -> None:
@@ -241,7 +242,7 @@ class Composites:
                 self._of.update(dict.fromkeys(composite.nodes, composite))
 
     def of(self, node: ir.Node) -> Composite | None:
-        """The composite that a node is part of."""
+        """Return the composite that a node is part of."""
         return self._of.get(node)
 
 
@@ -254,7 +255,7 @@ def _composite(node: ir.Node, facts: Facts) -> Composite | None:
 
 
 def _is_closed(nodes: tuple[ir.Node, ...], facts: Facts) -> bool:
-    """Whether nothing else reads what the nodes of a match compute in between."""
+    """Return whether intermediate values of a match have no other consumers."""
     inside = set(nodes)
     return all(
         not node.outputs[0].is_graph_output()

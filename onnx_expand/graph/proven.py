@@ -1,8 +1,8 @@
-"""Where ONNX's reference implementation computes what onnxruntime does, as was compared.
+"""Table of ops for which ONNX's reference implementation was found to equal onnxruntime.
 
 The table `proven.txt` is written by `python -m tests.support.constant_sweep --table`: for each
-operator and version the types of its inputs for which random nodes with all attributes gave the
-same.
+operator and version, the input types for which both computed the same for random nodes with all
+attributes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TABLE = Path(__file__).with_suffix(".txt")
 
 @functools.cache
 def proven() -> dict[str, frozenset[str]]:
-    """The types for which each operator is proven, by its name and version."""
+    """Return the compared types of each operator, by its name and version."""
     table = {}
     for line in TABLE.read_text().splitlines():
         key, _, types = line.partition(": ")

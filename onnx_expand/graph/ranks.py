@@ -1,11 +1,10 @@
-"""What follows backwards: numbers of axes, channels and types that readers of a value demand.
+"""Backward inference: ranks, channels and types that consumers require of a value.
 
-Inference goes with the nodes, and ends at ops that ONNX does not know, at the state of a loop and
-at the inputs of a function. A convolution behind such a value proves how many axes it has, also
-through ops that leave that number as it is, and how many channels of which type: with any other
-the model does not run.
+Forward inference stops at ops that ONNX does not define, at loop states and at the inputs of
+functions. A convolution that consumes such a value proves its rank, also through ops that preserve
+the rank, as well as its channels and type: with any other the model would not run.
 
-What the nodes of an inner graph demand is proved within it only: it may not be run.
+Requirements of nodes in a subgraph hold only within it, because it may not be executed.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ _WEIGHTED = {"Conv", "ConvTranspose"}
 _WINDOWED = {"AveragePool", "LpPool", "MaxPool"}
 _NORMALIZING = {"BatchNormalization", "InstanceNormalization"}
 _ONE_TYPE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-# Of the ops that keep the number of axes those that do not keep the type.
+# Ops that preserve the rank but not the type.
 _CONVERTING = {"Cast", "DequantizeLinear", "QuantizeLinear"}
 
 
 def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
-    """The ranks of values of a graph that its nodes prove.
+    """Infer the ranks of values that the nodes of their graph prove.
 
     Args:
-        graph: The graph; the graphs within its nodes are not looked at.
-        known: Ranks that are known, those of values from outside included.
+        graph: The graph; its subgraphs are not examined.
+        known: The known ranks, including those of values from outer graphs.
 
     Returns:
-        The ranks of further values; none where nodes contradict each other.
+        The ranks of further values; empty if nodes contradict each other.
     """
     find = Classes[str]()
     for node in graph.node:
@@ -57,7 +56,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
         if ranks.setdefault(find(name), rank) != rank:
             return {}
     before, backwards = -1, False
-    while before < len(ranks):  # what one knows, the next may use: once down the graph, once up
+    while before < len(ranks):  # a pass down the graph, then a pass up
         before = len(ranks) if backwards else before
         for node in reversed(mixed) if backwards else mixed:
             for name, rank in _largest(node, find, ranks):
@@ -71,7 +70,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
 def prove_channels(
     graph: onnx.GraphProto, known: Mapping[str, Sequence[int | None]]
 ) -> Iterator[tuple[str, int, int]]:
-    """Extents that weights demand of what they map.
+    """Infer extents that weights require of their inputs.
 
     Args:
         graph: The graph; the graphs within its nodes are not looked at.
@@ -105,7 +104,7 @@ def prove_channels(
 def _multiplied(
     left: str, right: str, known: Mapping[str, Sequence[int | None]]
 ) -> Iterator[tuple[str, int, int]]:
-    """What either operand of a product demands of the other one."""
+    """Yield the extents that each operand of a product requires of the other."""
     rows, columns = known.get(right, ()), known.get(left, ())
     if rows and (size := rows[-2:][0]) is not None:
         yield left, -1, size
@@ -114,7 +113,7 @@ def _multiplied(
 
 
 def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
-    """The types of values that are combined with others of a known type, weights say.
+    """Infer the types of values that are combined with values of known type, such as weights.
 
     Args:
         graph: The graph; the graphs within its nodes are not looked at.
@@ -133,7 +132,7 @@ def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
 
 
 def _of_one_type(node: onnx.NodeProto) -> list[str]:
-    """Values around a node that have one element type."""
+    """Yield inputs and outputs of a node that share one element type."""
     ends: list[str] = []
     if _is(node, _ONE_TYPE | _BROADCASTING - {"Pow", "Where"}):
         ends = [*node.input, *node.output]
@@ -147,7 +146,7 @@ def _is(node: onnx.NodeProto, ops: Container[str]) -> bool:
 
 
 def _alike(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Pairs of values around a node that have as many axes."""
+    """Yield pairs of inputs and outputs of a node with equal ranks."""
     ends: list[str] = []
     reduces = node.domain in _DOMAINS and node.op_type.startswith("Reduce")
     if _is(node, _KEEPING) or (reduces and _ints(node, "keepdims", [1]) == [1]):
@@ -156,7 +155,7 @@ def _alike(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[str
         ends = [*node.input, *node.output]
     elif _is(node, {"Split"}):
         ends = [*node.input[:1], *node.output]
-    elif _is(node, {"MatMul"}):  # a product with a matrix
+    elif _is(node, {"MatMul"}):  # product with a matrix
         ends = [name for name in node.input if known.get(name) != 2]
         ends = [*ends, *node.output] if len(ends) == 1 else []
     ends = [name for name in ends if name]
@@ -164,7 +163,7 @@ def _alike(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[str
 
 
 def _demands(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """The ranks that a node's op demands of what it reads."""
+    """Yield the ranks that a node's op requires of its inputs."""
     reads = list(node.input)
     if _is(node, _WEIGHTED) and len(reads) > 1 and reads[1] in known:
         yield reads[0], known[reads[1]]
@@ -181,7 +180,7 @@ def _demands(node: onnx.NodeProto, known: Mapping[str, int]) -> Iterator[tuple[s
 def _largest(
     node: onnx.NodeProto, find: Callable[[str], str], ranks: Mapping[str, int]
 ) -> Iterator[tuple[str, int]]:
-    """What a broadcast proves: the output has the largest rank of the inputs."""
+    """Infer ranks from a broadcast, whose output has the largest rank of its inputs."""
     inputs, out = [find(name) for name in node.input], find(node.output[0])
     unknown = {name for name in inputs if name not in ranks}
     given = max((ranks[name] for name in inputs if name in ranks), default=0)

@@ -1,8 +1,8 @@
-"""Shapes and types of a model's values, by ONNX's own inference.
+"""Infer shapes and types of a model's values by ONNX's shape inference.
 
-It starts from the inputs of the graph; what the model says of other values is a claim. It gives
-up where an extent is computed by more than a few ops. What such computations come to is often a
-constant all the same; with the constants filled in, inference gets further.
+Inference starts from the graph inputs; the types that the model declares for other values are
+claims. It stops where an extent is computed by more than a few ops. The results of such
+computations are often constant, and inference proceeds further once they are filled in.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BODY = "onnx_expand.body"
 Dim = int | str | None
 """An extent: static, known by a name, or unknown."""
 
-# Weights above this size tell shape inference nothing, and would be copied for it.
+# Weights above this size do not help shape inference, and would be copied for it.
 _SMALL = 1024
-# Below this many bytes a copy of all weights costs less than taking them out.
+# Below this size in bytes, copying all weights costs less than removing them.
 _CHEAP = 1 << 25
 
 _DTYPES = frozenset(map(int, ir.DataType))  # a Cast may name any number
 
-# How often claims are asked for what inference does not know.
+# How many rounds of claims fill the gaps of inference.
 _OFFERS = 8
 _Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
 _Described = list[tuple[onnx.GraphProto, onnx.ValueInfoProto]]
@@ -45,25 +45,25 @@ _Pairs = Iterator[tuple[ir.Graph, onnx.GraphProto]]
 
 
 def default_opset(imports: Mapping[str, int]) -> int:
-    """The version of ONNX's own operators, whose domain has two spellings; 0 if there is none."""
+    """Return the opset of the default domain, in either spelling; 0 if it is not imported."""
     return imports.get("", imports.get("ai.onnx", 0))
 
 
 class Inference:
-    """Shape inference on one model, which stays as it is.
+    """Shape inference on one model, which is not changed.
 
     Args:
         model: The model.
-        one_sample: Take a symbolic batch, the first axis of an input, as one.
-        usual: Take so many for every other extent of an input that is not static.
+        one_sample: Assume 1 for a symbolic batch, the first axis of an input.
+        usual: Assume this for every other extent of an input that is not static.
         shapes: The extents of inputs, by name.
-        is_body: The model's graph is the body of a function, whose inputs promise nothing.
+        is_body: Whether the graph is the body of a function, whose inputs are no contract.
 
     Attributes:
         dims: The extents of each value whose rank is known. Each extent of an input that is not
-            static has a name of its own.
+            static has a unique name.
         dtypes: The types of values.
-        spelled: What the model calls extents that go by another name here.
+        spelled: The model's names of extents that are renamed here.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Inference:
             return None
 
     def run(self) -> None:
-        """Infer what can be inferred."""
+        """Run inference until it finds nothing new."""
         inferred = self._infer()
         while inferred is not None and self._learn(inferred.graph):
             inferred = self._infer()
@@ -125,7 +125,7 @@ class Inference:
                     self.dims[value] = tuple(map(_dim, kind.shape.dim))
 
     def _learn(self, inferred: onnx.GraphProto) -> bool:
-        """Let inference see more than it did; whether there is any more."""
+        """Add facts for the next inference; return whether there are any."""
         if self._slices.show(inferred):
             return True
         self._offers += 1
@@ -137,7 +137,7 @@ class Inference:
     def _prove(
         self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]
     ) -> bool:
-        """Let a graph, and those within it, say what is proved; whether any of it is new."""
+        """Declare proved types in a graph and its subgraphs; return whether any are new."""
         types = types_of(inferred)
         known = outer | {
             name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
@@ -150,10 +150,10 @@ class Inference:
         return found
 
     def fill_in(self, constant: Callable[[ir.Value], npt.NDArray[np.generic] | None]) -> bool:
-        """Give inference the numbers that decide shapes it does not know.
+        """Give inference the constants that determine shapes which it does not know.
 
         Args:
-            constant: The constant that a value comes to, None if it is none.
+            constant: Returns the constant that a value evaluates to, or None.
 
         Returns:
             Whether there were any new ones.
@@ -178,11 +178,11 @@ class Inference:
         return len(self._filled) > before
 
     def resolve(self, extents: _Extents, extents_in: _Extents) -> bool:
-        """State the -1 of Reshapes that follow although other extents are not static.
+        """Resolve the -1 of Reshapes that can be determined although other extents are not static.
 
         Args:
-            extents: The extents of a value, with stand-ins for those that are not static.
-            extents_in: Those that the numbers of a value are.
+            extents: Returns the extents of a value, with placeholders for dynamic ones.
+            extents_in: Returns the extents that the elements of a value specify.
 
         Returns:
             Whether there were any new ones.
@@ -214,7 +214,7 @@ class Inference:
 def _reshaped(
     data: tuple[Hashable, ...] | None, wanted: tuple[Hashable, ...] | None
 ) -> tuple[Hashable, ...] | None:
-    """The extents that a Reshape with one -1 leads to, if what is not static is on both sides."""
+    """Return the output extents of a Reshape with one -1 if the dynamic extents cancel."""
     if data is None or wanted is None or wanted.count(-1) != 1 or 0 in (*data, *wanted):
         return None
     rest = [extent for extent in wanted if extent != -1]
@@ -226,7 +226,7 @@ def _reshaped(
 
 
 def _type_of(dtype: ir.DataType, dims: tuple[Hashable, ...]) -> onnx.TypeProto:
-    """The type of a value of some extents; names that inference made up mean nothing to it."""
+    """Return a tensor type of some extents, without the names that inference invented."""
     named = [
         d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(MADE_UP)) else None
         for d in dims
@@ -235,7 +235,7 @@ def _type_of(dtype: ir.DataType, dims: tuple[Hashable, ...]) -> onnx.TypeProto:
 
 
 def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:
-    """A graph and its proto, then those within its nodes."""
+    """Yield a graph and its proto, then those of its subgraphs."""
     yield graph, described
     for node, same in zip(graph, described.node, strict=True):
         for attribute in same.attribute:
@@ -250,10 +250,10 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
-    """The model without large initializers, whose numbers tell nothing, and their types."""
+    """Return the model without large initializers, and the types of these."""
     values = [v for graph in model.graphs() for v in graph.initializers.values()]
     tensors = [value.const_value for value in values if value.const_value is not None]
-    # What lies in another file is not there for inference.
+    # Inference cannot read external data.
     elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not elsewhere and sum(t.nbytes for t in tensors if t.size > _SMALL) <= _CHEAP:
         return ir.serde.serialize_model(model), []
@@ -278,7 +278,7 @@ def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
 
 
 def _set_batch(graph: onnx.GraphProto) -> None:
-    """Let the first axis of every input, where it is symbolic, be one sample."""
+    """Set the first axis of every input to one if it is symbolic."""
     batches = set()
     for value in graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -293,7 +293,7 @@ def _set_batch(graph: onnx.GraphProto) -> None:
 
 
 def _set_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Let inputs have some extents."""
+    """Set the extents of inputs."""
     for value in graph.input:
         for dim, size in zip(
             value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False
@@ -302,7 +302,7 @@ def _set_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> 
 
 
 def _set_extents(graph: onnx.GraphProto, size: int) -> None:
-    """Let every extent of an input that is not static be of a size."""
+    """Set every extent of an input that is not static to one size."""
     for value in graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):

@@ -1,7 +1,7 @@
-"""Large weights that were computed, kept on disk until the model is saved.
+"""Store large computed weights on disk until the model is saved.
 
-A model whose weights lie in a file may be larger than the memory. What replaces such weights waits
-in a temporary file of its own, which goes when nothing refers to it any more.
+A model with external data may be larger than memory. Tensors that replace such weights are kept in
+temporary files, each of which is deleted once nothing refers to it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGE = 1 << 20
 
 
 class Spill:
-    """A directory of weights that goes when the process ends, each file as soon as it can."""
+    """A temporary directory of weights; files are deleted once unused, the rest at exit."""
 
     def __init__(self) -> None:
         self._directory: Path | None = None
@@ -38,7 +38,7 @@ class Spill:
         dtype: ir.DataType,
         name: str,
     ) -> ir.ExternalTensor | None:
-        """A tensor on disk, written block by block; None where there is no room for it."""
+        """Write a tensor to disk block by block; return None if there is not enough space."""
         try:
             if self._directory is None:
                 self._directory = Path(tempfile.mkdtemp(prefix="onnx-expand-"))
@@ -50,7 +50,7 @@ class Spill:
                     stream.write(block.data if block.dtype.isbuiltin == 1 else block.tobytes())
                 size = stream.tell()
         except OSError:
-            return None  # memory will have to do
+            return None  # the tensor stays in memory
         moved = ir.ExternalTensor(
             path.name, 0, size, dtype, shape=ir.Shape(shape), name=name, base_dir=path.parent
         )

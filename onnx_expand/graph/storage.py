@@ -1,4 +1,4 @@
-"""What a model stores for a constant, and what of it goes when a node no longer reads it."""
+"""Compute the bytes that a model stores for a constant, and those that removing a use frees."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ _PLAIN = ops_with(Trait.MOVES) | {"Constant", "CastLike", "Expand", "Shape"}
 
 
 def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
-    """How many numbers of a constant's type go on being stored once a node does not read it.
+    """Return how many elements of a constant remain stored once a node no longer reads it.
 
-    All of it where something else reads it, none where it is the node's own. A weight that is
-    computed from numbers of a narrower type is stored as these: the rest of its size would be
-    new.
+    All of it if it has other consumers, none if it has not. A weight that is computed from a
+    narrower type is stored in that type: the difference in size would be added.
     """
     try:
         tensor = facts.tensor(value)
@@ -41,7 +40,7 @@ def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
         return 0
     nodes, initializers = behind(value, facts)
     if computes(nodes) and not is_narrow(initializers, tensor):
-        return 0  # arithmetic is written down anyway
+        return 0  # results of arithmetic are stored in any case
     missing = tensor.nbytes - released_bytes(nodes, initializers, facts)
     return max(0, missing) * 8 // tensor.dtype.bitwidth
 
@@ -49,7 +48,7 @@ def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
 def released_bytes(
     nodes: Iterable[ir.Node], initializers: Iterable[ir.Value], facts: Facts
 ) -> int:
-    """The bytes of what `behind` answered."""
+    """Return the bytes of the nodes and initializers that `behind` returned."""
     held = [v.const_value for v in initializers if v.const_value is not None]
     outs = (n.outputs[0] for n in nodes if n.op_type == "Constant" and n.domain == "")
     held += [facts.tensor(out) for out in outs if facts.is_constant(out)]
@@ -57,12 +56,12 @@ def released_bytes(
 
 
 def computes(nodes: Iterable[ir.Node]) -> bool:
-    """Whether some nodes do more than to move or convert stored numbers."""
+    """Return whether some nodes do more than move or convert stored elements."""
     return any(node.op_type not in _PLAIN for node in nodes)
 
 
 def is_narrow(initializers: Iterable[ir.Value], tensor: ir.TensorProtocol) -> bool:
-    """Whether a computed tensor is mostly stored in a narrower type than its own."""
+    """Return whether a computed tensor is mostly stored in a narrower type."""
     held = [v.const_value for v in initializers if v.const_value is not None]
     return any(
         t.dtype.bitwidth < tensor.dtype.bitwidth and 2 * t.size >= tensor.size for t in held
@@ -70,7 +69,7 @@ def is_narrow(initializers: Iterable[ir.Value], tensor: ir.TensorProtocol) -> bo
 
 
 def behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The nodes that compute a constant and serve nothing else, and initializers likewise."""
+    """Return the nodes and initializers that serve only to compute a constant."""
     nodes: list[ir.Node] = []
     given_up: list[ir.Value] = []
     pending = [value]
@@ -94,14 +93,14 @@ def behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]
 
 
 def stored_bytes(graph: ir.Graph) -> int:
-    """The bytes of the constants that a graph stores."""
+    """Return the bytes of the constants that a graph stores."""
     held = [value.const_value for value in graph.initializers.values()]
     held += [stated_constant(node.outputs[0]) for node in graph if node.op_type == "Constant"]
     return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Facts) -> int:
-    """The bytes that are no longer stored once all of some values of a graph are."""
+    """Return the bytes that are freed once some values of a graph are stored as constants."""
     taken = set(values)
     gone: set[ir.Node] = set()
     for node in reversed(graph):
@@ -122,10 +121,10 @@ def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Fact
 
 
 def copies(value: ir.Value, facts: Facts) -> bool:
-    """Whether a constant is mostly made of one that is stored, in its own type or a narrower one.
+    """Return whether a constant mostly copies a stored one of its own or a narrower type.
 
-    Where that one stays stored, to write the constant down would be to store its numbers twice;
-    where it does not, in more bytes.
+    Storing the constant would duplicate the stored one if that remains, and would otherwise take
+    more bytes.
     """
     tensor = facts.tensor(value)
     pending, seen = [value], set[ir.Value]()
@@ -145,6 +144,6 @@ def copies(value: ir.Value, facts: Facts) -> bool:
 
 
 def _fits(source: ir.DataType, target: ir.DataType) -> bool:
-    """Whether numbers of a type are of the same kind as others and no wider, or narrower."""
+    """Return whether a type is narrower than another, or equally wide and of the same kind."""
     alike = source.is_floating_point() == target.is_floating_point()
     return source.bitwidth < target.bitwidth or (alike and source.bitwidth == target.bitwidth)

@@ -1,4 +1,4 @@
-"""Weights as they are stored: how many bytes, and their numbers."""
+"""Read stored weights and their sizes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = [
 ]
 
 
-_BLOCK = 1 << 24  # bytes that are read at a time
+_BLOCK = 1 << 24  # bytes per read
 
 
 def read_external(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
-    """The numbers of a large tensor, without its file in memory besides."""
+    """Read a large external tensor without mapping its file into memory as well."""
     shape, dtype = tensor.shape.numpy(), np.dtype(tensor.dtype.numpy())
     size = int(np.prod(shape))
     if tensor.dtype.bitwidth < 8:
@@ -38,7 +38,7 @@ def read_external(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
 
 
 def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The values of one graph."""
+    """Yield the values of one graph."""
     yield from graph.inputs
     yield from graph.initializers.values()
     for node in graph:
@@ -46,7 +46,7 @@ def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def stored_bytes(model: ir.Model) -> int:
-    """Bytes of the constants that a model stores."""
+    """Return the bytes of the constants that a model stores."""
     total = 0
     for graph in model.graphs():
         stored = [value.const_value for value in graph.initializers.values()]

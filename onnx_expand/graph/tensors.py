@@ -1,4 +1,4 @@
-"""The numbers of tensors, in memory of their own."""
+"""Read and compare the contents of tensors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 __all__ = ["first_bytes", "read_tensor", "same_bytes"]
 
-_BLOCK = 1 << 22  # bytes that are compared at a time
+_BLOCK = 1 << 22  # bytes per comparison
 
 
 def read_tensor(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
-    """The numbers of a tensor.
+    """Return the contents of a tensor as an array that maps no file.
 
-    Those that lie in a file are copied, and the file is left as it was found: as long as anything
-    sees into it, whoever owns the model cannot write it again.
+    External data is copied, and its file is left open or closed as it was: while a file is mapped,
+    the owner of the model cannot overwrite it.
     """
     if not isinstance(tensor, ir.ExternalTensor):
         return np.asarray(tensor.numpy())
@@ -30,9 +30,9 @@ def read_tensor(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
 
 
 def same_bytes(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
-    """Whether two tensors of one type and shape hold the same numbers, bit by bit.
+    """Return whether two tensors of one type and shape are bitwise equal.
 
-    Large ones that lie in files are read block by block, and never held whole.
+    Large external tensors are read block by block and never loaded whole.
     """
     if first_bytes(a) != first_bytes(b):
         return False
@@ -40,7 +40,7 @@ def same_bytes(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
 
 
 def first_bytes(tensor: ir.TensorProtocol) -> bytes:
-    """The first few bytes of a tensor, by which most that differ can be told apart."""
+    """Return the first few bytes of a tensor, which distinguish most different tensors."""
     if isinstance(tensor, ir.ExternalTensor):
         with open(tensor.path, "rb") as stream:
             stream.seek(tensor.offset or 0)

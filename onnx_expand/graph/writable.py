@@ -1,4 +1,4 @@
-"""Which nodes may be written into a model: what its operator set defines, and what then runs."""
+"""Decide which nodes may be written into a model: ops of its opset that runtimes implement."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SPELLED = {
 
 @dataclass(frozen=True)
 class Dialect:
-    """The operator set of a model, and the kinds of node that it holds.
+    """The opset of a model, and the kinds of nodes that it contains.
 
     Attributes:
-        opset: The version of the default operators.
+        opset: The opset of the default domain.
         held: Op types of the model's own nodes, by the type that they compute.
     """
 
@@ -34,18 +34,18 @@ class Dialect:
     held: Mapping[ir.DataType, Set[str]] = field(default_factory=dict)
 
     def of(self, dtype: ir.DataType | None) -> Writable:
-        """What may be written for numbers of one type; anything goes while it is not known."""
+        """Return the ops that may be written for one type; all ops while the type is unknown."""
         return Writable(self.opset, dtype, self.held.get(dtype, frozenset()) if dtype else set())
 
 
 @dataclass(frozen=True)
 class Writable:
-    """Which ops may be written for numbers of one type.
+    """The ops that may be written for values of one type.
 
     Attributes:
-        opset: The version of the default operators.
-        dtype: The type, None while it is not known.
-        held: Op types that the model holds in that type: whoever runs it runs them.
+        opset: The opset of the default domain.
+        dtype: The type, None while it is unknown.
+        held: Op types that the model contains for that type; its runtime implements them.
     """
 
     opset: int
@@ -53,15 +53,15 @@ class Writable:
     held: Set[str] = frozenset()
 
     def refusal(self, *op_types: str) -> Refusal | None:
-        """Why one of some ops must not be written; None if all of them may."""
+        """Return why one of some ops must not be written; None if all may."""
         return next((r for r in map(self._refusal, op_types) if r is not None), None)
 
     def allows(self, *op_types: str) -> bool:
-        """Whether all of some ops may be written."""
+        """Return whether all of some ops may be written."""
         return self.refusal(*op_types) is None
 
     def needs(self, op_type: str, index: int) -> bool:
-        """Whether an input of an op must not be left out."""
+        """Return whether an input of an op is required."""
         schema = schema_of(op_type, self.opset)
         return schema is not None and index < schema.min_input
 
@@ -71,7 +71,7 @@ class Writable:
         spelled = _SPELLED.get(self.dtype, self.dtype.name.lower())
         schema = schema_of(op_type, self.opset)
         if schema is None or "broadcast" in schema.attributes:
-            # The attribute says by other rules what is broadcast.
+            # The attribute selects other rules of broadcasting.
             return self._refused(f"{op_type} is another op in operator set {self.opset}")
         if op_type in self.held:
             return None
