@@ -35,15 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What it warns of is looked for by the door, which says it in one line if it matters.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        show = warnings.showwarning
+        show, shown = warnings.showwarning, set[str]()
 
         def warn(message: Any, category: Any, filename: str, *place: Any, **more: Any) -> None:
             if category is UserWarning and _OURS in filename:
-                click.echo(f"onnx-expand: warning: {_line(str(message))}", err=True)
+                line = f"onnx-expand: warning: {_line(str(message))}"
+                if line not in shown:  # Python forgets what it showed when filters change
+                    shown.add(line)
+                    click.echo(line, err=True)
             else:
                 show(plain(str(message)), category, filename, *place, **more)
 
-        warnings.filterwarnings("default", category=UserWarning, module=r"onnx_expand\b")
+        warnings.filterwarnings("always", category=UserWarning, module=r"onnx_expand\b")
         warnings.showwarning = warn
         return _run(arguments)
 

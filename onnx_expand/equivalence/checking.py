@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from onnx_expand.equivalence.cells import inlined
 from onnx_expand.equivalence.compare import FACTOR, Figure, Tolerance
 from onnx_expand.equivalence.demand import Demand
 from onnx_expand.equivalence.demands import demands_of
@@ -82,9 +83,10 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
     pair = next((pair for pair in places if REFERENCE not in pair), None)
     if pair is not None:
         is_free = o.inputs is None and not limits.ranges
-        beyond, notes = crossing(left.model, right.model, pair, drawn, is_free)
+        flat = inlined(left.model), inlined(right.model)
+        beyond, notes = crossing(*flat, pair, drawn, is_free)
         drawn += beyond
-        trial.notes += [*notes, *narrowing(left.model, right.model)]
+        trial.notes += [*notes, *narrowing(*flat)]
     if tolerance.fixed:
         return trial.verdict(drawn, None, f"rtol {o.rtol or 0:g}, atol {o.atol or 0:g}")
     try:

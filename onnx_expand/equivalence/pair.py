@@ -105,9 +105,7 @@ class Pair:
                 continue
             size = sum(side.work[target(name)] for side in sides)
             is_open = is_symbolic(self.a, self.facts, cells[name].inputs)
-            parts[name] = AffinePart(
-                cells[name], (both[0], both[1]), pair, size, is_open, self.slack
-            )
+            parts[name] = AffinePart(cells[name], both, pair, size, is_open, self.slack)
         if parts and sum(side.weights for side in sides) > _WEIGHTS:
             why = Finding(reason="the weights are too many to probe")
             return found | dict.fromkeys(parts, why)

@@ -2,7 +2,8 @@
 
 `Clip(0, 1e5)` computes what `Relu` does until a value exceeds 1e5. The drawn inputs are scaled up
 until the values that a threshold of only one model bounds lie on both of its sides. A threshold
-that no input passes is noted: no test covers what lies behind it.
+that no input passes is noted: no test covers what lies behind it. The models come with their local
+functions inlined.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.equivalence.cells import inlined
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.attributes import float_of
 from onnx_expand.graph.facts import Facts
@@ -80,7 +80,6 @@ def thresholds(a: ir.Model, b: ir.Model) -> tuple[Threshold, ...]:
 
 
 def _thresholds(model: ir.Model, letter: str) -> Iterator[Threshold]:
-    model = inlined(model)
     facts = Facts(model)
     for node in model.graph:
         read = node.inputs[0] if node.inputs and not node.domain else None
@@ -176,7 +175,7 @@ class _Watch:
         self._session: Session | None = None
         if not names:
             return
-        copy = inlined(model).clone()
+        copy = model.clone()
         facts = Facts(copy)
         known = {value.name for value in (*copy.graph.inputs, *copy.graph.outputs)}
         for node in copy.graph:
@@ -234,7 +233,7 @@ def narrowing(a: ir.Model, b: ir.Model) -> list[str]:
         a: The reference model.
         b: The model to compare.
     """
-    before, after = (_narrowed(inlined(model)) for model in (a, b))
+    before, after = (_narrowed(model) for model in (a, b))
     return [
         f"B has more casts to {kind.name.lower()} than A ({len(nodes)} and "
         f"{len(before.get(kind, ()))}), such as '{nodes[-1]}': if the runtime leaves out one that "

@@ -69,8 +69,6 @@ def _parse(path: Path) -> onnx.ModelProto:
                 f"{path}: is larger than a file of protobuf can be (2 GiB); save the model with "
                 "its weights as external data"
             )
-        if path.suffix == ".onnx":  # changed filters would let each warning appear once more
-            return onnx.load(path, load_external_data=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx warns that a text format is experimental
             return onnx.load(path, load_external_data=False)

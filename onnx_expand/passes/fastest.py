@@ -109,23 +109,21 @@ def _without_what_gains_nothing(
 ) -> tuple[_Entry, tuple[Kept, ...]]:
     """Drop the kinds of sites that do not make a model faster; return these as kept, too."""
     kinds = _kinds(entry)
-    plans = [replace(entry.variant, locked=_labels(kind)) for kind in kinds]
+    others = [replace(entry.variant, locked=_labels(kind)) for kind in kinds]
     if entry.variant.width is not Width.AS_IS:
         kinds.append([site for site in entry.sites if _is_width(site)])
-        plans.append(replace(entry.variant, width=Width.AS_IS))
+        others.append(replace(entry.variant, width=Width.AS_IS))
     if len(kinds) < 2:
         return entry, ()
-    names = [f"without {i}" for i in range(len(plans))]
-    models = {name: tried(variant).model for name, variant in zip(names, plans, strict=True)}
+    names = [f"without {i}" for i in range(len(others))]
+    models = {name: tried(variant).model for name, variant in zip(names, others, strict=True)}
     result = contest.time({"all": entry.model, **models})
     variant, kept = entry.variant, list[Kept]()
-    for kind, name, other in zip(kinds, names, plans, strict=True):
+    for kind, name, other in zip(kinds, names, others, strict=True):
         if result.is_faster("all", name):
             continue
-        variant = replace(variant, locked=variant.locked | other.locked)
-        variant = replace(
-            variant, width=other.width if other.width is Width.AS_IS else variant.width
-        )
+        width = other.width if other.width is Width.AS_IS else variant.width
+        variant = replace(variant, locked=variant.locked | other.locked, width=width)
         refusal = _not_faster(result.ratio("all", name), result, contest)
         kept += [Kept(site.nodes, refusal) for site in kind]
     return (tried(variant), tuple(kept)) if kept else (entry, ())
