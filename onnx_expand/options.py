@@ -167,8 +167,10 @@ def _table(name: str, value: Any) -> Any:
 
 def _listed(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
     if isinstance(value, str):
-        value = tuple(part.strip() for part in value.split(",") if part.strip())
-        value = tuple(_number(name, part, kind) for part in value)
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            raise UsageError(f"{name} is {value!r}; give a list without empty elements")
+        value = tuple(_number(name, part, kind) for part in parts)
     if not isinstance(value, Sequence):
         raise UsageError(f"{name} is {value!r}; give a list, or a text with commas")
     return tuple(_settled(name, part, kind) for part in value)

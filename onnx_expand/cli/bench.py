@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, html_option, quiet_option, shape_option
+from onnx_expand.cli.options import Command, check_outputs, html_option, quiet_option, shape_option
 from onnx_expand.cli.progress import working
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import UnsupportedError
@@ -22,7 +22,7 @@ __all__ = ["bench"]
 _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
 @click.option("--providers", metavar="cpu,cuda", help="Where to run; all that work when missing.")
 @click.option(

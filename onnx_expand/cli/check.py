@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import (
+    Command,
     check_outputs,
     html_option,
     options_of,
@@ -23,7 +24,7 @@ from onnx_expand.errors import UsageError
 __all__ = ["check"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("a")
 @click.argument("b", required=False)
 @options_of(CheckOptions, without=("factor", "ranges", "shapes"))

@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import quiet_option
+from onnx_expand.cli.options import Command, quiet_option
 from onnx_expand.cli.progress import Steps
 
 __all__ = ["demo"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--out", type=Path, default=Path("demo"), show_default=True, help="Output folder.")
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=2), default=8, show_default=True)

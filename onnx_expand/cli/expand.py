@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import (
+    Command,
     assume_constant_option,
     check_option,
     check_outputs,
@@ -37,7 +38,7 @@ from onnx_expand.passes.plan_files import plan_text
 __all__ = ["expand"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="IN", required=False)
 @click.argument("target", metavar="OUT", required=False)
 @options_of(Expand)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_expand.cli import render
 from onnx_expand.cli.folded import print_fold
 from onnx_expand.cli.options import (
+    Command,
     assume_constant_option,
     check_option,
     check_outputs,
@@ -32,7 +33,7 @@ from onnx_expand.workflow.certificate import certify
 __all__ = ["fold"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", required=False)
 @options_of(Fold, Preprocess)

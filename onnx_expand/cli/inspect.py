@@ -6,7 +6,7 @@ import click
 
 from onnx_expand.cli import render
 from onnx_expand.cli.folded import print_fold
-from onnx_expand.cli.options import check_outputs, shape_option
+from onnx_expand.cli.options import Command, check_outputs, shape_option
 from onnx_expand.cost import inspect_model
 from onnx_expand.model import load
 from onnx_expand.passes import Fold, Policy
@@ -14,7 +14,7 @@ from onnx_expand.passes import Fold, Policy
 __all__ = ["inspect"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
 @click.option(

@@ -14,6 +14,7 @@ from onnx_expand.model import check_output
 from onnx_expand.options import CALLED, alternatives, explain
 
 __all__ = [
+    "Command",
     "assume_constant_option",
     "check_option",
     "check_outputs",
@@ -27,7 +28,25 @@ __all__ = [
     "verbose_option",
 ]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that refuses empty option values, such as those of unset shell variables."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments of the command, as click does."""
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        rest = super().parse_args(ctx, args)
+        for option in (p for p in self.params if isinstance(p, click.Option)):
+            value = given.get(option.name or "")
+            if value == "" or (isinstance(value, list) and "" in value):
+                flag = max(option.opts, key=len)
+                raise click.UsageError(
+                    f"{flag} is empty; give a value, or leave the option out.", ctx
+                )
+        return rest
+
 
 assume_constant_option = click.option(
     "--assume-constant-initializers",
@@ -142,13 +161,19 @@ class _Listed(_Parameter):
         """The values of a text."""
         if isinstance(value, tuple):
             return value
+        parts = [part.strip() for part in value.split(",")]
         try:
-            return tuple(self.kind(part.strip()) for part in value.split(",") if part.strip())
+            if all(parts):
+                return tuple(map(self.kind, parts))
         except ValueError:
-            self.fail(f"'{value}' is no list of {self.kind.__name__} with commas", param, ctx)
+            pass
+        names = {int: "whole numbers", float: "numbers"}.get(self.kind, "names")
+        self.fail(f"'{value}' is not a list of {names} separated by commas.", param, ctx)
 
 
-def options_of(*kinds: type[Any], without: Container[str] = ()) -> Callable[[Command], Command]:
+def options_of(
+    *kinds: type[Any], without: Container[str] = ()
+) -> Callable[[Decorated], Decorated]:
     """One option for each field of some dataclasses, as `onnx_expand.options.option` declared it.
 
     What is not said comes as None, so that a recipe can be stronger than the defaults.
@@ -158,7 +183,7 @@ def options_of(*kinds: type[Any], without: Container[str] = ()) -> Callable[[Com
         without: Names of fields for which the command has an option of its own.
     """
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Decorated) -> Decorated:
         entries = [e for kind in kinds for e in explain(kind).items() if e[0] not in without]
         for name, (declared, hint) in reversed(entries):
             command = _option(name, declared, hint)(command)
@@ -172,7 +197,7 @@ def said(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _option(name: str, declared: Any, kind: Any) -> Callable[[Command], Command]:
+def _option(name: str, declared: Any, kind: Any) -> Callable[[Decorated], Decorated]:
     flags = (declared.metadata["flag"] or "--" + name.replace("_", "-")).split()
     text = declared.metadata["help"]
     default = declared.default

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_expand.cli import render
+from onnx_expand.cli.options import Command
 from onnx_expand.errors import UsageError
 from onnx_expand.recipes import RECIPES, scaled
 
@@ -21,7 +22,7 @@ __all__ = ["only", "paper"]
 _ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="NAME", required=False)
 @click.option("--list", "listing", is_flag=True, help="Show the studies.")
 @click.option(

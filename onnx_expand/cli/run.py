@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import assume_constant_option, check_outputs, quiet_option
+from onnx_expand.cli.options import Command, assume_constant_option, check_outputs, quiet_option
 from onnx_expand.cli.progress import working
 from onnx_expand.equivalence.options import CheckOptions
 from onnx_expand.errors import DifferentError, UsageError
@@ -22,7 +22,7 @@ from onnx_expand.workflow.pipeline import Done, Pipeline, read_pipeline
 __all__ = ["passes", "run"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--passes", metavar="STEP,...", help="The steps, as in the examples below.")
@@ -86,7 +86,7 @@ def _line(done: Done) -> str:
     return f"{done.name}: {what} ({done.seconds:.1f} s)"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what each option does.")
 def passes(as_json: bool, verbose: bool) -> None:

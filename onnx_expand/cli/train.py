@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import check_outputs, html_option, options_of, quiet_option
+from onnx_expand.cli.options import Command, check_outputs, html_option, options_of, quiet_option
 from onnx_expand.cli.progress import TrainingBar
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import OnnxExpandError
@@ -52,7 +52,7 @@ def _explained(debug: bool) -> Iterator[None]:
         raise
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option(

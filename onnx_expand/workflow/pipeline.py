@@ -87,7 +87,7 @@ class Pipeline:
             UsageError: There is no such pass or option, or an option's value makes no sense.
         """
         parts: list[StepLike] = [*_split(steps)] if isinstance(steps, str) else [*steps]
-        if not parts:
+        if not parts or parts == [""]:
             raise UsageError("a pipeline needs at least one step, such as 'fold'")
         return cls(tuple(map(_step, parts)))
 
@@ -160,9 +160,12 @@ def _step(given: StepLike) -> Step:
     if isinstance(given, CheckOptions):
         return "check", given
     if isinstance(given, str):
-        name, _, rest = given.partition(":")
-        texts = dict(_option(name, text) for text in _pieces(rest)) if rest else {}
-        return _named(name.strip(), texts, are_texts=True)
+        name, colon, rest = given.partition(":")
+        name = name.strip()
+        if not name:
+            raise UsageError(f"step '{given}' has no name; write NAME or NAME:option=value")
+        texts = dict(_option(name, text) for text in _pieces(rest)) if colon else {}
+        return _named(name, texts, are_texts=True)
     if not isinstance(given, Mapping):
         raise UsageError(f"{given!r} is no step; give a name, a mapping or a pass")
     options = dict(given)
@@ -182,8 +185,8 @@ def _named(name: str, options: Mapping[str, Any], *, are_texts: bool) -> Step:
 
 def _option(step: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"step '{step}': '{text}' is no option; write name=value")
+    if not (equals and name.strip() and value.strip()):
+        raise UsageError(f"step '{step}': '{text}' is not an option; write name=value")
     return name.strip(), value.strip()
 
 
@@ -192,14 +195,13 @@ def _split(text: str) -> Iterator[str]:
     current: list[str] = []
     for piece in _pieces(text):
         head = piece.partition("=")[0]
-        if current and "=" in piece and ":" not in head:
+        if any(current) and "=" in piece and ":" not in head:
             current.append(piece)
             continue
         if current:
             yield ",".join(current)
         current = [piece]
-    if current:
-        yield ",".join(current)
+    yield ",".join(current)
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -214,8 +216,7 @@ def _pieces(text: str) -> Iterator[str]:
         if character == "," and depth <= 0:
             yield text[start:i].strip()
             start = i + 1
-    if text[start:].strip():
-        yield text[start:].strip()
+    yield text[start:].strip()
 
 
 def _changes_numbers(step: ir.passes.PassBase, result: ir.passes.PassResult) -> bool:

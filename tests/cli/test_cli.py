@@ -11,12 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
 
 from models import smallnet
 from onnx_expand.cli import main
+from onnx_expand.cli.app import cli
 
 HAS_ORT = importlib.util.find_spec("onnxruntime") is not None
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -120,7 +122,38 @@ USAGE = [
     ("check net.onnx cut.onnx --inputs i.npz --json i.npz", "i.npz"),
     ("bench net.onnx cut.onnx --png cut.onnx", "cut.onnx"),
     ("run net.onnx out.onnx --passes fold --report net.onnx", "net.onnx"),
+    ("expand net.onnx out.onnx --ops ,", "ops"),
+    ("expand net.onnx out.onnx --kernels 5,,3", "kernels"),
+    ("expand net.onnx out.onnx --strides 1,", "strides"),
+    ("check net.onnx net.onnx --providers cpu,", "providers"),
 ]
+
+
+VALUED = [
+    (name, option)
+    for name, command in cli.commands.items()
+    for option in command.params
+    if isinstance(option, click.Option) and not option.is_flag
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), VALUED, ids=[f"{name} {option.opts[-1]}" for name, option in VALUED]
+)
+def test_an_empty_value_is_not_a_missing_option(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, option: click.Option
+) -> None:
+    """`--ops "$UNSET"` is refused by name, whatever the option, and nothing is written."""
+    needed = [p for p in cli.commands[name].params if p.required and p is not option]
+    words = [
+        w for p in needed for w in ([p.opts[-1], "x"] if p.opts[0][0] == "-" else ["net.onnx"])
+    ]
+    code, out, err = run(folder, capsys, name, *words, option.opts[-1], "")
+    assert code == 2
+    assert out == ""
+    assert re.fullmatch(r"onnx-expand: error: [^\n]+\n", err)
+    assert any(flag in err for flag in option.opts)
+    assert (folder / "out.onnx").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(("words", "named"), USAGE)
