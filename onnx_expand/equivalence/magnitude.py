@@ -94,7 +94,7 @@ def _after(
 ) -> Rounding | str:
     reads = [value for value in node.inputs if value is not None]
     if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
-        return f"there is none for {node.op_type} '{node.name or node.outputs[0].name}'"
+        return f"no bound is known for {node.op_type} '{node.name or node.outputs[0].name}'"
     if all(map(facts.is_constant, reads)):
         return Rounding()
     before: list[Rounding] = []
@@ -113,7 +113,7 @@ def _after(
     unit = max((_unit(dtype) for dtype in dtypes), default=math.inf)
     if own is None or not math.isfinite(unit):
         name = node.name or node.outputs[0].name
-        return f"there is none for {node.op_type} '{name}'"
+        return f"no bound is known for {node.op_type} '{name}'"
     terms = [rounding.terms for rounding in before]
     # The errors of both factors of a product add up; of the terms of a sum the largest counts.
     earlier = sum(terms) if node.op_type in _PRODUCTS else max(terms)

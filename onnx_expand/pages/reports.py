@@ -8,7 +8,7 @@ from typing import Any
 from onnx_expand.cost import Cost, Inspection
 from onnx_expand.equivalence import Verdict
 from onnx_expand.equivalence.compare import number
-from onnx_expand.equivalence.region import Region
+from onnx_expand.equivalence.region import Grade, Region
 from onnx_expand.pages.graphs import Drawing
 from onnx_expand.pages.page import render_page
 from onnx_expand.passes import ExpandReport, FoldReport
@@ -209,14 +209,20 @@ def _proof(regions: Sequence[Region]) -> dict[str, Any] | None:
     """What is known of the numbers of a site."""
     if not regions:
         return None
-    worst = max(regions, key=lambda region: region.ratio)
+    worst = max(regions, key=_doubt)
+    measured = not worst.obstacle
     return {
         "grade": str(worst.grade),
-        "error": number(worst.error),
-        "bound": number(worst.bound),
+        "error": number(worst.error) if measured else None,
+        "bound": number(worst.bound) if measured else None,
         "why": worst.fault or worst.reason or worst.obstacle,
         "holds": all(region.holds for region in regions),
     }
+
+
+def _doubt(region: Region) -> tuple[bool, int, float]:
+    """Order regions: parts that differ first, then by the weakest evidence, then by the error."""
+    return not region.holds, list(Grade).index(region.grade), region.ratio
 
 
 def _check(verdict: Verdict) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def test_what_has_no_bound_is_named() -> None:
     a = graph(head + "{ h = MatMul(x, a) t = Tanh(h) y = MatMul(t, a) }", numbers)
     b = graph(head + "{ i = MatMul(x, a) u = Tanh(i) v = Identity(u) y = MatMul(v, a) }", numbers)
     (region,) = regions(a, b)
-    assert region.obstacle == "there is none for Tanh 't'"
+    assert region.obstacle == "no bound is known for Tanh 't'"
     verdict = check(a, b, samples=1, providers=["cpu"])
     assert verdict
     assert any("without a useful forward error bound" in note for note in verdict.notes)

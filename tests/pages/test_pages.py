@@ -95,6 +95,30 @@ def test_a_page_of_fold_says_what_was_done(pages: Path) -> None:
     assert data["graphs"][0]["nodes"][0]["weights"] == ["w0 [2x2x3x3]"]
 
 
+def test_a_part_without_a_bound_shows_no_error(tmp_path: Path) -> None:
+    """A part that was compared only through the outputs has no error and no bound, not zeros."""
+    text = """g (float[2, 5, 8] x) => (float[2, 5, 8] y) {
+        m = ReduceMean <axes = [-1]> (x)
+        c = Sub (x, m)
+        q = Pow (c, two)
+        v = ReduceMean <axes = [-1]> (q)
+        e = Add (v, eps)
+        d = Sqrt (e)
+        n = Div (c, d)
+        s = Mul (n, w)
+        y = Add (s, b)
+    }"""
+    scalars = {"two": np.float32(2), "eps": np.float32(1e-5)}
+    held = weights(w=(8,), b=(8,)) | {name: np.asarray(v) for name, v in scalars.items()}
+    onnx.save(graph_of(text, held), tmp_path / "a.onnx")
+    words = ["fold", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    assert main([*words, "--html", str(tmp_path / "page.html")]) == 0
+    (site,) = data_of(tmp_path / "page.html")["sites"]
+    assert site["proof"]["grade"] == "unchecked"
+    assert (site["proof"]["error"], site["proof"]["bound"]) == (None, None)
+    assert site["proof"]["why"].startswith("no bound is known for Pow")
+
+
 def test_places_are_filled_once() -> None:
     """Data that hold what looks like a place of the template are left alone."""
     text = render_page("t <!--DATA-->", {"kind": "<!--STYLE-->"})

@@ -105,7 +105,8 @@ function showSite(index) {
   const cost = site.before && site.after ? element("p", {},
     `multiply-accumulates ${count(site.before.macs)} to ${count(site.after.macs)}, parameters ${count(site.before.parameters)} to ${count(site.after.parameters)}`) : null;
   const proof = site.proof ? element("p", {},
-    element("b", {}, site.proof.grade), `: error ${small(site.proof.error)}, at most ${small(site.proof.bound)} by rounding`,
+    element("b", {}, site.proof.grade),
+    site.proof.bound === null ? "" : `: error ${small(site.proof.error)}, at most ${small(site.proof.bound)} by rounding`,
     site.proof.why ? `; ${site.proof.why}` : "") : null;
   const border = site.border === "exact" ? null : element("p", {}, `border: ${site.border}`);
   const lines = [element("h3", {}, site.title), cost, proof, border, element("div", { class: "pair" }, parts)];
