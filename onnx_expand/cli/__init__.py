@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: The words after the program's name; those of the process when missing.
+        arguments: The arguments after the program name; by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 the models differ, 2 wrong usage, 3 an unreadable or invalid
-        model, 4 a valid one that cannot be handled. Errors are one line on standard error.
+        The exit code: 0 success, 1 the models differ, 2 wrong usage, 3 an unreadable or invalid
+        model, 4 a valid model that cannot be handled. Errors are one line on standard error.
     """
-    # What it warns of is looked for by the door, which says it in one line if it matters.
+    # `load` checks for the problems that onnx_ir warns about, and reports them in one line.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         show, shown = warnings.showwarning, set[str]()
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def warn(message: Any, category: Any, filename: str, *place: Any, **more: Any) -> None:
             if category is UserWarning and _OURS in filename:
                 line = f"onnx-expand: warning: {_line(str(message))}"
-                if line not in shown:  # Python forgets what it showed when filters change
+                if line not in shown:  # Python shows it again after filters change
                     shown.add(line)
                     click.echo(line, err=True)
             else:
@@ -57,7 +57,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         words = sys.argv[1:] if arguments is None else list(arguments)
         code = cli.main(
             args=words,
-            obj=words,  # what a report says that it was made by
+            obj=words,  # reports record the command that made them
             prog_name="onnx-expand",
             standalone_mode=False,
         )
@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OnnxExpandError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has gone; leave nothing for Python to flush at exit.
+        # The reader closed the pipe: give Python another file to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
@@ -88,5 +88,5 @@ def _fail(message: str, code: int) -> int:
 
 
 def _line(message: str) -> str:
-    """A message in one line of text that a terminal only shows."""
+    """Return a message as one line without characters that control a terminal."""
     return plain(" ".join(message.split()))

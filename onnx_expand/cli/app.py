@@ -1,4 +1,4 @@
-"""The commands under one name."""
+"""The command group `onnx-expand`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["cli"]
     "--log",
     "level",
     type=click.Choice(["debug", "info", "warning"]),
-    help="Write what the library logs to standard error, from this level on.",
+    help="Write the library's log messages from this level on to standard error.",
 )
 @click.pass_context
 def cli(ctx: click.Context, level: str | None) -> None:
@@ -41,11 +41,11 @@ def cli(ctx: click.Context, level: str | None) -> None:
     check    prove that two models compute the same
     inspect  count parameters, multiply-accumulates and nodes
     bench    time models side by side
-    run      run passes by name, one after the other
+    run      run passes by name, in order
     passes   list the passes and their options
     models   build a network of the ExpandNets paper
-    demo     do all of that on handwritten digits
-    paper    do the studies of the ExpandNets paper
+    demo     run the whole loop on handwritten digits
+    paper    run the studies of the ExpandNets paper
 
     \b
     The whole loop:
@@ -56,15 +56,15 @@ def cli(ctx: click.Context, level: str | None) -> None:
       onnx-expand check trained.onnx deploy.onnx
 
     \b
-    Exit codes: 0 done, 1 the models differ, 2 wrong usage,
-    3 an unreadable or invalid model, 4 a valid one that cannot be handled.
+    Exit codes: 0 success, 1 the models differ, 2 wrong usage,
+    3 an unreadable or invalid model, 4 a valid model that cannot be handled.
     """
     if level is not None:
         ctx.call_on_close(_log(level))
 
 
 def _log(level: str) -> Callable[[], None]:
-    """Write what the library logs to standard error; what ends that."""
+    """Start logging to standard error; return the function that stops it."""
     logger, handler = logging.getLogger("onnx_expand"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     before = logger.level

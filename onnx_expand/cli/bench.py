@@ -24,15 +24,15 @@ _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 
 @click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
-@click.option("--providers", metavar="cpu,cuda", help="Where to run; all that work when missing.")
+@click.option("--providers", metavar="cpu,cuda", help="Where to run. [default: all that work]")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
-    help="How long to measure on each provider; a fifth of it warms up.",
+    help="Measuring time for each provider, a fifth of it as warm-up.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads for one operator.")
 @click.option("--as-written", is_flag=True, help="Turn onnxruntime's graph optimizations off.")
 @shape_option
 @click.option("--no-memory", is_flag=True, help="Do not measure memory.")
@@ -53,7 +53,7 @@ def bench(
     html: str | None,
     quiet: bool,
 ) -> int:
-    """Time models side by side in onnxruntime, in turns, so that ratios hold on a noisy machine.
+    """Time models in onnxruntime in turns, so that ratios are reliable on a noisy machine.
 
     \b
     Examples:

@@ -11,10 +11,10 @@ from onnx_expand.cli import render
 from onnx_expand.cli.options import (
     Command,
     check_outputs,
+    given,
     html_option,
     options_of,
     quiet_option,
-    said,
     shape_option,
 )
 from onnx_expand.cli.progress import working
@@ -33,12 +33,14 @@ __all__ = ["check"]
     "ranges",
     multiple=True,
     metavar="[NAME:]LO,HI",
-    help="Draw an input, or all, evenly from a range.",
+    help="Draw this input, or all, uniformly from a range.",
 )
 @shape_option
-@click.option("--bisect", is_flag=True, help="If they differ, find the first tensor that does.")
+@click.option("--bisect", is_flag=True, help="If they differ, find the first tensor that differs.")
 @click.option(
-    "--certificate", metavar="F", help="Verify what fold certified; A and B are what it names."
+    "--certificate",
+    metavar="F",
+    help="Verify that A and B are the models of this certificate.",
 )
 @click.option("--json", "json_path", metavar="F", help="Write the verdict as JSON; - is stdout.")
 @click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
@@ -57,10 +59,10 @@ def check(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Prove that models A and B compute the same, in onnxruntime with its optimizations off.
+    """Check that models A and B compute the same, in onnxruntime with its optimizations off.
 
-    How far they may be apart is measured: B may be a few times as far from A computed in float64
-    as rounding puts A itself. Exit code 0 if they are equal, 1 if not.
+    The tolerance is measured: B may be a few times as far from A computed in float64 as the
+    rounding of A itself. Exit code 0 if they are equal, 1 if not.
 
     \b
     Examples:
@@ -80,7 +82,9 @@ def check(
         from onnx_expand.workflow.certificate import verify
 
         source = verify(certificate, a, b) or a
-    wanted = CheckOptions(**said(options), ranges=dict(map(_range, ranges)) or None, shapes=shapes)
+    wanted = CheckOptions(
+        **given(options), ranges=dict(map(_range, ranges)) or None, shapes=shapes
+    )
     with working("checking", quiet=quiet):
         verdict = compare(source, b, wanted)
     out = render.console(quiet=quiet or json_path == "-")
@@ -102,9 +106,9 @@ def check(
 
         write_check(html, verdict, a, b)
     render.print_verdict(out, verdict)
-    # A part that differs by itself is named already.
+    # The verdict already names a part that differs when it is run alone.
     if bisect and not verdict.equal and all(region.holds for region in verdict.regions):
-        nothing = "bisect: all tensors of common names agree"
+        nothing = "bisect: all tensors with the same name in both models agree"
         out.print(nothing if found is None else found.summary())
     return 0 if verdict.equal else 1
 
@@ -114,7 +118,7 @@ def _range(text: str) -> tuple[str, tuple[float, float]]:
     try:
         low, high = (float(part) for part in numbers.split(","))
     except ValueError:
-        raise UsageError(f"--val-range: '{text}' is no range such as image:0,255") from None
+        raise UsageError(f"--val-range: '{text}' is not a range such as image:0,255") from None
     if not -float("inf") < low <= high < float("inf"):
-        raise UsageError(f"--val-range: {low:g} to {high:g} is no range")
+        raise UsageError(f"--val-range: {low:g} to {high:g} is not a range")
     return name, (low, high)

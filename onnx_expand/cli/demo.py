@@ -22,34 +22,34 @@ __all__ = ["demo"]
 @click.option("--strategy", default="ck", show_default=True, help="As for `expand`.")
 @click.option("--rate", type=float, default=4.0, show_default=True, help="Expansion rate.")
 @click.option("--lr", type=float, default=0.02, show_default=True, help="Learning rate of both.")
-@click.option("--images", type=click.IntRange(min=20), help="Train on so many.  [default: all]")
+@click.option("--images", type=click.IntRange(min=20), help="Training images.  [default: all]")
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=os.cpu_count() or 1,
     show_default="one for each core",
-    help="Runs side by side.",
+    help="Runs at the same time.",
 )
 @quiet_option
 def demo(out: Path, processes: int, quiet: bool, **said: Any) -> int:
-    """Do the whole loop on real data: expand, train, fold, check, and say what it gained.
+    """Run the whole loop on real data: expand, train, fold, check, and report the gain.
 
     SmallNet with 7x7 kernels is trained on distorted handwritten digits, compact and expanded,
-    from the same seeds. Models, report.json, curves.png and a page, index.html, go to a folder.
-    A run that is interrupted goes on where it was.
+    from the same seeds. The output folder gets the models, report.json, curves.png and the page
+    index.html. An interrupted run resumes where it stopped.
 
     \b
     Examples:
       onnx-expand demo                            # 16 runs of 20 epochs, minutes
-      onnx-expand demo --epochs 2 --seeds 2       # to see that it works
+      onnx-expand demo --epochs 2 --seeds 2       # a quick trial
     """
-    from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
+    from onnx_expand import train as _needs_torch  # noqa: F401  (reports what to install)
     from onnx_expand.experiment.demo import Demo, sentences, table
 
     console = render.console(quiet=quiet)
     settings = Demo(**said)
     runs = 2 * settings.seeds
-    console.print(f"{runs} runs, {processes} side by side; {settings.epochs} epochs each")
+    console.print(f"{runs} runs, {processes} at a time; {settings.epochs} epochs each")
     with Steps(console, "training") as steps:
         found = settings.run(out, processes, steps.done)
     report = found.report

@@ -15,11 +15,11 @@ from onnx_expand.cli.options import (
     assume_constant_option,
     check_option,
     check_outputs,
+    given,
     html_option,
     options_of,
     quiet_option,
     require_both,
-    said,
     shape_option,
 )
 from onnx_expand.cli.progress import working
@@ -42,16 +42,16 @@ __all__ = ["expand"]
 @click.argument("source", metavar="IN", required=False)
 @click.argument("target", metavar="OUT", required=False)
 @options_of(Expand)
-@click.option("--dry-run", is_flag=True, help="Show what would be done; write no model.")
-@click.option("--plan-out", metavar="F", help="Write what was done as a plan, JSON or .yaml.")
-@click.option("--list-plans", is_flag=True, help="Show the plans that come with onnx-expand.")
+@click.option("--dry-run", is_flag=True, help="Show what would be expanded; write no model.")
+@click.option("--plan-out", metavar="F", help="Write what was expanded as a plan, JSON or .yaml.")
+@click.option("--list-plans", is_flag=True, help="List the plans that onnx-expand includes.")
 @click.option(
-    "--strip-nonlinear", is_flag=True, help="Remove the activations of --nonlinear, only that."
+    "--strip-nonlinear", is_flag=True, help="Only remove the activations of --nonlinear."
 )
 @check_option
 @shape_option
 @assume_constant_option
-@click.option("--report", metavar="F.json", help="Write what was done as JSON; - is stdout.")
+@click.option("--report", metavar="F.json", help="Write the report as JSON; - is stdout.")
 @html_option
 @quiet_option
 def expand(
@@ -72,14 +72,14 @@ def expand(
     """Replace the linear layers of IN by chains or sums of layers, to be trained and folded.
 
     They compute nothing that one layer could not, but they train better. 1x1 convolutions are
-    left alone unless --include or --kernels asks for them.
+    expanded only if --include or --kernels selects them.
 
     \b
     Example: every convolution by 3x3 ones, and fc1 by three layers
       onnx-expand expand net.onnx big.onnx --strategy ck+fc --rate 4 --exclude fc2
     Example: a pretrained network that computes the same, for fine-tuning
       onnx-expand expand net.onnx big.onnx --strategy cl --init preserve
-    Example: see and edit a plan first
+    Example: view and edit a plan first
       onnx-expand expand net.onnx --plan paper:smallnet-ck --dry-run --plan-out plan.yaml
     """
     if list_plans:
@@ -90,11 +90,11 @@ def expand(
     if strip_nonlinear:
         _strip(source, target, dry_run=dry_run)
         return
-    run = Expand(**said(options))
+    run = Expand(**given(options))
     written = None if dry_run else target
     check_outputs(report, plan_out, html, model=written, reads=(source, options["plan"]))
     if html is not None and dry_run:
-        raise UsageError("--html is about a model that is written; leave --dry-run out")
+        raise UsageError("--html needs the written model; leave --dry-run out")
     if html is not None:
         require_both(source, target)
     model = load(source)
@@ -129,10 +129,10 @@ def _verify(
     checks: int | None,
     shapes: dict[str, tuple[int | str, ...]] | None,
 ) -> Verification:
-    """Compare what was read with what will be written, by as much as is claimed of it."""
+    """Check that the expanded model computes the same, or only that it runs if it should not."""
     from onnx_expand.workflow.verification import verify, verify_runs
 
-    before = load(source)  # anew: what expanding shares with it would not be found
+    before = load(source)  # not shared with `expanded`, so that changes in place are found
     if outcome.is_exact:
         return verify(before, expanded, samples=checks, shapes=shapes)
     return verify_runs(before, expanded, shapes)

@@ -15,11 +15,11 @@ from onnx_expand.cli.options import (
     assume_constant_option,
     check_option,
     check_outputs,
+    given,
     html_option,
     options_of,
     quiet_option,
     require_both,
-    said,
     shape_option,
     verbose_option,
 )
@@ -40,11 +40,11 @@ __all__ = ["fold"]
 @check_option
 @shape_option
 @assume_constant_option
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write no model.")
+@click.option("--dry-run", is_flag=True, help="Report what would be folded; write no model.")
 @click.option(
     "--certificate",
     metavar="F.json",
-    help="Write hashes of both models, versions, sites and the verdict; `check --certificate` "
+    help="Write the hashes of both models, versions, sites and the verdict; `check --certificate` "
     "verifies them later.",
 )
 @click.option("--report", metavar="F.json", help="Write every site as JSON; - is stdout.")
@@ -67,11 +67,11 @@ def fold(
 ) -> None:
     """Merge the linear nodes of IN into the fewest, cheapest ones that compute the same.
 
-    A model that expand made is given back as it was before, with its trained weights. In any
-    other model, linear nodes (convolutions, matrix products, batch normalization, biases, scales,
+    A model made by expand is restored node for node, with its trained weights. In any other
+    model, linear nodes (convolutions, matrix products, batch normalization, biases, scales,
     parallel branches) are merged where that is exact, borders included, and costs no more.
 
-    --mean, --std and --swap-rb put the preprocessing of images into the first convolution.
+    --mean, --std and --swap-rb merge the preprocessing of images into the first convolution.
 
     \b
     Examples:
@@ -86,13 +86,13 @@ def fold(
     for flag, path in (("--certificate", certificate), ("--html", html)):
         if path is not None:
             if target is None:
-                raise UsageError(f"{flag} is about a model that is written; leave --dry-run out")
+                raise UsageError(f"{flag} needs the written model; leave --dry-run out")
             require_both(source, target)
     check_outputs(report, certificate, html, model=target, reads=[source])
     model = load(source)
     if assume_constant_initializers:
         assume_constant(model)
-    merging, imaging = split("fold", said(options), Fold, Preprocess)
+    merging, imaging = split("fold", given(options), Fold, Preprocess)
     preprocess = Preprocess.asked(**imaging)
     image = None
     if preprocess is not None:
@@ -130,7 +130,7 @@ def _certify(
 
 
 def _write_page(path: str, outcome: FoldReport, source: str, target: str) -> None:
-    from onnx_expand.cli.pages import write_fold  # layouts and drawings are slow to import
+    from onnx_expand.cli.pages import write_fold  # slow to import
 
     write_fold(path, outcome, source, target)
 
@@ -142,10 +142,10 @@ def _verify(
     checks: int | None,
     shapes: dict[str, tuple[int | str, ...]] | None,
 ) -> Verification:
-    """Compare what was read with what will be written."""
+    """Compare the folded model with the source, which is read again."""
     from onnx_expand.workflow.verification import verify
 
-    before = load(source)  # anew: what folding shares with it would not be found
+    before = load(source)  # not shared with `folded`, so that changes in place are found
     if preprocess is not None:
         preprocess.call(before)
     return verify(before, folded, samples=checks, shapes=shapes)

@@ -1,4 +1,4 @@
-"""What `fold` prints: alike sites as one line, op types before and after, reasons by kind."""
+"""Print the report of fold: groups of similar sites, op counts, and reasons by kind."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from onnx_expand.passes.summary import SiteGroup, group_reasons, group_sites
 
 __all__ = ["print_fold"]
 
-_GROUPS = 24  # as many as people read through
-_WIDE = 72  # characters of names that are shown as they are
+_GROUPS = 24  # lines that a person reads to the end
+_WIDE = 72  # characters; longer lists of names are shown as a pattern
 
 
 def print_fold(
     out: Console, report: FoldReport, *, written: bool = True, verbose: bool = False
 ) -> None:
-    """What fold did, or would do.
+    """Print what fold did, or would do.
 
     Args:
         out: Where to print.
-        report: The fold's report.
+        report: The report of fold.
         written: Whether the result is written.
-        verbose: Print every site and every node that was kept.
+        verbose: Print every site and every kept node.
     """
     if report.sites:
         _print_sites(out, report, verbose=verbose)
@@ -42,7 +42,7 @@ def print_fold(
     if not verbose and len(report.copies) > _GROUPS:
         stored = sum(copy.stored for copy in report.copies[_GROUPS:])
         more = len(report.copies) - _GROUPS
-        out.print(f"grew by {stored:,} bytes: {more} more weights, all of which -v prints")
+        out.print(f"grew by {stored:,} bytes: {more} more weights; -v lists all")
     out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
     if verbose:
         for kept in report.kept:
@@ -55,11 +55,11 @@ def print_fold(
         print_reason(out, reason, [_nodes(kept) for kept in group.kept])
     if len(groups) > _GROUPS:
         more = sum(len(group.kept) for group in groups[_GROUPS:])
-        out.print(f"{more} kept for other reasons, all of which -v prints")
+        out.print(f"{more} kept for other reasons; -v lists all")
 
 
 def _print_copies(out: Console, copies: Sequence[Copy]) -> None:
-    """The weights that the model stores in two versions since."""
+    """Print the weights of which the folded model stores a second version."""
     for copy in copies:
         reason = f"'{copy.weight}' stays for other readers, beside '{copy.result}' made from it"
         out.print(f"grew by {copy.stored:,} bytes: {reason}")
@@ -81,11 +81,11 @@ def _print_sites(out: Console, report: FoldReport, *, verbose: bool) -> None:
         out.print(f"{first} {arrow} {after}   {row[3]}".rstrip())
     if len(groups) > _GROUPS:
         more = sum(len(group.sites) for group in groups[_GROUPS:])
-        out.print(f"{more} more folded, all of which -v prints")
+        out.print(f"{more} more folded; -v lists all")
 
 
 def _print_ops(out: Console, report: FoldReport) -> None:
-    """The op types of which there are more or fewer now."""
+    """Print the op types whose number of nodes changed."""
     if report.before is None or report.after is None:
         return
     before, after = report.before.ops, report.after.ops
@@ -105,7 +105,7 @@ def _after(group: SiteGroup) -> str:
 
 
 def _where(group: SiteGroup) -> str:
-    """The names of the nodes, where they are few and short, else a pattern that fits them."""
+    """Return the names of the nodes if they are short, else a pattern that they match."""
     merges = "; ".join(map(_merge, group.sites))
     return merges if len(merges) <= _WIDE else group.scope
 

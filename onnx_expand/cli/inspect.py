@@ -18,14 +18,14 @@ __all__ = ["inspect"]
 @click.argument("model")
 @click.option("--json", "json_path", metavar="F", help="Write the figures as JSON; - is stdout.")
 @click.option(
-    "--sites", is_flag=True, help="Also say what fold would merge, and why not the rest."
+    "--sites", is_flag=True, help="Also list what fold would merge, and why not the rest."
 )
 @click.option(
     "--policy",
     type=click.Choice([str(policy) for policy in Policy]),
     default=str(Policy.AUTO),
     show_default=True,
-    help="The policy of fold that --sites asks about.",
+    help="The policy of fold for --sites.",
 )
 @shape_option
 def inspect(
@@ -37,17 +37,17 @@ def inspect(
 ) -> None:
     """Count the parameters, multiply-accumulates and nodes of MODEL.
 
-    Counts are for one sample: a symbolic batch counts as one. What other symbolic extents are,
-    --shape says. "MACs" are the products of
-    convolutions and matrix products; "with elementwise" is the way of counting of the ExpandNets
-    paper, which adds biases, normalization, activations and pooling.
+    Counts are for one sample: a symbolic batch counts as one. --shape sets other symbolic
+    extents. "MACs" are the multiply-accumulates of convolutions and matrix products; "with
+    elementwise" counts as the ExpandNets paper does, which adds biases, normalization,
+    activations and pooling.
     """
     check_outputs(json_path, reads=[model])
     loaded = load(model)
     if shapes:
         from onnx_expand.equivalence.extents import fix_extents
 
-        sized = load(model)  # what fold is asked about keeps its symbols
+        sized = load(model)  # the model for --sites keeps its symbolic extents
         fix_extents(sized, shapes)
         figures = inspect_model(sized)
     else:
@@ -55,9 +55,7 @@ def inspect(
     data, out = figures.as_dict(), render.console(quiet=json_path == "-")
     render.print_inspection(out, figures)
     if sites:
-        report = (
-            Fold(Policy(policy), measure=True).call(loaded).report
-        )  # the file itself is not touched
+        report = Fold(Policy(policy), measure=True).call(loaded).report
         data["sites"] = report.as_dict()
         out.print()
         print_fold(out, report, written=False)

@@ -1,4 +1,4 @@
-"""Verdicts in the XML that continuous integration reads."""
+"""Verdicts as JUnit XML, for continuous integration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["write_junit"]
 
 
 def write_junit(verdict: Verdict, path: str, label: str) -> None:
-    """Write a verdict as one test suite: a case for each figure and each part with a bound."""
+    """Write a verdict as one test suite, with a case for each figure and each bounded part."""
     cases = [
         (f.place.provider, f"{f.place.output} on {f.place.sample}", f.problem, _text(f))
         for f in verdict.outputs
@@ -42,7 +42,7 @@ def write_junit(verdict: Verdict, path: str, label: str) -> None:
 
 
 def _others(verdict: Verdict) -> list[str]:
-    """The differences that no output and no part has shown, as of a port that one model lacks."""
+    """Return the differences of no output value and no part, such as an input only one has."""
     wrong = {figure.place.output for figure in verdict.outputs if not figure.equal}
     heads = tuple(f"output '{name}':" for name in wrong)
     parts = {region.summary() for region in verdict.regions}

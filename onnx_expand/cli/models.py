@@ -32,11 +32,11 @@ def models(words: tuple[str, ...]) -> int:
 
 
 def _command() -> ModuleType:
-    """The networks: a wheel holds them within the package, a checkout beside it."""
+    """Import the networks, which a wheel has inside the package and a checkout beside it."""
     ours = Path(onnx_expand.__file__).parent
     for package, place in (("onnx_expand.models", ours), ("models", ours.parent)):
         spec = importlib.util.find_spec(package)
-        # Whoever uses onnx-expand may have a package `models` of their own.
+        # A package `models` elsewhere on the path may belong to the user.
         if (
             spec is not None
             and spec.origin is not None

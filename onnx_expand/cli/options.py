@@ -1,4 +1,4 @@
-"""What several commands do with their options."""
+"""Options and checks that commands share, and options derived from dataclasses."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = [
     "assume_constant_option",
     "check_option",
     "check_outputs",
+    "given",
     "html_option",
     "options_of",
     "parse_shape",
     "quiet_option",
     "require_both",
-    "said",
     "shape_option",
     "verbose_option",
 ]
@@ -36,10 +36,10 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments of the command, as click does."""
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        parsed, _, _ = self.make_parser(ctx).parse_args(list(args))
         rest = super().parse_args(ctx, args)
         for option in (p for p in self.params if isinstance(p, click.Option)):
-            value = given.get(option.name or "")
+            value = parsed.get(option.name or "")
             if value == "" or (isinstance(value, list) and "" in value):
                 flag = max(option.opts, key=len)
                 raise click.UsageError(
@@ -51,20 +51,20 @@ class Command(click.Command):
 assume_constant_option = click.option(
     "--assume-constant-initializers",
     is_flag=True,
-    help="Nobody replaces weights that are also inputs of the graph, as all were before IR "
-    "version 4: take them out of the inputs.",
+    help="Remove weights from the graph inputs, where IR versions before 4 list them all, so that "
+    "they are constants.",
 )
 
 html_option = click.option(
     "--html",
     "html",
     metavar="F.html",
-    help="Write a page that shows all of it: graphs, costs, figures and provenance, in one file.",
+    help="Write a self-contained page with graphs, costs, figures and provenance.",
 )
 
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print every site and reason.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print each site and reason.")
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 
 check_option = click.option(
     "--check",
@@ -72,23 +72,23 @@ check_option = click.option(
     type=click.IntRange(min=0),
     metavar="N",
     help="Compare IN and OUT on N inputs of each kind before OUT is written, and write nothing "
-    "if they differ or OUT does not run; 0 does not. [default: 1, where onnxruntime can run IN]",
+    "if they differ or OUT does not run; 0 turns this off. [default: 1, where IN runs here]",
 )
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
-    """An input's name and extents from `NAME:1,3,H,W`; raises `UsageError`."""
+    """Parse `NAME:1,3,H,W` into a name and extents; raises `UsageError`."""
     name, colon, extents = text.rpartition(":")
     parts = [part.strip() for part in extents.split(",")]
     if not colon or not all(parts):
-        raise UsageError(f"--shape: '{text}' is no shape such as image:1,3,H,W")
+        raise UsageError(f"--shape: '{text}' is not a shape; write one such as image:1,3,H,W")
     return name, tuple(int(p) if p.isascii() and p.isdigit() else p for p in parts)
 
 
 def _shapes(
-    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
 ) -> dict[str, tuple[int | str, ...]] | None:
-    return dict(map(parse_shape, given)) or None
+    return dict(map(parse_shape, texts)) or None
 
 
 shape_option = click.option(
@@ -97,23 +97,23 @@ shape_option = click.option(
     multiple=True,
     metavar="NAME:1,3,H,W",
     callback=_shapes,
-    help="Extents of an input, where models run or figures need them; what is no number stays as "
-    "the model has it. May be given for each input.",
+    help="Extents of an input for running and counting; names keep the model's extents. Repeat "
+    "it for further inputs.",
 )
 
 
 def check_outputs(
     *paths: str | None, model: str | None = None, reads: Iterable[str | None] = ()
 ) -> None:
-    """Find out before the work begins that a result could not be written.
+    """Check before the work begins that all results can be written.
 
     Args:
-        paths: Where results go; `-` is stdout.
-        model: Where the model goes, which may take the place of one that is read.
+        paths: Output files; `-` is stdout.
+        model: Output file of the model, which may replace a file that is read.
         reads: The files that the command reads.
 
     Raises:
-        UsageError: A file cannot be written, or what is there is still needed.
+        UsageError: A file cannot be written, or would replace a file that is read.
     """
     if model == "-":
         raise UsageError("a model is not written to stdout; name a file (or ./-)")
@@ -125,16 +125,16 @@ def check_outputs(
             if place in written:
                 raise UsageError(f"{path}: two results would be written there; name another file")
             if place in read and path is not model:
-                raise UsageError(f"{path}: is read by this command; name another file")
+                raise UsageError(f"{path}: this command reads the file; name another file")
             written.add(place)
         elif path == "":
             raise UsageError("an output path is empty; name a file")
 
 
 def require_both(source: str, target: str | None) -> None:
-    """Refuse a document about two models one of which would take the place of the other."""
+    """Refuse to document two models if the target would replace the source."""
     if target is not None and Path(target).resolve() == Path(source).resolve():
-        raise UsageError("a certificate or page is about two models; name an OUT other than IN")
+        raise UsageError("a certificate or page needs both models; name an OUT other than IN")
 
 
 if TYPE_CHECKING:
@@ -144,10 +144,10 @@ else:
 
 
 class _Listed(_Parameter):
-    """Values of one kind, with commas between.
+    """A list of values of one type, separated by commas.
 
     Args:
-        kind: The kind.
+        kind: The type.
     """
 
     name = "list"
@@ -158,7 +158,7 @@ class _Listed(_Parameter):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
-        """The values of a text."""
+        """Convert a text to its values."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
@@ -174,13 +174,13 @@ class _Listed(_Parameter):
 def options_of(
     *kinds: type[Any], without: Container[str] = ()
 ) -> Callable[[Decorated], Decorated]:
-    """One option for each field of some dataclasses, as `onnx_expand.options.option` declared it.
+    """Add one option for each field that `onnx_expand.options.option` declared.
 
-    What is not said comes as None, so that a recipe can be stronger than the defaults.
+    Options that are not given are None, so that a recipe can override the defaults.
 
     Args:
-        kinds: The dataclasses.
-        without: Names of fields for which the command has an option of its own.
+        kinds: The dataclasses with the fields.
+        without: Names of fields for which the command declares an option itself.
     """
 
     def decorate(command: Decorated) -> Decorated:
@@ -192,8 +192,8 @@ def options_of(
     return decorate
 
 
-def said(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -203,9 +203,9 @@ def _option(name: str, declared: Any, kind: Any) -> Callable[[Decorated], Decora
     default = declared.default
     is_switch = bool in alternatives(kind)
     if is_switch:
-        # What a recipe switches on can be switched off.
+        # The negative form overrides a recipe that switches the option on.
         flags[-1] = f"{flags[-1]}/--no-{flags[-1][2:]}"
-    if "[default" not in text and not _silent(default):
+    if "[default" not in text and default is not None and default is not False and default != ():
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         shown = "on" if shown is True else f"{shown:g}" if isinstance(shown, float) else shown
         text += f" [default: {shown}]"
@@ -217,13 +217,8 @@ def _option(name: str, declared: Any, kind: Any) -> Callable[[Decorated], Decora
     return click.option(*flags, name, type=_type(kind), **settings)
 
 
-def _silent(default: Any) -> bool:
-    """Whether a default says nothing."""
-    return default is None or default is False or default == ()
-
-
 def _type(kind: Any) -> Any:
-    """What click calls a field's type; text where the field reads it by itself."""
+    """Return click's type for a field; `str` where the dataclass parses the text itself."""
     kind = next(part for part in alternatives(kind) if part is not type(None))
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:

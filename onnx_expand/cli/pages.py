@@ -1,4 +1,4 @@
-"""`--html` of the commands."""
+"""Write the pages of `--html`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ __all__ = [
     "write_page",
 ]
 
-_SECONDS = 2.0  # for the latency on the page of a fold
+_SECONDS = 2.0  # measuring time for the page of a fold
 
 
 def write_fold(path: str, report: FoldReport, source: str, target: str) -> None:
-    """Write the page of a fold of one file into another; both are timed where they run."""
+    """Write the page of a fold of one file into another, with their latencies if they run."""
     hashes = {"input": digests(source), "output": digests(target)}
     sizes = (_size(source, hashes["input"]), _size(target, hashes["output"]))
     timed: Bench | None = None
-    # What does not run here is not timed; the page says that it was not checked.
+    # Models that do not run here are not timed; the page states that they were not checked.
     with contextlib.suppress(OnnxExpandError, MemoryError):
         timed = bench([source, target], seconds=_SECONDS, memory=False)
-    drawings = _drawn(source, target)
+    drawings = _drawings(source, target)
     origin = provenance(command_words(), hashes)
     write_page(path, fold_page(report, drawings, origin, bench=timed, sizes=sizes))
 
@@ -45,14 +45,14 @@ def write_fold(path: str, report: FoldReport, source: str, target: str) -> None:
 def write_expansion(path: str, report: ExpandReport, source: str, target: str) -> None:
     """Write the page of an expansion of one file into another."""
     hashes = {"input": digests(source), "output": digests(target)}
-    drawings = _drawn(source, target)
+    drawings = _drawings(source, target)
     write_page(path, expand_page(report, drawings, provenance(command_words(), hashes)))
 
 
 def write_check(path: str, verdict: Verdict, a: str, b: str) -> None:
     """Write the page of a comparison of two files."""
     hashes = {"A": digests(a), "B": digests(b)}
-    drawings = _drawn(a, b, "A: ", "B: ")
+    drawings = _drawings(a, b, "A: ", "B: ")
     write_page(path, check_page(verdict, drawings, provenance(command_words(), hashes)))
 
 
@@ -62,15 +62,15 @@ def write_bench(path: str, found: Bench) -> None:
     write_page(path, bench_page(found, provenance(command_words(), hashes)))
 
 
-def _drawn(first: str, second: str, *marks: str) -> tuple[Drawing, Drawing]:
-    """Both models as they are drawn, with what stands before their names."""
+def _drawings(first: str, second: str, *marks: str) -> tuple[Drawing, Drawing]:
+    """Return the drawings of both models, titled with a mark and the file name."""
     before, after = marks or ("", "")
     one = draw(load(first), f"{before}{Path(first).name}")
     return one, draw(load(second), f"{after}{Path(second).name}")
 
 
 def write_page(path: str, page: str) -> None:
-    """Write a page, whole or not at all."""
+    """Write a page atomically."""
     check_outputs(path)
     with replacing(Path(path)) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -81,6 +81,6 @@ def _size(path: str, files: dict[str, str]) -> int:
 
 
 def command_words() -> list[str]:
-    """The words that repeat the command."""
+    """Return the command line that repeats the command, in words."""
     given: list[str] = click.get_current_context().find_root().obj or []
     return ["onnx-expand", *given]

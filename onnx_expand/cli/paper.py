@@ -17,30 +17,30 @@ from onnx_expand.recipes import RECIPES, scaled
 if TYPE_CHECKING:
     from onnx_expand.experiment.paper import Executor, Setting, Study
 
-__all__ = ["only", "paper"]
+__all__ = ["paper", "with_arms"]
 
 _ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
 
 
 @click.command(cls=Command)
 @click.argument("name", metavar="NAME", required=False)
-@click.option("--list", "listing", is_flag=True, help="Show the studies.")
+@click.option("--list", "listing", is_flag=True, help="List the studies.")
 @click.option(
     "--data",
     metavar="DIR|FILE|PACKAGE:FUNCTION",
-    help="Train on this instead of the embedded digits, by the study's recipe. As for `train`.",
+    help="Train on this, as for `train`, by the study's recipe, instead of the embedded digits.",
 )
 @click.option(
     "--recipe",
     type=click.Choice([*RECIPES]),
-    help="By whose settings --data is trained. [default: the study's own]",
+    help="Settings of training on --data. [default: the study's own]",
 )
 @click.option("--out", type=Path, default=Path("paper"), show_default=True, help="Output folder.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many."
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm."
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the setting's.")
-@click.option("--images", type=click.IntRange(min=1), help="Train on so many, of all classes.")
+@click.option("--images", type=click.IntRange(min=1), help="Train on this many, of all classes.")
 @click.option("--batch", type=click.IntRange(min=1), help="Instead of the setting's.")
 @click.option("--schedule", help="Instead of the setting's, as for `train`.")
 @click.option("--size", type=click.IntRange(min=1), help="Height and width of the images.")
@@ -50,45 +50,50 @@ _ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
 @click.option(
     "--lr",
     metavar="R,..",
-    help="Learning rates of which each arm takes its best on held-out data; one is not tried.",
+    help="Learning rates, of which each arm uses its best on held-out data; a single one is used "
+    "directly.",
 )
 @click.option(
-    "--arms", metavar="NAME,..", help="Only these lines of the table, by their whole names."
+    "--arms", metavar="NAME,..", help="Only these rows of the table, by their full names."
 )
 @click.option(
     "--executor",
     type=click.Choice(["process", "pool", "ray", "slurm"]),
     default="process",
     show_default=True,
-    help="process: one run after the other. pool: --jobs of them side by side, a thread each. "
-    "ray: the workers of a Ray cluster. slurm: an array of Slurm jobs. OUT must then be seen by "
-    "all machines under the same path.",
+    help="process: one run at a time. pool: --jobs runs at a time, each with one thread. ray: "
+    "the workers of a Ray cluster. slurm: an array of Slurm jobs. For ray and slurm all machines "
+    "must see OUT under the same path.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="In a pool."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Parallel runs in a pool.",
 )
-@click.option("--address", help="Of the Ray cluster. [default: a local one]")
-@click.option("--partition", help="Of Slurm.")
+@click.option("--address", help="Address of the Ray cluster. [default: a local one]")
+@click.option("--partition", help="Partition of Slurm.")
 @click.option(
     "--minutes",
     type=click.IntRange(min=1),
     default=240,
     show_default=True,
-    help="Of a job in Slurm; a run that takes longer is queued again and goes on.",
+    help="Time limit of a Slurm job; a run that takes longer is queued again and resumes.",
 )
 @click.option(
     "--cluster",
     type=click.Choice(["slurm", "local", "debug"]),
     default="slurm",
     show_default=True,
-    help="For --executor slurm: local and debug try the same without Slurm.",
+    help="For --executor slurm: local and debug run the same jobs without Slurm.",
 )
 def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
-    """Do the study NAME of the ExpandNets paper, or what is left of it.
+    """Run the study NAME of the ExpandNets paper, or the rest of it.
 
-    Its table comes as OUT/NAME.md beside the paper's figures, with NAME.json and NAME.png. Runs
-    are kept in OUT/runs by what decides them, settings, data and code, and are not done again; a
-    run that was stopped goes on. Each arm's learning rate is chosen on held-out training data.
+    OUT/NAME.md gets its table beside the paper's figures, with NAME.json and NAME.png. OUT/runs
+    stores each run by the hash of its settings, data and code, so that none is repeated and an
+    interrupted run resumes. Each arm's learning rate is chosen on held-out training data.
 
     \b
     Examples:
@@ -96,7 +101,7 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
       onnx-expand paper table1 --executor pool
       onnx-expand paper table9 --data cifar-10-python.tar.gz --epochs 30 --images 25000
     """
-    from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
+    from onnx_expand import train as _needs_torch  # noqa: F401  (reports what to install)
     from onnx_expand.experiment.paper import (
         STUDIES,
         run_study,
@@ -109,7 +114,7 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
         rows = [(s.name, s.source, s.title, f"{len(s.arms)} arms") for s in STUDIES.values()]
         render.print_table(screen, ("", "", "", ""), rows)
         return
-    study = only(study_of(name), said.pop("arms"))
+    study = with_arms(study_of(name), said.pop("arms"))
     executor = _executor(out, **{name: said.pop(name) for name in _ENGINE})
     seeds = range(said.pop("seeds"))
     setting = _setting(study, **said)
@@ -144,8 +149,8 @@ def _executor(
     return in_process
 
 
-def only(study: Study, names: str | None) -> Study:
-    """A study of some of its arms; the one that all are compared with stays."""
+def with_arms(study: Study, names: str | None) -> Study:
+    """Return a study with these arms only, and those that they are compared with."""
     if names is None:
         return study
     known = {arm.name.lower(): arm for arm in study.arms}
@@ -156,10 +161,10 @@ def only(study: Study, names: str | None) -> Study:
 
 
 def _split(text: str, known: Collection[str]) -> list[str]:
-    """The names in a list with commas, of which names have some too.
+    """Split a list of names at its commas, although names contain commas too.
 
     Raises:
-        UsageError: What follows a comma is none.
+        UsageError: A part is not the name of an arm.
     """
     parts, found = [part.strip() for part in text.split(",")], []
     while parts:
@@ -192,7 +197,7 @@ def _setting(
     if data is not None:
         setting = published(recipe or study.recipe, data)
     elif recipe is not None:
-        raise UsageError("--recipe is for --data; the embedded data have settings of their own")
+        raise UsageError("--recipe needs --data; the embedded data have their own settings")
     else:
         setting = study.embedded or EMBEDDED
     said = {"epochs": epochs, "batch": batch, "schedule": schedule}
@@ -219,5 +224,5 @@ def _rates(text: str | None) -> tuple[float, ...]:
     except ValueError:
         rates = ()
     if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise UsageError(f"--lr: '{text}' is no list of rates such as 0.01,0.03")
+        raise UsageError(f"--lr: '{text}' is not a list of rates; write one such as 0.01,0.03")
     return rates

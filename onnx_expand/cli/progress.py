@@ -1,4 +1,4 @@
-"""How far a command is: bars on a terminal, lines elsewhere."""
+"""Show the progress of a command: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Steps", "TrainingBar", "working"]
 
-_SOON = 1.0  # seconds after which people want to see that something is done
+_DELAY = 1.0  # seconds before a bar appears: short work needs none
 
 
 @contextmanager
 def working(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """Show on standard error what is done within the block, once it takes over a second.
+    """Show the progress of the block on standard error once it takes longer than a second.
 
-    Nothing is shown where standard error is no terminal.
+    Nothing is shown if standard error is not a terminal.
 
     Args:
-        what: What is done, until something inside says it more exactly.
+        what: The text to show until the block reports a more specific one.
         quiet: Show nothing.
     """
     console = Console(stderr=True, highlight=False)
@@ -54,15 +54,15 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
     )
     task = bar.add_task(plain(what), total=None, count="")
 
-    def told(part: str, done: int, total: int | None) -> None:
+    def show(part: str, done: int, total: int | None) -> None:
         count = "" if total is None else f"{done} of {total}"
         bar.update(task, description=plain(part), completed=done, total=total, count=count)
 
-    timer = threading.Timer(_SOON, bar.start)
+    timer = threading.Timer(_DELAY, bar.start)
     timer.daemon = True
     timer.start()
     try:
-        with listening(told):
+        with listening(show):
             yield
     finally:
         timer.cancel()
@@ -71,11 +71,11 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 class _Bar:
-    """A bar over steps on a terminal, with a text behind it; lines are for elsewhere.
+    """A progress bar with a text after it; hidden if the output is not a terminal.
 
     Args:
-        out: Where.
-        title: What is done.
+        out: The output.
+        title: The name of the work.
     """
 
     def __init__(self, out: Console, title: str) -> None:
@@ -100,15 +100,15 @@ class _Bar:
 
 
 class Steps(_Bar):
-    """A bar over so many steps on a terminal, and a line for each step elsewhere.
+    """A progress bar over steps on a terminal, and a line for each step elsewhere.
 
     Args:
-        out: Where.
-        title: What is done.
+        out: The output.
+        title: The name of the work.
     """
 
     def done(self, what: str, count: int, total: int) -> None:
-        """One step is done."""
+        """Show that a step is done."""
         self._bar.update(self._task, completed=count, total=total, last=plain(what))
         if not self._out.is_terminal:
             self._out.print(f"{count} of {total}: {what}")
@@ -117,12 +117,12 @@ class Steps(_Bar):
 class TrainingBar(_Bar):
     """A progress bar over the epochs and steps of one run, with the last epoch's figures.
 
-    Where the output is no terminal there is no bar, but a line for each epoch.
+    If the output is not a terminal, each epoch gets a line instead.
 
     Args:
-        out: Where to draw.
-        title: What is trained.
-        epochs: How many epochs the run has.
+        out: The output.
+        title: The name of the trained model.
+        epochs: Number of epochs of the run.
     """
 
     def __init__(self, out: Console, title: str, epochs: int) -> None:

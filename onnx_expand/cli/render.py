@@ -1,4 +1,4 @@
-"""What the commands print: short tables for people, JSON for programs."""
+"""Print the results of commands: short tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _FIGURES = (
     *("output", "on", "max abs", "max rel", "ulp", "cosine", "floor", "error/tolerance", "at"),
     *("border", "interior"),
 )
-_SPARE = ("ulp", "max rel", "cosine", "at", "on")  # left out first where there is no room
-_SITES = 24  # as many as people read through
-_NARROWEST = 40  # columns; a terminal that says it has fewer may not know
+_SPARE = ("ulp", "max rel", "cosine", "at", "on")  # left out first, in order, to save width
+_SITES = 24  # rows that a person reads to the end
+_NARROWEST = 40  # columns; a terminal that reports fewer may be wrong
 
 
 class _PlainConsole(Console):
-    """A console that shows text as it is: names are no markup and no escape sequences."""
+    """A console that shows text literally: names contain no markup and no escape sequences."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print one line."""
@@ -53,13 +53,13 @@ class _PlainConsole(Console):
 
 
 def console(*, quiet: bool = False) -> Console:
-    """The console for people; it stays silent when standard output carries JSON."""
-    # Paths hold colons and brackets of their own.
+    """Return the console for tables; `quiet` if standard output is JSON."""
+    # Paths may contain colons and brackets, which rich would take for emoji and markup.
     return _PlainConsole(quiet=quiet, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
 
 def write_json(data: Mapping[str, Any], path: str) -> None:
-    """Write JSON to a file, whole or not at all, or to standard output for `-`.
+    """Write JSON to a file, atomically, or to standard output for `-`.
 
     Raises:
         UsageError: The file cannot be written.
@@ -73,9 +73,9 @@ def write_json(data: Mapping[str, Any], path: str) -> None:
 
 
 def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with its first column to the left and the others to the right.
+    """Print a table whose first column is left-aligned and whose others are right-aligned.
 
-    It is as wide as its cells are: figures that are cut off would be of no use.
+    Cells are never cut off, whatever the width of the terminal.
     """
     lines = [[plain(cell) for cell in line] for line in ([header] if any(header) else [])]
     lines += [[plain(cell) for cell in row] for row in rows]
@@ -87,12 +87,12 @@ def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str
 
 
 def print_line(out: Console, text: str, indent: int = 2) -> None:
-    """A sentence, which a terminal shows in lines of whole words, indented from the second on.
+    """Print a sentence, wrapped at words with hanging indent if the output is a terminal.
 
     Args:
         out: Where to print.
-        text: The sentence; where the output is no terminal it is one line.
-        indent: By how much further lines are indented.
+        text: The sentence.
+        indent: Indentation of the lines after the first.
     """
     if not out.is_terminal:
         out.print(text)
@@ -112,7 +112,7 @@ def print_line(out: Console, text: str, indent: int = 2) -> None:
 
 
 def print_inspection(out: Console, figures: Inspection) -> None:
-    """The figures of one model."""
+    """Print the figures of one model."""
     rows = [
         ("parameters", _count(figures.parameters)),
         ("MACs (products)", _count(figures.macs)),
@@ -123,13 +123,13 @@ def print_inspection(out: Console, figures: Inspection) -> None:
     print_table(out, ("", ""), rows)
     print_line(out, "ops: " + ", ".join(f"{op} {count}" for op, count in figures.ops.items()))
     if figures.unknown:
-        out.print(f"MACs are not known: shapes are not static at {listed(figures.unknown)}")
+        out.print(f"MACs are unknown: shapes are not static at {listed(figures.unknown)}")
     if figures.uncounted:
         out.print(f"not counted in MACs: {', '.join(figures.uncounted)}")
 
 
 def print_expansion(out: Console, report: ExpandReport, *, written: bool = True) -> None:
-    """What expand did, or would do."""
+    """Print what expand did, or would do."""
     if not report.expanded:
         end = "; the model is written as it was." if written else "."
         out.print(f"Nothing was expanded{end}")
@@ -142,25 +142,25 @@ def print_expansion(out: Console, report: ExpandReport, *, written: bool = True)
 
 
 def _claim(report: ExpandReport) -> str:
-    """What may be said of the numbers of an expanded model."""
+    """State how the values of the expanded model relate to the model."""
     if report.init != "preserve":
         return _START.get(report.init, _START["random"])
     if not report.is_exact:
         return (
-            "The expanded model approximates the model: the layers miss up to "
-            f"{report.residual:.2g} of their weights."
+            "The expanded model approximates the model: the relative error of its weights is up "
+            f"to {report.residual:.2g}."
         )
-    return "The expanded model computes what the model did, up to rounding."
+    return "The expanded model computes the same as the model, up to rounding."
 
 
 _START = {
-    "random": "The new layers start from random numbers: train the model before you use it.",
-    "contracted": "The expansion was contracted at once: nodes are as before, weights are not.",
+    "random": "The new layers have random weights: train the model before you use it.",
+    "contracted": "The expansion was contracted immediately: only the weights have changed.",
 }
 
 
 def _expansion_rows(report: ExpandReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """One row for each expanded layer, with its figures before and after."""
+    """Return one row for each expanded layer, with its figures before and after."""
     rows = []
     for e in report.expanded:
         kernel = "x".join(map(str, e.kernel))
@@ -180,14 +180,14 @@ def _expansion_rows(report: ExpandReport) -> tuple[tuple[str, ...], list[tuple[s
 
 
 def print_plans(out: Console, plans: Mapping[str, Plan]) -> None:
-    """The plans by name."""
+    """Print the plans by name."""
     width = max(map(len, plans))
     for name, plan in plans.items():
         out.print(f"{name:<{width}}  {plan.summary}")
 
 
 def print_verdict(out: Console, verdict: Verdict) -> None:
-    """What check found: the verdict, and the worst figure of each output."""
+    """Print the verdict of check, and the worst figure of each output."""
     print_line(out, verdict.summary())
     for line in verdict.differences:
         print_line(out, f"  {line}")
@@ -202,13 +202,13 @@ def print_verdict(out: Console, verdict: Verdict) -> None:
         header, *lines = zip(*_fitting(out, known), strict=True)
         print_table(out, header, lines)
     if len(worst) > _SITES:
-        out.print(f"{len(worst) - _SITES} more outputs, all of which are in --json")
+        out.print(f"{len(worst) - _SITES} more outputs; --json has all")
     for note in verdict.notes:
         print_line(out, f"note: {note}")
 
 
 def _fitting(out: Console, columns: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Those columns of figures that a terminal has room for; elsewhere all of them."""
+    """Return the columns that fit the terminal, or all if the output is not a terminal."""
     for name in _SPARE:
         width = sum(max(map(len, column)) + 2 for column in columns) - 2
         if out.is_terminal and width > out.width:
@@ -217,10 +217,10 @@ def _fitting(out: Console, columns: list[tuple[str, ...]]) -> list[tuple[str, ..
 
 
 def refuse_difference(out: Console, found: Verification, what: str, target: str | None) -> None:
-    """Show what differs, and end the command, if a model is not to be written.
+    """Print the figures of a result that differs, and raise.
 
     Raises:
-        DifferentError: What was made does not compute what it should, or does not run.
+        DifferentError: The result computes something else than it should, or does not run.
     """
     if found.equal is not False:
         return
@@ -230,7 +230,7 @@ def refuse_difference(out: Console, found: Verification, what: str, target: str 
 
 
 def _figure_row(figure: Figure) -> tuple[str, ...]:
-    """The worst input of one output, on one provider."""
+    """Return the table row of one figure."""
     border = figure.border or (None, None)
     numbers = (
         *(figure.max_error, figure.relative_error, figure.ulp, figure.floor, figure.ratio),
@@ -244,7 +244,7 @@ def _figure_row(figure: Figure) -> tuple[str, ...]:
 
 
 def print_change(out: Console, before: Inspection | None, after: Inspection | None) -> None:
-    """Nodes, parameters and multiply-accumulates before and after, where they are known."""
+    """Print nodes, parameters and multiply-accumulates before and after, if both were counted."""
     if before is None or after is None:
         return
     rows = [
@@ -257,7 +257,7 @@ def print_change(out: Console, before: Inspection | None, after: Inspection | No
 def _print_reasons(
     out: Console, title: str, reasons: Sequence[tuple[tuple[str, ...], str]]
 ) -> None:
-    """Each reason once, with the nodes that it holds for."""
+    """Print each reason once, with its nodes."""
     grouped: dict[str, list[str]] = {}
     for nodes, reason in reasons:
         grouped.setdefault(reason, []).append(" + ".join(nodes))
@@ -266,16 +266,16 @@ def _print_reasons(
 
 
 def print_reason(out: Console, reason: str, places: Sequence[str]) -> None:
-    """A reason, and below it the nodes that it holds for."""
+    """Print a reason, and below it its nodes."""
     print_line(out, reason)
     print_line(out, f"    {listed(places)}", 0)
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names and the number of the others as text."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _count(value: int | None) -> str:
-    return "not known" if value is None else f"{value:,}"
+    return "unknown" if value is None else f"{value:,}"

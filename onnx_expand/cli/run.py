@@ -25,9 +25,9 @@ __all__ = ["passes", "run"]
 @click.command(cls=Command)
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option("--passes", metavar="STEP,...", help="The steps, as in the examples below.")
-@click.option("--config", metavar="F.toml", help="A file whose `passes` lists the steps.")
-@click.option("--report", metavar="F.json", help="Write what each step did; - is stdout.")
+@click.option("--passes", metavar="STEP,...", help="The steps, as in the examples above.")
+@click.option("--config", metavar="F.toml", help="Read the steps from `passes` in this file.")
+@click.option("--report", metavar="F.json", help="Write the steps' reports as JSON; - is stdout.")
 @assume_constant_option
 @quiet_option
 def run(
@@ -39,11 +39,11 @@ def run(
     assume_constant_initializers: bool,
     quiet: bool,
 ) -> None:
-    """Run passes on IN one after the other and write OUT.
+    """Run passes on IN, in order, and write OUT.
 
-    A step is the name of a pass, with options behind a colon; `onnx-expand passes` lists both.
+    A step is the name of a pass, with options after a colon; `onnx-expand passes` lists both.
     The step `check` compares the model with IN, or with the result of the last step that is
-    meant to change what is computed; where they differ, nothing is written.
+    meant to change what the model computes; if they differ, nothing is written.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def run(
 
 
 def _line(done: Done) -> str:
-    """What a step did, in one line."""
+    """Return what a step did as one line."""
     if done.verdict is not None:
         what = done.verdict.summary()
     else:
@@ -88,9 +88,9 @@ def _line(done: Done) -> str:
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what each option does.")
+@click.option("-v", "--verbose", is_flag=True, help="Describe each option.")
 def passes(as_json: bool, verbose: bool) -> None:
-    """List the passes that `run` knows, with their options, those of installed packages too."""
+    """List the passes of `run` and their options, including those of installed packages."""
     found = named_passes()
     if as_json:
         listed = [
@@ -117,7 +117,7 @@ def passes(as_json: bool, verbose: bool) -> None:
     for named in found:
         out.print(f"{named.name} ({named.origin}): {named.summary}")
         _print_options(out, named.options, verbose=verbose)
-    out.print("check (onnx-expand): Compare the model with the one that the pipeline was given.")
+    out.print("check (onnx-expand): Compare the model with the input of the pipeline.")
     _print_options(out, options_of(CheckOptions), verbose=verbose)
 
 
@@ -138,7 +138,7 @@ def _shown(default: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """A default as plain JSON types."""
+    """Return a default as plain JSON types."""
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     if value is None or isinstance(value, bool | int | float | str):

@@ -1,7 +1,7 @@
-"""Names from models and files as text that is safe to show.
+"""Escape names from models and files so that they are safe to show.
 
-A model may call a node what it likes: escape sequences that clear the screen or rewrite what
-stands there, line ends that begin another message, marks that turn the reading direction around.
+The name of a node may contain any characters: escape sequences that clear or overwrite the
+screen, line ends that start another message, and marks that reverse the reading direction.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import unicodedata
 
 __all__ = ["plain"]
 
-# Control characters, invisible format characters such as those of direction, halves of pairs,
-# line and paragraph ends, and code points that are no characters, which XML cannot hold either.
+# Control characters, invisible format characters (such as directional marks), surrogates, line
+# and paragraph separators, and unassigned code points, which XML cannot represent either.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"})
 
 
 def plain(text: str) -> str:
-    """A text with every character that does more than to be read written as an escape.
+    """Return a text with all characters escaped that are not plain printable ones.
 
-    The result is one line, and neither a terminal nor XML takes any of it for more than text.
+    The result is one line, which terminals and XML show literally.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -22,27 +22,27 @@ __all__ = ["train"]
 
 
 class _Screen:
-    """Tells people what an experiment does.
+    """Shows the progress of an experiment.
 
     Args:
-        out: Where.
+        out: The output.
     """
 
     def __init__(self, out: Console) -> None:
         self._out = out
 
     def say(self, line: str) -> None:
-        """One line of text."""
+        """Print a line of text."""
         self._out.print(line)
 
     def bar(self, title: str, epochs: int) -> TrainingBar:
-        """The progress of one run."""
+        """Return the progress bar of one run."""
         return TrainingBar(self._out, title, epochs)
 
 
 @contextlib.contextmanager
-def _explained(debug: bool) -> Iterator[None]:
-    """Show the traceback of an error that ends the block, if that is wanted."""
+def _traced(debug: bool) -> Iterator[None]:
+    """Print the traceback of an error that ends the block if `debug` is set."""
     try:
         yield
     except OnnxExpandError:
@@ -61,19 +61,19 @@ def _explained(debug: bool) -> Iterator[None]:
     metavar="digits|DIR|FILE|PACKAGE:FUNCTION",
     help="digits: the handwritten digits of scikit-learn. DIR: images in one directory for each "
     "class, images/ and masks/, PASCAL VOC, Cityscapes, or CIFAR. FILE: an .npz of arrays x "
-    "[N, C, H, W] and y [N], or x_train, y_train, x_test, y_test; or CIFAR as it is published. "
-    "PACKAGE:FUNCTION: what your function returns.",
+    "[N, C, H, W] and y [N], or x_train, y_train, x_test, y_test; or CIFAR as published. "
+    "PACKAGE:FUNCTION: the result of your function.",
 )
 @click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
-    help="The settings of a published run; options that you give are stronger.",
+    help="The settings of a published run; options that you give override them.",
 )
 @click.option("--report", metavar="F.json", help="Write each epoch as JSON; - is stdout.")
 @click.option(
     "--debug",
     is_flag=True,
-    help="Before the line of an error show its traceback, through your own functions too.",
+    help="Before the line of an error show its traceback, including your own functions.",
 )
 @html_option
 @quiet_option
@@ -91,9 +91,9 @@ def train(
 ) -> None:
     """Train IN with torch and write it with its new weights to OUT.
 
-    OUT is IN with other numbers: nodes, names and all else stay. Batch normalization is trained
-    as such, and its running statistics are written back. Beside OUT comes a folder with
-    history.csv, curves.png and checkpoints. Under torchrun all processes share each step.
+    OUT is IN with other weights: nodes, names and all else are unchanged. Batch normalization is
+    trained, and its running statistics are written back. A folder beside OUT gets history.csv,
+    curves.png and checkpoints. Under torchrun all processes share each step.
 
     \b
     Examples:
@@ -108,11 +108,11 @@ def train(
     run = setup.run
     reads = (source, data, setup.distill.teacher, run.compare_baseline, run.weights)
     check_outputs(report, run.then_fold, run.save_weights, html, model=target, reads=reads)
-    from onnx_expand import train as _needs_torch  # noqa: F401  (says what to install)
+    from onnx_expand import train as _needs_torch  # noqa: F401  (reports what to install)
     from onnx_expand.experiment import Experiment
 
     out = render.console(quiet=quiet or report == "-")
-    with _explained(debug):
+    with _traced(debug):
         done = Experiment(source, target, data, setup, gallery=html is not None).run(_Screen(out))
     if int(os.environ.get("RANK", "0")):
         return

@@ -1,4 +1,4 @@
-"""`--html` of train, and the page of the demo."""
+"""Write the pages of train and of the demo."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_training(path: str, report: Report, setup: Setup, files: Mapping[str, 
     """Write the page of a training run.
 
     Args:
-        path: Where.
-        report: What was done.
+        path: The output file.
+        report: The report of the run.
         setup: The settings.
-        files: The models that were read and written, by what they are.
+        files: The models that were read and written, by their role.
     """
     from onnx_expand.experiment.telling import conclusion
 
@@ -97,17 +97,17 @@ def write_demo(path: Path, found: DemoResult, files: Mapping[str, str]) -> None:
 
 
 def _trainers() -> list[tuple[str, str]]:
-    """The versions of what trains."""
+    """Return the version of torch."""
     import torch
 
     return [("torch", torch.__version__)]
 
 
 _ABOUT = (
-    "SmallNet with 7x7 kernels on distorted handwritten digits, trained as it is and expanded by "
+    "SmallNet with 7x7 kernels on distorted handwritten digits, trained unchanged and expanded by "
     "onnx-expand, from the same {seeds} seeds and with the same settings, which were chosen on "
-    "training digits alone. No digit is in both parts of the data, in whatever copy. Folding "
-    "gives the expanded network the compact one's shape, size and speed."
+    "training digits alone. No digit, in any copy, is in both parts of the data. Folding gives "
+    "the expanded network the compact one's shape, size and speed."
 )
 
 
@@ -188,7 +188,7 @@ def _sheet(gallery: Gallery | None) -> Sheet | None:
 
 
 def _flat(settings: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, str]]:
-    """Options by their whole names."""
+    """Yield the options by their full names."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{stem}{name}.")

@@ -56,7 +56,7 @@ def test_commands_say_what_they_do(
         "run": ["run", model, out, "--passes", "fold,check"],
     }[command]
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "_SOON", 0.0)
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
     assert main(words) == 0
     usual = capsys.readouterr()
     assert usual.err == ""
@@ -82,7 +82,7 @@ def test_what_is_quick_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=90)
     )
-    monkeypatch.setattr(progress, "_SOON", 0.05)
+    monkeypatch.setattr(progress, "_DELAY", 0.05)
     with progress.working("quick"):
         pass
     time.sleep(0.1)
@@ -98,7 +98,7 @@ def test_errors_end_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=90)
     )
-    monkeypatch.setattr(progress, "_SOON", 0.0)
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
     with pytest.raises(ValueError, match="no"), progress.working("work"):  # noqa: PT012
         time.sleep(0.2)
         raise ValueError("no")

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 import onnx_expand
 from models import smallnet
 from onnx_expand.cli import main
-from onnx_expand.cli.paper import only
+from onnx_expand.cli.paper import with_arms
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment import ImageInput
 from onnx_expand.experiment.data.samples import ArraySamples
@@ -60,7 +60,7 @@ def test_every_study_runs_on_toy_data(name: str, tmp_path: Path) -> None:
     """Each kind of arm trains, folds to the compact network, and has a line in the table."""
     study, setting = study_of(name), TOY
     if name in _KINDS:
-        study = only(study, ",".join(_KINDS[name]))
+        study = with_arms(study, ",".join(_KINDS[name]))
     study = replace(study, gradients=min(study.gradients, 4), landscape=min(study.landscape, 5))
     if name in _SMALL:
         own = study.embedded or TOY
@@ -84,9 +84,9 @@ def test_arms_are_chosen_by_names_with_commas(name: str) -> None:
     study = study_of(name)
     for arm in study.arms:
         base = study.against(arm)
-        chosen = [a.name for a in only(study, arm.name.upper()).arms]
+        chosen = [a.name for a in with_arms(study, arm.name.upper()).arms]
         assert sorted(chosen) == sorted({arm.name} | ({base.name} if base else set()))
-    assert only(study, ",".join(arm.name for arm in study.arms)).arms == study.arms
+    assert with_arms(study, ",".join(arm.name for arm in study.arms)).arms == study.arms
 
 
 def test_a_study_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     for words, reason in (
         ("nothing", "study 'nothing' is none of table1"),
         ("table1 --arms CK,XX", "'xx' is none of compact; fc; acnet"),
-        ("table1 --lr 0.1,-1", "is no list of rates"),
+        ("table1 --lr 0.1,-1", "is not a list of rates"),
         ("table1 --data nowhere", "nowhere: no such file"),
     ):
         assert main(["paper", *words.split(), "--out", str(tmp_path)]) in {2, 3}
