@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["counts", "interval", "reference"]
+__all__ = ["counts", "reference"]
 
 _Arrays = dict[str, npt.NDArray[Any]]
-_RESAMPLES = 2_000
-_FEWEST = 15
+_BLOCKS = 12  # the least number of sessions of each result
+_RUNS = 12  # of each session
 
 
 def counts(path: Path) -> dict[str, Any]:
@@ -100,29 +100,27 @@ def _errors(path: str, feeds: str, meant: str) -> dict[str, float]:
 
 
 def _timings(paths: Mapping[str, str], feeds: str, seconds: float) -> dict[str, list[float]]:
-    """Times of single runs by name; the n-th of all were taken in one turn, in mixed order."""
+    """Median times of blocks of runs by name; the n-th of all were taken in turns.
+
+    Every block has sessions of its own, made in mixed order: two sessions of one model differ by
+    1 to 4 %, which an interval over the runs of one session would not show.
+    """
     arrays = dict(np.load(feeds))
-    sessions = {name: _session(path, True) for name, path in paths.items()}
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    rng, names = np.random.default_rng(0), list(sessions)
-    for name in names:
-        sessions[name].run(None, arrays)
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    rng, names = np.random.default_rng(0), list(paths)
     end = time.perf_counter() + seconds
-    while len(times[names[0]]) < _FEWEST or time.perf_counter() < end:
-        for index in rng.permutation(len(names)):
+    while len(times[names[0]]) < _BLOCKS or time.perf_counter() < end:
+        sessions = {names[i]: _session(paths[names[i]], True) for i in rng.permutation(len(names))}
+        for session in sessions.values():
+            session.run(None, arrays)
+        block: dict[str, list[float]] = {name: [] for name in names}
+        for index in (i for _ in range(_RUNS) for i in rng.permutation(len(names))):
             begin = time.thread_time()  # what others do on the machine does not count
             sessions[names[index]].run(None, arrays)
-            times[names[index]].append(time.thread_time() - begin)
+            block[names[index]].append(time.thread_time() - begin)
+        for name, values in block.items():
+            times[name].append(float(np.median(values)))
     return times
-
-
-def interval(own: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """The median ratio of times taken in turns, and its 95 % interval, by resampling turns."""
-    ratios = np.asarray(own) / np.asarray(other)
-    rng = np.random.default_rng(0)
-    medians = np.median(ratios[rng.integers(0, len(ratios), (_RESAMPLES, len(ratios)))], axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.evaluate import interval
 from benchmarks.peers.tools import TOOLS
+from onnx_expand.runtimes.latency import ratio_of
 
 __all__ = ["put_in", "section"]
 
@@ -64,7 +64,7 @@ def _latency(row: _Row, source: _Row) -> str:
         return ""
     if row is source:
         return f"{1e3 * sorted(row['times'])[len(row['times']) // 2]:.2f} ms"
-    middle, low, high = interval(row["times"], source["times"])
+    middle, low, high = ratio_of(row["times"], source["times"])
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -119,7 +119,7 @@ def behind(found: Sequence[_Row]) -> Iterator[str]:
         slower = []
         for tool, row in {**peers, "source": source}.items():
             if "times" in row and "times" in own:
-                middle, low, high = interval(own["times"], row["times"])
+                middle, low, high = ratio_of(own["times"], row["times"])
                 if low > 1:
                     slower.append(f"{middle:.3f} [{low:.3f}, {high:.3f}] of {tool}")
         if slower:
