@@ -152,7 +152,10 @@ class Choice:
         composite = self.composites.of(node)
         if composite is not None and composite.pattern.name in _AXES:
             return None
-        return turn_of(node, self._orders[face], self.facts)
+        turn = turn_of(node, self._orders[face], self.facts)
+        if turn is not None and turn.features is not None:
+            return None if any(o.node in self.fixed for o in turn.features.operands) else turn
+        return turn
 
     def _keep_composites(self) -> None:
         """Let no node choose that is part of a pattern of which another one may not."""

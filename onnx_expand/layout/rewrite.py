@@ -12,7 +12,9 @@ from onnx_expand.frames import find_frames
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.layout.choice import Choice, bytes_of, orders_of
+from onnx_expand.layout.features import Features
 from onnx_expand.layout.turns import Turn
 from onnx_expand.lower import node_like
 
@@ -197,6 +199,24 @@ class _Writer:
             self._gather(node, new, order)
         else:
             self._take_over(node.outputs[0], new.outputs[0])
+        if turn.features is not None:
+            self._reorder(turn.features, () if turn.outputs else new.outputs)
+
+    def _reorder(self, features: Features, results: Sequence[ir.Value]) -> None:
+        """Let layers take in features in another order; the values between get other names."""
+        for operand in features.operands:
+            node, index = operand.node, operand.index
+            old = node.inputs[index]
+            assert old is not None
+            tensor = self.choice.facts.tensor(old)
+            array = np.take(read_tensor(tensor), features.places, operand.axis)
+            node.replace_input_with(
+                index, self._constant(node, index, ir.Tensor(array, tensor.dtype))
+            )
+            self.rewriter.drop(old)
+        for value in (*features.values, *results):
+            if value.name:  # a value that was replaced has none
+                value.name = self.rewriter.unique(f"{value.name}.turned")
 
     def _take_over(self, old: ir.Value, new: ir.Value) -> None:
         """Let a value take the place of one that is the same."""

@@ -19,6 +19,7 @@ from onnx_expand.graph.attributes import int_of, ints_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Handlers
 from onnx_expand.graph.tensors import read_tensor
+from onnx_expand.layout.features import SMALL, Features, features_before, features_behind
 
 __all__ = ["TURNS", "Order", "Turn", "at", "integers", "stays", "tensor_of", "turn_of"]
 
@@ -36,6 +37,7 @@ class Turn:
         attributes: Attributes that change.
         constants: Inputs that are other constants then.
         gathered: Whether its output is a list by axes, which has to be put back in order.
+        features: The features that are reordered with it, and the layers that take that in.
     """
 
     inputs: tuple[int, ...] = (0,)
@@ -43,6 +45,7 @@ class Turn:
     attributes: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
     constants: Mapping[int, ir.TensorProtocol] = field(default_factory=dict)
     gathered: bool = False
+    features: Features | None = None
 
 
 def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
@@ -93,10 +96,13 @@ _BROADCASTING = (
 )
 
 
+_ALIGNED = 8  # the operator set from which operands are aligned by their last axes
+
+
 @TURNS.register(*_BROADCASTING)
 def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     """All axes of all operands turn; constants of fewer axes get those that they are missing."""
-    if facts.opset < 8:
+    if facts.opset < _ALIGNED:
         return None  # it broadcasts by other rules
     inputs: list[int] = []
     constants: dict[int, ir.TensorProtocol] = {}
@@ -119,9 +125,6 @@ def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     return Turn(tuple(inputs), constants=constants) if inputs else None
 
 
-_SMALL = 1 << 12  # a constant of so many numbers may be stored in two orders
-
-
 def _turned_constant(
     value: ir.Value, node: ir.Node, order: Order, facts: Facts
 ) -> ir.TensorProtocol | None:
@@ -131,7 +134,7 @@ def _turned_constant(
     if math.prod(shape) == 1 and len(shape) <= 1:
         return tensor
     is_own = all(use.node is node for use in value.uses()) and value.producer() is None
-    if tensor.dtype.bitwidth < 8 or (math.prod(shape) > _SMALL and not is_own):
+    if tensor.dtype.bitwidth < 8 or (math.prod(shape) > SMALL and not is_own):
         return None
     array = read_tensor(tensor).reshape((1,) * (len(order) - len(shape)) + shape)
     return ir.Tensor(np.ascontiguousarray(array.transpose(order)), tensor.dtype)
@@ -268,19 +271,38 @@ def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
 
 @TURNS.register("Flatten", "Reshape")
 def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Where axes of one number alone change their place, the numbers stay in order."""
-    x, y = node.inputs[0], node.outputs[0]
-    extents = facts.extents(x)
-    if extents is None or len(extents) != len(order) or not _is_in_order(extents, order):
+    """Where axes of one number alone change their place, the numbers stay in order.
+
+    Else they are features in another order, which dense layers may take in.
+    """
+    extents = facts.extents(node.inputs[0])
+    if extents is None or len(extents) != len(order):
         return _reshape_to(node, order, facts) if node.op_type == "Reshape" else None
+    features = None
+    if not _is_in_order(extents, order):
+        features = features_behind(node, order, facts, _is_elementwise(facts))
+        if features is None:
+            return _reshape_to(node, order, facts) if node.op_type == "Reshape" else None
     if node.op_type == "Flatten":
         axis = int_of(node, "axis", facts.opset)
-        same = axis in {0, 1} and order[0] == 0
-        return Turn((0,), ()) if same else None
+        same = features is not None or (axis in {0, 1} and order[0] == 0)
+        return Turn((0,), (), features=features) if same else None
     wanted = facts.extents_in(node.inputs[1])
     if wanted is None or any(_copies(i, wanted, extents, order) for i in range(len(wanted))):
         return None
-    return Turn((0,), ()) if facts.rank(y) is not None else None
+    return Turn((0,), (), features=features) if facts.rank(node.outputs[0]) is not None else None
+
+
+def _is_elementwise(facts: Facts) -> Callable[[ir.Node], bool]:
+    """Whether a node computes each element for itself."""
+
+    def found(node: ir.Node) -> bool:
+        if node.domain or facts.opset < _ALIGNED:
+            return False
+        asked = any(out.uses() or out.is_graph_output() for out in node.outputs[1:])
+        return not asked and node.op_type in {*_UNARY, *_BROADCASTING, "Dropout"}
+
+    return found
 
 
 def _is_in_order(extents: Sequence[Hashable], order: Order) -> bool:
@@ -288,14 +310,19 @@ def _is_in_order(extents: Sequence[Hashable], order: Order) -> bool:
 
 
 def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The same law for what a Reshape gives: the extents that it asks for turn."""
+    """The same laws for what a Reshape gives: the extents that it asks for turn."""
     extents, wanted = facts.extents(node.outputs[0]), integers(node, 1, facts)
     if extents is None or wanted is None or not len(extents) == len(wanted) == len(order):
         return None
-    copies = any(wanted[i] == 0 and order[i] != i for i in range(len(order)))
-    if copies or not _is_in_order(extents, order):
+    if any(wanted[i] == 0 and order[i] != i for i in range(len(order))):
         return None
-    return Turn((), (0,), constants={1: tensor_of([wanted[axis] for axis in order])})
+    features = None
+    if not _is_in_order(extents, order):
+        features = features_before(node, order, facts, _is_elementwise(facts))
+        if features is None:
+            return None
+    constants = {1: tensor_of([wanted[axis] for axis in order])}
+    return Turn((), (0,), constants=constants, features=features)
 
 
 def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], order: Order) -> bool:

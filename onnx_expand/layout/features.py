@@ -1,0 +1,249 @@
+"""Reshapes of positions and channels into features, and back, that take either order of axes.
+
+A turn reorders the features, which dense layers absorb in their weights:
+
+    Reshape(transpose(x, q)) W = Reshape(x) W'         rows of W reordered
+    transpose(Reshape(x W + b), q) = Reshape(x W' + b')    columns of W and b reordered
+
+Elementwise nodes may lie between the Reshape and the layers. Networks of tf2onnx transpose images
+before their dense layers, whose rows follow the order [H, W, C].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.facts import Facts
+
+__all__ = ["Features", "Operand", "features_before", "features_behind"]
+
+SMALL = 1 << 12
+"""A constant of at most this many elements may be stored in two orders."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A constant operand whose elements lie along the features.
+
+    Attributes:
+        node: The node that reads it.
+        index: The index of the input.
+        axis: The axis of the features.
+    """
+
+    node: ir.Node
+    index: int
+    axis: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """What changes when features are reordered.
+
+    Attributes:
+        places: Feature i is then what feature `places[i]` was.
+        operands: The constants to reorder.
+        values: The values whose features are reordered.
+    """
+
+    places: npt.NDArray[np.int64]
+    operands: tuple[Operand, ...]
+    values: tuple[ir.Value, ...]
+
+
+def features_behind(
+    node: ir.Node, order: Sequence[int], facts: Facts, is_elementwise: Callable[[ir.Node], bool]
+) -> Features | None:
+    """Return the features that a Reshape of a turned value makes, if dense layers alone read them.
+
+    Args:
+        node: A Reshape or a Flatten.
+        order: The order of axes of its input.
+        facts: Shapes, types and constants of the model.
+        is_elementwise: Whether a node computes each element for itself.
+    """
+    y = node.outputs[0]
+    shape, given = facts.shape(y), facts.extents(node.inputs[0])
+    places = None if shape is None or given is None else _places(shape[-1:], given, order)
+    if places is None:
+        return None
+    walk = _Walk(y, len(places), facts, is_elementwise)
+    return walk.found(places) if walk.forward() else None
+
+
+def features_before(
+    node: ir.Node, order: Sequence[int], facts: Facts, is_elementwise: Callable[[ir.Node], bool]
+) -> Features | None:
+    """Return the features that a Reshape makes a turned value of, if dense layers compute them.
+
+    Args:
+        node: A Reshape.
+        order: The order of axes of its output.
+        facts: Shapes, types and constants of the model.
+        is_elementwise: Whether a node computes each element for itself.
+    """
+    z = node.inputs[0]
+    shape, wanted = facts.shape(z), facts.extents(node.outputs[0])
+    places = None if shape is None or wanted is None else _places(shape[-1:], wanted, order)
+    if places is None or z is None:
+        return None
+    walk = _Walk(z, len(places), facts, is_elementwise)
+    return walk.found(places) if walk.backward(node) else None
+
+
+def _places(
+    count: Sequence[int | None], extents: Sequence[Hashable], order: Sequence[int]
+) -> npt.NDArray[np.int64] | None:
+    """Return where each feature comes from when the axes that it stands for are in an order.
+
+    Args:
+        count: The number of features.
+        extents: The extents of the axes; the last ones are those of the features.
+        order: The order, which must leave the other axes where they are.
+    """
+    for first in range(len(order)):
+        own = [extent for extent in extents[first:] if isinstance(extent, int)]
+        if len(own) < len(extents) - first or math.prod(own) != (*count, None)[0]:
+            continue
+        if tuple(order[:first]) == tuple(range(first)) and 0 not in own:
+            turned = [axis - first for axis in order[first:]]
+            return np.arange(math.prod(own)).reshape(own).transpose(turned).reshape(-1)
+    return None
+
+
+class _Walk:
+    """Collects the values of some features, from a Reshape to the dense layers.
+
+    Args:
+        start: The value beside the Reshape.
+        count: The number of features.
+        facts: Shapes, types and constants of the model.
+        is_elementwise: Whether a node computes each element for itself.
+    """
+
+    def __init__(
+        self, start: ir.Value, count: int, facts: Facts, is_elementwise: Callable[[ir.Node], bool]
+    ) -> None:
+        self._start, self._count, self._rank = start, count, facts.rank(start)
+        self._facts, self._is_elementwise = facts, is_elementwise
+        self._values = [start]
+        self._between: set[ir.Node] = set()
+        self._operands: dict[Operand, None] = {}
+        users = [use.node for use in start.uses()]
+        self._graph = users[0].graph if users else None
+
+    def found(self, places: npt.NDArray[np.int64]) -> Features:
+        """Return the features."""
+        return Features(places, tuple(self._operands), tuple(self._values))
+
+    def forward(self) -> bool:
+        """Follow the features to the layers that read them; return whether these take them in."""
+        products = 0
+        for value in self._values:  # which grows meanwhile
+            if value.is_graph_output():
+                return False
+            for use in value.uses():
+                weight = self._rows(use.node) if use.idx == 0 else None
+                if weight is not None:
+                    self._operands[weight] = None
+                    products += 1
+                elif not self._passes(use.node):
+                    return False
+        # An operand that something else computes has its features in their own order.
+        return products > 0 and {v.producer() for v in self._values[1:]} <= self._between
+
+    def backward(self, reshape: ir.Node) -> bool:
+        """Follow the features back to the layers that compute them."""
+        for value in self._values:  # which grows meanwhile
+            node = value.producer()
+            if node is None or node.graph is not self._graph or value.is_graph_output():
+                return False
+            operands = self._columns(node)
+            if operands is not None:
+                self._operands.update(dict.fromkeys(operands))
+            elif not self._passes(node):
+                return False
+        users = {use.node for value in self._values for use in value.uses()}
+        return users <= self._between | {reshape}
+
+    def _passes(self, node: ir.Node) -> bool:
+        """Add an elementwise node; return whether it keeps the features apart."""
+        if node in self._between:
+            return True
+        if node.graph is not self._graph or not self._is_elementwise(node):
+            return False
+        for i, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if not self._facts.is_constant(value):
+                if not self._add(value):
+                    return False
+                continue
+            shape = self._facts.dims(value)
+            if shape and shape[-1] != 1:
+                operand = self._own(node, i, len(shape) - 1)
+                if operand is None:
+                    return False
+                self._operands[operand] = None
+        self._between.add(node)
+        return self._add(node.outputs[0])
+
+    def _add(self, value: ir.Value) -> bool:
+        """Add a value; return whether its last axis can be that of the features."""
+        shape = self._facts.shape(value)
+        if shape is None or len(shape) != self._rank or shape[-1] != self._count:
+            return False
+        if value not in self._values:
+            self._values.append(value)
+        return True
+
+    def _own(self, node: ir.Node, index: int, axis: int) -> Operand | None:
+        """Return a constant operand that may be stored in another order."""
+        value = node.inputs[index]
+        if value is None or not value.is_initializer() or value.is_graph_input():
+            return None
+        shape = self._facts.dims(value)
+        is_own = len(value.uses()) == 1 and not value.is_graph_output()
+        if shape[axis] != self._count or not (is_own or math.prod(shape) <= SMALL):
+            return None
+        if self._facts.tensor(value).dtype.bitwidth < 8:
+            return None
+        return Operand(node, index, axis)
+
+    def _rows(self, node: ir.Node) -> Operand | None:
+        """Return the weight of a layer that reads features, None for other nodes."""
+        if not self._is_dense(node) or int_of(node, "transA", self._facts.opset):
+            return None
+        return self._own(node, 1, int_of(node, "transB", self._facts.opset))
+
+    def _columns(self, node: ir.Node) -> tuple[Operand, ...] | None:
+        """Return the weight and the bias of a layer that computes features, if it is one."""
+        if not self._is_dense(node):
+            return None
+        weight = self._own(node, 1, 1 - int_of(node, "transB", self._facts.opset))
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if weight is None or bias is None:
+            return None if weight is None else (weight,)
+        if not self._facts.is_constant(bias):
+            return None
+        shape = self._facts.dims(bias)
+        if not shape or shape[-1] == 1:
+            return (weight,)
+        row = self._own(node, 2, len(shape) - 1)
+        return None if row is None else (weight, row)
+
+    def _is_dense(self, node: ir.Node) -> bool:
+        """Whether a node multiplies by a constant matrix."""
+        if node.domain or node.op_type not in {"Gemm", "MatMul"} or node.graph is not self._graph:
+            return False
+        weight = node.inputs[1]
+        if weight is None or not self._facts.is_constant(weight):
+            return False
+        return len(self._facts.dims(weight)) == 2
