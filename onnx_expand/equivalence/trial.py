@@ -32,6 +32,7 @@ from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import ModelLike, load, read
 from onnx_expand.progress import counted
+from onnx_expand.runtimes.aborts import require_no_abort
 from onnx_expand.runtimes.base import Session, Source, Tensors
 from onnx_expand.runtimes.loops import require_end
 from onnx_expand.runtimes.named import named_runtime
@@ -271,6 +272,7 @@ def _session(name: str, guest: Guest, as_deployed: bool) -> Session:
     require_end(guest.model, guest.label)
     if name == REFERENCE:
         return _Rounded(guest)
+    require_no_abort(guest.model, guest.label)
     return named_runtime(name, optimize=as_deployed).session(guest.source, guest.label)
 
 

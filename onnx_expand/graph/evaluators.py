@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from onnx_expand.graph.aborts import abort_reason
 from onnx_expand.graph.attributes import schema_of
 from onnx_expand.graph.proven import proven
 
@@ -66,7 +67,7 @@ def compute(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
 def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | None:
     """Evaluate a node in onnxruntime; None if it is not installed or refuses the node."""
     schema = schema_of(node.op_type, opset)
-    if schema is None or _onnxruntime() is None:
+    if schema is None or _onnxruntime() is None or abort_reason(node, node.attributes):
         return None
     types = [None if array is None else _type_of(array) for array in inputs]
     if any(dtype in _REFUSED for dtype in types):

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.runtimes.aborts import require_no_abort
 from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
 
@@ -63,6 +64,8 @@ class OnnxRuntime:
         ort = _import()
         wanted = PROVIDERS[self.provider] + _SUFFIX
         _require(wanted, ort.get_available_providers())
+        if isinstance(source, ir.Model):
+            require_no_abort(source, label)
         content, directory = content_of(source)
         try:
             inner = ort.InferenceSession(
