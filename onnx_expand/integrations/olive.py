@@ -1,7 +1,7 @@
 """Olive: fold as a pass of a workflow.
 
-Olive finds passes in a package configuration and has no entry points, so that its own
-configuration is handed over with this pass added:
+Olive finds passes in a package configuration, not by entry points. `run` passes Olive's own
+configuration with this pass added:
 
     from onnx_expand.integrations.olive import run
     run("workflow.json")
@@ -47,12 +47,12 @@ class OnnxExpandFold(Pass):  # type: ignore[misc]  # olive has no types
             "border": PassConfigParam(
                 type_=str,
                 default_value=str(Border.EXACT),
-                description=f"Where a bias meets a padded border: {', '.join(Border)}.",
+                description=f"How to merge a bias before a padded border: {', '.join(Border)}.",
             ),
             "verify": PassConfigParam(
                 type_=bool,
                 default_value=True,
-                description="Compare the folded model with the model before it is handed on.",
+                description="Compare the folded model with the model before returning it.",
             ),
         }
 
@@ -75,7 +75,7 @@ class OnnxExpandFold(Pass):  # type: ignore[misc]  # olive has no types
 
 
 def package_config() -> dict[str, Any]:
-    """Olive's own package configuration with `OnnxExpandFold` among the passes."""
+    """Return Olive's own package configuration with the pass `OnnxExpandFold` added."""
     path = Path(OlivePackageConfig.get_default_config_path())
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["passes"]["OnnxExpandFold"] = {
@@ -88,14 +88,14 @@ def package_config() -> dict[str, Any]:
 
 
 def run(workflow: str | os.PathLike[str] | dict[str, Any], **options: Any) -> Any:
-    """Run a workflow of Olive in which a pass may be of the type `OnnxExpandFold`.
+    """Run a workflow of Olive whose passes may have the type `OnnxExpandFold`.
 
     Args:
-        workflow: The workflow's file, or its content.
+        workflow: The file of the workflow, or its content.
         options: Further options of `olive.workflows.run`.
 
     Returns:
-        What `olive.workflows.run` returns.
+        The result of `olive.workflows.run`.
     """
     from olive.workflows import run as run_workflow
 
@@ -103,7 +103,7 @@ def run(workflow: str | os.PathLike[str] | dict[str, Any], **options: Any) -> An
 
 
 if __name__ == "__main__":
-    # The class that a workflow imports must not be one of the module `__main__`.
+    # Workflows import the class by name, so it must not belong to `__main__`.
     from onnx_expand.integrations import olive
 
     sys.stdout.write(json.dumps(olive.package_config(), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""onnxruntime: fold a model just before it is loaded."""
+"""onnxruntime: fold a model when it is loaded."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def inference_session(
     verified: bool = True,
     **options: Any,
 ) -> onnxruntime.InferenceSession:
-    """A session of onnxruntime for a folded model; no file is written.
+    """Fold a model and create a session of onnxruntime for it, without writing a file.
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
             `torch.onnx.ONNXProgram`; it is not changed.
         sess_options: As for `onnxruntime.InferenceSession`.
         providers: As for `onnxruntime.InferenceSession`.
-        verified: Compare the folded model with the model first.
+        verified: Whether to compare the folded model with the model first.
         options: Options of `onnx_expand.passes.Fold`.
 
     Returns:
         The session.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
-        ModelError: The model cannot be read, or is not valid.
+        UsageError: An option has an invalid value.
+        ModelError: The model cannot be read, or is invalid.
         DifferentError: The folded model does not compute the same.
         UnsupportedError: onnxruntime is not installed.
     """

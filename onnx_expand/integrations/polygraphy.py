@@ -1,4 +1,4 @@
-"""Polygraphy: loaders that fold a model, and compare two by the measured rounding of the first."""
+"""Polygraphy: loaders that fold a model or compare it with another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Loadable = onnx.ModelProto | Callable[[], onnx.ModelProto]
 
 
 class FoldOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
-    """Loads a folded model.
+    """Folds the model that it loads.
 
     Args:
         model: A model, or a loader of one, such as `OnnxFromPath`.
@@ -30,7 +30,7 @@ class FoldOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
         self._options = options
 
     def call_impl(self) -> onnx.ModelProto:
-        """The folded model, as `onnx.ModelProto`."""
+        """Return the folded model."""
         try:
             folded: onnx.ModelProto = onnx_expand.fold(_loaded(self._model), **self._options)
         except OnnxExpandError as error:
@@ -39,11 +39,11 @@ class FoldOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
 
 
 class CheckOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
-    """Loads a model after it has been compared with the one that it was made of.
+    """Loads a model and compares it with the model that it was made from.
 
     Args:
-        model: What is right by definition, or a loader of it.
-        other: What is loaded, or a loader of it.
+        model: The reference model, or a loader of it.
+        other: The model to load, or a loader of it.
         options: Options of `onnx_expand.check`.
     """
 
@@ -52,7 +52,7 @@ class CheckOnnx(BaseLoader):  # type: ignore[misc]  # polygraphy has no types
         self._options = options
 
     def call_impl(self) -> onnx.ModelProto:
-        """The second model; a `PolygraphyException` if the two differ."""
+        """Return the second model; raise a `PolygraphyException` if the two differ."""
         made = _loaded(self._other)
         try:
             verdict = onnx_expand.check(_loaded(self._model), made, **self._options)

@@ -1,7 +1,7 @@
 """QONNX: fold as a transformation of a `ModelWrapper`.
 
-Nodes of QONNX's own domain (Quant, BipolarQuant, Trunc) are not linear and stay; what is folded
-lies between them. Annotations of tensors (datatypes, layouts) go with the tensors that stay.
+Nodes of QONNX's own domain (Quant, BipolarQuant, Trunc) are not linear and stay; fold merges the
+nodes between them. Annotations (datatypes, layouts) of the remaining tensors are preserved.
 """
 
 from __future__ import annotations
@@ -28,6 +28,6 @@ class FoldLinear(Transformation):  # type: ignore[misc]  # qonnx has no types
         self._options = options
 
     def apply(self, model: ModelWrapper) -> tuple[ModelWrapper, bool]:
-        """Fold a model; the second value asks for no further run, since folding needs one."""
+        """Fold a model; the second value is False, since a second run would change nothing."""
         folded = onnx_expand.fold(model.model, **self._options)
         return ModelWrapper(folded), False

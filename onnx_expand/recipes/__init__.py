@@ -1,4 +1,4 @@
-"""What a training run is asked for: its settings, and the paper's by name. Neither needs torch."""
+"""The settings of training runs, and those of the paper by name; torch is not imported."""
 
 from onnx_expand.recipes.options import (
     DataOptions,

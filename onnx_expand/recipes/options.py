@@ -1,4 +1,4 @@
-"""The settings of training as frozen dataclasses: one declaration for Python and command line."""
+"""The settings of training as frozen dataclasses, for Python and the command line."""
 
 from __future__ import annotations
 
@@ -46,30 +46,32 @@ _SHARE = (0.0, 1.0, "between 0 and 1")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a module is trained.
+    """Settings of the optimizer, the schedule and the loop.
 
     The documentation of each field is its help text.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     epochs: int = option(10, "Passes over the training data.")
-    lr: float = option(0.01, "Learning rate at the start.")
+    lr: float = option(0.01, "Learning rate, before the schedule is applied.")
     batch: int = option(128, "Samples in a step, over all processes.")
-    seed: int = option(0, "Of the order of samples, augmentation and dropout.")
-    momentum: float = option(0.9, "Share of the last step that the next one keeps (sgd).")
+    seed: int = option(0, "Seed of sample order, augmentation and dropout.")
+    momentum: float = option(0.9, "Momentum of sgd.")
     weight_decay: float = option(
-        0.0, "L2 penalty: half the squared norm is weighed by it (adamw: decoupled)."
+        0.0, "L2 penalty: factor of half the squared norm (adamw: decoupled)."
     )
     schedule: Schedule = option(
         "constant",
-        "step: times --gamma at each of --milestones. cosine, poly: down to zero. restarts: a "
-        "cosine in each --period. one-cycle: up in 30 % of the steps, then down.",
+        "step: the rate times --gamma at each of --milestones. cosine, poly: down to zero. "
+        "restarts: a cosine in each --period. one-cycle: up in 30 % of the steps, then down.",
     )
-    optimizer: Optimizer = option("sgd", "How gradients become steps.")
+    optimizer: Optimizer = option("sgd", "The optimizer.")
     nesterov: bool = option(False, "Nesterov's momentum (sgd).")
-    betas: tuple[float, ...] = option((0.9, 0.999), "Averaging of adamw.", metavar="B1,B2")
+    betas: tuple[float, ...] = option(
+        (0.9, 0.999), "Decay rates of adamw's averages.", metavar="B1,B2"
+    )
     milestones: tuple[int, ...] = option(
         (), "Epochs at which `step` lowers the rate. [default: each third]", metavar="E,..."
     )
@@ -81,44 +83,48 @@ class TrainOptions:
     warmup: float = option(0.0, "Epochs in which the rate grows linearly from nearly zero.")
     decay: Decay = option(
         "layer",
-        "What --weight-decay penalises. layer: every weight. product: of an expanded chain the "
-        "one kernel that it folds to, of others every weight.",
+        "The weights that --weight-decay penalizes. layer: each weight. product: for an expanded "
+        "chain the kernel that it folds to, otherwise each weight.",
     )
     execution: Execution = option(
         "auto",
-        "How chains of linear layers run. layerwise: one by one. composed: as the one layer that "
-        "they are, composed in each step. auto: whichever takes fewer products.",
+        "How chains of linear layers run. layerwise: one by one. composed: as one layer, composed "
+        "in each step. auto: whichever takes fewer multiply-accumulates.",
     )
     freeze: str | None = option(
-        None, "Do not train initializers in whose name this is found.", metavar="REGEX"
+        None, "Do not train initializers whose name matches.", metavar="REGEX"
     )
     reset_momentum: bool = option(
-        False, "Forget the momentum at the start of each epoch, as the paper's CIFAR code does."
+        False, "Reset the momentum at the start of each epoch, as the paper's CIFAR code does."
     )
     label_smoothing: float = option(0.0, "Share of the target spread over all classes.")
     ema: float = option(
         0.0, "Decay of a running average of the weights, which is tested and written; 0: none."
     )
-    amp: Amp = option("off", "Run forward and backward in a shorter floating-point type.")
+    amp: Amp = option("off", "Run forward and backward in a 16-bit floating-point type.")
     clip: float | None = option(None, "Largest norm of all gradients together.")
     accumulate: int = option(
-        1, "Run each batch in so many parts and add their gradients: less memory, same step."
+        1, "Split each batch into this many parts and add their gradients, to save memory."
     )
     task: TaskName = option(
-        "auto", "What is learnt. auto: what the data is labelled for: classes, masks or boxes."
+        "auto", "The task. auto: from the labels of the data: classes, masks or boxes."
     )
     loss: str | None = option(
         None,
-        "Your own loss: a function of the outputs and the targets that returns its mean.",
+        "Your own loss: a function of the outputs and the targets that returns the mean loss.",
         metavar="PACKAGE:FUNCTION",
     )
     patience: int = option(
-        0, "End a run after so many epochs without a better test score; 0: never early."
+        0, "Stop a run after this many epochs without a better test score; 0: never early."
     )
-    keep: Keep = option("last", "Which epoch's weights stay: the last, or the best by test score.")
-    workers: int = option(0, "Processes that read and augment images besides the main one.")
-    sync_bn: bool = option(False, "Batch statistics over all processes, not over each one's part.")
-    deterministic: bool = option(False, "Only algorithms that repeat to the bit, also on a GPU.")
+    keep: Keep = option(
+        "last", "The epoch whose weights are written: the last, or the best by test score."
+    )
+    workers: int = option(0, "Additional processes that read and augment images.")
+    sync_bn: bool = option(False, "Compute batch statistics over all processes together.")
+    deterministic: bool = option(
+        False, "Use only algorithms that repeat bit for bit, also on a GPU."
+    )
 
     def __post_init__(self) -> None:
         require(
@@ -150,11 +156,11 @@ class TrainOptions:
             raise UsageError(f"accumulate is {self.accumulate}, more than the batch {self.batch}")
 
     def rate(self, epoch: float, steps: int = 0) -> float:
-        """The learning rate at a time.
+        """Return the learning rate at a time.
 
         Args:
-            epoch: Epochs that are done, with a fraction for steps.
-            steps: Steps in an epoch, by which a warm-up begins above zero.
+            epoch: Epochs done, with a fraction for steps.
+            steps: Steps in an epoch, so that a warm-up starts above zero.
         """
         warm = 1.0
         if self.warmup > 0:
@@ -178,17 +184,17 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How data becomes what the model takes.
+    """Settings of how data is read, augmented and normalized.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     layout: Layout = option(
         "auto",
-        "How --data is laid out. auto: found out. classes: a directory of images for each class. "
-        "cifar: CIFAR-10 or -100, Python or binary version. npz: arrays. masks: images/ and "
-        "masks/, or Cityscapes. voc: JPEGImages/ and Annotations/.",
+        "Layout of --data. auto: detected. classes: a directory of images for each class. cifar: "
+        "CIFAR-10 or -100, Python or binary version. npz: arrays. masks: images/ and masks/, or "
+        "Cityscapes. voc: JPEGImages/ and Annotations/.",
     )
     augment: tuple[str, ...] = option(
         (),
@@ -200,39 +206,37 @@ class DataOptions:
     transform: str | None = option(
         None,
         "Your own random change of a training image, after --augment: a function of a tensor "
-        "[C, H, W], brightnesses from 0 to 1, that returns another of that shape, such as a "
-        "transform of torchvision. Masks and boxes stay.",
+        "[C, H, W] of values from 0 to 1 that returns another of that shape, such as a transform "
+        "of torchvision. Masks and boxes are unchanged.",
         metavar="PACKAGE:FUNCTION",
     )
     mean: tuple[float, ...] = option(
         (),
-        "Mean of each channel to subtract, of brightnesses from 0 to 1. [default: measured]",
+        "Mean of each channel to subtract, of values from 0 to 1. [default: measured]",
         metavar="M,...",
     )
     std: tuple[float, ...] = option(
-        (), "Deviation of each channel to divide by. [default: measured]", metavar="S,..."
+        (), "Standard deviation of each channel to divide by. [default: measured]", metavar="S,..."
     )
     image_size: tuple[int, ...] = option(
-        (), "Height and width, where the model takes any. [default: the data's]", metavar="H,W"
+        (), "Height and width, if the model allows any. [default: the data's]", metavar="H,W"
     )
     center_crop: float | None = option(
         None,
-        "Test on the middle: the largest window of the model's shape, times this. [default: "
-        "the whole image, squeezed]",
+        "Test on the center: the largest window of the model's aspect ratio, times this. "
+        "[default: the whole image, resized]",
     )
-    ignore_label: int = option(255, "Pixels of masks with this value count for nothing.")
+    ignore_label: int = option(255, "Mask value of pixels to ignore.")
     anchors: tuple[float, ...] = option(
         (),
-        "Widths and heights of anchor boxes as shares of the image. [default: k-means of the "
+        "Widths and heights of anchor boxes as fractions of the image. [default: k-means of the "
         "training boxes]",
         metavar="W,H,...",
     )
     strict: bool = option(
-        False, "Refuse data with unreadable images, instead of leaving those out and saying so."
+        False, "Refuse data with unreadable images instead of skipping and reporting these."
     )
-    cache: float = option(
-        1.0, "Images are kept in memory where all together take at most so many GiB."
-    )
+    cache: float = option(1.0, "Cache images in memory if all take at most this many GiB.")
 
     def __post_init__(self) -> None:
         require(self, ignore_label=(-1, 65535, "from -1 to 65535"), cache=_NOT_NEGATIVE)
@@ -252,23 +256,23 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How a teacher is followed.
+    """Settings of knowledge distillation.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     teacher: str | None = option(
-        None, "A model whose knowledge is distilled into this one.", metavar="T.onnx"
+        None, "A model whose knowledge is distilled into IN.", metavar="T.onnx"
     )
     distill: Method = option(
         "kd",
-        "kd: Hinton's, its outputs at a temperature. hint: one inner tensor, through a learnt "
-        "1x1 map. pkt: how alike samples are in one inner tensor.",
+        "kd: Hinton's, the outputs at a temperature. hint: one inner tensor, through a trained "
+        "1x1 map. pkt: the similarities of samples in one inner tensor.",
     )
-    temperature: float = option(4.0, "Of the softmax of kd.")
+    temperature: float = option(4.0, "Temperature of the softmax of kd.")
     teacher_weight: float = option(
-        0.9, "Share of the teacher in the loss; the labels have the rest (hint, pkt: added)."
+        0.9, "Weight of the teacher in the loss; the labels have the rest (hint, pkt: added)."
     )
     student_layer: str | None = option(None, "Name of the inner tensor of IN.", metavar="NAME")
     teacher_layer: str | None = option(
@@ -288,10 +292,10 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is written, and how often the whole is done.
+    """Settings of outputs, checkpoints and repetitions.
 
     Raises:
-        UsageError: A value makes no sense.
+        UsageError: A value is invalid.
     """
 
     folder: str | None = option(
@@ -299,49 +303,49 @@ class RunOptions:
         "Folder for history.csv, curves.png and checkpoints. [default: OUT's name with .run]",
         metavar="DIR",
     )
-    resume: bool = option(False, "Go on from the folder's checkpoint, where there is one.")
+    resume: bool = option(False, "Resume from the folder's checkpoint, if there is one.")
     checkpoint_every: int | None = option(
         None, "Steps between checkpoints. [default: one at the end of each epoch]"
     )
     weights: str | None = option(
         None,
-        "Begin with the tensors of this file, under the names of IN's initializers; those that it "
-        "has not stay.",
+        "Start from the tensors of this file, named after IN's initializers; missing ones keep "
+        "their values.",
         metavar="W.safetensors",
     )
     save_weights: str | None = option(
         None, "Also write OUT's initializers to this file.", metavar="W.safetensors"
     )
     tensorboard: bool = option(False, "Also write events for TensorBoard.")
-    device: str = option("auto", "cpu, cuda or cuda:N. auto: cuda where there is one.")
+    device: str = option("auto", "cpu, cuda or cuda:N. auto: cuda if available.")
     then_fold: str | None = option(
-        None, "Fold OUT into this file when training has ended, and check it.", metavar="FILE"
+        None, "After training, fold OUT into this file and check it.", metavar="FILE"
     )
     fold_check: bool = option(
-        True, "After the first epoch see that the model folds to one that computes the same."
+        True, "After the first epoch, check that the folded model computes the same."
     )
     compare_baseline: str | None = option(
         None,
-        "Train this compact model too, with the same data and seeds, and say which is better. "
-        "`fold`: the one that IN folds to.",
+        "Also train this compact model, with the same data and seeds, and report which is better. "
+        "`fold`: the model that IN folds to.",
         metavar="COMPACT.onnx|fold",
     )
     repeat: int | None = option(
-        None, "Seeds, counted up from --seed. [default: 1; 3 with --compare-baseline]"
+        None, "Number of seeds, from --seed on. [default: 1; 3 with --compare-baseline]"
     )
     reinit: bool = option(
         False,
-        "Draw all weights anew for each seed, as torch would, so that repeats differ in them.",
+        "Initialize all weights for each seed, as torch would, so that repeats start differently.",
     )
 
     def __post_init__(self) -> None:
         require(self, checkpoint_every=_COUNT, repeat=_COUNT)
         if self.weights is not None and self.reinit:
-            raise UsageError("weights says where to begin, and reinit draws it; give one")
+            raise UsageError("weights and reinit both set the initial weights; give one")
         if not (self.device in {"auto", "cpu", "cuda"} or self.device.startswith("cuda:")):
             raise UsageError(f"device '{self.device}' is none of auto, cpu, cuda, cuda:N")
 
     @property
     def seeds(self) -> int:
-        """How many seeds are run."""
+        """The number of seeds."""
         return self.repeat or (3 if self.compare_baseline else 1)

@@ -15,14 +15,14 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 @dataclass(frozen=True)
 class Recipe:
-    """One published way to train.
+    """The settings of one published training run.
 
     Attributes:
-        name: What the command line calls it.
-        network: What it was published for.
+        name: Its name on the command line.
+        network: The networks and data that it was published for.
         train: Fields of `TrainOptions`.
         data: Fields of `DataOptions`.
-        notes: What the publication leaves open or does besides, for people.
+        notes: What the publication leaves open, or what its code does in addition.
     """
 
     name: str
@@ -45,7 +45,7 @@ _ALL = (
             "milestones": (50, 100),
         },
         {"augment": ("crop:4", "flip")},
-        "the authors' code also forgets the momentum each epoch and keeps the best test epoch; "
+        "the authors' code also resets the momentum each epoch and keeps the best test epoch; "
         "--reset-momentum --keep best does the same",
     ),
     Recipe(
@@ -107,7 +107,7 @@ _ALL = (
         },
         {"augment": ("resized-crop:0.5", "flip", "jitter:0.4")},
         "its settings are not published in full; rate, momentum and decay are Darknet's for tiny "
-        "YOLOv2, the others this project's choice",
+        "YOLOv2, the others are chosen by this project",
     ),
     Recipe(
         "cityscapes-unet",
@@ -123,8 +123,8 @@ _ALL = (
             "power": 0.9,
         },
         {"augment": ("zoom:1:2", "flip"), **_IMAGENET},
-        "its settings are not published in full; these are usual ones for Cityscapes, this "
-        "project's choice",
+        "its settings are not published in full; these are common ones for Cityscapes, chosen by "
+        "this project",
     ),
 )
 
@@ -132,10 +132,10 @@ RECIPES: Mapping[str, Recipe] = {entry.name: entry for entry in _ALL}
 
 
 def recipe(name: str) -> Recipe:
-    """A recipe by its name.
+    """Return a recipe by name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no such recipe.
     """
     if name not in RECIPES:
         raise UsageError(f"recipe '{name}' is none of {', '.join(RECIPES)}")

@@ -1,4 +1,4 @@
-"""All settings of a run together: the defaults, changed by a recipe, changed by what was said."""
+"""All settings of a run: the defaults, overridden by a recipe, overridden by given options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUPS: Mapping[str, type[Any]] = {
     "run": RunOptions,
 }
 
-# Where data and teacher are, and how they are kept; what they hold is compared by itself.
+# Where data and teacher are stored does not affect results; their contents are compared.
 _FREE = {"cache", "layout", "strict", "teacher"}
 
 
@@ -29,11 +29,11 @@ class Setup:
     """The settings of a run.
 
     Attributes:
-        train: How the module is trained.
-        data: How data becomes what the model takes.
-        distill: How a teacher is followed.
-        run: What is written, and how often the whole is done.
-        notes: What the recipe has to say.
+        train: The optimizer, the schedule and the loop.
+        data: How data is read, augmented and normalized.
+        distill: Knowledge distillation.
+        run: Outputs, checkpoints and repetitions.
+        notes: The notes of the recipe.
     """
 
     train: TrainOptions = field(default_factory=TrainOptions)
@@ -44,12 +44,12 @@ class Setup:
 
     @classmethod
     def of(cls, recipe: str | None = None, **said: Any) -> Setup:
-        """A plan of a recipe and of fields of any group, by name; the latter are stronger.
+        """Combine a recipe with fields of any group by name, which override it.
 
-        Fields that are None were not said.
+        Fields that are None are not set.
 
         Raises:
-            UsageError: There is no such recipe or field, or a value makes no sense.
+            UsageError: There is no such recipe or field, or a value is invalid.
         """
         base = find(recipe) if recipe is not None else None
         said = {name: value for name, value in said.items() if value is not None}
@@ -76,17 +76,17 @@ class Setup:
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The settings of data and teacher that decide a run's numbers, by name."""
+        """The settings of data and teacher that affect the results of a run, by name."""
         found = {**asdict(self.data), **asdict(self.distill)}
         return {name: value for name, value in found.items() if name not in _FREE}
 
     def as_dict(self) -> dict[str, Any]:
-        """These settings as plain JSON types."""
+        """Return these settings as plain JSON types."""
         return asdict(self)
 
 
 def scaled(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's milestones at the same shares of another number of epochs."""
+    """Return a recipe's milestones at the same fractions of another number of epochs."""
     wanted, old, milestones = given.get("epochs"), recipe.get("epochs"), recipe.get("milestones")
     if not milestones or not old or wanted in {None, old} or "milestones" in given:
         return {}
