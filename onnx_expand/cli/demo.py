@@ -31,7 +31,7 @@ __all__ = ["demo"]
     help="Runs at the same time.",
 )
 @quiet_option
-def demo(out: Path, processes: int, quiet: bool, **said: Any) -> int:
+def demo(out: Path, processes: int, quiet: bool, **options: Any) -> int:
     """Run the whole loop on real data: expand, train, fold, check, and report the gain.
 
     SmallNet with 7x7 kernels is trained on distorted handwritten digits, compact and expanded,
@@ -47,7 +47,7 @@ def demo(out: Path, processes: int, quiet: bool, **said: Any) -> int:
     from onnx_expand.experiment.demo import Demo, sentences, table
 
     console = render.console(quiet=quiet)
-    settings = Demo(**said)
+    settings = Demo(**options)
     runs = 2 * settings.seeds
     console.print(f"{runs} runs, {processes} at a time; {settings.epochs} epochs each")
     with Steps(console, "training") as steps:

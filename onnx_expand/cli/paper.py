@@ -88,7 +88,7 @@ _ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
     show_default=True,
     help="For --executor slurm: local and debug run the same jobs without Slurm.",
 )
-def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
+def paper(name: str | None, listing: bool, out: Path, **options: Any) -> None:
     """Run the study NAME of the ExpandNets paper, or the rest of it.
 
     OUT/NAME.md gets its table beside the paper's figures, with NAME.json and NAME.png. OUT/runs
@@ -114,10 +114,10 @@ def paper(name: str | None, listing: bool, out: Path, **said: Any) -> None:
         rows = [(s.name, s.source, s.title, f"{len(s.arms)} arms") for s in STUDIES.values()]
         render.print_table(screen, ("", "", "", ""), rows)
         return
-    study = with_arms(study_of(name), said.pop("arms"))
-    executor = _executor(out, **{name: said.pop(name) for name in _ENGINE})
-    seeds = range(said.pop("seeds"))
-    setting = _setting(study, **said)
+    study = with_arms(study_of(name), options.pop("arms"))
+    executor = _executor(out, **{name: options.pop(name) for name in _ENGINE})
+    seeds = range(options.pop("seeds"))
+    setting = _setting(study, **options)
     findings = run_study(study, setting, seeds, out / "runs", executor=executor, tell=screen.print)
     written = write(findings, out)
     for line in written[0].read_text(encoding="utf-8").splitlines():
@@ -200,8 +200,8 @@ def _setting(
         raise UsageError("--recipe needs --data; the embedded data have their own settings")
     else:
         setting = study.embedded or EMBEDDED
-    said = {"epochs": epochs, "batch": batch, "schedule": schedule}
-    given = {k: v for k, v in said.items() if v is not None}
+    own = {"epochs": epochs, "batch": batch, "schedule": schedule}
+    given = {k: v for k, v in own.items() if v is not None}
     train = {**setting.train, **scaled(setting.train, given), **given}
     shape = {"size": size, "classes": classes, "width": width}
     build = {**setting.build, **{k: v for k, v in shape.items() if v is not None}}

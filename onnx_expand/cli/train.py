@@ -87,7 +87,7 @@ def train(
     debug: bool,
     html: str | None,
     quiet: bool,
-    **said: Any,
+    **options: Any,
 ) -> None:
     """Train IN with torch and write it with its new weights to OUT.
 
@@ -104,7 +104,7 @@ def train(
         --recipe imagenet-mobilenet --workers 8 --amp bf16
       onnx-expand train net.onnx out.onnx --data imagenet --resume
     """
-    setup = Setup.of(recipe, **said)
+    setup = Setup.of(recipe, **options)
     run = setup.run
     reads = (source, data, setup.distill.teacher, run.compare_baseline, run.weights)
     check_outputs(report, run.then_fold, run.save_weights, html, model=target, reads=reads)

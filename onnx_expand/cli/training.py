@@ -184,7 +184,7 @@ def _difference(found: Comparison, seeds: tuple[int, ...]) -> Difference:
 
 
 def _sheet(gallery: Gallery | None) -> Sheet | None:
-    return None if gallery is None else Sheet(gallery.images, gallery.truth, gallery.said)
+    return None if gallery is None else Sheet(gallery.images, gallery.truth, gallery.predicted)
 
 
 def _flat(settings: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, str]]:

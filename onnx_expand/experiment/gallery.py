@@ -27,12 +27,12 @@ class Gallery:
     Attributes:
         images: Bytes [N, H, W, 3].
         truth: The class of each image; empty if the labels are not classes.
-        said: The predicted class of each; empty if the model does not run here.
+        predicted: The predicted class of each; empty if the model does not run here.
     """
 
     images: npt.NDArray[np.uint8]
     truth: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    predicted: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Dataset, model: ir.Model, count: int = _COUNT) -> Gallery | None:
@@ -57,8 +57,8 @@ class Gallery:
         truth: Sequence[int] = ()
         if data.kind == "classify":
             truth = batch.targets.numpy()[readable].tolist()
-        said = _said(model, x, len(data.classes)) if truth else []
-        return cls(_visible(x, data), _named(truth, data), _named(said, data))
+        predicted = _predicted(model, x, len(data.classes)) if truth else []
+        return cls(_visible(x, data), _named(truth, data), _named(predicted, data))
 
 
 def _named(labels: Sequence[int], data: Dataset) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def _named(labels: Sequence[int], data: Dataset) -> tuple[str, ...]:
     return tuple(known[i] if 0 <= i < len(known) else str(i) for i in labels)
 
 
-def _said(model: ir.Model, x: npt.NDArray[Any], classes: int) -> list[int]:
+def _predicted(model: ir.Model, x: npt.NDArray[Any], classes: int) -> list[int]:
     """Return the predicted class of each image, or none if the model does not run here."""
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     if len(inputs) != 1 or not inputs[0].name:

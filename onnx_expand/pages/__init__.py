@@ -1,7 +1,7 @@
-"""Reports as one self-contained HTML file: what was done, to which nodes, and how it was proven.
+"""Reports as self-contained HTML files: what was done, to which nodes, and how it was proven.
 
-A page holds its data, its style and its script, and asks the network for nothing. Graphs are laid
-out in the browser by dagre (MIT), which is packed beside it; large ones are drawn by scope.
+A page contains its data, styles and scripts, and makes no network requests. The browser lays out
+graphs with the bundled dagre (MIT); large graphs are drawn by scope.
 """
 
 from onnx_expand.pages.graphs import Drawing, draw

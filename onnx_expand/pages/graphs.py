@@ -1,4 +1,4 @@
-"""Graphs as data for drawing: nodes with what they read, weigh and cost."""
+"""Graphs as data for drawing: nodes with their inputs, weights and costs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LONGEST = 480  # characters of an equation
 
 @dataclass(frozen=True)
 class Drawing:
-    """One graph, as plain data.
+    """One graph as plain data.
 
     Attributes:
-        title: What the page calls it.
+        title: Its title on the page.
         nodes: A mapping for each node, in order.
-        inputs: The names of the graph's inputs that a caller feeds.
-        outputs: The names of its outputs.
+        inputs: The names of the graph inputs that are not initializers.
+        outputs: The names of the graph outputs.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Drawing:
     _by_name: dict[str, ir.Node] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The drawing as plain JSON types."""
+        """Return the drawing as plain JSON types."""
         return {
             "title": self.title,
             "nodes": list(self.nodes),
@@ -43,9 +43,9 @@ class Drawing:
         }
 
     def equation(self, names: Iterable[str]) -> str:
-        """What some nodes compute, as one expression in the names of the nodes.
+        """Return what some nodes compute as an expression in their names.
 
-        `c(b(a(x)))` for a chain, with `+` and `[ , ]` where branches meet.
+        A chain is `c(b(a(x)))`; branches meet in `+` and `[ , ]`.
         """
         nodes = [self._by_name[name] for name in names if name in self._by_name]
         inside = set(nodes)
@@ -57,9 +57,9 @@ class Drawing:
 
 
 def draw(model: ir.Model, title: str) -> Drawing:
-    """The main graph of a model as data for drawing.
+    """Return the main graph of a model as data for drawing.
 
-    Constants are part of the nodes that read them; a node that computes none is drawn.
+    Initializers are drawn as part of the nodes that read them.
     """
     counts = node_counts(model)
     graph = model.graph
@@ -96,7 +96,7 @@ def _shape(value: ir.Value) -> str:
 
 
 def _attributes(node: ir.Node) -> str:
-    """The attributes of a node that are numbers or texts, in one line."""
+    """Return the numeric and string attributes of a node in one line."""
     plain = (int, float, str, list, tuple)
     found = [
         f"{name}={attribute.value}"
@@ -108,7 +108,7 @@ def _attributes(node: ir.Node) -> str:
 
 
 def _expression(value: ir.Value, inside: set[ir.Node], known: dict[ir.Value, str]) -> str:
-    """What computes a value; iterative, since chains are as long as they are."""
+    """Return the expression of a value; iterative, since chains may exceed the recursion limit."""
     pending = [value]
     while pending:
         current = pending[-1]

@@ -1,4 +1,4 @@
-"""The page: a template with style, scripts and data put in."""
+"""Fill the page template with styles, scripts and data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["provenance", "render_page"]
 
 
 def render_page(title: str, data: Mapping[str, Any]) -> str:
-    """One HTML file that shows data and asks the network for nothing.
+    """Return one HTML file that shows data without network requests.
 
     Args:
         title: The title of the page.
-        data: Plain JSON types; `assets/page.js` says what it shows of them.
+        data: Plain JSON types, as `assets/page.js` expects them.
     """
     assets = resources.files(__package__) / "assets"
     texts = {name: (assets / name).read_text(encoding="utf-8") for name in _ASSETS}
@@ -32,10 +32,10 @@ def render_page(title: str, data: Mapping[str, Any]) -> str:
         "STYLE": texts["page.css"],
         "LAYOUT": texts["dagre.min.js"],
         "SCRIPT": texts["graph.js"] + texts["training.js"] + texts["page.js"],
-        # Names come from the model: nothing in them may end the element that holds them.
+        # Names come from the model and must not end the script element.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }
-    # All at once, so that nothing in one text is taken for the place of another.
+    # All at once, so that no inserted text is searched for further placeholders.
     return re.sub("<!--([A-Z]+)-->", lambda found: fields[found[1]], page)
 
 
@@ -45,7 +45,7 @@ _ASSETS = ("page.html", "page.css", "page.js", "graph.js", "training.js", "dagre
 def provenance(
     command: Sequence[str], hashes: Mapping[str, Mapping[str, str]]
 ) -> list[tuple[str, str]]:
-    """Where a report comes from: the command that repeats it, versions and hashes."""
+    """Return the origin of a report: the command that repeats it, versions and hashes."""
     rows = [("command", shlex.join(command))]
     rows += [
         (f"{what}: {name}", f"sha256 {digest}")

@@ -1,4 +1,4 @@
-"""What the pages of fold, expand, check and bench show."""
+"""Build the pages of fold, expand, check and bench."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def fold_page(
     bench: Bench | None = None,
     sizes: tuple[int, int] | None = None,
 ) -> str:
-    """The page of a fold.
+    """Return the page of a fold.
 
     Args:
-        report: The fold's report.
+        report: The report of fold.
         drawings: The graph before and after.
-        origin: Where the report comes from, as `provenance` has it.
-        bench: Both models timed side by side, the source first, if they were.
-        sizes: The bytes of both models with their weights.
+        origin: The origin of the report, from `provenance`.
+        bench: The timings of both models, the source first, if they were measured.
+        sizes: The sizes of both models with their weights, in bytes.
     """
     before, after = drawings
     verdict: Verdict | None = report.verification.verdict
@@ -90,7 +90,7 @@ def fold_page(
 
 
 def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
-    """The page of an expansion; its arguments are as for `fold_page`."""
+    """Return the page of an expansion; its arguments are as for `fold_page`."""
     before, after = drawings
     sites = [
         {
@@ -133,7 +133,7 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
 
 
 def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
-    """The page of a comparison; its arguments are as for `fold_page`."""
+    """Return the page of a comparison; its arguments are as for `fold_page`."""
     sites = [
         {
             "nodes": list(region.nodes_a),
@@ -161,9 +161,9 @@ def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows
 
 
 def bench_page(bench: Bench, origin: Rows) -> str:
-    """The page of timings."""
+    """Return the page of timings."""
     data = {
-        "text": "; ".join(map(_paces, bench.timings[1:])) or "one model was timed",
+        "text": "; ".join(map(_comparison, bench.timings[1:])) or "one model was timed",
         "bench": _bench(bench),
     }
     return page_of("bench", data, origin)
@@ -176,7 +176,7 @@ _EMPTY: Mapping[str, Any] = {
 
 
 def page_of(kind: str, data: Mapping[str, Any], origin: Rows) -> str:
-    """The page of a kind of report; what it does not have is empty."""
+    """Return the page of a kind of report; missing parts are empty."""
     whole = {**_EMPTY, **data, "kind": kind, "origin": list(origin)}
     return render_page(f"onnx-expand: {kind}", whole)
 
@@ -201,12 +201,12 @@ def _cost(cost: Cost) -> dict[str, Any]:
 
 
 def _by_node(regions: Sequence[Region]) -> dict[str, Region]:
-    """The part that holds each node of the second model."""
+    """Map each node of the second model to its region."""
     return {name: region for region in regions for name in region.nodes_b}
 
 
 def _proof(regions: Sequence[Region]) -> dict[str, Any] | None:
-    """What is known of the numbers of a site."""
+    """Return the evidence for a site: the worst of its regions."""
     if not regions:
         return None
     worst = max(regions, key=_doubt)
@@ -226,7 +226,7 @@ def _doubt(region: Region) -> tuple[bool, int, float]:
 
 
 def _check(verdict: Verdict) -> dict[str, Any]:
-    """The figures of a verdict: one row for each output and input."""
+    """Return the figures of a verdict, one row for each output and input."""
     return {
         "summary": verdict.summary(),
         "rests_on": str(verdict.rests_on),
@@ -248,8 +248,8 @@ def _check(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _paces(timing: Timing) -> str:
-    """How a model's time compares with that of the first one."""
+def _comparison(timing: Timing) -> str:
+    """Describe how the time of a model compares with that of the first one."""
     low, high = timing.interval
     return (
         f"{timing.model} takes {timing.ratio:.2f} times as long as the first model on "

@@ -1,4 +1,4 @@
-"""What the page of a training run shows: curves, the paired difference, some samples."""
+"""Build the page of training runs: curves, the paired difference, samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Curve", "Difference", "ModelRuns", "Sheet", "png", "training_page"]
 
 @dataclass(frozen=True)
 class Curve:
-    """One run, epoch by epoch; None where nothing was measured.
+    """The values of one run by epoch; None if not measured.
 
     Attributes:
         seed: The run's seed.
@@ -45,14 +45,14 @@ class ModelRuns:
 
 @dataclass(frozen=True)
 class Difference:
-    """The scores of two models, paired by seed.
+    """The difference of the scores of two models, paired by seed.
 
     Attributes:
-        names: The two; the first less the second is the difference.
+        names: The two models; the second is subtracted from the first.
         seeds: The seeds.
         values: The differences.
-        interval: The mean's, with 95 % confidence; None of one seed.
-        text: The conclusion in words.
+        interval: 95 % confidence interval of their mean; None for one seed.
+        text: The conclusion.
     """
 
     names: tuple[str, str]
@@ -64,17 +64,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Some samples.
+    """Samples to show.
 
     Attributes:
         images: Bytes [N, H, W, 3].
-        truth: What each shows; empty where nobody knows.
-        said: What the model says; empty where it was not asked.
+        truth: The label of each; empty if unknown.
+        predicted: The prediction of the model; empty if there is none.
     """
 
     images: npt.NDArray[np.uint8]
     truth: Sequence[str] = ()
-    said: Sequence[str] = ()
+    predicted: Sequence[str] = ()
 
 
 def training_page(
@@ -92,20 +92,20 @@ def training_page(
     sheet: Sheet | None = None,
     settings: Rows = (),
 ) -> str:
-    """The page of training runs.
+    """Return the page of training runs.
 
     Args:
         kind: `train` or `demo`.
         text: The result in one line.
-        metric: What the score is; all but losses are shares of one.
+        metric: The name of the score; all but losses are fractions of one.
         arms: The models.
-        origin: Where the report comes from, as `provenance` has it.
-        good: Whether the result is what was hoped for; None where nothing was.
-        lines: What was found besides, in sentences.
-        cards: Figures, each with its name and a note.
+        origin: The origin of the report, from `provenance`.
+        good: Whether the result is as expected; None if nothing was expected.
+        lines: Further results, in sentences.
+        cards: Figures, each with its name, value and note.
         tables: Tables, each with its title, header and rows.
-        difference: The first model less the second.
-        sheet: Some samples.
+        difference: The first model minus the second.
+        sheet: Samples to show.
         settings: The options, by name.
     """
     training = {
@@ -126,7 +126,7 @@ def training_page(
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:
-    """An image [H, W, 3] as a PNG (ISO/IEC 15948), unfiltered."""
+    """Encode an image [H, W, 3] as PNG (ISO/IEC 15948) without filters."""
     height, width, _ = image.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, -1)], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -154,7 +154,7 @@ def _arm(arm: ModelRuns) -> Mapping[str, Any]:
 
 
 def _finite(values: Sequence[float | None]) -> list[float | None]:
-    """Values as JSON has them: what is no number is missing."""
+    """Replace NaN and infinite values, which JSON cannot represent, by None."""
     return [v if v is not None and math.isfinite(v) else None for v in values]
 
 
@@ -173,7 +173,7 @@ def _samples(sheet: Sheet) -> list[Mapping[str, Any]]:
         {
             "image": f"data:image/png;base64,{base64.b64encode(png(image)).decode()}",
             "truth": sheet.truth[i] if sheet.truth else None,
-            "said": sheet.said[i] if sheet.said else None,
+            "predicted": sheet.predicted[i] if sheet.predicted else None,
         }
         for i, image in enumerate(sheet.images)
     ]

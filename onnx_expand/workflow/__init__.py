@@ -1,1 +1,1 @@
-"""Passes and checks joined: verified results, certificates, pipelines, timings."""
+"""Combine passes and checks: verified results, certificates, pipelines, timings."""

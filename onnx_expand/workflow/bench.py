@@ -1,4 +1,4 @@
-"""How fast models are, side by side, and how much memory they take."""
+"""Measure the latency and memory of models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from onnx_expand.runtimes.loops import require_end
 
 __all__ = ["Bench", "Timing", "bench"]
 
-# What a process used before it began to run a model does not count.
+# The peak memory before the model is loaded is subtracted.
 _PROBE = (
     "import re, sys, numpy, onnxruntime as ort; "
     "peak = lambda: int(re.search('VmHWM:[^0-9]*([0-9]+)', open('/proc/self/status').read())[1]); "
@@ -40,15 +40,15 @@ class Timing:
     """One model on one provider.
 
     Attributes:
-        model: Its path.
-        provider: Where it ran.
-        median: Of the time of a run, in seconds.
-        p95: The 95th percentile.
+        model: The path of the model.
+        provider: The provider that ran it.
+        median: Median time of a run, in seconds.
+        p95: 95th percentile of the time of a run, in seconds.
         ratio: Median of the ratio to the first model's run of the same turn.
         interval: 95 % interval of `ratio`, by resampling the turns.
-        runs: How many runs were counted.
-        memory: Bytes that a process with the model needs above one without, on the CPU; None
-            where the system does not tell.
+        runs: Number of measured runs.
+        memory: Additional peak memory of a process that runs the model on the CPU, in bytes; None
+            if the system does not report it.
     """
 
     model: str
@@ -61,7 +61,7 @@ class Timing:
     memory: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """These figures as plain JSON types."""
+        """Return these figures as plain JSON types."""
         return {
             "model": self.model,
             "provider": self.provider,
@@ -76,14 +76,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bench:
-    """All timings, and the inputs that they were taken on."""
+    """All timings, and the shapes of their inputs."""
 
     timings: tuple[Timing, ...]
     shapes: dict[str, list[int]]
     threads: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as plain JSON types."""
+        """Return the figures as plain JSON types."""
         return {
             "schema": 1,
             "shapes": self.shapes,
@@ -106,19 +106,19 @@ def bench(
     """Time models in turns (A B A B ...) on equal inputs.
 
     Args:
-        paths: The models' files; the first one is what the others are compared with.
-        providers: Where to run, by the names that `check` takes; those of onnxruntime that work
-            on this machine when missing.
-        seconds: How long to measure on each provider.
-        threads: How many threads one operator may use.
-        optimize: Let onnxruntime optimize the graphs, as deployed.
+        paths: The models' files; the others are compared with the first one.
+        providers: Names of providers, as for `check`; by default those of onnxruntime that work on
+            this machine.
+        seconds: Measuring time for each provider.
+        threads: Number of threads that one operator may use.
+        optimize: Whether onnxruntime optimizes the graphs, as deployed.
         shapes: Extents of inputs, by name; a string is a symbolic extent.
-        memory: Whether to measure memory, in a process of its own for each model.
-        seed: Decides the inputs.
+        memory: Whether to measure memory, in a separate process for each model.
+        seed: Seed of the inputs.
 
     Raises:
-        UsageError: There is no model, or an option has a value that makes no sense.
-        ModelError: A model cannot be read, or is not valid.
+        UsageError: There is no model, or an option has an invalid value.
+        ModelError: A model cannot be read, or is invalid.
         UnsupportedError: onnxruntime or a provider is missing, or a model cannot run.
     """
     if not paths:
@@ -150,7 +150,7 @@ def _feeds(
     seed: int,
     first: Mapping[str, npt.NDArray[Any]] | None,
 ) -> Mapping[str, npt.NDArray[Any]]:
-    """Random inputs of a model, as check draws them; those of the first model where they fit."""
+    """Draw inputs as check does, or return those of the first model if this one runs on them."""
     model = load(path)
     require_end(model, path)
     signature = Signature.of(model)
@@ -159,7 +159,7 @@ def _feeds(
         try:
             session.run(first)
         except UnsupportedError:
-            pass  # it takes others
+            pass  # the model needs inputs of other shapes or types
         else:
             return first
     wanted = {name: shape for name, shape in shapes.items() if name in signature.inputs}
@@ -185,7 +185,7 @@ def _timing(
 
 
 def _memory(path: str, feeds: Mapping[str, npt.NDArray[Any]]) -> int | None:
-    """What a process that loads and runs a model needs more than one that does not."""
+    """Measure the additional peak memory of a process that loads and runs a model, in bytes."""
     import tempfile
     from pathlib import Path
 
@@ -197,4 +197,6 @@ def _memory(path: str, feeds: Mapping[str, npt.NDArray[Any]]) -> int | None:
     try:
         return int(done.stdout) * 1024
     except ValueError:
-        return None  # another system, or a model that onnxruntime does not read from its file
+        return (
+            None  # a system without /proc, or a model that onnxruntime cannot load from its file
+        )

@@ -1,4 +1,4 @@
-"""Certificates: what was folded into what, by what, and how it was found to be the same."""
+"""Certificates of folds: hashes of both models, versions, the report and the verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = ("onnx-expand", "onnx", "onnx-ir", "numpy", "onnxruntime", "onnxrunt
 
 
 def digests(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The SHA-256 of a model's file and of the files that hold its weights, by file name.
+    """Compute the SHA-256 of a model's file and of its external data, by file name.
 
     Raises:
         ModelError: A file cannot be read.
@@ -53,14 +53,14 @@ def certify(
     verdict: dict[str, Any] | None,
     preprocess: Preprocess | None = None,
 ) -> dict[str, Any]:
-    """A certificate of a fold, as plain JSON types.
+    """Return the certificate of a fold as plain JSON types.
 
     Args:
         source: The model that was folded.
         target: The model that was written.
-        report: What was folded, and why the rest was not.
-        verdict: How the two were compared; None if they were not.
-        preprocess: What was put in front of the source before it was folded, if anything.
+        report: The report of the fold.
+        verdict: The verdict of check; None if the models were not compared.
+        preprocess: The preprocessing that was inserted before the fold, if any.
     """
     return {
         "schema": SCHEMA,
@@ -74,13 +74,13 @@ def certify(
 
 
 def _relation(preprocess: Preprocess | None) -> dict[str, Any]:
-    """What the output has to do with the input: the claim that the verdict is about."""
+    """Return the relation of the output to the input, which the verdict is about."""
     if preprocess is None:
-        return {"kind": "same", "text": "the output computes what the input does"}
+        return {"kind": "same", "text": "the output computes the same as the input"}
     swapped = ", red and blue swapped" if preprocess.swap_rb else ""
     return {
         "kind": "preprocessed",
-        "text": f"the output computes of x what the input does of (x - mean) / std{swapped}",
+        "text": f"output(x) is the same as input(y) of y = (x - mean) / std{swapped}",
         "preprocess": {
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
@@ -91,7 +91,7 @@ def _relation(preprocess: Preprocess | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the installed packages that a result depends on."""
+    """Return the versions of the installed packages that results depend on."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -102,14 +102,14 @@ def versions() -> dict[str, str]:
 
 
 def verify(certificate: str, source: str, target: str) -> ir.Model | None:
-    """See that two models are those that a certificate is about.
+    """Verify that two models are those of a certificate.
 
     Returns:
-        What the target is to be compared with: the source after its preprocessing; None where
+        The model to compare the target with: the source with its preprocessing inserted; None if
         that is the source itself.
 
     Raises:
-        ModelError: The certificate cannot be read, or a file has other content than it says.
+        ModelError: The certificate cannot be read, or a file has a different hash.
         UnsupportedError: The preprocessing does not fit the source.
     """
     try:
@@ -117,14 +117,12 @@ def verify(certificate: str, source: str, target: str) -> ir.Model | None:
         stated = {key: dict(data[key]["sha256"]) for key in ("input", "output")}
         preprocess = _preprocess(data.get("relation", {"kind": "same"}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise ModelError(f"{certificate}: is no certificate of fold: {error}") from None
+        raise ModelError(f"{certificate}: is not a certificate of fold: {error}") from None
     for key, path in (("input", source), ("output", target)):
-        # Models may have been renamed since; what they hold may not have changed.
+        # Files may have been renamed, but their contents must be unchanged.
         own, wanted = digests(path), stated[key]
         if sorted(own.values()) != sorted(wanted.values()):
-            raise ModelError(
-                f"{path}: is not the {key} of {certificate}: its content has changed since"
-            )
+            raise ModelError(f"{path}: is not the {key} of {certificate}: its content has changed")
     if preprocess is None:
         return None
     model = load(source)
@@ -133,11 +131,11 @@ def verify(certificate: str, source: str, target: str) -> ir.Model | None:
 
 
 def _preprocess(relation: dict[str, Any]) -> Preprocess | None:
-    """What a relation puts in front of the source; raises `ValueError` for an unknown kind."""
+    """Return the preprocessing that a relation states; raises `ValueError` for an unknown kind."""
     if relation["kind"] == "same":
         return None
     if relation["kind"] != "preprocessed":
-        raise ValueError(f"relation '{relation['kind']}' is not known")
+        raise ValueError(f"relation '{relation['kind']}' is unknown")
     stated = relation["preprocess"]
     mean, std = (tuple(map(float, stated[name])) for name in ("mean", "std"))
     return Preprocess(mean, std, bool(stated["swap_rb"]), stated["input"])

@@ -1,9 +1,9 @@
-"""Pipelines: passes one after the other, named in a text, a TOML file or a list.
+"""Pipelines: passes in order, from a text, a TOML file or a list.
 
 `fold:policy=latency,border=map,check:samples=3` is a pipeline of two steps. The step `check`
-compares the model with the one that the pipeline was given, or with what the last step made that
-is meant to change what a model computes: preprocessing, an expansion that starts from random
-numbers, activations taken out.
+compares the model with the input of the pipeline, or with the result of the last step that is
+meant to change what the model computes: preprocessing, an expansion with random weights, or the
+removal of activations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from onnx_expand.passes.registry import find_pass
 __all__ = ["Done", "Pipeline", "Step", "StepLike", "read_pipeline"]
 
 
-_SAMPLES = 1  # a step of a pipeline draws fewer inputs than the command
+_SAMPLES = 1  # inputs of each kind, fewer than the command draws
 
 Step: TypeAlias = "tuple[str, ir.passes.PassBase | CheckOptions]"
 StepLike: TypeAlias = "str | Mapping[str, Any] | ir.passes.PassBase | CheckOptions"
@@ -36,14 +36,14 @@ StepLike: TypeAlias = "str | Mapping[str, Any] | ir.passes.PassBase | CheckOptio
 
 @dataclass(frozen=True)
 class Done:
-    """What one step did.
+    """The result of one step.
 
     Attributes:
-        name: The step's name.
+        name: The name of the step.
         modified: Whether it changed the model.
-        seconds: How long it took.
-        report: The pass's own report, where it has one.
-        verdict: What a check found.
+        seconds: Its duration.
+        report: The report of the pass, if it has one.
+        verdict: The verdict of a check.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Done:
     verdict: Verdict | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The step as plain JSON types."""
+        """Return the step as plain JSON types."""
         as_dict = getattr(self.report, "as_dict", None)
         return {
             "step": self.name,
@@ -66,25 +66,25 @@ class Done:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps, in order.
+    """Steps to run in order.
 
     Attributes:
-        steps: The name of each, and the pass or check.
+        steps: The name of each step, and its pass or check.
     """
 
     steps: tuple[Step, ...]
 
     @classmethod
     def of(cls, steps: str | Sequence[StepLike]) -> Pipeline:
-        """A pipeline from a text or from a list of names, mappings and passes.
+        """Create a pipeline from a text or from a list of names, mappings and passes.
 
         Args:
             steps: Steps separated by commas, each a name, or a name, a colon and options
-                `name=value` separated by commas; or a list of such steps, of mappings that hold
-                `name` and options, and of passes.
+                `name=value` separated by commas; or a list of such steps, of mappings with `name`
+                and options, and of passes.
 
         Raises:
-            UsageError: There is no such pass or option, or an option's value makes no sense.
+            UsageError: There is no such pass or option, or an option has an invalid value.
         """
         parts: list[StepLike] = [*_split(steps)] if isinstance(steps, str) else [*steps]
         if not parts or parts == [""]:
@@ -94,14 +94,14 @@ class Pipeline:
     def run(
         self, model: ir.Model, progress: Callable[[Done], None] | None = None
     ) -> tuple[ir.Model, list[Done]]:
-        """Run the steps on a model, which they may change in place.
+        """Run the steps on a model, which they may modify in place.
 
         Args:
             model: The model.
-            progress: Called after each step with what it did.
+            progress: Called after each step with its result.
 
         Returns:
-            The model as the last step left it, and what each step did.
+            The model after the last step, and the result of each step.
 
         Raises:
             DifferentError: A check found a difference.
@@ -120,7 +120,7 @@ class Pipeline:
             else:
                 result = step(model)
                 model = result.model
-                if checks and _changes_numbers(step, result):
+                if checks and _changes_result(step, result):
                     reference = model.clone()
                 report = getattr(result, "report", None)
                 found = Done(name, result.modified, time.perf_counter() - start, report)
@@ -131,10 +131,10 @@ class Pipeline:
 
 
 def read_pipeline(path: str | os.PathLike[str]) -> Pipeline:
-    """The pipeline in a TOML file, whose `passes` is a list of names and tables.
+    """Read a pipeline from a TOML file, whose `passes` is a list of names and tables.
 
     Raises:
-        UsageError: The file cannot be read or holds no pipeline.
+        UsageError: The file cannot be read or is not a pipeline.
     """
     path = Path(path)
     try:
@@ -142,10 +142,10 @@ def read_pipeline(path: str | os.PathLike[str]) -> Pipeline:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     passes = data.pop("passes", None)
     if data:
-        raise UsageError(f"{path} holds '{next(iter(data))}'; a pipeline has nothing but 'passes'")
+        raise UsageError(f"{path} has '{next(iter(data))}'; a pipeline has only 'passes'")
     if not isinstance(passes, list):
         raise UsageError(f'{path} needs a list \'passes\', such as passes = ["fold", "check"]')
     try:
@@ -167,7 +167,7 @@ def _step(given: StepLike) -> Step:
         texts = dict(_option(name, text) for text in _pieces(rest)) if colon else {}
         return _named(name, texts, are_texts=True)
     if not isinstance(given, Mapping):
-        raise UsageError(f"{given!r} is no step; give a name, a mapping or a pass")
+        raise UsageError(f"{given!r} is not a step; give a name, a mapping or a pass")
     options = dict(given)
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -191,7 +191,7 @@ def _option(step: str, text: str) -> tuple[str, str]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """The steps of a text: a piece with '=' and without ':' before it continues the step."""
+    """Split a text into steps; a piece with '=' and no ':' before it belongs to the last step."""
     current: list[str] = []
     for piece in _pieces(text):
         head = piece.partition("=")[0]
@@ -205,7 +205,7 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A text cut at its commas, those inside brackets or quotes aside."""
+    """Split a text at its commas, except those inside brackets or quotes."""
     depth, start, quoted, escaped = 0, 0, False, False
     for i, character in enumerate(text):
         if quoted:
@@ -219,8 +219,8 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:].strip()
 
 
-def _changes_numbers(step: ir.passes.PassBase, result: ir.passes.PassResult) -> bool:
-    """Whether a step is meant to change what the model computes."""
+def _changes_result(step: ir.passes.PassBase, result: ir.passes.PassResult) -> bool:
+    """Return whether a step is meant to change what the model computes."""
     if isinstance(step, Expand):
         return isinstance(result, ExpandResult) and not result.report.is_exact
     return isinstance(step, Preprocess | StripNonlinear)

@@ -1,7 +1,7 @@
-"""Whether what was made of a model computes the same, found out before it is handed over.
+"""Verify the result of a pass before it is returned or written.
 
-What cannot be compared because the model that was read does not run here is *not checked*. What
-cannot be compared because the model that was made of it does not run is different.
+If the source does not run here, the result is *not checked*. If the source runs and the result
+does not, the result differs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["require_equal", "verify", "verify_runs"]
 
 Shapes = Mapping[str, Sequence[int | str]]
 
-_HUGE = 1 << 28  # elements of one tensor: a gigabyte, of which a run holds several
-_LARGE = 1 << 30  # bytes of weights, below which memory is no matter
-_COPIES = 9  # of the weights in memory, beside the model: 8.2 were measured for matrix products
+_HUGE = 1 << 28  # elements of one tensor: a gigabyte, and a run needs several
+_LARGE = 1 << 30  # bytes of weights; less always fits
+_COPIES = 9  # copies of the weights in memory: 8.2 were measured for matrix products
 
 
 def verify(
@@ -37,20 +37,20 @@ def verify(
     samples: int | None = None,
     shapes: Shapes | None = None,
 ) -> Verification:
-    """Compare what was read with what will be handed over.
+    """Compare a source with the result of a pass.
 
     Args:
-        source: What was read.
-        result: What was made of it.
-        samples: Inputs of each kind; 1, and no error where the source does not run, when missing.
-        shapes: Extents of inputs, as `check` takes them.
+        source: The model before the pass.
+        result: The model after the pass.
+        samples: Inputs of each kind. By default 1, and a source that does not run is no error.
+        shapes: Extents of inputs, as for `check`.
 
     Returns:
         The verdict, or why there is none.
 
     Raises:
-        UnsupportedError: Samples were asked for, and the source does not run here.
-        UsageError: A shape makes no sense.
+        UnsupportedError: Samples were requested, and the source does not run here.
+        UsageError: A shape is invalid.
     """
     obstacle = _too_large(result) if samples is None else ""
     if obstacle:
@@ -73,15 +73,15 @@ def verify(
 
 
 def verify_runs(source: ir.Model, result: ir.Model, shapes: Shapes | None = None) -> Verification:
-    """See that a model with numbers of its own runs where the model that was read does.
+    """Check that a model with other weights runs if the source does.
 
     Args:
-        source: What was read.
-        result: A model of the same inputs and outputs that computes other numbers.
-        shapes: Extents of inputs, as `check` takes them.
+        source: The model before the pass.
+        result: A model with the same inputs and outputs that computes different values.
+        shapes: Extents of inputs, as for `check`.
 
     Returns:
-        A verdict only where `result` does not run, or returns tensors of other shapes or types.
+        A verdict only if `result` does not run, or returns tensors of other shapes or types.
     """
     obstacle = _too_large(result)
     if obstacle:
@@ -103,7 +103,7 @@ def verify_runs(source: ir.Model, result: ir.Model, shapes: Shapes | None = None
         if found[sample] != wanted[sample]:
             text = f"outputs are {found[sample]} in B, {wanted[sample]} in A, on {sample}"
             return _broken(text)
-    text = f"runs on all {len(wanted)} inputs, with outputs of the same shapes and new numbers"
+    text = f"runs on all {len(wanted)} inputs, with outputs of the same shapes and new values"
     return Verification(None, text)
 
 
@@ -117,11 +117,11 @@ def _broken(difference: str) -> Verification:
 
 
 def require_equal(found: Verification, label: str) -> Verification:
-    """What was found, unless it is a difference.
+    """Return the verification unless it found a difference.
 
     Args:
-        found: What `verify` found.
-        label: What the error says is different.
+        found: The result of `verify`.
+        label: The start of the error message.
 
     Raises:
         DifferentError: The two models differ.
@@ -136,7 +136,7 @@ def _text(error: BaseException) -> str:
 
 
 def _too_large(model: ir.Model) -> str:
-    """Why two models are not run: their weights or tensors would take the memory."""
+    """Return why two models would not fit in memory; empty if they would."""
     size = sum(
         value.const_value.nbytes
         for graph in model.graphs()
@@ -145,18 +145,18 @@ def _too_large(model: ir.Model) -> str:
     )
     name, elements = _largest_tensor(model)
     if elements > _HUGE:
-        return f"'{name}' has {elements:,} elements; --check 1 runs both models all the same"
+        return f"'{name}' has {elements:,} elements; --check 1 runs both models anyway"
     free = _free_memory()
     if size <= _LARGE or free is None or size * _COPIES <= free:
         return ""
     return (
         f"{size / 2**30:.1f} GiB of weights in {free / 2**30:.1f} GiB of memory; --check 1 runs "
-        "both models all the same"
+        "both models anyway"
     )
 
 
 def _largest_tensor(model: ir.Model) -> tuple[str, int]:
-    """The largest tensor of known extents that a model computes, a free batch taken as one."""
+    """Find the largest computed tensor of known extents; a symbolic batch counts as one."""
     facts, found = Facts(model, one_sample=True), ("", 0)
     for value in (out for graph in model.graphs() for node in graph for out in node.outputs):
         shape = facts.shape(value)
@@ -167,7 +167,7 @@ def _largest_tensor(model: ir.Model) -> tuple[str, int]:
 
 
 def _free_memory() -> int | None:
-    """Bytes that this process may still take; None where the system does not say."""
+    """Return the available memory in bytes; None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvail"))

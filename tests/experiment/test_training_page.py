@@ -76,7 +76,7 @@ def test_samples_are_those_of_the_data(folder: Path) -> None:
     scores = next(iter(session.run({name: data.x_test}).values()))
     assert len(samples) == len(data.x_test)
     assert [s["truth"] for s in samples] == [data.classes[i] for i in data.y_test]
-    assert [s["said"] for s in samples] == [data.classes[i] for i in scores.argmax(axis=1)]
+    assert [s["predicted"] for s in samples] == [data.classes[i] for i in scores.argmax(axis=1)]
     image = pytest.importorskip("PIL.Image")
     for sample, x in zip(samples, data.x_test, strict=True):
         shown = np.asarray(image.open(io.BytesIO(base64.b64decode(sample["image"].split(",")[1]))))
@@ -99,7 +99,7 @@ def test_a_model_that_takes_something_else_says_nothing(folder: Path) -> None:
     data = Dataset.of(x, np.arange(6), x, np.arange(6))
     found = Gallery.of(data, model)
     assert found is not None
-    assert found.said == ()
+    assert found.predicted == ()
     assert found.truth == tuple(map(str, range(6)))
     assert (found.images.min(), found.images.max()) == (0, 255)
 

@@ -134,7 +134,7 @@ def test_a_relation_that_is_not_known_is_refused(
     assert main(["check", source, target, "--certificate", paper]) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "c.json: is no certificate of fold" in err
+    assert "c.json: is not a certificate of fold" in err
 
 
 def test_a_certificate_of_the_first_schema_is_read(source: str, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 "use strict";
-// A graph drawn by scope. Names come from a model: they only ever become text nodes.
+// A graph drawn by scope. Names come from a model and are only inserted as text nodes.
 
 const SVG = "http://www.w3.org/2000/svg";
-const VISIBLE = 60; // boxes that a graph starts with at most
-const CHUNK = 40; // nodes of one box where names have no scopes
+const VISIBLE = 60; // most boxes when a graph is first shown
+const CHUNK = 40; // nodes of one box if names have no scopes
 
 function element(tag, attributes, ...children) {
   const svg = ["svg", "g", "rect", "text", "path", "line", "circle", "title", "defs", "marker"].includes(tag);
@@ -20,7 +20,7 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
-// The tree of scopes: inner places have children, leaves are nodes of the graph.
+// The tree of scopes: inner items have children, leaves are nodes of the graph.
 function scopes(nodes) {
   const root = { path: "", title: "", children: new Map(), node: null, size: nodes.length };
   const parts = nodes.map((n) => [...n.name.matchAll(/[^./]+/g)].map((part) => n.name.slice(0, part.index + part[0].length)));
@@ -158,7 +158,7 @@ class Picture {
       if (writer.has(name)) graph.setEdge(writer.get(name), `<${name}`);
     }
     dagre.layout(graph);
-    // Edges around the outside of all nodes are not in the extents that dagre states.
+    // The extents that dagre reports do not include edges around the outside of all nodes.
     const { width, height } = graph.graph();
     const bends = graph.edges().flatMap((edge) => graph.edge(edge).points.map((p) => p.x));
     const left = Math.floor(Math.min(0, ...bends.map((x) => x - 8)));

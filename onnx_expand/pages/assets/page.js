@@ -1,11 +1,11 @@
-// The sections of a report, made of its data.
+// The sections of a report, built from its data.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const main = document.getElementById("main");
 const contents = document.getElementById("contents");
 
 function count(value) {
-  return typeof value === "number" ? value.toLocaleString("en") : value === null || value === undefined ? "not known" : String(value);
+  return typeof value === "number" ? value.toLocaleString("en") : value === null || value === undefined ? "unknown" : String(value);
 }
 
 function small(value) {
@@ -19,7 +19,7 @@ function section(title, ...children) {
   main.append(element("section", { id, "aria-label": title }, element("h2", {}, title), ...children));
 }
 
-// A table whose columns sort at a click on their names; a row may be a link.
+// A table whose headers sort it on a click; a row may be a link.
 function table(columns, rows, follow) {
   const body = element("tbody");
   let sorted = null;
@@ -117,7 +117,7 @@ function showSite(index) {
 function showKept(group, index) {
   const nodes = group.nodes[index];
   const lines = [element("h3", {}, group.reason), element("p", {}, group.text), group.hint ? element("p", {}, group.hint) : null];
-  // What folding renamed is under its old name in the graph before.
+  // Nodes that fold renamed have their old names in the graph before.
   const found = nodes.map((name) => data.graphs.map((graph, place) => graph.nodes[ids[place].get(name)]).find((node) => node));
   detail.replaceChildren(...lines.filter((line) => line), ...found.filter((node) => node).flatMap(nodeText));
   pictures.forEach((picture, place) => picture.reveal(nodes.map((name) => ids[place].get(name)).filter((id) => id !== undefined)));
@@ -140,7 +140,7 @@ if (data.graphs.length) {
   pictures.forEach((picture) => picture.draw());
 }
 
-// -- Sites, what was kept, layers ---------------------------------------------------------------
+// -- Sites, kept nodes, layers ------------------------------------------------------------------
 
 if (data.sites.length) {
   const rows = data.sites.map((site, index) => ({

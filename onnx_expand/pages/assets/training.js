@@ -1,8 +1,8 @@
-// Training runs: curves over the epochs, the difference seed by seed, samples, settings.
+// Training runs: curves by epoch, the differences by seed, samples, settings.
 
 const COLORS = ["var(--arm0)", "var(--arm1)", "var(--arm2)", "var(--arm3)"];
 
-// Round numbers that cut a stretch into about so many parts.
+// Round values that divide a range into about this many parts.
 function ticks(low, high, parts) {
   const rough = (high - low || 1) / parts;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -22,7 +22,7 @@ function shown(value, share) {
   return share ? `${(100 * value).toFixed(2)} %` : value.toPrecision(4);
 }
 
-// One chart: a thin line for each seed, a thick one for their mean; dashed for what else is asked.
+// One chart: thin lines for seeds, a thick one for their mean; dashed for the second key.
 class Chart {
   constructor(title, arms, keys, share) {
     Object.assign(this, { arms, keys, share, left: 58, right: 548, top: 12, bottom: 256 });
@@ -49,7 +49,7 @@ class Chart {
   }
 
   axes(low, high) {
-    // Over less than two powers of ten, ticks at these are too few.
+    // Over less than two decades, ticks at powers of ten are too few.
     const marks = this.logs
       ? ticks(10 ** low, 10 ** high, 5).concat([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]).filter((v, i, all) => v > 0 && Math.log10(v) >= low && Math.log10(v) <= high && all.indexOf(v) === i)
       : ticks(low, high, 5);
@@ -110,7 +110,7 @@ function legend(arms, both) {
   return element("p", { class: "legend" }, entries);
 }
 
-// The differences of the seeds, their mean and its interval, on a line with zero.
+// The differences by seed, their mean and its interval, on an axis with zero.
 function strip(difference, share) {
   const values = difference.values.filter((v) => v !== null);
   const interval = difference.interval && difference.interval.every((v) => v !== null) ? difference.interval : null;
@@ -118,14 +118,14 @@ function strip(difference, share) {
   const [low, high] = [Math.min(...all), Math.max(...all)];
   const x = (v) => 40 + (480 * (v - low)) / (high - low || 1);
   const unit = (v) => (share ? `${v > 0 ? "+" : ""}${+(100 * v).toPrecision(3)}` : `${v > 0 ? "+" : ""}${+v.toPrecision(3)}`);
-  const svg = element("svg", { viewBox: "0 0 560 92", role: "img", "aria-label": "differences seed by seed", class: "chart" });
+  const svg = element("svg", { viewBox: "0 0 560 92", role: "img", "aria-label": "differences by seed", class: "chart" });
   svg.append(element("line", { x1: 20, x2: 540, y1: 60, y2: 60, class: "grid" }), element("line", { x1: x(0), x2: x(0), y1: 10, y2: 66, class: "zero" }));
   for (const v of ticks(low, high, 6)) svg.append(element("text", { x: x(v), y: 84, "text-anchor": "middle" }, v === 0 ? "0" : unit(v)));
   if (interval) svg.append(element("rect", { x: x(interval[0]), width: Math.max(1, x(interval[1]) - x(interval[0])), y: 56, height: 8, rx: 4, class: "interval" }));
   difference.values.forEach((v, i) => {
     if (v !== null) svg.append(element("circle", { cx: x(v), cy: 34, r: 7, class: "dot" }, element("title", {}, `seed ${difference.seeds[i]}: ${unit(v)}`)));
   });
-  const what = `${difference.names[0]} less ${difference.names[1]}, ${share ? "points" : "as measured"}; a dot for each seed, a bar for the 95 % interval of the mean`;
+  const what = `${difference.names[0]} minus ${difference.names[1]}, ${share ? "points" : "as measured"}; a dot for each seed, a bar for the 95 % interval of the mean`;
   return element("figure", {}, element("figcaption", {}, what), svg);
 }
 
@@ -151,13 +151,13 @@ function trainingSections(training) {
     section(title, table(columns, rows));
   }
   if (training.samples.length) {
-    const wrong = training.samples.filter((s) => s.said !== null && s.said !== s.truth).length;
-    const known = training.samples.some((s) => s.said !== null);
-    section("Samples", known ? element("p", { class: "soft" }, `Test images with their classes. The trained model takes ${wrong} of ${training.samples.length} for another class, which the arrow points to.`) : null,
+    const wrong = training.samples.filter((s) => s.predicted !== null && s.predicted !== s.truth).length;
+    const known = training.samples.some((s) => s.predicted !== null);
+    section("Samples", known ? element("p", { class: "soft" }, `Test images with their classes. The trained model misclassifies ${wrong} of ${training.samples.length}; an arrow points to the class that it predicts.`) : null,
       element("div", { class: "samples" }, training.samples.map((sample) => {
-        const off = sample.said !== null && sample.said !== sample.truth;
+        const off = sample.predicted !== null && sample.predicted !== sample.truth;
         return element("figure", { class: off ? "sample wrong" : "sample" }, element("img", { src: sample.image, alt: sample.truth === null ? "a test image" : sample.truth }),
-          element("figcaption", {}, [sample.truth ?? "", off ? element("span", {}, ` \u2192 ${sample.said}`) : ""]));
+          element("figcaption", {}, [sample.truth ?? "", off ? element("span", {}, ` \u2192 ${sample.predicted}`) : ""]));
       })));
   }
   if (training.settings.length) section("Settings", element("details", {}, element("summary", {}, `${training.settings.length} options`), texts(training.settings)));
