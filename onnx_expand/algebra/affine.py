@@ -74,9 +74,11 @@ class AffineConv:
             if bias.shape != weight.shape[:1]:
                 raise UsageError(f"the bias has shape {bias.shape}, not {weight.shape[:1]}")
             object.__setattr__(self, "bias", bias)
-        # The geometry fills in defaults and refuses what does not fit.
-        for name in ("strides", "dilations", "pads", "transposed", "extension"):
-            object.__setattr__(self, name, getattr(self.geometry, name))
+        names = ("strides", "dilations", "pads", "transposed", "extension")
+        if weight.ndim > 2 or self.group != 1 or any(getattr(self, name) for name in names):
+            # The geometry fills in defaults and refuses what does not fit.
+            for name in names:
+                object.__setattr__(self, name, getattr(self.geometry, name))
 
     @classmethod
     def per_channel(

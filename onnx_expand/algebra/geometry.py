@@ -64,8 +64,6 @@ class Geometry:
                 f"group {self.group} divides {self.in_channels} input and "
                 f"{self.out_channels} output channels badly"
             )
-        steps = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilations, strict=True))
-        object.__setattr__(self, "dilations", tuple(steps))
         if self.transposed and self.is_pointwise:
             object.__setattr__(self, "transposed", False)  # positions do not change places
 
@@ -83,6 +81,8 @@ class Geometry:
             object.__setattr__(self, name, given)
         if min(self.kernel + self.strides + self.dilations, default=1) < 1:
             raise UsageError("kernel, strides and dilations are at least 1")
+        steps = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        object.__setattr__(self, "dilations", tuple(steps))
 
     @property
     def rank(self) -> int:

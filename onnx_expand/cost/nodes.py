@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -46,15 +47,14 @@ class Cost:
     starts: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.macs + other.macs,
-            self.parameters + other.parameters,
-            self.nodes + other.nodes,
-            self.elementwise + other.elementwise,
-            self.copied + other.copied,
-            self.transposed + other.transposed,
-            self.starts + other.starts,
-        )
+        return Cost(*map(operator.add, self._counts(self), self._counts(other)))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*map(operator.sub, self._counts(self), self._counts(other)))
+
+    _counts = operator.attrgetter(
+        "macs", "parameters", "nodes", "elementwise", "copied", "transposed", "starts"
+    )
 
     @property
     def overhead(self) -> int:

@@ -41,12 +41,14 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     beta = float_of(node, "beta", facts.opset)
     bias = _broadcast_bias(facts, c, product.axes[1], n, 2) * beta
 
-    def load() -> AffineConv:
-        return replace(product.load(), bias=bias)
-
-    geometry = replace(product.geometry, bias=bool(np.any(bias)))
     assert isinstance(product.numbers, functools.partial)
-    numbers = functools.partial(product.numbers, beta=beta)
+    plain, weight = product.numbers, product.operands[0]
+
+    def load() -> AffineConv:
+        return AffineConv(plain(facts.array(weight))[0], bias)
+
+    geometry = replace(product.geometry, bias=True) if np.any(bias) else product.geometry
+    numbers = functools.partial(plain, beta=beta)
     operands = (*product.operands, c)
     return replace(
         product, geometry=geometry, load=load, bias=c, operands=operands, numbers=numbers

@@ -524,13 +524,12 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
     waiting: set[tuple[int, Term]] = set()
     serial = made = 0
 
-    def push(term: Term) -> None:
+    def push(term: Term, index: int = 0) -> None:
         nonlocal serial
-        for index in range(len(rules)):
-            if (index, term) not in waiting:
-                waiting.add((index, term))
-                serial += 1
-                heapq.heappush(queue, (index, term.order, serial, term))
+        if index < len(rules) and (index, term) not in waiting:
+            waiting.add((index, term))
+            serial += 1
+            heapq.heappush(queue, (index, term.order, serial, term))
 
     live = list(terms.live())
     for term in live:
@@ -542,6 +541,7 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
         waiting.discard((index, term))
         if not terms.is_live(term):
             continue
+        push(term, index + 1)
         swap = rules[index](terms, term)
         if swap:
             made += 1

@@ -1,26 +1,27 @@
-"""The partition of long chains of matrices, by arrays instead of span by span.
+"""The partition of long chains of matrices, without a look at every span.
 
 The product of a span of matrices maps the channels that its first one reads to those that its last
-one writes, whatever lies between, so that its cost is known from its two ends. All spans with one
-end are costed at once.
+one writes. Beyond these its cost depends only on whether anything in it mixes channels, shifts or
+scales. Of spans that agree in this and end at one element, the best one begins behind the cheapest
+prefix, so that one comparison for each kind of beginning is enough.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence, Set
+from bisect import insort
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost import Cost
 
 __all__ = ["MatrixChain"]
 
-_Integers = npt.NDArray[np.int64]
+_Key = tuple[int, ...]
+_Prefix = tuple[_Key, int]  # the key of its best partition, and its length, negated
+_MIXES, _SHIFTS, _SCALES = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -57,72 +58,138 @@ class MatrixChain:
             forbidden: Spans that must not be merged.
             longest: No longer span is merged.
         """
-        count = len(self.geometries)
-        # Per prefix: what `_costs` has of its best partition.
-        best = np.zeros((count + 1, 7), dtype=np.int64)
+        starts = self._starts(weights, forbidden, longest)
+        spans, end = list[tuple[int, int]](), len(starts)
+        while end:
+            spans.append((starts[end - 1], end - 1))
+            end = starts[end - 1]
+        return sum((self._cost(*span) for span in spans), Cost()), spans[::-1]
+
+    def _starts(
+        self, weights: Sequence[Sequence[int]], forbidden: Set[tuple[int, int]], longest: int
+    ) -> list[int]:
+        """For each element, where the last span begins of the best partition that ends there."""
+
+        def key(cost: Cost, merges: int) -> _Key:
+            return (*(_weighted(row, cost) for row in weights), merges)
+
+        @functools.cache
+        def rates(traits: int, channels: int) -> tuple[_Key, _Key]:
+            """What a merged span costs apart from what it reads, and for each channel of that."""
+            none, one = (key(self._merged(traits, reads, channels), 1) for reads in (0, 1))
+            return none, tuple(b - a for a, b in zip(none, one, strict=True))
+
+        best: list[_Key] = [(0,) * (len(weights) + 1)]
         starts: list[int] = []
-        rows = np.array([*((*row, 0) for row in weights), (0, 0, 0, 0, 0, 0, 1)], dtype=np.float64)
-        for last in range(count):
-            totals = best[: last + 1] + self._costs(last)
-            candidates = np.arange(max(0, last + 1 - longest), last + 1)
-            if forbidden:
-                candidates = candidates[[(int(i), last) not in forbidden for i in candidates]]
-            for row in rows:
-                if len(candidates) == 1:
-                    break
-                values = totals[candidates] @ row  # beyond 2**53, what is less is equal
-                candidates = candidates[values == values.min()]
-            starts.append(int(candidates[-1]))
-            best[last + 1] = totals[starts[-1]]
-        spans = []
-        while count:
-            spans.append((starts[count - 1], count - 1))
-            count = starts[count - 1]
-        macs, parameters, nodes, elementwise, copied, begun, _ = map(int, best[-1])
-        cost = Cost(macs, parameters, nodes, elementwise, copied, starts=begun)
-        return cost, spans[::-1]
+        beginnings = _Beginnings()
+        for last, own in enumerate(self.own):
+            geometry = self.geometries[last]
 
-    def _costs(self, last: int) -> _Integers:
-        """The costs of every span that ends at an element.
+            found: _Prefix = (_sum(best[last], key(own, 0)), -last)
+            beginnings.go_on(self._traits[last])
+            for traits, reads, (cheapest, start) in beginnings.best(last, longest, forbidden):
+                fixed, rate = rates(traits, geometry.out_channels)
+                total = tuple(
+                    a + b + reads * c for a, b, c in zip(cheapest, fixed, rate, strict=True)
+                )
+                found = min(found, (total, start))
+            beginnings.add(self._traits[last], geometry.in_channels, (best[last], -last))
+            best.append(found[0])
+            starts.append(-found[1])
+        return starts
 
-        These are macs, parameters, nodes, elementwise steps, numbers read, products and merges.
-        """
-        reads, traits = self._traits
-        ends = np.logical_or.accumulate(traits[last::-1], axis=0)[::-1].astype(np.int64)
-        dense, bias, scale = ends.T
-        n = self.geometries[last].out_channels
-        products, steps = dense * reads[: last + 1] * n, np.maximum(1, scale + bias)
-        added = bias * (not self.gemm)
-        costs = np.stack(
-            [
-                products * self.positions,
-                products + n * np.where(dense, bias, scale + bias),
-                np.where(dense, 1 + added, steps),
-                n * self.positions * np.where(dense, added, steps),
-                dense * reads[: last + 1] * self.positions,
-                dense,
-                np.ones_like(products),
-            ],
-            axis=1,
+    def _cost(self, first: int, last: int) -> Cost:
+        """The cost of a span, merged unless it is a single element."""
+        if first == last:
+            return self.own[last]
+        traits = functools.reduce(int.__or__, self._traits[first : last + 1])
+        reads = self.geometries[first].in_channels
+        return self._merged(traits, reads, self.geometries[last].out_channels)
+
+    def _merged(self, traits: int, reads: int, channels: int) -> Cost:
+        """The cost of a merged span that has these traits among its elements."""
+        shifts, scales = bool(traits & _SHIFTS), bool(traits & _SCALES)
+        if not traits & _MIXES:
+            steps = max(1, scales + shifts)
+            numbers = channels * (scales + shifts)
+            return Cost(0, numbers, steps, channels * self.positions * steps)
+        added = shifts and not self.gemm
+        return Cost(
+            reads * channels * self.positions,
+            reads * channels + channels * shifts,
+            1 + added,
+            channels * self.positions * added,
+            copied=reads * self.positions,
+            starts=1,
         )
-        own = self.own[last]
-        costs[last] = (
-            own.macs,
-            own.parameters,
-            own.nodes,
-            own.elementwise,
-            own.copied,
-            own.starts,
-            0,
-        )
-        return costs
 
     @functools.cached_property
-    def _traits(self) -> tuple[_Integers, _Integers]:
-        """Per map: the channels that it reads; whether it mixes channels, shifts, scales."""
-        reads = np.array([g.in_channels for g in self.geometries])
-        traits = [
-            (not g.is_per_channel, g.bias, not shift)
+    def _traits(self) -> list[int]:
+        """Per map whether it mixes channels, shifts, scales."""
+        return [
+            _MIXES * (not g.is_per_channel) | _SHIFTS * g.bias | _SCALES * (not shift)
             for g, shift in zip(self.geometries, self.shift_only, strict=True)
         ]
-        return reads, np.array(traits, dtype=np.int64)
+
+
+class _Beginnings:
+    """The elements at which a merged span may begin that ends at the present one.
+
+    They are kept by the traits of the span and the channels that it reads, the ones behind the
+    cheapest prefixes first.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[int, dict[int, list[_Prefix]]] = {}
+
+    def add(self, traits: int, reads: int, before: _Prefix) -> None:
+        """Take in an element with what is before it."""
+        insort(self._all.setdefault(traits, {}).setdefault(reads, []), before)
+
+    def go_on(self, traits: int) -> None:
+        """Let all spans go on with an element that has these traits."""
+        for known in [known for known in self._all if known | traits != known]:
+            wider = self._all.setdefault(known | traits, {})
+            for reads, prefixes in self._all.pop(known).items():
+                less, more = sorted((prefixes, wider.get(reads, [])), key=len)
+                for prefix in less:
+                    insort(more, prefix)
+                wider[reads] = more
+
+    def best(
+        self, last: int, longest: int, forbidden: Set[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, _Prefix]]:
+        """Per kind the best beginning of a span to an element that is allowed.
+
+        Those are left out that read more channels than one behind a cheaper prefix.
+        """
+        for traits, kinds in self._all.items():
+            least: _Prefix | None = None
+            for reads in sorted(kinds):
+                prefixes = kinds[reads]
+                while prefixes and last + prefixes[0][1] >= longest:
+                    del prefixes[0]  # from here on every span would be too long
+                if not prefixes or (least is not None and least < prefixes[0]):
+                    continue
+                for prefix in prefixes:
+                    first = -prefix[1]
+                    if last - first < longest and (first, last) not in forbidden:
+                        least = prefix if least is None else min(least, prefix)
+                        yield traits, reads, prefix
+                        break
+
+
+def _weighted(row: Sequence[int], cost: Cost) -> int:
+    macs, parameters, nodes, elementwise, copied, starts = row
+    return (
+        macs * cost.macs
+        + parameters * cost.parameters
+        + nodes * cost.nodes
+        + elementwise * cost.elementwise
+        + copied * cost.copied
+        + starts * cost.starts
+    )
+
+
+def _sum(a: _Key, b: _Key) -> _Key:
+    return tuple(map(int.__add__, a, b))

@@ -321,7 +321,7 @@ def before_cost(step: Step) -> Cost:
         if isinstance(term, Map) and term.before is not None:
             total += term.before
         elif term.node is not None:
-            single = replace(step, terms=(term,))
+            single = step if len(step.terms) == 1 else replace(step, terms=(term,))
             total += single.price().cost
     return total
 

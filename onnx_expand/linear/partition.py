@@ -107,7 +107,7 @@ class Partition(Spans):
         chain = MatrixChain(
             geometries=[s.geometry for s in self.steps if isinstance(s.geometry, Geometry)],
             shift_only=[step.shift_only for step in self.steps],
-            own=[step.price().cost for step in self.steps],
+            own=[price.cost for price in self._own],
             positions=self._positions_at[0][0],
             gemm=self.rank_at(0) == 2,
         )

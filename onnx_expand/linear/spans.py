@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -284,7 +285,7 @@ class Spans:
 
     def as_is(self, span: Span) -> Price:
         """The price of all of a span as it stands."""
-        return Price.sum(self._own[span.first : span.last + 1])
+        return self._sums[span.last + 1] - self._sums[span.first]
 
     def _is_per_channel(self, span: Span) -> bool:
         geometry = self._geometry(span)
@@ -340,6 +341,11 @@ class Spans:
     @functools.cached_property
     def _own(self) -> list[Price]:
         return [step.price() for step in self.steps]
+
+    @functools.cached_property
+    def _sums(self) -> list[Price]:
+        """The price of all that is before each step, and of all."""
+        return list(itertools.accumulate(self._own, initial=Price()))
 
     @functools.cached_property
     def _can_shift(self) -> dict[Span, bool]:

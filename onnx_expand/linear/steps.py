@@ -90,13 +90,17 @@ class Step:
 
     def price(self) -> Price:
         """What all its terms cost as they stand."""
-        total = Price()
-        for term in self.terms:
-            if isinstance(term, Map) and term.axes is None and self.axes is not None:
-                total += _resolved(term, self).price()
-            else:
-                total += term.price()
-        return total
+        return self._price
+
+    @functools.cached_property
+    def _price(self) -> Price:
+        prices = [
+            _resolved(term, self).price()
+            if isinstance(term, Map) and term.axes is None and self.axes is not None
+            else term.price()
+            for term in self.terms
+        ]
+        return functools.reduce(Price.__add__, prices)
 
     def on(self, axis: int, channels: int) -> Step:
         """The step for so many channels on an axis, if any axis would do."""

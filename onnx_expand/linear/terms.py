@@ -8,6 +8,7 @@ asks for them, in float64.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -37,7 +38,10 @@ class Price:
     products: tuple[int, ...] = ()
 
     def __add__(self, other: Price) -> Price:
-        return Price(self.cost + other.cost, _added(self, other))
+        return Price(self.cost + other.cost, _paired(operator.add, self, other))
+
+    def __sub__(self, other: Price) -> Price:
+        return Price(self.cost - other.cost, _paired(operator.sub, self, other))
 
     @classmethod
     def sum(cls, prices: Iterable[Price]) -> Price:
@@ -52,12 +56,13 @@ class Price:
 
     def padded(self, length: int) -> tuple[int, ...]:
         """Products for so many scenarios; where extents are static all are alike."""
-        return self.products + (self.cost.macs,) * (length - len(self.products))
+        more = length - len(self.products)
+        return self.products + (self.cost.macs,) * more if more else self.products
 
 
-def _added(a: Price, b: Price) -> tuple[int, ...]:
+def _paired(combine: Callable[[int, int], int], a: Price, b: Price) -> tuple[int, ...]:
     length = max(len(a.products), len(b.products))
-    return tuple(x + y for x, y in zip(a.padded(length), b.padded(length), strict=True))
+    return tuple(map(combine, a.padded(length), b.padded(length)))
 
 
 @dataclass(eq=False)
@@ -165,27 +170,27 @@ class Map(Term):
 
     def price(self) -> Price:
         """What its node costs, or what it will cost once written."""
-        positions = self.positions()
         if self.own is not None and (self.node is not None or self.like is not None):
-            cost = replace(self.own, elementwise=self.own.elementwise * positions[0], macs=0)
-            products = self.own.macs
+            one = self.own
         elif self.form is not None:
             one = Cost.of_form(self.form, self.geometry, 1, self.shift_only)
-            cost = replace(one, elementwise=one.elementwise * positions[0], macs=0)
-            products = one.macs
         else:
             return Price()
-        if products:
+        positions = self.positions()
+        counts = tuple(one.macs * count for count in positions)
+        elementwise, copied, starts = one.elementwise * positions[0], one.copied, one.starts
+        if one.macs:
             # The weight says how many channels are read where the shape does not.
             axis = None if self.axes is None else self.axes[0]
             channels = 1 if axis is None else self.geometry.in_channels
-            read = self.args[0].tensor.positions(axis)[0] * channels
-            cost = replace(cost, copied=cost.copied + read, starts=1)
-        elif not cost.elementwise and not self.nothing and not self.is_part:
+            copied, starts = copied + self.args[0].tensor.positions(axis)[0] * channels, 1
+        elif not elementwise and not self.nothing and not self.is_part:
             # It picks or pools channels and positions.
-            cost = replace(cost, copied=cost.copied + self.tensor.positions(None)[0])
-        counts = tuple(products * count for count in positions)
-        return Price(replace(cost, macs=counts[0]), counts)
+            copied += self.tensor.positions(None)[0]
+        parameters, nodes, moved = one.parameters, one.nodes, one.transposed
+        return Price(
+            Cost(counts[0], parameters, nodes, elementwise, copied, moved, starts), counts
+        )
 
 
 @dataclass(eq=False)
