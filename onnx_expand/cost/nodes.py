@@ -14,8 +14,9 @@ import onnx_ir as ir
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost.machine import MACHINE
 from onnx_expand.graph.attributes import int_of, text_of
-from onnx_expand.graph.facts import Facts, Shape, stated_constant
+from onnx_expand.graph.facts import Facts, Shape
 from onnx_expand.graph.ops import Trait, op_of, ops_with
+from onnx_expand.graph.stored import stated_constant
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
 

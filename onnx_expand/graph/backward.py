@@ -109,7 +109,10 @@ def types_of(graph: onnx.GraphProto) -> dict[str, _Tensor]:
     for info in infos:  # a value that is input and output may declare its shape only once
         if info.name not in types or info.type.tensor_type.HasField("shape"):
             types[info.name] = info.type.tensor_type
+    made: dict[tuple[int, ...], _Tensor] = {}
     for tensor in graph.initializer:
-        kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-        types.setdefault(tensor.name, kind.tensor_type)
+        key = (tensor.data_type, *tensor.dims)
+        if key not in made:
+            made[key] = onnx.helper.make_tensor_type_proto(key[0], key[1:]).tensor_type
+        types.setdefault(tensor.name, made[key])
     return types

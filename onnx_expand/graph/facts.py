@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,25 @@ from onnx_expand.graph.claims import MADE_UP
 from onnx_expand.graph.constants import evaluate
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.shapes import BODY, Dim, Inference, default_opset
-from onnx_expand.graph.stored import _BLOCK, read_external, stored_bytes, values_of
+from onnx_expand.graph.stored import (
+    _BLOCK,
+    read_external,
+    stated_constant,
+    stored_bytes,
+    values_of,
+)
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.graph.writable import Dialect, Writable
 from onnx_expand.model import DESCRIBED
 
-__all__ = [
-    "Facts",
-    "Shape",
-    "stated_constant",
-]
+__all__ = ["Facts", "Shape"]
 
 Shape = tuple[int | None, ...]
 
 # Numbers from here down stand for extents that are not static: no graph computes with such.
 _UNKNOWN = -(1 << 62)
 _NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
+_FEW = 1 << 12
 # Each round of inference gets past at least one more computed shape.
 _ROUNDS = 16
 
@@ -55,17 +58,18 @@ class Facts:
         self, model: ir.Model, *, one_sample: bool = False, budget: Budget | None = None
     ) -> None:
         self.opset = default_opset(model.graph.opset_imports)
+        graphs = list(model.graphs())
         self.has_overridable = any(
-            value.is_graph_input() for g in model.graphs() for value in g.initializers.values()
+            value.is_graph_input() for g in graphs for value in g.initializers.values()
         )
-        self.budget = Budget(stored_bytes(model)) if budget is None else budget
+        self.budget = Budget(sum(map(stored_bytes, graphs))) if budget is None else budget
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
         self._unknowns: dict[Hashable, int] = {}
         self._marked: dict[int, Hashable] = {}
         # What the model says of these is not what they are.
-        self._described = {value for graph in model.graphs() for value in values_of(graph)}
+        self._described = {value for graph in graphs for value in values_of(graph)}
         is_body = bool(model.meta.get(BODY))
         inference = Inference(model, one_sample=one_sample, is_body=is_body)
         self._inferred, self._dtypes = inference.dims, inference.dtypes
@@ -79,12 +83,12 @@ class Facts:
             self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
             self._partial.clear()
             inference.run()
-        self._dialect = Dialect(self.opset, self._held(model))
+        self._dialect = Dialect(self.opset, self._held(graphs))
 
-    def _held(self, model: ir.Model) -> dict[ir.DataType, set[str]]:
-        """The default ops among a model's nodes, by the type that they compute."""
+    def _held(self, graphs: Iterable[ir.Graph]) -> dict[ir.DataType, set[str]]:
+        """The default ops among the nodes of graphs, by the type that they compute."""
         held: dict[ir.DataType, set[str]] = {}
-        for graph in model.graphs():
+        for graph in graphs:
             for node in graph:
                 dtype = self.dtype(node.outputs[0]) if node.outputs and not node.domain else None
                 if dtype is not None:
@@ -399,29 +403,21 @@ class Facts:
             if tensor.dtype == ir.DataType.DOUBLE:
                 array = array.view()
                 array.flags.writeable = False  # it is the tensor's own memory
-        # A sum is finite only if all of its terms are, and takes no memory.
-        with np.errstate(all="ignore"):
-            is_finite = np.isfinite(array.sum()) or np.all(np.isfinite(array))
-        if not is_finite:
+        if not _is_finite(array):
             raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
         return array
 
 
+def _is_finite(array: npt.NDArray[np.float64]) -> bool:
+    if array.size > _FEW:
+        with np.errstate(all="ignore"):
+            if np.isfinite(array.sum()):  # so are all terms, and this takes no memory
+                return True
+    return bool(np.isfinite(array).all())
+
+
 def _is_pure(node: ir.Node) -> bool:
     return Trait.PURE in op_of(node).traits
-
-
-def stated_constant(value: ir.Value) -> ir.TensorProtocol | None:
-    """The tensor that a Constant node holds; None for a value of another kind."""
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
-        return None
-    attribute = next(iter(node.attributes.values()))
-    if attribute.is_ref() or attribute.name in {"value_string", "value_strings", "sparse_value"}:
-        return None
-    if attribute.type == ir.AttributeType.TENSOR:
-        return attribute.as_tensor()  # onnx-ir's own way would give the attribute's tensor a name
-    return ir.convenience.get_const_tensor(value)
 
 
 def _is_refuted(value: ir.Value, known: tuple[Dim, ...]) -> bool:

@@ -21,6 +21,7 @@ from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
 from onnx_expand.graph.tensors import read_tensor
+from onnx_expand.model import untyped
 
 __all__ = ["BODY", "Dim", "Inference", "default_opset"]
 
@@ -256,7 +257,8 @@ def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
     # Inference cannot read external data.
     elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     if not elsewhere and sum(t.nbytes for t in tensors if t.size > _SMALL) <= _CHEAP:
-        return ir.serde.serialize_model(model), []
+        with untyped(values):
+            return ir.serde.serialize_model(model), []
     twin = model.clone()
     large: list[tuple[ir.Graph, onnx.ValueInfoProto]] = []
     for graph in twin.graphs():

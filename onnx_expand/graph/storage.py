@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 import onnx_ir as ir
 
 from onnx_expand.errors import RefusedError
-from onnx_expand.graph.facts import Facts, stated_constant
+from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, ops_with
+from onnx_expand.graph.stored import stated_constant
 
 __all__ = [
     "behind",
@@ -18,7 +19,6 @@ __all__ = [
     "released_bytes",
     "released_together",
     "stays",
-    "stored_bytes",
 ]
 
 _PLAIN = ops_with(Trait.MOVES) | {"Constant", "CastLike", "Expand", "Shape"}
@@ -90,13 +90,6 @@ def behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]
             if v is value or all(user in inside for user in v.consumers()):
                 pending.append(v)
     return nodes[::-1], given_up
-
-
-def stored_bytes(graph: ir.Graph) -> int:
-    """Return the bytes of the constants that a graph stores."""
-    held = [value.const_value for value in graph.initializers.values()]
-    held += [stated_constant(node.outputs[0]) for node in graph if node.op_type == "Constant"]
-    return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Facts) -> int:

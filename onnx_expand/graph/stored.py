@@ -12,6 +12,7 @@ from onnx_expand.graph.tensors import read_tensor
 
 __all__ = [
     "read_external",
+    "stated_constant",
     "stored_bytes",
     "values_of",
 ]
@@ -45,17 +46,21 @@ def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def stored_bytes(model: ir.Model) -> int:
-    """Return the bytes of the constants that a model stores."""
-    total = 0
-    for graph in model.graphs():
-        stored = [value.const_value for value in graph.initializers.values()]
-        stored += [
-            attribute.value
-            for node in graph
-            if node.op_type == "Constant"
-            for attribute in node.attributes.values()
-            if attribute.type == ir.AttributeType.TENSOR
-        ]
-        total += sum(tensor.nbytes for tensor in stored if tensor is not None)
-    return total
+def stated_constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor that a Constant node holds; None for a value of another kind."""
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref() or attribute.name in {"value_string", "value_strings", "sparse_value"}:
+        return None
+    if attribute.type == ir.AttributeType.TENSOR:
+        return attribute.as_tensor()  # onnx-ir's own way would give the attribute's tensor a name
+    return ir.convenience.get_const_tensor(value)
+
+
+def stored_bytes(graph: ir.Graph) -> int:
+    """Return the bytes of the constants that a graph stores."""
+    held = [value.const_value for value in graph.initializers.values()]
+    held += [stated_constant(node.outputs[0]) for node in graph if node.op_type == "Constant"]
+    return sum(tensor.nbytes for tensor in held if tensor is not None)

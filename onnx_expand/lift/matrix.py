@@ -47,7 +47,7 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     def load() -> AffineConv:
         return AffineConv(plain(facts.array(weight))[0], bias)
 
-    geometry = replace(product.geometry, bias=True) if np.any(bias) else product.geometry
+    geometry = Geometry(product.geometry.in_channels, n, bias=bool(np.any(bias)))
     numbers = functools.partial(plain, beta=beta)
     operands = (*product.operands, c)
     return replace(
@@ -232,4 +232,5 @@ def _broadcast_bias(facts: Facts, c: ir.Value, axis: int, n: int, rank: int) -> 
     aligned = (1,) * (rank - array.ndim) + array.shape
     if len(aligned) > rank or any(d != 1 for i, d in enumerate(aligned) if i != axis):
         refuse(f"'{c.name}' of shape {list(array.shape)} varies along the batch")
-    return np.array(np.broadcast_to(array.reshape(-1), (n,)))
+    flat = array.reshape(-1)
+    return flat if flat.size == n else np.broadcast_to(flat, (n,))

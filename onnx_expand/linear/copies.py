@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnx_expand.graph.facts import stated_constant
+from onnx_expand.graph.stored import stated_constant
 from onnx_expand.linear.terms import Map
 
 __all__ = ["Copy", "Made", "copies_of"]

@@ -139,7 +139,8 @@ def drop_note(model: ir.Model) -> None:
 
 def is_given_back(model: ir.Model) -> bool:
     """Whether fold gave back what expand was given, and no tool changed the nodes since."""
-    return model.metadata_props.get(_NOTE) == _outline(model)
+    note = model.metadata_props.get(_NOTE)
+    return note is not None and note == _outline(model)
 
 
 def _outline(model: ir.Model) -> str:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
 from onnx_expand.model.collector import rare_collections
-from onnx_expand.model.fidelity import DESCRIBED, restore, serialize
+from onnx_expand.model.fidelity import DESCRIBED, restore, serialize, untyped
 from onnx_expand.model.files import (
     check_output,
     checksum,
@@ -46,6 +46,7 @@ __all__ = [
     "replacing",
     "save",
     "to_proto",
+    "untyped",
     "visit",
 ]
 

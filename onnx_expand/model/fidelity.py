@@ -30,12 +30,14 @@ __all__ = [
     "remember",
     "restore",
     "serialize",
+    "untyped",
 ]
 
 _ORIGIN = "onnx_expand.origin"
 DESCRIBED = "onnx_expand.described"
 """Metadata key of the value descriptions (value_info) that onnx-ir would change."""
 _SPELLED = "onnx_expand.domain"
+_STATED = "onnx_expand.stated"  # the names of the values of a graph that have a value_info
 _Holder = onnx.GraphProto | onnx.FunctionProto
 _Pair = tuple[ir.Graph, _Holder]
 
@@ -45,7 +47,6 @@ class _Origin:
     """Content of one graph, or of one function body, that onnx-ir drops.
 
     Attributes:
-        described: Names of the values that have a value_info.
         infos: value_info entries that describe no value of the graph.
         empty: Names of inputs and outputs whose type is present but empty.
         annotations: quantization_annotation entries that onnx-ir does not write.
@@ -55,7 +56,6 @@ class _Origin:
         rest: Fields of the model itself; empty except for the main graph.
     """
 
-    described: frozenset[str]
     infos: tuple[onnx.ValueInfoProto, ...]
     empty: frozenset[str]
     annotations: tuple[onnx.TensorAnnotation, ...]
@@ -71,6 +71,8 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         The proto that onnx-ir writes, without the recorded content.
     """
+    for graph, old in _all_pairs(model, source):
+        graph.meta[_STATED] = frozenset(info.name for info in old.value_info)
     written = serialize(model)
     rest = onnx.ModelProto()
     rest.training_info.extend(source.training_info)
@@ -85,7 +87,6 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
         annotated = {note.tensor_name for note in getattr(new, "quantization_annotation", ())}
         is_main = graph is model.graph
         graph.meta[_ORIGIN] = _Origin(
-            frozenset(info.name for info in old.value_info),
             tuple(info for info in old.value_info if info.name not in values),
             frozenset(i.name for i in (*own.input, *own.output) if _is_empty(i)),
             tuple(n for n in own.quantization_annotation if n.tensor_name not in annotated),
@@ -133,9 +134,39 @@ def _is_empty(info: onnx.ValueInfoProto) -> bool:
 
 
 def serialize(model: ir.Model) -> onnx.ModelProto:
-    """Serialize a model without onnx-ir's log of the content that it omits."""
-    with quiet():
+    """Serialize a model without onnx-ir's log of the content that it omits.
+
+    Initializers that had no value_info get none.
+    """
+    unstated = [
+        value
+        for graph in model.graphs()
+        if (stated := graph.meta.get(_STATED)) is not None
+        for name, value in graph.initializers.items()
+        if name not in stated
+    ]
+    with quiet(), untyped(unstated):
         return ir.serde.serialize_model(model)
+
+
+@contextlib.contextmanager
+def untyped(initializers: Iterable[ir.Value]) -> Iterator[None]:
+    """Take the types from initializers that are no inputs, for which onnx-ir writes value_info.
+
+    Their tensors state the same.
+    """
+    held = [
+        (value, value.type, value.shape)
+        for value in initializers
+        if value.const_value is not None and not value.is_graph_input()
+    ]
+    for value, _, _ in held:
+        value.type = value.shape = None
+    try:
+        yield
+    finally:
+        for value, kind, shape in held:
+            value.type, value.shape = kind, shape
 
 
 @contextlib.contextmanager
@@ -162,6 +193,7 @@ def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
         if isinstance(described, onnx.GraphProto):
             held = hold(new, described)
         new.meta[_ORIGIN] = replace(old.meta[_ORIGIN], held=held)
+        new.meta[_STATED] = old.meta[_STATED]
         values = {value.name: value for value in _values(new)}
         for value in _values(old):
             if DESCRIBED in value.meta and value.name in values:
@@ -237,7 +269,7 @@ def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> 
     still = {v.name for v in values if isinstance(v.const_value, Sparse)}
     folded = origin.held - still
     sparse = [tensor for tensor in origin.sparse if tensor.values.name not in folded]
-    held = {tensor.name for tensor in proto.initializer} - origin.described
+    held = {tensor.name for tensor in proto.initializer} - graph.meta[_STATED]
     for index in reversed(range(len(proto.value_info))):
         if proto.value_info[index].name in held:
             del proto.value_info[index]

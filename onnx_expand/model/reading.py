@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
 from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.comparing import difference, oddity
+from onnx_expand.model.decoded import decode_once
 from onnx_expand.model.fidelity import (
     attach,
     quiet,
@@ -132,6 +133,8 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     except Exception as error:
         # onnx-ir reports unsupported content by several nested exception types.
         raise ModelError(f"{label}: cannot be read: {_cause(error)}") from error
+    for graph in model.graphs():
+        decode_once(graph)
     _settle_imports(model.graph.opset_imports, proto.opset_import)
     for function, source in zip(model.functions.values(), proto.functions, strict=False):
         _settle_imports(function.opset_imports, source.opset_import)

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnx_expand.graph.editing import Rewriter, label
-from onnx_expand.graph.facts import Facts, stated_constant
+from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.storage import (
     behind,
     copies,
     released_bytes,
     released_together,
-    stored_bytes,
 )
+from onnx_expand.graph.stored import stated_constant, stored_bytes
 from onnx_expand.lift import LINEAR_OPS
 from onnx_expand.passes.clean.idle import is_of_maps
 

@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from onnx_expand.graph.attributes import NEWEST
 from onnx_expand.graph.editing import Rewriter, label
-from onnx_expand.graph.facts import Facts, stated_constant
+from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.stored import stated_constant
 from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["merge_duplicates"]
