@@ -10,16 +10,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.claims import MADE_UP
-from onnx_expand.graph.constants import evaluate
-from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.computed import Computed
 from onnx_expand.graph.shapes import BODY, Dim, Inference, default_opset
 from onnx_expand.graph.stored import (
     _BLOCK,
     read_external,
-    stated_constant,
     stored_bytes,
     values_of,
 )
@@ -31,10 +28,8 @@ __all__ = ["Facts", "Shape"]
 
 Shape = tuple[int | None, ...]
 
-# Numbers from here down stand for extents that are not static: no graph computes with such.
-_UNKNOWN = -(1 << 62)
 _NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
-_FEW = 1 << 12
+_FEW = 1 << 12  # numbers of which a copy costs less than their sum
 # Each round of inference gets past at least one more computed shape.
 _ROUNDS = 16
 
@@ -63,11 +58,8 @@ class Facts:
             value.is_graph_input() for g in graphs for value in g.initializers.values()
         )
         self.budget = Budget(sum(map(stored_bytes, graphs))) if budget is None else budget
-        self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
-        self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
-        self._unknowns: dict[Hashable, int] = {}
-        self._marked: dict[int, Hashable] = {}
+        self._computed = Computed(self.opset, self.budget, self.named_shape, self.dtype)
         # What the model says of these is not what they are.
         self._described = {value for graph in graphs for value in values_of(graph)}
         is_body = bool(model.meta.get(BODY))
@@ -79,9 +71,7 @@ class Facts:
             stated = inference.resolve(self.extents, self.extents_in)
             if not inference.fill_in(self._number) and not stated:
                 break
-            # More shapes, hence more constants.
-            self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
-            self._partial.clear()
+            self._computed.look_again()
             inference.run()
         self._dialect = Dialect(self.opset, self._held(graphs))
 
@@ -100,7 +90,8 @@ class Facts:
         return self._dialect.of(dtype)
 
     def _number(self, value: ir.Value) -> npt.NDArray[Any] | None:
-        return read_tensor(self.tensor(value)) if self.is_constant(value) else None
+        tensor = self._computed.constant(value)
+        return None if tensor is None else read_tensor(tensor)
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The extents of a value, None for one that is not static; None if the rank is unknown."""
@@ -152,13 +143,7 @@ class Facts:
 
     def extents_in(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
         """The extents that the numbers of a value are, None where they are not known."""
-        if value is None:
-            return None
-        known = self.is_constant(value)
-        array = read_tensor(self.tensor(value)) if known else self._partial.get(value)
-        if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
-            return None
-        return tuple(self._marked.get(int(number), int(number)) for number in array)
+        return None if value is None else self._computed.extents_in(value)
 
     def transfer(self, old: ir.Value, new: ir.Value) -> None:
         """Let a value that takes another's place keep what is known about it, and no more."""
@@ -191,146 +176,19 @@ class Facts:
         Raises:
             RefusedError: It is computed while the model runs, or a caller may replace it.
         """
+        tensor = self._computed.constant(value)
+        if tensor is not None:
+            return tensor
         if value.is_initializer() and value.const_value is not None:
-            if value.is_graph_input():
-                raise RefusedError(
-                    Refusal(
-                        Reason.OVERRIDABLE,
-                        f"'{value.name}' is also a graph input, so that a caller may replace it",
-                        hint="if no caller does, give --assume-constant-initializers",
-                    )
-                )
-            return value.const_value
-        tensor = None if value.is_graph_input() else self._computed(value)
-        if tensor is None:
             raise RefusedError(
-                Refusal(Reason.DYNAMIC, f"'{value.name}' is computed while the model runs")
+                Refusal(
+                    Reason.OVERRIDABLE,
+                    f"'{value.name}' is also a graph input, so that a caller may replace it",
+                    hint="if no caller does, give --assume-constant-initializers",
+                )
             )
-        return tensor
-
-    def _computed(self, value: ir.Value) -> ir.TensorProtocol | None:
-        """The constant that nodes compute, None if what they compute is none."""
-        pending = [value]
-        while pending:
-            current = pending[-1]
-            missing = self._missing(current)
-            if missing:
-                pending += missing
-                continue
-            if current not in self._known:
-                self._evaluate(current)
-            pending.pop()
-        return self._known[value]
-
-    def _missing(self, value: ir.Value) -> list[ir.Value]:
-        """Inputs of a value's node that have to be looked at first."""
-        node = value.producer()
-        if value in self._known or node is None or not _is_pure(node):
-            return []
-        if node.op_type in {"Shape", "Size"}:
-            return []
-        inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
-        return [
-            v
-            for v in inputs
-            if v is not None and v not in self._known and v.producer() is not None
-        ]
-
-    def _evaluate(self, value: ir.Value) -> None:
-        self._known[value] = None
-        node = value.producer()
-        if node is None or value.is_graph_input():
-            return
-        if node.op_type == "Constant" and node.domain == "":
-            self._known[value] = stated_constant(value)
-            return
-        if self._evaluate_extents(node):
-            return
-        arrays = self._operands(node) if _is_pure(node) else None
-        if arrays is None:
-            return
-        results = evaluate(node, arrays, self.opset, self.budget)
-        if results is None:
-            return
-        for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
-            self._known[output] = ir.Tensor(np.asarray(array), name=output.name)
-
-    def _evaluate_extents(self, node: ir.Node) -> bool:
-        """Follow extents through a node that only moves them; whether that was all to do."""
-        if node.domain or not node.outputs:
-            return False
-        if node.op_type == "Shape":
-            dims = self.named_shape(node.inputs[0])
-            if dims is None or all(isinstance(d, int) for d in dims):
-                return False
-            marks = [self._mark(d, node.inputs[0], i) for i, d in enumerate(dims)]
-            start = int_of(node, "start", self.opset)
-            end = int_of(node, "end", self.opset, len(dims))
-            self._note(node.outputs[0], np.array(marks[start:end], np.int64))
-            return True
-        moves = Trait.MOVES in op_of(node).traits
-        if not moves or not any(v in self._partial for v in node.inputs):
-            return False
-        arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
-        if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
-            return True
-        if node.op_type != "Concat" and any(v in self._partial for v in node.inputs[1:]):
-            return True  # where to move numbers, not numbers to move
-        results = evaluate(node, arrays, self.opset, self.budget)
-        outputs = [out for out in node.outputs if out.name]
-        for output, array in zip(outputs, results or (), strict=False):
-            self._note(output, np.asarray(array))
-        return True
-
-    def _partial_array(self, value: ir.Value) -> npt.NDArray[Any] | None:
-        if value in self._partial:
-            return self._partial[value]
-        return read_tensor(self.tensor(value)) if self.is_constant(value) else None
-
-    def _note(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
-        if array.dtype != np.int64:
-            return
-        if np.any(array <= _UNKNOWN):
-            self._known[value], self._partial[value] = None, array
-        else:
-            self._known[value] = ir.Tensor(array, name=value.name)
-
-    def _mark(self, dim: Dim, value: ir.Value | None, axis: int) -> int:
-        """The number that stands for an extent while it is moved about."""
-        if isinstance(dim, int):
-            return dim
-        key = dim if dim is not None else (value, axis)
-        mark = self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
-        self._marked[mark] = key
-        return mark
-
-    def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
-        """The constants that a node reads, None if one of its inputs is none."""
-        if node.op_type in {"Shape", "Size"}:
-            shape = self.shape(node.inputs[0])
-            static = shape is not None and None not in shape
-            # Only the extents matter: a view of one number has them without the memory.
-            return [np.broadcast_to(np.zeros(()), shape)] if static else None  # type: ignore[arg-type]
-        arrays: list[npt.NDArray[Any] | None] = []
-        for index, value in enumerate(node.inputs):
-            if value is not None and node.op_type == "CastLike" and index == 1:
-                dtype = self.dtype(value)
-                if dtype is None:
-                    return None
-                arrays.append(np.zeros((), dtype.numpy()))
-            elif value is None:
-                arrays.append(None)
-            elif value.producer() is None:
-                is_fixed = value.const_value is not None and not value.is_graph_input()
-                if value.const_value is None or not is_fixed:
-                    return None
-                arrays.append(read_tensor(value.const_value))
-            else:
-                tensor = self._known.get(value)
-                if tensor is None:
-                    return None
-                arrays.append(read_tensor(tensor))
-        return arrays
+        message = f"'{value.name}' is computed while the model runs"
+        raise RefusedError(Refusal(Reason.DYNAMIC, message))
 
     def dims(self, value: ir.Value) -> tuple[int, ...]:
         """The shape of the constant that a value is.
@@ -370,7 +228,7 @@ class Facts:
             value = pending.pop()
             if self.is_constant(value):
                 found.append(value)
-            elif value in self._partial and not value.is_graph_output():
+            elif self._computed.has_extents(value) and not value.is_graph_output():
                 pending += [out for user in value.consumers() for out in user.outputs]
             else:
                 return None
@@ -378,13 +236,7 @@ class Facts:
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether `tensor` has an answer."""
-        if value is None:
-            return False
-        if value.is_graph_input():
-            return False
-        if value.is_initializer() and value.const_value is not None:
-            return True
-        return self._computed(value) is not None
+        return value is not None and self._computed.constant(value) is not None
 
     def array(self, value: ir.Value) -> npt.NDArray[np.float64]:
         """The constant that a value is, in float64.
@@ -414,10 +266,6 @@ def _is_finite(array: npt.NDArray[np.float64]) -> bool:
             if np.isfinite(array.sum()):  # so are all terms, and this takes no memory
                 return True
     return bool(np.isfinite(array).all())
-
-
-def _is_pure(node: ir.Node) -> bool:
-    return Trait.PURE in op_of(node).traits
 
 
 def _is_refuted(value: ir.Value, known: tuple[Dim, ...]) -> bool:

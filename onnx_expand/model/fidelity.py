@@ -151,14 +151,16 @@ def serialize(model: ir.Model) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def untyped(initializers: Iterable[ir.Value]) -> Iterator[None]:
-    """Take the types from initializers that are no inputs, for which onnx-ir writes value_info.
+    """Take away the types of initializers, for which onnx-ir would write value_info.
 
-    Their tensors state the same.
+    Their tensors state the same. Those of inputs and outputs stay.
     """
     held = [
         (value, value.type, value.shape)
         for value in initializers
-        if value.const_value is not None and not value.is_graph_input()
+        if value.const_value is not None
+        and not value.is_graph_input()
+        and not value.is_graph_output()
     ]
     for value, _, _ in held:
         value.type = value.shape = None

@@ -1,0 +1,205 @@
+"""Constants that nodes compute, and extents that nodes move about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.budget import Budget
+from onnx_expand.graph.constants import evaluate
+from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.shapes import Dim
+from onnx_expand.graph.stored import stated_constant
+from onnx_expand.graph.tensors import read_tensor
+
+__all__ = ["Computed"]
+
+# Numbers from here down stand for extents that are not static: no graph computes with such.
+_UNKNOWN = -(1 << 62)
+
+
+class Computed:
+    """Evaluates nodes, each once.
+
+    Args:
+        opset: The version of the default domain.
+        budget: What may be spent.
+        dims: Gives the extents of a value, with the names of those that are not static.
+        dtype: Gives the type of a value.
+    """
+
+    def __init__(
+        self,
+        opset: int,
+        budget: Budget,
+        dims: Callable[[ir.Value | None], tuple[Dim, ...] | None],
+        dtype: Callable[[ir.Value], ir.DataType | None],
+    ) -> None:
+        self._opset, self._budget = opset, budget
+        self._dims, self._dtype = dims, dtype
+        self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
+        self._unknowns: dict[Hashable, int] = {}
+        self._marked: dict[int, Hashable] = {}
+
+    def look_again(self) -> None:
+        """Evaluate once more what turned out to be no constant: more shapes are known."""
+        self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
+        self._partial.clear()
+
+    def has_extents(self, value: ir.Value) -> bool:
+        """Whether some of a value's numbers are extents that are not static."""
+        return value in self._partial
+
+    def extents_in(self, value: ir.Value) -> tuple[Hashable, ...] | None:
+        """The extents that the numbers of a value are, None where they are not known."""
+        constant = self._constant(value)
+        array = self._partial.get(value) if constant is None else constant
+        if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
+            return None
+        return tuple(self._marked.get(int(number), int(number)) for number in array)
+
+    def constant(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant that a value is; None if it is none, or callers may replace it."""
+        if value.is_graph_input():
+            return None
+        if value.is_initializer() and value.const_value is not None:
+            return value.const_value
+        return self._computed(value)
+
+    def _constant(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        tensor = self.constant(value)
+        return None if tensor is None else read_tensor(tensor)
+
+    def _computed(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The constant that nodes compute, None if what they compute is none."""
+        pending = [value]
+        while pending:
+            current = pending[-1]
+            missing = self._missing(current)
+            if missing:
+                pending += missing
+                continue
+            if current not in self._known:
+                self._evaluate(current)
+            pending.pop()
+        return self._known[value]
+
+    def _missing(self, value: ir.Value) -> list[ir.Value]:
+        """Inputs of a value's node that have to be looked at first."""
+        node = value.producer()
+        if value in self._known or node is None or not _is_pure(node):
+            return []
+        if node.op_type in {"Shape", "Size"}:
+            return []
+        inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        return [
+            v
+            for v in inputs
+            if v is not None and v not in self._known and v.producer() is not None
+        ]
+
+    def _evaluate(self, value: ir.Value) -> None:
+        self._known[value] = None
+        node = value.producer()
+        if node is None or value.is_graph_input():
+            return
+        if node.op_type == "Constant" and node.domain == "":
+            self._known[value] = stated_constant(value)
+            return
+        if self._evaluate_extents(node):
+            return
+        arrays = self._operands(node) if _is_pure(node) else None
+        if arrays is None:
+            return
+        results = evaluate(node, arrays, self._opset, self._budget)
+        if results is None:
+            return
+        for output, array in zip((out for out in node.outputs if out.name), results, strict=True):
+            self._known[output] = ir.Tensor(np.asarray(array), name=output.name)
+
+    def _evaluate_extents(self, node: ir.Node) -> bool:
+        """Follow extents through a node that only moves them; whether that was all to do."""
+        if node.domain or not node.outputs:
+            return False
+        if node.op_type == "Shape":
+            dims = self._dims(node.inputs[0])
+            if dims is None or all(isinstance(d, int) for d in dims):
+                return False
+            marks = [self._mark(d, node.inputs[0], i) for i, d in enumerate(dims)]
+            start = int_of(node, "start", self._opset)
+            end = int_of(node, "end", self._opset, len(dims))
+            self._note(node.outputs[0], np.array(marks[start:end], np.int64))
+            return True
+        moves = Trait.MOVES in op_of(node).traits
+        if not moves or not any(v in self._partial for v in node.inputs):
+            return False
+        arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
+        if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
+            return True
+        if node.op_type != "Concat" and any(v in self._partial for v in node.inputs[1:]):
+            return True  # where to move numbers, not numbers to move
+        results = evaluate(node, arrays, self._opset, self._budget)
+        outputs = [out for out in node.outputs if out.name]
+        for output, array in zip(outputs, results or (), strict=False):
+            self._note(output, np.asarray(array))
+        return True
+
+    def _partial_array(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        return self._partial[value] if value in self._partial else self._constant(value)
+
+    def _note(self, value: ir.Value, array: npt.NDArray[Any]) -> None:
+        if array.dtype != np.int64:
+            return
+        if np.any(array <= _UNKNOWN):
+            self._known[value], self._partial[value] = None, array
+        else:
+            self._known[value] = ir.Tensor(array, name=value.name)
+
+    def _mark(self, dim: Dim, value: ir.Value | None, axis: int) -> int:
+        """The number that stands for an extent while it is moved about."""
+        if isinstance(dim, int):
+            return dim
+        key = dim if dim is not None else (value, axis)
+        mark = self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
+        self._marked[mark] = key
+        return mark
+
+    def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
+        """The constants that a node reads, None if one of its inputs is none."""
+        if node.op_type in {"Shape", "Size"}:
+            dims = self._dims(node.inputs[0])
+            shape = [d for d in dims or () if isinstance(d, int)]
+            if dims is None or len(shape) < len(dims):
+                return None
+            # Only the extents matter: a view of one number has them without the memory.
+            return [np.broadcast_to(np.zeros(()), shape)]
+        arrays: list[npt.NDArray[Any] | None] = []
+        for index, value in enumerate(node.inputs):
+            if value is not None and node.op_type == "CastLike" and index == 1:
+                dtype = self._dtype(value)
+                if dtype is None:
+                    return None
+                arrays.append(np.zeros((), dtype.numpy()))
+            elif value is None:
+                arrays.append(None)
+            elif value.producer() is None:
+                is_fixed = value.const_value is not None and not value.is_graph_input()
+                if value.const_value is None or not is_fixed:
+                    return None
+                arrays.append(read_tensor(value.const_value))
+            else:
+                tensor = self._known.get(value)
+                if tensor is None:
+                    return None
+                arrays.append(read_tensor(tensor))
+        return arrays
+
+
+def _is_pure(node: ir.Node) -> bool:
+    return Trait.PURE in op_of(node).traits
