@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnx_expand.algebra.obstacles import border, mismatch, ranks_differ
 from onnx_expand.errors import Reason, Refusal, UsageError
 
 __all__ = ["Geometry"]
@@ -241,7 +242,7 @@ class Geometry:
         Taps lie at `k2 d2 s1 + k1 d1`, strides multiply, pads add as `p1 + s1 p2`; channel blocks
         join where both block structures overlap, which leaves gcd(group1, group2) of them.
         """
-        refusal = self._mismatch(other) or self._border(other)
+        refusal = mismatch(self, other) or border(self, other)
         if refusal is not None:
             return refusal
         rank = max(self.rank, other.rank)
@@ -284,7 +285,7 @@ class Geometry:
         """
         rank = max(self.rank, other.rank)
         if self.rank != other.rank and 0 not in (self.rank, other.rank):
-            return _ranks_differ(self, other)
+            return ranks_differ(self, other)
         a, b = self.at_rank(rank), other.at_rank(rank)
         if (a.in_channels, a.out_channels) != (b.in_channels, b.out_channels):
             return Refusal(
@@ -330,86 +331,3 @@ class Geometry:
         """
         pads = zip(self.begins, self.ends, self.reach, strict=True)
         return tuple(begin + end - reach + 1 for begin, end, reach in pads)
-
-    def _mismatch(self, other: Geometry) -> Refusal | None:
-        if self.rank != other.rank and 0 not in (self.rank, other.rank):
-            return _ranks_differ(self, other)
-        if self.out_channels != other.in_channels:
-            return Refusal(
-                Reason.GEOMETRY,
-                f"{self.out_channels} channels come out and {other.in_channels} go in",
-                {"out_channels": self.out_channels, "in_channels": other.in_channels},
-            )
-        if not self.is_pointwise and not other.is_pointwise:
-            floating = self.floating() or other.floating()
-            if floating is not None:
-                return floating
-        if self.transposed and not other.is_pointwise:
-            return Refusal(
-                Reason.GEOMETRY, "a transposed convolution composes with pointwise maps only"
-            )
-        if other.transposed and not self.is_pointwise:
-            return Refusal(
-                Reason.GEOMETRY, "pointwise maps alone compose with a transposed convolution"
-            )
-        if other.floats and not other.transposed and self.bias:
-            return Refusal(
-                Reason.BORDER,
-                f"a bias meets the zeros that {other.auto_pad} may pad with",
-                {"bias": True},
-                "exact only without bias",
-            )
-        if other.transposed and self.bias:
-            return Refusal(
-                Reason.BORDER,
-                "a bias before a transposed convolution counts once for each tap that reaches a "
-                "position, and their number varies",
-                {"bias": True},
-            )
-        return None
-
-    def _border(self, other: Geometry) -> Refusal | None:
-        """Why the zeros that `other` pads with are not this map's own values there.
-
-        Beyond its output this map continues with its bias, or with windows that still touch the
-        input. It continues with zeros when it has no bias and its own padding keeps the next
-        window off the input: `pad + stride >= reach` before, `pad + 1 >= reach` behind.
-        """
-        rank = other.rank
-        first = self.at_rank(rank) if rank else self
-        for axis in range(rank):
-            sides = (
-                ("begin", other.begins[axis], first.begins[axis] + first.strides[axis]),
-                ("end", other.ends[axis], first.ends[axis] + 1),
-            )
-            for side, padding, covered in sides:
-                if padding <= 0 or (covered >= first.reach[axis] and not first.bias):
-                    continue
-                if covered >= first.reach[axis]:
-                    cause, way = "a bias", "fold with --border ones, map or pad"
-                else:
-                    cause = f"windows of {first.reach[axis]} that still reach the input"
-                    way = "exact only with all padding in the first layer"
-                return Refusal(
-                    Reason.BORDER,
-                    f"the second layer pads axis {axis} with {padding} zeros at its {side}, where "
-                    f"the first one continues with {cause}",
-                    {
-                        "axis": axis,
-                        "side": side,
-                        "padding": padding,
-                        "reach": first.reach[axis],
-                        "covered": covered,
-                        "bias": first.bias,
-                    },
-                    way,
-                )
-        return None
-
-
-def _ranks_differ(a: Geometry, b: Geometry) -> Refusal:
-    return Refusal(
-        Reason.GEOMETRY,
-        f"kernels of {a.rank} and {b.rank} spatial axes do not meet",
-        {"ranks": [a.rank, b.rank]},
-    )

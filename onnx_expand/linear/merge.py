@@ -83,14 +83,11 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
     if merged.shifted:
         arg = _shift(part, span, merged, arg)
         merged = replace(merged, shifted=0)
-    first: int | None = None
-    if layout is not None and layout.before:
-        first = layout.before[0].channels[0] if layout.spreads else affine.geometry.in_channels
-    for op in layout.before if layout is not None else ():
-        arg = view_term(op, arg, first, top.anchor)
-        first = arg.op.channels[1]
+    before, after = ((), ()) if layout is None else (layout.before, layout.after)
+    if layout is not None and before:
+        first = before[0].channels[0] if layout.spreads else affine.geometry.in_channels
+        arg = _views(before, arg, first, top.anchor)
     tensor = top.tensor
-    after = layout.after if layout is not None else ()
     if after:
         tensor = arg.tensor.mapped(affine.geometry, merged.axes, (top, "inner"))
     by_front = merged.axes is not None and merged.axes[1] >= 0
@@ -118,11 +115,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
         unit=unit,
         before=sum((before_cost(s) for s in inside), Cost()),
     )
-    new: Term = single_nodes(whole)
-    last = affine.geometry.out_channels
-    for op in after:
-        new = view_term(op, new, last, top.anchor)
-        last = new.op.channels[1]
+    new = _views(after, single_nodes(whole), affine.geometry.out_channels, top.anchor)
     new.value = top.value
     if after:
         new.tensor = top.tensor
@@ -293,6 +286,14 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
         before=Cost(),
         names_like=tuple(n for s in steps for n in s.origins),
     )
+
+
+def _views(ops: Sequence[ViewOp], arg: Term, channels: int, anchor: ir.Node | None) -> Term:
+    """Views of another term, one after the other, which has so many channels."""
+    for op in ops:
+        arg = view = view_term(op, arg, channels, anchor)
+        channels = view.op.channels[1]
+    return arg
 
 
 def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | None) -> View:

@@ -20,6 +20,7 @@ from onnx_expand.linear.carry import carry
 from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.driver import Terms, rewrite
 from onnx_expand.linear.laying import lay
+from onnx_expand.linear.making import scratch
 from onnx_expand.linear.merge import merged_term
 from onnx_expand.linear.partition import Clock, Partition
 from onnx_expand.linear.permuting import permute
@@ -239,7 +240,7 @@ class FoldRun:
             self.kept += [] if kept in self.kept else [kept]
 
     def _clock(self, terms: Terms, stopwatch: Stopwatch) -> Clock:
-        writer = Writer(terms, self.rewriter)
+        facts = self.facts
 
         def taken(nodes: Sequence[ir.Node] | None) -> int | None:
             if not nodes:
@@ -251,9 +252,9 @@ class FoldRun:
         def measure(part: Partition, span: Span, merge: bool) -> int | None:
             if merge:
                 term = merged_term(part, span)
-                return None if isinstance(term, Refusal) else taken(writer.scratch(term))
+                return None if isinstance(term, Refusal) else taken(scratch(term, facts))
             times = [
-                taken([t.node] if t.node is not None else writer.scratch(t))
+                taken([t.node] if t.node is not None else scratch(t, facts))
                 for t in part.steps[span.first].terms
             ]
             known = [t for t in times if t is not None]
