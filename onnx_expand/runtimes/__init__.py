@@ -1,7 +1,7 @@
-"""What models are run by: onnxruntime, OpenVINO, and a float64 reference on numpy.
+"""Run models: with onnxruntime, OpenVINO, or a float64 reference in numpy.
 
-A runtime turns a model into a session, and a session turns input arrays into output arrays. Each
-runtime lives in one file and imports its backend when it is first used.
+A runtime creates a session of a model, and a session computes output arrays from input arrays.
+Each runtime is one file and imports its backend when it is first used.
 """
 
 from onnx_expand.runtimes.base import Runtime, Session, Tensors

@@ -1,4 +1,4 @@
-"""A model in float64: what its weights mean, without the rounding of its arithmetic."""
+"""Convert a model to float64, so that its weights are exact and its arithmetic barely rounds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from onnx_expand.graph.tensors import read_tensor
 __all__ = ["ROUNDED", "array_of", "to_double"]
 
 ROUNDED = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-"""The types whose arithmetic the reference replaces by float64."""
+"""The types that the reference replaces by float64."""
 
-# Attributes that hold an element type. `stash_type` is left out: it names the precision inside an
-# operator, and the reference implementations know only their default.
+# Attributes that state an element type. `stash_type` is left out: it is the precision inside an
+# operator, and the reference implements only its default.
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "softmax_precision"})
 
 
 def to_double(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
     """Rewrite a model in place so that it computes in float64.
 
-    Initializers of the main graph leave the model, so that its proto stays small.
+    Initializers of the main graph are removed, so that the proto of the model is small.
 
     Args:
         model: A private copy.
 
     Returns:
-        The initializers of the main graph, by name, those of a rounded type in float64.
+        The initializers of the main graph by name, in float64 if their type is rounded.
     """
     bodies: list[Any] = [model.graph, *model.functions.values()]
     for body in bodies:
@@ -51,7 +51,7 @@ def to_double(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
 
 
 def array_of(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
-    """The elements of a tensor, in float64 where its own type rounds."""
+    """Return the elements of a tensor, in float64 if its type is rounded."""
     array = read_tensor(tensor)
     return array.astype(np.float64) if tensor.dtype in ROUNDED else array
 
@@ -85,7 +85,7 @@ def _convert_attributes(node: ir.Node) -> None:
         elif name in _TYPE_ATTRIBUTES and attribute.value in ROUNDED:
             node.attributes[name] = ir.AttrInt64(name, ir.DataType.DOUBLE)
         elif node.op_type == "Constant" and name in {"value_float", "value_floats"}:
-            # The attribute is a float32 for every operator, but its use is not.
+            # The attribute is always stored as float32, but its value is used in float64.
             array = np.asarray(attribute.value, np.float32).astype(np.float64)
             del node.attributes[name]
             node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(array))

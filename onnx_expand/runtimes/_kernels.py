@@ -1,7 +1,7 @@
-"""Operators for onnx's reference evaluator, where its own are slow or not in float64.
+"""Operators for onnx's reference evaluator that replace slow or inexact ones.
 
-The classes carry the operators' names, by which the evaluator finds them. Attributes arrive by
-keyword, None where the node does not state them and ONNX has no default.
+The evaluator finds classes by the names of operators. Attributes are passed by keyword, None if
+the node does not state them and ONNX has no default.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ except ImportError:
 
 
 class Conv(OpRun):
-    """onnx's own gathers all windows in Python loops."""
+    """Conv; onnx's own gathers all windows in Python loops."""
 
     def _run(
         self,
@@ -60,7 +60,7 @@ class Conv(OpRun):
 
 
 class ConvTranspose(OpRun):
-    """onnx's own scatters in Python loops."""
+    """ConvTranspose; onnx's own scatters in Python loops."""
 
     def _run(
         self,
@@ -100,7 +100,7 @@ class ConvTranspose(OpRun):
 
 
 class MaxPool(OpRun):
-    """onnx's own visits each window in Python."""
+    """MaxPool; onnx's own visits each window in Python."""
 
     def _run(
         self,
@@ -141,7 +141,7 @@ class MaxPool(OpRun):
 
 
 class AveragePool(OpRun):
-    """onnx's own visits each window in Python."""
+    """AveragePool; onnx's own visits each window in Python."""
 
     def _run(
         self,
@@ -161,7 +161,7 @@ class AveragePool(OpRun):
         )
         inside = np.ones((1, 1, *sizes), x.dtype)
         if count_include_pad and pads:
-            # Only the stated padding counts: not what ceil_mode reads beyond it.
+            # Only `pads` counts, not the elements that ceil_mode reads beyond it.
             rank = len(sizes)
             widths = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
             inside = np.pad(inside, widths, constant_values=1)
@@ -181,7 +181,7 @@ class AveragePool(OpRun):
 
 
 class BatchNormalization(OpRun):
-    """onnx's own takes every node of opset 7 to 13 for one that trains."""
+    """BatchNormalization; onnx's own treats each node of opset 7 to 13 as training."""
 
     def _run(
         self,
@@ -201,7 +201,7 @@ class BatchNormalization(OpRun):
         opset = self.run_params["opsets"].get("", 0)
         trains = bool(training_mode) if opset >= 14 else len(self.output) > 1
         if (opset < 7 and not is_test) or (opset < 14 and trains) or spatial == 0:
-            raise NotImplementedError("BatchNormalization that trains, in an opset before 14")
+            raise NotImplementedError("BatchNormalization in training mode before opset 14")
         used_mean, used_var = mean, var
         if trains:
             axes = tuple(axis for axis in range(x.ndim) if axis != 1)
@@ -219,25 +219,25 @@ class BatchNormalization(OpRun):
 
 
 class Erf(OpRun):
-    """onnx's own computes in float32."""
+    """Erf; onnx's own computes in float32."""
 
     def _run(self, x: Array) -> tuple[Array]:
         return (_erf(x) if x.size else x,)
 
 
 class Gelu(OpRun):
-    """onnx's own takes constants of float32."""
+    """Gelu; onnx's own has float32 constants."""
 
     def _run(self, x: Array, *, approximate: str | None = None) -> tuple[Array]:
         if approximate == "tanh":
             inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
             return (x * (1 + np.tanh(inner)) / 2,)
-        # What is left of 1 + erf far below zero is nothing but rounding.
+        # 1 + erf would cancel far below zero, where erfc does not.
         return (x * _erfc(-x / math.sqrt(2)) / 2 if x.size else x,)
 
 
 class HardSwish(OpRun):
-    """onnx's own takes a sixth in float32."""
+    """HardSwish; onnx's own has 1/6 in float32."""
 
     def _run(self, x: Array) -> tuple[Array]:
         return (x * np.clip(x / 6 + 0.5, 0, 1),)
@@ -250,7 +250,7 @@ KERNELS: list[type[OpRun]] = [
 
 
 def _product(left: Array, right: Array) -> Array:
-    """[g, m, c] @ [n, g, c, p]; one channel per group is no matter for a matrix product."""
+    """Multiply [g, m, c] by [n, g, c, p]; elementwise if c is 1, which is faster."""
     if left.shape[2] == 1:
         return left[None] * right
     product: Array = np.matmul(left[None], right)
@@ -258,7 +258,7 @@ def _product(left: Array, right: Array) -> Array:
 
 
 def _tap(weight: Array, tap: tuple[int, ...]) -> Array:
-    """[g, m, c] of one tap of a weight [g, m, c, ...]."""
+    """Return one tap [g, m, c] of a weight [g, m, c, ...]."""
     index: Any = (..., *tap)
     part: Array = weight[index]
     return part

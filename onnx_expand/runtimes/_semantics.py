@@ -1,6 +1,6 @@
-"""Operators for onnx's reference evaluator, where its own are those of another operator set.
+"""Operators for onnx's reference evaluator whose own version implements another opset.
 
-The classes carry the operators' names, by which the evaluator finds them.
+The evaluator finds classes by the names of operators.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from onnx.reference.ops.op_resize import Resize as _Resize
 __all__ = ["SEMANTICS"]
 
 Array = npt.NDArray[Any]
-_SINCE = 13  # from here on one axis is normalized; before, all from an axis on
+_SINCE = 13  # the first opset that normalizes one axis, not all axes from one on
 
 
 class Softmax(OpRun):
-    """onnx's own normalizes one axis in all operator sets."""
+    """Softmax; onnx's own normalizes one axis in all opsets."""
 
     def _run(self, x: Array, *, axis: int | None = None) -> tuple[Array]:
         rows, axis = _rows(self, x, axis)
@@ -32,7 +32,7 @@ class Softmax(OpRun):
 
 
 class LogSoftmax(OpRun):
-    """onnx's own takes the logarithm of what may be zero by then."""
+    """LogSoftmax; onnx's own takes the logarithm of values that may have underflowed to 0."""
 
     def _run(self, x: Array, *, axis: int | None = None) -> tuple[Array]:
         rows, axis = _rows(self, x, axis)
@@ -44,7 +44,7 @@ class LogSoftmax(OpRun):
 
 
 class Hardmax(OpRun):
-    """onnx's own looks along one axis in all operator sets."""
+    """Hardmax; onnx's own uses one axis in all opsets."""
 
     def _run(self, x: Array, *, axis: int | None = None) -> tuple[Array]:
         rows, axis = _rows(self, x, axis)
@@ -57,7 +57,7 @@ class Hardmax(OpRun):
 
 
 class Resize(_Resize):
-    """onnx's own in the cases that everybody computes alike; the others are refused."""
+    """Resize, except where implementations differ: those cases are refused."""
 
     def _run(  # type: ignore[override]
         self, x: Array, roi: Array | None, scales: Array | None = None, *rest: Any, **named: Any
@@ -84,10 +84,10 @@ SEMANTICS: list[type[OpRun]] = [Softmax, LogSoftmax, Hardmax, Resize]
 
 
 def _rows(node: OpRun, x: Array, axis: int | None) -> tuple[Array, int]:
-    """What is normalized, and along which axis of it."""
+    """Return the array to normalize, and the axis along which to do so."""
     if node.run_params["opsets"].get("", 0) >= _SINCE:
         return x, -1 if axis is None else axis
-    # The evaluator gives the default of the newest operator set.
+    # The evaluator passes the default of the newest opset.
     stated = any(attribute.name == "axis" for attribute in node.onnx_node.attribute)
     start = axis % max(1, x.ndim) if stated and axis is not None else 1
     shape: Sequence[int] = x.shape

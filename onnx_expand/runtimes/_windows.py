@@ -19,14 +19,14 @@ Index = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a convolution or pooling lie, one entry per spatial axis.
+    """The windows of a convolution or pooling, one entry per spatial axis.
 
     Attributes:
-        kernel: Taps.
-        strides: Steps between windows.
-        dilations: Steps between taps.
-        begin: Positions added before the input.
-        output: Windows.
+        kernel: Number of taps.
+        strides: Distances between windows.
+        dilations: Distances between taps.
+        begin: Padding before the input.
+        output: Number of windows.
     """
 
     kernel: tuple[int, ...]
@@ -47,16 +47,16 @@ class Windows:
         *,
         ceil_mode: bool = False,
     ) -> Windows:
-        """Lay out windows by ONNX's attributes.
+        """Compute the windows from ONNX's attributes.
 
         Args:
             sizes: Extents of the input's spatial axes.
             kernel: `kernel_shape`.
-            strides: As ONNX, 1 when missing.
-            dilations: As ONNX, 1 when missing.
-            pads: As ONNX, 0 when missing: all begins, then all ends.
-            auto_pad: As ONNX; `pads` holds when missing or NOTSET.
-            ceil_mode: Count a window that starts inside and ends outside.
+            strides: As in ONNX; 1 by default.
+            dilations: As in ONNX; 1 by default.
+            pads: As in ONNX, all begins and then all ends; 0 by default.
+            auto_pad: As in ONNX; None or NOTSET means that `pads` applies.
+            ceil_mode: Whether to count a window that starts inside and ends outside.
         """
         rank = len(sizes)
         steps, holes = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
@@ -79,7 +79,7 @@ class Windows:
         return cls(tuple(kernel), steps, holes, tuple(begins), output)
 
     def pad(self, x: Array, fill: float) -> Array:
-        """`x` with `fill` around, exactly as far as the windows reach; crops where pads do."""
+        """Pad `x` with `fill`, exactly as far as the windows reach; negative pads crop."""
         widths, crops = [(0, 0), (0, 0)], [slice(None), slice(None)]
         for axis, begin in enumerate(self.begin):
             reach = (self.output[axis] - 1) * self.strides[axis] + 1
@@ -90,7 +90,7 @@ class Windows:
         return np.pad(x[tuple(crops)], widths, constant_values=fill)
 
     def taps(self) -> Iterator[tuple[tuple[int, ...], Index]]:
-        """For each tap its index in the kernel and what it sees of the padded input."""
+        """Yield the index of each tap, and the slices of the padded input that it reads."""
         for tap in itertools.product(*map(range, self.kernel)):
             seen = [slice(None), slice(None)]
             for axis, position in enumerate(tap):
@@ -106,5 +106,5 @@ def _count(size: int, begin: int, end: int, extent: int, step: int, ceil_mode: b
     if not ceil_mode:
         return span // step + 1
     count = math.ceil(span / step) + 1
-    # A window that would start in the padding behind the input is dropped.
+    # A window that would start in the padding after the input is dropped.
     return count - 1 if (count - 1) * step >= size + begin else count

@@ -1,4 +1,4 @@
-"""What every runtime offers."""
+"""The interface of runtimes."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A way to run models; two that are equal run them alike."""
+    """A way to run models; equal runtimes compute the same."""
 
     def __hash__(self) -> int: ...
 
     @property
     def name(self) -> str:
-        """How messages name the runtime."""
+        """The name of the runtime in messages."""
 
     def session(self, source: Source, label: str = "model") -> Session:
         """Prepare a model.
 
         Args:
-            source: The model, which is not changed, or the binary ONNX file that holds it.
-            label: How messages name the model.
+            source: The model, which is not modified, or its binary ONNX file.
+            label: The name of the model in messages.
 
         Raises:
             UnsupportedError: The runtime is missing, or cannot load the model.
@@ -57,16 +57,16 @@ class Runtime(Protocol):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a runtime's complaint, which is what a one-line message has room for."""
+    """Return the first line of an exception's message, for messages of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:
-    """Outputs by name; those in a sequence `q` are `q[0]`, `q[1]`, ...; without a value, none.
+    """Map outputs to arrays; the elements of a sequence `q` are `q[0]`, `q[1]`, ...
 
     Raises:
-        UnsupportedError: One of them is a map or sparse tensor.
+        UnsupportedError: An output is a map or sparse tensor.
     """
     found = {}
     for name, value in zip(names, values, strict=True):

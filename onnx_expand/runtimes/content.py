@@ -1,4 +1,4 @@
-"""The form in which a runtime loads a model: bytes where these can hold it, else files."""
+"""Serialize models for runtimes: as bytes if they fit, else as files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
 
 def content_of(source: Source) -> tuple[str | bytes, Path | None]:
-    """What a runtime loads, bytes or a file, and the temporary directory that holds it, if any.
+    """Return bytes or a path for a runtime, and the temporary directory of the file, if any.
 
     Raises:
-        UnsupportedError: Loading it would take endless memory.
+        UnsupportedError: Loading the model would exhaust the memory.
     """
     if isinstance(source, Path):
         return os.fspath(source), None
@@ -31,7 +31,7 @@ def content_of(source: Source) -> tuple[str | bytes, Path | None]:
         proto = to_proto(source)
         if is_endless(proto):
             raise UnsupportedError(
-                "a runtime would run out of memory: a list of numbers that may be a shape is "
+                "a runtime would run out of memory: a list of integers that may be a shape is "
                 "longer than any shape"
             )
         return proto.SerializeToString(), None
@@ -45,7 +45,7 @@ def content_of(source: Source) -> tuple[str | bytes, Path | None]:
 
 
 def _needs_file(model: ir.Model) -> bool:
-    # Bytes can neither refer to external weights nor hold more than protobuf's 2 GiB.
+    # Bytes can neither refer to external data nor exceed 2 GiB, the limit of protobuf.
     total = 0
     for graph in model.graphs():
         for value in graph.initializers.values():

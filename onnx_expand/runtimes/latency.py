@@ -1,4 +1,4 @@
-"""How long models take, side by side."""
+"""Measure the latency of models in turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx_expand.runtimes.base import Session, Tensors
 
 __all__ = ["latency", "ratio_of", "timings"]
 
-_WARM_UP = 0.2  # the share of the time that goes to runs which are not counted
+_WARM_UP = 0.2  # the fraction of the time for runs that are not counted
 _FEWEST = 5
 _RESAMPLES = 2000
 
@@ -22,19 +22,19 @@ def latency(
 ) -> dict[str, tuple[float, float]]:
     """Measure sessions on the same inputs, in turns.
 
-    Runs alternate (A B A B ...), so that a machine that slows down or speeds up meanwhile does so
-    for all of them. Prepare the sessions as they are deployed: `OnnxRuntime(optimize=True)`.
+    Runs alternate (A B A B ...), so that changes in the speed of the machine affect all sessions.
+    Prepare the sessions as they are deployed: `OnnxRuntime(optimize=True)`.
 
     Args:
-        sessions: The sessions, by the name that the result has for them.
-        feeds: An array for every input, by name.
-        seconds: How long to measure, in all; every session runs at least five times.
+        sessions: The sessions, by the names for the result.
+        feeds: An array for each input, by name.
+        seconds: Total measuring time; each session runs at least five times.
 
     Returns:
         Median and 95th percentile, in seconds, by name.
 
     Raises:
-        UsageError: There is no session, or no time.
+        UsageError: There is no session, or the time is not positive.
         UnsupportedError: A session cannot run on these arrays.
     """
     same = dict.fromkeys(sessions, feeds)
@@ -52,18 +52,21 @@ def timings(
     fewest: int = _FEWEST,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """The times of single runs, in turns; the n-th of all sessions were taken together.
+    """Measure single runs in turns; the n-th times of all sessions belong to the same turn.
 
     Args:
         sessions: The sessions, by name.
-        feeds: For each session an array for every input.
-        seconds: How long to measure, in all; a fifth of it warms up and is not counted.
-        fewest: How often every session runs at least.
-        clock: Tells the time in seconds. That of the process does not count what other processes
-            take meanwhile; it counts all threads.
+        feeds: For each session an array for each input.
+        seconds: Total measuring time; a fifth of it is a warm-up that is not counted.
+        fewest: Smallest number of runs of each session.
+        clock: Returns the time in seconds. `time.process_time` excludes other processes and adds
+            up all threads.
+
+    Returns:
+        The times of the runs of each session, in seconds.
 
     Raises:
-        UsageError: There is no session, or no time.
+        UsageError: There is no session, or the time is not positive.
         UnsupportedError: A session cannot run on these arrays.
     """
     if not sessions:
@@ -77,18 +80,18 @@ def timings(
 def ratio_of(
     own: Sequence[float], first: Sequence[float], *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The ratio of two sessions' times, taken in turns.
+    """Estimate the ratio of the times of two sessions that were measured in turns.
 
     Args:
-        own: Times of the one.
-        first: Times of the other; the n-th of both were taken together.
-        seed: Decides what is resampled.
+        own: Times of the session.
+        first: Times of the session to compare with, by turn.
+        seed: Seed of the resampling.
 
     Returns:
-        The median of the ratios of all turns, and a 95 % interval of it by resampling the turns.
+        The median of the ratios of all turns, and its 95 % interval by resampling the turns.
     """
     pair = np.stack([np.asarray(own, np.float64), np.asarray(first, np.float64)])
-    # A run within one tick of the clock takes no time by it: it took a tick at most.
+    # A time of 0 is a run shorter than one tick of the clock: use a tick instead.
     tick = float(np.min(pair[pair > 0], initial=1.0))
     ratios = np.maximum(pair[0], tick) / np.maximum(pair[1], tick)
     rng = np.random.default_rng(seed)

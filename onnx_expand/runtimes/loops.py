@@ -1,8 +1,9 @@
-"""Loops of which it is known that they would not end within anyone's patience."""
+"""Refuse to run models whose loops are known to take too long."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import onnx_ir as ir
 
@@ -10,44 +11,49 @@ from onnx_expand.errors import UnsupportedError
 
 __all__ = ["require_end"]
 
+_INFINITE = 1 << 1000  # larger products would not fit a float
 _MOST = 50_000
-"""Turns of all loops within each other; the reference takes seconds for so many."""
+"""Most iterations of nested loops, for which the reference needs seconds."""
 
 
 def require_end(model: ir.Model, label: str) -> None:
-    """Refuse to run a model whose loops turn too often, whatever its inputs.
+    """Refuse to run a model whose loops take too many iterations for any input.
 
-    A loop that may stop by itself is run: its count is often the largest number there is.
+    A loop that may stop by its condition is run: its trip count is often the largest integer.
 
     Args:
         model: The model.
-        label: How messages name it.
+        label: Its name in messages.
 
     Raises:
-        UnsupportedError: Some loops come to more turns than anyone would wait for.
+        UnsupportedError: Nested loops amount to too many iterations.
     """
-    bodies = [model.graph, *model.functions.values()]
-    turns = max(_turns(body) for body in bodies)
-    if turns > _MOST:
+    count = _iterations(model.graph, model, {})
+    if count > _MOST:
         raise UnsupportedError(
-            f"{label}: its loops come to {turns:.3g} turns, which takes too long to run"
+            f"{label}: its loops take {count:.3g} iterations, which is too long to run"
         )
 
 
-def _turns(nodes: Iterable[ir.Node]) -> int:
-    """The most turns that one of the loops makes, with those around it."""
+def _iterations(nodes: Iterable[ir.Node], model: ir.Model, known: dict[Any, int]) -> int:
+    """Return the most iterations of a loop, multiplied by those of the loops around it."""
     most = 1
     for node in nodes:
+        key = node.op_identifier()
+        if key not in known and key in model.functions:
+            known[key] = 1  # functions that call themselves are invalid
+            known[key] = _iterations(model.functions[key], model, known)
+        most = max(most, known.get(key, 1))
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 body = attribute.as_graph()
                 own = _count(node, body) if node.op_type == "Loop" else 1
-                most = max(most, own * _turns(body))
+                most = max(most, min(own * _iterations(body, model, known), _INFINITE))
     return most
 
 
 def _count(node: ir.Node, body: ir.Graph) -> int:
-    """How often a loop turns if that is certain, 1 if it is not."""
+    """Return the number of iterations of a loop if it is certain, else 1."""
     count = node.inputs[0] if node.inputs else None
     tensor = None if count is None else ir.convenience.get_const_tensor(count)
     if count is None or tensor is None or count.is_graph_input() or tensor.size != 1:

@@ -1,4 +1,4 @@
-"""Runtimes by the names that options give them; installed packages may add some."""
+"""Find runtimes by name, including those that installed packages register."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["named_runtime", "runtime_names"]
 
 
 def runtime_names() -> tuple[str, ...]:
-    """The names of all runtimes but the reference, whether or not they work on this machine."""
+    """Return the names of all runtimes except the reference, whether they work here or not."""
     return (*PROVIDERS, "openvino", *plugins.names(plugins.RUNTIMES))
 
 
 def named_runtime(name: str, *, optimize: bool = False, threads: int | None = None) -> Runtime:
-    """The runtime of a name.
+    """Return the runtime of a name.
 
     Args:
         name: A provider of onnxruntime (`cpu`, `cuda`, `tensorrt`), `openvino`, or the name that
             an installed package registers.
-        optimize: Let onnxruntime optimize the graph; other runtimes do as they always do.
-        threads: How many threads compute, where the runtime can be told.
+        optimize: Whether onnxruntime optimizes the graph; other runtimes ignore it.
+        threads: Number of threads, if the runtime supports it.
 
     Raises:
         UsageError: There is no such runtime.

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in the model's own precision."""
+"""OpenVINO on the CPU, in the precision of the model."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ class OpenVino:
     """Runs models with OpenVINO on the CPU, without reduced precision.
 
     Attributes:
-        threads: How many threads compute; all that OpenVINO chooses when missing.
+        threads: Number of threads; OpenVINO's choice if None.
     """
 
     threads: int | None = None
 
     @property
     def name(self) -> str:
-        """How messages name the runtime."""
+        """The name of the runtime in messages."""
         return "OpenVINO"
 
     def session(self, source: Source, label: str = "model") -> OpenVinoSession:
         """Prepare a model.
 
         Args:
-            source: The model, which is not changed, or the binary ONNX file that holds it.
-            label: How messages name the model.
+            source: The model, which is not modified, or its binary ONNX file.
+            label: The name of the model in messages.
 
         Raises:
             UnsupportedError: OpenVINO is not installed, or cannot load the model.
         """
         try:
-            import openvino  # only those who ask for it need it
+            import openvino
         except ImportError:
             raise UnsupportedError(
                 "the provider openvino needs OpenVINO: pip install openvino"
@@ -57,7 +57,7 @@ class OpenVino:
             names = [output.any_name for output in model.outputs]
             inner = core.compile_model(model, "CPU", options)
         except Exception as error:
-            # OpenVINO's exceptions have no common base of their own.
+            # OpenVINO's exceptions have no common base class.
             raise UnsupportedError(
                 f"{label}: {self.name} cannot load it: {first_line(error)}"
             ) from error
@@ -78,10 +78,10 @@ class OpenVinoSession:
         """Run the model once.
 
         Args:
-            feeds: An array for every input, by name.
+            feeds: An array for each input, by name.
 
         Returns:
-            An array for every output, by name.
+            An array for each output, by name.
 
         Raises:
             UnsupportedError: OpenVINO cannot run the model on these arrays.
@@ -90,7 +90,7 @@ class OpenVinoSession:
             found = self._inner(dict(feeds))
             values = [found[i].copy() for i in range(len(self._names))]
         except Exception as error:
-            # OpenVINO's exceptions have no common base of their own.
+            # OpenVINO's exceptions have no common base class.
             raise UnsupportedError(
                 f"{self._label}: OpenVINO cannot run it: {first_line(error)}"
             ) from error

@@ -19,8 +19,8 @@ __all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]
 
 _SUFFIX = "ExecutionProvider"
 PROVIDERS = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
-"""The providers by our names, in onnxruntime's spelling."""
-# Reduced-precision products would drown the differences that a comparison looks for.
+"""The names of providers in options, and in onnxruntime without the suffix."""
+# The errors of TF32 would exceed the differences that a comparison is to find.
 _OPTIONS: dict[str, dict[str, str]] = {"CUDA" + _SUFFIX: {"use_tf32": "0"}}
 _FATAL = 4
 
@@ -31,9 +31,9 @@ class OnnxRuntime:
 
     Attributes:
         provider: `cpu`, `cuda` or `tensorrt`.
-        optimize: Let onnxruntime rewrite the graph, as deployed. Off, what runs is the graph as
-            written, so that a comparison is one of the two graphs.
-        threads: How many threads one operator may use; onnxruntime's choice when missing.
+        optimize: Whether onnxruntime rewrites the graph, as deployed. Otherwise it runs the graph
+            as written, so that a comparison is one of the two graphs.
+        threads: Number of threads that one operator may use; onnxruntime's choice if None.
     """
 
     provider: str = "cpu"
@@ -48,15 +48,15 @@ class OnnxRuntime:
 
     @property
     def name(self) -> str:
-        """How messages name the runtime."""
+        """The name of the runtime in messages."""
         return f"onnxruntime on {PROVIDERS[self.provider]}"
 
     def session(self, source: Source, label: str = "model") -> OrtSession:
         """Prepare a model.
 
         Args:
-            source: The model, which is not changed, or the binary ONNX file that holds it.
-            label: How messages name the model.
+            source: The model, which is not modified, or its binary ONNX file.
+            label: The name of the model in messages.
 
         Raises:
             UnsupportedError: onnxruntime is missing, lacks the provider, or cannot load the model.
@@ -75,27 +75,27 @@ class OnnxRuntime:
                 enable_fallback=0,
             )
         except Exception as error:
-            # onnxruntime's exceptions have no common base of their own.
+            # onnxruntime's exceptions have no common base class.
             discard(directory)
             raise UnsupportedError(
                 f"{label}: {self.name} cannot load it: {first_line(error)}"
             ) from error
         session = OrtSession(inner, label, self.name)
         if directory is not None:
-            # The weights may be mapped from the files for as long as the session lives.
+            # The session may map weights from the files as long as it exists.
             weakref.finalize(session, discard, directory)
         _require(wanted, inner.get_providers()[:1])
         return session
 
     def _options(self, ort: Any) -> Any:
         options = ort.SessionOptions()
-        options.log_severity_level = _FATAL  # what matters arrives as an exception
+        options.log_severity_level = _FATAL  # errors are raised as exceptions
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if self.optimize else level.ORT_DISABLE_ALL
         )
         if not self.optimize:
-            # Idle threads that spin would take the cores from the other runtimes of a comparison.
+            # Idle threads that spin would occupy cores that the other runtime needs.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
@@ -113,17 +113,17 @@ class OrtSession:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers in use, the one that was asked for first."""
+        """The execution providers in use, the requested one first."""
         return tuple(self._inner.get_providers())
 
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run the model once.
 
         Args:
-            feeds: An array for every input, by name.
+            feeds: An array for each input, by name.
 
         Returns:
-            An array for every output, by name.
+            An array for each output, by name.
 
         Raises:
             UnsupportedError: onnxruntime cannot run the model on these arrays.
@@ -131,7 +131,7 @@ class OrtSession:
         try:
             values = self._inner.run(None, dict(feeds))
         except Exception as error:
-            # onnxruntime's exceptions have no common base of their own.
+            # onnxruntime's exceptions have no common base class.
             raise UnsupportedError(
                 f"{self._label}: {self._runtime} cannot run it: {first_line(error)}"
             ) from error
@@ -139,7 +139,7 @@ class OrtSession:
 
 
 def detect_providers() -> tuple[str, ...]:
-    """The providers that work on this machine: `cpu`, and `cuda` where a GPU answers.
+    """Return the providers that work on this machine: `cpu`, and `cuda` if a GPU responds.
 
     Raises:
         UnsupportedError: onnxruntime is not installed.
@@ -147,7 +147,7 @@ def detect_providers() -> tuple[str, ...]:
     offered = _import().get_available_providers()
     if "CUDA" + _SUFFIX not in offered:
         return ("cpu",)
-    # The GPU build offers CUDA on machines without a GPU too: only using it tells.
+    # The GPU build lists CUDA on machines without a GPU too, so that only a run shows it.
     tiny = ir.serde.deserialize_model(
         onnx.parser.parse_model(
             '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) {y = Neg(x)}'
@@ -162,7 +162,7 @@ def detect_providers() -> tuple[str, ...]:
 
 def _import() -> Any:
     try:
-        import onnxruntime  # only those who run models need it
+        import onnxruntime
     except ImportError:
         raise UnsupportedError(
             "check needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"

@@ -1,7 +1,7 @@
-"""What a model means: every operator in float64, on numpy.
+"""Run models in float64 with numpy, as the reference for rounding errors.
 
-The model's own numbers (weights in float32, say) are taken as exact. What remains is float64's
-rounding, so that the distance of another runtime's result is that runtime's rounding error.
+The weights of the model, such as float32 values, are exact in float64. Only float64's rounding
+remains, so that the distance of another runtime's result is the rounding error of that runtime.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["Reference", "ReferenceSession"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Runs models in float64 with onnx's reference evaluator and kernels of our own."""
+    """Runs models in float64 with onnx's reference evaluator and additional kernels."""
 
     @property
     def name(self) -> str:
-        """How messages name the runtime."""
+        """The name of the runtime in messages."""
         return "float64 reference"
 
     def session(self, source: Source, label: str = "model") -> ReferenceSession:
         """Prepare a model.
 
         Args:
-            source: The model, which is not changed, or the binary ONNX file that holds it.
-            label: How messages name the model.
+            source: The model, which is not modified, or its binary ONNX file.
+            label: The name of the model in messages.
 
         Raises:
             UnsupportedError: The reference lacks one of the model's operators.
@@ -50,7 +50,7 @@ class Reference:
             weights = to_double(model)
             inner = _evaluator()(to_proto(model, plain=True))
         except Exception as error:
-            # Whatever the evaluator lacks, it reports in its own ways.
+            # The evaluator reports unsupported models by arbitrary exceptions.
             raise UnsupportedError(
                 f"{label}: the {self.name} cannot load it: {first_line(error)}"
             ) from error
@@ -59,14 +59,14 @@ class Reference:
 
 @cache
 def _evaluator() -> Callable[[onnx.ModelProto], Any]:
-    """The evaluator of onnx, with our own kernels in the bodies of functions, too."""
+    """Return onnx's evaluator with the additional kernels, also in function bodies."""
     from onnx.reference import ReferenceEvaluator  # slow to import
 
     from onnx_expand.runtimes._kernels import KERNELS
 
     class Evaluator(ReferenceEvaluator):
         def __init__(self, proto: Any, **options: Any) -> None:
-            # It makes one of itself for each function, and hands over other options only.
+            # It creates one evaluator for each function, without passing `new_ops` on.
             options.setdefault("new_ops", KERNELS)
             super().__init__(proto, **options)
 
@@ -91,14 +91,14 @@ class ReferenceSession:
         self._rounded = rounded
 
     def part(self, name: str) -> ReferenceSession:
-        """This model as far as one of its outputs needs it, with the same weights.
+        """Return the part of this model that computes one output, with the same weights.
 
         Args:
             name: The output.
         """
         wanted, nodes = {name}, []
         for node in reversed(self._inner.rt_nodes_):
-            # What a body reads of the graph around it is not listed.
+            # Values of the outer graph that a body reads are not among its inputs.
             if wanted.intersection(node.output) or node.need_context():
                 nodes.append(node)
                 wanted.update(node.input)
@@ -111,13 +111,13 @@ class ReferenceSession:
         """Run the model once.
 
         Args:
-            feeds: An array for every input, by name, of the model's own types.
+            feeds: An array for each input, by name, of the model's own types.
 
         Returns:
-            An array for every output, by name; float64 where the model has a rounded type.
+            An array for each output, by name; float64 where the model has a rounded type.
 
         Raises:
-            UnsupportedError: The reference lacks an operator, or left float64 on the way.
+            UnsupportedError: The reference lacks an operator, or computes a value in another type.
         """
         values: dict[str, Any] = dict(self._weights)
         for name, array in feeds.items():
@@ -127,7 +127,7 @@ class ReferenceSession:
             with np.errstate(all="ignore"):
                 results = self._inner.run(None, values, intermediate=True)
         except Exception as error:
-            # Whatever the evaluator lacks, it reports in its own ways.
+            # The evaluator reports unsupported models by arbitrary exceptions.
             raise UnsupportedError(
                 f"{self._label}: the float64 reference cannot run it: {first_line(error)}"
             ) from error

@@ -1,0 +1,60 @@
+"""Loops that would run for hours are refused before they run, however they are nested."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+import onnx_expand
+from onnx_expand import UnsupportedError
+
+pytest.importorskip("onnxruntime")
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[2] x) => (float[2] y) '
+
+
+def loop(count: int, step: str, depth: int = 0) -> str:
+    """The nodes of `count` repetitions of `step`, which maps `vN` to `wN` at a depth N."""
+    n = depth
+    return (
+        f"m{n} = Constant<value = int64 {{{count}}}>() t{n} = Constant<value = bool {{1}}>() "
+        f"r{n} = Loop(m{n}, t{n}, x) <body = b{n} (int64 i{n}, bool c{n}, float[2] v{n}) => "
+        f"(bool k{n}, float[2] w{n}) {{ k{n} = Identity(c{n}) {step} }}>"
+    )
+
+
+def nested(count: int, depth: int) -> str:
+    """Loops within each other."""
+    text = f"w{depth} = Neg(v{depth})"
+    for n in range(depth, 0, -1):
+        text = f"{loop(count, text, n)} w{n - 1} = Add(v{n - 1}, r{n})"
+    return loop(count, text)
+
+
+@pytest.mark.parametrize(
+    ("count", "depth", "refused"), [(100, 1, False), (300, 1, True), (2**62, 19, True)]
+)
+def test_nested_loops_are_multiplied(count: int, depth: int, refused: bool) -> None:
+    """The product decides, even if it exceeds every float."""
+    built = onnx.parser.parse_model(HEAD + f"{{ {nested(count, depth)} y = Neg(r0) }}")
+    if refused:
+        with pytest.raises(UnsupportedError, match=r"its loops take \S+ iterations"):
+            onnx_expand.check(built, built)
+    else:
+        assert onnx_expand.check(built, built, samples=1)
+
+
+@pytest.mark.parametrize(("count", "refused"), [(20, False), (300, True)])
+def test_loops_of_functions_count_in_the_loops_that_call_them(count: int, refused: bool) -> None:
+    """A loop that calls a function with a loop is as long as both within each other."""
+    step = loop(count, "w0 = own.repeat(v0)")
+    function = (
+        '<domain: "own", opset_import: ["" : 17]> repeat (x) => (y) '
+        f"{{ {loop(count, 'w0 = Neg(v0)')} y = Identity(r0) }}"
+    )
+    built = onnx.parser.parse_model(HEAD + f"{{ {step} y = Neg(r0) }} {function}")
+    if refused:
+        with pytest.raises(UnsupportedError, match="its loops take 9e"):
+            onnx_expand.check(built, built)
+    else:
+        assert onnx_expand.check(built, built, samples=1)
