@@ -6,10 +6,9 @@ for x of [..., k]. A Reshape commutes with elementwise ops, so the Reshapes of c
 cancel, and merge with others such as those that split attention heads. Products are rewritten
 where this needs no more nodes than before, which saves one addition for each product.
 
-All extents must be static; onnxruntime does the same when it loads such a model. For dynamic
-extents it fuses the addition with a following GELU instead, which needs the three nodes as they
-are. If a Softmax reads masked scores, onnxruntime searches for a whole attention, the additions
-included, so that the graph is left unchanged.
+All extents must be static; onnxruntime does the same when it loads such a model, before it
+searches for fusions. For dynamic extents it fuses the addition with a following GELU or with a
+whole attention instead, which needs the nodes as they are.
 """
 
 from onnx_expand.passes.rows.writing import Rowed, as_rows

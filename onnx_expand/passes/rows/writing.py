@@ -19,7 +19,6 @@ from onnx_expand.passes.rows.groups import Finder, Group, Product, Uses
 __all__ = ["Rowed", "as_rows"]
 
 _BROADCASTING = 7  # the first opset in which C of a Gemm broadcasts without an attribute
-_MASKS = {"Add", "Where", "Sub"}
 
 
 @dataclass(frozen=True)
@@ -54,23 +53,13 @@ def as_rows(
         rewriter: Chooses names and registers initializers.
         locked: The labels of nodes that must not change.
     """
-    if facts.opset < _BROADCASTING or _is_masked(graph):
+    if facts.opset < _BROADCASTING:
         return
     finder = Finder(graph, facts, locked)
     scribe = _Scribe(graph, facts, rewriter, finder)
     for group in finder.groups():
         if finder.growth(group) <= 0:
             yield scribe.write(group)
-
-
-def _is_masked(graph: ir.Graph) -> bool:
-    """Return whether a Softmax reads masked scores."""
-    for node in graph:
-        if node.op_type == "Softmax" and node.inputs[0] is not None:
-            before = node.inputs[0].producer()
-            if before is not None and before.op_type in _MASKS:
-                return True
-    return False
 
 
 class _Scribe:
