@@ -173,7 +173,7 @@ def _expansion_rows(report: ExpandReport) -> tuple[tuple[str, ...], list[tuple[s
             f"{_count(e.macs[0])} -> {_count(e.macs[1])}",
         ]
         if report.init == "preserve":
-            row += [f"{e.residual or 0:.1g}", f"{e.condition or 0:.3g}"]
+            row += [f"{e.residual or 0:.1g}", "" if e.condition is None else f"{e.condition:.3g}"]
         rows.append(tuple(row))
     header = ("expanded", "layer", "by", "channels", "parameters", "MACs")
     return header + (("residual", "condition") if report.init == "preserve" else ()), rows

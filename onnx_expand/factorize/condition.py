@@ -18,6 +18,8 @@ from onnx_expand.factorize.kernels import (
     adjoint_first,
     adjoint_second,
     compose,
+    composed_shape,
+    effort,
     norm,
     product,
 )
@@ -27,7 +29,8 @@ __all__ = ["Path", "condition"]
 _STEPS = 32
 _FEWEST = 6
 _POWER = 12  # iterations of the power method
-_WORK = 2e10  # multiplications to spend on one unit
+_WORK = 2e10  # multiplications to spend on one unit, and the most for the fewest steps
+_MOST = 6e10
 _DEAD = 1e-10
 
 
@@ -46,7 +49,9 @@ class Path:
     place: tuple[slice, ...]
 
 
-def condition(paths: Sequence[Path], shape: Sequence[int], rng: np.random.Generator) -> float:
+def condition(
+    paths: Sequence[Path], shape: Sequence[int], rng: np.random.Generator
+) -> float | None:
     """Compute the condition number of the operator that a unit applies to gradients.
 
     Lanczos' method with full orthogonalization estimates it from below, exactly if the number of
@@ -60,12 +65,15 @@ def condition(paths: Sequence[Path], shape: Sequence[int], rng: np.random.Genera
         rng: The source of the starting vector.
 
     Returns:
-        At least 1; infinity if some directions cannot be learned at all.
+        At least 1; infinity if some directions cannot be learned at all; None if the estimate
+        would take long.
     """
     size = int(np.prod(shape))
-    work = sum(_work(path) for path in paths)
+    work = sum(map(_work, paths))
     if work * _FEWEST > _WORK and len(paths) == 1 and _is_tucker(paths[0]):
         return _bound(paths[0], rng)
+    if work * _FEWEST > _MOST:
+        return None
     movers = [mover for path in paths for mover in _movers(path)]
     steps = int(np.clip(_WORK // max(1, work), _FEWEST, _STEPS))
     basis = [_normalized(rng.standard_normal(shape))]
@@ -113,15 +121,17 @@ def _moved(gradient: Array, before: Array | None, after: Array | None) -> Array:
     return gradient if after is None else compose(after, gradient)
 
 
-def _work(path: Path) -> int:
-    """Estimate the multiplications of one application, which passes every kernel twice."""
-    if not path.kernels:
-        return 0
-    ends = min(path.kernels[-1].shape[1], path.kernels[0].shape[2])
-    taps = [int(np.prod(kernel.shape[3:])) for kernel in path.kernels]
-    others = [max(taps[:i] + taps[i + 1 :], default=1) for i in range(len(taps))]
-    once = sum(k.size * ends * t for k, t in zip(path.kernels, others, strict=True))
-    return 2 * int(once)
+def _work(path: Path) -> float:
+    """Estimate the multiplications of one application, which passes all neighbours twice."""
+    total = 0.0
+    for i, trained in enumerate(path.trained):
+        before, after = composed_shape(path.kernels[:i]), composed_shape(path.kernels[i + 1 :])
+        inner = composed_shape(path.kernels[: i + 1])
+        if trained and after:
+            total += effort(after, inner)
+        if trained and before:
+            total += effort(path.kernels[i].shape, before)
+    return 2 * total
 
 
 def _is_tucker(path: Path) -> bool:

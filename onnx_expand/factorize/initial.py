@@ -60,7 +60,8 @@ class Filled:
         parts: The values of each step of each branch, including averages.
         residual: The relative norm of the unit's error, before the last rounding; None if the unit
             need not preserve the layer.
-        condition: The condition number of the unit for gradients; None as above.
+        condition: The condition number of the unit for gradients; None as above, or if it would
+            take long to compute.
         is_exact: Whether the error of the unit is no larger than that of storing its values.
     """
 

@@ -17,18 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "SMALLEST",
     "Array",
     "adjoint_first",
     "adjoint_second",
     "blocks",
     "compose",
+    "composed_shape",
+    "effort",
     "least_squares",
     "norm",
     "product",
+    "relative",
+    "rotation",
     "unblocked",
 ]
 
 Array = npt.NDArray[np.float64]
+SMALLEST = 16 * float(np.finfo(np.float64).eps)
+"""A relative residual that is rounding noise."""
 
 
 def blocks(weight: Array, group: int) -> Array:
@@ -92,6 +99,28 @@ def adjoint_second(first: Array, gradient: Array) -> Array:
     return out
 
 
+def effort(second: Sequence[int], first: Sequence[int]) -> float:
+    """Estimate the time of composing kernels of these shapes, as a number of multiplications.
+
+    The adjoints take as long.
+    """
+    (g, n, p), (m,) = second[:3], first[2:3]
+    taps, inner = math.prod(second[3:]), math.prod(first[3:])
+    if min(taps, inner) < _MANY:
+        return float(g * n * p * m * taps * inner + _CALL * min(taps, inner))
+    bins = math.prod(a + b - 1 for a, b in zip(second[3:], first[3:], strict=True))
+    return float(g * bins * (4 * n * p * m + _TRANSFORM * (n * p + p * m + n * m)))
+
+
+def composed_shape(chain: Sequence[Array]) -> tuple[int, ...]:
+    """Return the shape of the composition of a chain; empty for an empty one."""
+    if not chain:
+        return ()
+    extents = zip(*(kernel.shape[3:] for kernel in chain), strict=True)
+    spans = (1 + sum(size - 1 for size in sizes) for sizes in extents)
+    return (chain[0].shape[0], chain[-1].shape[1], chain[0].shape[2], *spans)
+
+
 def product(chain: Sequence[Array]) -> Array | None:
     """Compose a chain, first kernel first; None for an empty one."""
     return functools.reduce(lambda a, b: compose(b, a), chain) if chain else None
@@ -100,6 +129,18 @@ def product(chain: Sequence[Array]) -> Array | None:
 def norm(kernel: Array) -> float:
     """Return the square root of the sum of squares."""
     return float(np.linalg.norm(kernel.ravel()))
+
+
+def relative(rest: Array, wanted: Array) -> float:
+    """Return the norm of a remainder over that of what was wanted, or its own if that is zero."""
+    scale = norm(wanted)
+    return norm(rest) / scale if scale else norm(rest)
+
+
+def rotation(g: int, width: int, rng: np.random.Generator) -> Array:
+    """Return [g, width, width], random orthogonal matrices."""
+    q, r = np.linalg.qr(rng.standard_normal((g, width, width)))
+    return np.asarray(q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :])
 
 
 def least_squares(
@@ -150,6 +191,8 @@ _FLAT = 1e-12**2
 
 # From this many taps of both kernels on, Fourier transforms are faster than one product per tap.
 _MANY = 24
+# The time of a call, and of transforming a number, as multiplications in a product of matrices.
+_CALL, _TRANSFORM = 2e5, 60
 _BLOCK = 1 << 22  # elements that are transformed at a time
 
 
