@@ -272,14 +272,14 @@ What differs: SmallNet's 6.11 million is 6.12 in the paper. The MobileNetV2 pape
 
 ## Expanded and folded
 
-The paper's choices of what to expand. In each row folding gave back the very nodes, and the counts of the last two columns. The paper prints figures for expanded SmallNets only. `smallnet` has 3 stages and 7x7 kernels unless its options say otherwise.
+The paper's choices of what to expand. In each row folding restored the original nodes, and the counts of the last two columns. The paper has figures for expanded SmallNets only. `smallnet` has 3 stages and 7x7 kernels unless its options say otherwise.
 
 | network | expanded | rate | parameters | paper | MACs | with elementwise | paper | parameters, to compact | MACs, to compact | folded: parameters | folded: MACs |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 """  # noqa: E501
 
 _NOTES = """
-In MobileNet, MobileNetV2 and ShuffleNetV2 the authors' code widens the image's channels too, as is counted here; in SmallNet of tables 1 and 9 it does not. In their ShuffleNetV2 the stride of the first convolution is on the last 1x1 of its unit; here it is on the 3x3, which has as many parameters and contracts to the same, with fewer products. The contracting path of the U-Net includes its lowest level. AlexNet's and ResNet-18's choices are ours, by the same rules; there, in YOLO-LITE and in U-Net the first factor keeps the image's channels.
+In MobileNet, MobileNetV2 and ShuffleNetV2 the authors' code also expands the image's channels, as is counted here; in SmallNet of tables 1 and 9 it does not. In their ShuffleNetV2 the stride of the first convolution is on the last 1x1 of its unit; here it is on the 3x3, which has as many parameters and folds to the same layer, with fewer products. The contracting path of the U-Net includes its lowest level. The choices for AlexNet and ResNet-18 follow the same rules and are not the paper's; there, in YOLO-LITE and in U-Net the first factor keeps the image's channels.
 """  # noqa: E501
 
 

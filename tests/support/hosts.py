@@ -108,7 +108,7 @@ def _onnxruntime(path: Path) -> str:
     load = importlib.import_module("onnx_expand.integrations.onnxruntime").inference_session
     session = load(path, providers=["CPUExecutionProvider"])
     names = ", ".join(value.name for value in session.get_outputs())
-    return f"a session that gives '{names}', of the folded model, compared with the file"
+    return f"a session of the folded model, compared with the file, with the outputs {names}"
 
 
 def _openvino(path: Path) -> str:

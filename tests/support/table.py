@@ -221,17 +221,17 @@ def document() -> str:
     lines = [
         "# What folds",
         "",
-        "Made by folding tiny models with each op in front of a convolution or a matrix product "
-        "(`make support`);",
-        "a test compares it with what happens today. Opsets tried: "
+        "The results of folding small models with each op before a convolution or a matrix "
+        "product (`make support`);",
+        "a test compares them with the current behaviour. Opsets tried: "
         f"{', '.join(map(str, OPSETS))}.",
         "",
         "- **folds**: the op is merged with its neighbour.",
         "- **folds (policy always)**: merging them takes more multiply-accumulates than it saves.",
-        "- **kept**: it stays as it is, for the reason that the report gives.",
-        "- A dash: ONNX has no such op, or not for this type. Where opsets are named, it has none "
-        "in the others.",
-        "- What is in no row, of any domain, stays as it is and loses nothing.",
+        "- **kept**: the op stays, for the reason in the report.",
+        "- A dash: ONNX does not define the op, or not for this type. If opsets are named, it is "
+        "not defined in the others.",
+        "- Ops without a row, of any domain, are preserved unchanged.",
         "",
         f"| op | {' | '.join(TYPES)} |",
         f"|{'---|' * (len(TYPES) + 1)}",
