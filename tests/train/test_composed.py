@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import onnx_expand
@@ -132,6 +132,7 @@ def _left_to_right(maps: Sequence[AffineConv]) -> AffineConv:
 
 @settings(FEW, max_examples=80)
 @given(st.integers(0, 10_000), st.integers(3, 14), st.sampled_from(["auto", "composed"]))
+@example(128, 10, "auto")  # a branch of matrices alone, in a chain of images
 def test_any_graph_has_the_same_function_and_gradients(
     seed: int, length: int, execution: str
 ) -> None:

@@ -51,7 +51,7 @@ class Branches:
         if refusal is not None or isinstance(total, Refusal):
             assert refusal is not None
             return refusal
-        return cls(tuple(branches), tuple(factors), total)
+        return cls(tuple(branches), tuple(factors), total).at_rank(total.rank)
 
     @property
     def axis(self) -> int:
@@ -64,8 +64,9 @@ class Branches:
         return all(branch is None or not branch.is_weighted for branch in self.branches)
 
     def at_rank(self, rank: int) -> Branches:
-        """Return the same map with this number of spatial axes."""
-        return replace(self, geometry=self.geometry.at_rank(rank))
+        """Return the same map with this number of spatial axes, in every branch."""
+        branches = tuple(None if b is None else b.at_rank(rank) for b in self.branches)
+        return replace(self, branches=branches, geometry=self.geometry.at_rank(rank))
 
     @property
     def label(self) -> str:
@@ -86,7 +87,6 @@ class Branches:
             if branch is not None:
                 own, (weight, bias) = branch.whole, branch.numbers(tensors)
             assert isinstance(own, Geometry)
-            own = own.at_rank(self.geometry.rank)
             if weight is None:
                 weight = next(iter(tensors.values())).new_ones(own.weight_shape)
             weight = weight.reshape(own.weight_shape)
@@ -139,6 +139,12 @@ class Chain:
         rank = max(element.geometry.rank for element in elements)
         elements = [element.at_rank(rank) for element in elements]
         return cls(tuple(elements), *_spans(elements))
+
+    def at_rank(self, rank: int) -> Chain:
+        """Return the same map with this number of spatial axes."""
+        if rank == self.rank:
+            return self
+        return Chain.of([element.at_rank(rank) for element in self.elements])
 
     def __len__(self) -> int:
         return len(self.elements)
