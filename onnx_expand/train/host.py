@@ -7,7 +7,6 @@ derived from a shape stay Python ints, or lists of them, until an op needs a ten
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -48,11 +47,13 @@ class HostOp:
         function: Takes the inputs in order and the attributes by name.
         rank: Returns the rank of the result; above 1 it cannot be computed here.
         like: The input whose element type the result has; None if it has another one.
+        first: Arguments of the function before the inputs.
     """
 
     function: Callable[..., HostValue]
     rank: Callable[[Sequence[Known], Attributes], int]
     like: int | None = 0
+    first: tuple[str, ...] = ()
 
 
 def integers(value: Number | Sequence[Number] | torch.Tensor) -> list[int]:
@@ -96,69 +97,38 @@ def _choice(condition: Number, a: Number, b: Number) -> Number:
     return a if condition else b
 
 
-def add(a: HostValue, b: HostValue) -> HostValue:
-    """Compute Add: a + b."""
-    return _each(operator.add, a, b)
+def _largest(*values: Number) -> Number:
+    return max(values)
 
 
-def sub(a: HostValue, b: HostValue) -> HostValue:
-    """Compute Sub: a - b."""
-    return _each(operator.sub, a, b)
+def _smallest(*values: Number) -> Number:
+    return min(values)
 
 
-def mul(a: HostValue, b: HostValue) -> HostValue:
-    """Compute Mul: a * b."""
-    return _each(operator.mul, a, b)
+_ELEMENTWISE: dict[str, Callable[..., Number]] = {
+    "Add": operator.add,
+    "Ceil": math.ceil,
+    "Div": _quotient,
+    "Equal": operator.eq,
+    "Floor": math.floor,
+    "Max": _largest,
+    "Min": _smallest,
+    "Mul": operator.mul,
+    "Neg": operator.neg,
+    "Sqrt": math.sqrt,
+    "Sub": operator.sub,
+    "Where": _choice,
+}
 
 
-def div(a: HostValue, b: HostValue) -> HostValue:
-    """Compute Div: a / b, truncated for integers."""
-    return _each(_quotient, a, b)
+def elementwise(name: str, *values: HostValue) -> HostValue:
+    """Compute an operator of `_ELEMENTWISE`."""
+    return _each(_ELEMENTWISE[name], *values)
 
 
 def mod(a: HostValue, b: HostValue, *, fmod: int = 0) -> HostValue:
     """Compute Mod: the remainder of a / b."""
     return _each(math.fmod if fmod else operator.mod, a, b)
-
-
-def equal(a: HostValue, b: HostValue) -> HostValue:
-    """Compute Equal: a == b."""
-    return _each(operator.eq, a, b)
-
-
-def where(condition: HostValue, a: HostValue, b: HostValue) -> HostValue:
-    """Compute Where: a where the condition is true, else b."""
-    return _each(_choice, condition, a, b)
-
-
-def maximum(*values: HostValue) -> HostValue:
-    """Compute Max: the largest value."""
-    return functools.reduce(functools.partial(_each, max), values)
-
-
-def minimum(*values: HostValue) -> HostValue:
-    """Compute Min: the smallest value."""
-    return functools.reduce(functools.partial(_each, min), values)
-
-
-def neg(a: HostValue) -> HostValue:
-    """Compute Neg: -a."""
-    return _each(operator.neg, a)
-
-
-def sqrt(a: HostValue) -> HostValue:
-    """Compute Sqrt: the square root."""
-    return _each(math.sqrt, a)
-
-
-def floor(a: HostValue) -> HostValue:
-    """Compute Floor: round down."""
-    return _each(math.floor, a)
-
-
-def ceil(a: HostValue) -> HostValue:
-    """Compute Ceil: round up."""
-    return _each(math.ceil, a)
 
 
 def identity(a: HostValue) -> HostValue:
@@ -257,28 +227,19 @@ def _reshape_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
 
 
 _TABLE = {
-    "Add": HostOp(add, _same_rank),
+    **{name: HostOp(elementwise, _same_rank, first=(name,)) for name in _ELEMENTWISE},
     "Cast": HostOp(cast, _same_rank, None),
-    "Ceil": HostOp(ceil, _same_rank),
     "Concat": HostOp(concat, _list_rank),
-    "Div": HostOp(div, _same_rank),
-    "Equal": HostOp(equal, _same_rank, None),
-    "Floor": HostOp(floor, _same_rank),
+    "Equal": HostOp(elementwise, _same_rank, None, ("Equal",)),
     "Gather": HostOp(gather, _gather_rank),
     "Identity": HostOp(identity, _same_rank),
-    "Max": HostOp(maximum, _same_rank),
-    "Min": HostOp(minimum, _same_rank),
     "Mod": HostOp(mod, _same_rank),
-    "Mul": HostOp(mul, _same_rank),
-    "Neg": HostOp(neg, _same_rank),
     "ReduceProd": HostOp(reduce_prod, _reduce_rank),
     "Reshape": HostOp(reshape, _reshape_rank),
     "Slice": HostOp(slices, _list_rank),
-    "Sqrt": HostOp(sqrt, _same_rank),
     "Squeeze": HostOp(squeeze, _squeeze_rank),
-    "Sub": HostOp(sub, _same_rank),
     "Unsqueeze": HostOp(unsqueeze, _unsqueeze_rank),
-    "Where": HostOp(where, _same_rank, 1),
+    "Where": HostOp(elementwise, _same_rank, 1, ("Where",)),
 }
 
 

@@ -294,9 +294,8 @@ class _Importer:
             dtype = DTYPES[attributes["to"]]
         else:
             dtype = torch.bool if host.like is None else known[host.like].dtype
-        call = self.fx.call_function(
-            host.function, tuple(value.value for value in known), attributes
-        )
+        args = (*host.first, *(value.value for value in known))
+        call = self.fx.call_function(host.function, args, attributes)
         self.values[node.outputs[0]] = Known(call, dtype, rank)
         return True
 

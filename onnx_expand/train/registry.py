@@ -26,8 +26,8 @@ __all__ = [
     "Translation",
     "find",
     "op",
+    "plain",
     "registered",
-    "unary",
 ]
 
 Attributes = Mapping[str, Any]
@@ -52,13 +52,13 @@ class Translation:
     """
 
     target: Callable[..., Any]
-    since: int
-    weights: frozenset[int]
-    frozen: frozenset[int]
-    static: frozenset[int]
-    host_rank: int | None
-    check: Check | None
-    parameters: frozenset[str]
+    since: int = 1
+    weights: frozenset[int] = frozenset()
+    frozen: frozenset[int] = frozenset()
+    static: frozenset[int] = frozenset()
+    host_rank: int | None = None
+    check: Check | None = None
+    parameters: frozenset[str] = frozenset()
 
     @property
     def is_module(self) -> bool:
@@ -107,29 +107,30 @@ def op(
 
     def register(target: Target) -> Target:
         parameters = frozenset(inspect.signature(target).parameters)
-        entry = Translation(
-            target,
-            since,
-            frozenset(weights),
-            frozenset(frozen),
-            frozenset(static),
-            host_rank,
-            check,
-            parameters,
-        )
-        _add(domain, name, entry)
+        slots = frozenset(weights), frozenset(frozen), frozenset(static)
+        _add(domain, name, Translation(target, since, *slots, host_rank, check, parameters))
         return target
 
     return register
 
 
-def unary(**functions: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Register torch functions of one tensor that compute operators without attributes."""
-    nothing: frozenset[int] = frozenset()
+def plain(
+    *,
+    since: int = 1,
+    weights: tuple[int, ...] = (),
+    frozen: tuple[int, ...] = (),
+    **functions: Callable[..., torch.Tensor],
+) -> None:
+    """Register torch functions that compute operators without attributes from their inputs.
+
+    Args:
+        since: See `Translation`, like the other arguments.
+        weights: See `Translation`.
+        frozen: See `Translation`.
+        functions: The function of each operator, by the operator's name.
+    """
     for name, function in functions.items():
-        _add(
-            "", name, Translation(function, 1, nothing, nothing, nothing, None, None, frozenset())
-        )
+        _add("", name, Translation(function, since, frozenset(weights), frozenset(frozen)))
 
 
 def find(domain: str, name: str, opset: int) -> Translation | None:

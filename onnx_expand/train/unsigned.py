@@ -24,85 +24,25 @@ UNSIGNED = {
 }
 """The types that need a detour, with the signed types of the same width."""
 
-_MODULAR = frozenset(
-    [
-        "Add",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "CenterCropPad",
-        "Compress",
-        "Concat",
-        "CumProd",
-        "CumSum",
-        "DepthToSpace",
-        "Einsum",
-        "Equal",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "MatMul",
-        "Mul",
-        "OneHot",
-        "Pad",
-        "Reshape",
-        "Resize",
-        "ReverseSequence",
-        "Scatter",
-        "ScatterElements",
-        "ScatterND",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "TensorScatter",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-    ]
-)
-_ORDERED = frozenset(
-    [
-        "ArgMax",
-        "ArgMin",
-        "Clip",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "MaxPool",
-        "Min",
-        "ReduceMax",
-        "ReduceMin",
-        "TopK",
-        "Unique",
-    ]
-)
-_WIDENED = frozenset(["Abs", "BitShift", "Div", "Mod", "PRelu", "Sign"])
+_MODULAR = {
+    *("Add", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Compress"),
+    *("Concat", "CumProd", "CumSum", "DepthToSpace", "Einsum", "Equal", "Expand", "Flatten"),
+    *("Gather", "GatherElements", "GatherND", "Identity", "MatMul", "Mul", "OneHot", "Pad"),
+    *("Reshape", "Resize", "ReverseSequence", "Scatter", "ScatterElements", "ScatterND"),
+    *("Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "TensorScatter", "Tile"),
+    *("Transpose", "Trilu", "Unsqueeze", "Where"),
+}
+_ORDERED = {
+    *("ArgMax", "ArgMin", "Clip", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"),
+    *("MaxPool", "Min", "ReduceMax", "ReduceMin", "TopK", "Unique"),
+}
+_WIDENED = {"Abs", "BitShift", "Div", "Mod", "PRelu", "Sign"}
 
 # Operators that torch computes on these types, or computes in another type.
-_NATIVE = frozenset(
-    [
-        "Bitcast",
-        "Cast",
-        "CastLike",
-        "ConstantOfShape",
-        "DequantizeLinear",
-        "Pow",
-        "Range",
-        "Shape",
-        "Size",
-    ]
-)
+_NATIVE = {
+    *("Bitcast", "Cast", "CastLike", "ConstantOfShape", "DequantizeLinear", "Pow", "Range"),
+    *("Shape", "Size"),
+}
 
 # Slots in which a setting has the type of the tensor.
 _NUMBERS: Mapping[str, tuple[int, ...]] = {"Pad": (2,), "Clip": (1, 2)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.registry import op, unary
+from onnx_expand.train.registry import op, plain
 
-unary(
+plain(
     HardSwish=F.hardswish,
     Mish=F.mish,
     Relu=torch.relu,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from onnx_expand.train.registry import Attributes, op, unary
+from onnx_expand.train.registry import Attributes, op, plain
 from onnx_expand.train.tensors import DTYPES
 
-unary(
+plain(
     Abs=torch.abs,
     Acos=torch.acos,
     Acosh=torch.acosh,
@@ -18,7 +18,10 @@ unary(
     Asinh=torch.asinh,
     Atan=torch.atan,
     Atanh=torch.atanh,
+    BitwiseAnd=torch.bitwise_and,
     BitwiseNot=torch.bitwise_not,
+    BitwiseOr=torch.bitwise_or,
+    BitwiseXor=torch.bitwise_xor,
     Ceil=torch.ceil,
     Cos=torch.cos,
     Cosh=torch.cosh,
@@ -36,25 +39,20 @@ unary(
     Sinh=torch.sinh,
     Sqrt=torch.sqrt,
     Tan=torch.tan,
+    Where=torch.where,
 )
-
-
-@op("Add", since=7)
-def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Add: a + b."""
-    return a + b
-
-
-@op("Sub", since=7)
-def sub(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Sub: a - b."""
-    return a - b
-
-
-@op("Mul", since=7)
-def mul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Mul: a * b."""
-    return a * b
+plain(
+    since=7,
+    Add=torch.add,
+    And=torch.logical_and,
+    Mul=torch.mul,
+    Or=torch.logical_or,
+    Sub=torch.sub,
+    Xor=torch.logical_xor,
+)
+# A comparison passes no gradient on.
+plain(frozen=(0, 1), GreaterOrEqual=torch.ge, LessOrEqual=torch.le)
+plain(frozen=(0, 1), since=7, Equal=torch.eq, Greater=torch.gt, Less=torch.lt)
 
 
 @op("Div", since=7)
@@ -69,24 +67,6 @@ def div(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def mod(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
     """Compute the remainder, with the sign of b, or of a if `fmod` is set."""
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
-
-
-@op("BitwiseAnd")
-def bitwise_and(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute the bitwise AND."""
-    return a & b
-
-
-@op("BitwiseOr")
-def bitwise_or(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute the bitwise OR."""
-    return a | b
-
-
-@op("BitwiseXor")
-def bitwise_xor(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute the bitwise XOR."""
-    return a ^ b
 
 
 @op("BitShift")
@@ -127,60 +107,6 @@ def maximum(*terms: torch.Tensor) -> torch.Tensor:
 def minimum(*terms: torch.Tensor) -> torch.Tensor:
     """Compute the elementwise minimum of all inputs."""
     return functools.reduce(torch.minimum, terms)
-
-
-@op("Equal", since=7, frozen=(0, 1))
-def equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Equal: a == b."""
-    return torch.eq(a, b)
-
-
-@op("Greater", since=7, frozen=(0, 1))
-def greater(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Greater: a > b."""
-    return torch.gt(a, b)
-
-
-@op("GreaterOrEqual", frozen=(0, 1))
-def greater_or_equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute GreaterOrEqual: a >= b."""
-    return torch.ge(a, b)
-
-
-@op("Less", since=7, frozen=(0, 1))
-def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Less: a < b."""
-    return torch.lt(a, b)
-
-
-@op("LessOrEqual", frozen=(0, 1))
-def less_or_equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute LessOrEqual: a <= b."""
-    return torch.le(a, b)
-
-
-@op("And", since=7)
-def logical_and(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute And: a and b."""
-    return torch.logical_and(a, b)
-
-
-@op("Or", since=7)
-def logical_or(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Or: a or b."""
-    return torch.logical_or(a, b)
-
-
-@op("Xor", since=7)
-def logical_xor(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute Xor: exactly one of a and b."""
-    return torch.logical_xor(a, b)
-
-
-@op("Where")
-def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Select a where the condition is true, else b."""
-    return torch.where(condition, a, b)
 
 
 @op("Identity")

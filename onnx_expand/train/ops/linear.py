@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from onnx_expand.train.registry import op
+from onnx_expand.train.registry import op, plain
 
-
-@op("MatMul", weights=(0, 1))
-def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Compute the matrix product, as numpy's matmul."""
-    return torch.matmul(a, b)
+plain(weights=(0, 1), MatMul=torch.matmul)
 
 
 @op("Gemm", since=7, weights=(1, 2))

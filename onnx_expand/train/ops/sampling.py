@@ -10,9 +10,11 @@ import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.train.host import integers
 from onnx_expand.train.ops.windows import pad_spatial, windows
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import Attributes, op, plain
 
 Positions = list[int | float] | torch.Tensor
+
+plain(Det=torch.linalg.det)
 
 _MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
 
@@ -92,13 +94,6 @@ def lp_pool(
         powers, kernel, None, geometry.strides, 0, geometry.dilations, x.shape[1]
     )
     return sums.pow(1 / p)
-
-
-@op("Det")
-def determinant(x: torch.Tensor) -> torch.Tensor:
-    """Compute the determinants of the matrices in the last two axes."""
-    result: torch.Tensor = torch.linalg.det(x)
-    return result
 
 
 @op("Compress")
