@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from onnx_expand.equivalence.cells import common_tensors
 from onnx_expand.equivalence.compare import FACTOR, distance, number
 from onnx_expand.equivalence.regions import run_inner
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.editing import label
+from onnx_expand.graph.upstream import upstream
 from onnx_expand.model import ModelLike, read
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.named import named_runtime
@@ -148,34 +150,25 @@ def _found(
 ) -> Divergence:
     left, right = _producer(a, name), _producer(b, name)
     mine = {out.name for node in b.graph for out in node.outputs}
-    behind: list[str] = []
-    replaced: list[str] = []
-    pending, seen = [left], {left}
-    while pending:
-        node = pending.pop()
+    known = set(agreed)
+    behind: dict[str, None] = {}
+
+    def differing(node: ir.Node) -> Iterator[ir.Value | None]:
         for value in node.inputs:
-            producer = None if value is None else value.producer()
-            if value is None or producer is None:
-                continue
-            if value.name in agreed:
-                behind.append(value.name or "")
-            elif producer not in seen:
-                seen.add(producer)
-                pending.append(producer)
+            if value is not None and value.name in known:
+                behind[value.name or ""] = None
+            else:
+                yield value
+
+    nodes = {left, *(value.producer() for value in upstream(*differing(left), through=differing))}
+    replaced = []
     for node in a.graph:
         is_gone = all(out.name not in mine for out in node.outputs)
-        if node in seen and node.op_type != "Constant" and (is_gone or node is left):
-            replaced.append(node.name or node.outputs[0].name or node.op_type)
-    return Divergence(
-        name,
-        left.name or left.op_type,
-        right.name or right.op_type,
-        error,
-        tolerance,
-        tuple(dict.fromkeys(behind)),
-        tuple(replaced) if len(replaced) > 1 else (),
-        compared,
-    )
+        if node in nodes and node.op_type != "Constant" and (is_gone or node is left):
+            replaced.append(label(node))
+    names = left.name or left.op_type, right.name or right.op_type
+    merged = tuple(replaced) if len(replaced) > 1 else ()
+    return Divergence(name, *names, error, tolerance, tuple(behind), merged, compared)
 
 
 def _producer(model: ir.Model, name: str) -> ir.Node:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnx_expand.equivalence.magnitude import products
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.upstream import upstream
 
 __all__ = ["Dependence", "dependences", "work"]
 
@@ -79,20 +80,13 @@ def dependences(model: ir.Model, facts: Facts) -> dict[str, Dependence]:
 
 def work(model: ir.Model, facts: Facts) -> dict[str, int]:
     """Return the number of multiply-adds that each output of a model of parts takes."""
-    producers = {out.name or "": out.producer() for out in model.graph.outputs}
     found = {}
-    for name, last in producers.items():
-        pending, seen, total = [last], {last}, 0
-        while pending:
-            node = pending.pop()
-            if node is None:
-                continue
+    for out in model.graph.outputs:
+        total = 0
+        for node in {n for value in upstream(out) if (n := value.producer()) is not None}:
             dims = facts.shape(node.outputs[0]) or ()
             total += math.prod(extent or 1 for extent in dims) * (products(node, facts) or 1)
-            new = {value.producer() for value in node.inputs if value is not None} - seen
-            seen |= new
-            pending += new
-        found[name] = total
+        found[out.name or ""] = total
     return found
 
 

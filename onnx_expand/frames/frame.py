@@ -25,6 +25,7 @@ from onnx_expand.graph.constants import run_nodes
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.tensors import read_tensor
+from onnx_expand.graph.upstream import upstream
 
 __all__ = ["Frame", "find_frames"]
 
@@ -200,14 +201,8 @@ def _stretch(graph: ir.Graph, pad: ir.Node, facts: Facts) -> tuple[set[ir.Node],
 
 def _needed(graph: ir.Graph, result: ir.Value, among: set[ir.Node]) -> tuple[ir.Node, ...]:
     """The nodes that a result depends on, in graph order, its own one last."""
-    needed: set[ir.Node] = set()
-    pending = [result.producer()]
-    while pending:
-        node = pending.pop()
-        if node is None or node in needed or node not in among:
-            continue
-        needed.add(node)
-        pending += [v.producer() for v in node.inputs if v is not None]
+    behind = upstream(result, through=lambda node: node.inputs if node in among else ())
+    needed = among & {value.producer() for value in behind}
     return tuple(node for node in graph if node in needed)
 
 

@@ -10,6 +10,7 @@ from onnx_expand.errors import RefusedError
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, ops_with
 from onnx_expand.graph.stored import stated_constant
+from onnx_expand.graph.upstream import upstream
 
 __all__ = [
     "behind",
@@ -120,19 +121,10 @@ def copies(value: ir.Value, facts: Facts) -> bool:
     more bytes.
     """
     tensor = facts.tensor(value)
-    pending, seen = [value], set[ir.Value]()
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        producer = current.producer()
-        held = current.const_value if producer is None else stated_constant(current)
-        if held is not None:
-            if 2 * held.size >= tensor.size and _fits(held.dtype, tensor.dtype):
-                return True
-        elif producer is not None and not facts.is_fixed(producer):
-            pending += [v for v in producer.inputs if v is not None]
+    for source in upstream(value, through=lambda n: () if facts.is_fixed(n) else n.inputs):
+        held = source.const_value if source.producer() is None else stated_constant(source)
+        if held is not None and 2 * held.size >= tensor.size and _fits(held.dtype, tensor.dtype):
+            return True
     return False
 
 

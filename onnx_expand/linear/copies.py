@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.graph.stored import stated_constant
+from onnx_expand.graph.upstream import upstream
 from onnx_expand.linear.terms import Map
 
 __all__ = ["Copy", "Made", "copies_of"]
@@ -54,17 +55,14 @@ class Made:
 
 def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
     """The stored constants that some are computed from."""
-    pending, seen = list(values), set[ir.Value]()
-    while pending:
-        value = pending.pop()
+
+    def read(node: ir.Node) -> Sequence[ir.Value | None]:
+        return () if node.op_type in {"Shape", "Size"} else node.inputs
+
+    for value in upstream(*values, through=read):
         producer = value.producer()
-        if value in seen:
-            continue
-        seen.add(value)
         if producer is None or producer.op_type == "Constant":
             yield value
-        elif producer.op_type not in {"Shape", "Size"}:
-            pending += [v for v in producer.inputs if v is not None]
 
 
 def copies_of(written: Iterable[Made]) -> Iterator[Copy]:

@@ -16,6 +16,7 @@ from onnx_expand.graph.attributes import float_of
 from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, ops_with
+from onnx_expand.graph.upstream import upstream
 from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import NOT_MARKED
@@ -94,19 +95,16 @@ def overridable(node: ir.Node, facts: Facts) -> Refusal | None:
 
 def _overridable_source(value: ir.Value, facts: Facts) -> Refusal | None:
     """Return the refusal of the first replaceable initializer if a value depends on no others."""
-    pending, found, seen = [value], None, set[ir.Value]()
-    while pending:
-        current = pending.pop()
-        if current in seen or facts.is_constant(current):
-            continue
-        seen.add(current)
-        producer = current.producer()
+    found = None
+
+    def computed(node: ir.Node) -> list[ir.Value]:
+        return [v for v in node.inputs if v is not None and not facts.is_constant(v)]
+
+    for count, current in enumerate(upstream(value, through=computed), 1):
         if current.is_initializer() and current.is_graph_input():
             found = found or _refusal_of(current, facts)
-        elif producer is None or len(seen) > _DEEPEST:
+        elif current.producer() is None or count > _DEEPEST:
             return None
-        else:
-            pending += [v for v in producer.inputs if v is not None]
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.attributes import defaults_of, int_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.upstream import upstream
 from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translations)
 from onnx_expand.train.decompose import inner_nodes
 from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Translation, find
@@ -109,18 +110,8 @@ def _normalizes_by_computed(node: ir.Node) -> bool:
 
 def _is_of_weights(node: ir.Node) -> bool:
     """Return whether a node's first input is computed from weights alone."""
-    pending, seen = [node.inputs[0]], set[ir.Value | None]()
-    while pending:
-        value = pending.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
-        producer = value.producer()
-        if producer is not None:
-            pending += producer.inputs
-        elif value.const_value is None:
-            return False
-    return True
+    behind = upstream(node.inputs[0])
+    return all(v.producer() is not None or v.const_value is not None for v in behind)
 
 
 def moving(
@@ -135,21 +126,15 @@ def moving(
         dtype = value.dtype if value.dtype is not None else facts.dtype(value)
         return dtype is None or dtype.is_floating_point()
 
-    found: set[ir.Value] = set()
-    pending = [value for value in model.graph.outputs if is_number(value)]
-    while pending:
-        value = pending.pop()
-        if value in found:
-            continue
-        found.add(value)
-        node = value.producer()
-        translation = translations.get(node) if node is not None else None
-        if node is None or translation is None or translation.host_rank is not None:
-            continue
+    def moved(node: ir.Node) -> Iterator[ir.Value]:
+        translation = translations.get(node)
+        if translation is None or translation.host_rank is not None:
+            return
         for slot, operand in enumerate(node.inputs):
             if operand is not None and slot not in translation.static and is_number(operand):
-                pending.append(operand)
-    return found
+                yield operand
+
+    return set(upstream(*filter(is_number, model.graph.outputs), through=moved))
 
 
 def detours(
