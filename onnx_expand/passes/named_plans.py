@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from onnx_expand.passes.plans import How, Plan, Rule, Select
 
 __all__ = ["PLANS"]
@@ -22,6 +24,7 @@ _HIDDEN_FC = Select(ops=("Gemm", "MatMul"), place="inner")
 def _smallnets() -> None:
     """Register the plans of SmallNet with 7x7 kernels: every convolution, the hidden FC layer."""
     fc = Rule(_HIDDEN_FC, How("fc", layers=3))
+    first: Literal["keep", "expand"]
     for first, tables, prefix in (
         ("keep", "tables 1 and 9", "paper:smallnet"),
         ("expand", "table 6", "paper:smallnet-wide"),

@@ -88,15 +88,11 @@ def _plan_from(name: str, data: dict[str, Any]) -> Plan:
 def _rule_from(where: str, data: Any) -> Rule:
     _check_keys(where, data, (*_names(Select), *_names(How)))
     chosen = {key: data[key] for key in _names(Select) if data.get(key) is not None}
-    for key in ("ops", "strides"):
+    for key in ("ops", "strides", "kernels"):
         if key in chosen:
             chosen[key] = tuple(_listed(chosen[key]))
     if "kernels" in chosen:
-        chosen["kernels"] = tuple(map(parse_kernel, _listed(chosen["kernels"])))
-    for key, kind in _KINDS.items():
-        values = chosen.get(key, ())
-        for value in values if isinstance(values, tuple) else (values,):
-            _check_kind(f"{where}: {key}", value, kind)
+        chosen["kernels"] = tuple(map(parse_kernel, chosen["kernels"]))
     try:
         select = Select(**chosen)
     except UsageError as error:
@@ -106,9 +102,6 @@ def _rule_from(where: str, data: Any) -> Rule:
 
 def _how_from(where: str, data: Any) -> How:
     _check_keys(where, data, _names(How))
-    for key, value in data.items():
-        if value is not None:
-            _check_kind(f"{where}: {key}", value, _KINDS[key])
     try:
         return How(**data)
     except UsageError as error:
@@ -127,25 +120,6 @@ def parse_kernel(value: Any) -> tuple[int, ...]:
         return tuple(int(part) for part in str(value).lower().split("x"))
     except ValueError:
         raise UsageError(f"kernel '{value}' is not like 3 or 7x1") from None
-
-
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("strategy", "first_width", "norm", "ops", "place", "path"), str),
-    **dict.fromkeys(("include", "exclude"), str),
-    **dict.fromkeys(("layers", "branches", "rank", "strides", "limit"), int),
-    **dict.fromkeys(("depthwise", "residual"), bool),
-    "rate": float,
-}
-
-
-def _check_kind(where: str, value: Any, kind: type) -> None:
-    number = isinstance(value, int) and not isinstance(value, bool)
-    fits = number if kind is int else isinstance(value, kind) or (kind is float and number)
-    if not fits:
-        raise UsageError(f"{where} is {value!r}, not {_CALLED[kind]}")
-
-
-_CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _check_keys(where: str, data: Any, known: tuple[str, ...]) -> None:

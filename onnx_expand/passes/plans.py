@@ -11,17 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from onnx_expand.errors import UsageError
 from onnx_expand.factorize import Options, parse_strategy
+from onnx_expand.options import settle
 
-__all__ = ["How", "Plan", "Rule", "Select", "check_choice"]
+__all__ = ["How", "Plan", "Rule", "Select"]
 
-OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-PLACES = ("first", "inner", "last")
-_PATHS = ("contracting", "expanding")
-_WIDTHS = ("keep", "expand")
-_NORMS = ("auto", "none", "bn")
+_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PLACES = ("first", "inner", "last")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Select:
     depthwise: bool | None = None
     residual: bool | None = None
     place: str | None = None
-    path: str | None = None
+    path: Literal["contracting", "expanding"] | None = None
     include: str | None = None
     exclude: str | None = None
     limit: int | None = None
@@ -62,12 +61,12 @@ class Select:
         return self != Select(exclude=self.exclude, limit=self.limit)
 
     def __post_init__(self) -> None:
-        for op in self.ops:
-            check_choice("ops", op, OPS)
-        for place in [] if self.place is None else self.place.split("+"):
-            check_choice("place", place, PLACES)
-        if self.path is not None:
-            check_choice("path", self.path, _PATHS)
+        settle(self)
+        places = [] if self.place is None else self.place.split("+")
+        for name, values, known in (("ops", self.ops, _OPS), ("place", places, _PLACES)):
+            for value in values:
+                if value not in known:
+                    raise UsageError(f"{name}: '{value}' is none of {', '.join(known)}")
         for kernel in self.kernels:
             if not kernel or min(kernel) < 1:
                 raise UsageError(f"kernel {list(kernel)}: extents are 1 or more, as in 7x1")
@@ -104,18 +103,15 @@ class How:
     strategy: str | None = None
     rate: float | None = None
     layers: int | None = None
-    first_width: str | None = None
-    norm: str | None = None
+    first_width: Literal["keep", "expand"] | None = None
+    norm: Literal["auto", "none", "bn"] | None = None
     branches: int | None = None
     rank: int | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.strategy is not None:
             parse_strategy(self.strategy)
-        if self.first_width is not None and self.first_width not in _WIDTHS:
-            raise UsageError(f"first_width is '{self.first_width}'; give keep or expand")
-        if self.norm is not None:
-            check_choice("norm", self.norm, _NORMS)
         given = {
             name: value
             for name in ("rate", "layers", "branches", "rank")
@@ -152,13 +148,3 @@ class Plan:
     summary: str = ""
     rules: tuple[Rule, ...] = ()
     nodes: Mapping[str, How] = field(default_factory=dict)
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the choices.
-
-    Raises:
-        UsageError: The value is not among them.
-    """
-    if value not in choices:
-        raise UsageError(f"{name}: '{value}' is none of {', '.join(choices)}")
