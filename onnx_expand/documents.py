@@ -1,13 +1,17 @@
-"""Parse untrusted JSON and YAML with bounds on depth and size."""
+"""Parse untrusted JSON and YAML within bounds, and convert results to what JSON can hold."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from typing import Any
 
 from onnx_expand.errors import UsageError
 
-__all__ = ["parse_json", "parse_yaml", "yaml_module"]
+__all__ = ["parse_json", "parse_yaml", "plain", "table", "yaml_module"]
 
 _LARGEST = 100_000
 """Entries of a document, each counted as often as it is referred to."""
@@ -68,3 +72,28 @@ def yaml_module() -> Any:
     except ImportError:
         raise UsageError("YAML needs PyYAML: pip install pyyaml, or use JSON") from None
     return yaml
+
+
+def plain(value: Any) -> Any:
+    """Convert a value to strict JSON types.
+
+    An object with a method `as_dict` becomes what that returns, another dataclass a table of its
+    fields, a tuple a list, a member of an enumeration a text, and a non-finite number its name.
+    """
+    as_dict = getattr(value, "as_dict", None)
+    if as_dict is not None:
+        return as_dict()
+    if is_dataclass(value):
+        return table(value)
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, StrEnum):
+        return str(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that its repr shows, in strict JSON types."""
+    return {f.name: plain(getattr(instance, f.name)) for f in fields(instance) if f.repr}

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.documents import table
 from onnx_expand.equivalence.cells import common_tensors
-from onnx_expand.equivalence.compare import FACTOR, distance, number
+from onnx_expand.equivalence.compare import FACTOR, distance
 from onnx_expand.equivalence.regions import run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.editing import label
@@ -50,16 +51,7 @@ class Divergence:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as strict JSON types."""
-        return {
-            "tensor": self.tensor,
-            "node_a": self.node_a,
-            "node_b": self.node_b,
-            "error": number(self.error),
-            "tolerance": number(self.tolerance),
-            "after": list(self.after),
-            "replaced": list(self.replaced),
-            "compared": self.compared,
-        }
+        return table(self)
 
     def summary(self) -> str:
         """Return the finding in one line."""

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_expand.documents import table
+
 __all__ = ["FACTOR", "Figure", "Place", "Tolerance", "compare", "distance", "missing", "trusted"]
 
 Array = npt.NDArray[Any]
@@ -99,30 +101,10 @@ class Figure:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figure as strict JSON types, with non-finite values as strings."""
-        return {
-            "output": self.place.output,
-            "sample": self.place.sample,
-            "provider": self.place.provider,
-            "max_error": number(self.max_error),
-            "relative_error": number(self.relative_error),
-            "floor": number(self.floor),
-            "tolerance": number(self.tolerance),
-            "ratio": number(self.ratio),
-            "scale": number(self.scale),
-            "index": None if self.index is None else list(self.index),
-            "non_finite": self.non_finite,
-            "ulp": number(self.ulp),
-            "cosine": self.cosine,
-            "border_error": None if self.border is None else number(self.border[0]),
-            "interior_error": None if self.border is None else number(self.border[1]),
-            "problem": self.problem,
-            "excuse": self.excuse,
-        }
-
-
-def number(value: float) -> float | str:
-    """Return a value as strict JSON allows it: the number, or the name of a non-finite one."""
-    return value if math.isfinite(value) else str(value)
+        own = table(self)
+        border = own.pop("border") or (None, None)
+        place = own.pop("place")
+        return {**place, **own, "border_error": border[0], "interior_error": border[1]}
 
 
 def distance(left: Array, right: Array) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_expand.equivalence.compare import number
+from onnx_expand.documents import table
 from onnx_expand.equivalence.magnitude import Rounding, gamma
 
 __all__ = ["DOUBT", "Evidence", "Proof", "allowances", "conclude", "probes", "small_ball"]
@@ -59,16 +59,11 @@ class Proof:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the proof as strict JSON types."""
+        own = table(self)
+        relative = own.pop("relative")
         return {
-            "statement": self.statement(),
-            "deviation": number(self.deviation),
-            "relative_deviation": number(self.relative),
-            "shift": number(self.shift),
-            "detects": number(self.detects),
-            "doubt": DOUBT,
-            "probes": self.probes,
-            "sizes": list(self.sizes),
-        }
+            "statement": self.statement(), "doubt": DOUBT, "relative_deviation": relative, **own
+        }  # fmt: skip
 
     def statement(self) -> str:
         """Return the statement in one sentence."""

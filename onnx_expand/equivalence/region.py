@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from onnx_expand.equivalence.compare import number
+from onnx_expand.documents import table
 from onnx_expand.equivalence.proofs import Proof
 
 __all__ = [
@@ -58,7 +58,7 @@ class Region:
     fault: str = ""
     reason: str = ""
     strain: float = 0.0
-    vague: bool = False
+    vague: bool = field(default=False, repr=False)
 
     @property
     def holds(self) -> bool:
@@ -89,18 +89,4 @@ class Region:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the region as strict JSON types."""
-        return {
-            "tensor": self.tensor,
-            "nodes_a": list(self.nodes_a),
-            "nodes_b": list(self.nodes_b),
-            "provider": self.provider,
-            "error": number(self.error),
-            "bound": number(self.bound),
-            "ratio": number(self.ratio),
-            "strain": number(self.strain),
-            "obstacle": self.obstacle,
-            "grade": str(self.grade),
-            "proof": None if self.proof is None else self.proof.as_dict(),
-            "fault": self.fault,
-            "reason": self.reason,
-        }
+        return {**table(self), "grade": str(self.grade)}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from onnx_expand.equivalence.compare import Figure, Place, number
+from onnx_expand.documents import plain, table
+from onnx_expand.equivalence.compare import Figure, Place
 from onnx_expand.equivalence.proofs import DOUBT, Proof
 from onnx_expand.equivalence.region import Grade, Region
 from onnx_expand.runtimes.base import Tensors
@@ -174,22 +175,9 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as strict JSON types, with non-finite values as strings."""
-        return {
-            "schema": 2,
-            "equal": self.equal,
-            "summary": self.summary(),
-            "differences": list(self.differences),
-            "basis": self.basis,
-            "rests_on": str(self.rests_on),
-            "rest": self.rest,
-            "providers": list(self.providers),
-            "max_error": number(self.max_error),
-            "floor": number(self.floor),
-            "ratio": number(self.ratio),
-            "notes": list(self.notes),
-            "outputs": [figure.as_dict() for figure in self.outputs],
-            "regions": [region.as_dict() for region in self.regions],
-        }
+        said = {"schema": 2, "summary": self.summary(), "rests_on": str(self.rests_on)}
+        figures = {name: plain(getattr(self, name)) for name in ("max_error", "floor", "ratio")}
+        return said | table(self) | figures
 
 
 _VAGUE = "it is larger than the numbers, since bounds grow with each layer"

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.cost import node_counts
+from onnx_expand.documents import table
 from onnx_expand.graph.editing import label
 
 __all__ = ["Drawing", "draw"]
@@ -35,12 +36,7 @@ class Drawing:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the drawing as plain JSON types."""
-        return {
-            "title": self.title,
-            "nodes": list(self.nodes),
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-        }
+        return table(self)
 
     def equation(self, names: Iterable[str]) -> str:
         """Return what some nodes compute as an expression in their names.

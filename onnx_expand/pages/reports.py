@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnx_expand.cost import Cost, Inspection
+from onnx_expand.documents import plain
 from onnx_expand.equivalence import Verdict
-from onnx_expand.equivalence.compare import number
 from onnx_expand.equivalence.region import Grade, Region
 from onnx_expand.pages.graphs import Drawing
 from onnx_expand.pages.page import render_page
@@ -213,8 +213,8 @@ def _proof(regions: Sequence[Region]) -> dict[str, Any] | None:
     measured = not worst.obstacle
     return {
         "grade": str(worst.grade),
-        "error": number(worst.error) if measured else None,
-        "bound": number(worst.bound) if measured else None,
+        "error": plain(worst.error) if measured else None,
+        "bound": plain(worst.bound) if measured else None,
         "why": worst.fault or worst.reason or worst.obstacle,
         "holds": all(region.holds for region in regions),
     }
@@ -237,10 +237,10 @@ def _check(verdict: Verdict) -> dict[str, Any]:
                 "output": figure.place.output,
                 "sample": figure.place.sample,
                 "provider": figure.place.provider,
-                "error": number(figure.max_error),
-                "ratio": number(figure.ratio),
-                "floor": number(figure.floor),
-                "border": None if figure.border is None else list(map(number, figure.border)),
+                "error": plain(figure.max_error),
+                "ratio": plain(figure.ratio),
+                "floor": plain(figure.floor),
+                "border": plain(figure.border),
                 "equal": figure.equal,
             }
             for figure in verdict.outputs

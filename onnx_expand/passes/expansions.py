@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from onnx_expand.cost import Inspection
+from onnx_expand.documents import table
 from onnx_expand.errors import Refusal
 from onnx_expand.passes.plans import How
 from onnx_expand.passes.report import Verification
@@ -52,21 +51,9 @@ class Expansion:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the expansion as plain JSON types; an infinite condition is the text `inf`."""
-        known = {k: v for k, v in vars(self.how).items() if v is not None}
-        endless = self.condition is not None and not np.isfinite(self.condition)
-        return {
-            "node": self.node,
-            "op": self.op,
-            "kernel": list(self.kernel),
-            "how": known,
-            "result": list(self.result),
-            "widths": list(self.widths),
-            "parameters": list(self.parameters),
-            "macs": list(self.macs),
-            "residual": self.residual,
-            "condition": "inf" if endless else self.condition,
-            "exact": self.is_exact,
-        }
+        own = table(self)
+        how = {name: value for name, value in own.pop("how").items() if value is not None}
+        return {"exact": own.pop("is_exact"), **own, "how": how}
 
 
 @dataclass(frozen=True)
@@ -114,12 +101,6 @@ class ExpandReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
-        return {
-            "schema": 1,
-            "init": self.init,
-            "before": self.before.as_dict(),
-            "after": self.after.as_dict(),
-            "verification": self.verification.as_dict(),
-            "expanded": [e.as_dict() for e in self.expanded],
-            "skipped": [{"node": s.node, **s.refusal.as_dict()} for s in self.skipped],
-        }
+        own = table(self)
+        skipped = [{"node": s.node, **s.refusal.as_dict()} for s in self.skipped]
+        return {"schema": 1, **own, "skipped": skipped}

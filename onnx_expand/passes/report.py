@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost, Inspection
+from onnx_expand.documents import table
 from onnx_expand.errors import Refusal
 from onnx_expand.graph.editing import label
 from onnx_expand.linear.bridges import Border
@@ -113,31 +114,11 @@ class FoldReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
-        return {
-            "schema": 1,
-            "policy": str(self.policy),
-            "before": None if self.before is None else self.before.as_dict(),
-            "after": None if self.after is None else self.after.as_dict(),
-            "verification": self.verification.as_dict(),
-            "folded": [
-                {
-                    "nodes": list(site.nodes),
-                    "result": list(site.result),
-                    "ops": list(site.ops),
-                    "result_ops": list(site.result_ops),
-                    "before": vars(site.before),
-                    "after": vars(site.after),
-                    "border": str(site.border),
-                }
-                for site in self.sites
-            ],
-            "copies": [copy.as_dict() for copy in self.copies],
-            "cleaned": self.cleaned.as_dict(),
-            "kept": [
-                {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()}
-                for k in self.kept
-            ],
-        }
+        own = table(self)
+        kept = [
+            {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()} for k in self.kept
+        ]
+        return {"schema": 1, "folded": own.pop("sites"), **own, "kept": kept}
 
 
 def kept_of(found: Break) -> Kept:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_expand.documents import table
 from onnx_expand.equivalence.demands import demands_of
 from onnx_expand.equivalence.extents import known_shapes
 from onnx_expand.equivalence.inputs import Limits, Regime
@@ -84,12 +85,7 @@ class Bench:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures as plain JSON types."""
-        return {
-            "schema": 1,
-            "shapes": self.shapes,
-            "threads": self.threads,
-            "timings": [timing.as_dict() for timing in self.timings],
-        }
+        return {"schema": 1, **table(self)}
 
 
 def bench(

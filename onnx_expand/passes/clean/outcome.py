@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnx_expand.documents import table
+
 __all__ = ["Cleaned"]
 
 
@@ -56,11 +58,4 @@ class Cleaned:
 
     def as_dict(self) -> dict[str, object]:
         """Return the changes as plain JSON types."""
-        return {
-            "constants": list(self.constants),
-            "duplicates": list(self.duplicates),
-            "idle": list(self.idle),
-            "unread": list(self.unread),
-            "lifted": list(self.lifted),
-            "grown": self.grown,
-        }
+        return table(self)
