@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
+        self._is_new = False
 
     def make(self) -> None:
         """Create the folder, and remove partial files of a killed run.
@@ -36,11 +38,18 @@ class Folder:
             UsageError: It cannot be created.
         """
         try:
+            self._is_new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             for rest in self.path.glob(".*.part"):
                 rest.unlink()
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be made: {error.strerror or error}") from error
+
+    def discard(self) -> None:
+        """Remove the folder if this run created it and wrote nothing into it."""
+        if self._is_new:
+            with contextlib.suppress(OSError):  # it has files
+                self.path.rmdir()
 
     def checkpoint(self, name: str, seed: int, *, resume: bool) -> Path:
         """Return the checkpoint of one run; rename an existing one unless it is resumed."""

@@ -85,7 +85,11 @@ class Experiment:
         if settings.folder is not None and Path(settings.folder).is_file():
             raise UsageError(f"{settings.folder}: is a file; name a folder")
         with joined(settings.device) as world:
-            return _Experimenter(self, watcher or Nobody(), world).run()
+            experimenter = _Experimenter(self, watcher or Nobody(), world)
+            try:
+                return experimenter.run()
+            finally:
+                experimenter.folder.discard()
 
 
 class _Experimenter:

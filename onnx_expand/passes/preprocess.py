@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError, UsageError
@@ -15,6 +16,8 @@ from onnx_expand.lower import constant
 from onnx_expand.options import option, settle
 
 __all__ = ["Preprocess"]
+
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Preprocess(ir.passes.InPlacePass):
     that the model was trained with.
 
     Raises:
-        UsageError: A value is not finite, a deviation is not positive, or there is no input of
-            this name.
+        UsageError: A value is not finite or beyond the range of the input's type, a deviation is
+            not positive, or there is no input of this name.
         UnsupportedError: The input is not a floating-point image with a static channel count.
     """
 
@@ -74,6 +77,8 @@ class Preprocess(ir.passes.InPlacePass):
         mean, std = (self._spread(name, channels) for name in ("mean", "std"))
         dtype = image.dtype
         assert dtype is not None
+        self._check_range("mean", mean, mean, dtype)
+        self._check_range("std", std, 1 / std, dtype)
         if self.swap_rb:
             mean, std = mean[::-1], std[::-1]
         name, rewriter = image.name or "input", Rewriter(model)
@@ -134,8 +139,19 @@ class Preprocess(ir.passes.InPlacePass):
             raise UnsupportedError(f"input '{image.name}' is also an output of the graph")
         return shape[1]
 
-    def _spread(self, name: str, channels: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _spread(self, name: str, channels: int) -> Numbers:
         numbers = np.asarray(getattr(self, name), dtype=np.float64)
         if numbers.size not in {1, channels}:
             raise UsageError(f"{name} has {numbers.size} numbers; give 1 or {channels}")
         return np.broadcast_to(numbers, (channels,)).copy()
+
+    @staticmethod
+    def _check_range(name: str, given: Numbers, used: Numbers, dtype: ir.DataType) -> None:
+        with np.errstate(over="ignore"):
+            held = np.isfinite(used.astype(dtype.numpy()).astype(np.float64))
+        if not held.all():
+            what = "which" if given is used else "whose reciprocal"
+            raise UsageError(
+                f"{name} contains {given[~held][0]:g}, {what} {dtype}, the type of the input, "
+                "does not hold"
+            )

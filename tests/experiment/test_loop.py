@@ -112,7 +112,7 @@ def test_progress_is_told(data: Dataset) -> None:
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_divergence_is_an_error_with_advice(data: Dataset) -> None:
     """A loss that is not finite names the epoch and the step."""
-    with pytest.raises(DivergedError, match=r"epoch \d+, step \d+; lower the learning rate"):
+    with pytest.raises(DivergedError, match=r"lower the learning rate .* of node '.+' \(\w+\) is"):
         train(to_torch(network()), data, TrainOptions(epochs=50, lr=1e30))
 
 
@@ -143,7 +143,7 @@ def test_statistics_that_overflow_end_the_run(data: Dataset) -> None:
     # Squares beyond float32; what is normalised by an infinite deviation is zero.
     large = onnx.numpy_helper.to_array(weight) * np.float32(3e19)
     weight.CopyFrom(onnx.numpy_helper.from_array(large, "w"))
-    with pytest.raises(DivergedError, match=r"after epoch 1 the tensor 'v' is no longer finite"):
+    with pytest.raises(DivergedError, match=r"epoch 1 the tensor 'v' of node 'b' \(Batch"):
         train(to_torch(model), data, TrainOptions(lr=1e-30, batch=16))
 
 

@@ -253,6 +253,7 @@ def test_refusals_are_one_line_and_leave_the_output(
     assert (found, re.fullmatch(r"onnx-expand: error: [^\n]+\n", err) is not None) == (code, True)
     assert named in err
     assert Path("out.onnx").read_bytes() == b"precious"
+    assert not Path("out.run").exists() or any(Path("out.run").iterdir())
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

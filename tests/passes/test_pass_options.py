@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
@@ -180,3 +181,21 @@ def test_modified_where_functions_and_branches_change(run: Any) -> None:
         {**weights(w=(2, 2, 1, 1)), **bn("n", 2)},
     )
     assert_honest(run, branch)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("float", 3.4e38), ("float16", 65504.0)])
+def test_preprocessing_beyond_the_type_is_refused(kind: str, largest: float) -> None:
+    """A divisor whose reciprocal overflows makes numbers of nothing; the largest ones are kept."""
+    text = f"g ({kind}[1, 3, 2, 2] x) => ({kind}[1, 3, 2, 2] y) {{ y = Relu(x) }}"
+    model = ir.from_proto(
+        onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    )
+    for mean, std in ((0.0, 1 / largest), (largest, 1.0), (0.0, largest)):
+        assert Preprocess((mean,), (std,)).call(model.clone()).modified
+    for mean, std, named in (
+        (0.0, 0.3 / largest, "std"),
+        (0.0, 1e-300, "std"),
+        (1.01 * largest, 1.0, "mean"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(f"{named} contains {mean or std:g}, wh")):
+            Preprocess((0.0, mean, 0.0), (1.0, std, 1.0)).call(model.clone())

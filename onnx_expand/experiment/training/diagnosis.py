@@ -14,7 +14,7 @@ from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.module import OnnxModule
 from onnx_expand.train.names import SOURCE
 
-__all__ = ["explained", "where_not_finite"]
+__all__ = ["described", "explained", "where_not_finite"]
 
 
 class _FoundError(Exception):
@@ -48,13 +48,25 @@ def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Colle
     state = module.state_dict()
     for name in sound:
         if not bool(torch.isfinite(state[name]).all()):
-            return f"; the tensor '{name}' is no longer finite"
+            return f"; {described(module, name)} is no longer finite"
     if not isinstance(module, OnnxModule):
         return ""
     watch = _Watch(module)
     with contextlib.suppress(_FoundError, RuntimeError), torch.no_grad():
         watch.run(inputs)
     return f"; the first node that gave it is {watch.found}" if watch.found else ""
+
+
+def described(module: torch.nn.Module, key: str) -> str:
+    """Return the name of a tensor of the state, with the ONNX node that uses it where known."""
+    if not isinstance(module, OnnxModule):
+        return f"the tensor '{key}'"
+    name = next((name for name, path in module.initializers.items() if path == key), key)
+    for node in module.graph.nodes:
+        for user in [*node.users] if node.op == "get_attr" and node.target == key else []:
+            if SOURCE in user.meta:
+                return f"the tensor '{name}' of node {user.meta[SOURCE]}"
+    return f"the tensor '{name}'"
 
 
 def explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:

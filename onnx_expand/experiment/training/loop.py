@@ -17,7 +17,7 @@ from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.feed import Feed, epoch_order
 from onnx_expand.experiment.data.samples import Batch
 from onnx_expand.experiment.training.checkpoint import Checkpoints, digest
-from onnx_expand.experiment.training.diagnosis import explained, where_not_finite
+from onnx_expand.experiment.training.diagnosis import described, explained, where_not_finite
 from onnx_expand.experiment.training.distill import Distiller
 from onnx_expand.experiment.training.history import DivergedError, EpochResult, History, Progress
 from onnx_expand.experiment.training.parallel import World
@@ -287,8 +287,9 @@ class _Run:
         broken = self._broken()
         if broken:
             raise DivergedError(
-                f"after epoch {self.epoch + 1} the tensor '{broken}' is no longer finite; lower "
-                f"the learning rate of {self.options.rate(self.epoch):g}{self._last_good()}"
+                f"after epoch {self.epoch + 1} {described(self.module, broken)} is no "
+                f"longer finite; lower the learning rate of {self.options.rate(self.epoch):g}"
+                f"{self._last_good()}"
             )
         loss, right, weight = self.sums
         scored = type(self.task).right is not Task.right
