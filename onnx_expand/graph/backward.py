@@ -76,17 +76,20 @@ class _Proof:
                 kind.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))
 
     def add_channels(self, inferred: onnx.GraphProto) -> None:
-        dims = {
-            name: [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-            for name, kind in self._types.items()
-            if kind.HasField("shape")
-        }
-        for name, axis, size in prove_channels(inferred, dims):
-            kind = self._of(name)
-            if kind is not None and -len(kind.shape.dim) <= axis < len(kind.shape.dim):
-                dim = kind.shape.dim[axis]
-                if not dim.HasField("dim_value"):
-                    dim.dim_value = size
+        for name, axis, size in prove_channels(inferred, self._extents):
+            known = self._types.get(name) if name not in self._new else self._new[name]
+            rank = 0 if known is None else len(known.shape.dim)
+            if known is None or not -rank <= axis < rank:
+                continue
+            if not known.shape.dim[axis].HasField("dim_value") and (kind := self._of(name)):
+                kind.shape.dim[axis].dim_value = size
+
+    def _extents(self, name: str) -> list[int | None]:
+        """Return the extents of a value as inferred, None for dynamic ones; empty if unknown."""
+        kind = self._types.get(name)
+        if kind is None:
+            return []
+        return [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
 
     def found(self) -> dict[str, _Tensor]:
         """Return the new types, without the dimension names that inference invented."""

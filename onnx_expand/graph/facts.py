@@ -22,7 +22,7 @@ from onnx_expand.graph.stored import (
 )
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.graph.writable import Dialect, Writable
-from onnx_expand.model import DESCRIBED
+from onnx_expand.model import DESCRIBED, is_external
 
 __all__ = ["Facts", "Shape"]
 
@@ -248,7 +248,7 @@ class Facts:
         if tensor.dtype in _NOT_REAL:
             message = f"'{value.name}' holds {tensor.dtype.name.lower()}, no real numbers"
             raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
-        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= _BLOCK:
+        if is_external(tensor) and tensor.nbytes >= _BLOCK:
             array = read_external(tensor)
         else:
             array = np.asarray(read_tensor(tensor), dtype=np.float64)

@@ -25,9 +25,12 @@ _DOMAINS = {"", HIDDEN}
 _WEIGHTED = {"Conv", "ConvTranspose"}
 _WINDOWED = {"AveragePool", "LpPool", "MaxPool"}
 _NORMALIZING = {"BatchNormalization", "InstanceNormalization"}
+_PROVING = _WEIGHTED | _NORMALIZING | {"Gemm"}
 _ONE_TYPE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Ops that preserve the rank but not the type.
 _CONVERTING = {"Cast", "DequantizeLinear", "QuantizeLinear"}
+
+_Extents = Callable[[str], Sequence[int | None]]
 
 
 def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
@@ -67,14 +70,12 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
     return {name: rank for name, rank in proved.items() if name not in known}
 
 
-def prove_channels(
-    graph: onnx.GraphProto, known: Mapping[str, Sequence[int | None]]
-) -> Iterator[tuple[str, int, int]]:
+def prove_channels(graph: onnx.GraphProto, known: _Extents) -> Iterator[tuple[str, int, int]]:
     """Infer extents that weights require of their inputs.
 
     Args:
         graph: The graph; the graphs within its nodes are not looked at.
-        known: The extents of values whose rank is known, None for one that is not static.
+        known: Returns the extents of a value, None for a dynamic one; empty if unknown.
 
     Yields:
         A value, an axis of it, and its extent.
@@ -84,9 +85,9 @@ def prove_channels(
         if _is(node, {"MatMul"}) and len(reads) > 1:
             yield from _multiplied(reads[0], reads[1], known)
         elif _is(node, {"Transpose"}) and (order := _ints(node, "perm", [])):
-            pairs = zip(order, known.get(node.output[0], ()), strict=False)
+            pairs = zip(order, known(node.output[0]), strict=False)
             yield from ((reads[0], axis, size) for axis, size in pairs if size is not None)
-        weight = known.get(reads[1]) if len(reads) > 1 else None
+        weight = known(reads[1]) if len(reads) > 1 and node.op_type in _PROVING else []
         if not weight or None in weight[:2]:
             continue
         sizes = [size for size in weight[:2] if size is not None]
@@ -101,11 +102,9 @@ def prove_channels(
             yield reads[0], axis, sizes[1 if _ints(node, "transB", [0])[0] else 0]
 
 
-def _multiplied(
-    left: str, right: str, known: Mapping[str, Sequence[int | None]]
-) -> Iterator[tuple[str, int, int]]:
+def _multiplied(left: str, right: str, known: _Extents) -> Iterator[tuple[str, int, int]]:
     """Yield the extents that each operand of a product requires of the other."""
-    rows, columns = known.get(right, ()), known.get(left, ())
+    rows, columns = known(right), known(left)
     if rows and (size := rows[-2:][0]) is not None:
         yield left, -1, size
     if columns and (size := columns[-1]) is not None:

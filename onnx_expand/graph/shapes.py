@@ -21,7 +21,7 @@ from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.model import untyped
+from onnx_expand.model import is_external, untyped
 
 __all__ = ["BODY", "Dim", "Inference", "default_opset"]
 
@@ -255,7 +255,7 @@ def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
     values = [v for graph in model.graphs() for v in graph.initializers.values()]
     tensors = [value.const_value for value in values if value.const_value is not None]
     # Inference cannot read external data.
-    elsewhere = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    elsewhere = any(is_external(tensor) for tensor in tensors)
     if not elsewhere and sum(t.nbytes for t in tensors if t.size > _SMALL) <= _CHEAP:
         with untyped(values):
             return ir.serde.serialize_model(model), []
@@ -272,7 +272,7 @@ def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, _Described]:
                 large.append((graph, info))
                 value.const_value = None
                 del graph.initializers[name]
-            elif isinstance(tensor, ir.ExternalTensor):
+            elif is_external(tensor):
                 value.const_value = ir.Tensor(read_tensor(tensor), tensor.dtype, name=tensor.name)
     proto = ir.serde.serialize_model(twin)
     described = dict(_pairs(twin.graph, proto.graph))

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.model import is_external
+
 __all__ = ["first_bytes", "read_tensor", "same_bytes"]
 
 _BLOCK = 1 << 22  # bytes per comparison
@@ -20,7 +22,7 @@ def read_tensor(tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
     External data is copied, and its file is left open or closed as it was: while a file is mapped,
     the owner of the model cannot overwrite it.
     """
-    if not isinstance(tensor, ir.ExternalTensor):
+    if not is_external(tensor):
         return np.asarray(tensor.numpy())
     is_open = tensor.raw is not None
     array = np.array(tensor.numpy())
@@ -41,7 +43,7 @@ def same_bytes(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:
 
 def first_bytes(tensor: ir.TensorProtocol) -> bytes:
     """Return the first few bytes of a tensor, which distinguish most different tensors."""
-    if isinstance(tensor, ir.ExternalTensor):
+    if is_external(tensor):
         with open(tensor.path, "rb") as stream:
             stream.seek(tensor.offset or 0)
             return stream.read(min(_FIRST, tensor.nbytes))
@@ -52,7 +54,7 @@ _FIRST = 64
 
 
 def _blocks(tensor: ir.TensorProtocol) -> Iterator[bytes]:
-    if isinstance(tensor, ir.ExternalTensor):
+    if is_external(tensor):
         size = tensor.nbytes
         with open(tensor.path, "rb") as stream:
             stream.seek(tensor.offset or 0)

@@ -47,7 +47,7 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     def load() -> AffineConv:
         return AffineConv(plain(facts.array(weight))[0], bias)
 
-    geometry = Geometry(product.geometry.in_channels, n, bias=bool(np.any(bias)))
+    geometry = Geometry(product.geometry.in_channels, n, bias=bool(bias.any()))
     numbers = functools.partial(plain, beta=beta)
     operands = (*product.operands, c)
     return replace(

@@ -23,6 +23,7 @@ from onnx_expand.linear.terms import Cat, Homogeneous, Map, Sum, Term, View
 from onnx_expand.linear.views import ViewOp
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower, node_like
 from onnx_expand.lower.units import unit_member
+from onnx_expand.model import is_external
 
 __all__ = ["Maker", "scratch", "state"]
 
@@ -212,7 +213,7 @@ class Maker:
             message = f"the type of '{x.name}' is not known"
             raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
         # What replaces weights that lie in a file waits in a file, too.
-        on_disk = any(isinstance(v.const_value, ir.ExternalTensor) for v in read)
+        on_disk = any(is_external(v.const_value) for v in read)
         spill = self.rewriter.spill if on_disk else None
         return Target(x, dtype, self._names(term, template), self.facts, spill)
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
 from onnx_expand.model.collector import rare_collections
+from onnx_expand.model.decoded import is_external
 from onnx_expand.model.fidelity import DESCRIBED, restore, serialize, untyped
 from onnx_expand.model.files import (
     check_output,
@@ -41,6 +42,7 @@ __all__ = [
     "ModelLike",
     "Visit",
     "check_output",
+    "is_external",
     "load",
     "read",
     "replacing",
@@ -234,7 +236,7 @@ def _copy(source: ir.Model) -> ir.Model:
     copies: dict[int, ir.ExternalTensor] = {}
     for holder in holders(model):
         tensor = holder.tensor
-        if isinstance(tensor, ir.ExternalTensor):
+        if is_external(tensor):
             if id(tensor) not in copies:
                 copies[id(tensor)] = reopened(tensor)
             holder.put(copies[id(tensor)])
@@ -258,7 +260,7 @@ def _is_external(model: ir.Model) -> bool:
     """Return whether some weights are, or were when the model was read, external data."""
     if model.graph.meta.get(EXTERNAL):
         return True
-    return any(isinstance(holder.tensor, ir.ExternalTensor) for holder in holders(model))
+    return any(is_external(holder.tensor) for holder in holders(model))
 
 
 def _inline_size(model: ir.Model) -> int:
@@ -267,6 +269,6 @@ def _inline_size(model: ir.Model) -> int:
     for holder in holders(model):
         if holder.tensor.dtype == ir.DataType.STRING:
             size += sum(map(len, holder.tensor.numpy().flat))
-        elif not isinstance(holder.tensor, ir.ExternalTensor):
+        elif not is_external(holder.tensor):
             size += holder.tensor.nbytes
     return size

@@ -1,15 +1,18 @@
-"""Decode what a stored tensor says of itself once; onnx-ir decodes it whenever it is asked."""
+"""Ask tensors what they are at little cost.
+
+onnx-ir decodes what a stored tensor says of itself whenever it is asked.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["decode_once"]
+__all__ = ["decode_once", "is_external"]
 
 _SMALL = 256  # elements; larger contents are not held a second time
 
@@ -30,6 +33,11 @@ class _Decoded(ir.serde.TensorProtoTensor):
         array = super().numpy()
         array.flags.writeable = False
         return array
+
+
+def is_external(tensor: object) -> TypeGuard[ir.ExternalTensor]:
+    """As `isinstance`, which takes much longer for onnx-ir's tensors since they are protocols."""
+    return ir.ExternalTensor in type(tensor).__mro__
 
 
 def decode_once(graph: ir.Graph) -> None:

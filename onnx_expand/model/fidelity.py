@@ -54,6 +54,8 @@ class _Origin:
         held: The names of the sparse initializers that became initializers of the graph.
         imports: The opset imports; a domain may occur several times.
         rest: Fields of the model itself; empty except for the main graph.
+        is_described: Whether onnx-ir changes the value_info of any graph of the model, which
+            values take with them to other graphs.
     """
 
     infos: tuple[onnx.ValueInfoProto, ...]
@@ -62,6 +64,7 @@ class _Origin:
     sparse: tuple[onnx.SparseTensorProto, ...]
     imports: tuple[onnx.OperatorSetIdProto, ...]
     rest: onnx.ModelProto
+    is_described: bool
     held: frozenset[str] = frozenset()
 
 
@@ -79,9 +82,10 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     for name in ("producer_name", "producer_version", "domain", "doc_string"):
         if source.HasField(name) and not getattr(source, name):
             setattr(rest, name, "")
-    pairs = zip(_all_pairs(model, source), _all_pairs(model, written), strict=True)
-    for (graph, old), (_, new) in pairs:
-        values = _describe(graph, old, new)
+    pairs = list(zip(_all_pairs(model, source), _all_pairs(model, written), strict=True))
+    described = [_describe(graph, old, new) for (graph, old), (_, new) in pairs]
+    is_described = any(changed for _, changed in described)
+    for ((graph, old), (_, new)), (values, _) in zip(pairs, described, strict=True):
         _note_domains(graph, old)
         own = old if isinstance(old, onnx.GraphProto) else onnx.GraphProto()
         annotated = {note.tensor_name for note in getattr(new, "quantization_annotation", ())}
@@ -93,18 +97,27 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
             tuple(own.sparse_initializer),
             tuple(source.opset_import if is_main else getattr(old, "opset_import", ())),
             rest if is_main else onnx.ModelProto(),
+            is_described,
         )
     return written
 
 
-def _describe(graph: ir.Graph, old: _Holder, new: _Holder) -> dict[str, ir.Value]:
-    """Record the value descriptions that onnx-ir changes; return the graph's values by name."""
+def _describe(graph: ir.Graph, old: _Holder, new: _Holder) -> tuple[dict[str, ir.Value], bool]:
+    """Record the value descriptions that onnx-ir changes.
+
+    Returns:
+        The graph's values by name, if it describes any, and whether onnx-ir changes one.
+    """
+    if not old.value_info:
+        return {}, False
     given, kept = _by_name(old.value_info), _by_name(new.value_info)
     values = {value.name or "": value for value in _values(graph)}
+    changed = False
     for name, infos in given.items():
         if name in values and infos != kept.get(name, []):
             values[name].meta[DESCRIBED] = tuple(infos)
-    return values
+            changed = True
+    return values, changed
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -194,6 +207,8 @@ def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
         held = frozenset[str]()
         if isinstance(described, onnx.GraphProto):
             held = hold(new, described)
+        if new is old and not held:
+            continue
         new.meta[_ORIGIN] = replace(old.meta[_ORIGIN], held=held)
         new.meta[_STATED] = old.meta[_STATED]
         values = {value.name: value for value in _values(new)}
@@ -249,6 +264,8 @@ def _domain(entry: onnx.OperatorSetIdProto) -> str:
 
 def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> None:
     """Restore value_info that onnx-ir changes, and value_info that describes no value."""
+    if not origin.is_described and not origin.infos:
+        return
     values = {value.name or "": value for value in _values(graph)}
     own = {name: value for name, value in values.items() if DESCRIBED in value.meta}
     infos = [info for info in proto.value_info if info.name not in own]
@@ -267,11 +284,11 @@ def _restore_descriptions(origin: _Origin, graph: ir.Graph, proto: _Holder) -> N
 
 
 def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> None:
-    values = graph.initializers.values()
+    values = graph.initializers.values() if origin.held else ()
     still = {v.name for v in values if isinstance(v.const_value, Sparse)}
     folded = origin.held - still
     sparse = [tensor for tensor in origin.sparse if tensor.values.name not in folded]
-    held = {tensor.name for tensor in proto.initializer} - graph.meta[_STATED]
+    held = graph.initializers.keys() - graph.meta[_STATED] if proto.value_info else set()
     for index in reversed(range(len(proto.value_info))):
         if proto.value_info[index].name in held:
             del proto.value_info[index]
@@ -280,9 +297,11 @@ def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> 
             info.type.SetInParent()
     proto.quantization_annotation.extend(origin.annotations)
     proto.sparse_initializer.extend(sparse)
-    for index in reversed(range(len(proto.initializer))):
+    for index in reversed(range(len(proto.initializer) if still else 0)):
         if proto.initializer[index].name in still:
             del proto.initializer[index]
+    if not proto.quantization_annotation:
+        return
     present = {tensor.name for tensor in proto.initializer}
     present |= {value.name or "" for value in _values(graph)}
     present |= {tensor.values.name for tensor in sparse}

@@ -20,6 +20,7 @@ from typing import IO
 import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
+from onnx_expand.model.decoded import is_external
 from onnx_expand.model.sparse import Sparse
 
 __all__ = [
@@ -226,7 +227,7 @@ def movable(model: ir.Model, *, all_large: bool) -> list[Holder]:
     return [
         holder
         for holder in holders(model)
-        if isinstance(holder.tensor, ir.ExternalTensor)
+        if is_external(holder.tensor)
         or (
             holder.tensor.dtype != ir.DataType.STRING
             and not isinstance(holder.tensor, Sparse)

@@ -18,8 +18,8 @@ __all__ = [
     "PAYLOADS",
     "graphs",
     "inner_graphs",
-    "is_outline",
     "is_repeated",
+    "is_small",
     "outline",
     "tensors",
     "without_data",
@@ -104,20 +104,20 @@ def outline(model: onnx.ModelProto) -> onnx.ModelProto:
     _copy_fields(model, copy, {"graph"})
     _copy_fields(model.graph, copy.graph, {"initializer"})
     for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
+        if is_small(tensor):
             copy.graph.initializer.add().CopyFrom(tensor)
         else:
             _copy_fields(tensor, copy.graph.initializer.add(), PAYLOADS | {"dims"})
             copy.graph.initializer[-1].dims.append(0)
     for _, tensor in tensors(copy):
-        if math.prod(tensor.dims) > _SMALL:
+        if not is_small(tensor):
             _empty(tensor)
     return copy
 
 
-def is_outline(model: onnx.ModelProto) -> bool:
-    """Return whether a model contains no tensor that an outline would empty."""
-    return all(math.prod(tensor.dims) <= _SMALL for _, tensor in tensors(model))
+def is_small(tensor: onnx.TensorProto) -> bool:
+    """Return whether an outline keeps the data of a tensor."""
+    return math.prod(tensor.dims) <= _SMALL
 
 
 def without_data(model: onnx.ModelProto) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import ModelError
-from onnx_expand.model.outline import PAYLOADS, tensors
+from onnx_expand.model.outline import PAYLOADS
 
 __all__ = ["check_payloads"]
 
@@ -33,11 +34,13 @@ _FIELDS = {
 }
 
 
-def check_payloads(model: onnx.ModelProto, label: str, base: Path | None) -> None:
+def check_payloads(
+    tensors: Iterable[tuple[str, onnx.TensorProto]], label: str, base: Path | None
+) -> None:
     """Refuse tensors whose data is missing, too short, too long, or out of bounds.
 
     Args:
-        model: The model.
+        tensors: The tensors of a model, each with its name for messages.
         label: The model's name in messages.
         base: The directory of its file, which contains its external data; None for a model that
             was not read from a file.
@@ -45,7 +48,7 @@ def check_payloads(model: onnx.ModelProto, label: str, base: Path | None) -> Non
     Raises:
         ModelError: The data of a tensor does not match its declaration.
     """
-    for what, tensor in tensors(model):
+    for what, tensor in tensors:
         problem = _problem(tensor, base)
         if problem:
             raise ModelError(f"{label}: {what} {problem}")

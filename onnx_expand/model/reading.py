@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
 from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.comparing import difference, oddity
-from onnx_expand.model.decoded import decode_once
+from onnx_expand.model.decoded import decode_once, is_external
 from onnx_expand.model.fidelity import (
     attach,
     quiet,
@@ -23,7 +23,7 @@ from onnx_expand.model.fidelity import (
     restore,
 )
 from onnx_expand.model.files import holders
-from onnx_expand.model.outline import graphs, is_outline, outline, tensors
+from onnx_expand.model.outline import graphs, is_small, outline, tensors
 from onnx_expand.model.payload import check_payloads
 from onnx_expand.model.tidying import tidy
 from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, one_line, validate
@@ -105,20 +105,22 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     if problem:
         raise UnsupportedError(f"{label}: holds {problem}, {_KEEP}")
     tidy(proto)
-    check_payloads(proto, label, base)
+    stored = list(tensors(proto))
+    check_payloads(stored, label, base)
     light = outline(proto)
     validate(light, label)
     twin = _deserialize(light, label)
     _check_fidelity(twin, light, label)
-    model = twin if is_outline(proto) else _deserialize(proto, label)
+    is_whole = all(is_small(tensor) for _, tensor in stored)
+    model = twin if is_whole else _deserialize(proto, label)
     try:
         attach(twin, model, proto)
     except UnsupportedError as error:
         raise UnsupportedError(f"{label}: {error}") from None
-    for holder in holders(model):
-        if isinstance(holder.tensor, ir.ExternalTensor):
+    entries = [entry for _, tensor in stored for entry in tensor.external_data]
+    for holder in holders(model) if entries else ():
+        if is_external(holder.tensor):
             holder.tensor.base_dir = base or ""
-    entries = [entry for _, tensor in tensors(light) for entry in tensor.external_data]
     model.graph.meta[EXTERNAL] = bool(entries)
     model.graph.meta[CHECKSUMS] = any(entry.key == "checksum" for entry in entries)
     return model
