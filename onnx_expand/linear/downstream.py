@@ -143,6 +143,7 @@ class Downstream(Search):
     def _behind(self, above: Term, below: Term, diagonal: Diagonal) -> Diagonal | None:
         """What a map of an argument is behind a term that reads it."""
         found: Diagonal | None = None
+        times = self.terms.users[below][above]
         if isinstance(above, View):
             passage = None if diagonal.axis is None else above.op.forward(diagonal.axis)
             mixed = passage is not None and passage.gathers
@@ -150,9 +151,9 @@ class Downstream(Search):
         elif isinstance(above, Homogeneous):
             found = _power(above, below, diagonal)
         elif isinstance(above, Cat):
-            found = _stacked(above, below, diagonal)
+            found = _stacked(above, below, times, diagonal)
         elif isinstance(above, Sum):
-            found = _added(above, below, diagonal)
+            found = _added(above, below, times, diagonal)
         elif isinstance(above, Map) and not above.is_part:
             found = commuted(above, diagonal, back=False)
         if isinstance(above, Homogeneous) and not above.scaling.degrees:
@@ -167,11 +168,9 @@ def _both(beside: Way, way: Way | None) -> Way | None:
     return None if way is None else beside.joined(way)
 
 
-def _added(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+def _added(term: Sum, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
     """What a map of one term of a sum comes to behind it, where the others take its inverse."""
-    if term.args.count(arg) != 1 or not (
-        term.same or (diagonal.axis is None and diagonal.shift is None)
-    ):
+    if times != 1 or not (term.same or (diagonal.axis is None and diagonal.shift is None)):
         return None
     if diagonal.shift is None:
         return diagonal
@@ -199,12 +198,8 @@ def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
     return found[0] if len(axes) == 1 else None
 
 
-def _stacked(term: Cat, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+def _stacked(term: Cat, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
     """What a map of one of the things put after each other comes to behind them all."""
-    counts = [None if a.tensor.extents is None else a.tensor.extents[term.axis] for a in term.args]
-    known = [count for count in counts if isinstance(count, int)]
-    if len(known) < len(counts) or term.args.count(arg) != 1:
+    if arg not in term.places or times != 1:
         return None
-    first = sum(known[: term.args.index(arg)])
-    places = range(first, first + known[term.args.index(arg)])
-    return diagonal.within(term.axis, places, sum(known))
+    return diagonal.within(term.axis, term.places[arg], term.places[term.args[-1]].stop)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -221,6 +221,30 @@ class Cat(Term):
     axis: int
     like: ir.Node | None = None
     is_join: ClassVar[bool] = True
+    _placed: tuple[tuple[Term, ...], dict[Term, range]] | None = field(
+        default=None, init=False, repr=False
+    )
+
+    @property
+    def places(self) -> Mapping[Term, range]:
+        """Where on the axis each argument stands; empty if that is not static.
+
+        Of an argument that occurs more than once it is the last place. All are found at once, as
+        there may be thousands.
+        """
+        if self._placed is None or self._placed[0] is not self.args:
+            self._placed = self.args, self._place()
+        return self._placed[1]
+
+    def _place(self) -> dict[Term, range]:
+        found, end = dict[Term, range](), 0
+        for arg in self.args:
+            size = None if arg.tensor.extents is None else arg.tensor.extents[self.axis]
+            if not isinstance(size, int):
+                return {}
+            found[arg] = range(end, end + size)
+            end += size
+        return found
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""

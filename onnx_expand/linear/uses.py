@@ -141,7 +141,7 @@ class Uses:
         if new.tensor.extents is None:
             new.tensor = old.tensor  # the same tensor, of which more is known
         for user, times in list(self.users[old].items()):
-            _replace(user, old, new)
+            _replace(user, old, new, times)
             self.users[new][user] += times
             self._use_count[new] += times
         self.users[old].clear()
@@ -183,11 +183,11 @@ class Uses:
         return sorted(found, key=lambda t: t.order)
 
 
-def _replace(user: Term, old: Term, new: Term) -> None:
-    """Let a term be computed from another one than before."""
+def _replace(user: Term, old: Term, new: Term, times: int) -> None:
+    """Let a term be computed from another one than before, which it reads so many times."""
     args, reads = list(user.args), list(user.reads)
     at = -1
-    for _ in range(args.count(old)):
+    for _ in range(times):
         at = args.index(old, at + 1)
         args[at] = new
         if reads[at] is old.value:

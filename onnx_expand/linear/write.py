@@ -217,15 +217,18 @@ class Writer:
                         self.rewriter.freeze(known, self._facts.tensor(known))
 
     def _remove(self, position: dict[ir.Node, int]) -> None:
+        gone: dict[ir.Node, None] = {}
         for node in sorted(self._going, key=position.__getitem__, reverse=True):
-            if any(out.uses() or out.is_graph_output() for out in node.outputs):
-                continue
-            if node.graph is None:
-                continue
-            read = [value for value in node.inputs if value is not None]
-            self.terms.graph.remove(node, safe=True)
-            for value in read:
-                self.rewriter.drop(value)
+            is_read = any(
+                out.is_graph_output() or any(user not in gone for user in out.consumers())
+                for out in node.outputs
+            )
+            if node.graph is not None and not is_read:
+                gone[node] = None
+        read = [value for node in gone for value in node.inputs if value is not None]
+        self.terms.graph.remove(gone, safe=True)
+        for value in dict.fromkeys(read):
+            self.rewriter.drop(value)
 
     def _fresh(self, name: str) -> str:
         """A name for a value that the source does not compute: none of the source's own."""
