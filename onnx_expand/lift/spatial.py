@@ -44,11 +44,14 @@ def _pad(node: ir.Node, facts: Facts) -> Linear | None:
 
 @lifts("AveragePool")
 def _average_pool(node: ir.Node, facts: Facts) -> Linear | None:
+    auto_pad = text_of(node, "auto_pad", facts.opset)
     kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
     if int_of(node, "ceil_mode", facts.opset):
         refuse("it has ceil_mode=1: windows beyond the border average fewer positions")
-    if text_of(node, "auto_pad", facts.opset) not in {"NOTSET", "VALID", ""}:
-        refuse("it has auto_pad")
+    if auto_pad not in {"NOTSET", "VALID", ""}:
+        refuse(f"auto_pad is '{auto_pad}'")
+    if auto_pad == "VALID" and any(pads):
+        refuse("it has pads beside auto_pad=VALID; shape inference and runtimes disagree on them")
     if any(pads) and not int_of(node, "count_include_pad", facts.opset):
         refuse("it pads with count_include_pad=0: windows at the border average fewer positions")
     return _depthwise(
@@ -159,7 +162,7 @@ def _space_to_depth(node: ir.Node, facts: Facts) -> Linear | None:
         weight = np.eye(taps).reshape(taps, 1, 1, block, block) * np.eye(m)[:, :, None, None]
         weight = np.swapaxes(weight, 0, 1) if by_channel else weight
         weight = weight.reshape(geometry.weight_shape)
-        return AffineConv(weight, None, geometry.strides, pads=geometry.pads)
+        return AffineConv.of(geometry, weight)
 
     return Linear(node, 0, geometry, (1, 1), load)
 
@@ -210,9 +213,7 @@ def _depthwise(
     geometry = Geometry(channels, channels, kernel, strides, dilations, pads, channels)
 
     def load() -> AffineConv:
-        weight = np.full(geometry.weight_shape, 1 / np.prod(kernel))
-        g = geometry
-        return AffineConv(weight, None, g.strides, g.dilations, g.pads, g.group)
+        return AffineConv.of(geometry, np.full(geometry.weight_shape, 1 / np.prod(kernel)))
 
     return Linear(node, 0, geometry, (1, 1), load)
 

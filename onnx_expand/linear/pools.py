@@ -34,7 +34,8 @@ def pad_average(terms: Terms, term: Term) -> Swap | None:
     first, second = pad.load, term.load
     like = term.node or term.like
     assert like is not None
-    kept = [a for name, a in like.attributes.items() if name not in {"pads", "count_include_pad"}]
+    replaced = {"auto_pad", "count_include_pad", "pads"}
+    kept = [a for name, a in like.attributes.items() if name not in replaced]
     node = ir.Node(
         "",
         "AveragePool",

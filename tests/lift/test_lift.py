@@ -243,6 +243,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Reason]] = {
         {"c": np.array([1.0, 0, 1, 1]).reshape(4, 1, 1)},
         Reason.UNSUPPORTED,
     ),
+    "pads that auto_pad makes void": (
+        f'g ({X}) => ({Y}) {{ y = AveragePool<auto_pad="VALID", '
+        "kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(x) }",
+        {},
+        Reason.UNSUPPORTED,
+    ),
 }
 
 

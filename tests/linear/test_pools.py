@@ -21,7 +21,10 @@ POOLS = ["kernel_shape=[3,3]", "kernel_shape=[3,4], strides=[2,1]"]
 
 @pytest.mark.parametrize("pads", PADS)
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("own", ["", ", pads=[0,0,1,0], count_include_pad=1"])
+@pytest.mark.parametrize(
+    "own",
+    ["", ', auto_pad="VALID"', ', auto_pad="NOTSET"', ", pads=[0,0,1,0], count_include_pad=1"],
+)
 @pytest.mark.parametrize("opset", [11, 13, 18])
 def test_zeros_before_an_average_are_its_padding(
     pads: tuple[int, ...], pool: str, own: str, opset: int
