@@ -1,1 +1,1 @@
-"""The algebra of affine maps: numpy alone, without ONNX and without torch."""
+"""The algebra of affine maps; it depends on numpy only, not on ONNX or torch."""

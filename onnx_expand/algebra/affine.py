@@ -1,8 +1,8 @@
-"""The algebra: affine convolutions, closed under composition and addition where that is exact.
+"""Affine convolutions with composition and addition, where these are exact.
 
-Every linear node is `y = weight * pad0(x) + bias`. Two of them one after the other, or side by
-side on one input, are again one of them, save at borders, where `Geometry.then` says when not.
-All arithmetic is float64.
+Every linear node is `y = weight * pad0(x) + bias`. The composition of two such maps, or their sum
+on one input, is again such a map, except at borders: `Geometry.then` states the conditions. All
+arithmetic is float64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnx_expand.errors import Reason, Refusal, RefusedError, UsageError
 
 __all__ = ["AffineConv"]
 
-# Elements of an example on which the error at a border is measured.
+# Largest number of elements of an input on which the error at a border is measured.
 _LARGEST = 1 << 24
 
 Array = npt.NDArray[np.float64]
@@ -32,25 +32,25 @@ Array = npt.NDArray[np.float64]
 class AffineConv:
     """An affine convolution, `y = weight * pad0(x) + bias`.
 
-    `g @ f` and `f.then(g)` apply f first, `f + h` adds two branches of one input, `f(x)` computes.
-    Composition and addition are partial: where no single convolution computes the result they
-    raise `RefusedError`, which carries the reason and its numbers.
+    `g @ f` and `f.then(g)` apply f first, `f + h` adds two branches of one input, and `f(x)`
+    evaluates the map. Where no single convolution computes a composition or a sum, they raise
+    `RefusedError` with the reason and its figures.
 
     Attributes:
         weight: [n, m / group, *kernel], float64; [n, m / group] for a matrix (spatial rank 0).
         bias: [n], float64, or None.
         strides: One per spatial axis.
         dilations: One per spatial axis.
-        pads: Zeros around the input, all begins, then all ends; negative ones cut.
-        group: Blocks of channels that do not mix.
-        transposed: Whether input and output positions change places, as in ConvTranspose; the
-            weight keeps its layout. Such a map composes with pointwise ones.
+        pads: Zeros around the input, all begins, then all ends; negative values crop the input.
+        group: Number of channel groups.
+        transposed: Whether the map is a transposed convolution, as in ConvTranspose; the layout
+            of the weight is the same. Such a map composes with pointwise maps only.
         extension: Output positions added at the end of each axis of a transposed map.
-        auto_pad: How the pads follow from the input, where they are not known: see `Geometry`.
-        output_shape: Spatial extents of the output that the pads of a transposed map follow from.
+        auto_pad: The rule for pads that depend on unknown extents of the input; see `Geometry`.
+        output_shape: Spatial extents of the output from which the pads of a transposed map follow.
 
     Raises:
-        UsageError: The shapes do not fit each other.
+        UsageError: The shapes contradict each other.
     """
 
     weight: Array
@@ -76,29 +76,38 @@ class AffineConv:
             object.__setattr__(self, "bias", bias)
         names = ("strides", "dilations", "pads", "transposed", "extension")
         if weight.ndim > 2 or self.group != 1 or any(getattr(self, name) for name in names):
-            # The geometry fills in defaults and refuses what does not fit.
+            # The geometry fills in defaults and raises an error for inconsistent attributes.
             for name in names:
                 object.__setattr__(self, name, getattr(self.geometry, name))
+
+    @classmethod
+    def of(cls, geometry: Geometry, weight: Array, bias: Array | None = None) -> AffineConv:
+        """Return the map of a geometry with this weight and bias."""
+        g = geometry
+        return cls(
+            weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension,
+            g.auto_pad, g.output_shape,
+        )  # fmt: skip
 
     @classmethod
     def per_channel(
         cls, scale: npt.ArrayLike, shift: npt.ArrayLike | None = None, rank: int = 0
     ) -> AffineConv:
-        """`y = scale * x + shift` for each channel; scale and shift are [n]."""
+        """Return `y = scale * x + shift` for each channel; scale and shift are [n]."""
         weight = np.asarray(scale, dtype=np.float64)
         bias = None if shift is None else np.asarray(shift, dtype=np.float64)
         column = weight.reshape(-1, 1, *(1,) * rank)
-        column.flags.writeable = False  # many are kept, and must not be composed in place
+        column.flags.writeable = False  # may be cached, so it must not be modified in place
         return cls(column, bias, group=weight.size)
 
     @classmethod
     def identity(cls, channels: int, rank: int = 0) -> AffineConv:
-        """`y = x`."""
+        """Return the identity, `y = x`."""
         return cls.per_channel(np.ones(channels), rank=rank)
 
     @functools.cached_property
     def geometry(self) -> Geometry:
-        """Everything about this map but its numbers."""
+        """Everything about this map except the values of its weight and bias."""
         return Geometry(
             in_channels=self.weight.shape[1] * self.group,
             out_channels=self.weight.shape[0],
@@ -121,15 +130,15 @@ class AffineConv:
 
     @property
     def parameters(self) -> int:
-        """Elements of weight and bias."""
+        """The number of elements of weight and bias."""
         return self.weight.size + (0 if self.bias is None else self.bias.size)
 
     def macs(self, extents: Sequence[int] = ()) -> int:
-        """Products for one sample whose input has these spatial extents."""
+        """Return the multiplications for one sample with an input of these spatial extents."""
         return self.geometry.macs(extents)
 
     def at_rank(self, rank: int) -> AffineConv:
-        """The same map as a kernel of `rank` axes; only a matrix changes its rank."""
+        """Return the same map with `rank` spatial axes; only a matrix can change its rank."""
         shape = self.geometry.at_rank(rank).weight_shape
         if self.rank == rank:
             return self
@@ -138,10 +147,10 @@ class AffineConv:
     # -- Action ---------------------------------------------------------------------------------
 
     def __call__(self, x: npt.ArrayLike) -> Array:
-        """Compute the map in float64: the oracle that everything else is held against.
+        """Evaluate the map in float64; tests use it as the reference.
 
         Args:
-            x: [N, m, *spatial]. A matrix acts on axis 1 whatever follows it.
+            x: [N, m, *spatial]. A matrix acts on axis 1, whatever axes follow.
 
         Returns:
             [N, n, *spatial'].
@@ -159,7 +168,7 @@ class AffineConv:
                 f"{self.rank} spatial axes are needed"
             )
         if geometry.floats:
-            settled = _shaped(geometry.settled(x.shape[2:]), self.weight, self.bias)
+            settled = AffineConv.of(geometry.settled(x.shape[2:]), self.weight, self.bias)
             return settled(x)
         y = self._scatter(x) if self.transposed else self._gather(x)
         return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * self.rank)
@@ -194,7 +203,7 @@ class AffineConv:
         return y[(slice(None), slice(None), *inner)]
 
     def _window(self, tap: tuple[int, ...], extents: Sequence[int]) -> tuple[slice, ...]:
-        """The padded positions that one tap of the kernel meets."""
+        """Return the slices of the padded input that one tap of the kernel reads."""
         spans = (
             slice(t * d, t * d + (size - 1) * s + 1 if size else t * d, s)
             for t, d, s, size in zip(tap, self.dilations, self.strides, extents, strict=True)
@@ -204,23 +213,23 @@ class AffineConv:
     # -- Composition ----------------------------------------------------------------------------
 
     def __matmul__(self, first: AffineConv) -> AffineConv:
-        """`self` after `first`, as one convolution.
+        """Return `self` after `first` as one convolution.
 
         Raises:
-            RefusedError: No convolution computes this at the border, or the shapes do not meet.
+            RefusedError: No convolution computes this at the border, or the shapes do not match.
         """
         if not isinstance(first, AffineConv):
             return NotImplemented
         geometry = first.geometry.then(self.geometry)
         if isinstance(geometry, Refusal):
-            raise RefusedError(first.measured(geometry, self))
+            raise RefusedError(first.with_border_error(geometry, self))
         rank = geometry.rank
         f, g = first.at_rank(rank), self.at_rank(rank)
         if geometry.is_anchored:
-            return _shaped(geometry, _contract_pointwise(g, f), _composed_bias(g, f))
+            return AffineConv.of(geometry, _contract_pointwise(g, f), _composed_bias(g, f))
         if math.prod(g.geometry.kernel) == math.prod(f.geometry.kernel) == 1:
             product = contract(g.weight.reshape(g.weight.shape[:2]), g.group, f.weight, f.group)
-            return _shaped(geometry, product, _composed_bias(g, f))
+            return AffineConv.of(geometry, product, _composed_bias(g, f))
         weight = np.zeros(geometry.weight_shape)
         # One matrix product for each tap of the kernel with fewer taps, over all of the other's.
         if math.prod(g.geometry.kernel) <= math.prod(f.geometry.kernel):
@@ -234,14 +243,14 @@ class AffineConv:
                 shift = [t * d for t, d in zip(tap, f.dilations, strict=True)]
                 product = contract(g.weight, g.group, f.weight[(..., *tap)], f.group)
                 weight[_support(geometry, shift, g.geometry.kernel, steps)] += product
-        return _shaped(geometry, weight, _composed_bias(g, f))
+        return AffineConv.of(geometry, weight, _composed_bias(g, f))
 
     def then(self, second: AffineConv) -> AffineConv:
-        """`second` after `self`, as one convolution: `second @ self`."""
+        """Return `second @ self`, the convolution that applies `self` first."""
         return second @ self
 
-    def measured(self, refusal: Refusal, second: AffineConv) -> Refusal:
-        """A border refusal of `self.then(second)` with the error that merging would have made.
+    def with_border_error(self, refusal: Refusal, second: AffineConv) -> Refusal:
+        """Add the error that merging would cause to a border refusal of `self.then(second)`.
 
         The error is measured in float64 on a normal random input: `border_error` is the largest
         absolute difference, `output_scale` the largest magnitude of the true output.
@@ -257,7 +266,7 @@ class AffineConv:
         ]
         pads = *map(abs, f.pads), *map(abs, g.pads)
         if f.geometry.in_channels * math.prod(e + max(pads) for e in extents) > _LARGEST:
-            return refusal  # no example is small enough
+            return refusal  # the smallest input that shows the error is too large
         x = np.random.default_rng(0).standard_normal((1, f.geometry.in_channels, *extents))
         true = g(f(x))
         wrong = replace(g, pads=(0,) * 2 * rank)(replace(f, pads=merged)(x))
@@ -271,7 +280,7 @@ class AffineConv:
     # -- Addition -------------------------------------------------------------------------------
 
     def __add__(self, other: AffineConv) -> AffineConv:
-        """The sum of two branches of one input, as one convolution.
+        """Return the sum of two branches of one input as one convolution.
 
         Raises:
             RefusedError: Strides, channels or output extents differ.
@@ -286,21 +295,21 @@ class AffineConv:
         return replace(a, weight=a.weight + b.weight, bias=bias)
 
     def __neg__(self) -> AffineConv:
-        """The map with its output negated."""
+        """Return the map with its output negated."""
         return self.scaled(-1)
 
     def scaled(self, factor: float) -> AffineConv:
-        """The map with its output multiplied by a number."""
+        """Return the map with its output multiplied by a factor."""
         if factor == 1:
             return self
         bias = None if self.bias is None else factor * self.bias
         return replace(self, weight=factor * self.weight, bias=bias)
 
     def embedded(self, geometry: Geometry) -> AffineConv:
-        """The same map written with the larger kernel, finer steps and fewer groups of `geometry`.
+        """Return the same map with the larger kernel, dilations and groups of `geometry`.
 
         Raises:
-            UsageError: The geometry does not contain this one.
+            UsageError: `geometry` cannot represent this map.
         """
         own = self.at_rank(geometry.rank)
         g = own.geometry
@@ -330,13 +339,13 @@ class AffineConv:
             raise UsageError(f"{geometry} does not contain {g}")
         dense = regroup(own.weight, g.group, geometry.group)
         if (g.kernel, g.dilations) == (geometry.kernel, geometry.dilations):
-            return _shaped(geometry, dense, self.bias)
+            return AffineConv.of(geometry, dense, self.bias)
         weight = np.zeros(geometry.weight_shape)
         weight[_support(geometry, shift, g.kernel, g.dilations)] = dense
-        return _shaped(geometry, weight, self.bias)
+        return AffineConv.of(geometry, weight, self.bias)
 
     def finest(self) -> AffineConv:
-        """The same map with as many groups as the zeros of its weight allow."""
+        """Return the same map with as many groups as the zeros of its weight allow."""
         n, m, own = self.weight.shape[0], self.geometry.in_channels, self.group
         used = np.any(self.weight != 0, axis=tuple(range(2, self.weight.ndim)))
         mixes = regroup(used, own, 1)
@@ -350,21 +359,6 @@ class AffineConv:
         return self
 
 
-def _shaped(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
-    return AffineConv(
-        weight,
-        bias,
-        geometry.strides,
-        geometry.dilations,
-        geometry.pads,
-        geometry.group,
-        geometry.transposed,
-        geometry.extension,
-        geometry.auto_pad,
-        geometry.output_shape,
-    )
-
-
 def _pad(x: Array, geometry: Geometry) -> Array:
     widths = [(0, 0), (0, 0), *zip(geometry.begins, geometry.ends, strict=True)]
     x = np.pad(x, [(max(0, a), max(0, b)) for a, b in widths])
@@ -374,7 +368,7 @@ def _pad(x: Array, geometry: Geometry) -> Array:
 def _support(
     geometry: Geometry, shift: Sequence[int], kernel: Sequence[int], steps: Sequence[int]
 ) -> tuple[Any, ...]:
-    """Where a kernel of some steps, moved by `shift`, lies in the weight of `geometry`."""
+    """Return where a kernel with these steps, moved by `shift`, lies in a `geometry` weight."""
     spans = []
     for s, k, step, d in zip(shift, kernel, steps, geometry.dilations, strict=True):
         first, stride = s // d, (step // d if k > 1 else 1)
@@ -383,7 +377,7 @@ def _support(
 
 
 def _contract_pointwise(g: AffineConv, f: AffineConv) -> Array:
-    """The weight of two maps of which one is pointwise."""
+    """Compute the weight of `g` after `f`, of which one is pointwise."""
     if g.geometry.is_pointwise:
         matrix = g.weight.reshape(g.weight.shape[:2])
         return contract(matrix, g.group, f.weight, f.group)

@@ -1,4 +1,4 @@
-"""Composing a chain of maps in the order that takes the fewest products."""
+"""Compose a chain of maps in the order that needs the fewest multiplications."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from onnx_expand.errors import Refusal, RefusedError, UsageError
 __all__ = ["compose_chain"]
 
 _RUN = 32
-_MANY, _SMALL = 8, 64  # matrices, and their size, from and up to which they are stacked
+_MANY, _SMALL = 8, 64  # at least that many matrices, of at most that size, are stacked
 
 
-@np.errstate(all="ignore")  # whatever is not finite is refused when it is written
+@np.errstate(all="ignore")  # values that are not finite are refused when they are written
 def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> AffineConv:
-    """The composition of a chain, first map first, contracted in the cheapest order.
+    """Compose a chain, first map first, in the cheapest order.
 
-    The order is that of the matrix-chain problem, solved exactly for runs of up to 32 maps; longer
-    chains are contracted run by run.
+    The matrix-chain problem is solved exactly for runs of up to 32 maps; longer chains are
+    contracted run by run.
 
     Args:
         chain: At least one map.
-        owned: Whether nothing else refers to the numbers of matrices that can be written to, so
-            that they may be changed. Whoever keeps a map makes it read-only.
+        owned: Whether writeable weights of matrices may be modified in place. Code that keeps a
+            map makes its arrays read-only.
 
     Raises:
         RefusedError: The chain is not one convolution.
@@ -38,13 +38,13 @@ def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> Affine
         raise UsageError("a chain has at least one map")
     parts = list(chain)
     if len(parts) > 1 and all(map(_is_matrix, parts)):
-        parts = _contract_equals(_without_scales(parts, owned))
+        parts = _contract_squares(_without_scales(parts, owned))
     while len(parts) > 1:
         runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
         try:
             parts = [_contract_run(run) for run in runs]
         except RefusedError:
-            return _contract_somehow(parts)
+            return _contract_any_order(parts)
     return parts[0]
 
 
@@ -53,14 +53,14 @@ def _is_matrix(f: AffineConv) -> bool:
 
 
 def _without_scales(parts: Sequence[AffineConv], owned: bool) -> list[AffineConv]:
-    """A chain of matrices in which maps of single channels are part of their neighbours."""
+    """Merge the per-channel maps of a chain of matrices into their neighbours."""
     found: list[AffineConv] = []
     for f in parts:
         mixes = f.group == 1
         if found and not (mixes and found[-1].group == 1):
             last = found[-1]
             if owned and not mixes and last.group == 1 and last.weight.flags.writeable:
-                # A large matrix is not held twice.
+                # Scaling in place avoids a second copy of a large matrix.
                 np.multiply(last.weight, f.weight, out=last.weight)
                 bias = f.bias
                 if last.bias is not None:
@@ -74,11 +74,11 @@ def _without_scales(parts: Sequence[AffineConv], owned: bool) -> list[AffineConv
     return found
 
 
-def _contract_equals(parts: Sequence[AffineConv]) -> list[AffineConv]:
-    """A chain in which runs of matrices of one square shape are contracted, many at a time.
+def _contract_squares(parts: Sequence[AffineConv]) -> list[AffineConv]:
+    """Contract the runs of small square matrices of equal size in batched products.
 
-    Every order costs the same there. A matrix and its bias are one matrix of one more row and
-    column, so that neighbours can be multiplied in pairs, all pairs at once.
+    Every order costs the same for such a run. A matrix and its bias form one matrix with one more
+    row and column, so that all pairs of neighbours are multiplied in one batched product.
     """
     found: list[AffineConv] = []
     for _, run in itertools.groupby(parts, key=_square):
@@ -100,13 +100,13 @@ def _contract_equals(parts: Sequence[AffineConv]) -> list[AffineConv]:
 
 
 def _square(f: AffineConv) -> int | None:
-    """The size of a square matrix that is small enough for many to be held at once."""
+    """Return the size of a square matrix if it is small enough to be stacked, else None."""
     n, m = f.weight.shape
     return n if n == m and f.group == 1 and n <= _SMALL else None
 
 
 def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
-    # Shapes of the products of every stretch, as they come out from left to right.
+    # The weight shape of every sub-chain, composed from left to right.
     geometry = {}
     for i, f in enumerate(run):
         product: Geometry | Refusal = f.geometry
@@ -130,7 +130,7 @@ def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
                 cost[i, j], split[i, j] = min(options)
 
     def contract(i: int, j: int) -> AffineConv:
-        # A run that composes in no order is contracted as it stands, for the refusal it raises.
+        # A run that composes in no order is contracted from the left, which raises its refusal.
         if i == j:
             return run[i]
         k = split.get((i, j), j - 1)
@@ -140,14 +140,14 @@ def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
 
 
 def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
-    """Products of composing two maps, each given as its weight's size and its output channels."""
+    """Return the multiplications of composing two maps, given as (weight size, out channels)."""
     return second[0] * (first[0] // first[1])
 
 
-def _contract_somehow(parts: Sequence[AffineConv]) -> AffineConv:
-    """Contract a chain that does not compose from the left.
+def _contract_any_order(parts: Sequence[AffineConv]) -> AffineConv:
+    """Contract a chain that does not compose from the left, in the first order that is exact.
 
-    Whether a border is exact depends on the order: padding may be cut off again further on.
+    Whether a border is exact depends on the order: a later map may crop the padding again.
     """
     known: dict[tuple[int, int], AffineConv | RefusedError] = {}
 

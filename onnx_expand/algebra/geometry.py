@@ -1,7 +1,6 @@
-"""The shape of an affine convolution: everything that composition decides without its numbers.
+"""The geometry of an affine convolution: all of its properties except the weight values.
 
-Fold chooses what to merge by looking at geometries alone; weights are multiplied only for what
-was chosen.
+Fold decides from geometries alone which maps to merge, and multiplies only the weights of those.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ class Geometry:
     """Channels, kernel and sampling of `y = weight * pad0(x) + bias`.
 
     Per spatial axis, output position j reads input positions `j * stride - pad + t * dilation` for
-    the taps t of the kernel. A geometry of rank 0 is a matrix; next to one of rank d it acts as a
-    kernel of ones in size. Negative pads cut the input.
+    the taps t of the kernel. A geometry of rank 0 is a matrix; in composition with one of rank d
+    it acts as a kernel of extents 1. Negative pads crop the input.
 
     Attributes:
-        in_channels: m, the channels read.
-        out_channels: n, the channels written.
+        in_channels: m, the channels of the input.
+        out_channels: n, the channels of the output.
         kernel: Taps per spatial axis; `()` for rank 0.
         strides: Per spatial axis.
-        dilations: Per spatial axis; 1 where the kernel has one tap and a step is never used.
+        dilations: Per spatial axis; 1 where the kernel has one tap.
         pads: All begins, then all ends, as in ONNX.
-        group: Blocks of channels that do not mix.
-        bias: Whether something other than zero is added.
-        transposed: Whether input and output positions change places, as in ConvTranspose: input
-            position j reaches output positions `j * stride - pad + t * dilation`.
+        group: Number of channel groups.
+        bias: Whether a bias other than zero is added.
+        transposed: Whether the map is a transposed convolution, as in ConvTranspose: input
+            position j contributes to output positions `j * stride - pad + t * dilation`.
         extension: Per spatial axis, output positions added at the end of a transposed map.
-        auto_pad: `SAME_UPPER` or `SAME_LOWER` where the pads follow from extents of the input that
-            are not known; `pads` says nothing then. Such a map floats: it composes with pointwise
-            maps, whatever its borders are.
-        output_shape: Spatial extents that a transposed map is asked for, from which its pads
-            follow; it floats too.
+        auto_pad: `SAME_UPPER` or `SAME_LOWER` where the pads depend on extents of the input that
+            are not known; `pads` is unused then. Such a map is called floating: it composes with
+            pointwise maps only, for which its borders do not matter.
+        output_shape: Spatial extents that a transposed map has to output, from which its pads
+            follow; such a map is floating too.
     """
 
     in_channels: int
@@ -62,14 +61,14 @@ class Geometry:
             self._fill_in(rank)
         if self.group < 1 or self.in_channels % self.group or self.out_channels % self.group:
             raise UsageError(
-                f"group {self.group} divides {self.in_channels} input and "
-                f"{self.out_channels} output channels badly"
+                f"group {self.group} does not divide {self.in_channels} input and "
+                f"{self.out_channels} output channels"
             )
         if self.transposed and self.is_pointwise:
-            object.__setattr__(self, "transposed", False)  # positions do not change places
+            object.__setattr__(self, "transposed", False)  # a pointwise map is its own form
 
     def _fill_in(self, rank: int) -> None:
-        """State what was left out, as one number for each axis."""
+        """Replace omitted attributes by their defaults, one value per axis."""
         for name, default, length in (
             ("strides", 1, rank),
             ("dilations", 1, rank),
@@ -108,42 +107,42 @@ class Geometry:
 
     @property
     def floats(self) -> bool:
-        """Whether its pads follow from extents of the input that are not known."""
+        """Whether the pads depend on extents of the input that are not known."""
         return bool(self.auto_pad or self.output_shape)
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether every output position reads just the input position of the same index."""
+        """Whether every output position reads only the input position of the same index."""
         plain = not any(self.pads) and not any(self.extension) and not self.floats
         return plain and set(self.kernel) | set(self.strides) <= {1}
 
     @property
     def is_anchored(self) -> bool:
-        """Whether it composes with pointwise maps only."""
+        """Whether the map composes with pointwise maps only."""
         return self.transposed or self.floats
 
     @property
     def is_per_channel(self) -> bool:
-        """Whether it is pointwise and every channel is scaled for itself."""
+        """Whether the map is pointwise and does not mix channels."""
         return self.is_pointwise and self.group == self.in_channels == self.out_channels
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """ONNX's layout, [n, m / group, *kernel]."""
+        """The shape of the weight, [n, m / group, *kernel], as in ONNX."""
         return (self.out_channels, self.in_channels // self.group, *self.kernel)
 
     @property
     def parameters(self) -> int:
-        """Elements of the weight and of the bias."""
+        """The number of elements of weight and bias."""
         return math.prod(self.weight_shape) + self.out_channels * self.bias
 
     @property
     def macs_per_position(self) -> int:
-        """Products for one output position, for one input position of a transposed map."""
+        """Multiplications per output position, or per input position of a transposed map."""
         return math.prod(self.weight_shape)
 
     def output_extents(self, extents: Sequence[int]) -> tuple[int, ...]:
-        """Spatial extents of the output for those of the input; never below zero."""
+        """Compute the spatial extents of the output from those of the input; at least zero."""
         if self.floats:
             return self._floating_extents(extents)
         if self.transposed:
@@ -175,10 +174,10 @@ class Geometry:
         return tuple(min(e * s, (e - 1) * s + reach + more) for e, s, reach, more in parts)
 
     def settled(self, extents: Sequence[int]) -> Geometry:
-        """This map with the pads that it has on an input of these spatial extents.
+        """Return this geometry with its explicit pads for an input of these spatial extents.
 
-        By the formulas of ONNX's Conv and ConvTranspose, as onnxruntime reads them: where a
-        number of pads is odd, SAME_UPPER puts the larger half at the end.
+        The formulas are those of ONNX's Conv and ConvTranspose, as implemented by onnxruntime: if
+        the total padding is odd, SAME_UPPER puts the larger half at the end.
         """
         if not self.floats:
             return self
@@ -195,12 +194,12 @@ class Geometry:
         less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
         pads = less + more if self.auto_pad == "SAME_UPPER" else more + less
         extension = self.extension
-        if self.transposed:  # an output that is longer than what is reached ends with zeros
+        if self.transposed:  # an output longer than the taps reach ends with zeros
             extension = tuple(e - min(0, t) for e, t in zip(extension, whole, strict=True))
         return replace(self, pads=tuple(pads), extension=extension, auto_pad="", output_shape=())
 
     def floating(self) -> Refusal | None:
-        """Why nothing that asks where its borders are can be done with it, if it floats."""
+        """Return the refusal for operations that need explicit pads; None if they are known."""
         if not self.floats:
             return None
         what = f"auto_pad {self.auto_pad}" if self.auto_pad else "output_shape"
@@ -212,15 +211,15 @@ class Geometry:
         )
 
     def macs(self, extents: Sequence[int]) -> int:
-        """Products for one sample whose input has these spatial extents."""
+        """Return the multiplications for one sample with an input of these spatial extents."""
         positions = extents if self.transposed else self.output_extents(extents)
         return self.macs_per_position * math.prod(positions)
 
     def at_rank(self, rank: int) -> Geometry:
-        """The same map with a matrix taken as a kernel of ones in size.
+        """Return the same geometry with `rank` spatial axes; a matrix becomes a kernel of ones.
 
         Raises:
-            UsageError: The geometry has another rank already, other than 0.
+            UsageError: The rank is neither 0 nor `rank`.
         """
         if rank == self.rank:
             return self
@@ -237,10 +236,10 @@ class Geometry:
         )
 
     def then(self, other: Geometry) -> Geometry | Refusal:
-        """The geometry of `other` applied after this one, or why it is not one convolution.
+        """Return the geometry of `other` after this one, or why it is not one convolution.
 
-        Taps lie at `k2 d2 s1 + k1 d1`, strides multiply, pads add as `p1 + s1 p2`; channel blocks
-        join where both block structures overlap, which leaves gcd(group1, group2) of them.
+        Taps lie at `k2 d2 s1 + k1 d1`, strides multiply, pads add as `p1 + s1 p2`, and
+        gcd(group1, group2) channel groups remain.
         """
         refusal = mismatch(self, other) or border(self, other)
         if refusal is not None:
@@ -279,7 +278,7 @@ class Geometry:
         )
 
     def plus(self, other: Geometry) -> Geometry | Refusal:
-        """The geometry of the sum of two maps of one input, or why it is not one convolution.
+        """Return the geometry of the sum of two maps, or why it is not one convolution.
 
         Kernels are aligned by their pads and embedded in the union of their supports.
         """
@@ -326,8 +325,8 @@ class Geometry:
     def overhang(self) -> tuple[int, ...]:
         """Per axis, c in the output extent `(size + c - 1) // stride + 1`.
 
-        Equal for two kernels of one stride exactly when their outputs have equal extents for
-        inputs of every size.
+        Two kernels of one stride have equal output extents for every input size exactly if their
+        overhangs are equal.
         """
         pads = zip(self.begins, self.ends, self.reach, strict=True)
         return tuple(begin + end - reach + 1 for begin, end, reach in pads)

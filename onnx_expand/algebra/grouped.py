@@ -1,4 +1,4 @@
-"""Weights of which only blocks are stored: [n, m / group, ...] for n outputs of m inputs."""
+"""Products and conversions of grouped weights, [n, m / group, ...] for n outputs of m inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def contract(w2: Array, group2: int, w1: Array, group1: int) -> Array:
     """Contract [n, p / group2, *k2] with [p, m / group1, *k1] over p; one of k1, k2 is empty.
 
     Returns:
-        [n, m / gcd(group1, group2), *k]: blocks of a coarser structure are left out.
+        The weight with gcd(group1, group2) groups, [n, m / gcd(group1, group2), *k].
     """
     group = math.gcd(group1, group2)
     if group1 > group and group2 > group:
@@ -42,7 +42,7 @@ def contract(w2: Array, group2: int, w1: Array, group1: int) -> Array:
 
 
 def regroup(weight: npt.NDArray[Any], group: int, coarser: int) -> npt.NDArray[Any]:
-    """[n, m / group, ...] with the blocks of `coarser` groups, zeros between those of `group`."""
+    """Convert [n, m / group, ...] to fewer groups, with zeros between the blocks of `group`."""
     if group == coarser:
         return weight
     (n, width), ratio = weight.shape[:2], group // coarser
@@ -54,7 +54,7 @@ def regroup(weight: npt.NDArray[Any], group: int, coarser: int) -> npt.NDArray[A
 
 
 def split(weight: Array, group: int, finer: int) -> Array:
-    """The inverse of `regroup`, for a weight whose other blocks are zero."""
+    """Convert a weight to more groups, where the other blocks are zero: inverse of `regroup`."""
     ratio, (n, width) = finer // group, weight.shape[:2]
     blocks = weight.reshape(group, ratio, n // finer, ratio, width // ratio, -1)
     block = np.arange(ratio)

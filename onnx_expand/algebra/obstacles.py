@@ -1,4 +1,4 @@
-"""What keeps two maps from being one: ranks, channels, borders."""
+"""Refusals of compositions: different ranks, channels that do not match, inexact borders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ __all__ = ["border", "mismatch", "ranks_differ"]
 
 
 def mismatch(first: Geometry, second: Geometry) -> Refusal | None:
-    """Why one map after another is not one convolution, whatever the second pads with."""
+    """Return why two maps do not compose, whatever the padding of the second is; else None."""
     if first.rank != second.rank and 0 not in (first.rank, second.rank):
         return ranks_differ(first, second)
     if first.out_channels != second.in_channels:
         return Refusal(
             Reason.GEOMETRY,
-            f"{first.out_channels} channels come out and {second.in_channels} go in",
+            f"the first map has {first.out_channels} output channels, the second "
+            f"{second.in_channels} input channels",
             {"out_channels": first.out_channels, "in_channels": second.in_channels},
         )
     if not first.is_pointwise and not second.is_pointwise:
@@ -32,31 +33,32 @@ def mismatch(first: Geometry, second: Geometry) -> Refusal | None:
         )
     if second.transposed and not first.is_pointwise:
         return Refusal(
-            Reason.GEOMETRY, "pointwise maps alone compose with a transposed convolution"
+            Reason.GEOMETRY, "only pointwise maps compose with a transposed convolution"
         )
     if second.floats and not second.transposed and first.bias:
         return Refusal(
             Reason.BORDER,
-            f"a bias meets the zeros that {second.auto_pad} may pad with",
+            f"the first layer adds a bias before {second.auto_pad} may pad with zeros",
             {"bias": True},
-            "exact only without bias",
+            "this is exact only without the bias",
         )
     if second.transposed and first.bias:
         return Refusal(
             Reason.BORDER,
-            "a bias before a transposed convolution counts once for each tap that reaches a "
-            "position, and their number varies",
+            "a bias before a transposed convolution is added once per tap that reaches a "
+            "position, and the number of taps varies",
             {"bias": True},
         )
     return None
 
 
 def border(first: Geometry, second: Geometry) -> Refusal | None:
-    """Why the zeros that one map pads with are not the values of the one before it there.
+    """Return why the zero padding of the second map is inexact after the first; None if exact.
 
-    Beyond its output the first map continues with its bias, or with windows that still touch the
-    input. It continues with zeros when it has no bias and its own padding keeps the next
-    window off the input: `pad + stride >= reach` before, `pad + 1 >= reach` behind.
+    A merged convolution would read, in place of these zeros, what the first map computes beyond
+    its output: its bias, or windows that still overlap the input. These are zero if the first map
+    has no bias and its own padding is wide enough: `pad + stride >= reach` at the begin,
+    `pad + 1 >= reach` at the end.
     """
     rank = second.rank
     first = first.at_rank(rank) if rank else first
@@ -71,7 +73,7 @@ def border(first: Geometry, second: Geometry) -> Refusal | None:
             if covered >= first.reach[axis]:
                 cause, way = "a bias", "fold with --border ones, map or pad"
             else:
-                cause = f"windows of {first.reach[axis]} that still reach the input"
+                cause = f"windows of {first.reach[axis]} that still overlap the input"
                 way = "exact only with all padding in the first layer"
             return Refusal(
                 Reason.BORDER,
@@ -91,9 +93,9 @@ def border(first: Geometry, second: Geometry) -> Refusal | None:
 
 
 def ranks_differ(a: Geometry, b: Geometry) -> Refusal:
-    """Why maps of so many spatial axes are not one."""
+    """Return the refusal of a composition or sum of maps of different ranks."""
     return Refusal(
         Reason.GEOMETRY,
-        f"kernels of {a.rank} and {b.rank} spatial axes do not meet",
+        f"kernels of {a.rank} and {b.rank} spatial axes do not combine",
         {"ranks": [a.rank, b.rank]},
     )

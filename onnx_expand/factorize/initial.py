@@ -102,7 +102,7 @@ def random_init(geometry: Geometry, rng: np.random.Generator) -> AffineConv:
     bound = 1 / np.sqrt(fan_in)
     weight = rng.uniform(-bound, bound, shape)
     bias = rng.uniform(-bound, bound, geometry.out_channels) if geometry.bias else None
-    return _shaped(geometry, weight, bias)
+    return AffineConv.of(geometry, weight, bias)
 
 
 def random_unit(
@@ -192,7 +192,7 @@ def _started_chain(
     biases = [np.zeros(g.out_channels) if g.bias else None for g in layers]
     if layers[-1].bias:
         biases[-1] = own
-    return tuple(_shaped(g, w, b) for g, w, b in zip(layers, weights, biases, strict=True))
+    return tuple(AffineConv.of(g, w, b) for g, w, b in zip(layers, weights, biases, strict=True))
 
 
 def _started(step: Layer | Norm | Average, target: AffineConv, rng: np.random.Generator) -> Part:
@@ -200,12 +200,12 @@ def _started(step: Layer | Norm | Average, target: AffineConv, rng: np.random.Ge
         return Statistics.identity(step.channels)
     if isinstance(step, Average):
         taps = int(np.prod(step.geometry.kernel))
-        return _shaped(step.geometry, np.full(step.geometry.weight_shape, 1 / taps), None)
+        return AffineConv.of(step.geometry, np.full(step.geometry.weight_shape, 1 / taps), None)
     if step.start is Start.KEPT:
         return target
     if step.start is Start.ZERO:
         bias = np.zeros(step.geometry.out_channels) if step.geometry.bias else None
-        return _shaped(step.geometry, np.zeros(step.geometry.weight_shape), bias)
+        return AffineConv.of(step.geometry, np.zeros(step.geometry.weight_shape), bias)
     return random_init(step.geometry, rng)
 
 
@@ -227,7 +227,7 @@ def _fit_branch(
         bias = np.zeros(geometry.out_channels) if geometry.bias else None
         if geometry is layers[-1]:
             bias = target.bias
-        parts.append(_shaped(geometry, unblocked(kernel), bias))
+        parts.append(AffineConv.of(geometry, unblocked(kernel), bias))
     return tuple(parts), fit.residual
 
 
@@ -249,11 +249,11 @@ def _with_remainder(
     bias = np.zeros(layer.geometry.out_channels) if rest.bias is None else rest.bias
     if len(main) == 1:
         own = bias if layer.geometry.bias else None
-        return [(_shaped(layer.geometry, rest.weight, own),), *sides]
+        return [(AffineConv.of(layer.geometry, rest.weight, own),), *sides]
     still = _rounded(Statistics.identity(layer.geometry.out_channels), rounded)
     assert isinstance(still, Statistics)
     factor = as_affine(still).weight.reshape(-1, *(1,) * (rest.weight.ndim - 1))
-    weight = _shaped(layer.geometry, rest.weight / factor, None)
+    weight = AffineConv.of(layer.geometry, rest.weight / factor, None)
     return [(weight, replace(still, shift=bias)), *sides]
 
 
@@ -295,10 +295,3 @@ def _path(branch: Branch, parts: Sequence[Part], target: AffineConv) -> Path:
         )
     )
     return Path(tuple(kernels), tuple(trained), place)
-
-
-def _shaped(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
-    g = geometry
-    return AffineConv(
-        weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension
-    )

@@ -27,7 +27,6 @@ __all__ = [
     "Axes",
     "Linear",
     "Numbers",
-    "affine_of",
     "input_of",
     "lift",
     "lifts",
@@ -106,15 +105,6 @@ class Linear:
             self.geometry, in_channels=channels, out_channels=channels, group=channels
         )
         return replace(self, geometry=geometry, axes=(axis, axis), load=load)
-
-
-def affine_of(geometry: Geometry, weight: Array, bias: Array | None) -> AffineConv:
-    """The map of a geometry with these numbers."""
-    g = geometry
-    return AffineConv(
-        weight, bias, g.strides, g.dilations, g.pads, g.group, g.transposed, g.extension,
-        g.auto_pad, g.output_shape,
-    )  # fmt: skip
 
 
 Lifter = Callable[[ir.Node, Facts], "Linear | None"]

@@ -14,7 +14,7 @@ from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts, Shape
-from onnx_expand.lift.base import Linear, Numbers, affine_of, input_of, lifts, refuse
+from onnx_expand.lift.base import Linear, Numbers, input_of, lifts, refuse
 
 __all__ = ["conv_geometry", "conv_transpose_geometry", "swap_channels"]
 
@@ -43,7 +43,7 @@ def _convolution(
     operands = (weight,) if bias is None else (weight, bias)
 
     def load() -> AffineConv:
-        return affine_of(geometry, *numbers(*map(facts.array, operands)))
+        return AffineConv.of(geometry, *numbers(*map(facts.array, operands)))
 
     return Linear(
         node, 0, geometry, (1, 1), load, weight, bias, operands=operands, numbers=numbers

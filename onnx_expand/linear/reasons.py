@@ -146,7 +146,7 @@ def _measured(refusal: Refusal, first: Step, second: Step) -> Refusal:
     if refusal.reason is not Reason.BORDER:
         return refusal
     try:
-        return first.load().measured(refusal, second.load())
+        return first.load().with_border_error(refusal, second.load())
     except RefusedError:
         return refusal
 
