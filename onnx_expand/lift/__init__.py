@@ -1,9 +1,9 @@
-"""From nodes to the algebra: `lift` says which affine convolution a node is.
+"""Lift nodes to the algebra: `lift` returns the affine convolution that a node computes.
 
-A new linear op is one function in one of the files here and a row in its test.
+A new linear op needs one function in one of the modules here and a row in its test.
 """
 
-# Importing a file registers its ops.
+# Importing a module registers its ops.
 from onnx_expand.lift import channels, matrix, repeats, spatial
 from onnx_expand.lift.base import CONTRADICTIONS, LIFTERS, Axes, Linear, contradiction, lift
 from onnx_expand.lift.convolution import conv_geometry, conv_transpose_geometry, swap_channels
@@ -27,4 +27,4 @@ __all__ = [
 ]
 
 LINEAR_OPS = frozenset(LIFTERS)
-"""Op types of which some nodes, at least, are maps."""
+"""Op types whose nodes can be affine maps."""

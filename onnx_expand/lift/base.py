@@ -1,7 +1,7 @@
-"""From nodes to the algebra: `lift` says which affine convolution a node is.
+"""The registry of liftable ops, and `lift`, which returns the affine convolution of a node.
 
-The function of an op raises `RefusedError` where the op is linear in general but this node is not,
-or cannot be known to be.
+The function registered for an op raises `RefusedError` if the op is linear in general but the
+given node is not, or is not known to be.
 """
 
 from __future__ import annotations
@@ -41,28 +41,29 @@ Numbers = Callable[..., tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Linear:
-    """A node seen as an affine convolution.
+    """A node as an affine convolution.
 
     Attributes:
         node: The node.
-        slot: The index of the input that it maps.
-        geometry: The map's shape. A map that treats all channels alike (a scalar factor) has one
-            channel and no axes until `on` gives it some.
-        axes: The channel axis in x and in y, counted from the front where the rank is known and
-            from the back where not; None if any axis would do.
-        weight: The constant that holds the weight, where the node has one.
-        bias: The constant that holds the bias, where the node has one.
+        slot: The index of the mapped input.
+        geometry: The geometry of the map. A map that treats all channels alike (a scalar factor)
+            has one channel and no axes until `on` assigns them.
+        axes: The channel axis in x and in y, counted from the front if the rank is known and from
+            the back if not; None if any axis is possible.
+        load: Loads weight and bias; raises `RefusedError` if an element is not finite.
+        weight: The constant of the weight, if the node has one.
+        bias: The constant of the bias, if the node has one.
         shift_only: Whether the node only adds a constant.
-        entry: The node that reads x, where several nodes are taken as one.
-        output: The index of the output that it computes.
-        picks: First and last plus one of the channels that it copies, where it copies a range.
+        entry: The node that reads x, if several nodes form the map.
+        output: The index of the computed output.
+        picks: The range [first, end) of the channels that the node copies, if it copies a range.
         is_part: Whether the nodes also copy other channels, to other values.
-        load: Reads the numbers; raises `RefusedError` when they are not finite.
-        operands: The constants that weight and bias are made of.
-        numbers: Makes weight and bias of the operands, be they arrays or tensors of torch; the
-            elements come in the order of the geometry's, one where all are equal, and None for a
-            weight of ones or no bias. A module-level function, or a partial of one. None where
-            there are no operands, or where they are more than rearranged and scaled.
+        operands: The constants from which weight and bias are computed.
+        numbers: Computes weight and bias from the operands, which are arrays or torch tensors.
+            The elements have the order of the geometry's weight; a single element stands for all
+            if they are equal, and None for a weight of ones or no bias. It is a module-level
+            function, or a partial of one; None if there are no operands, or if more than
+            rearranging and scaling is needed.
     """
 
     node: ir.Node
@@ -82,16 +83,16 @@ class Linear:
 
     @property
     def x(self) -> ir.Value:
-        """The value that the node maps, as the graph is now."""
+        """The mapped input, in the current state of the graph."""
         return input_of(self.entry or self.node, self.slot)
 
     @property
     def y(self) -> ir.Value:
-        """The value that the node computes."""
+        """The computed output."""
         return self.node.outputs[self.output]
 
     def on(self, axis: int, channels: int) -> Linear:
-        """A map that treats all channels alike, for so many channels on an axis."""
+        """Return a map that treats all channels alike as one of `channels` channels on an axis."""
         if self.axes is not None:
             return self
 
@@ -112,10 +113,10 @@ LIFTERS = Handlers[Lifter]("which map is it?")
 
 
 def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
-    """The affine convolution that a node computes.
+    """Return the affine convolution that a node computes.
 
     Returns:
-        The map; or why a node of a linear op is none; or None for a node that is not linear.
+        The map, the refusal for a node of a linear op that is not one, or None for other nodes.
     """
     lifter = LIFTERS.get(node.op_type) if node.domain == "" else _registered(node)
     if lifter is None or not node.outputs or not _is_float(node, facts):
@@ -124,11 +125,11 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
     if given is not None:
         return Refusal(
             Reason.DYNAMIC,
-            f"its attribute '{given}' is handed over by the callers of its function",
+            f"its attribute '{given}' refers to an attribute of the enclosing function",
             hint="inline the functions of the model first",
         )
     try:
-        with np.errstate(all="ignore"):  # whatever is not finite is refused when it is written
+        with np.errstate(all="ignore"):  # values that are not finite are refused when written
             linear = lifter(node, facts)
         if linear is not None:
             linear = _checked(linear)
@@ -137,14 +138,14 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         return linear
     except RefusedError as error:
         return error.refusal
-    except UsageError as error:  # shapes that contradict each other
+    except UsageError as error:  # the shapes contradict each other
         return Refusal(Reason.UNSUPPORTED, str(error))
     except CONTRADICTIONS as error:
         return contradiction(error)
 
 
 def _registered(node: ir.Node) -> Lifter | None:
-    """The function that an installed package registers for an op of another domain."""
+    """Return the function that an installed plugin registers for an op of another domain."""
     name = f"{node.domain}.{node.op_type}"
     if name not in plugins.names(plugins.LINEAR_OPS):
         return None
@@ -153,12 +154,12 @@ def _registered(node: ir.Node) -> Lifter | None:
 
 
 CONTRADICTIONS = (ArithmeticError, IndexError, TypeError, ValueError)
-"""What numpy and Python make of operands that do not fit each other, or of attributes of the wrong
-type; ONNX's checker lets such nodes pass."""
+"""Exceptions caused by operands that do not match or attributes of the wrong type, which ONNX's
+checker accepts."""
 
 
 def contradiction(error: Exception) -> Refusal:
-    """What kept nodes that contradict each other as they are."""
+    """Return the refusal of nodes whose operands or attributes contradict each other."""
     text = " ".join(str(error).split())
     return Refusal(
         Reason.UNSUPPORTED, f"its operands or attributes contradict each other ({text})"
@@ -166,7 +167,7 @@ def contradiction(error: Exception) -> Refusal:
 
 
 def _checked(linear: Linear) -> Linear:
-    """A map whose weights are refused, not a crash, if they turn out not to fit."""
+    """Wrap `load` so that operands that do not match raise a refusal."""
     geometry, load = linear.geometry, linear.load
     if 0 in (geometry.in_channels, geometry.out_channels, *geometry.kernel):
         refuse("its weight is empty")
@@ -184,25 +185,25 @@ def _checked(linear: Linear) -> Linear:
 
 
 def _require_room(elements: int) -> None:
-    """Refuse a weight that no constant of the model holds, where it would take gigabytes."""
+    """Refuse to build a weight of gigabytes for a node that has no such constant."""
     if elements > LARGEST:
         refuse(f"as a weight it would have {elements} elements")
 
 
 LARGEST = 1 << 26
-"""Elements of a weight that no constant of the model holds."""
+"""The largest number of elements of a weight that is built for a node without a constant."""
 
 
 def _is_float(node: ir.Node, facts: Facts) -> bool:
-    """Whether a node computes floating-point numbers: others wrap around, or are none."""
+    """Return whether a node computes floats of 16 bits or more; integers wrap around."""
     values = (node.outputs[0], *(v for v in node.inputs if v is not None))
     dtype = next((d for d in map(facts.dtype, values) if d is not None), None)
     return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
 
 
 def _is_used(output: ir.Value, node: ir.Node) -> bool:
-    # A mask that nobody reads changes nothing; a statistic that is asked for turns batch
-    # normalization into its training form.
+    # An unused mask has no effect, but any named statistics output makes a BatchNormalization of
+    # old opsets compute its training form.
     return (
         bool(output.uses())
         or output.is_graph_output()
@@ -211,12 +212,12 @@ def _is_used(output: ir.Value, node: ir.Node) -> bool:
 
 
 def lifts(*op_types: str) -> Callable[[Lifter], Lifter]:
-    """Register the function that lifts nodes of some op types; each needs its record."""
+    """Register a function that lifts nodes of these op types, which need records in `ops`."""
     return LIFTERS.register(*op_types)
 
 
 def input_of(node: ir.Node, index: int, *, optional: bool = False) -> ir.Value:
-    """An input of a node; a missing one is refused unless it is optional."""
+    """Return an input of a node; refuse a missing one unless it is optional."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None and not optional:
         refuse(f"input {index} is missing")
@@ -224,12 +225,12 @@ def input_of(node: ir.Node, index: int, *, optional: bool = False) -> ir.Value:
 
 
 def refuse(message: str) -> NoReturn:
-    """Say that this node uses a feature that the algebra does not cover."""
+    """Refuse a node that uses a feature outside the algebra."""
     raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
 
 
 def refuse_unknown_rank(x: ir.Value) -> NoReturn:
-    """Say that the answer depends on the rank of a value."""
+    """Refuse a node whose map depends on the unknown rank of a value."""
     raise RefusedError(
         Refusal(
             Reason.UNKNOWN_SHAPE,

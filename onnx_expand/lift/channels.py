@@ -1,4 +1,4 @@
-"""Maps that treat each channel for itself, or all alike."""
+"""Lift per-channel ops and ops that treat all channels alike."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
     a, b = input_of(node, 0), input_of(node, 1)
     second = facts.is_constant(b)
     if second == facts.is_constant(a):
-        return None  # two activations meet here, or two constants
+        return None  # both operands are activations, or both are constants
     if not second and node.op_type == "Div":
         return None  # a constant divided by an activation
     x, constant = (a, b) if second else (b, a)
@@ -89,7 +89,7 @@ def _arithmetic(node: ir.Node, facts: Facts) -> Linear | None:
     axes, values = _channel_values(facts, x, constant)
     scaled = _spread if _is_broadcast(facts, x, axes, values) else AffineConv.per_channel
     if node.op_type == "Div" and not np.all(values):
-        refuse(f"'{constant.name}' holds zeros to divide by")
+        refuse(f"the divisor '{constant.name}' has zeros")
     numbers = _reversed if node.op_type == "Sub" and not second else _ARITHMETIC[node.op_type]
     scale, shift = numbers(values)
     only = scale is None
@@ -107,7 +107,7 @@ def _subtracted(constant: Any) -> tuple[Any, Any]:
 
 
 def _reversed(constant: Any) -> tuple[Any, Any]:
-    """A constant minus x; its power of zero is one whatever it is, of its type and place."""
+    """Return -1 and the constant; the power 0 of a constant is 1 of its dtype and device."""
     return -(constant.reshape(-1) ** 0), constant.reshape(-1)
 
 
@@ -129,10 +129,10 @@ _ARITHMETIC: dict[str, Numbers] = {
 
 @lifts("Sum")
 def _sum(node: ir.Node, facts: Facts) -> Linear | None:
-    """A Sum of one activation and constants."""
+    """Lift a Sum of one activation and constants."""
     slots = [i for i in range(len(node.inputs)) if not facts.is_constant(input_of(node, i))]
     if len(slots) != 1 or len(node.inputs) < 2:
-        return None  # several activations meet here
+        return None  # a sum of several activations
     if facts.opset < 8:
         refuse("it broadcasts by the rules before opset 8")
     x = input_of(node, slots[0])
@@ -150,14 +150,14 @@ def _sum(node: ir.Node, facts: Facts) -> Linear | None:
 
 
 def _spread(scale: Array, shift: Array | None = None) -> AffineConv:
-    """A map that makes one channel into as many as there are numbers."""
+    """Return the map from one channel to as many as there are scales."""
     column = scale.reshape(-1, 1)
-    column.flags.writeable = False  # it is kept, and must not be composed in place
+    column.flags.writeable = False  # may be cached, so it must not be modified in place
     return AffineConv(column, shift)
 
 
 def _is_broadcast(facts: Facts, x: ir.Value, axes: Axes | None, values: Array) -> bool:
-    """Whether numbers per channel meet an axis of x of one channel."""
+    """Return whether values per channel broadcast an axis of x of extent 1."""
     shape = facts.shape(x)
     return axes is not None and shape is not None and shape[axes[0]] == 1 < values.size
 
@@ -178,11 +178,10 @@ def _per_channel(
 
 
 def _channel_values(facts: Facts, x: ir.Value, constant: ir.Value) -> tuple[Axes | None, Array]:
-    """The axis along which a constant varies when it is broadcast against x, and its values.
+    """Return the axis along which a constant broadcast against x varies, and its values.
 
-    Broadcasting is judged against the true shape of x: a constant of higher rank, or longer than
-    an extent of x that is unknown, may change the shape in more than one way. One channel of x
-    may meet several numbers.
+    The true shape of x decides: a constant of higher rank, or longer than an unknown extent of x,
+    may change the shape in more than one way. An axis of x of extent 1 may be broadcast.
     """
     array, shape = facts.array(constant), facts.shape(x)
     if array.ndim and shape is None:

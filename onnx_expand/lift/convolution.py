@@ -1,4 +1,4 @@
-"""Convolutions."""
+"""Lift Conv and ConvTranspose."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _held(weight: Any, bias: Any = None) -> tuple[Any, Any]:
 
 
 def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geometry:
-    """The geometry of a Conv node, bias left out; `auto_pad` resolved where that takes no more.
+    """Return the geometry of a Conv node without its bias; resolve `auto_pad` where possible.
 
     Args:
-        node: Gives the attributes.
+        node: The node with the attributes.
         weight: The shape of the weight, [n, m / group, *kernel].
-        x: The shape of the input, where known.
+        x: The shape of the input, if known.
     """
     kernel = tuple(weight[2:])
     if not kernel:
@@ -86,7 +86,7 @@ def conv_geometry(node: ir.Node, weight: Sequence[int], x: Shape | None) -> Geom
         for size, stride, reach in zip(extents, strides, base.reach, strict=True)
     ):
         return floating
-    # Every extent has the same pads where there is no stride, and none where there is one tap.
+    # Without a stride the pads do not depend on the extent; one tap needs none.
     return floating.settled([1 if size is None else size for size in extents])
 
 
@@ -102,12 +102,12 @@ def _conv_transpose(node: ir.Node, facts: Facts) -> Linear | None:
 
 
 def conv_transpose_geometry(node: ir.Node, weight: Sequence[int]) -> Geometry:
-    """The geometry of a ConvTranspose node, bias left out.
+    """Return the geometry of a ConvTranspose node without its bias.
 
-    It floats where its padding follows from the input (`auto_pad`, `output_shape`).
+    It is floating if its padding depends on the input (`auto_pad`, `output_shape`).
 
     Args:
-        node: Gives the attributes.
+        node: The node with the attributes.
         weight: The shape of the weight, [m, n / group, *kernel].
     """
     kernel, group = tuple(weight[2:]), int_of(node, "group")
@@ -137,6 +137,6 @@ def _swapped(weight: Any, bias: Any = None, *, group: int) -> tuple[Any, Any]:
 
 
 def swap_channels(weight: Any, group: int) -> Any:
-    """[m, n / group, *kernel] as [n, m / group, *kernel], and the other way round."""
+    """Convert [m, n / group, *kernel] to [n, m / group, *kernel], or back."""
     blocks = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
     return blocks.swapaxes(1, 2).reshape(-1, weight.shape[0] // group, *weight.shape[2:])

@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Lift matrix products: Gemm, MatMul and Einsum."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _matrix(
     beta: float = 1.0,
     shape: tuple[int, ...] | None = None,
 ) -> tuple[Any, Any]:
-    """A constant of the given shape as [n, m], with its bias."""
+    """Return a constant, reshaped, as a matrix [n, m], with its bias."""
     weight = weight if shape is None else weight.reshape(shape)
     weight = weight.T if transposed else weight
     weight = weight if alpha == 1 else alpha * weight
@@ -78,7 +78,7 @@ def _scale(weight: Any) -> tuple[Any, Any]:
 
 
 def gemm_product(node: ir.Node, facts: Facts) -> Linear:
-    """The map of a Gemm without its C.
+    """Return the map of a Gemm without its C.
 
     Raises:
         RefusedError: Neither operand is a constant matrix.
@@ -109,7 +109,7 @@ def _product(
     shape: tuple[int, ...],
     axes: Axes,
 ) -> Linear:
-    """A product with a constant as a matrix of [n, m]."""
+    """Return the map of a product with a constant, as a matrix of shape [n, m]."""
     n, m = shape
 
     def load() -> AffineConv:
@@ -124,8 +124,8 @@ def _product(
 def _matmul(node: ir.Node, facts: Facts) -> Linear | None:
     a, b = input_of(node, 0), input_of(node, 1)
     if not facts.is_constant(a) and not facts.is_constant(b):
-        # A product of two activations is no linear map of either; a weight that only a caller
-        # may replace is worth a word.
+        # A product of two activations is not a linear map of either. For an initializer that a
+        # caller may override, `tensor` raises a refusal that names this reason.
         for value in (b, a):
             if value.is_initializer():
                 facts.tensor(value)
@@ -138,7 +138,7 @@ def _matmul(node: ir.Node, facts: Facts) -> Linear | None:
     if rank is None and (len(shape) > 2 or not right):
         refuse_unknown_rank(x)
     if rank is not None and rank < max(2 if not right else 1, len(shape) if len(shape) > 2 else 1):
-        refuse(f"its input of rank {rank} takes on axes of the weight")
+        refuse(f"its input of rank {rank} gains axes of the weight by broadcasting")
     axis = -1 if right else -2
     axis = axis if rank is None else rank + axis
     n, m = (shape[-1], shape[-2]) if right else (shape[-2], shape[-1])
@@ -148,7 +148,7 @@ def _matmul(node: ir.Node, facts: Facts) -> Linear | None:
 
 @lifts("Einsum")
 def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
-    """An Einsum that replaces one axis of its input by a matrix product, or scales along it."""
+    """Lift an Einsum that multiplies one axis of its input by a matrix, or scales along it."""
     if len(node.inputs) != 2:
         return None
     a, b = input_of(node, 0), input_of(node, 1)
@@ -182,7 +182,7 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
         len(after) != rank
         or before[:axis] + before[axis + 1 :] != after[:axis] + after[axis + 1 :]
     ):
-        return None  # the new axis lies elsewhere
+        return None  # the new axis is at another position
     if set(letters) != {before[axis], after[axis]} or after[axis] in before:
         return None
     transposed = letters[0] == before[axis]
@@ -193,13 +193,13 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
 
 
 def _check_extent(facts: Facts, x: ir.Value, axis: int, wanted: int) -> None:
-    """Refuse an axis of another extent, known or not: Einsum broadcasts one of a single number.
+    """Refuse an axis whose extent is not the weight's or unknown: Einsum broadcasts extent 1.
 
     Args:
-        facts: What is known about the model.
+        facts: Facts about the model.
         x: The value.
         axis: The axis.
-        wanted: What the weight has on it.
+        wanted: The extent of the weight along this axis.
     """
     shape = facts.shape(x)
     size = None if shape is None else shape[axis]
@@ -211,7 +211,7 @@ def _check_extent(facts: Facts, x: ir.Value, axis: int, wanted: int) -> None:
 
 
 def _einsum_terms(equation: str, slot: int, rank: int) -> tuple[str, str, str] | None:
-    """The letters of x, of the weight and of the result, dots spelled out; None if any repeats."""
+    """Return the letters of x, weight and result, dots expanded; None if a term repeats one."""
     left, arrow, after = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if not arrow or len(terms) != 2:
@@ -220,7 +220,7 @@ def _einsum_terms(equation: str, slot: int, rank: int) -> tuple[str, str, str] |
     dots = rank - len(before.replace("...", ""))
     if dots < 0 or ("..." not in before and dots):
         return None
-    # Letters that no equation can hold stand for the dots.
+    # Characters that no equation may contain stand for the axes of the dots.
     spelled = "".join(chr(0x100 + i) for i in range(dots))
     before, after = before.replace("...", spelled), after.replace("...", spelled)
     found = (before, letters, after)

@@ -1,4 +1,4 @@
-"""Cutting an axis into parts."""
+"""Lift Split and SplitToSequence, with one map for each part of the axis."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["lift_parts"]
 
 
 def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
-    """The maps of a node that cuts an axis into parts, one for each part.
+    """Return the maps of a node that splits an axis, one for each part.
 
     Args:
-        node: A Split, or a SequenceAt that takes one part of a SplitToSequence.
-        facts: What is known about the model.
+        node: A Split, or a SequenceAt that selects one part of a SplitToSequence.
+        facts: Facts about the model.
     """
     sequence = node.inputs[0] if node.op_type == "SequenceAt" and node.inputs else None
     split = node if sequence is None else sequence.producer()
@@ -57,7 +57,7 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
 
 
 def _sizes(split: ir.Node, channels: int, facts: Facts) -> tuple[int, ...]:
-    """How many channels go to each part; nothing where that is not known."""
+    """Return the number of channels of each part; empty if not known."""
     given = input_of(split, 1, optional=True) if len(split.inputs) > 1 else None
     step = 1
     if given is not None:

@@ -1,4 +1,4 @@
-"""Few channels made into more: each is written several times."""
+"""Lift Expand and Tile, which repeat channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_expand.lift.spatial import integers_of
 
 @lifts("Expand")
 def _expand(node: ir.Node, facts: Facts) -> Linear | None:
-    """An Expand of one axis of extent 1: y = W x with a column of ones."""
+    """Lift an Expand of one axis of extent 1: y = W x with a column of ones."""
     x, given = input_of(node, 0), input_of(node, 1)
     extents, wanted = facts.extents(x), facts.extents_in(given)
     if extents is None:
@@ -24,7 +24,7 @@ def _expand(node: ir.Node, facts: Facts) -> Linear | None:
         message = f"'{given.name}', the shape that it expands to, is not known"
         raise RefusedError(Refusal(Reason.DYNAMIC, message))
     if len(wanted) > len(extents):
-        refuse(f"Expand gives '{x.name}' new axes")
+        refuse(f"Expand adds axes to '{x.name}'")
     wanted = (1,) * (len(extents) - len(wanted)) + tuple(wanted)
     pairs = enumerate(zip(extents, wanted, strict=True))
     grown = [(axis, size, want) for axis, (size, want) in pairs if want not in {1, size}]
@@ -32,14 +32,14 @@ def _expand(node: ir.Node, facts: Facts) -> Linear | None:
         refuse(f"Expand repeats '{x.name}' along several axes")
     axis, size, want = grown[0]
     if size != 1 or not isinstance(want, int):
-        message = f"how often Expand repeats axis {axis} of '{x.name}' is not static"
+        message = f"the extent to which Expand repeats axis {axis} of '{x.name}' is not static"
         raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
     return _repeated(node, axis, 1, want)
 
 
 @lifts("Tile")
 def _tile(node: ir.Node, facts: Facts) -> Linear | None:
-    """A Tile of one axis: channel t of the result is channel t mod m."""
+    """Lift a Tile of one axis: channel t of the result is channel t mod m."""
     x = input_of(node, 0)
     shape = facts.shape(x)
     if facts.opset < 6:
@@ -60,9 +60,9 @@ def _tile(node: ir.Node, facts: Facts) -> Linear | None:
 
 
 def _repeated(node: ir.Node, axis: int, channels: int, count: int) -> Linear:
-    """A map that writes all channels of an axis so many times over."""
+    """Return the map that repeats all channels of an axis `count` times."""
     if count < 1 or channels * channels * count > LARGEST:
-        refuse(f"it makes {channels * count} channels of {channels}")
+        refuse(f"it repeats {channels} channels to {channels * count}")
 
     def load() -> AffineConv:
         return AffineConv(np.tile(np.eye(channels), (count, 1)))

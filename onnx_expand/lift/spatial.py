@@ -1,4 +1,4 @@
-"""Maps over positions that treat every channel alike: padding, cutting and averaging."""
+"""Lift spatial ops that do not mix channels (Pad, Slice, averages), and channel selections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_expand.lift.base import LARGEST, Linear, input_of, lifts, refuse, refu
 
 __all__ = ["integers_of", "selection"]
 
-_FAR = 1 << 31  # exporters write ends beyond any extent as one of several large numbers
+_FAR = 1 << 31  # exporters use several large values for an end beyond any extent
 
 
 @lifts("Pad")
@@ -96,7 +96,7 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
     cuts = {axis: cut for axis, cut in cuts.items() if not _is_whole(*cut, shape[axis])}
     channels = cuts.pop(1, None) if rank > 1 else None
     if 0 in cuts or (channels is not None and cuts):
-        return None  # it cuts the batch, or several things at once
+        return None  # it slices the batch, or both channels and positions
     if channels is not None:
         if shape[1] is None:
             refuse(f"the number of channels of '{x.name}' is not known")
@@ -106,44 +106,44 @@ def _slice(node: ir.Node, facts: Facts) -> Linear | None:
     pads, strides = [0] * 2 * (rank - 2), [1] * (rank - 2)
     for axis, (start, end, step) in cuts.items():
         if step < 1:
-            refuse(f"it goes backwards along axis {axis}")
+            refuse(f"its step along axis {axis} is not positive")
         strides[axis - 2] = step
         pads[axis - 2], pads[axis - 2 + rank - 2] = _cut(start, end, step, shape[axis])
     return _depthwise(node, facts, (1,) * (rank - 2), tuple(strides), pads=tuple(pads))
 
 
 def _is_whole(start: int, end: int, step: int, size: int | None) -> bool:
-    """Whether a slice takes all of an axis."""
+    """Return whether a slice selects all of an axis."""
     if size is not None:
         return slice(start, end, step).indices(size) == (0, size, 1)
     return start == 0 and end >= _FAR - 1 and step == 1
 
 
 def _cut(start: int, end: int, step: int, size: int | None) -> tuple[int, int]:
-    """What a slice takes off the two ends of an axis, as negative padding.
+    """Return what a slice removes at both ends of an axis, as negative padding.
 
-    Of the ends that give as many steps the longest is meant: slices of one size that begin at
-    different positions then agree, and zeros behind them continue what they read.
+    Among the ends that select equally many elements, the last one is used: slices of one size
+    with different starts then agree, and padding after them reads on from the last element.
     """
     if size is not None:
         first, last, _ = slice(start, end, step).indices(size)
         count = len(range(first, last, step))
         if not count:
-            refuse("it leaves nothing of its input")
+            refuse("its result is empty")
         return -first, first + count * step - size
     far = end >= _FAR - 1
     if start < 0 or (end >= 0 and not far):
-        refuse("what it takes off depends on an extent that is not static")
+        refuse("the part that it removes depends on an extent that is not static")
     return -start, 0 if far else end
 
 
 @lifts("SpaceToDepth")
 def _space_to_depth(node: ir.Node, facts: Facts) -> Linear | None:
-    """Blocks of positions as channels: every tap of a kernel as large as its stride.
+    """Lift SpaceToDepth: a convolution with stride b whose output channels are the b x b taps.
 
-    Channel `(i b + j) m + c` is channel c at row i and column j of its block; in the mode CRD
-    (from operator set 28 on) channel `c b^2 + i b + j` is. The input ends with a block, so that
-    padding behind it, of less than one, is not read.
+    Channel `(i b + j) m + c` is channel c at row i and column j of its block, or channel
+    `c b^2 + i b + j` in mode CRD (from opset 28 on). Extents are multiples of b, so that end
+    padding of less than b is not read.
     """
     x, block = input_of(node, 0), int_of(node, "blocksize", facts.opset)
     by_channel = text_of(node, "mode", facts.opset) == "CRD"
@@ -182,7 +182,7 @@ def _gather(node: ir.Node, facts: Facts) -> Linear | None:
 def selection(
     node: ir.Node, indices: np.ndarray[tuple[int], np.dtype[np.int64]], m: int, axis: int = 1
 ) -> Linear:
-    """A map that writes some of the m channels on an axis, each as it is."""
+    """Return the map that selects channels, by index, of the m on an axis."""
 
     def load() -> AffineConv:
         weight = np.zeros((len(indices), m))
@@ -202,7 +202,7 @@ def _depthwise(
     dilations: tuple[int, ...] = (),
     pads: tuple[int, ...] = (),
 ) -> Linear:
-    """A map that averages the taps of a kernel in every channel."""
+    """Return the depthwise map that averages the taps of a kernel."""
     x = input_of(node, 0)
     shape = facts.shape(x)
     if shape is None:
@@ -236,8 +236,8 @@ def _rank(x: ir.Value, facts: Facts) -> int:
 
 
 def integers_of(facts: Facts, value: ir.Value) -> tuple[int, ...]:
-    """The integers of a constant; raises `RefusedError` where it is none."""
+    """Return the integers of a constant; raise `RefusedError` for any other value."""
     tensor = facts.tensor(value)
     if not tensor.dtype.is_integer():
-        refuse(f"'{value.name}' holds no integers")
+        refuse(f"'{value.name}' is not a tensor of integers")
     return tuple(int(v) for v in read_tensor(tensor).reshape(-1))

@@ -1,8 +1,8 @@
-"""From the algebra to nodes: the forms that hold a map, and how each is written.
+"""Lower maps of the algebra to nodes: the forms that can represent a map, and their writers.
 
-A `Template` is the way in which some node wrote its map down: op, attributes, layout, names. A
-result that fits the template of a node it replaces is written just like it; otherwise a fresh
-template is made for the cheapest `Form`.
+A `Template` describes how a node represents its map: op, attributes, layout, names. A result
+that fits the template of a node it replaces is written like that node; otherwise a new template
+is built for the cheapest `Form`.
 """
 
 from onnx_expand.lower.forms import Form, form_of

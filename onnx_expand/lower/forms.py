@@ -1,4 +1,4 @@
-"""Forms: the kinds of node that hold an affine convolution, the cheapest first."""
+"""Forms: the kinds of node that can represent an affine convolution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Form", "form_of", "from_behind", "ops_of"]
 
 
 class Form(Enum):
-    """The kinds of node that an affine convolution can be written as."""
+    """A kind of node that can represent an affine convolution."""
 
     CONV = "Conv"
     CONV_TRANSPOSE = "ConvTranspose"
@@ -32,19 +32,19 @@ def form_of(
     scales: bool = True,
     multiplies: bool = True,
 ) -> Form | Refusal:
-    """The cheapest form that can hold a map and may be written.
+    """Return the cheapest form that can represent a map and whose ops may be written.
 
     Args:
-        geometry: The map.
+        geometry: The geometry of the map.
         axes: Its channel axes in input and output, None if all channels are treated alike.
-        rank: The rank of the tensors it maps, where known.
-        writable: Which ops may be written.
-        scales: Whether a map of single channels does more than to add.
-        multiplies: Whether a map that makes one channel into several is taken for a matrix, not
-            for a broadcast.
+        rank: The rank of the mapped tensors, if known.
+        writable: The ops that may be written.
+        scales: Whether a per-channel map also scales.
+        multiplies: Whether a map from one channel to several is written as a matrix, not as a
+            broadcast.
     """
     if min(geometry.pads, default=0) < 0:
-        return Refusal(Reason.UNSUPPORTED, "a Conv node cannot cut its input (negative pads)")
+        return Refusal(Reason.UNSUPPORTED, "a Conv node cannot crop its input (negative pads)")
     refusal: Refusal | None = None
     broadcasts = not multiplies and _broadcasts(geometry, axes) and (scales or geometry.bias)
     forms = [Form.ELEMENTWISE] if broadcasts and rank is not None else []
@@ -62,13 +62,13 @@ def form_of(
 
 
 def _broadcasts(geometry: Geometry, axes: Axes | None) -> bool:
-    """Whether a map makes one channel into several on the same axis."""
+    """Return whether a map expands one channel to several on the same axis."""
     spreads = geometry.in_channels == 1 < geometry.out_channels and geometry.is_pointwise
     return spreads and axes is not None and axes[0] == axes[1]
 
 
 def _forms(geometry: Geometry, axes: Axes | None, rank: int | None) -> Iterator[Form]:
-    """The forms that can hold a map, the cheapest first."""
+    """Yield the forms that can represent a map, the cheapest first."""
     if axes is None or (geometry.is_per_channel and axes[0] == axes[1]):
         if axes is None or axes[1] < 0 or rank is not None:
             yield Form.ELEMENTWISE
@@ -86,14 +86,14 @@ def _forms(geometry: Geometry, axes: Axes | None, rank: int | None) -> Iterator[
 
 
 def ops_of(form: Form, bias: bool, *, scales: bool = True) -> tuple[str, ...]:
-    """The ops of the nodes that a form comes to."""
+    """Return the op types of the nodes of a form."""
     if form is Form.ELEMENTWISE:
         return (*(("Mul",) if scales else ()), *(("Add",) if bias else ()))
     return (form.value, "Add") if form is Form.MATMUL and bias else (form.value,)
 
 
 def from_behind(axis: int, rank: int | None) -> int | None:
-    """An axis counted from the back; None where that takes a rank that is not known."""
+    """Return an axis counted from the back; None if this needs a rank that is unknown."""
     if axis < 0:
         return axis
     return None if rank is None else axis - rank

@@ -1,4 +1,4 @@
-"""Numbers in the types of tensors: rounded once, and refused where a type cannot hold them."""
+"""Round weights to the dtype of a tensor once, and refuse values that it cannot represent."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Array = npt.NDArray[np.float64]
 def check_numbers(
     affine: AffineConv, dtype: ir.DataType, held: Callable[[], float] = lambda: np.inf
 ) -> None:
-    """Refuse a map that cannot be written in a type.
+    """Refuse a map that a dtype cannot represent.
 
     Args:
         affine: The map.
-        dtype: The type.
-        held: Gives the `least_channel` of the maps that it is made of.
+        dtype: The dtype.
+        held: Returns the `least_channel` of the maps of which it is composed.
 
     Raises:
-        RefusedError: A number does not fit the type, or an attribute ONNX's integers.
+        RefusedError: A value exceeds the range of the dtype, or an attribute that of int64.
     """
     _check_scale(affine, dtype, held)
     _check_attributes(affine)
@@ -42,7 +42,7 @@ def check_numbers(
 
 
 def _check_attributes(affine: AffineConv) -> None:
-    """Refuse a map whose attributes do not fit ONNX's integers."""
+    """Refuse a map whose attributes exceed the range of int64."""
     numbers = (*affine.strides, *affine.dilations, *affine.pads, *affine.extension)
     if max(map(abs, numbers), default=0) >= 1 << 63:
         raise RefusedError(
@@ -51,16 +51,16 @@ def _check_attributes(affine: AffineConv) -> None:
 
 
 def constant(array: Array, name: str, dtype: ir.DataType, spill: Spill | None = None) -> ir.Value:
-    """A value that holds an array, rounded once to a type.
+    """Return a constant value with an array rounded to a dtype.
 
     Args:
-        array: The numbers.
-        name: What to call it.
-        dtype: The type.
-        spill: Where a large one goes, if not into memory.
+        array: The elements.
+        name: The name of the value.
+        dtype: The dtype.
+        spill: The file that stores large constants; None to keep them in memory.
 
     Raises:
-        RefusedError: A number does not fit the type.
+        RefusedError: An element exceeds the range of the dtype.
     """
     tensor: ir.TensorProtocol | None = None
     if spill is not None and array.nbytes >= LARGE and array.ndim:
@@ -80,14 +80,14 @@ def _rounded(array: Array, dtype: ir.DataType) -> npt.NDArray[Any]:
     return cast
 
 
-_BLOCK = 1 << 24  # bytes in float64 that are rounded at a time
+_BLOCK = 1 << 24  # bytes of float64 that are rounded at a time
 
 
 def _check_scale(affine: AffineConv, dtype: ir.DataType, held: Callable[[], float]) -> None:
-    """Refuse weights of which all that one channel writes, or reads, is too small for a type.
+    """Refuse a map in which all weights of an output or input channel underflow.
 
-    That loses nothing where the type holds these very numbers, where what is lost is nothing
-    beside the channel's bias, and where the source's own numbers are as small.
+    Nothing is lost if rounding is exact, if the loss is negligible against the bias of the output
+    channel, or if the source's own weights are as small.
     """
     smallest = float(ml_dtypes.finfo(dtype.numpy()).smallest_normal)  # type: ignore[no-untyped-call]
     numbers = affine.weight.reshape(affine.group, -1, *affine.weight.shape[1:])
@@ -108,20 +108,20 @@ def _check_scale(affine: AffineConv, dtype: ir.DataType, held: Callable[[], floa
             _refuse_numbers(least, dtype)
 
 
-_LARGE_INPUT = 2.0**40  # what an input may be, for what is lost of its weight to count as nothing
-_SMALLER = 4.0  # numbers that are not smaller by more than this are as small as the source's
+_LARGE_INPUT = 2.0**40  # the largest input for which a lost weight must be negligible
+_SMALLER = 4.0  # weights smaller by at most this factor count as small as the source's
 
 
 def least_channel(affine: AffineConv) -> float:
-    """The least, over channels, of the largest weight with which one is written, or read."""
+    """Return the least, over output and input channels, of a channel's largest weight."""
     numbers = affine.weight.reshape(affine.group, -1, *affine.weight.shape[1:])
     return min(map(_least, _largest(numbers)))
 
 
 def _largest(numbers: Array) -> tuple[Array, Array]:
-    """The largest magnitudes in [group, n, m, *kernel]: [group, n] and [group, m]."""
+    """Return the largest magnitudes in [group, n, m, *kernel]: [group, n] and [group, m]."""
     inner = tuple(range(3, numbers.ndim))
-    # Magnitudes of all numbers would be as large as the weight.
+    # max and min avoid an array of magnitudes as large as the weight.
     found = [
         np.maximum(numbers.max(axis=axes, initial=0.0), -numbers.min(axis=axes, initial=0.0))
         for axes in ((2, *inner), (1, *inner))
@@ -130,7 +130,7 @@ def _largest(numbers: Array) -> tuple[Array, Array]:
 
 
 def _least(numbers: Array) -> float:
-    """The least number above zero."""
+    """Return the least positive element, infinity if there is none."""
     return float(np.min(numbers, initial=np.inf, where=numbers > 0))
 
 
@@ -138,7 +138,7 @@ def _refuse_numbers(number: float, dtype: ir.DataType) -> NoReturn:
     raise RefusedError(
         Refusal(
             Reason.OVERFLOW,
-            f"merged weights come to {number:.3g}, which {dtype} does not hold",
+            f"merged weights reach {number:.3g}, which {dtype} cannot represent",
             {"weight": number},
             "fold the model in a wider type",
         )

@@ -1,7 +1,7 @@
-"""Templates: how a node writes its map down, so that a result is written just like it.
+"""Templates: how a node represents its map, so that a result can be written like it.
 
 A result that fits the template of a node it replaces keeps op, attributes, layout and names;
-otherwise a fresh template is made for the cheapest form.
+otherwise a new template is built for the cheapest form.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _WRITTEN = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Template:
-    """How a node writes its map down.
+    """How a node represents its map.
 
     Attributes:
-        node: A node without inputs that carries op, name, attributes, doc string and metadata.
-        inputs: The names of its inputs, "" for one that is left out.
-        slot: The index of the input that is the activation.
+        node: A node without inputs that has the op, name, attributes, doc string and metadata.
+        inputs: The names of its inputs, "" for an omitted one.
+        slot: The index of the activation among the inputs.
         weight: The shape of the weight constant.
         bias: The shape of the bias constant, None if there is none.
     """
@@ -47,7 +47,7 @@ class Template:
 
     @classmethod
     def of(cls, linear: Linear, facts: Facts) -> Template | None:
-        """The template of a Conv, Gemm or MatMul node; None for one of another op."""
+        """Return the template of a Conv, ConvTranspose, Gemm or MatMul node; None for others."""
         node = linear.node
         if node.op_type not in _WRITTEN or linear.weight is None:
             return None
@@ -60,11 +60,11 @@ class Template:
         )
 
     def without_bias(self) -> Template:
-        """The template of a node that adds nothing."""
+        """Return the template without its bias."""
         return replace(self, inputs=self.inputs[:2], bias=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The template as plain JSON types."""
+        """Return the template as plain JSON types."""
         node = json_format.MessageToDict(ir.serde.serialize_node(self.node))
         return {
             "node": node,
@@ -76,10 +76,10 @@ class Template:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Template:
-        """The inverse of `to_json`.
+        """Build a template from the result of `to_json`.
 
         Raises:
-            ValueError: The data is not what `to_json` writes.
+            ValueError: The data has another structure.
         """
         try:
             proto = json_format.ParseDict(data["node"], onnx.NodeProto())
@@ -96,15 +96,15 @@ class Template:
             raise ValueError(f"not a template: {error}") from None
 
     def input_name(self, index: int) -> str:
-        """The name of an input, "" where there is none."""
+        """Return the name of an input, "" if there is none."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
 
 def fresh(form: Form, affine: AffineConv, axes: Axes, rank: int | None, name: str) -> Template:
-    """A template for a form, as ONNX's schema words it.
+    """Return a new template for a form.
 
     Raises:
-        UsageError: No MatMul maps these axes.
+        UsageError: MatMul cannot map these axes.
     """
     if form in {Form.CONV, Form.CONV_TRANSPOSE}:
         return _fresh_conv(form, affine, name)
@@ -149,7 +149,7 @@ def _fresh_conv(form: Form, affine: AffineConv, name: str) -> Template:
 
 
 def node_like(node: ir.Node, inputs: Sequence[ir.Value | None], outputs: int = 1) -> ir.Node:
-    """A node with another's op, name, attributes, doc string and metadata, and so many outputs."""
+    """Return a node with the op, name, attributes, doc string and metadata of another."""
     like = ir.Node(
         node.domain,
         node.op_type,

@@ -1,11 +1,11 @@
-"""The record that expand leaves and fold reads: which nodes replaced which one.
+"""The metadata that expand writes and fold reads: which nodes replaced which one.
 
-Every node of an expanded unit carries, under one metadata key, the unit's identity, its own place
-in it and the template of the node that the unit replaced. Fold uses the record for names and
-layout only; whether the unit can be contracted is decided by its nodes themselves.
+Each node of an expanded unit has metadata under one key: the unit's identity, the node's index in
+it and the template of the node that the unit replaced. Fold uses them for names and layout only;
+whether the unit can be contracted depends on its nodes alone.
 
-Activations that expand put between the layers of a unit carry a key of their own, so that exactly
-they can be removed again.
+Activations that expand inserted between the layers of a unit have a separate key, so that they
+can be identified and removed again.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _OPEN = "true"
 
 @dataclass(frozen=True)
 class Member:
-    """A node's place in an expanded unit.
+    """A node's membership in an expanded unit.
 
     Attributes:
-        unit: Identifies the unit within the model.
-        index: The node's place, from 0.
-        size: How many nodes the unit has.
-        origin: The record of the node that the unit replaced.
+        unit: The identity of the unit within the model.
+        index: The node's index in the unit, from 0.
+        size: The number of nodes of the unit.
+        origin: The template of the node that the unit replaced, as JSON.
     """
 
     unit: str
@@ -61,7 +61,7 @@ class Member:
     origin: str
 
     def template(self) -> Template | None:
-        """How the replaced node was written; None if the record is damaged."""
+        """Return the template of the replaced node; None if the record is damaged."""
         try:
             return Template.from_json(parse_json(self.origin))
         except ValueError:
@@ -69,14 +69,14 @@ class Member:
 
 
 def mark(nodes: Sequence[ir.Node], unit: str, origin: Template) -> None:
-    """Record on nodes, in order, that they replace the node of a template."""
+    """Record in the metadata of nodes, in order, that they replace the node of a template."""
     for index, node in enumerate(nodes):
         record = {"unit": unit, "index": index, "size": len(nodes), "origin": origin.to_json()}
         node.metadata_props[UNIT_KEY] = json.dumps(record, separators=(",", ":"))
 
 
 def unit_member(node: ir.Node) -> Member | None:
-    """A node's place in an expanded unit, None if it is in none."""
+    """Return a node's membership in an expanded unit, None if it has none."""
     text = node.metadata_props.get(UNIT_KEY)
     if text is None:
         return None
@@ -93,12 +93,12 @@ def unit_member(node: ir.Node) -> Member | None:
 
 
 def unmark(node: ir.Node) -> None:
-    """Forget that a node belongs to a unit."""
+    """Remove the record that a node belongs to a unit."""
     node.metadata_props.pop(UNIT_KEY, None)
 
 
 def drop_incomplete(model: ir.Model) -> bool:
-    """Forget units of which nodes are missing or contradict each other; whether others remain."""
+    """Remove the records of incomplete or contradictory units; return whether others remain."""
     members: dict[tuple[ir.Graph, str], list[tuple[ir.Node, Member]]] = {}
     for graph in model.graphs():
         for node in graph:
@@ -118,33 +118,33 @@ def drop_incomplete(model: ir.Model) -> bool:
 
 
 def note_expanded(model: ir.Model) -> None:
-    """Note that a model has expanded units."""
+    """Record that a model has expanded units."""
     model.metadata_props[_NOTE] = _OPEN
 
 
 def note_folded(model: ir.Model) -> None:
-    """Note that a model's nodes are those that expand was given."""
+    """Record that a model has the nodes it had before expand."""
     model.metadata_props[_NOTE] = _outline(model)
 
 
 def has_note(model: ir.Model) -> bool:
-    """Whether a model went through expand, whatever became of it since."""
+    """Return whether a model was expanded, even if it has changed since."""
     return _NOTE in model.metadata_props
 
 
 def drop_note(model: ir.Model) -> None:
-    """Forget that a model went through expand."""
+    """Remove the record that a model was expanded."""
     model.metadata_props.pop(_NOTE, None)
 
 
 def is_given_back(model: ir.Model) -> bool:
-    """Whether fold gave back what expand was given, and no tool changed the nodes since."""
+    """Return whether fold restored the nodes from before expand, and none has changed since."""
     note = model.metadata_props.get(_NOTE)
     return note is not None and note == _outline(model)
 
 
 def _outline(model: ir.Model) -> str:
-    """What tells a model's nodes from others: their ops, names and links, not their weights."""
+    """Return a digest of the ops, names and connections of a model's nodes, without weights."""
     digest = hashlib.sha256()
     for graph in model.graphs():
         for node in graph:
@@ -155,12 +155,12 @@ def _outline(model: ir.Model) -> str:
 
 
 def mark_activation(node: ir.Node, unit: str) -> None:
-    """Record on a node that expand put it between the layers of a unit."""
+    """Record in a node's metadata that expand inserted it between the layers of a unit."""
     node.metadata_props[ACTIVATION_KEY] = unit
 
 
 def activations(model: ir.Model) -> list[tuple[ir.Node, str]]:
-    """The activations that expand put between layers, each with its unit."""
+    """Return the activations that expand inserted between layers, each with its unit."""
     return [
         (node, node.metadata_props[ACTIVATION_KEY])
         for graph in model.graphs()
@@ -170,7 +170,7 @@ def activations(model: ir.Model) -> list[tuple[ir.Node, str]]:
 
 
 def nonlinear_units(model: ir.Model) -> list[tuple[list[ir.Node], Refusal]]:
-    """The units that have activations between their layers, and what fold says about them."""
+    """Return the units with activations between their layers, and the refusal of each."""
     units: dict[str, list[ir.Node]] = {}
     for node, unit in activations(model):
         units.setdefault(unit, []).append(node)
@@ -179,7 +179,7 @@ def nonlinear_units(model: ir.Model) -> list[tuple[list[ir.Node], Refusal]]:
             nodes,
             Refusal(
                 Reason.ACTIVATION,
-                f"{len(nodes)} activations stand between the layers that replaced one",
+                f"the layers that replaced one have {len(nodes)} activations between them",
                 {"activations": len(nodes)},
                 "remove them with expand --strip-nonlinear",
             ),

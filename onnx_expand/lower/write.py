@@ -1,4 +1,4 @@
-"""From the algebra to nodes: `lower` writes an affine convolution as the ONNX nodes it fits."""
+"""Write affine convolutions as ONNX nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Names:
-    """Names for what is written; `lower` makes none up that it is not given."""
+    """The names of the nodes and constants that `lower` writes."""
 
     node: str
     weight: str
@@ -36,9 +36,9 @@ class Names:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a map is written to: its input, the type of its numbers, the names it may use.
+    """The input, dtype and names of the nodes to write.
 
-    Large constants go to the disk, where there is something to `spill` them to.
+    Large constants are written to disk if there is a `spill` file.
     """
 
     x: ir.Value
@@ -58,22 +58,22 @@ def lower(
     restore: bool = False,
     judged: bool = False,
 ) -> list[ir.Node]:
-    """Write a map as nodes, in order; the last one's first output is the result.
+    """Write a map as nodes, in order; the last node's first output is the result.
 
-    Constants are new values of the target's type with `const_value` set; the caller names the
+    Constants are new values of the target's dtype with `const_value` set; the caller names the
     output and registers the constants as initializers.
 
     Args:
         affine: The map.
-        form: What `form_of` answered for it.
+        form: The form that `form_of` returned for it.
         axes: Its channel axes.
-        target: Where it goes.
-        template: A node to write it like; ignored where the map does not fit it.
-        restore: Whether the template goes before the form.
-        judged: Whether `check_numbers` found nothing wrong.
+        target: Input, dtype and names.
+        template: How to write it; ignored if the map does not fit.
+        restore: Whether the template takes precedence over the form.
+        judged: Whether `check_numbers` has accepted the map already.
 
     Raises:
-        RefusedError: A number does not fit the type.
+        RefusedError: A value exceeds the range of the dtype, or an op may not be written.
     """
     if not judged:
         check_numbers(affine, target.dtype)
@@ -90,7 +90,7 @@ def lower(
         try:
             nodes = _WRITERS[template.node.op_type](affine, template, axes, target)
         except UsageError:
-            nodes = []  # the result has another geometry than the template
+            nodes = []  # the map does not fit the template's geometry
         if nodes and (restore or not _multiplies_more(nodes[0], affine, form)):
             return nodes
     if form is Form.ELEMENTWISE:
@@ -101,9 +101,9 @@ def lower(
 
 
 def _multiplies_more(node: ir.Node, affine: AffineConv, form: Form) -> bool:
-    """Whether a convolution like the template has zeros in its weight that a map has not.
+    """Return whether a convolution like the template needs zeros that the map's weight lacks.
 
-    Numbers may turn out to allow more groups than their layers had: the cost is that of these.
+    The composed weights may allow more groups than their layers had, and the cost assumes them.
     """
     weight = node.inputs[1].const_value if node.inputs[1] is not None else None
     is_conv = form in {Form.CONV, Form.CONV_TRANSPOSE}
@@ -111,7 +111,7 @@ def _multiplies_more(node: ir.Node, affine: AffineConv, form: Form) -> bool:
 
 
 def _may_follow(template: Template, form: Form, affine: AffineConv) -> bool:
-    """Whether a form's cost is also that of the template's op: a MatMul is a Gemm without bias."""
+    """Return whether the template's op costs the same as the form: MatMul as Gemm without bias."""
     op = template.node.op_type
     biased = affine.bias is not None and bool(np.any(affine.bias))
     return op == form.value or (op == "MatMul" and form is Form.GEMM and not biased)
@@ -204,7 +204,7 @@ def _write_elementwise(
         place = from_behind(axes[1], rank)
         assert place is not None
         shape = (-1, *(1,) * (-1 - place))
-    # Constants first: a number that does not fit the type must leave no half-written node.
+    # Constants come first: a refused value must not leave a half-written node.
     names = target.names
     factor, shift = affine.weight.reshape(shape), None
     shifts = affine.bias is not None and bool(np.any(affine.bias))
@@ -226,12 +226,12 @@ def _add(value: ir.Value, shift: ir.Value, target: Target) -> ir.Node:
 
 def _matrix(affine: AffineConv) -> Array:
     if affine.rank:
-        raise UsageError("a kernel with spatial axes is no matrix")
+        raise UsageError("a kernel with spatial axes is not a matrix")
     return affine.embedded(replace(affine.geometry, group=1)).weight
 
 
 def _written(template: Template, inputs: Sequence[ir.Value], target: Target) -> ir.Node:
-    """A node like a template's, by the name that is free if that one has a name."""
+    """Return a node like the template's with the target's node name, if the template has one."""
     node = node_like(template.node, inputs)
     node.name = target.names.node if node.name else node.name
     return node
