@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import Command, check_outputs, html_option, quiet_option, shape_option
+from onnx_expand.cli.options import (
+    Command,
+    Listed,
+    check_outputs,
+    html_option,
+    quiet_option,
+    shape_option,
+)
 from onnx_expand.cli.progress import working
 from onnx_expand.cli.text import plain
 from onnx_expand.errors import UnsupportedError
@@ -24,7 +31,12 @@ _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 
 @click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
-@click.option("--providers", metavar="cpu,cuda", help="Where to run. [default: all that work]")
+@click.option(
+    "--providers",
+    type=Listed(str),
+    metavar="cpu,cuda",
+    help="Where to run. [default: all that work]",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -42,7 +54,7 @@ _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
 @quiet_option
 def bench(
     models: tuple[str, ...],
-    providers: str | None,
+    providers: tuple[str, ...] | None,
     seconds: float,
     threads: int | None,
     as_written: bool,
@@ -66,7 +78,7 @@ def bench(
     with working("timing", quiet=quiet):
         found = measure(
             models,
-            providers=None if providers is None else providers.split(","),
+            providers=providers,
             seconds=seconds,
             threads=threads,
             optimize=not as_written,

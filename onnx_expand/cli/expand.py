@@ -139,7 +139,7 @@ def _verify(
 
 
 def _strip(source: str, target: str | None, *, dry_run: bool) -> None:
-    check_outputs(model=None if dry_run else target)
+    check_outputs(model=None if dry_run else target, reads=[source])
     model = load(source)
     removed = StripNonlinear().call(model).removed
     if target is not None and not dry_run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
-from onnx_expand.errors import UsageError
-from onnx_expand.model import check_output
+from onnx_expand.errors import ModelError, UnsupportedError, UsageError
+from onnx_expand.model import check_output, keep_weights, load
 from onnx_expand.options import CALLED, alternatives, explain
 
 __all__ = [
     "Command",
+    "Listed",
     "assume_constant_option",
     "check_option",
     "check_outputs",
@@ -113,7 +116,7 @@ def check_outputs(
         reads: The files that the command reads.
 
     Raises:
-        UsageError: A file cannot be written, or would replace a file that is read.
+        UsageError: A file cannot be written, or would replace a file that is read, or its weights.
     """
     if model == "-":
         raise UsageError("a model is not written to stdout; name a file (or ./-)")
@@ -129,6 +132,22 @@ def check_outputs(
             written.add(place)
         elif path == "":
             raise UsageError("an output path is empty; name a file")
+    if model is not None and (data := Path(f"{model}.data").resolve()) in written:
+        raise UsageError(f"{data.name}: the weights of {model} may be written there; name another")
+    existing = [place for place in written if place.exists()]
+    for source in read if existing else ():
+        if _may_refer(source):
+            with contextlib.suppress(ModelError, UnsupportedError):
+                keep_weights(load(source), *existing)
+
+
+def _may_refer(path: Path) -> bool:
+    """Return whether a file contains the key of references to external data."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b"location") >= 0
+    except (OSError, ValueError):  # not a file, or empty
+        return False
 
 
 def require_both(source: str, target: str | None) -> None:
@@ -143,7 +162,7 @@ else:
     _Parameter = click.ParamType  # generic in recent versions only
 
 
-class _Listed(_Parameter):
+class Listed(_Parameter):
     """A list of values of one type, separated by commas.
 
     Args:
@@ -224,7 +243,7 @@ def _type(kind: Any) -> Any:
     if origin is Literal:
         return click.Choice(inner)
     if origin in {tuple, Sequence} and inner[0] in CALLED:
-        return _Listed(inner[0])
+        return Listed(inner[0])
     if origin is not None:
         return str
     return click.Choice([str(member) for member in kind]) if issubclass(kind, StrEnum) else kind

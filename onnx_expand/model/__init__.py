@@ -25,9 +25,11 @@ from onnx_expand.model.files import (
     checksum,
     data_file,
     holders,
+    keep_weights,
     movable,
     reopened,
     replacing,
+    weight_files,
 )
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import inner_graphs, tensors
@@ -43,6 +45,7 @@ __all__ = [
     "Visit",
     "check_output",
     "is_external",
+    "keep_weights",
     "load",
     "read",
     "replacing",
@@ -50,6 +53,7 @@ __all__ = [
     "to_proto",
     "untyped",
     "visit",
+    "weight_files",
 ]
 
 
@@ -184,7 +188,9 @@ def visit(
             save(model, target)
             return kind(target)
 
-        return Visit(load(path), write, str(path))
+        model = load(path)
+        keep_weights(model, target)
+        return Visit(model, write, str(path))
     if output is not None:
         raise UsageError("`output` names a file; pass the model as a path, or leave `output` out")
     if isinstance(source, ir.Model):

@@ -28,9 +28,11 @@ __all__ = [
     "checksum",
     "data_file",
     "holders",
+    "keep_weights",
     "movable",
     "reopened",
     "replacing",
+    "weight_files",
 ]
 
 _THRESHOLD = 256  # bytes; smaller tensors, such as shapes, stay in the model file
@@ -215,6 +217,23 @@ def checksum(path: Path) -> str:
     """Compute the checksum that ONNX defines for external data: SHA-1, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha1").hexdigest()
+
+
+def weight_files(model: ir.Model) -> set[Path]:
+    """Return the files of a model's external data."""
+    return {Path(h.tensor.path) for h in holders(model) if is_external(h.tensor)}
+
+
+def keep_weights(model: ir.Model, *outputs: str | os.PathLike[str]) -> None:
+    """Refuse outputs that would overwrite the external data of a model that is read.
+
+    Raises:
+        UsageError: An output is a file of the model's external data.
+    """
+    files = {path.resolve() for path in weight_files(model)}
+    for output in outputs:
+        if Path(output).resolve() in files:
+            raise UsageError(f"{output}: holds weights of a model that is read; name another file")
 
 
 def movable(model: ir.Model, *, all_large: bool) -> list[Holder]:

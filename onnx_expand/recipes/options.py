@@ -250,7 +250,7 @@ class DataOptions:
             raise UsageError("mean and std go together; give both")
         if self.image_size and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise UsageError(f"image_size is {self.image_size}; it must be a height and a width")
-        if len(self.anchors) % 2 or any(not a > 0 for a in self.anchors):
+        if len(self.anchors) % 2 or any(not 0 < a < math.inf for a in self.anchors):
             raise UsageError(f"anchors is {self.anchors}; it must be pairs of numbers above 0")
 
 

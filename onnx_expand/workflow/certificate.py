@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnx_expand.documents import parse_json
 from onnx_expand.errors import ModelError, UsageError
-from onnx_expand.model import load
+from onnx_expand.model import load, weight_files
 from onnx_expand.passes import Preprocess
 
 __all__ = ["certify", "digests", "verify", "versions"]
@@ -29,12 +29,7 @@ def digests(path: str | os.PathLike[str]) -> dict[str, str]:
         ModelError: A file cannot be read.
     """
     path = Path(path)
-    model = load(path)
-    files = {path}
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                files.add(path.parent / value.const_value.location)
+    files = {path, *weight_files(load(path))}
     return {os.path.relpath(file, path.parent): _sha256(file) for file in sorted(files)}
 
 

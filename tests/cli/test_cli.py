@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnx_expand
 from models import smallnet
 from onnx_expand.cli import main
 from onnx_expand.cli.app import cli
@@ -127,6 +128,38 @@ USAGE = [
     ("expand net.onnx out.onnx --strides 1,", "strides"),
     ("check net.onnx net.onnx --providers cpu,", "providers"),
 ]
+
+
+OVER_WEIGHTS = [
+    "fold ext.onnx ext.data",
+    "fold ext.onnx out.onnx --report ext.data",
+    "fold ext.onnx out.onnx --certificate inner/../ext.data",
+    "expand ext.onnx ext.data",
+    "expand ext.onnx ext.data --strip-nonlinear",
+    "expand ext.onnx out.onnx --plan-out ext.data",
+    "inspect ext.onnx --json ext.data",
+    "check net.onnx ext.onnx --junit ext.data",
+    "bench net.onnx ext.onnx --png ext.data",
+    "run ext.onnx ext.data --passes fold",
+    "fold ext.onnx new.onnx --report new.onnx.data",
+]
+
+
+@pytest.mark.parametrize("words", OVER_WEIGHTS)
+def test_outputs_never_overwrite_external_data(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    """Outputs never overwrite the external data of models that are read or written."""
+    net = onnx.load(folder / "net.onnx")
+    (folder / "inner").mkdir()
+    onnx.save(net, folder / "ext.onnx", save_as_external_data=True, location="ext.data")
+    weights = (folder / "ext.data").read_bytes()
+    code, out, err = run(folder, capsys, *words.split())
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"onnx-expand: error: [^\n]+weights[^\n]+\n", err)
+    assert (folder / "ext.data").read_bytes() == weights
+    with pytest.raises(onnx_expand.UsageError, match="weights"):
+        onnx_expand.fold(folder / "ext.onnx", folder / "ext.data")
 
 
 VALUED = [
