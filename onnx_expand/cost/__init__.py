@@ -1,4 +1,4 @@
-"""What nodes cost, and the machine whose time ranks them."""
+"""The cost of nodes, and the machine model that weights its terms."""
 
 from onnx_expand.cost.machine import MACHINE, Machine
 from onnx_expand.cost.nodes import Cost, Inspection, inspect_model, node_counts, parameters_of

@@ -1,8 +1,8 @@
-"""The machine by which fold ranks what it may write: one core of a server's processor.
+"""The machine model by which fold ranks alternatives: one core of a server processor.
 
-`python -m benchmarks.machine` measures these figures in onnxruntime. They were taken on a core
-with AVX-512 at float32; what matters are their ratios, which differ less between machines than
-the figures do.
+`python -m benchmarks.machine` measures these figures in onnxruntime. They were measured on a core
+with AVX-512 in float32. Only their ratios matter, which vary less between machines than the
+figures themselves.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ __all__ = ["MACHINE", "Machine"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What steps take, in picoseconds.
+    """The time of basic operations, in picoseconds.
 
     Attributes:
         product: A multiply-accumulate of a large matrix product or convolution.
-        step: A number that a scale, a shift or a sum reads and writes.
-        copied: A number that a concatenation or a cut into parts copies, or a product reads.
-        transposed: A number that goes to another place of its tensor.
-        stored: A number of a weight that has to be read from memory.
-        launch: A node, whatever it does.
-        start: What a convolution or matrix product takes besides, however small it is.
+        elementwise: An element that a scale, a shift or a sum reads and writes.
+        copied: An element that a Concat or Split copies, or that a product reads.
+        transposed: An element that a Transpose moves.
+        stored: An element of a weight that is read from memory.
+        launch: The overhead of any node.
+        start: The additional overhead of a convolution or matrix product of any size.
     """
 
     product: int
-    step: int
+    elementwise: int
     copied: int
     transposed: int
     stored: int
@@ -36,5 +36,11 @@ class Machine:
 
 
 MACHINE = Machine(
-    product=8, step=130, copied=90, transposed=340, stored=80, launch=300_000, start=500_000
+    product=8,
+    elementwise=130,
+    copied=90,
+    transposed=340,
+    stored=80,
+    launch=300_000,
+    start=500_000,
 )

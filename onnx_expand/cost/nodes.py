@@ -1,4 +1,4 @@
-"""What nodes cost: parameters, multiply-accumulates and node counts."""
+"""The cost of nodes and models: parameters, multiply-accumulates and node counts."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ __all__ = ["Cost", "Inspection", "inspect_model", "node_counts", "parameters_of"
 
 @dataclass(frozen=True)
 class Cost:
-    """What fold minimizes.
+    """The terms of the cost that fold minimizes.
 
     Attributes:
-        macs: Products of convolutions and matrices for one sample.
+        macs: Multiplications of convolutions and matrix products for one sample.
         parameters: Elements of constants.
-        nodes: Nodes.
-        elementwise: Numbers that scales, shifts and sums write for one sample, each a pass over a
-            tensor that a merged node saves.
-        copied: Numbers that concatenations and cuts into parts copy for one sample, and that
-            products read.
-        transposed: Numbers that go to another place of their tensor for one sample.
-        starts: Nodes that convolve or multiply matrices.
+        nodes: The number of nodes.
+        elementwise: Elements that scales, shifts and sums write for one sample, which merging
+            saves.
+        copied: Elements that Concat and Split copy, and that products read, for one sample.
+        transposed: Elements that a Transpose moves for one sample.
+        starts: The number of convolutions and matrix products.
     """
 
     macs: int = 0
@@ -59,9 +58,9 @@ class Cost:
 
     @property
     def overhead(self) -> int:
-        """What all but the products takes on the stated machine, in picoseconds."""
+        """The time of all terms except `macs` on `MACHINE`, in picoseconds."""
         return (
-            MACHINE.step * self.elementwise
+            MACHINE.elementwise * self.elementwise
             + MACHINE.copied * self.copied
             + MACHINE.transposed * self.transposed
             + MACHINE.stored * self.parameters
@@ -71,11 +70,11 @@ class Cost:
 
     @classmethod
     def of_form(cls, form: Form, geometry: Geometry, positions: int, shift_only: bool) -> Cost:
-        """The cost of a map written in a form.
+        """Return the cost of a map written in a form.
 
         Args:
-            form: How it is written.
-            geometry: The map.
+            form: The form.
+            geometry: The geometry of the map.
             positions: Output positions of one sample; input positions of a transposed map.
             shift_only: Whether an elementwise map only adds.
         """
@@ -94,9 +93,9 @@ class Cost:
 
     @classmethod
     def of_node(cls, linear: Linear, positions: int, facts: Facts) -> Cost:
-        """The cost of a node as it stands, each constant counted wherever it is read.
+        """Return the cost of an unchanged node; a shared constant counts for each of its readers.
 
-        A number that is broadcast counts for each channel, as it would in a merged node.
+        A broadcast element counts once per channel, as it would in a merged node.
         """
         geometry, inputs = linear.geometry, linear.node.inputs
         others = [v for i, v in enumerate(inputs) if v is not None and i != linear.slot]
@@ -113,11 +112,11 @@ class Cost:
 
 
 def parameters_of(value: ir.Value) -> int:
-    """How many numbers of a value are weights that training would move.
+    """Return how many elements of a value are trainable weights.
 
-    Those of an initializer or of a Constant node are, when they are floating-point numbers in a
-    weight's place of some node: not a running statistic of a normalization, a bound or a scale,
-    nor a lone number outside the inputs that are weights by their op's definition.
+    A floating-point initializer or Constant counts if some node reads it as a weight. Inputs such
+    as the running statistics of a normalization, bounds and scales do not count, nor does a
+    single element, except at inputs that are weights by the definition of the op.
     """
     tensor = value.const_value if value.is_initializer() else stated_constant(value)
     if tensor is None or not tensor.dtype.is_floating_point():
@@ -136,19 +135,19 @@ def parameters_of(value: ir.Value) -> int:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model holds and costs, for one sample where the batch is dynamic.
+    """The size and cost of a model, for one sample if the batch is dynamic.
 
     Attributes:
-        parameters: Elements of the weights that training moves.
-        macs: Products of convolutions and matrix products; None where a shape is not static.
-        macs_with_elementwise: The count of the ExpandNets paper: products and, on feature maps
-            (three axes or more), one per element for each convolution's bias, two for batch
-            normalization, one for an activation or an elementwise sum, one per input of a
-            pooling. Of fully connected layers it counts the products alone.
-        ops: Nodes by op type.
-        linear_nodes: Nodes that are affine convolutions with constant weights.
-        nodes: All nodes.
-        unknown: Nodes whose products depend on a shape that is not static.
+        parameters: Elements of the trainable weights.
+        macs: Multiplications of convolutions and matrix products; None if a shape is not static.
+        macs_with_elementwise: The count of the ExpandNets paper: the multiplications and, on
+            feature maps (three axes or more), one per element for each convolution's bias, two
+            for batch normalization, one for an activation or an elementwise sum, one per input
+            element of a pooling. For fully connected layers only multiplications count.
+        ops: The number of nodes by op type.
+        linear_nodes: The number of nodes that are affine convolutions with constant weights.
+        nodes: The number of nodes.
+        unknown: Nodes whose count depends on a shape that is not static.
         uncounted: Op types that multiply but are not counted.
     """
 
@@ -162,12 +161,12 @@ class Inspection:
     uncounted: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as plain JSON types."""
+        """Return the figures as plain JSON types."""
         return asdict(self)
 
 
 def inspect_model(model: ir.Model) -> Inspection:
-    """Count what a model holds; a symbolic batch (the first axis of an input) counts as one."""
+    """Count a model's weights, nodes and multiplications; a symbolic batch has extent 1."""
     facts = Facts(model, one_sample=True)
     nodes = [node for graph in model.graphs() for node in graph]
     products: list[int | None] = [_products(node, facts) for node in nodes]
@@ -196,9 +195,9 @@ def inspect_model(model: ir.Model) -> Inspection:
 
 
 def node_counts(model: ir.Model) -> dict[str, tuple[int, int | None]]:
-    """For each node, by the name of its output: parameters that it reads, and products.
+    """Return, by the name of each node's first output, its parameters and multiplications.
 
-    Products are those of `inspect_model`, None where a shape is not static.
+    Multiplications are counted as in `inspect_model`, None if a shape is not static.
     """
     facts = Facts(model, one_sample=True)
     return {
@@ -213,7 +212,7 @@ def node_counts(model: ir.Model) -> dict[str, tuple[int, int | None]]:
 
 
 def _stated(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The values of a graph's Constant nodes."""
+    """Yield the outputs of a graph's Constant nodes."""
     for node in graph:
         if node.op_type == "Constant" and node.domain == "":
             yield node.outputs[0]
@@ -261,7 +260,7 @@ def _matmul_products(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _einsum_products(node: ir.Node, facts: Facts) -> int | None:
-    """One product for each choice of all indices, as long as there are two factors."""
+    """Count one multiplication per combination of all indices, if there are two factors."""
     terms = text_of(node, "equation", facts.opset).replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int | None] = {}
     for term, value in zip(terms, node.inputs, strict=False):
@@ -270,7 +269,7 @@ def _einsum_products(node: ir.Node, facts: Facts) -> int | None:
             return None
         head, dots, tail = term.partition("...")
         more = len(shape) - len(head) - len(tail) if dots else 0
-        # Axes that the dots stand for are aligned from the back.
+        # The axes of the dots are aligned from the back.
         letters = [*head, *(f".{more - i}" for i in range(more)), *tail]
         if len(letters) != len(shape):
             return None
@@ -296,7 +295,7 @@ def _elementwise(node: ir.Node, facts: Facts) -> int | None:
         return _size(facts.shape(node.inputs[0]))
     shape = facts.shape(node.outputs[0])
     if shape is not None and len(shape) < 3:
-        return 0  # a fully connected layer, of which only products count
+        return 0  # a fully connected layer, for which only multiplications count
     size = _size(shape)
     if node.op_type == "BatchNormalization":
         return None if size is None else 2 * size

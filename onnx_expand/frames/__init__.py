@@ -1,4 +1,4 @@
-"""Padding with a constant of its own for each channel, found at all sizes a tensor may have."""
+"""Recognize subgraphs that pad with one constant per channel, for all extents of a tensor."""
 
 from onnx_expand.frames.frame import Frame, find_frames
 

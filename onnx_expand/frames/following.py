@@ -1,4 +1,4 @@
-"""What nodes that move numbers do to padding, for all sizes at once."""
+"""Evaluate nodes that only move elements on tensors with symbolic extents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["follow"]
 
 @dataclass(frozen=True)
 class _Span:
-    """The whole numbers from one to before another, as a list or with axes of one behind."""
+    """The integers of [begin, end), as a tensor of this rank whose axes after the first are 1."""
 
     begin: Size
     end: Size
@@ -32,16 +32,16 @@ _Known: TypeAlias = "Patchwork | _Span | Array"
 
 
 def follow(nodes: Sequence[ir.Node], x: ir.Value, result: ir.Value, facts: Facts) -> Patchwork:
-    """What nodes make of a value, whatever its extents are that are not static.
+    """Evaluate nodes on a value whose extents may be symbolic.
 
     Args:
-        nodes: In order.
-        x: The value, of which every extent is at least 1.
-        result: What they compute.
-        facts: What is known about the model.
+        nodes: The nodes, in graph order.
+        x: The value; each of its extents is at least 1.
+        result: The value to compute.
+        facts: Facts about the model.
 
     Raises:
-        UndecidedError: They do what is not followed, or it depends on the sizes what they do.
+        UndecidedError: A node is not supported, or its result depends on the extents.
     """
     shape = sizes_of(x, facts, x)
     if shape is None:
@@ -69,7 +69,7 @@ class _Walk:
     known: dict[ir.Value, _Known]
 
     def read(self, node: ir.Node, index: int) -> _Known:
-        """An input of a node."""
+        """Return what is known of an input of a node."""
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             raise UndecidedError
@@ -81,25 +81,25 @@ class _Walk:
         return array.astype(object) if array.dtype.kind in "iu" else array
 
     def integers(self, node: ir.Node, index: int) -> Array:
-        """An input that holds integers, or sums of symbols."""
+        """Return an input of integers or symbolic sums."""
         found = self.read(node, index)
         if not isinstance(found, np.ndarray) or found.dtype != object:
             raise UndecidedError
         return found
 
     def tensor(self, node: ir.Node, index: int = 0) -> Patchwork:
-        """An input that is a patchwork."""
+        """Return an input that is a patchwork."""
         found = self.read(node, index)
         if not isinstance(found, Patchwork):
             raise UndecidedError
         return found
 
     def has(self, node: ir.Node, index: int) -> bool:
-        """Whether a node has an input."""
+        """Return whether a node has an input."""
         return index < len(node.inputs) and node.inputs[index] is not None
 
 
-_STEPS: Handlers[Callable[[_Walk, ir.Node], _Known]] = Handlers("what a node does for all sizes")
+_STEPS: Handlers[Callable[[_Walk, ir.Node], _Known]] = Handlers("symbolic evaluation")
 
 
 @_STEPS.register("Shape")
@@ -155,10 +155,10 @@ def _equal(walk: _Walk, node: ir.Node) -> _Known:
 
 
 def _are_equal(a: Size | int, b: Size | int) -> bool:
-    """Whether two numbers are equal for all sizes.
+    """Return whether two sizes are equal for all values of their symbols.
 
     Raises:
-        UndecidedError: They are for some.
+        UndecidedError: They may be equal for some values only.
     """
     rest = Size() + a - b
     return rest == 0 or (rest >= 0 and rest <= 0)
@@ -263,7 +263,7 @@ def _concat(walk: _Walk, node: ir.Node) -> _Known:
     return replace(whole, shape=replaced(whole.shape, axis, at))
 
 
-_FAR = 1 << 31  # exporters write ends beyond any extent as one of several large numbers
+_FAR = 1 << 31  # exporters use several large values for an end beyond any extent
 
 
 @_STEPS.register("Slice")
@@ -290,7 +290,7 @@ def _slice(walk: _Walk, node: ir.Node) -> _Known:
 
 
 def _range_of(begin: Size | int, end: Size | int, size: Size) -> tuple[Size, Size]:
-    """The positions that a Slice takes."""
+    """Return begin and end of the positions that a Slice selects."""
 
     def place(at: Size | int) -> Size:
         if isinstance(at, int) and at >= _FAR - 1:
@@ -350,7 +350,7 @@ _PAD_READS = 11
 
 @_STEPS.register("ScatterND")
 def _scatter(walk: _Walk, node: ir.Node) -> _Known:
-    """Writes over whole rows, one after the other."""
+    """Overwrite consecutive rows."""
     data, span, rows = walk.tensor(node), walk.read(node, 1), walk.tensor(node, 2)
     if text_of(node, "reduction", walk.facts.opset) not in {"none", ""}:
         raise UndecidedError
@@ -367,7 +367,7 @@ def _scatter(walk: _Walk, node: ir.Node) -> _Known:
 
 
 def _span_of(indices: Array) -> _Span:
-    """The span that a list of row numbers is."""
+    """Return the span of a list of consecutive row indices."""
     numbers = [_number(n) for n in indices.reshape(-1)]
     if indices.ndim != 2 or indices.shape[1] != 1 or not numbers:
         raise UndecidedError

@@ -1,11 +1,10 @@
-"""Frames: padding with a constant of its own for each channel, however a graph spells it.
+"""Frames: subgraphs that pad with one constant per channel.
 
-Some blocks pad an intermediate value not with zeros but with what the layer before would compute
-there. Exporters write this as a Pad and then as copies of constants into its border, with index
-arithmetic between them: from a dozen nodes to hundreds. All of these only move numbers. What such
-a stretch of nodes does is found by running it on numbers that can be told apart; it is a frame
-when every inner position is a copy of its input and every border position a constant of its
-channel.
+Some blocks pad an intermediate value not with zeros but with what the previous layer computes for
+a zero input. Exporters write this as a Pad followed by copies of constants into the border, with
+index arithmetic between them: a dozen to hundreds of nodes, all of which only move elements. Such
+a subgraph is run on distinct elements; it is a frame if each inner position is a copy of its input
+and each border position the constant of its channel.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ _LARGEST = 1 << 24  # elements of a probe
 
 @dataclass(frozen=True)
 class Frame:
-    """A stretch of nodes that pads its input with a constant for each channel.
+    """A subgraph that pads its input with a constant per channel.
 
     Attributes:
-        x: What is padded.
+        x: The padded value.
         pad: The node that reads it.
-        nodes: The stretch, in graph order; the last one computes the result.
+        nodes: The subgraph, in graph order; the last node computes the result.
         pads: Positions added, all begins, then all ends.
         fill: The constants, [n].
     """
@@ -53,7 +52,7 @@ class Frame:
 
 
 def find_frames(graph: ir.Graph, facts: Facts) -> list[Frame]:
-    """The frames in a graph."""
+    """Return the frames in a graph."""
     found = []
     for node in graph:
         if node.op_type == "Pad" and node.domain == "" and _is_written_over(node):
@@ -64,7 +63,7 @@ def find_frames(graph: ir.Graph, facts: Facts) -> list[Frame]:
 
 
 def _is_written_over(pad: ir.Node) -> bool:
-    """Whether a scatter may follow: any other Pad is a linear node by itself, or none."""
+    """Return whether a ScatterND may follow a Pad, without which it is not part of a frame."""
     pending, seen = [pad.outputs[0]], set[ir.Node]()
     while pending and len(seen) < 16:
         for user in pending.pop().consumers():
@@ -81,16 +80,16 @@ def _frame_at(graph: ir.Graph, pad: ir.Node, facts: Facts) -> Frame | None:
     x, shape = pad.inputs[0], facts.shape(pad.inputs[0])
     if x is None or shape is None or len(shape) < 3 or shape[1] is None:
         return None
-    moved, indices = _stretch(graph, pad, facts)
+    moved, indices = _moving_nodes(graph, pad, facts)
     exits = {out for node in moved for out in node.outputs if _leaves(out, moved, facts)}
     if len(exits) != 1:
         return None
     result = exits.pop()
     needed = _needed(graph, result, moved | indices)
-    found = (_tried if None not in shape[1:] else _followed)(needed, x, result, facts)
+    found = (_probed if None not in shape[1:] else _evaluated)(needed, x, result, facts)
     if found is None:
         return None
-    # Index arithmetic that serves nothing else goes with the frame.
+    # Index arithmetic without other consumers belongs to the frame.
     inside = {node for node in needed if node in moved and not facts.is_fixed(node)}
     for node in reversed(needed):
         users = [user for out in node.outputs for user in out.consumers()]
@@ -100,10 +99,10 @@ def _frame_at(graph: ir.Graph, pad: ir.Node, facts: Facts) -> Frame | None:
     return Frame(x, pad, nodes, *found)
 
 
-def _tried(
+def _probed(
     nodes: Sequence[ir.Node], x: ir.Value, result: ir.Value, facts: Facts
 ) -> _Answer | None:
-    """What a stretch does to an input of static extents, whatever its batch."""
+    """Find the padding of a subgraph by running it; all extents except the batch are static."""
     shape = facts.shape(x)
     assert shape is not None
     batches = _BATCHES if shape[0] is None else (shape[0],)
@@ -116,22 +115,22 @@ def _tried(
     return first
 
 
-def _followed(
+def _evaluated(
     nodes: Sequence[ir.Node], x: ir.Value, result: ir.Value, facts: Facts
 ) -> _Answer | None:
-    """What a stretch does to an input of any extents."""
+    """Find the padding of a subgraph for all extents of its input by symbolic evaluation."""
     try:
         shape = sizes_of(x, facts, x)
-        return None if shape is None else _read_off(follow(nodes, x, result, facts), shape)
+        return None if shape is None else _frame_of(follow(nodes, x, result, facts), shape)
     except (UndecidedError, ValueError, TypeError, IndexError):
-        return None  # it is no frame, or its nodes contradict each other
+        return None  # not a frame, or the nodes contradict each other
 
 
-def _read_off(whole: Patchwork, shape: Sequence[Size]) -> _Answer | None:
-    """Padding and constants of a frame around a value of a shape; None where it is none.
+def _frame_of(whole: Patchwork, shape: Sequence[Size]) -> _Answer | None:
+    """Return the padding and constants of a frame around a value of a shape; None for no frame.
 
     Raises:
-        UndecidedError: It depends on the sizes.
+        UndecidedError: The answer depends on the extents.
     """
     parts = cells(whole)
     shown = next((box for _, _, box in parts if box.fill is None), None)
@@ -151,15 +150,15 @@ def _read_off(whole: Patchwork, shape: Sequence[Size]) -> _Answer | None:
             if box.axes != tuple(range(len(shape))) or box.offsets != first:
                 return None
         elif any(e <= at or b >= at + size for b, e, at, size in sides):
-            if not _takes(box, begins[1].number, ends[1].number, fill):
+            if not _record(box, begins[1].number, ends[1].number, fill):
                 return None
         else:
             return None
     return tuple(pad.number for pad in pads), fill
 
 
-def _takes(box: Box, begin: int, end: int, fill: npt.NDArray[np.float64]) -> bool:
-    """Whether a box holds one constant for each of some channels, and the same as others do."""
+def _record(box: Box, begin: int, end: int, fill: npt.NDArray[np.float64]) -> bool:
+    """Record the constants of a box in `fill`; return whether channels have one constant each."""
     if box.fill is None or box.offsets[1].symbols:
         return False
     array = box.fill.astype(np.float64)
@@ -174,15 +173,17 @@ def _takes(box: Box, begin: int, end: int, fill: npt.NDArray[np.float64]) -> boo
 
 
 def _leaves(out: ir.Value, inside: set[ir.Node], facts: Facts) -> bool:
-    """Whether anything outside reads the numbers of a value."""
+    """Return whether a node outside, or the graph's output, reads the elements of a value."""
     if out.is_graph_output():
         return True
     leaves = any(user not in inside for user in facts.readers(out))
     return leaves and not facts.is_constant(out)
 
 
-def _stretch(graph: ir.Graph, pad: ir.Node, facts: Facts) -> tuple[set[ir.Node], set[ir.Node]]:
-    """The nodes that move what a Pad padded, and those that compute where to, from extents."""
+def _moving_nodes(
+    graph: ir.Graph, pad: ir.Node, facts: Facts
+) -> tuple[set[ir.Node], set[ir.Node]]:
+    """Return the nodes that move elements of a Pad's output, and those that compute indices."""
     moved, indices = {pad}, set[ir.Node]()
     started = False
     for node in graph:
@@ -200,7 +201,7 @@ def _stretch(graph: ir.Graph, pad: ir.Node, facts: Facts) -> tuple[set[ir.Node],
 
 
 def _needed(graph: ir.Graph, result: ir.Value, among: set[ir.Node]) -> tuple[ir.Node, ...]:
-    """The nodes that a result depends on, in graph order, its own one last."""
+    """Return the nodes on which a result depends, in graph order, its producer last."""
     behind = upstream(result, through=lambda node: node.inputs if node in among else ())
     needed = among & {value.producer() for value in behind}
     return tuple(node for node in graph if node in needed)
@@ -220,10 +221,10 @@ def _probe(
     result: ir.Value,
     facts: Facts,
 ) -> _Answer | None:
-    """Padding and constants of a frame, found by running it; None where it is none.
+    """Run a subgraph and return its padding and constants; None if it is not a frame.
 
-    Every element of the input has a number of its own, and a second run adds their count to each:
-    what changes by that is a copy of the element of that number, what does not is a constant.
+    The elements of the input are 1, 2, ..., and a second run adds their count to each: an output
+    element that changes by the count is a copy of that input element, others are constants.
     """
     count = int(np.prod(shape))
     dtype = facts.dtype(x)
@@ -261,7 +262,7 @@ def _run(
     result: ir.Value,
     facts: Facts,
 ) -> npt.NDArray[Any] | None:
-    """What a stretch of nodes computes from an array."""
+    """Evaluate a subgraph on an array."""
     made = {out for node in nodes for out in node.outputs}
     feeds: dict[str, npt.NDArray[Any]] = {}
     for node in nodes:

@@ -1,9 +1,8 @@
-"""Nodes that only move numbers, followed for all sizes at once.
+"""Tensors of symbolic extents that consist of copies of a value and of constants.
 
-A tensor of symbolic extents is a patchwork: boxes, each of which shows a part of one value or
-constants, the later ones over the earlier. Nodes that pad, cut, turn and write over tensors move,
-clip and add boxes; index arithmetic is done with sums of symbols. Whatever depends on the sizes
-otherwise than by such sums ends the attempt.
+Such a tensor is a patchwork of boxes, each a copy of a part of one value or constants, where later
+boxes cover earlier ones. Nodes that pad, slice, transpose and overwrite tensors move, clip and add
+boxes, whose positions are sums of symbols. Anything else that depends on the extents is undecided.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a tensor.
+    """A rectangular part of a tensor.
 
     Attributes:
-        begins: Its first position on each axis.
-        ends: The position behind its last one.
-        axes: Of a copy, the axis of the value that each axis runs along; empty for constants.
-        offsets: The position on each axis at which what it shows begins.
-        fill: Constants, with one number on each axis along which they do not vary.
+        begins: The first position on each axis.
+        ends: The position after the last one on each axis.
+        axes: For a copy, the axis of the copied value along each axis; empty for constants.
+        offsets: The position on each axis of the first element of the copied value or of `fill`.
+        fill: Constants, of extent 1 on each axis along which they do not vary.
     """
 
     begins: tuple[Size, ...]
@@ -41,7 +40,7 @@ class Box:
     fill: Array | None = None
 
     def moved(self, axis: int, by: Size) -> Box:
-        """The box some positions further on an axis."""
+        """Return the box moved along an axis."""
         return replace(
             self,
             begins=replaced(self.begins, axis, self.begins[axis] + by),
@@ -50,7 +49,7 @@ class Box:
         )
 
     def clipped(self, axis: int, size: Size) -> Box | None:
-        """What lies between 0 and a size on an axis; None if nothing does."""
+        """Return the part of the box in [0, size) on an axis; None if it is empty."""
         begin = self.begins[axis] if self.begins[axis] >= 0 else Size()
         end = self.ends[axis] if self.ends[axis] <= size else size
         if begin >= end:
@@ -61,11 +60,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Patchwork:
-    """A tensor made of boxes.
+    """A tensor that consists of boxes.
 
     Attributes:
-        shape: Its extents.
-        boxes: The boxes, the topmost last.
+        shape: The extents.
+        boxes: The boxes; later ones cover earlier ones.
     """
 
     shape: tuple[Size, ...]
@@ -73,20 +72,20 @@ class Patchwork:
 
     @classmethod
     def of_constants(cls, fill: Array, shape: Sequence[Size]) -> Patchwork:
-        """Constants, spread along the axes on which there is one number."""
+        """Return constants broadcast to a shape."""
         fill = fill.reshape((1,) * (len(shape) - fill.ndim) + fill.shape)
         nothing = (Size(),) * len(shape)
         return cls(tuple(shape), (Box(nothing, tuple(shape), (), nothing, fill),))
 
     def cut(self, axis: int, begin: Size, end: Size) -> Patchwork:
-        """A range of positions on an axis."""
+        """Return the range [begin, end) of an axis."""
         size = end - begin
         moved = (box.moved(axis, -begin).clipped(axis, size) for box in self.boxes)
         boxes = tuple(box for box in moved if box is not None)
         return Patchwork(replaced(self.shape, axis, size), boxes)
 
     def turned(self, order: Sequence[int]) -> Patchwork:
-        """The tensor with its axes in another order."""
+        """Return the tensor with permuted axes."""
 
         def pick(values: Sequence[Any]) -> tuple[Any, ...]:
             return tuple(values[axis] for axis in order)
@@ -104,34 +103,22 @@ class Patchwork:
         return Patchwork(pick(self.shape), boxes)
 
     def under(self, other: Patchwork, axis: int, begin: Size) -> Patchwork:
-        """The tensor with another one laid over it, from a position on an axis on."""
+        """Return the tensor with another one over it, starting at a position on an axis."""
         return Patchwork(
             self.shape, (*self.boxes, *(box.moved(axis, begin) for box in other.boxes))
         )
 
 
-# -- Integers ---------------------------------------------------------------------------------
-
-
-# -- What tensors and lists have in common ------------------------------------------------------
-
-
-# -- Tensors ----------------------------------------------------------------------------------
-
-
-# -- What comes out ---------------------------------------------------------------------------
-
-
 def replaced(values: Sequence[Size], axis: int, value: Size) -> tuple[Size, ...]:
-    """Sizes with another one on one axis."""
+    """Return sizes with one axis replaced."""
     return (*values[:axis], value, *values[axis + 1 :])
 
 
 def cells(tensor: Patchwork) -> list[tuple[tuple[Size, ...], tuple[Size, ...], Box]]:
-    """A tensor cut into parts, each with the box that is seen there.
+    """Divide a tensor into cells, given as begins, ends and the topmost box that covers the cell.
 
     Raises:
-        UndecidedError: It depends on the sizes which box that is, or none is.
+        UndecidedError: The topmost box depends on the extents, or no box covers a cell.
     """
     marks = []
     for axis, size in enumerate(tensor.shape):
@@ -150,7 +137,7 @@ def cells(tensor: Patchwork) -> list[tuple[tuple[Size, ...], tuple[Size, ...], B
 
 
 def _sorted(sizes: Sequence[Size]) -> list[Size]:
-    """Numbers in an order that holds for all sizes."""
+    """Sort sizes in the order that holds for all values of their symbols."""
     found: list[Size] = []
     for size in sizes:
         at = next((i for i, other in enumerate(found) if other >= size), len(found))

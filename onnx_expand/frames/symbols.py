@@ -1,4 +1,4 @@
-"""Extents as sums of symbols: what holds of them for every size that a tensor may have."""
+"""Symbolic extents: sums of symbols, and comparisons that hold for all values of the symbols."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Size", "UndecidedError", "sizes_of"]
 
 
 class UndecidedError(Exception):
-    """Whether something holds depends on the sizes."""
+    """The result depends on extents that are not static."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A whole number plus multiples of symbols, each of which is at least 1.
+    """An integer plus integer multiples of symbols, each of which is at least 1.
 
     Attributes:
-        number: What is added.
-        symbols: How often each symbol counts; none counts zero times.
+        number: The constant term.
+        symbols: The nonzero coefficient of each symbol.
     """
 
     number: int = 0
@@ -72,10 +72,10 @@ class Size:
         return _size(other) - self
 
     def __ge__(self, other: Size | int) -> bool:
-        """Whether it is at least as large, for all sizes.
+        """Return whether the size is at least `other`, for all values of the symbols.
 
         Raises:
-            UndecidedError: It is for some, or may be.
+            UndecidedError: The answer may depend on the values.
         """
         rest = self - other
         bound = rest.number + sum(rest.symbols.values())  # where each symbol is 1
@@ -99,16 +99,16 @@ def _size(value: Size | int) -> Size:
     return value if isinstance(value, Size) else Size(int(value))
 
 
-_FAR = 64  # nodes upwards that are looked at
+_FAR = 64  # the largest number of producers followed
 
 
 def sizes_of(value: ir.Value, facts: Facts, base: ir.Value) -> tuple[Size, ...] | None:
-    """The extents of a value in terms of those of another one, whose own are its symbols.
+    """Return the extents of a value as sums of those of a base value, which are the symbols.
 
     Args:
         value: The value.
-        facts: What is known about the model.
-        base: A value of which every extent is at least 1.
+        facts: Facts about the model.
+        base: A value whose extents are all at least 1.
     """
     shape = facts.named_shape(value)
     if shape is None:
@@ -128,7 +128,7 @@ def sizes_of(value: ir.Value, facts: Facts, base: ir.Value) -> tuple[Size, ...] 
 
 
 def _origin(value: ir.Value, axis: int, facts: Facts) -> tuple[Hashable, int]:
-    """Where an extent comes from, and how much has been added to it on the way."""
+    """Return the value and axis, or name, from which an extent derives, and the difference."""
     offset = 0
     for _ in range(_FAR):
         node = value.producer()
@@ -142,7 +142,7 @@ def _origin(value: ir.Value, axis: int, facts: Facts) -> tuple[Hashable, int]:
 
 
 def _step(node: ir.Node, axis: int, facts: Facts) -> tuple[ir.Value, int] | None:
-    """The value from which a node's output has its extent on an axis, and what is added to it."""
+    """Return the input from which an output's extent on an axis derives, and the difference."""
     linear = lift(node, facts)
     if isinstance(linear, Linear):
         geometry, axes = linear.geometry, linear.axes

@@ -1,4 +1,4 @@
-"""What is known about the values of a model before it runs: shapes and constants."""
+"""Facts about the values of a model that hold for every run: shapes, dtypes and constants."""
 
 from __future__ import annotations
 
@@ -29,24 +29,23 @@ __all__ = ["Facts", "Shape"]
 Shape = tuple[int | None, ...]
 
 _NOT_REAL = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128, ir.DataType.STRING}
-_FEW = 1 << 12  # numbers of which a copy costs less than their sum
-# Each round of inference gets past at least one more computed shape.
+_FEW = 1 << 12  # elements of which a temporary copy costs less than their sum
+# Each round of inference resolves at least one more computed shape.
 _ROUNDS = 16
 
 
 class Facts:
-    """Shapes, constants and opset of one model.
+    """Shapes, dtypes, constants and opset of one model.
 
-    The model is not changed by asking: inferred shapes are kept here.
+    Inferred shapes are stored here; queries do not change the model.
 
     Args:
-        model: The model that questions will be about. Values that a pass adds later carry their
-            shapes themselves.
-        one_sample: Take a symbolic batch, the first axis of an input, as one.
-        budget: What may be spent on constants, where other models share it.
+        model: The model. Values that a pass adds later have their own shapes.
+        one_sample: Whether a symbolic batch, the first axis of an input, counts as 1.
+        budget: The budget for evaluating constants, if other models share it.
 
     Attributes:
-        has_overridable: Whether there are initializers that callers may replace.
+        has_overridable: Whether there are initializers that callers may override.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Facts:
         self.budget = Budget(sum(map(stored_bytes, graphs))) if budget is None else budget
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
         self._computed = Computed(self.opset, self.budget, self.named_shape, self.dtype)
-        # What the model says of these is not what they are.
+        # The shapes that the model declares for these values may be wrong.
         self._described = {value for graph in graphs for value in values_of(graph)}
         is_body = bool(model.meta.get(BODY))
         inference = Inference(model, one_sample=one_sample, is_body=is_body)
@@ -76,7 +75,7 @@ class Facts:
         self._dialect = Dialect(self.opset, self._held(graphs))
 
     def _held(self, graphs: Iterable[ir.Graph]) -> dict[ir.DataType, set[str]]:
-        """The default ops among the nodes of graphs, by the type that they compute."""
+        """Return the default-domain op types in the graphs, by the dtype of their outputs."""
         held: dict[ir.DataType, set[str]] = {}
         for graph in graphs:
             for node in graph:
@@ -86,7 +85,7 @@ class Facts:
         return held
 
     def writable(self, dtype: ir.DataType | None) -> Writable:
-        """Which ops may be written into the model for numbers of a type."""
+        """Return the ops that may be written into the model for a dtype."""
         return self._dialect.of(dtype)
 
     def _number(self, value: ir.Value) -> npt.NDArray[Any] | None:
@@ -94,12 +93,12 @@ class Facts:
         return None if tensor is None else read_tensor(tensor)
 
     def shape(self, value: ir.Value | None) -> Shape | None:
-        """The extents of a value, None for one that is not static; None if the rank is unknown."""
+        """Return the extents of a value, None for dynamic ones; None if the rank is unknown."""
         dims = self.named_shape(value)
         return None if dims is None else tuple(d if isinstance(d, int) else None for d in dims)
 
     def named_shape(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
-        """As `shape`, with the names of extents that are not static but have one."""
+        """Return the extents as `shape` does, with the names of dynamic extents that have one."""
         if value is None:
             return None
         if value.const_value is not None and not value.is_graph_input():
@@ -108,19 +107,18 @@ class Facts:
         return _plain(value.shape) if known is None and value not in self._described else known
 
     def state(self, value: ir.Value, dims: Sequence[Hashable]) -> None:
-        """Let a new value have extents, static ones and such as `extents` gives of others.
+        """Set the extents of a new value, which may be extents of others as of `extents`.
 
-        What the value says of itself are the names that the model has.
+        The shape stored in the value has the dimension names of the model.
         """
         known = tuple(d if isinstance(d, int | str) else None for d in dims)
         self._inferred[value] = known
         value.shape = ir.Shape([self._spelled.get(str(d), d) for d in known])
 
     def settle(self, model: ir.Model) -> None:
-        """Correct what a model that was rewritten says of its inner values where it is refuted.
+        """Correct the declared shapes of inner values in a rewritten model that are refuted.
 
-        A runtime that is told so may plan for it, and nodes that are gone may have kept it from
-        that.
+        Runtimes may rely on a declared shape; nodes that were removed may have prevented this.
         """
         outputs = set(model.graph.outputs)
         for graph in model.graphs():
@@ -132,9 +130,9 @@ class Facts:
                     value.meta.pop(DESCRIBED, None)
 
     def extents(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
-        """As `shape`, with something for each extent that is not static which stands for it.
+        """Return the extents as `shape` does, with an identifier for each dynamic extent.
 
-        Equal extents may have different stand-ins, but different ones never have the same.
+        Equal extents may have different identifiers, but different ones never share one.
         """
         dims = self.named_shape(value)
         if dims is None:
@@ -142,11 +140,11 @@ class Facts:
         return tuple((value, i) if d is None else d for i, d in enumerate(dims))
 
     def extents_in(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
-        """The extents that the numbers of a value are, None where they are not known."""
+        """Return the elements of a tensor of extents; None if they are not known."""
         return None if value is None else self._computed.extents_in(value)
 
     def transfer(self, old: ir.Value, new: ir.Value) -> None:
-        """Let a value that takes another's place keep what is known about it, and no more."""
+        """Copy the facts about a value to the one that replaces it."""
         if old in self._described:
             self._described.add(new)
         if old in self._inferred:
@@ -155,26 +153,26 @@ class Facts:
             self._dtypes[new] = self._dtypes[old]
 
     def note_rank(self, value: ir.Value, rank: int) -> None:
-        """Remember the rank that an op's definition gives to a value of unknown shape."""
+        """Record the rank that an op's definition implies for a value of unknown shape."""
         if value not in self._inferred and self.shape(value) is None:
             self._inferred[value] = (None,) * rank
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
-        """The type of a value's numbers, if known."""
+        """Return the dtype of a value, if known."""
         if value.const_value is not None and not value.is_graph_input():
             return value.const_value.dtype
         return self._dtypes.get(value, value.dtype)
 
     def rank(self, value: ir.Value | None) -> int | None:
-        """The number of axes of a value, if known."""
+        """Return the number of axes of a value, if known."""
         shape = self.shape(value)
         return None if shape is None else len(shape)
 
     def tensor(self, value: ir.Value) -> ir.TensorProtocol:
-        """The constant that a value is.
+        """Return the tensor of a constant value.
 
         Raises:
-            RefusedError: It is computed while the model runs, or a caller may replace it.
+            RefusedError: The value is not constant, or a caller may override it.
         """
         tensor = self._computed.constant(value)
         if tensor is not None:
@@ -183,7 +181,7 @@ class Facts:
             raise RefusedError(
                 Refusal(
                     Reason.OVERRIDABLE,
-                    f"'{value.name}' is also a graph input, so that a caller may replace it",
+                    f"'{value.name}' is also a graph input, so that a caller may override it",
                     hint="if no caller does, give --assume-constant-initializers",
                 )
             )
@@ -191,7 +189,7 @@ class Facts:
         raise RefusedError(Refusal(Reason.DYNAMIC, message))
 
     def dims(self, value: ir.Value) -> tuple[int, ...]:
-        """The shape of the constant that a value is.
+        """Return the shape of a constant value.
 
         Raises:
             RefusedError: As `tensor`.
@@ -199,7 +197,7 @@ class Facts:
         return self._extents_of(self.tensor(value))
 
     def _extents_of(self, tensor: ir.TensorProtocol) -> tuple[int, ...]:
-        # Some tensors make their shape anew each time they are asked.
+        # Some tensors compute their shape at each access.
         known = self._extents.get(id(tensor))
         if known is None or known[0] is not tensor:
             known = tensor, tuple(d for d in tensor.shape if isinstance(d, int))
@@ -207,19 +205,18 @@ class Facts:
         return known[1]
 
     def readers(self, value: ir.Value) -> list[ir.Node]:
-        """The nodes that read a value's numbers, one entry for each use.
+        """Return the nodes that read a value's elements, one entry per use.
 
-        A Shape of which only static extents are used does not, nor a CastLike that takes the type
-        only.
+        Nodes with fixed values, such as a Shape of static extents, are left out.
         """
         return [use.node for use in value.uses() if not self.is_fixed(use.node)]
 
     def is_fixed(self, node: ir.Node) -> bool:
-        """Whether all that comes of a node is constant although what it reads is none."""
+        """Return whether a node's results are constant although its input is not."""
         return self.fixed_values(node) is not None
 
     def fixed_values(self, node: ir.Node) -> list[ir.Value] | None:
-        """The constants that come of a node which reads none; None if anything else does."""
+        """Return the constants that derive from a node of a variable input; None if others do."""
         if node.domain or node.op_type not in {"Shape", "Size", "CastLike"}:
             return None
         found: list[ir.Value] = []
@@ -235,18 +232,18 @@ class Facts:
         return found
 
     def is_constant(self, value: ir.Value | None) -> bool:
-        """Whether `tensor` has an answer."""
+        """Return whether a value is constant."""
         return value is not None and self._computed.constant(value) is not None
 
     def array(self, value: ir.Value) -> npt.NDArray[np.float64]:
-        """The constant that a value is, in float64.
+        """Return the elements of a constant value in float64.
 
         Raises:
-            RefusedError: It is no constant, or holds NaN or infinity, or other than real numbers.
+            RefusedError: The value is not constant, not finite, or not of real numbers.
         """
         tensor = self.tensor(value)
         if tensor.dtype in _NOT_REAL:
-            message = f"'{value.name}' holds {tensor.dtype.name.lower()}, no real numbers"
+            message = f"'{value.name}' has dtype {tensor.dtype.name.lower()}, not real numbers"
             raise RefusedError(Refusal(Reason.UNSUPPORTED, message))
         if is_external(tensor) and tensor.nbytes >= _BLOCK:
             array = read_external(tensor)
@@ -254,7 +251,7 @@ class Facts:
             array = np.asarray(read_tensor(tensor), dtype=np.float64)
             if tensor.dtype == ir.DataType.DOUBLE:
                 array = array.view()
-                array.flags.writeable = False  # it is the tensor's own memory
+                array.flags.writeable = False  # the array shares the tensor's memory
         if not _is_finite(array):
             raise RefusedError(Refusal(Reason.NON_FINITE, f"'{value.name}' holds NaN or infinity"))
         return array
@@ -263,25 +260,25 @@ class Facts:
 def _is_finite(array: npt.NDArray[np.float64]) -> bool:
     if array.size > _FEW:
         with np.errstate(all="ignore"):
-            if np.isfinite(array.sum()):  # so are all terms, and this takes no memory
+            if np.isfinite(array.sum()):  # implies finite elements, and needs no temporary array
                 return True
     return bool(np.isfinite(array).all())
 
 
 def _is_refuted(value: ir.Value, known: tuple[Dim, ...]) -> bool:
-    """Whether the shape that a value says it has cannot be its own."""
+    """Return whether the declared shape of a value contradicts its known one."""
     if value.shape is None:
         return False
     return len(value.shape) != len(known) or any(map(_differ, value.shape, known))
 
 
 def _differ(claimed: int | ir.SymbolicDim, known: Dim) -> bool:
-    """Whether an extent that is claimed is static and another one than is known."""
+    """Return whether a declared extent is static and differs from the known one."""
     if not isinstance(claimed, int) or known is None:
         return False
     return known != claimed if isinstance(known, int) else not known.startswith(MADE_UP)
 
 
 def _plain(shape: ir.Shape | None) -> Shape | None:
-    """The static extents that a new value says of itself."""
+    """Return the static extents that a new value declares."""
     return None if shape is None else tuple(d if isinstance(d, int) else None for d in shape)

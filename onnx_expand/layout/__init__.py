@@ -1,7 +1,7 @@
-"""Layouts: in which order of axes each node works, so that the fewest bytes are transposed."""
+"""Choose the axis order in which each node works, so that the fewest bytes are transposed."""
 
-# Importing a file registers its ops.
-from onnx_expand.layout import places
+# Importing a module registers its ops.
+from onnx_expand.layout import axes
 from onnx_expand.layout.rewrite import Turned, straighten_layouts
 
-__all__ = ["Turned", "places", "straighten_layouts"]
+__all__ = ["Turned", "axes", "straighten_layouts"]

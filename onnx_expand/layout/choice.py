@@ -1,10 +1,10 @@
-"""Which nodes work in another order of axes, so that the fewest bytes are transposed.
+"""Choose which nodes work in another axis order, so that the fewest bytes are transposed.
 
-Let q be the order of some Transposes. A value on one side of such a Transpose and the value on the
-other hold the same numbers, with two faces. Nodes that could as well work on the other face may
-choose; all others demand the face that they have. A value costs a Transpose where anything wants
-another face than it is made with. The choice that costs the least bytes is a minimum cut, with
-nodes of one face on one side (Kolmogorov and Zabih, 2004, say which such costs are cuts).
+Let q be the permutation of some Transposes. The input and the output of such a Transpose have the
+same elements in two axis orders, called faces. Nodes that can work on either face may choose; all
+others require the face that they have. A value costs a Transpose if some consumer requires another
+face than the one in which it is produced. The choice of least cost is a minimum cut, with the
+nodes of one face on one side (Kolmogorov and Zabih, 2004, characterize such costs).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from onnx_expand.layout.turns import Order, Turn, turn_of
 __all__ = ["Choice", "inverse", "orders_of"]
 
 _AXES = {"LayerNormalization", "RMSNormalization", "attention"}
-"""Composite patterns that runtimes know in one order of axes."""
+"""Composite patterns that runtimes recognize in one axis order only."""
 
 _ENDLESS = 1 << 120
 
 
 def inverse(order: Order) -> Order:
-    """The order that undoes another."""
+    """Return the inverse permutation."""
     return tuple(order.index(axis) for axis in range(len(order)))
 
 
 def order_of(node: ir.Node, facts: Facts) -> Order | None:
-    """The order of a Transpose of what the model computes; None for any other node."""
+    """Return the permutation of a Transpose with a variable input; None for other nodes."""
     if node.domain or node.op_type != "Transpose" or facts.is_constant(node.outputs[0]):
         return None
     rank = facts.rank(node.inputs[0])
@@ -46,7 +46,7 @@ def order_of(node: ir.Node, facts: Facts) -> Order | None:
 
 
 def orders_of(graph: ir.Graph, facts: Facts) -> list[Order]:
-    """The orders of a graph's Transposes, one of each pair that undo each other."""
+    """Return the permutations of a graph's Transposes, one of each pair of inverses."""
     found: list[Order] = []
     for node in graph:
         order = order_of(node, facts)
@@ -57,19 +57,19 @@ def orders_of(graph: ir.Graph, facts: Facts) -> list[Order]:
 
 @dataclass(eq=False)
 class Choice:
-    """The faces of the values around the Transposes of one order, and what nodes choose.
+    """The faces of the values around the Transposes of one permutation, and the nodes' choices.
 
     Attributes:
         graph: The graph.
-        facts: What is known about the model.
-        order: The order of the Transposes, from face 0 to face 1.
+        facts: Facts about the model.
+        order: The permutation of the Transposes, from face 0 to face 1.
         composites: Patterns whose nodes choose together.
-        size: How many bytes a value has, about.
-        fixed: Nodes that stay as they are: frames are known by their spelling, others are locked.
+        size: Estimates the bytes of a value.
+        fixed: Nodes that must not change: those of frames, and locked ones.
         faces: The face of each value that has one.
-        turning: The Transposes, from either face to the other.
+        turning: The Transposes from one face to the other.
         turns: For each node that may choose, how it works on the other face.
-        chosen: The face that each of these takes.
+        chosen: The chosen face of each of these nodes.
     """
 
     graph: ir.Graph
@@ -96,8 +96,8 @@ class Choice:
                     self._spread(x, self._orders.index(order))
         self._keep_composites()
 
-    def make(self) -> bool:
-        """Choose; whether fewer bytes are transposed, or as many by fewer nodes, never by more."""
+    def decide(self) -> bool:
+        """Choose; return whether fewer bytes are transposed, or equally many by fewer nodes."""
         before = [self.size(node.outputs[0]) for node in self.turning]
         if not before:
             return False
@@ -110,7 +110,7 @@ class Choice:
     # -- Faces ------------------------------------------------------------------------------
 
     def _spread(self, value: ir.Value, face: int) -> None:
-        """Give a value its face, and all that nodes which may choose connect with it."""
+        """Assign a face to a value and to all values that nodes with a choice connect with it."""
         self.faces[value] = face
         pending = [value]
         while pending:
@@ -119,13 +119,15 @@ class Choice:
             maker = current.producer()
             users = [use.node for use in current.uses() if use.node.graph is self.graph]
             for node in dict.fromkeys([*users, *([] if maker is None else [maker])]):
-                for other, its in self._beside(node, current, face):
+                for other, its in self._neighbors(node, current, face):
                     if other not in self.faces:
                         self.faces[other] = its
                         pending.append(other)
 
-    def _beside(self, node: ir.Node, value: ir.Value, face: int) -> Iterator[tuple[ir.Value, int]]:
-        """The values that a node connects with one, and their faces."""
+    def _neighbors(
+        self, node: ir.Node, value: ir.Value, face: int
+    ) -> Iterator[tuple[ir.Value, int]]:
+        """Yield the values that a node connects with a value, and their faces."""
         if node in self.turning or node in self._own or node in self.fixed:
             return
         if node.graph is not self.graph:
@@ -158,7 +160,7 @@ class Choice:
         return turn
 
     def _keep_composites(self) -> None:
-        """Let no node choose that is part of a pattern of which another one may not."""
+        """Fix all nodes of a composite pattern if one of them may not choose."""
         for composite in self.composites.found:
             if not all(node in self.turns for node in composite.nodes):
                 for node in composite.nodes:
@@ -166,11 +168,11 @@ class Choice:
                     self._own.pop(node, None)
 
     def order_from(self, face: int) -> Order:
-        """The order of a Transpose from a face to the other."""
+        """Return the permutation of a Transpose from a face to the other."""
         return self._orders[face]
 
     def root(self, value: ir.Value) -> ir.Value:
-        """The value that others are Transposes of."""
+        """Return the value of which a value is a Transpose, through any number of them."""
         chain: list[ir.Value] = []
         while value not in self._roots:
             chain.append(value)
@@ -183,33 +185,33 @@ class Choice:
         return root
 
     def adopt(self, new: ir.Value, old: ir.Value) -> None:
-        """Let a value have the face and the root of one whose place it takes."""
+        """Assign the face and the root of a value to the one that replaces it."""
         if old in self.faces:
             self.faces[new], self._roots[new] = self.faces[old], self.root(old)
 
     @property
     def members(self) -> dict[ir.Value, list[ir.Value]]:
-        """By root the values that have its numbers, in either face."""
+        """The values with the same elements, in either face, by their root."""
         found: dict[ir.Value, list[ir.Value]] = {}
         for value in self.faces:
             found.setdefault(self.root(value), []).append(value)
         return found
 
     def own(self, node: ir.Node) -> int:
-        """The face that a node which may choose has in the source."""
+        """Return the face that a node with a choice has in the source."""
         return self._own[node]
 
     # -- Choosing ---------------------------------------------------------------------------
 
     def maker(self, root: ir.Value) -> ir.Node | int:
-        """The node that chooses the face which a value is made with, or that face."""
+        """Return the node whose choice is the face in which a value is produced, or that face."""
         node = root.producer()
         if node in self.turns and self.turns[node].outputs:
             return node
         return self.faces[root]
 
-    def wishes(self, value: ir.Value) -> Iterator[ir.Node | int]:
-        """What reads a value: nodes that choose the face which they want, or that face."""
+    def demands(self, value: ir.Value) -> Iterator[ir.Node | int]:
+        """Yield, for each consumer of a value, the node if it may choose, else its face."""
         if value.is_graph_output():
             yield self.faces[value]
         for use in value.uses():
@@ -222,21 +224,23 @@ class Choice:
                 yield node
 
     def face(self, choice: ir.Node | int) -> int:
-        """The face that a node chose, or a face."""
+        """Return the face that a node chose, or the face itself."""
         return choice if isinstance(choice, int) else self.chosen[choice]
 
     def is_turned(self, root: ir.Value) -> bool:
-        """Whether a value needs a Transpose."""
+        """Return whether a value needs a Transpose."""
         made = self.face(self.maker(root))
-        return any(self.face(wish) != made for v in self._members[root] for wish in self.wishes(v))
+        return any(
+            self.face(demand) != made for v in self._members[root] for demand in self.demands(v)
+        )
 
     def turns_over(self, node: ir.Node) -> bool:
-        """Whether a node that may choose works on the other face."""
+        """Return whether a node with a choice works on the other face."""
         if self.turns[node].outputs:
             return self.chosen[node] != self._own[node]
         x = node.inputs[0]
         assert x is not None
-        # It takes what there is; with both faces there it stays.
+        # The node reads the available face; if both are available, it does not change.
         root = self.root(x)
         return self.face(self.maker(root)) != self._own[node] and not self.is_turned(root)
 
@@ -245,7 +249,7 @@ class Choice:
         choosing = [node for node, turn in self.turns.items() if turn.outputs]
         cut = Cut()
         vertices: dict[ir.Node | int, int] = {0: 0, 1: 1}
-        # Bytes, then Transposes; of equal choices the one that leaves most nodes as they are.
+        # Minimize bytes, then the number of Transposes, then the number of changed nodes.
         each = len(choosing) + 1
         scale = each * (len(self._members) + 1)
         for node in choosing:
@@ -255,9 +259,9 @@ class Choice:
             else:
                 cut.charge(0, vertices[node], 1)
         for root, values in self._members.items():
-            wishes = {vertices[wish] for value in values for wish in self.wishes(value)}
+            demands = {vertices[demand] for value in values for demand in self.demands(value)}
             cost = self.size(root) * scale + each
-            _charge(cut, vertices[self.maker(root)], wishes, cost)
+            _charge(cut, vertices[self.maker(root)], demands, cost)
         for composite in self.composites.found:
             together = [vertices[node] for node in composite.nodes if node in vertices]
             for one, other in itertools.pairwise(together):
@@ -267,31 +271,32 @@ class Choice:
         self.chosen = {node: int(second[vertices[node]]) for node in choosing}
 
 
-def _charge(cut: Cut, maker: int, wishes: set[int], cost: int) -> None:
-    """Let it cost something once that any wish lies on another side than the maker."""
-    wishes = wishes - {maker}
-    if len(wishes) < 2:
-        for wish in wishes:
-            cut.charge(maker, wish, cost)
-            cut.charge(wish, maker, cost)
+def _charge(cut: Cut, maker: int, demands: set[int], cost: int) -> None:
+    """Charge a cost once if any consumer is on another side than the producer."""
+    demands = demands - {maker}
+    if len(demands) < 2:
+        for demand in demands:
+            cut.charge(maker, demand, cost)
+            cut.charge(demand, maker, cost)
         return
-    some, every = cut.vertex(), cut.vertex()  # is any on the second side, are all?
+    # `some` is on the second side if any consumer is, `every` if all consumers are.
+    some, every = cut.vertex(), cut.vertex()
     cut.charge(maker, some, cost)
     cut.charge(every, maker, cost)
-    for wish in wishes:
-        cut.charge(some, wish, _ENDLESS)
-        cut.charge(wish, every, _ENDLESS)
+    for demand in demands:
+        cut.charge(some, demand, _ENDLESS)
+        cut.charge(demand, every, _ENDLESS)
 
 
 def bytes_of(
     value: ir.Value, facts: Facts, usual: Callable[[ir.Value], tuple[int, ...] | None]
 ) -> int:
-    """How many bytes a value has for one sample, by the usual extents where it has no others."""
+    """Estimate the bytes of a value for one sample, with usual extents for dynamic ones."""
     shape, dtype = facts.shape(value), facts.dtype(value)
     known = usual(value)
     if shape is None:
         return 0
-    if known is None or len(known) != len(shape):  # a node may be known by what is read of it
+    if known is None or len(known) != len(shape):  # usual extents may be those of another rank
         known = (0,) * len(shape)
     sizes = [
         extent or _USUAL if size is None else size

@@ -1,4 +1,4 @@
-"""Minimum cuts, for choices between two sides (Dinic, 1970)."""
+"""Minimum cuts of graphs, by Dinic's algorithm (1970)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ __all__ = ["Cut"]
 
 
 class Cut:
-    """A graph of vertices that are to be put on one of two sides.
+    """A graph whose vertices are assigned to one of two sides at the least cost.
 
-    Vertex 0 lies on the first side and vertex 1 on the second.
+    Vertex 0 is on the first side and vertex 1 on the second.
     """
 
     def __init__(self) -> None:
-        self._edges: list[list[int]] = [[], []]  # per vertex the numbers of its edges
+        self._edges: list[list[int]] = [[], []]  # the indices of the edges of each vertex
         self._to: list[int] = []
         self._room: list[int] = []
 
     def vertex(self) -> int:
-        """A new vertex."""
+        """Add a vertex and return its index."""
         self._edges.append([])
         return len(self._edges) - 1
 
     def charge(self, first: int, second: int, cost: int) -> None:
-        """Put a price on one vertex on the first side and another on the second."""
+        """Add a cost for having one vertex on the first side and another on the second."""
         if first == second:
             return
         for start, end, room in ((first, second, cost), (second, first, 0)):
@@ -33,7 +33,7 @@ class Cut:
             self._room.append(room)
 
     def second_side(self) -> list[bool]:
-        """For each vertex whether it lies on the second side, at the least cost."""
+        """Return for each vertex whether it is on the second side in a minimum cut."""
         while True:
             levels = self._levels()
             if levels[1] < 0:
@@ -41,7 +41,7 @@ class Cut:
             self._fill(levels)
 
     def _levels(self) -> list[int]:
-        """How far each vertex is from the first one by edges with room; -1 if there is no way."""
+        """Return each vertex's distance from vertex 0 over edges with capacity; -1 if none."""
         levels = [-1] * len(self._edges)
         levels[0] = 0
         pending = deque([0])
@@ -55,7 +55,7 @@ class Cut:
         return levels
 
     def _fill(self, levels: list[int]) -> None:
-        """Send through what goes by shortest ways."""
+        """Augment the flow along shortest paths until none is left (a blocking flow)."""
         following = [0] * len(self._edges)
         path: list[int] = []
         vertex = 0

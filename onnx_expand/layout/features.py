@@ -1,4 +1,4 @@
-"""Reshapes of positions and channels into features, and back, that take either order of axes.
+"""Reshapes between images and features that can work in either axis order.
 
 A turn reorders the features, which dense layers absorb in their weights:
 
@@ -45,10 +45,10 @@ class Operand:
 
 @dataclass(frozen=True)
 class Features:
-    """What changes when features are reordered.
+    """The constants and values that change if features are reordered.
 
     Attributes:
-        places: Feature i is then what feature `places[i]` was.
+        places: The former index of each feature.
         operands: The constants to reorder.
         values: The values whose features are reordered.
     """
@@ -61,13 +61,13 @@ class Features:
 def features_behind(
     node: ir.Node, order: Sequence[int], facts: Facts, is_elementwise: Callable[[ir.Node], bool]
 ) -> Features | None:
-    """Return the features that a Reshape of a turned value makes, if dense layers alone read them.
+    """Return the features into which a turned value is reshaped, if only dense layers read them.
 
     Args:
         node: A Reshape or a Flatten.
-        order: The order of axes of its input.
-        facts: Shapes, types and constants of the model.
-        is_elementwise: Whether a node computes each element for itself.
+        order: The axis order of its input.
+        facts: Facts about the model.
+        is_elementwise: Returns whether a node is elementwise.
     """
     y = node.outputs[0]
     shape, given = facts.shape(y), facts.extents(node.inputs[0])
@@ -81,13 +81,13 @@ def features_behind(
 def features_before(
     node: ir.Node, order: Sequence[int], facts: Facts, is_elementwise: Callable[[ir.Node], bool]
 ) -> Features | None:
-    """Return the features that a Reshape makes a turned value of, if dense layers compute them.
+    """Return the features that are reshaped into a turned value, if dense layers compute them.
 
     Args:
         node: A Reshape.
-        order: The order of axes of its output.
-        facts: Shapes, types and constants of the model.
-        is_elementwise: Whether a node computes each element for itself.
+        order: The axis order of its output.
+        facts: Facts about the model.
+        is_elementwise: Returns whether a node is elementwise.
     """
     z = node.inputs[0]
     shape, wanted = facts.shape(z), facts.extents(node.outputs[0])
@@ -101,12 +101,12 @@ def features_before(
 def _places(
     count: Sequence[int | None], extents: Sequence[Hashable], order: Sequence[int]
 ) -> npt.NDArray[np.int64] | None:
-    """Return where each feature comes from when the axes that it stands for are in an order.
+    """Return the former index of each feature if the axes of the image are permuted.
 
     Args:
         count: The number of features.
         extents: The extents of the axes; the last ones are those of the features.
-        order: The order, which must leave the other axes where they are.
+        order: The permutation, which must not move the other axes.
     """
     for first in range(len(order)):
         own = [extent for extent in extents[first:] if isinstance(extent, int)]
@@ -119,13 +119,13 @@ def _places(
 
 
 class _Walk:
-    """Collects the values of some features, from a Reshape to the dense layers.
+    """Collects the values between a Reshape and the dense layers.
 
     Args:
-        start: The value beside the Reshape.
+        start: The input or output of the Reshape that has features.
         count: The number of features.
-        facts: Shapes, types and constants of the model.
-        is_elementwise: Whether a node computes each element for itself.
+        facts: Facts about the model.
+        is_elementwise: Returns whether a node is elementwise.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class _Walk:
         return Features(places, tuple(self._operands), tuple(self._values))
 
     def forward(self) -> bool:
-        """Follow the features to the layers that read them; return whether these take them in."""
+        """Follow the features to their consumers; return whether all are dense layers."""
         products = 0
         for value in self._values:  # which grows meanwhile
             if value.is_graph_output():
@@ -156,11 +156,11 @@ class _Walk:
                     products += 1
                 elif not self._passes(use.node):
                     return False
-        # An operand that something else computes has its features in their own order.
+        # The features of a computed operand have an order that does not change.
         return products > 0 and {v.producer() for v in self._values[1:]} <= self._between
 
     def backward(self, reshape: ir.Node) -> bool:
-        """Follow the features back to the layers that compute them."""
+        """Follow the features to their producers; return whether all are dense layers."""
         for value in self._values:  # which grows meanwhile
             node = value.producer()
             if node is None or node.graph is not self._graph or value.is_graph_output():
@@ -174,7 +174,7 @@ class _Walk:
         return users <= self._between | {reshape}
 
     def _passes(self, node: ir.Node) -> bool:
-        """Add an elementwise node; return whether it keeps the features apart."""
+        """Add an elementwise node; return whether it does not mix the features."""
         if node in self._between:
             return True
         if node.graph is not self._graph or not self._is_elementwise(node):
@@ -196,7 +196,7 @@ class _Walk:
         return self._add(node.outputs[0])
 
     def _add(self, value: ir.Value) -> bool:
-        """Add a value; return whether its last axis can be that of the features."""
+        """Add a value; return whether its last axis can be the axis of the features."""
         shape = self._facts.shape(value)
         if shape is None or len(shape) != self._rank or shape[-1] != self._count:
             return False
@@ -205,7 +205,7 @@ class _Walk:
         return True
 
     def _own(self, node: ir.Node, index: int, axis: int) -> Operand | None:
-        """Return a constant operand that may be stored in another order."""
+        """Return a constant operand if it may be stored in another order."""
         value = node.inputs[index]
         if value is None or not value.is_initializer() or value.is_graph_input():
             return None
@@ -224,7 +224,7 @@ class _Walk:
         return self._own(node, 1, int_of(node, "transB", self._facts.opset))
 
     def _columns(self, node: ir.Node) -> tuple[Operand, ...] | None:
-        """Return the weight and the bias of a layer that computes features, if it is one."""
+        """Return the weight and bias of a layer that computes features, None for other nodes."""
         if not self._is_dense(node):
             return None
         weight = self._own(node, 1, 1 - int_of(node, "transB", self._facts.opset))
@@ -240,7 +240,7 @@ class _Walk:
         return None if row is None else (weight, row)
 
     def _is_dense(self, node: ir.Node) -> bool:
-        """Whether a node multiplies by a constant matrix."""
+        """Return whether a node multiplies by a constant matrix."""
         if node.domain or node.op_type not in {"Gemm", "MatMul"} or node.graph is not self._graph:
             return False
         weight = node.inputs[1]

@@ -1,4 +1,4 @@
-"""Writing nodes that work in another order of axes, with the Transposes that are still needed."""
+"""Rewrite nodes to work in another axis order, with the Transposes that remain necessary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Usual = Callable[[ir.Value], "tuple[int, ...] | None"]
 
 @dataclass(frozen=True)
 class Turned:
-    """Nodes that are gone, and those that came up, by name: Transposes, and readers of shapes."""
+    """The names of removed and of new nodes: Transposes, and readers of shapes."""
 
     gone: tuple[str, ...]
     new: tuple[str, ...]
@@ -38,17 +38,17 @@ def straighten_layouts(
     usual: Usual,
     locked: frozenset[str] = frozenset(),
 ) -> Iterator[Turned]:
-    """Let nodes work in that order of axes in which the fewest bytes are transposed.
+    """Rewrite a graph so that the fewest bytes are transposed.
 
     Args:
-        graph: The graph, which is rewritten; the graphs within its nodes are not.
-        facts: What is known about the model.
-        rewriter: Gives names.
-        usual: The usual extents of a value, where some are not static.
+        graph: The graph to rewrite; its subgraphs do not change.
+        facts: Facts about the model.
+        rewriter: Creates names and constants.
+        usual: Returns the usual extents of a value, for those that are not static.
         locked: The labels of nodes that must not change.
 
     Yields:
-        What became of the Transposes of each order.
+        The changes for the Transposes of each permutation.
     """
     orders = orders_of(graph, facts)
     if not orders:
@@ -62,7 +62,7 @@ def straighten_layouts(
             return bytes_of(value, facts, usual)
 
         choice = Choice(graph, facts, order, composites, size, fixed)
-        if choice.make():
+        if choice.decide():
             yield _Writer(choice, rewriter).write()
 
 
@@ -73,14 +73,14 @@ class _Writer:
     _made: dict[tuple[ir.Value, int], ir.Value] = field(default_factory=dict)
     _old: list[ir.Node] = field(default_factory=list)
     _new: list[str] = field(default_factory=list)
-    _asked: list[str] = field(default_factory=list)
+    _gathering: list[str] = field(default_factory=list)
     _named: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._members = self.choice.members
 
     def write(self) -> Turned:
-        """Bring the graph up to date."""
+        """Rewrite the graph according to the choice."""
         choice = self.choice
         for node in list(choice.graph):
             turn = choice.turns.get(node)
@@ -93,18 +93,18 @@ class _Writer:
                 if use.node not in gone and use.node not in choice.turning:
                     use.node.replace_input_with(use.idx, self._of(value, face))
             if value.is_graph_output():
-                self._put_out(value, self._of(value, face))
+                self._replace_output(value, self._of(value, face))
         labels = {node: label(node) for node in choice.turning}
         self._remove()
         left = [node for node in choice.turning if node.graph is None]
         choice.graph.sort()
-        gone_labels = (*(labels[node] for node in left), *self._asked)
+        gone_labels = (*(labels[node] for node in left), *self._gathering)
         return Turned(gone_labels, tuple(self._new))
 
     # -- Values -----------------------------------------------------------------------------
 
     def _of(self, value: ir.Value, face: int) -> ir.Value:
-        """A face of what a value holds."""
+        """Return the value with the same elements in a face, adding a Transpose if needed."""
         choice, root = self.choice, self.choice.root(value)
         if (root, face) in self._made:
             return self._made[root, face]
@@ -123,7 +123,7 @@ class _Writer:
         return found
 
     def _transposed(self, root: ir.Value, source: ir.Value, face: int) -> ir.Value:
-        """A new Transpose of a value, right behind what computes it."""
+        """Insert a Transpose of a value directly after its producer."""
         graph, order = self.choice.graph, self.choice.order_from(face)
         old = next((v for v in self._members[root] if self.choice.faces[v] != face), root)
         stem = label(old.producer()) if old.producer() is not None else old.name  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ class _Writer:
         return node.outputs[0]
 
     def _describe(self, value: ir.Value, like: ir.Value, order: Sequence[int]) -> None:
-        """State name, type and shape of a new value that is another one in an order."""
+        """Set name, type and shape of a new value that is a permutation of another one."""
         facts = self.choice.facts
         value.name = self.rewriter.unique(f"{like.name}.turned") if like.name else like.name
         value.type = like.type
@@ -150,12 +150,12 @@ class _Writer:
         if extents is not None:
             facts.state(value, [extents[axis] for axis in order])
 
-    def _put_out(self, value: ir.Value, new: ir.Value) -> None:
-        """Let a value be what the graph gives under the name of another one."""
+    def _replace_output(self, value: ir.Value, new: ir.Value) -> None:
+        """Replace a graph output by another value, under the name of the output."""
         if value is new:
             return
         graph, maker = self.choice.graph, new.producer()
-        # What a graph around this one computes is no output of this one.
+        # A value of an outer graph cannot be an output of this one.
         if maker is None or maker.graph is not graph or new.is_graph_output():
             node = ir.node("Identity", [new], name=self.rewriter.unique(f"{value.name}.out"))
             graph.append(node)
@@ -172,7 +172,7 @@ class _Writer:
     # -- Nodes ------------------------------------------------------------------------------
 
     def _turn(self, node: ir.Node, turn: Turn) -> None:
-        """Write a node in the other order of axes."""
+        """Write a node in the other axis order."""
         choice = self.choice
         face = 1 - choice.own(node)
         inputs = list(node.inputs)
@@ -198,12 +198,12 @@ class _Writer:
         elif turn.gathered:
             self._gather(node, new, order)
         else:
-            self._take_over(node.outputs[0], new.outputs[0])
+            self._replace(node.outputs[0], new.outputs[0])
         if turn.features is not None:
             self._reorder(turn.features, () if turn.outputs else new.outputs)
 
     def _reorder(self, features: Features, results: Sequence[ir.Value]) -> None:
-        """Let layers take in features in another order; the values between get other names."""
+        """Reorder the weights of dense layers, and rename the values with reordered features."""
         for operand in features.operands:
             node, index = operand.node, operand.index
             old = node.inputs[index]
@@ -215,11 +215,11 @@ class _Writer:
             )
             self.rewriter.drop(old)
         for value in (*features.values, *results):
-            if value.name:  # a value that was replaced has none
+            if value.name:  # a replaced value has no name
                 value.name = self.rewriter.unique(f"{value.name}.turned")
 
-    def _take_over(self, old: ir.Value, new: ir.Value) -> None:
-        """Let a value take the place of one that is the same."""
+    def _replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Replace a value by an equal one."""
         name = old.name
         new.type, new.shape = old.type, old.shape
         new.doc_string = old.doc_string
@@ -234,7 +234,7 @@ class _Writer:
         new.name = name
 
     def _gather(self, node: ir.Node, new: ir.Node, order: Sequence[int]) -> None:
-        """Put the extents of a turned value back in order."""
+        """Append a Gather that restores the order of the extents of a turned value."""
         numbers = np.array([order.index(axis) for axis in range(len(order))], dtype=np.int64)
         out = new.outputs[0]
         out.name = self.rewriter.unique(f"{node.outputs[0].name}.turned")
@@ -243,9 +243,9 @@ class _Writer:
         name = self.rewriter.unique(f"{label(node)}.gather")
         back = ir.node("Gather", [out, axes], {"axis": 0}, name=name)
         self.choice.graph.insert_after(new, back)
-        self._asked.append(label(node))
+        self._gathering.append(label(node))
         self._new += [label(new), label(back)]
-        self._take_over(node.outputs[0], back.outputs[0])
+        self._replace(node.outputs[0], back.outputs[0])
 
     def _constant(self, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> ir.Value:
         old = node.inputs[index]
@@ -259,7 +259,7 @@ class _Writer:
         return self.rewriter.constant(self.choice.graph, self.rewriter.unique(stem), tensor)
 
     def _remove(self) -> None:
-        """Take out the nodes that others stand for now."""
+        """Remove the nodes that have been replaced."""
         graph, choice = self.choice.graph, self.choice
         gone = {*self._old, *choice.turning}
         for node in reversed([n for n in graph if n in gone]):
@@ -270,6 +270,6 @@ class _Writer:
             for value in read:
                 if value not in choice.faces:
                     self.rewriter.drop(value)
-        for new, old in self._named:  # a constant that is gone leaves its name
+        for new, old in self._named:  # new constants reuse the names of removed ones
             if old.name and old.name not in graph.initializers:
                 self.rewriter.rename(graph, new, old.name)

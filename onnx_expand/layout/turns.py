@@ -1,8 +1,8 @@
-"""How a node is written for a value whose axes are in another order.
+"""Turns: how a node is written for values with permuted axes.
 
-A turn by an order q replaces a value x by transpose(x, q): axis i of the result is axis q[i] of x.
-The function of an op says which of a node's values turn with it, and with which attributes and
-constants it then computes the same numbers in the other order; every law is of the form
+A turn by a permutation q replaces a value x by transpose(x, q): axis i of the result is axis q[i]
+of x. The function registered for an op returns which inputs and outputs of a node turn together,
+and the attributes and constants with which it computes the same elements. Each satisfies the law
 f'(transpose(x, q)) = transpose(f(x), q), or f'(transpose(x, q)) = f(x).
 """
 
@@ -21,23 +21,23 @@ from onnx_expand.graph.ops import Handlers
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.layout.features import SMALL, Features, features_before, features_behind
 
-__all__ = ["TURNS", "Order", "Turn", "at", "integers", "stays", "tensor_of", "turn_of"]
+__all__ = ["TURNS", "Order", "Turn", "at", "integers", "keeps_order", "tensor_of", "turn_of"]
 
 Order = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What becomes of a node.
+    """The changes of a node that works in another axis order.
 
     Attributes:
-        inputs: The inputs that turn, by index.
-        outputs: The outputs that turn, by index; where there are none, the node takes either order
-            and computes what it did.
-        attributes: Attributes that change.
-        constants: Inputs that are other constants then.
-        gathered: Whether its output is a list by axes, which has to be put back in order.
-        features: The features that are reordered with it, and the layers that take that in.
+        inputs: The indices of the inputs that turn.
+        outputs: The indices of the outputs that turn; if there are none, the node computes the
+            same outputs from either order.
+        attributes: The new values of attributes that change.
+        constants: The new constants by input index.
+        gathered: Whether the output has one element per axis, whose order must be restored.
+        features: The features that are reordered with the node.
     """
 
     inputs: tuple[int, ...] = (0,)
@@ -49,12 +49,12 @@ class Turn:
 
 
 def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """How a node works on values that are turned; None where it has to stay as it is.
+    """Return how a node works on turned values; None if it cannot.
 
     Args:
         node: The node.
-        order: The order of axes.
-        facts: What is known about the model.
+        order: The permutation of the axes.
+        facts: Facts about the model.
     """
     function = TURNS.get(node.op_type) if node.domain == "" else None
     if function is None or any(a.is_ref() for a in node.attributes.values()):
@@ -67,7 +67,7 @@ def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 
 _Function = Callable[[ir.Node, Order, Facts], "Turn | None"]
-TURNS: Handlers[_Function] = Handlers("how a node works in another order of axes")
+TURNS: Handlers[_Function] = Handlers("how does it work in another axis order?")
 
 _UNARY = (
     *("Abs", "Cast", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu"),
@@ -79,13 +79,13 @@ _UNARY = (
 
 @TURNS.register(*_UNARY)
 def _unary(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Each number for itself; what else it reads is no tensor of these axes."""
+    """Turn input and output; further inputs are scalars or only give a dtype."""
     return Turn()
 
 
 @TURNS.register("Dropout")
 def _dropout(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """So does a Dropout, as long as nobody asks for its mask."""
+    """Turn a Dropout as an elementwise op, if its mask is unused."""
     asked = any(out.uses() or out.is_graph_output() for out in node.outputs[1:])
     return None if asked else Turn()
 
@@ -96,14 +96,14 @@ _BROADCASTING = (
 )
 
 
-_ALIGNED = 8  # the operator set from which operands are aligned by their last axes
+_ALIGNED = 8  # from this opset on, all of these broadcast by aligning the last axes
 
 
 @TURNS.register(*_BROADCASTING)
 def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """All axes of all operands turn; constants of fewer axes get those that they are missing."""
+    """Turn all operands; constants of lower rank get the missing axes."""
     if facts.opset < _ALIGNED:
-        return None  # it broadcasts by other rules
+        return None  # older opsets have other broadcasting rules
     inputs: list[int] = []
     constants: dict[int, ir.TensorProtocol] = {}
     for i, value in enumerate(node.inputs):
@@ -128,7 +128,7 @@ def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 def _turned_constant(
     value: ir.Value, node: ir.Node, order: Order, facts: Facts
 ) -> ir.TensorProtocol | None:
-    """A constant with its axes turned; None where it would be stored twice, or converted."""
+    """Return a constant with permuted axes; None if this needs a second copy or a conversion."""
     tensor = facts.tensor(value)
     shape = facts.dims(value)
     if math.prod(shape) == 1 and len(shape) <= 1:
@@ -141,13 +141,13 @@ def _turned_constant(
 
 
 def at(axis: int, order: Order) -> int:
-    """Where an axis lies once it is turned."""
+    """Return the index of an axis after the turn."""
     return order.index(axis % len(order))
 
 
 @TURNS.register("Concat")
 def _concat(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The axis along which values are put after each other turns with them, and constants."""
+    """Turn all inputs, with constants, and the axis."""
     constants: dict[int, ir.TensorProtocol] = {}
     for i, value in enumerate(node.inputs):
         if value is not None and facts.is_constant(value):
@@ -162,14 +162,14 @@ def _concat(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 @TURNS.register("Split")
 def _split(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """So does the axis along which a value is cut."""
+    """Turn the input, all outputs and the axis."""
     outputs = tuple(range(len(node.outputs)))
     return Turn((0,), outputs, {"axis": at(int_of(node, "axis", facts.opset), order)})
 
 
 @TURNS.register("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """And that of a softmax, which since operator set 13 is a single one."""
+    """Turn the axis; before opset 13 these ops flatten several axes."""
     if facts.opset < _ONE_AXIS:
         return None
     return Turn(attributes={"axis": at(int_of(node, "axis", facts.opset), order)})
@@ -180,25 +180,25 @@ _ONE_AXIS = 13
 
 @TURNS.register("Pad")
 def _pad(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The numbers of positions that are added on each axis turn with the axes."""
+    """Permute the pads."""
     if facts.opset < _PAD_READS:
         pads = ints_of(node, "pads")
         if len(pads) != 2 * len(order):
             return None
-        return Turn(attributes={"pads": _both_ends(pads, order)})
+        return Turn(attributes={"pads": _permuted_pads(pads, order)})
     if len(node.inputs) > _CHOSEN and node.inputs[_CHOSEN] is not None:
         return None
     given = integers(node, 1, facts)
     if given is None or len(given) != 2 * len(order):
         return None
-    return Turn(constants={1: tensor_of(_both_ends(given, order))})
+    return Turn(constants={1: tensor_of(_permuted_pads(given, order))})
 
 
-_PAD_READS = 11  # the operator set from which Pad reads its amounts as an input
-_CHOSEN = 3  # the input that chooses axes
+_PAD_READS = 11  # from this opset on, pads are an input
+_CHOSEN = 3  # the index of the `axes` input of Pad and Slice
 
 
-def _both_ends(pads: Sequence[int], order: Order) -> list[int]:
+def _permuted_pads(pads: Sequence[int], order: Order) -> list[int]:
     rank = len(order)
     return [pads[axis] for axis in order] + [pads[rank + axis] for axis in order]
 
@@ -211,31 +211,31 @@ _REDUCING = (
 
 @TURNS.register(*_REDUCING)
 def _reduce(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """What is reduced lies on other axes; the axes that are left may be in order all the same."""
+    """Turn the axes; if the result drops them, the order must not permute the others."""
     chosen = _axes(node, facts)
     if not chosen:
         return None
     axes = sorted(at(axis, order) for axis in chosen)
     if int_of(node, "keepdims", facts.opset):
         return _with_axes(node, axes, (0,))
-    in_order = stays(order, {axis % len(order) for axis in chosen})
+    in_order = keeps_order(order, {axis % len(order) for axis in chosen})
     return _with_axes(node, axes, ()) if in_order else None
 
 
 @TURNS.register("Squeeze")
 def _squeeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The axes that are left have to be in order as they were."""
+    """Turn the axes, if the order does not permute the others."""
     chosen = _axes(node, facts)
-    if not chosen or not stays(order, {axis % len(order) for axis in chosen}):
+    if not chosen or not keeps_order(order, {axis % len(order) for axis in chosen}):
         return None
     return _with_axes(node, sorted(at(axis, order) for axis in chosen), ())
 
 
 @TURNS.register("Unsqueeze")
 def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """New axes may be put in at other places, where the others stay in order."""
+    """Turn the new axes, if the order does not permute the others."""
     chosen = _axes(node, facts)
-    if not chosen or not stays(order, {axis % len(order) for axis in chosen}):
+    if not chosen or not keeps_order(order, {axis % len(order) for axis in chosen}):
         return None
     turn = _with_axes(node, sorted(at(axis, order) for axis in chosen), (0,))
     return replace(turn, inputs=())
@@ -243,15 +243,15 @@ def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 @TURNS.register("Transpose")
 def _transpose(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Another order of axes is as well made of turned ones."""
+    """Compose the permutation with the turn; the output does not change."""
     perm = ints_of(node, "perm") or tuple(range(len(order)))[::-1]
     if sorted(perm) != list(range(len(order))):
         return None
     return Turn((0,), (), {"perm": [at(axis, order) for axis in perm]})
 
 
-def stays(order: Order, without: set[int]) -> bool:
-    """Whether axes keep their order when others are taken away."""
+def keeps_order(order: Order, without: set[int]) -> bool:
+    """Return whether a permutation keeps the order of all axes except `without`."""
     kept = [axis for axis in order if axis not in without]
     return kept == sorted(kept)
 
@@ -263,7 +263,7 @@ def _with_axes(node: ir.Node, axes: Sequence[int], outputs: tuple[int, ...]) -> 
 
 
 def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
-    """The axes that a node names; None where they are not known, or not named."""
+    """Return the axes of a node; None if they are omitted or not constant."""
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         return integers(node, 1, facts)
     return list(ints_of(node, "axes")) or None
@@ -271,9 +271,9 @@ def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
 
 @TURNS.register("Flatten", "Reshape")
 def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Where axes of one number alone change their place, the numbers stay in order.
+    """Turn the input if only axes of extent 1 move, which keeps the order of the elements.
 
-    Else they are features in another order, which dense layers may take in.
+    Otherwise the result has reordered features, which dense layers may absorb.
     """
     extents = facts.extents(node.inputs[0])
     if extents is None or len(extents) != len(order):
@@ -294,7 +294,7 @@ def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 
 def _is_elementwise(facts: Facts) -> Callable[[ir.Node], bool]:
-    """Whether a node computes each element for itself."""
+    """Return a predicate for elementwise nodes."""
 
     def found(node: ir.Node) -> bool:
         if node.domain or facts.opset < _ALIGNED:
@@ -306,11 +306,11 @@ def _is_elementwise(facts: Facts) -> Callable[[ir.Node], bool]:
 
 
 def _is_in_order(extents: Sequence[Hashable], order: Order) -> bool:
-    return stays(order, {i for i, extent in enumerate(extents) if extent == 1})
+    return keeps_order(order, {i for i, extent in enumerate(extents) if extent == 1})
 
 
 def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The same laws for what a Reshape gives: the extents that it asks for turn."""
+    """Turn the output of a Reshape and permute its target extents, by the laws of `_reshape`."""
     extents, wanted = facts.extents(node.outputs[0]), integers(node, 1, facts)
     if extents is None or wanted is None or not len(extents) == len(wanted) == len(order):
         return None
@@ -326,7 +326,7 @@ def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 
 def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], order: Order) -> bool:
-    """Whether a Reshape copies an extent that is another one once its input is turned."""
+    """Return whether a Reshape copies an extent (target 0) that differs after the turn."""
     if wanted[i] != 0:
         return False
     return i >= len(order) or extents[order[i]] != extents[i]
@@ -334,7 +334,7 @@ def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], ord
 
 @TURNS.register("Slice")
 def _slice(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """What is cut off lies on other axes."""
+    """Turn the axes, which must be given."""
     if facts.opset < _SLICE_READS or len(node.inputs) <= _CHOSEN:
         return None
     axes = integers(node, _CHOSEN, facts)
@@ -348,14 +348,14 @@ _SLICE_READS = 10
 
 @TURNS.register("Shape")
 def _shape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The extents of a turned value are those of the value, in another order."""
+    """Turn the input; the extents are then gathered in their original order."""
     if int_of(node, "start", facts.opset) or "end" in node.attributes:
         return None
     return Turn((0,), (), gathered=True)
 
 
 def integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
-    """The integers of a constant input; None where it is none."""
+    """Return the integers of a constant input; None for other inputs."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None or not facts.is_constant(value):
         return None
@@ -366,5 +366,5 @@ def integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
 
 
 def tensor_of(numbers: Sequence[int]) -> ir.TensorProtocol:
-    """A list of integers as a constant."""
+    """Return integers as an int64 tensor."""
     return ir.Tensor(np.array(numbers, dtype=np.int64))

@@ -33,7 +33,7 @@ class Policy(StrEnum):
             places = (2, 0, 3, 1)
             return tuple(tuple(int(i == place) for i in range(6)) for place in places)
         m = MACHINE
-        return ((1, 0, 0, 0, 0, 0), (0, m.stored, m.launch, m.step, m.copied, m.start))
+        return ((1, 0, 0, 0, 0, 0), (0, m.stored, m.launch, m.elementwise, m.copied, m.start))
 
     @property
     def counting(self) -> Policy:

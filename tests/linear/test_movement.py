@@ -33,7 +33,7 @@ def estimate(model: onnx.ModelProto) -> tuple[int, int]:
         numbers = sum(prod(known[out]) for out in node.output)
         moves = node.op_type == "Transpose" and _moves(node, known)
         total += MACHINE.launch
-        total += MACHINE.step * numbers * (node.op_type in _STEPS)
+        total += MACHINE.elementwise * numbers * (node.op_type in _STEPS)
         total += MACHINE.copied * numbers * (node.op_type in _COPIES)
         total += MACHINE.transposed * numbers * moves
         if node.op_type in _PRODUCTS:

@@ -1,4 +1,4 @@
-"""Nodes that have a number for each axis, or work along one: turned, the numbers change places."""
+"""Turns of ops that work along one axis, or have one parameter per axis."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import int_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.layout.turns import TURNS, Order, Turn, at, integers, stays, tensor_of
+from onnx_expand.layout.turns import TURNS, Order, Turn, at, integers, keeps_order, tensor_of
 
 __all__: list[str] = []
 
 
 @TURNS.register("ArgMax", "ArgMin")
 def _arg(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """An index along an axis; without that axis the others have to be in order as they were."""
+    """Turn the axis; if the result drops it, the order must not permute the others."""
     axis = int_of(node, "axis", facts.opset)
     kept = bool(int_of(node, "keepdims", facts.opset))
-    if not kept and not stays(order, {axis % len(order)}):
+    if not kept and not keeps_order(order, {axis % len(order)}):
         return None
     return Turn((0,), (0,) if kept else (), {"axis": at(axis, order)})
 
 
 @TURNS.register("TopK")
-def _top(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The largest numbers along an axis, and where they are."""
+def _top_k(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """Turn the axis of both results."""
     if facts.opset < _TOP_READS:
         return None
     return Turn((0,), (0, 1), {"axis": at(int_of(node, "axis", facts.opset), order)})
 
 
-_TOP_READS = 10  # the operator set from which TopK reads how many it takes as an input
+_TOP_READS = 10  # from this opset on, K is an input
 
 
 @TURNS.register("CumSum")
-def _sums(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Sums along the axis that an input names."""
+def _cum_sum(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+    """Turn the axis, which is an input."""
     axis = integers(node, 1, facts)
     if axis is None or len(axis) != 1:
         return None
@@ -45,18 +45,18 @@ def _sums(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 @TURNS.register("Gather")
 def _gather(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """A list of indices chooses along an axis; a single one takes the axis away."""
+    """Turn the axis; a scalar index drops it, so the order must not permute the others."""
     axis, rank = int_of(node, "axis", facts.opset), facts.rank(node.inputs[1])
     if rank == 1:
         return Turn(attributes={"axis": at(axis, order)})
-    if rank == 0 and stays(order, {axis % len(order)}):
+    if rank == 0 and keeps_order(order, {axis % len(order)}):
         return Turn((0,), (), {"axis": at(axis, order)})
     return None
 
 
 @TURNS.register("Tile")
 def _tile(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """How often a value is put after itself on each axis."""
+    """Permute the repeats."""
     repeats = integers(node, 1, facts)
     if repeats is None or len(repeats) != len(order):
         return None
@@ -65,7 +65,7 @@ def _tile(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 @TURNS.register("Expand")
 def _expand(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """The extents that a value is repeated to; axes that they do not name stay."""
+    """Permute the target extents, which are aligned by the last axes."""
     wanted = integers(node, 1, facts)
     if wanted is None or len(wanted) > len(order):
         return None
@@ -75,7 +75,7 @@ def _expand(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 @TURNS.register("QuantizeLinear", "DequantizeLinear")
 def _quantize(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """One scale for all numbers, or one for each place on an axis; no scales of blocks."""
+    """Turn the axis of the scales, if there is one; block scales are not supported."""
     rank = facts.rank(node.inputs[1])
     if rank == 0 or facts.shape(node.inputs[1]) == (1,):
         return Turn()
@@ -89,10 +89,10 @@ _BY_AXIS = 13
 
 @TURNS.register("Resize")
 def _resize(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Factors or extents by axis.
+    """Permute the scales or extents.
 
-    onnxruntime interpolates along the last axes alone and refuses others when the model runs, so
-    that those come last but where no numbers are mixed.
+    onnxruntime interpolates along the last axes only and fails at run time for others, so the
+    resized axes must remain last unless the mode is `nearest`.
     """
     if facts.opset < _RESIZE_SIZES or "axes" in node.attributes:
         return None
@@ -114,4 +114,4 @@ def _resize(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     return turned if resized == set(range(len(order) - len(resized), len(order))) else None
 
 
-_RESIZE_SIZES = 11  # the operator set from which Resize reads extents as an input
+_RESIZE_SIZES = 11  # from this opset on, extents are an input
