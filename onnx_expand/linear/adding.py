@@ -1,4 +1,4 @@
-"""Maps of one root that are added, as one map."""
+"""Add maps of one root as one map."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["add"]
 
 
 def add(terms: Terms, term: Term) -> Swap | None:
-    """Terms of one root are added first: f(x) + z + h(x) = (f + h)(x) + z."""
+    """Add terms of one root first: f(x) + z + h(x) = (f + h)(x) + z."""
     if terms.policy is Policy.MARKED or not isinstance(term, Sum) or not term.same:
         return None
     above = terms.user(term) if terms.is_inner(term) else None
     if isinstance(above, Sum) and above.same:
-        return None  # what it is a term of is looked at as a whole
+        return None  # the enclosing sum is rewritten as a whole
     parts = _flat(terms, term)
     if len(parts) < 3 or len({t for t, _ in parts}) < len(parts):
         return None
@@ -53,9 +53,9 @@ def add(terms: Terms, term: Term) -> Swap | None:
 def _together(
     terms: Terms, like: Sum, root: Term, group: Sequence[tuple[Term, float]]
 ) -> tuple[list[tuple[Term, float]], Term | None]:
-    """Those terms of one root that cost less as one map, and that map.
+    """Return the terms of one root that cost less as one map, and that map.
 
-    Maps of one geometry are one such map, however many they are; each kind is looked at once.
+    Maps of one geometry add up to one map of it, so that each geometry is tried once.
     """
     kinds: dict[Hashable, list[tuple[Term, float]]] = {}
     for part, factor in group:
@@ -78,7 +78,7 @@ _KINDS = 16  # geometries of maps that are added
 
 
 def _flat(terms: Terms, term: Sum, factor: float = 1.0) -> list[tuple[Term, float]]:
-    """The terms of a sum of sums from left to right."""
+    """Return the terms of a sum of sums from left to right."""
     found: list[tuple[Term, float]] = []
     pending: list[tuple[Term, float]] = [(term, factor)]
     while pending:
@@ -93,14 +93,14 @@ def _flat(terms: Terms, term: Sum, factor: float = 1.0) -> list[tuple[Term, floa
 
 
 def _is_signed(term: Sum) -> bool:
-    """Whether a sum only adds and subtracts."""
+    """Return whether a sum only adds and subtracts."""
     return set(map(abs, term.factors)) == {1.0}
 
 
 def _added(
     terms: Terms, like: Sum, root: Term, parts: Sequence[tuple[Term, float]]
 ) -> Term | None:
-    """Terms of one root as one map, if that costs less."""
+    """Return terms of one root as one map, or None if that does not cost less."""
     branches = [terms.stretch(t).steps if t is not root else [] for t, _ in parts]
     args, factors = tuple(t for t, _ in parts), tuple(f for _, f in parts)
     join = replace(like, args=args, factors=factors, node=None, like=None)

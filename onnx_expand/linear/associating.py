@@ -1,4 +1,4 @@
-"""The rule of stacks: products associate, with one matrix or with several."""
+"""The rule of stacks: products with matrices and batches of matrices are associative."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["associate"]
 
 @dataclass(frozen=True)
 class _Factor:
-    """What a term multiplies with, from one side.
+    """The constant that a term multiplies with, from one side.
 
     Attributes:
-        shape: The shape of the matrix, or of several; of numbers it ends with ones, or is ().
-        numbers: Gives them.
-        is_left: Whether they stand on the left.
-        scales: Whether it is one number, or one for each of a batch.
+        shape: The shape of the matrix or matrices; for scales it ends with ones, or is ().
+        numbers: Returns the values.
+        is_left: Whether it is the left operand.
+        scales: Whether it is one scale, or one for each matrix of a batch.
     """
 
     shape: tuple[int, ...]
@@ -39,10 +39,10 @@ class _Factor:
 
 
 def associate(terms: Terms, term: Term) -> Swap | None:
-    """Products with constants are one product: (x @ A) @ B = x @ (A @ B).
+    """Combine products with constants: (x @ A) @ B = x @ (A @ B).
 
-    Either of the two may be one matrix, a scale of its rows or columns included; one of them at
-    least is several.
+    Each constant may be one matrix, or a scale of rows or columns; at least one of them is a batch
+    of matrices.
     """
     if terms.policy is Policy.MARKED or len(term.args) != 1 or not terms.is_inner(term.args[0]):
         return None
@@ -84,7 +84,7 @@ def associate(terms: Terms, term: Term) -> Swap | None:
 
 
 def _product(first: _Factor, second: _Factor) -> _Factor | None:
-    """The factor that is one and then another."""
+    """Return the factor that multiplies with one factor and then another."""
     left, right = (second, first) if first.is_left else (first, second)
     if left.scales or right.scales:
         shape = np.broadcast_shapes(left.shape, right.shape)
@@ -100,7 +100,7 @@ def _product(first: _Factor, second: _Factor) -> _Factor | None:
 
 
 def _side(terms: Terms, term: Term) -> bool | None:
-    """Whether a term has several matrices on its right; None where it has none such."""
+    """Return whether a term has a batch of matrices on its right; None if it has none."""
     if isinstance(term, Stack):
         return term.right
     known = stacked_by(term.like, terms.facts) if isinstance(term, Homogeneous) else None
@@ -108,7 +108,7 @@ def _side(terms: Terms, term: Term) -> bool | None:
 
 
 def _price(term: Term, factor: _Factor) -> Price:
-    """What a product costs, that of the source included."""
+    """Return the cost of a product, whether it is new or from the source."""
     if isinstance(term, Stack) or not isinstance(term, Homogeneous):
         return term.price()
     inner = factor.shape[-1] if factor.is_left else factor.shape[-2]
@@ -130,7 +130,7 @@ def _is_worth(terms: Terms, new: Stack, before: Price) -> bool:
 
 
 def _factor(terms: Terms, term: Term, right: bool) -> _Factor | None:
-    """What a term multiplies its argument with, from the right or from the left."""
+    """Return the factor that a term multiplies its argument with."""
     if isinstance(term, Stack):
         return _Factor(term.shape, term.numbers, not right) if term.right == right else None
     if isinstance(term, Homogeneous):
@@ -162,7 +162,7 @@ def _factor(terms: Terms, term: Term, right: bool) -> _Factor | None:
 
 
 def _batch_scale(term: Map) -> tuple[int, ...] | None:
-    """The shape of a scale for each of a batch of matrices; None for any other map."""
+    """Return the shape of a scale for each matrix of a batch; None for any other map."""
     rank, axes = term.tensor.rank, term.axes
     if rank is None or axes is None or not term.geometry.is_per_channel:
         return None

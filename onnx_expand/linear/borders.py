@@ -1,4 +1,4 @@
-"""The last rewrites: maps that only a bias at a padded border keeps apart, bridged at a price."""
+"""Bridge maps that only a bias at a padded border separates, as the last rewrites."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["Bridge", "bridge_borders"]
 
 @dataclass(eq=False)
 class Bridge(Term):
-    """A map after another with a bias in between that padding must not see.
+    """Two maps with a bias between them that the padding of the second must not include.
 
     Attributes:
-        border: How it is written.
-        first: Gives the numbers of the first map.
-        second: Gives those of the second.
-        extents: Spatial extents of the argument, None for one that is not static.
-        after: What it costs.
+        border: The rewrite.
+        first: Returns the values of the first map.
+        second: Returns the values of the second map.
+        extents: Spatial extents of the argument, None if not static.
+        after: Its cost.
     """
 
     border: Border
@@ -48,19 +48,19 @@ class Bridge(Term):
     unit: bool = False
 
     def price(self) -> Price:
-        """What computing it from its arguments costs."""
+        """The cost of computing it from its arguments."""
         return Price(self.after)
 
 
 def bridge_borders(
     terms: Terms, border: Border, image: str | None
 ) -> list[tuple[tuple[Term, ...], Refusal]]:
-    """Merge across borders in the way that was asked for; what was tried and refused.
+    """Merge across borders by the requested rewrite; return the attempts that were refused.
 
     Args:
-        terms: The terms, which the rules have nothing more to give to.
-        border: The way.
-        image: The name of an input behind which any way may be taken, the cheapest that applies.
+        terms: The terms, after all other rules.
+        border: The rewrite.
+        image: The name of an input after which the cheapest applicable rewrite is used.
     """
     refused: dict[tuple[Term, ...], Refusal] = {}
     changed = True

@@ -1,13 +1,13 @@
-"""Merging across a padded border, at a price.
+"""Merge across a padded border, at a cost.
 
-A map with a bias before a convolution that pads is not one convolution: the zeros of the padding
-stand where the bias should. Three rewrites are exact all the same, and each adds something:
+A map with a bias followed by a convolution that pads is not one convolution, since the padding has
+zeros instead of the bias. Three rewrites are exact nevertheless, at a cost:
 
 - `ones` appends a channel of ones to the input, whose weights carry the bias: the padding zeroes
-  it outside. It holds for every input size and costs 1 / m more products for m input channels.
-- `pad` pads the input with the value that the first map takes to zero, where all channels share
-  one. It adds a Pad node.
-- `map` adds what the bias contributes as an image of constants. It needs static extents.
+  it outside. It is exact for each input size and costs 1 / m more products for m input channels.
+- `pad` pads the input with the value that the first map maps to zero, which must be equal in all
+channels. It adds a Pad node.
+- `map` adds the contribution of the bias as an image of constants. It needs static extents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Border", "bridge"]
 
 
 class Border(StrEnum):
-    """What to do where a bias meets a padded border."""
+    """How to merge a bias before a padded border."""
 
     EXACT = "exact"
     """Leave the nodes apart: nothing is added."""
@@ -56,17 +56,17 @@ def bridge(
     extents: Sequence[int | None],
     target: Target,
 ) -> list[ir.Node] | Refusal:
-    """Write `g` after `f`, which no single convolution computes, exactly.
+    """Write the composition of `f` and `g` exactly, although no single convolution computes it.
 
     Args:
-        border: By which rewrite.
-        f: The first map, whose bias is what stands in the way.
+        border: The rewrite.
+        f: The first map, with the bias.
         g: The second map, which pads.
         extents: Spatial extents of the input, None for one that is not static.
-        target: Where the result goes.
+        target: The name of the result.
 
     Returns:
-        The nodes; or why this rewrite does not apply.
+        The nodes, or why this rewrite does not apply.
     """
     rank = g.rank
     f = f.at_rank(rank)
@@ -112,7 +112,7 @@ def _pad(pair: _Pair) -> list[ir.Node] | Refusal:
     eps = float(np.finfo(np.float32).eps) if pair.target.dtype.itemsize == 4 else 0.0
     off = np.abs(sums * value + f.bias) > 2 * eps * np.abs(f.bias)
     if f.geometry.is_per_channel and np.all(f.weight == 1):
-        # What only adds would be rounded, too, if it were written.
+        # A map that only adds would be rounded too if it were written.
         numbers = constant(-f.bias, "", pair.target.dtype).const_value
         assert numbers is not None
         off &= read_tensor(numbers).astype(np.float64) != value
@@ -177,7 +177,7 @@ def _pad_node(
     return node
 
 
-_PAD_READS = 11  # the operator set from which Pad reads its amounts as an input
+_PAD_READS = 11  # the first opset in which Pad reads its amounts as an input
 
 
 def _refused(message: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""From a graph to terms: every linear node becomes one, everything else is read."""
+"""Build the terms of a graph: one for each linear node; other values are read."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Builder:
     """Lifts the nodes of one graph.
 
     Attributes:
-        of: The term of each value that is linear in others, or that such a value is computed from.
-        nodes: The nodes that are terms, each with what it computes.
-        refused: Nodes of linear ops that are not linear, and why.
+        of: The term of each value that is linear in others, or that such a value depends on.
+        nodes: The nodes that are terms, each with its term.
+        refused: Nodes of linear ops that are not linear, each with the reason.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Builder:
 
     def _visit(self, node: ir.Node) -> None:
         if self._composites is not None and self._composites.of(node) is not None:
-            return  # one non-linear function with its neighbours
+            return  # part of one nonlinear function
         if self._locked and label(node) in self._locked:
             return
         try:
@@ -103,7 +103,7 @@ class Builder:
         return self._homogeneous(node)
 
     def _homogeneous(self, node: ir.Node) -> list[Term]:
-        """A node that is no map, but lets factors pass, or any order of channels."""
+        """Return the term of a nonlinear node that factors or permutations can pass."""
         scaling = scaling_of(node, self._facts) or elementwise(node, self._facts)
         if scaling is None:
             return []
@@ -117,7 +117,7 @@ class Builder:
         return [Homogeneous(args, self._tensor(y), y, node, node, node, slots, scaling)]
 
     def read(self, value: ir.Value) -> Term:
-        """The term of a value; one that reads it, if nothing linear computes it."""
+        """Return the term of a value; a `Read` if no linear node computes it."""
         if value not in self.of:
             self.of[value] = Read((), self._tensor(value), value, None, value.producer())
         return self.of[value]
@@ -134,7 +134,7 @@ class Builder:
         if tensor.extents is None:
             tensor = replace(propagated, dtype=tensor.dtype)
         if propagated.sizes is not None and len(propagated.sizes[0]) == (tensor.rank or 0):
-            # Extents that are not static follow those of the argument.
+            # Extents that are not static are derived from those of the argument.
             tensor = replace(tensor, sizes=propagated.sizes)
         if tensor.dtype is None:
             constants = [v for v in (linear.weight, linear.bias) if v is not None]
@@ -158,7 +158,7 @@ class Builder:
         )
 
     def _table(self, node: ir.Node) -> Table | None:
-        """A node that adds a constant which differs from row to row."""
+        """Return the term of a node that adds a constant which differs between rows."""
         added = added_by(node, self._facts)
         y = node.outputs[0] if node.outputs else None
         if added is None or y is None or self._facts.is_constant(y):
@@ -171,7 +171,7 @@ class Builder:
         return Table((x,), tensor, y, node, node, layer, lambda: added.numbers, links, (node,))
 
     def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:
-        """A node that hands on what it reads, if that is of numbers that maps treat."""
+        """Return the identity map of a node that returns its input, for types of maps."""
         y = node.outputs[0]
         dtype = self._facts.dtype(y) or self._facts.dtype(x)
         is_number = dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
@@ -196,7 +196,7 @@ class Builder:
         )
 
     def _parts(self, node: ir.Node, parts: Sequence[Linear]) -> list[Term]:
-        """A term for the node that cuts, once, and one for each part of it."""
+        """Return a part of a split node, whose own term is created once."""
         cutting = parts[0].entry or node
         found: list[Term] = []
         hub = next((t for t in self.nodes.get(cutting, []) if isinstance(t, Hub)), None)
@@ -251,7 +251,7 @@ class Builder:
         return [Sum(args, tensor, y, node, node, factors, same)]
 
     def _stacked(self, args: Sequence[Term], axis: int, tensor: Tensor) -> Tensor:
-        """The tensor of a concatenation, with sizes that follow its arguments."""
+        """Return the tensor of a concatenation, with sizes from its arguments."""
         sizes = [arg.tensor.sizes for arg in args]
         if tensor.sizes is None or any(s is None for s in sizes):
             return tensor
@@ -268,7 +268,7 @@ class Builder:
 
 
 def _static(tensor: Tensor) -> tuple[int | None, ...] | None:
-    """The extents of a tensor, None for each that is not static."""
+    """Return the extents of a tensor, None for each that is not static."""
     if tensor.extents is None:
         return None
     return tuple(e if isinstance(e, int) else None for e in tensor.extents)

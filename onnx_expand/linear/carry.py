@@ -1,10 +1,9 @@
-"""Carrying: a factor moves through what it commutes with, to a map that takes it in.
+"""Carry factors through ops that they commute with, to a map that absorbs them.
 
-A diagonal map (`s x`, or `s x + t`, for each channel) behind an op may stand before it, and the
-other way round, where the op is homogeneous, or moves numbers only. So the scale of an attention
-goes into the weight of the query, and a normalization before an average into the classifier.
-Nothing is rewritten on the way: what lies between computes scaled numbers, under new names, and
-nothing else reads them.
+A diagonal map (`s x` or `s x + t` for each channel) after an op may be moved before it, and vice
+versa, if the op is homogeneous or only moves elements. Thus the scale of an attention is merged
+into the weight of the query, and a normalization before an average into the classifier. The nodes
+between do not change; they compute scaled values under new names, which no other node reads.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def _gains_nothing(terms: Terms, term: Term, swap: Swap) -> bool:
 
 
 def _chain(term: Term) -> Iterator[Term]:
-    """A term, what it is computed from, and so on, as long as that is one term."""
+    """Return a term, its argument, and so on, as long as there is one argument."""
     yield term
     while isinstance(term, Map | View):
         term = term.args[0]
@@ -60,9 +59,9 @@ def _chain(term: Term) -> Iterator[Term]:
 
 
 def carry(terms: Terms, term: Term) -> Swap | None:
-    """A diagonal map goes to where it costs least: f(s x) = s^k f(x).
+    """Move a diagonal map to where it costs least: f(s x) = s^k f(x).
 
-    Taken where the map goes into another one, or comes to stand where there are fewer numbers.
+    Applied if another map absorbs it, or if the tensor there has fewer elements.
     """
     if terms.policy is Policy.MARKED or not isinstance(term, Map) or term.unit:
         return None

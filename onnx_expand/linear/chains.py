@@ -1,4 +1,4 @@
-"""Steps one after the other as one map: its geometry, and its numbers."""
+"""Compose consecutive steps to one map: its geometry and its values."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["aligned", "chain_affine", "chain_geometry", "next_geometry", "shift_
 
 
 def aligned(steps: Sequence[Step]) -> list[Step] | None:
-    """Steps one after the other on common axes; None where their channels do not meet.
+    """Return consecutive steps on common axes; None if their channels do not match.
 
-    Steps that treat all channels alike take the axes of their neighbours.
+    Steps that treat all channels alike get the axes of their neighbours.
     """
     found = list(steps)
     known = next((i for i, s in enumerate(found) if s.axes is not None), None)
@@ -30,7 +30,7 @@ def aligned(steps: Sequence[Step]) -> list[Step] | None:
     axes = found[known].axes
     assert axes is not None
     axis, channels = axes[0], found[known].channels[0]
-    for i in reversed(range(known)):  # where do the channels lie at the beginning?
+    for i in reversed(range(known)):  # the channel axis of the first step is unknown so far
         view = found[i].view
         if view is None:
             continue
@@ -49,7 +49,7 @@ def aligned(steps: Sequence[Step]) -> list[Step] | None:
 
 
 def chain_geometry(steps: Sequence[Step]) -> Geometry | Refusal | None:
-    """The map that steps compute one after the other; None for no step."""
+    """Compose the geometries of steps; None for no step."""
     total: Geometry | None = None
     for i, step in enumerate(steps):
         joined = next_geometry(steps[:i], total, step)
@@ -62,7 +62,7 @@ def chain_geometry(steps: Sequence[Step]) -> Geometry | Refusal | None:
 def next_geometry(
     before: Sequence[Step], geometry: Geometry | None, step: Step
 ) -> Geometry | Refusal:
-    """The map of some steps, whose geometry is given, and one more."""
+    """Compose a geometry with the geometry of one more step."""
     if geometry is None:
         return step.geometry
     if step.frame is None:
@@ -76,10 +76,10 @@ def next_geometry(
 
 
 def chain_affine(steps: Sequence[Step]) -> AffineConv:
-    """The numbers of steps one after the other.
+    """Compose the values of steps.
 
     Raises:
-        RefusedError: There is no such map, or its numbers are not finite.
+        RefusedError: There is no such map, or its values are not finite.
     """
     parts: list[AffineConv] = []
     for step in steps:
@@ -93,16 +93,16 @@ def chain_affine(steps: Sequence[Step]) -> AffineConv:
 
 
 def shift_before(affine: AffineConv) -> npt.NDArray[np.float64] | None:
-    """What to add before a map of single positions, instead of its bias behind it.
+    """Return what to add before a pointwise map instead of its bias after it.
 
-    `A x + b = A (x + t)` for `t = b / a` where a is all that row b of A holds, and no other row
-    reads that channel: A scales, selects and permutes channels.
+    `A x + b = A (x + t)` for `t = b / a` if each row of A has one nonzero element a in a column of
+    its own, that is, A scales, selects and permutes channels.
 
     Args:
-        affine: The map, as fine as its zeros allow.
+        affine: The map, in as many groups as its zeros allow.
 
     Returns:
-        One number for each channel read; None where there is no such t.
+        One value for each input channel; None if there is no such t.
     """
     bias, channels = affine.bias, affine.geometry.in_channels
     if bias is None:
@@ -127,19 +127,19 @@ def shift_before(affine: AffineConv) -> npt.NDArray[np.float64] | None:
     return shift
 
 
-_DENSE = 1 << 20  # elements of a matrix that is looked at for whether it only moves channels
+_DENSE = 1 << 20  # elements of the largest matrix that is tested for only moving channels
 
 
 def _padding(frame: Frame) -> AffineConv:
-    """What a frame does after a map that continues with its constants: it moves the border."""
+    """Return the padding of a frame whose constants continue the map before it."""
     return replace(AffineConv.identity(frame.fill.size, len(frame.pads) // 2), pads=frame.pads)
 
 
 def _fill_differs(before: Sequence[Step], frame: Frame) -> Refusal | None:
-    """Why a frame's constants are not what some steps continue with beyond their border.
+    """Return why the constants of a frame are not what the steps compute beyond their border.
 
-    A graph computes the constants in its own type; they count as equal when rounding explains
-    the difference.
+    The graph computes the constants in its own type; they count as equal if rounding explains the
+    difference.
     """
     try:
         bias = chain_affine(before).bias
@@ -157,5 +157,5 @@ def _fill_differs(before: Sequence[Step], frame: Frame) -> Refusal | None:
     )
 
 
-# Eight units in the last place of float32: a shift is a difference of a few rounded products.
+# Eight ulps of float32: a shift is a difference of a few rounded products.
 _FILL_ROUNDING = 8 * float(np.finfo(np.float32).eps)

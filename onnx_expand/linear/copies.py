@@ -1,4 +1,4 @@
-"""Weights that a model stores in two versions, since the one that was there has other readers."""
+"""Weights that a model stores in two versions, since the original has other consumers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Copy", "Made", "copies_of"]
 
 @dataclass(frozen=True)
 class Copy:
-    """A new constant beside a weight that it was made from.
+    """A new constant beside a weight that it was computed from.
 
     Attributes:
-        weight: The weight that stays, since something else reads it.
+        weight: The weight that stays for other consumers.
         result: The new constant.
-        stored: Its bytes, by which the model grew.
+        stored: Its size in bytes, by which the model grew.
     """
 
     weight: str
@@ -40,7 +40,7 @@ class Made:
 
     Attributes:
         nodes: The nodes.
-        sources: The initializers, each with what is read of it, or made of it.
+        sources: The initializers, each with the constant that the nodes read or compute from it.
     """
 
     nodes: tuple[ir.Node, ...]
@@ -48,13 +48,13 @@ class Made:
 
     @classmethod
     def of(cls, term: Map, nodes: Sequence[ir.Node]) -> Made:
-        """What is to be known later, when the nodes that compute weights may be gone."""
+        """Record the sources of weights before the nodes that compute them may be removed."""
         weights = [link.weight for link in term.links if link.weight is not None]
         return cls(tuple(nodes), frozenset(_sources(weights)))
 
 
 def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
-    """The stored constants that some are computed from."""
+    """Return the stored constants that values are computed from."""
 
     def read(node: ir.Node) -> Sequence[ir.Value | None]:
         return () if node.op_type in {"Shape", "Size"} else node.inputs
@@ -66,10 +66,10 @@ def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
 
 
 def copies_of(written: Iterable[Made]) -> Iterator[Copy]:
-    """The copies among what was written, each once.
+    """Return the copies among written maps, each once.
 
     Args:
-        written: What was made, once it is in place and what it replaces is gone.
+        written: The maps, after they were inserted and the replaced nodes removed.
     """
     seen: set[ir.Value] = set()
     for made in written:
@@ -86,7 +86,7 @@ def copies_of(written: Iterable[Made]) -> Iterator[Copy]:
 
 
 def _is_stored(value: ir.Value) -> bool:
-    """Whether the model has a constant still: an initializer, or what a Constant node holds."""
+    """Return whether the model still has a constant, as an initializer or a Constant node."""
     producer = value.producer()
     if producer is not None:
         return producer.graph is not None and bool(value.uses() or value.is_graph_output())

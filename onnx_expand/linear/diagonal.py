@@ -1,4 +1,4 @@
-"""Diagonal maps: a scale and a shift for each channel, and what they become on their way."""
+"""Diagonal maps: a scale and a shift for each channel, and the laws of moving them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Diagonal:
     """`y = scale x + shift` along an axis.
 
     Attributes:
-        axis: The axis, from the front; None where all numbers are treated alike.
-        scale: One number for each channel, [n]; [1] without an axis.
-        shift: As `scale`; None for none.
+        axis: The axis, from the front; None if all elements are treated alike.
+        scale: One value for each channel, [n]; [1] without an axis.
+        shift: As `scale`; None if nothing is added.
     """
 
     axis: int | None
@@ -36,7 +36,7 @@ class Diagonal:
 
     @classmethod
     def of(cls, term: Map) -> Diagonal | None:
-        """The map that a term is, if it is diagonal."""
+        """Return a term as a diagonal map; None if it is not one."""
         if not term.geometry.is_per_channel or term.is_part:
             return None
         axis: int | None = None
@@ -54,7 +54,7 @@ class Diagonal:
         return cls(axis, affine.weight.reshape(-1), shift).simplest()
 
     def simplest(self) -> Diagonal:
-        """The same without an axis where all channels are treated alike."""
+        """Return the map without an axis if it treats all channels alike."""
         alike = bool(np.all(self.scale == self.scale[0]))
         alike = alike and (self.shift is None or bool(np.all(self.shift == self.shift[0])))
         if self.axis is None or not alike:
@@ -63,25 +63,25 @@ class Diagonal:
 
     @property
     def scales(self) -> bool:
-        """Whether it does more than to add."""
+        """Whether a scale differs from 1."""
         return bool(np.any(self.scale != 1))
 
     @property
     def does_nothing(self) -> bool:
-        """Whether it gives back what it is given."""
+        """Whether it is the identity."""
         return not self.scales and self.shift is None
 
     @property
     def is_positive(self) -> bool:
-        """Whether no channel changes its sign."""
+        """Whether no scale is negative."""
         return bool(np.all(self.scale >= 0))
 
     def affine(self) -> AffineConv:
-        """Its numbers."""
+        """Return the map as an `AffineConv`."""
         return AffineConv.per_channel(self.scale, self.shift)
 
     def after(self, first: Diagonal) -> Diagonal | None:
-        """Another one, and then this one; None where they treat different axes."""
+        """Compose this map with an earlier one; None if they have different axes."""
         axes = {self.axis, first.axis} - {None}
         if len(axes) > 1:
             return None
@@ -95,7 +95,7 @@ class Diagonal:
         return Diagonal(next(iter(axes), None), scale, shift)
 
     def shifted_first(self) -> Diagonal | None:
-        """The shift that is added before the scale; None where one of them is missing."""
+        """Return the shift to add before the scale; None if it does not exist."""
         if self.shift is None or not self.scales or np.any((self.scale == 0) & (self.shift != 0)):
             return None
         zero = np.zeros_like(self.shift)
@@ -103,7 +103,7 @@ class Diagonal:
         return Diagonal(self.axis, np.ones_like(self.scale), shift)
 
     def root(self, degree: int) -> Diagonal | None:
-        """What to the power of a degree is this; None where there is no such map."""
+        """Return the map whose power of a degree is this map; None if there is none."""
         if degree == 1:
             return self
         if self.shift is not None or not np.all(self.scale):
@@ -115,7 +115,7 @@ class Diagonal:
         return replace(self, scale=np.sqrt(self.scale))
 
     def power(self, degree: int) -> Diagonal | None:
-        """What a factor becomes through an op of some degree; None where that is none."""
+        """Return the factor after an op of a degree; None if the map is not a factor."""
         if degree == 1:
             return self
         if self.shift is not None or not np.all(self.scale):
@@ -123,7 +123,7 @@ class Diagonal:
         return replace(self, scale=self.scale**degree)
 
     def through(self, gain: float | None, *, back: bool = False) -> Diagonal | None:
-        """What it becomes through an op that multiplies what is added; None without such a law."""
+        """Return the map after an op that multiplies shifts by a gain, if there is such a law."""
         if self.shift is None:
             return self
         if not gain:
@@ -131,13 +131,13 @@ class Diagonal:
         return replace(self, shift=self.shift / gain if back else self.shift * gain)
 
     def on(self, axis: int | None) -> Diagonal | None:
-        """The same on another axis; None where that is none but it needs one."""
+        """Return the map on another axis; None if it needs an axis and that is None."""
         if self.axis is None:
             return self
         return None if axis is None else replace(self, axis=axis)
 
     def moved(self, channels: Channels, *, back: bool = False) -> Diagonal | None:
-        """The same where the channels of its axis come out, or come from."""
+        """Return the map on the axis to which its channels move; None if they mix."""
         if self.axis is None:
             return self
         pairs = channels.items()
@@ -145,7 +145,7 @@ class Diagonal:
         return self.on(ways.get(self.axis))
 
     def spread(self, passage: Passage | None) -> Diagonal | None:
-        """The same on the other side of a change of layout."""
+        """Return the map on the other side of a view."""
         if self.axis is None:
             return self
         if passage is None:
@@ -154,7 +154,7 @@ class Diagonal:
         return Diagonal(passage.axis, passage.spread(self.scale), shift)
 
     def part(self, first: int, count: int) -> Diagonal:
-        """The same for some of its channels."""
+        """Return the map for some of its channels."""
         if self.axis is None:
             return self
         some = slice(first, first + count)
@@ -162,12 +162,12 @@ class Diagonal:
         return Diagonal(self.axis, self.scale[some], shift).simplest()
 
     def within(self, axis: int, places: range | frozenset[int], size: int) -> Diagonal | None:
-        """The map of a whole axis that treats some places like this, and leaves the others.
+        """Return the map of a whole axis that applies this map to some places only.
 
         Args:
             axis: The axis.
-            places: What this treats; all of its channels in order, where it has an axis.
-            size: How many places there are.
+            places: The places of its channels, in order.
+            size: The extent of the axis.
         """
         if self.axis not in {None, axis}:
             return None
@@ -186,11 +186,11 @@ _SMALLEST_HALF = 2.0**-6
 
 
 def fits(factor: Array, dtype: ir.DataType | None) -> bool:
-    """Whether numbers of a type can have such factors more than they had.
+    """Return whether values of a type can be multiplied by these factors.
 
-    Numbers in between get larger or smaller where a factor moves. Half precision holds numbers
-    from 6e-5 to 65,504 in full: there they may get smaller, by less than two decimal places, and
-    no larger. In other types there is room.
+    Moving a factor scales the values in between. float16 has full precision only from 6e-5 to
+    65,504, so values may become smaller, by less than two decimal digits, but not larger. Other
+    types have enough range.
     """
     sizes = np.abs(factor[factor != 0])
     if not sizes.size:
@@ -203,19 +203,19 @@ def fits(factor: Array, dtype: ir.DataType | None) -> bool:
     return least >= 1 / _FARTHEST and most <= _FARTHEST
 
 
-_WIDE = 100  # binary exponents of bfloat16, float32 and what is wider
+_WIDE = 100  # binary exponents of bfloat16, float32 and wider types
 
 
 def commuted(term: Map, diagonal: Diagonal, *, back: bool) -> Diagonal | None:
-    """A diagonal map on the other side of a map; None without such a law.
+    """Return a diagonal map on the other side of a map; None if there is no such law.
 
-    A number goes past every map that adds nothing, more past those that mix no channels. What is
-    added comes out times the sum of the kernel, where no zeros of a border count.
+    A single scale passes every map without a bias; scales per channel pass maps that do not mix
+    channels. A shift is multiplied by the sum of the kernel, unless the map pads.
 
     Args:
         term: The map.
         diagonal: The diagonal map.
-        back: Whether it is behind, and to come before.
+        back: Whether it follows the map and is to precede it.
     """
     geometry, rank = term.geometry, term.tensor.rank
     if geometry.bias:

@@ -1,4 +1,4 @@
-"""Where a diagonal map may go towards the outputs: into what reads it, or behind that."""
+"""Move diagonal maps towards the outputs: into their consumers, or past them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnx_expand.linear.ways import Search, Way, copy_of, op_name
 __all__ = ["Downstream"]
 
 _SEVERAL = 2
-_NEAR = 4  # steps behind a map that may be one with it
+_NEAR = 4  # steps after a map that may merge with it
 
 
 class Downstream(Search):
-    """Looks for where one map may go towards the outputs."""
+    """Searches for where one map can move towards the outputs."""
 
     def way(self, diagonal: Diagonal) -> Way | None:
-        """The best way to have the map behind what reads it."""
+        """Return the best way to move the map past its consumers."""
         return self.best([self._along(diagonal), self._in_all(diagonal)])
 
     def _in_all(self, diagonal: Diagonal) -> Way | None:
-        """The scale taken in by all readers, while the shift is added before them.
+        """Return the way that merges the scale into all consumers and adds the shift before them.
 
-        `s x + t = s (x + t / s)`: zeros of a border are zeros for the scale alone.
+        `s x + t = s (x + t / s)`: only the scale maps the zeros of a border to zeros.
         """
         source, readers = self.source, self.terms.users[self.source]
         if source in self.terms.roots or len(readers) < _SEVERAL:
@@ -38,7 +38,7 @@ class Downstream(Search):
             return None
         arg, before = source.args[0], Price()
         if isinstance(arg, Map) and self.terms.is_inner(arg):
-            first = Diagonal.of(arg)  # a scale and a shift may be two nodes
+            first = Diagonal.of(arg)  # the scale and the shift may be two nodes
             both = None if first is None else diagonal.after(first)
             if both is not None:
                 diagonal, before, arg = both, arg.price(), arg.args[0]
@@ -57,7 +57,7 @@ class Downstream(Search):
         return total
 
     def _along(self, diagonal: Diagonal) -> Way | None:
-        """The best way to have the map further on the path that begins with its one reader."""
+        """Return the best way to move the map along the path that starts at its only consumer."""
         source = self.source
         below: Term = source
         moved = diagonal
@@ -90,7 +90,7 @@ class Downstream(Search):
         return None if way is None else Way(swap=((source, lambda: source.args[0]),)) + way
 
     def _beside(self, above: Sum, below: Term, diagonal: Diagonal) -> Way | None:
-        """The inverse scale taken in by the other terms of a sum: s a + b = s (a + b / s)."""
+        """Merge the inverse scale into the other terms of a sum: s a + b = s (a + b / s)."""
         inverse = replace(diagonal, shift=None).root(-1)
         if inverse is None:
             return None
@@ -110,7 +110,7 @@ class Downstream(Search):
     def _taken_in(
         self, above: Map, below: Term, diagonal: Diagonal, path: Sequence[Term]
     ) -> Way | None:
-        """The map taken in by one that it comes to stand before."""
+        """Merge the map into the one that would follow it."""
         arg = below if path else self.source.args[0]
         steps = [step_of(self.mapped(arg, diagonal, above)), step_of(above)]
         current: Term = above
@@ -126,7 +126,7 @@ class Downstream(Search):
         return None if way is None else replace(way, scaled=tuple(path))
 
     def _left_behind(self, above: Term, diagonal: Diagonal, path: Sequence[Term]) -> Way | None:
-        """The map as a node behind a term that it has passed."""
+        """Write the map as a node after a term that it has passed."""
         if not isinstance(above, Homogeneous | View | Sum | Cat):
             return None
         node = self.node(above, diagonal, above)
@@ -141,7 +141,7 @@ class Downstream(Search):
         return Way(after=node.price(), swap=((above, build),), scaled=tuple(path))
 
     def _behind(self, above: Term, below: Term, diagonal: Diagonal) -> Diagonal | None:
-        """What a map of an argument is behind a term that reads it."""
+        """Return a map of an argument after the term that reads it."""
         found: Diagonal | None = None
         times = self.terms.users[below][above]
         if isinstance(above, View):
@@ -164,12 +164,12 @@ class Downstream(Search):
 
 
 def _both(beside: Way, way: Way | None) -> Way | None:
-    """A way together with what it takes beside it."""
+    """Combine a way with the changes of other arguments that it needs."""
     return None if way is None else beside.joined(way)
 
 
 def _added(term: Sum, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
-    """What a map of one term of a sum comes to behind it, where the others take its inverse."""
+    """Return a map of one term after the sum, whose other terms get its inverse."""
     if times != 1 or not (term.same or (diagonal.axis is None and diagonal.shift is None)):
         return None
     if diagonal.shift is None:
@@ -179,7 +179,7 @@ def _added(term: Sum, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | N
 
 
 def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
-    """What a map of an argument comes to behind an op."""
+    """Return a map of an argument after an op."""
     scaling = term.scaling
     slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
     if any(slot not in scaling.degrees for slot in slots):
@@ -199,7 +199,7 @@ def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
 
 
 def _stacked(term: Cat, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
-    """What a map of one of the things put after each other comes to behind them all."""
+    """Return a map of one argument of a concatenation after the concatenation."""
     if arg not in term.places or times != 1:
         return None
     return diagonal.within(term.axis, term.places[arg], term.places[term.args[-1]].stop)

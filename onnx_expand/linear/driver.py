@@ -1,4 +1,4 @@
-"""The driver: the terms of a graph, and a worklist of those to which rules may apply."""
+"""Apply rules to the terms of a graph, from a worklist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Rule", "Swap", "Terms", "rewrite"]
 
 Rule = Callable[["Terms", Term], "Swap | None"]
 
-_REWRITES = 16  # for each term that there is at the beginning
+_REWRITES = 16  # for each term at the start
 
 
 class Terms(Stretches):
@@ -29,21 +29,21 @@ class Terms(Stretches):
 
     Args:
         graph: The graph.
-        facts: What is known about the model.
-        policy: What to minimize.
-        locked: The labels of nodes that are no terms.
+        facts: Facts about the model.
+        policy: The policy, which determines the cost.
+        locked: The labels of nodes that must not become terms.
 
     Attributes:
-        nodes: The nodes that are terms, each with what it computes.
+        nodes: The nodes that are terms, each with its term.
         frames: The nodes that only pad.
-        refused: Nodes of linear ops that are not linear, and why.
-        composites: The composite patterns, whose nodes are no terms; None where the policy looks
-            into them.
-        forbidden: Spans whose numbers turned out not to merge, and why.
-        done: Runs of terms that were partitioned.
-        dropped: Terms that did nothing.
-        stuck: Maps whose factors could go nowhere else, and why.
-        clock: Measures what spans take, for the policy `latency`.
+        refused: Nodes of linear ops that are not linear, each with the reason.
+        composites: The composite patterns, whose nodes are not terms; None if the policy may split
+        them.
+        forbidden: Spans whose values cannot be merged, each with the reason.
+        done: Runs of terms that were partitioned already.
+        dropped: Terms that were removed as identities.
+        stuck: Maps whose factors cannot move, each with the reason.
+        clock: Measures the time of spans, for the policy `latency`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Terms(Stretches):
             self._admit(term)
 
     def _twin(self, value: ir.Value, of: Mapping[ir.Value, Term]) -> Term:
-        """A term of the same extents that will be there whatever becomes of a value."""
+        """Return a term of the same extents that remains whatever happens to a value."""
         term = of[value]
         while keeps_extents(term):
             term = term.args[0]
@@ -99,10 +99,10 @@ class Terms(Stretches):
         return term
 
     def ask_sources(self) -> bool:
-        """Let readers of shapes ask what maps that turned out to keep extents are computed from.
+        """Redirect consumers of shapes to the arguments of maps that preserve extents.
 
         Returns:
-            Whether any does now that did not.
+            Whether any consumer was redirected.
         """
         moved = False
         for term in [t for t in self.askers if t in self.users and keeps_extents(t)]:
@@ -123,12 +123,12 @@ class Terms(Stretches):
 
 
 def _asks_for_shape(node: ir.Node) -> bool:
-    """Whether a node reads the extents of a value and none of its numbers."""
+    """Return whether a node reads only the extents of a value."""
     return node.domain == "" and node.op_type in {"Shape", "Size"}
 
 
 def keeps_extents(term: Term) -> bool:
-    """Whether a term has the extents of its argument, whatever these are."""
+    """Return whether a term always has the extents of its argument."""
     if not isinstance(term, Map) or term.is_part:
         return False
     geometry, axes = term.geometry, term.axes
@@ -141,10 +141,10 @@ def keeps_extents(term: Term) -> bool:
 
 
 def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
-    """Apply rules until none has anything to give; how many rewrites were made.
+    """Apply rules until none applies; return the number of rewrites.
 
-    Earlier rules go first, each from the inputs of the graph on; after a rewrite only the
-    neighbours of what changed are looked at again.
+    Earlier rules take precedence, each from the inputs of the graph on. After a rewrite only the
+    neighbours of changed terms are visited again.
     """
     queue: list[tuple[int, int, int, Term]] = []
     waiting: set[tuple[int, Term]] = set()
@@ -160,7 +160,7 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
     live = list(terms.live())
     for term in live:
         push(term)
-    # Equal costs that are reckoned differently on two sides of a view must not go round for ever.
+    # Equal costs that are computed differently on two sides of a view must not alternate forever.
     most = _REWRITES * (len(live) + 1)
     while queue and made < most:
         index, _, _, term = heapq.heappop(queue)

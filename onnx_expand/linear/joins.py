@@ -1,4 +1,4 @@
-"""Joins: a sum or concatenation whose branches all come from one term, as one step."""
+"""Joins: sums and concatenations whose branches all start at one term, as one step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["JoinStep", "join_step"]
 
 @dataclass(frozen=True)
 class JoinStep(Step):
-    """A join as one step; its branches come from what it reads."""
+    """A join as one step; its branches start at the term that it reads."""
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels of the input, and of the output."""
+        """The numbers of input and output channels."""
         if isinstance(self.geometry, Geometry):
             return self.geometry.in_channels, self.geometry.out_channels
         ends = [(b[0].channels[0], b[-1].channels[1]) for b in self.branches if b]
@@ -37,7 +37,7 @@ class JoinStep(Step):
         return m, sum(outs) if isinstance(self.top, Cat) else outs[0]
 
     def on(self, axis: int, channels: int) -> Step:
-        """The step for so many channels on an axis, if any axis would do."""
+        """Return the step for a channel axis and count, if it fits any axis."""
         if self.axes is not None:
             return self
         branches = tuple(tuple(s.on(axis, channels) for s in b) for b in self.branches)
@@ -45,14 +45,14 @@ class JoinStep(Step):
 
 
 def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
-    """A sum or concatenation of branches of one term as one step.
+    """Return a sum or concatenation of branches of one term as one step.
 
     Args:
         join: The sum or concatenation.
-        branches: For each argument the steps from the common term to it, first step first.
+        branches: For each argument the steps from the common term to it, in order.
 
     Returns:
-        The step; None where the branches disagree on what the channels are.
+        The step; None if the branches have different channel axes.
     """
     steps = [step for branch in branches for step in branch]
     if any(step.view is not None for step in steps):
@@ -92,7 +92,7 @@ def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
 
 
 def _cat_place(join: Cat, branches: Sequence[Sequence[Step]]) -> tuple[int, int] | None:
-    """Where the branches of a concatenation that treat all channels alike have these, if known."""
+    """Return the channel axis for branches of a concatenation that fit any axis, if known."""
     branch = branches[0]
     root = branch[0].terms[0].args[0] if branch else join.args[0]
     extents = root.tensor.extents
@@ -150,7 +150,7 @@ def _joint_geometry(
 
 
 def _for_some_sizes(parts: Sequence[Geometry], join: Term) -> Refusal | None:
-    """That branches would be one map if extents were known, where that is why they are not."""
+    """Return the refusal if the branches would merge for known extents only; else None."""
     strides = {part.strides for part in parts}
     steps = next(iter(strides))
     if len(strides) > 1 or set(steps) <= {1} or all(_static(a.tensor) for a in join.args):
@@ -169,12 +169,12 @@ def _for_some_sizes(parts: Sequence[Geometry], join: Term) -> Refusal | None:
 
 
 def _levels(parts: Sequence[Geometry], join: Term) -> list[tuple[int, ...]]:
-    """By how much each branch is padded at its ends for all to have equal output extents.
+    """Return by how much to pad each branch at its end so that all output extents are equal.
 
-    Of maps with one stride that give equally many positions the one that goes furthest may stand
-    for all, and what the others are padded with is not read. Slices of even and of odd rows are
-    such maps, where the number of rows is known to be even; or where they are concatenated, which
-    asks for as many of either.
+    Maps with one stride and equally many output positions may get the extents of the map that
+    reaches furthest, since the padding of the others is not read. Slices of even and odd rows are
+    such maps, if the number of rows is known to be even, or if they are concatenated, which
+    requires equal numbers.
     """
     rank = max(part.rank for part in parts)
     nothing = [(0,) * rank] * len(parts)
@@ -193,7 +193,7 @@ def _levels(parts: Sequence[Geometry], join: Term) -> list[tuple[int, ...]]:
 
 
 def _static(tensor: Tensor) -> tuple[int, ...] | None:
-    """The spatial extents of a tensor, if all are static."""
+    """Return the spatial extents of a tensor if all are static."""
     extents = () if tensor.extents is None else tensor.extents[2:]
     known = tuple(e for e in extents if isinstance(e, int))
     return known if known and len(known) == len(extents) else None
@@ -203,7 +203,7 @@ _Padded = TypeVar("_Padded", Geometry, AffineConv)
 
 
 def _longer(part: _Padded, ends: tuple[int, ...]) -> _Padded:
-    """A map with more padding at its ends."""
+    """Return a map with more padding at its ends."""
     if not any(ends):
         return part
     pads = zip(part.pads, (0,) * len(ends) + ends, strict=True)
@@ -211,7 +211,7 @@ def _longer(part: _Padded, ends: tuple[int, ...]) -> _Padded:
 
 
 def _blocks(branches: Sequence[tuple[Step, ...]], m: int, n: int) -> int | None:
-    """Blocks of channels that do not mix, where each branch reads a part of its own."""
+    """Return a grouped map if each branch reads its own part of the channels."""
     count = len(branches)
     if m % count or n % count:
         return None
@@ -231,7 +231,7 @@ def _blocks(branches: Sequence[tuple[Step, ...]], m: int, n: int) -> int | None:
 
 
 def _stacked(maps: Sequence[AffineConv]) -> list[AffineConv]:
-    """Each map with the output channels of all, zeros where they are another's."""
+    """Return each map with the output channels of all maps, zero for those of others."""
     counts = [m.geometry.out_channels for m in maps]
     total, first, stacked = sum(counts), 0, []
     for m, count in zip(maps, counts, strict=True):

@@ -52,6 +52,7 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
     (DataOptions, {"center_crop": 0.0}, "center_crop"),
     (DataOptions, {"image_size": (3,)}, "a height and a width"),
     (DataOptions, {"anchors": (0.1,)}, "pairs"),
+    (DataOptions, {"anchors": (float("inf"), 0.1)}, "pairs"),
     (DataOptions, {"layout": "coco"}, "none of auto"),
     (DistillOptions, {"temperature": 0.0}, "temperature"),
     (DistillOptions, {"distill": "attention"}, "none of kd"),
