@@ -54,7 +54,7 @@ class Made:
 
 
 def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
-    """Return the stored constants that values are computed from."""
+    """Yield the stored constants that values are computed from."""
 
     def read(node: ir.Node) -> Sequence[ir.Value | None]:
         return () if node.op_type in {"Shape", "Size"} else node.inputs
@@ -66,7 +66,7 @@ def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
 
 
 def copies_of(written: Iterable[Made]) -> Iterator[Copy]:
-    """Return the copies among written maps, each once.
+    """Yield the copies among written maps, each once.
 
     Args:
         written: The maps, after they were inserted and the replaced nodes removed.

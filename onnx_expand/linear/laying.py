@@ -1,4 +1,4 @@
-"""The rules of tables: what is added behind a matrix product is its C."""
+"""The rules of tables: a constant added after a matrix product is its C."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["lay"]
 
 
 def lay(terms: Terms, term: Term) -> Swap | None:
-    """What is added behind a matrix product is its C: (L x) + C = Gemm(x, L, C).
+    """Merge a constant added after a matrix product as its C: (L x) + C = Gemm(x, L, C).
 
-    A product before it, or behind it, is one with its own: L (K x + b) + C = (L K) x + (L b + C),
-    and M (L x + C) + b = (M L) x + (M C + b); K and M may be scales of channels.
+    A product before or after it is merged too: L (K x + b) + C = (L K) x + (L b + C), and M (L x +
+    C) + b = (M L) x + (M C + b); K and M may be scales of channels.
     """
     if terms.policy is Policy.MARKED or not term.args or not terms.is_inner(term.args[0]):
         return None
@@ -59,7 +59,7 @@ def lay(terms: Terms, term: Term) -> Swap | None:
 
 
 def _fits(new: Table) -> bool:
-    """Whether the type of a table holds its numbers."""
+    """Return whether the type of a table can represent its values."""
     try:
         if new.tensor.dtype is not None:
             constant(new.numbers(), "", new.tensor.dtype)
@@ -69,7 +69,7 @@ def _fits(new: Table) -> bool:
 
 
 def _column(below: Map | Table, term: Map) -> Table | None:
-    """A shift of each row behind a product that maps columns."""
+    """Return the table of a product that maps columns, whose bias is a shift of each row."""
     shape, layer = term.tensor.extents, below.layer if isinstance(below, Table) else below
     if not term.shift_only or term.axes is None or shape is None or len(shape) != 2:
         return None
@@ -87,7 +87,7 @@ def _column(below: Map | Table, term: Map) -> Table | None:
 
 
 def _onto(terms: Terms, below: Term, term: Table) -> Table | None:
-    """What is added to a product, or to a table."""
+    """Return the table of a constant that is added to a product or to a table."""
     if isinstance(below, Map) and _is_product(terms, below):
         layer: Map | None = _bare(below)
 
@@ -106,14 +106,14 @@ def _onto(terms: Terms, below: Term, term: Table) -> Table | None:
 
 
 def _bare(layer: Map) -> Map:
-    """A product without what it adds to its channels."""
+    """Return a product without its bias."""
     found = replace(layer, geometry=replace(layer.geometry, bias=False))
     found.load = lambda: replace(layer.load(), bias=None)
     return found
 
 
 def _bias(layer: Map) -> Array:
-    """What a product adds to its channels, in two axes."""
+    """Return the bias of a product, in two axes."""
     bias = layer.load().bias
     assert layer.axes is not None
     if bias is None:
@@ -122,7 +122,7 @@ def _bias(layer: Map) -> Array:
 
 
 def _is_product(terms: Terms, layer: Map) -> bool:
-    """Whether a map stands for a Gemm or a MatMul, and may be written as a Gemm."""
+    """Return whether a map is a Gemm or a MatMul, and may be written as a Gemm."""
     ranks = {layer.tensor.rank, layer.args[0].tensor.rank}
     if ranks != {2} or layer.axes is None or layer.unit or layer.is_part:
         return False
@@ -133,13 +133,13 @@ def _is_product(terms: Terms, layer: Map) -> bool:
 
 
 def _after(terms: Terms, below: Term, term: Table) -> Table | None:
-    """A table whose product takes in the one before it."""
+    """Merge a table with the product before it."""
     merged = _merged(terms, below, term.layer)
     return None if merged is None else _onto(terms, merged, replace(term, layer=None))
 
 
 def _before(terms: Terms, below: Table, term: Map) -> Table | None:
-    """A table whose product is taken in by the map behind it."""
+    """Merge a table with the map after it."""
     if below.layer is None or term.axes is None or term.axes[0] != term.axes[1]:
         return None
     merged = _merged(terms, replace(below.layer, args=below.args), _bare(term))
@@ -149,7 +149,7 @@ def _before(terms: Terms, below: Table, term: Map) -> Table | None:
 
     def numbers() -> Array:
         affine, held = term.load(), below.numbers()
-        if held.shape[axis] == 1:  # the same for all channels
+        if held.shape[axis] == 1:  # equal in all channels
             held = np.repeat(held, affine.geometry.in_channels, axis)
         return np.moveaxis(affine(np.moveaxis(held, axis, 1)), 1, axis)
 
@@ -165,7 +165,7 @@ def _before(terms: Terms, below: Table, term: Map) -> Table | None:
 
 
 def _merged(terms: Terms, first: Term, second: Map | None) -> Map | None:
-    """Two maps of matrices one after the other as one that may be a Gemm."""
+    """Compose two maps of matrices to one that may be a Gemm."""
     if second is None or not isinstance(first, Map) or first.unit or first.is_part:
         return None
     if {first.tensor.rank, first.args[0].tensor.rank} != {2}:

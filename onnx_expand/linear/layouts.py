@@ -1,8 +1,8 @@
-"""Steps with views between them, brought into one layout.
+"""Move steps with views between them into one layout.
 
-All that reaches over positions, kernels and frames, has to lie in one layout; maps of single
-positions are moved there from before and after. The views then stand before and after the whole,
-where some of them may undo each other.
+Steps that combine positions (kernels and frames) must be in one layout; pointwise maps are moved
+there from before and after. The views then precede and follow the merged map, where some of them
+may cancel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Layout:
         steps: The steps without views, all on the axes of this layout.
         before: Views from the input into this layout.
         after: Views from this layout to the output.
-        home: Where this layout begins and ends, as indices of all steps.
+        home: The start and end of this layout, as indices of all steps.
     """
 
     steps: tuple[Step, ...]
@@ -38,15 +38,15 @@ class Layout:
 
     @property
     def spreads(self) -> bool:
-        """Whether channels become features with others on the way into this layout."""
+        """Whether channels are combined with positions to features on the way into this layout."""
         return any(view.channels[0] != view.channels[1] for view in self.before)
 
 
 def layouts_of(steps: Sequence[Step]) -> list[Layout] | Refusal:
-    """The layouts in which steps, some of them views, are one map; the fewest views first.
+    """Return the layouts in which steps and views are one map, those with fewest views first.
 
     Args:
-        steps: In order, on known channel axes where they have any.
+        steps: The steps in order, with known channel axes if they have any.
     """
     cuts = [i for i, s in enumerate(steps) if s.view is not None]
     starts = [0, *(i + 1 for i in cuts)]
@@ -76,12 +76,12 @@ def layouts_of(steps: Sequence[Step]) -> list[Layout] | Refusal:
 
 
 def _weight(steps: Sequence[Step]) -> int:
-    """Parameters of some steps."""
+    """Return the parameters of some steps."""
     return sum(s.geometry.parameters for s in steps if isinstance(s.geometry, Geometry))
 
 
 def _at_home(steps: Sequence[Step], start: int, end: int) -> Layout | None:
-    """The steps in the layout between two indices; None where one cannot be moved there."""
+    """Return the steps in the layout between two indices; None if one cannot be moved there."""
     moved: list[Step] = []
     for i, step in enumerate(steps):
         if step.view is not None:
@@ -103,7 +103,7 @@ def _at_home(steps: Sequence[Step], start: int, end: int) -> Layout | None:
 
 
 def _holds(layout: Layout) -> bool:
-    """Whether the views around some steps let the channels pass that these read and write."""
+    """Return whether the channels of some steps pass the views around them."""
     if not layout.steps or layout.steps[0].axes is None:
         return True
     first, last = layout.steps[0].channels[0], layout.steps[-1].channels[1]
@@ -119,14 +119,14 @@ def _holds(layout: Layout) -> bool:
 
 
 def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None:
-    """A map of single positions on the other side of some views."""
+    """Return a pointwise map on the other side of some views."""
     geometry = step.geometry
     if isinstance(geometry, Refusal):
         return None
     if step.axes is None:
         axes, passages = None, []
     elif step.axes[0] != step.axes[1]:
-        return None  # it turns the other axes round as well, which views do not carry across
+        return None  # it permutes the other axes as well, which views cannot express
     else:
         if any(view.axes is None for view in views):
             return None
@@ -141,7 +141,7 @@ def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None
     if spreads and forward and not geometry.is_per_channel:
         return None
     if not forward:
-        spreads.reverse()  # from the step towards where it goes
+        spreads.reverse()  # from the step towards its destination
     for passage in spreads:
         geometry = _spread(geometry, passage)
 
@@ -158,7 +158,7 @@ def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None
 
 
 def _spread(geometry: Geometry, passage: Passage) -> Geometry:
-    """A map of the fewer channels of a passage as a map of the more."""
+    """Return a map of the fewer channels of a passage as a map of the more channels."""
     times = passage.repeat * passage.tile
     n, m = geometry.out_channels * times, geometry.in_channels * times
     group = n if geometry.is_per_channel else 1
@@ -174,14 +174,14 @@ def _spread_numbers(affine: AffineConv, passage: Passage) -> AffineConv:
 
 
 def _matrix(geometry: Geometry) -> Geometry:
-    """A map of single positions without spatial axes, which fits any layout."""
+    """Return a pointwise map without spatial axes, which fits any layout."""
     return Geometry(
         geometry.in_channels, geometry.out_channels, group=geometry.group, bias=geometry.bias
     )
 
 
 def _passages(views: Sequence[ViewOp]) -> Iterator[Passage]:
-    """Where each of some views lets the channels pass."""
+    """Return the passages of some views."""
     for view in views:
         passage = view.passage
         assert passage is not None

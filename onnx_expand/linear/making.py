@@ -1,4 +1,4 @@
-"""Making the nodes of new terms: their form, their constants and their names."""
+"""Create the nodes of new terms: their form, constants and names."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _Whole = Map | Bridge | Stack | Table
 
 @dataclass(eq=False)
 class Maker:
-    """Makes the nodes of new terms; they are in no graph yet.
+    """Creates the nodes of new terms, which are not yet in a graph.
 
     Attributes:
-        facts: What is known about the model.
-        rewriter: Gives names.
-        going: The nodes of the source that go.
-        free: The names that nothing has any more once these are gone.
+        facts: Facts about the model.
+        rewriter: Creates names.
+        going: The nodes of the source that will be removed.
+        free: The names that become available when these are removed.
     """
 
     facts: Facts
@@ -53,7 +53,7 @@ class Maker:
 
     @singledispatchmethod
     def make(self, term: Term, xs: Sequence[ir.Value]) -> list[ir.Node]:
-        """The nodes that compute a term from the values of its arguments."""
+        """Create the nodes that compute a term from the values of its arguments."""
         raise AssertionError(f"{type(term).__name__} is written only as it stands")
 
     @make.register
@@ -74,7 +74,7 @@ class Maker:
 
     @make.register
     def _(self, term: Stack, xs: Sequence[ir.Value]) -> list[ir.Node]:
-        """A MatMul with several matrices."""
+        """Create a MatMul with a batch of matrices."""
         target = self._target(term, xs[0], None)
         weight = constant(term.numbers(), target.names.weight, target.dtype, target.spill)
         operands = [xs[0], weight] if term.right else [weight, xs[0]]
@@ -82,7 +82,7 @@ class Maker:
 
     @make.register
     def _(self, term: Table, xs: Sequence[ir.Value]) -> list[ir.Node]:
-        """A Gemm with a matrix for its C, or an Add."""
+        """Create a Gemm with a matrix as its C, or an Add."""
         layer = term.layer
         if layer is None:
             target = self._target(term, xs[0], None)
@@ -138,7 +138,7 @@ class Maker:
         return [self._again(term.like, inputs)]
 
     def _again(self, old: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
-        """A node like one of the source, with other inputs and a name of its own."""
+        """Copy a node of the source with other inputs and a new name."""
         node = node_like(old, inputs)
         node.name = self._unique(old.name) if old.name else old.name
         return node
@@ -167,12 +167,12 @@ class Maker:
         if rank is not None:
             for node in nodes:
                 self.facts.note_rank(node.outputs[0], rank)
-        if not term.unit:  # its constants get the names back that they had
+        if not term.unit:  # its constants get their original names
             self._keep_constants(term, nodes)
         return nodes
 
     def _keep_constants(self, term: Map | Table, nodes: Sequence[ir.Node]) -> None:
-        """Let new nodes read the constants of the source where these came out as they were."""
+        """Reuse constants of the source that are unchanged."""
         old: dict[Hashable, list[ir.Value]] = {}
         for value in (v for link in term.links for v in (link.weight, link.bias)):
             if value is not None and self.facts.is_constant(value):
@@ -190,11 +190,11 @@ class Maker:
                         break
 
     def _is_free(self, value: ir.Value, new: ir.Value) -> bool:
-        """Whether a constant of the source has its name still."""
+        """Return whether the name of a constant of the source is available."""
         return value.name == new.name or value.name in self.free or value.name not in self._given
 
     def _template(self, term: _Whole) -> Template | None:
-        """The node to write a map like: one that expand replaced, else its heaviest node."""
+        """Return the node to imitate: one that expand replaced, else the one with most weights."""
         members = [unit_member(node) for node in term.origins]
         if term.unit:
             return next((m.template() for m in members if m is not None), None)
@@ -206,23 +206,23 @@ class Maker:
 
     def _target(self, term: _Whole, x: ir.Value, template: Template | None) -> Target:
         read = [v for n in term.origins for v in n.inputs if v is not None]
-        # In the body of a function its constants alone may tell.
+        # In the body of a function only its constants may determine it.
         known = (term.tensor.dtype, *(self.facts.dtype(v) for v in read))
         dtype = next((d for d in known if d is not None and d.is_floating_point()), None)
         if dtype is None:
             message = f"the type of '{x.name}' is not known"
             raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
-        # What replaces weights that lie in a file waits in a file, too.
+        # Replacements of external weights are stored in a temporary file until they are written.
         on_disk = any(is_external(v.const_value) for v in read)
         spill = self.rewriter.spill if on_disk else None
         return Target(x, dtype, self._names(term, template), self.facts, spill)
 
     def is_second(self, term: _Whole) -> bool:
-        """Whether a term is the second half of a map that was written as two nodes."""
+        """Return whether a term is the second half of a map that was written as two nodes."""
         return isinstance(term, Map) and term.pair is not None and term.pair in self._named
 
     def _names(self, term: _Whole, template: Template | None) -> Names:
-        """The names of a map's node, constants and addition; two halves share them."""
+        """Return the names of a map's node, constants and addition; two halves share them."""
         key = term.pair if isinstance(term, Map) and term.pair is not None else term
         if key not in self._named:
             self._named[key] = self._new_names(term, template)
@@ -257,7 +257,7 @@ class Maker:
 
 
 def _like(term: Map, x: ir.Value) -> ir.Node:
-    """The node of the source that a map is like, of another input."""
+    """Copy the node of the source that a map is like, with another input."""
     assert term.like is not None
     inputs = list(term.like.inputs) or [None]
     inputs[term.links[0].slot] = x
@@ -270,7 +270,7 @@ def _bias_name(weight: str) -> str:
 
 
 def state(value: ir.Value, tensor: Tensor, facts: Facts) -> None:
-    """State the shape and type of a new value."""
+    """Set the shape and type of a new value."""
     if tensor.extents is not None:
         facts.state(value, tensor.extents)
     if tensor.dtype is not None:
@@ -278,10 +278,10 @@ def state(value: ir.Value, tensor: Tensor, facts: Facts) -> None:
 
 
 def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value:
-    """The operand of a Reshape: a constant, if it can be one.
+    """Return the operand of a Reshape: a constant, if it can be one.
 
     Raises:
-        RefusedError: It spells the number of channels where it cannot be changed.
+        RefusedError: It states the number of channels and cannot be changed.
     """
     given = op.node.inputs[1]
     assert given is not None
@@ -300,9 +300,9 @@ def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value
 
 
 def scratch(term: Term, facts: Facts) -> list[ir.Node] | None:
-    """The nodes of a map, and of the views around it, in no graph; None if there are none.
+    """Create the nodes of a map and the views around it; None if there are none.
 
-    Names are those of nothing: the nodes are for measuring.
+    The nodes are for measuring and get placeholder names.
     """
     chain: list[Term] = []
     while term.node is None and isinstance(term, Map | View):

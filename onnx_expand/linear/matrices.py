@@ -1,9 +1,9 @@
-"""The partition of long chains of matrices, without a look at every span.
+"""Partition long chains of matrices without enumerating all spans.
 
-The product of a span of matrices maps the channels that its first one reads to those that its last
-one writes. Beyond these its cost depends only on whether anything in it mixes channels, shifts or
-scales. Of spans that agree in this and end at one element, the best one begins behind the cheapest
-prefix, so that one comparison for each kind of beginning is enough.
+The product of a span of matrices maps the input channels of the first to the output channels of
+the last. Apart from these, its cost depends only on whether it mixes channels, shifts or scales.
+Of spans that agree in these traits and end at the same element, the best one starts after the
+cheapest prefix, so that one comparison for each kind of start is sufficient.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class MatrixChain:
     Attributes:
         geometries: The maps, all of rank 0, with one group or one for each channel.
         shift_only: For each, whether it only adds.
-        own: For each, what its node costs as it stands.
-        positions: How many vectors are mapped.
+        own: For each, the cost of its node as it is.
+        positions: The number of vectors that are mapped.
         gemm: Whether a product with a bias is one node.
     """
 
@@ -48,15 +48,15 @@ class MatrixChain:
         forbidden: Set[tuple[int, int]] = frozenset(),
         longest: int = sys.maxsize,
     ) -> tuple[Cost, list[tuple[int, int]]]:
-        """The partition of least cost, as spans with both ends included.
+        """Return the partition of least cost, as spans with both ends included.
 
-        Of equal partitions the one with fewer merges and shorter last spans is chosen.
+        Ties are broken by fewer merges, then by shorter last spans.
 
         Args:
-            weights: What is minimized in turn: weights of macs, parameters, nodes, elementwise
-                steps, numbers read and products.
+            weights: The costs to minimize in order, as weights of macs, parameters, nodes,
+            elementwise steps, elements read and products.
             forbidden: Spans that must not be merged.
-            longest: No longer span is merged.
+            longest: The maximum length of a merged span.
         """
         starts = self._starts(weights, forbidden, longest)
         spans, end = list[tuple[int, int]](), len(starts)
@@ -68,14 +68,14 @@ class MatrixChain:
     def _starts(
         self, weights: Sequence[Sequence[int]], forbidden: Set[tuple[int, int]], longest: int
     ) -> list[int]:
-        """For each element, where the last span begins of the best partition that ends there."""
+        """Return for each element the start of the last span of the best partition up to it."""
 
         def key(cost: Cost, merges: int) -> _Key:
             return (*(_weighted(row, cost) for row in weights), merges)
 
         @functools.cache
         def rates(traits: int, channels: int) -> tuple[_Key, _Key]:
-            """What a merged span costs apart from what it reads, and for each channel of that."""
+            """Return the cost of a merged span without its input, and per input channel."""
             none, one = (key(self._merged(traits, reads, channels), 1) for reads in (0, 1))
             return none, tuple(b - a for a, b in zip(none, one, strict=True))
 
@@ -99,7 +99,7 @@ class MatrixChain:
         return starts
 
     def _cost(self, first: int, last: int) -> Cost:
-        """The cost of a span, merged unless it is a single element."""
+        """Return the cost of a span, merged unless it is a single element."""
         if first == last:
             return self.own[last]
         traits = functools.reduce(int.__or__, self._traits[first : last + 1])
@@ -107,7 +107,7 @@ class MatrixChain:
         return self._merged(traits, reads, self.geometries[last].out_channels)
 
     def _merged(self, traits: int, reads: int, channels: int) -> Cost:
-        """The cost of a merged span that has these traits among its elements."""
+        """Return the cost of a merged span with these traits."""
         shifts, scales = bool(traits & _SHIFTS), bool(traits & _SCALES)
         if not traits & _MIXES:
             steps = max(1, scales + shifts)
@@ -125,7 +125,7 @@ class MatrixChain:
 
     @functools.cached_property
     def _traits(self) -> list[int]:
-        """Per map whether it mixes channels, shifts, scales."""
+        """Return for each map whether it mixes channels, shifts, and scales."""
         return [
             _MIXES * (not g.is_per_channel) | _SHIFTS * g.bias | _SCALES * (not shift)
             for g, shift in zip(self.geometries, self.shift_only, strict=True)
@@ -133,21 +133,20 @@ class MatrixChain:
 
 
 class _Beginnings:
-    """The elements at which a merged span may begin that ends at the present one.
+    """The elements at which a merged span that ends at the current element may start.
 
-    They are kept by the traits of the span and the channels that it reads, the ones behind the
-    cheapest prefixes first.
+    They are grouped by the traits of the span and its input channels, the cheapest prefixes first.
     """
 
     def __init__(self) -> None:
         self._all: dict[int, dict[int, list[_Prefix]]] = {}
 
     def add(self, traits: int, reads: int, before: _Prefix) -> None:
-        """Take in an element with what is before it."""
+        """Add an element with the cost of its prefix."""
         insort(self._all.setdefault(traits, {}).setdefault(reads, []), before)
 
     def go_on(self, traits: int) -> None:
-        """Let all spans go on with an element that has these traits."""
+        """Extend all spans by an element with these traits."""
         for known in [known for known in self._all if known | traits != known]:
             wider = self._all.setdefault(known | traits, {})
             for reads, prefixes in self._all.pop(known).items():
@@ -159,16 +158,16 @@ class _Beginnings:
     def best(
         self, last: int, longest: int, forbidden: Set[tuple[int, int]]
     ) -> Iterator[tuple[int, int, _Prefix]]:
-        """Per kind the best beginning of a span to an element that is allowed.
+        """Yield the best allowed start of a span for each kind.
 
-        Those are left out that read more channels than one behind a cheaper prefix.
+        Starts with more input channels than one after a cheaper prefix are omitted.
         """
         for traits, kinds in self._all.items():
             least: _Prefix | None = None
             for reads in sorted(kinds):
                 prefixes = kinds[reads]
                 while prefixes and last + prefixes[0][1] >= longest:
-                    del prefixes[0]  # from here on every span would be too long
+                    del prefixes[0]  # all further spans would be too long
                 if not prefixes or (least is not None and least < prefixes[0]):
                     continue
                 for prefix in prefixes:

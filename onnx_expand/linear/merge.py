@@ -1,4 +1,4 @@
-"""From a chosen span to the terms that take its place, numbers and all."""
+"""Compose a chosen span to the terms that replace it, with their values."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ from onnx_expand.lower import Form, check_numbers, form_of, least_channel
 
 __all__ = ["before_cost", "memoized", "merged_term", "single_nodes", "view_term"]
 
-_GROWTH = 4  # times the parameters that were there
-_HELD = 1 << 24  # bytes of numbers that are held rather than composed once more
+_GROWTH = 4  # multiples of the original parameters
+_HELD = 1 << 24  # bytes of values that are stored instead of composed again
 
 
-@np.errstate(all="ignore")  # whatever is not finite is refused
+@np.errstate(all="ignore")  # values that are not finite are refused
 def merged_term(
     part: Partition, span: Span, shared: Sequence[Term] = (), place: Term | None = None
 ) -> Term | Refusal:
-    """The term that computes a span as one map.
+    """Return the term that computes a span as one map.
 
     Args:
-        part: The partition that chose it.
+        part: The partition that chose the span.
         span: The span.
-        shared: Terms of it that stay for now: they keep their names.
-        place: The term in whose place it is written and which it is shaped like; the last one of
-            the span, when missing.
+        shared: Terms of the span that remain for now and keep their names.
+        place: The term that it replaces, with the same shape; by default the last one of the span.
 
     Returns:
-        The term, with what stands around it; or why its numbers are none that can be written.
+        The term with the views around it, or why its values cannot be written.
     """
     merged = part.merged(span)
     assert isinstance(merged, Merged)
@@ -98,7 +97,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
     stays = {n for t in shared for n in _nodes(t)}
     axes = merged.axes
     if not unit and form is Form.ELEMENTWISE and affine.geometry.out_channels == 1:
-        axes = None  # any axis would do for what is one number
+        axes = None  # a single value fits any axis
     whole = Map(
         (arg,),
         tensor,
@@ -123,7 +122,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
 
 
 def _trimmed(affine: AffineConv, load: Load, x: Tensor) -> tuple[AffineConv, Load]:
-    """A map without padding at its ends that no window reads, where that exceeds the begins."""
+    """Remove padding at the ends that no window reads, if it exceeds that at the starts."""
     g, rank = affine.geometry, affine.rank
     extents = () if x.extents is None else x.extents[2:]
     known = [e for e in extents if isinstance(e, int)]
@@ -144,7 +143,7 @@ def _trimmed(affine: AffineConv, load: Load, x: Tensor) -> tuple[AffineConv, Loa
 
 
 def _too_much(part: Partition, span: Span, merged: Merged) -> Refusal | None:
-    """Why numbers are not composed that take more memory or time than the model is worth."""
+    """Return why values are not composed, if that would take too much memory or time."""
     size = math.prod(merged.geometry.weight_shape)
     if size > max(LARGEST, _GROWTH * part.as_is(span).cost.parameters):
         text = f"the merged weight would have {size} elements"
@@ -162,11 +161,11 @@ def _too_much(part: Partition, span: Span, merged: Merged) -> Refusal | None:
 
 
 def _products(parts: Sequence[Geometry], most: int) -> int:
-    """Multiply-accumulates of composing maps one by one, about.
+    """Estimate the multiply-accumulates of composing maps one by one.
 
     Args:
-        parts: The maps, from either end.
-        most: How many numbers a channel of the result can have.
+        parts: The maps, starting from either end.
+        most: The maximum number of elements of a channel of the result.
     """
     total, fan = 0, 1
     for i, part in enumerate(parts):
@@ -177,7 +176,7 @@ def _products(parts: Sequence[Geometry], most: int) -> int:
 
 
 def single_nodes(whole: Map) -> Map:
-    """A map that takes two nodes as two maps, so that each may move on for itself."""
+    """Split a map that takes two nodes into two maps, so that each can move separately."""
     if whole.unit or whole.form not in {Form.MATMUL, Form.ELEMENTWISE}:
         return whole
     geometry, load = whole.geometry, whole.load
@@ -220,7 +219,7 @@ def _nodes(term: Term) -> tuple[ir.Node, ...]:
 def _form(
     merged: Merged, geometry: Geometry, part: Partition, rank: int | None, tensor: Tensor
 ) -> Form:
-    """The form of a map whose numbers turned out simpler than its parts foretold."""
+    """Return the form of a map by its values, which may be simpler than its parts suggest."""
     if geometry == merged.geometry:
         return merged.form
     other = form_of(geometry, merged.axes, rank, part.writable)
@@ -235,7 +234,7 @@ def _form(
 
 
 def _least_of(steps: Sequence[Step]) -> float:
-    """The least of the channels of some maps."""
+    """Return the least number of channels of some maps."""
     maps = [s.load() for s in steps if isinstance(s.geometry, Geometry) and not s.shift_only]
     return min(map(least_channel, maps), default=np.inf)
 
@@ -254,7 +253,7 @@ def _load(inside: Sequence[Step], merged: Merged) -> Load:
 
 
 def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
-    """The map that adds a shift per channel, so that what follows only scales."""
+    """Return the map that adds a shift per channel, so that the following map only scales."""
     steps = tuple(part.steps[span.first : span.first + merged.shifted])
     assert merged.axes is not None
 
@@ -289,7 +288,7 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
 
 
 def _views(ops: Sequence[ViewOp], arg: Term, channels: int, anchor: ir.Node | None) -> Term:
-    """Views of another term, one after the other, which has so many channels."""
+    """Apply views to another term, with its number of channels."""
     for op in ops:
         arg = view = view_term(op, arg, channels, anchor)
         channels = view.op.channels[1]
@@ -297,8 +296,8 @@ def _views(ops: Sequence[ViewOp], arg: Term, channels: int, anchor: ir.Node | No
 
 
 def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | None) -> View:
-    """A view of another term, with so many channels where they change."""
-    # What stands for extents is the same on both sides of the view.
+    """Apply a view to another term, with another number of channels if it changes."""
+    # Symbols for extents must be the same on both sides of the view.
     pairs = zip(arg.tensor.extents or op.source, op.source, strict=True)
     source = [new if isinstance(new, int) or isinstance(old, int) else old for new, old in pairs]
     target = list(op.target)
@@ -316,7 +315,7 @@ def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | Non
 
 
 def before_cost(step: Step) -> Cost:
-    """What the source's nodes cost that a step stands for."""
+    """Return the cost of the source nodes that a step replaces."""
     total = Cost()
     for term in step.terms:
         if isinstance(term, Map) and term.before is not None:
@@ -328,7 +327,7 @@ def before_cost(step: Step) -> Cost:
 
 
 def memoized(load: Load, affine: AffineConv) -> Load:
-    """The numbers once composed, as long as they are small; composed anew if they are not."""
+    """Cache composed values if they are small; otherwise compose them at each call."""
     size = affine.weight.nbytes
     if size > _HELD:
         reference = weakref.ref(affine)
@@ -337,7 +336,7 @@ def memoized(load: Load, affine: AffineConv) -> Load:
             held = reference()
             if held is None:
                 return load()
-            held.weight.flags.writeable = False  # somebody else has it, too
+            held.weight.flags.writeable = False  # another owner has it too
             return held
 
         return again

@@ -1,4 +1,4 @@
-"""Nodes that hand on what they read: the identity in its many spellings."""
+"""Nodes that return their input: the many spellings of the identity."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx_expand.lift import CONTRADICTIONS
 
 __all__ = ["handed_on"]
 
-_FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of several large numbers
+_FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of several large integers
 
 
 def handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
-    """The value that a node gives back as it is, whatever that is; None for other nodes.
+    """Return the value that a node always returns unchanged; None for other nodes.
 
-    That is its input, or what its input was converted from without a loss.
+    This is its input, or the value from which its input was losslessly converted.
     """
     check = _CHECKS.get(node.op_type) if node.domain == "" else None
     if check is None or not node.inputs or node.inputs[0] is None:
@@ -47,10 +47,9 @@ _WITHIN = {
 
 
 def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:
-    """What a Cast gives back in its own type that another one had put into a wider one.
+    """Return the value that one Cast widened and this Cast converts back to its type.
 
-    onnxruntime takes such a pair out itself, but not where nothing but a graph within a node
-    reads it (1.30).
+    onnxruntime removes such a pair itself, except if only a subgraph reads it (1.30).
     """
     wide = node.inputs[0]
     before = None if wide is None else wide.producer()
@@ -66,7 +65,7 @@ def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:
 
 
 def _constant(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
-    """The numbers of a constant operand; None where it is missing or computed."""
+    """Return the values of a constant operand; None if it is missing or computed."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None or not facts.is_constant(value):
         return None

@@ -1,4 +1,4 @@
-"""Where the channels of an axis come out when extents change and the order of numbers does not."""
+"""Map channel axes through reshapes, which change extents but not the order of elements."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ Extent = Hashable
 
 @dataclass(frozen=True)
 class Passage:
-    """Where the channels of an axis come out of a view.
+    """The axis of a view's output to which channels pass.
 
-    Channel t of the output is channel `t // repeat % channels` of the input. Where channels are
-    gathered it is the other way round: channel t of the input belongs to channel
-    `t // repeat % channels` of the output.
+    Channel t of the output is channel `t // repeat % channels` of the input. If channels are
+    gathered, channel t of the input belongs to channel `t // repeat % channels` of the output.
 
     Attributes:
-        axis: Their axis in the output.
-        repeat: How many neighbours each channel becomes.
-        tile: How many times over.
-        gathers: Whether channels of the input become fewer.
+        axis: The channel axis in the output.
+        repeat: The number of adjacent copies of each channel.
+        tile: The number of repetitions of all channels.
+        gathers: Whether the output has fewer channels than the input.
     """
 
     axis: int
@@ -37,32 +36,32 @@ class Passage:
     gathers: bool = False
 
     def after(self, channels: int) -> int:
-        """How many channels come out of so many."""
+        """Return the number of output channels for a number of input channels."""
         times = self.repeat * self.tile
         return channels // times if self.gathers else channels * times
 
     @property
     def is_plain(self) -> bool:
-        """Whether the channels come out as they went in."""
+        """Whether the channels are unchanged."""
         return self.repeat == self.tile == 1
 
     def spread(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Numbers for each of the fewer channels as numbers for each of the more."""
+        """Expand values for the fewer channels to values for the more channels."""
         return np.tile(np.repeat(array, self.repeat), self.tile)
 
     def spread_matrix(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """A matrix that maps the fewer channels as one that maps the more."""
+        """Expand a matrix for the fewer channels to a matrix for the more channels."""
         return np.kron(np.eye(self.tile), np.kron(matrix, np.eye(self.repeat)))
 
 
 def passage_of(
     source: Sequence[Extent], target: Sequence[Extent], axis: int, likely: int
 ) -> Passage | None:
-    """Where an axis goes when extents change and the order of the numbers does not.
+    """Return the passage of an axis through a reshape.
 
-    With as many numbers behind the axis as `repeat` times those behind axis j of the target, or
-    as many before it as `tile` times those before axis j, each number of axis j belongs to one
-    channel. Of several such axes, which takes extents of 1, the likely one is meant.
+    Each index of axis j of the target belongs to one channel if the number of elements after the
+    axis is `repeat` times that after axis j, or the number before it is `tile` times that before
+    axis j. If several axes qualify, which requires extents of 1, the most likely one is chosen.
     """
     if axis >= len(source):
         return None
@@ -85,7 +84,7 @@ def passage_of(
 
 
 def quotient(a: Sequence[Extent], b: Sequence[Extent]) -> int | None:
-    """The product of some extents by that of others, if it is a known whole number."""
+    """Divide the product of some extents by that of others, if the result is a known integer."""
     above, below = (
         Counter(e for e in a if not isinstance(e, int)),
         Counter(e for e in b if not isinstance(e, int)),
@@ -99,7 +98,7 @@ def quotient(a: Sequence[Extent], b: Sequence[Extent]) -> int | None:
 
 
 def left_over(a: Sequence[Extent], b: Sequence[Extent]) -> Extent:
-    """The one extent of some that others leave over; None where that is no single one."""
+    """Return the single extent that remains when others are cancelled; None if not exactly one."""
     above = Counter(e for e in a if not isinstance(e, int))
     above.subtract(e for e in b if not isinstance(e, int))
     left = [extent for extent, times in above.items() if times]

@@ -1,8 +1,8 @@
-"""The rule of permutations: the order of channels goes past what treats all of them alike.
+"""The rule of permutations: move permutations of channels past ops that treat all alike.
 
-A channel shuffle, a Gather of every channel, or parts put together in another order, next to a
-layer that mixes channels are part of its weight. Where activations, normalizations or depthwise
-layers lie between, they may as well work in the order that the channels had.
+A channel shuffle, a Gather of all channels, or parts concatenated in another order, can be merged
+into the weight of an adjacent layer that mixes channels. Activations, normalizations and depthwise
+layers in between can process the channels in the original order.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ALIKE = ops_with(Trait.ELEMENTWISE | Trait.KEEPS_RANK) - {"PRelu"} | {
 }
 """Ops that compute the same of every channel."""
 _MOVES = {"Gather", "Slice"}
-_FAR = 16  # terms between a permutation and what takes it in
+_FAR = 16  # terms between a permutation and the layer that absorbs it
 
 Places = npt.NDArray[np.int64]
 
@@ -49,10 +49,10 @@ class _Order:
 
     Attributes:
         step: The permutation as a step.
-        root: What it reads.
+        root: The term that it reads.
         axis: The axis of the channels.
-        places: Where each comes from.
-        affine: The numbers of the permutation.
+        places: The source of each channel.
+        affine: The permutation as an affine map.
     """
 
     step: Step
@@ -62,7 +62,7 @@ class _Order:
     affine: AffineConv
 
     def map_of(self, arg: Term, place: Term) -> Map:
-        """The permutation of another term, in the place of one."""
+        """Return the permutation of another term, in the place of a term."""
         tensor = replace(arg.tensor, dtype=arg.tensor.dtype or self.step.top.tensor.dtype)
         return Map(
             (arg,),
@@ -80,12 +80,12 @@ class _Order:
 
 @dataclass(frozen=True)
 class _Way:
-    """A layer that takes in a permutation.
+    """A layer that absorbs a permutation.
 
     Attributes:
-        before: What the layer costs.
-        after: What it costs with the permutation.
-        build: Makes it.
+        before: The cost of the layer.
+        after: Its cost with the permutation.
+        build: Creates the layer.
     """
 
     before: Price
@@ -94,9 +94,9 @@ class _Way:
 
 
 def permute(terms: Terms, term: Term) -> Swap | None:
-    """A permutation goes to a layer that takes it in: f(P x) = P f(x) for f alike in all channels.
+    """Move a permutation to a layer that absorbs it: f(P x) = P f(x) if f treats channels alike.
 
-    Taken where the layer costs no more than it did, so that what permutes is gone.
+    Applied if the layer costs no more than before, so that the permutation is saved.
     """
     if terms.policy in {Policy.MARKED, Policy.LATENCY}:
         return None
@@ -119,7 +119,7 @@ def permute(terms: Terms, term: Term) -> Swap | None:
 
 
 def _order(terms: Terms, term: Term) -> _Order | None:
-    """The permutation that a term is the end of; None where it is none."""
+    """Return the permutation that ends at a term; None if there is none."""
     node = term.node
     moves = isinstance(term, Map) and node is not None and node.op_type in _MOVES
     if not moves and not isinstance(term, View | Cat):
@@ -149,22 +149,22 @@ def _order(terms: Terms, term: Term) -> _Order | None:
 
 
 def _root(step: Step) -> Term | None:
-    """The one term outside of a step that it reads."""
+    """Return the one term outside of a step that it reads."""
     inside = set(step.terms)
     read = {_uncut(arg) for t in step.terms for arg in t.args} - inside
     return next(iter(read)) if len(read) == 1 else None
 
 
 def _uncut(term: Term) -> Term:
-    """What a node cuts into parts."""
+    """Return the term that a node splits."""
     return term.args[0] if isinstance(term, Hub) else term
 
 
-# -- Past what is alike in all channels --------------------------------------------------------
+# -- Past ops that treat channels alike --------------------------------------------------------
 
 
 def _passes(term: Term, axis: int) -> bool:
-    """Whether a term maps each channel of an axis for itself."""
+    """Return whether a term maps each channel of an axis separately."""
     if isinstance(term, Homogeneous):
         known = term.scaling.channels.get(term.slots[0], {}) if len(term.slots) == 1 else {}
         return term.like.op_type in _ALIKE and known.get(axis) == axis
@@ -179,15 +179,15 @@ def _passes(term: Term, axis: int) -> bool:
 
 
 def _permuted(terms: Terms, term: Term, places: Places) -> Term | None:
-    """A term of channels in another order; None where it computes the same of all channels.
+    """Return a term with its channels permuted; None if it treats all channels alike.
 
     Args:
         terms: All terms.
         term: The term.
-        places: Channel i is to be what channel `places[i]` was.
+        places: Channel i of the result is channel `places[i]` of the term.
 
     Raises:
-        RefusedError: No single node holds it.
+        RefusedError: No single node computes it.
     """
     if not isinstance(term, Map) or term.axes is None:
         return None
@@ -215,10 +215,10 @@ def _permuted(terms: Terms, term: Term, places: Places) -> Term | None:
 def _swap(
     terms: Terms, order: _Order, path: Sequence[Term], layer: Term, way: _Way, *, behind: bool
 ) -> Swap:
-    """What becomes of all terms on a way.
+    """Return the replacements of all terms on a way.
 
     Raises:
-        RefusedError: It would cost as much, or what is to be written cannot be.
+        RefusedError: It would save nothing, or a term cannot be written.
     """
     places = np.argsort(order.places) if behind else order.places
     news = {t: _permuted(terms, t, places) for t in path}
@@ -234,17 +234,17 @@ def _swap(
     if behind:
         swap[order.step.top] = order.root
     else:
-        # Its value is that of the permutation, under whose name it is written.
+        # It computes the value of the permutation and gets its name.
         new = swap.pop(order.root) if order.root in swap else None
         swap[order.step.top] = new or copy_of(order.root, order.root.args)
     return swap
 
 
-# -- Layers that take it in --------------------------------------------------------------------
+# -- Layers that absorb it --------------------------------------------------------------------
 
 
 def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Term, _Way]]:
-    """The layers behind a permutation that may take it in, with what lies between."""
+    """Yield the layers after a permutation that may absorb it, with the terms in between."""
     path: list[Term] = []
     below = term
     while len(path) < _FAR and terms.is_inner(below):
@@ -262,7 +262,7 @@ def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
 
 
 def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Term, _Way]]:
-    """The layers before a permutation that may take it in, with what lies between."""
+    """Yield the layers before a permutation that may absorb it, with the terms in between."""
     path: list[Term] = []
     below = order.root
     readers = {arg if isinstance(arg, Hub) else t for t in order.step.terms for arg in t.args}
@@ -286,7 +286,7 @@ def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
 def _taken_in(
     terms: Terms, root: Term, steps: Sequence[Step | None], layer: Term, own: int
 ) -> _Way | None:
-    """A layer and a permutation as one layer."""
+    """Merge a layer and a permutation to one layer."""
     run = runs_of([step for step in steps if step is not None])[0]
     if len(run) < len(steps):
         return None

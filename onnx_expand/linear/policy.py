@@ -1,4 +1,4 @@
-"""What to merge, and by which figures."""
+"""Policies: what to merge, and which cost to minimize."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Policy(StrEnum):
 
     @property
     def weights(self) -> tuple[tuple[int, ...], ...]:
-        """What is minimized in turn, as weights of what a chain of matrices counts.
+        """The costs to minimize in order, as weights of the counts of a chain of matrices.
 
-        These are macs, parameters, nodes, elementwise steps, numbers read and products.
+        The counts are macs, parameters, nodes, elementwise steps, elements read and products.
         """
         if self is Policy.ALWAYS:
             places = (2, 0, 3, 1)
@@ -37,11 +37,11 @@ class Policy(StrEnum):
 
     @property
     def counting(self) -> Policy:
-        """The policy that decides where nothing is measured."""
+        """The policy that applies if nothing is measured."""
         return Policy.CHEAPEST if self is Policy.LATENCY else self
 
     def key(self, cost: Cost) -> tuple[int, ...]:
-        """What this policy minimizes."""
+        """Return the sort key that this policy minimizes."""
         if self is Policy.ALWAYS:
             return (cost.nodes, cost.macs, cost.elementwise, cost.parameters)
         return (cost.macs, cost.overhead)

@@ -1,4 +1,4 @@
-"""Averages that pad for themselves."""
+"""Merge padding into average pooling."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnx_expand.linear.terms import Map, Term
 
 __all__ = ["pad_average"]
 
-_COUNTS = 7  # the operator set from which AveragePool may count what it pads with
+_COUNTS = 7  # the first opset in which AveragePool can count its padding
 
 
 def pad_average(terms: Terms, term: Term) -> Swap | None:
-    """Zeros before an average are its own padding: average(pad(x)) = average_with_pads(x)."""
+    """Merge zero padding before an average into it: average(pad(x)) = average_with_pads(x)."""
     if terms.policy is Policy.MARKED or terms.facts.opset < _COUNTS:
         return None
     pad = term.args[0] if isinstance(term, Map) and term.args else None
@@ -28,7 +28,7 @@ def pad_average(terms: Terms, term: Term) -> Swap | None:
     whole = pad.geometry.then(term.geometry)
     if not isinstance(whole, Geometry) or pad.tensor.rank is None:
         return None
-    # Runtimes refuse windows that lie in the padding alone.
+    # Runtimes refuse windows that contain only padding.
     if any(p >= k for p, k in zip(whole.pads, term.geometry.kernel * 2, strict=True)):
         return None
     first, second = pad.load, term.load
@@ -57,6 +57,6 @@ def pad_average(terms: Terms, term: Term) -> Swap | None:
 
 
 def _op(term: Map) -> str:
-    """The op of a map that stands as it does in the source."""
+    """Return the op of a map that is unchanged from the source."""
     node = term.node or term.like
     return "" if node is None or node.domain or term.form is not None else node.op_type

@@ -1,4 +1,4 @@
-"""Why linear terms that are still next to each other were not merged."""
+"""Find the reasons why adjacent linear terms were not merged."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["NOT_MARKED", "Break", "breaks"]
 
 @dataclass(frozen=True)
 class Break:
-    """Why terms stay apart.
+    """The reason why terms stay apart.
 
     Attributes:
         terms: The terms concerned.
         refusal: The reason.
-        value: The term between them, where there is one.
+        value: The term between them, if any.
     """
 
     terms: tuple[Term, ...]
@@ -36,7 +36,7 @@ class Break:
 
 
 def breaks(terms: Terms) -> Iterator[Break]:
-    """Every place where two linear terms meet and stay two, and every factor that stays."""
+    """Yield each pair of adjacent linear terms that stay apart, and each factor that stays."""
     said: set[Term] = set()
     for found in _between(terms):
         said.update(found.terms)
@@ -76,7 +76,7 @@ def _maps(term: Term) -> bool:
 
 
 def _above(terms: Terms, root: Term) -> Iterator[Break]:
-    """Why what computes a term is not part of the stretches that read it."""
+    """Return why the producer of a term is not part of the stretches that read it."""
     if not _maps(root):
         return
     readers = [t for t in terms.users[root] if isinstance(t, Map)]
@@ -103,7 +103,7 @@ def _above(terms: Terms, root: Term) -> Iterator[Break]:
 
 
 def _within(part: Partition) -> Iterator[Break]:
-    """Why what a partition leaves apart was not merged."""
+    """Yield why the pieces of a partition were not merged."""
     mapping = [i for i, step in enumerate(part.steps) if step.view is None]
     for i in mapping:
         step = part.steps[i]
@@ -113,7 +113,7 @@ def _within(part: Partition) -> Iterator[Break]:
     for i, j in itertools.pairwise(mapping):
         last, first = part.steps[i], part.steps[j]
         if isinstance(last.geometry, Refusal) or isinstance(first.geometry, Refusal):
-            continue  # said at the join itself
+            continue  # reported at the join itself
         between = tuple(step.top for step in part.steps[i + 1 : j])  # changes of layout
         yield Break((last.top, *between, first.terms[0]), _why_apart(part, i, j), last.top)
 
@@ -127,7 +127,7 @@ def _why_join(part: Partition, index: int) -> Refusal:
 
 
 def _why_apart(part: Partition, first: int, last: int) -> Refusal:
-    """Why two neighbouring steps were not merged with each other."""
+    """Return why two adjacent steps were not merged."""
     if part.policy is Policy.MARKED:
         return NOT_MARKED
     span = Span(first, last)
@@ -142,7 +142,7 @@ def _why_apart(part: Partition, first: int, last: int) -> Refusal:
 
 
 def _measured(refusal: Refusal, first: Step, second: Step) -> Refusal:
-    """A refusal to merge two steps, with the error at the border."""
+    """Return a refusal to merge two steps with the error at the border."""
     if refusal.reason is not Reason.BORDER:
         return refusal
     try:

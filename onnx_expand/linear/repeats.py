@@ -1,4 +1,4 @@
-"""Values that are joined several times, in front of a layer that then reads each of them once."""
+"""Remove repeated arguments of joins before layers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["join_once"]
 
 @dataclass(frozen=True)
 class _Part:
-    """One of the values that are joined: maps of single positions of a term."""
+    """One of the joined values: pointwise maps of a term."""
 
     root: Term
     steps: tuple[Step, ...]
 
 
 def join_once(terms: Terms, term: Term) -> Swap | None:
-    """A layer reads once what is joined several times: W [x, s x, z] = (W M) [x, z]."""
+    """Let a layer read repeated arguments once: W [x, s x, z] = (W M) [x, z]."""
     if terms.policy is Policy.MARKED or not isinstance(term, Map) or term.unit:
         return None
     join = term.args[0]
@@ -43,7 +43,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
     parts = _parts(terms, join)
     roots = list(dict.fromkeys(part.root for part in parts))
     if not 1 < len(roots) < len(parts):
-        return None  # of one root the whole is a map already
+        return None  # a join of one root is a map already
     key = (term, *join.args)
     if key in terms.done:
         return None
@@ -70,7 +70,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
 
 
 def _parts(terms: Terms, join: Cat) -> list[_Part]:
-    """What is joined, seen as maps of terms of which several are the same."""
+    """Return the joined values as maps of terms, if some of the terms are equal."""
     found = [_Part(*_down(terms, arg)) for arg in join.args]
     roots = [part.root for part in found]
     pairs = zip(join.args, found, strict=True)
@@ -78,7 +78,7 @@ def _parts(terms: Terms, join: Cat) -> list[_Part]:
 
 
 def _down(terms: Terms, term: Term) -> tuple[Term, tuple[Step, ...]]:
-    """The term that maps of single positions, which nothing else reads, begin at."""
+    """Return the term below the pointwise maps that have no other consumers."""
     steps: list[Step] = []
     while isinstance(term, Map) and terms.is_inner(term):
         step = step_of(term)
@@ -96,7 +96,7 @@ def _channels(term: Term, axis: int) -> int | None:
 
 
 def _joined(join: Cat, roots: Sequence[Term]) -> Cat | None:
-    """Each of some terms once."""
+    """Join each of some terms once."""
     counts = [_channels(root, join.axis) for root in roots]
     known = [count for count in counts if count is not None]
     extents, sizes = join.tensor.extents, join.tensor.sizes
@@ -113,7 +113,7 @@ def _joined(join: Cat, roots: Sequence[Term]) -> Cat | None:
 
 
 def _spread(join: Cat, parts: Sequence[_Part], roots: Sequence[Term]) -> Step | None:
-    """The map from terms that are joined once to what was joined."""
+    """Return the map from the terms, each joined once, to the original join."""
     counts = {root: _channels(root, join.axis) for root in roots}
     chains: list[list[Step]] = []
     bias, n = False, 0

@@ -1,4 +1,4 @@
-"""The rules for one stretch: compose it, drop what does nothing, and join views."""
+"""The rules for one stretch: compose maps, drop identities, and join views."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["compose", "drop", "straighten"]
 
 
 def drop(terms: Terms, term: Term) -> Swap | None:
-    """What does nothing is its argument: id(x) = x."""
+    """Replace identities by their arguments: id(x) = x."""
     if terms.policy is Policy.MARKED or not _does_nothing(term):
         return None
     if any(value.is_graph_output() for value in terms.roots.get(term, ())):
@@ -50,7 +50,7 @@ def _does_nothing(term: Term) -> bool:
 
 
 def straighten(terms: Terms, term: Term) -> Swap | None:
-    """Two views are one, or none: transpose(transpose(x)), reshape(reshape(x))."""
+    """Replace two views by one or none: transpose(transpose(x)), reshape(reshape(x))."""
     if terms.policy is Policy.MARKED or not isinstance(term, View):
         return None
     below = term.args[0]
@@ -84,7 +84,7 @@ def _undoes(op: ViewOp, before: ViewOp) -> bool:
 
 
 def _joined(first: ViewOp, second: ViewOp, facts: Facts) -> ViewOp | None:
-    """Two changes of layout as one node; None where that takes two."""
+    """Return two views as one node; None if that is impossible."""
     if first.perm is not None and second.perm is not None:
         perm = tuple(first.perm[axis] for axis in second.perm)
         node = ir.Node("", "Transpose", [], [ir.AttrInt64s("perm", perm)], name=second.node.name)
@@ -94,14 +94,14 @@ def _joined(first: ViewOp, second: ViewOp, facts: Facts) -> ViewOp | None:
         return None
     given = second.node.inputs[1]
     wanted = None if given is None or not facts.is_constant(given) else facts.extents_in(given)
-    # A zero copies an extent of the input, which is another one then.
+    # A zero copies an extent of the input, which would be a different one then.
     if wanted is None or 0 in wanted:
         return None
     return replace(second, source=first.source, axes=None, channels=(1, 1))
 
 
 def compose(terms: Terms, term: Term) -> Swap | None:
-    """g(f(x)) = (g f)(x), over stretches of any length; sums of maps of x are maps of x."""
+    """Compose stretches of any length: g(f(x)) = (g f)(x); sums of maps of x are maps of x."""
     if not terms.is_top(term):
         return None
     stretch = terms.stretch(term)
@@ -121,7 +121,7 @@ def compose(terms: Terms, term: Term) -> Swap | None:
 
 
 def _chosen(terms: Terms, part: Partition) -> Swap:
-    """What a partition merges, as far as the numbers allow."""
+    """Return the merges of a partition that the values allow."""
     while True:
         swap: Swap = {}
         _, spans = part.choose()
@@ -141,17 +141,17 @@ def _chosen(terms: Terms, part: Partition) -> Swap:
 
 
 def _costs_less(part: Partition, span: Span, new: Term) -> bool:
-    """Whether a map that changes its side of views costs less by the measure of terms themselves.
+    """Return whether a map that moves across views costs less by the costs of the terms.
 
-    A view may have fewer numbers behind it than before it as far as sizes are known, such as
-    behind a Squeeze of an axis that is not known to be one. Partitions take either for the other;
-    terms do not, so that no rewrite can be undone by the next.
+    Known sizes may be smaller after a view than before it, such as after a Squeeze of an axis
+    whose extent is unknown. Partitions do not distinguish the two; terms do, so that no rewrite
+    can be undone by the next.
     """
     merged = part.merged(span)
     if not isinstance(merged, Merged) or merged.layout is None:
         return True
     if part.policy in {Policy.LATENCY, Policy.MARKED}:
-        return True  # the clock decides, or the record
+        return True  # the clock or the record decides
     below, price = part.term_at(span.first), Price()
     current = new
     while current is not below and current.args:

@@ -1,4 +1,4 @@
-"""Runs: the parts of a stretch within which channels pass from each step to the next."""
+"""Runs: the parts of a stretch in which channels pass from each step to the next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["runs_of"]
 
 
 def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps cut where the channels of neighbours do not meet, each run on common axes."""
+    """Split steps where the channels of neighbours do not match; each run has common axes."""
     found: list[list[Step]] = []
     run: list[Step] = []
     lined: list[Step] | None = None
@@ -34,7 +34,7 @@ def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
             run.append(step)
             continue
         elif run:
-            # Of the views before it those belong to a map that its channels pass.
+            # The views before a map belong to it if its channels pass them.
             for first in range(len(run)):
                 lined = aligned([*run[first:], step])
                 if lined is not None:
@@ -50,9 +50,9 @@ def runs_of(steps: Sequence[Step]) -> list[list[Step]]:
 
 
 def _counted_like(step: Step, axis: int, rank: int | None) -> Step:
-    """A step with its axes counted from the end that another axis is counted from.
+    """Return a step with its axes counted from the same end as another axis.
 
-    Where the rank of what a stretch begins with is not known, axes are counted from the back.
+    If the rank of the input of a stretch is unknown, axes are counted from the back.
     """
     is_map = isinstance(step.geometry, Geometry) and not step.branches
     if not is_map or step.axes is None or rank is None or step.axes[0] == axis:
@@ -64,9 +64,9 @@ def _counted_like(step: Step, axis: int, rank: int | None) -> Step:
 
 
 def _gathered(before: Step, steps: Sequence[Step], first: int) -> list[Step] | None:
-    """Steps that begin with a view of which only the map behind it says where the channels go.
+    """Return steps that start with a view whose channel axis only the next map determines.
 
-    A Reshape may cut channels into several axes; those of the map are on one of them.
+    A Reshape may split channels into several axes; those of the map are on one of them.
     """
     if before.axes is None or steps[first].view is None or steps[first].axes is not None:
         return None

@@ -1,4 +1,4 @@
-"""A map that several others read, taken into each of them."""
+"""Merge a map that several others read into each of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["share"]
 
 
 def share(terms: Terms, term: Term) -> Swap | None:
-    """A map that several others read goes into each: g(f(x)), h(f(x)) = (g f)(x), (h f)(x).
+    """Merge a map into each of its consumers: g(f(x)), h(f(x)) = (g f)(x), (h f)(x).
 
-    Taken where every reader takes it in and all of them together then cost less.
+    Applied if all consumers can absorb it and the total cost falls.
     """
     if terms.policy is Policy.MARKED or term in terms.roots or terms.count(term) < 2:
         return None
@@ -56,11 +56,11 @@ def share(terms: Terms, term: Term) -> Swap | None:
     return swap
 
 
-_SHARED = 8  # steps of a shared stretch that are looked at
+_SHARED = 8  # maximum number of steps of a shared stretch to try
 
 
 def _readers(terms: Terms, term: Term) -> list[list[Step]] | None:
-    """The stretches that begin at a term; None if anything else reads it."""
+    """Return the stretches that start at a term; None if it has other consumers."""
     found: list[list[Step]] = []
     count = 0
     for top in dict.fromkeys(terms.outer(term, user) for user in terms.users[term]):
@@ -80,7 +80,7 @@ def _shared(
     readers: Sequence[Sequence[Step]],
     policy: Policy,
 ) -> tuple[Price, list[Partition]] | None:
-    """What becomes of the readers when all take in the steps from an index on."""
+    """Return the replacements if all consumers absorb the steps from an index on."""
     own = list(steps[start:])
     bottom = steps[start - 1].top if start else root
     parts, after, before = [], Price(), Price()

@@ -1,7 +1,7 @@
-"""Channel shuffles: views one after the other that leave all in place but the order of channels.
+"""Channel shuffles: consecutive views that only permute channels.
 
-A Reshape that cuts the channels into groups, a Transpose of these and a Reshape back are one
-permutation of the channels, which goes into the weights of a layer next to it.
+A Reshape that splits the channels into groups, a Transpose of these and a Reshape back are one
+permutation of the channels, which can be merged into the weights of an adjacent layer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from onnx_expand.linear.views import ViewOp
 
 __all__ = ["with_shuffles"]
 
-_VIEWS = 3  # that a shuffle is made of
+_VIEWS = 3  # views of a shuffle
 
 
 def with_shuffles(steps: Sequence[Step]) -> list[Step]:
-    """Steps of which each channel shuffle is one."""
+    """Return the steps with each channel shuffle as one step."""
     found: list[Step] = []
     for step in steps:
         found.append(step)
@@ -39,13 +39,13 @@ def with_shuffles(steps: Sequence[Step]) -> list[Step]:
 
 
 def _shuffle(cut: ViewOp, turn: ViewOp, join: ViewOp) -> tuple[int, npt.NDArray[np.int64]] | None:
-    """The axis of which three views permute the places, and where each place comes from."""
+    """Return the axis that three views permute, and the source of each index."""
     if turn.perm is None or not (cut.keeps_order and join.keeps_order):
         return None
     source, parts = cut.source, len(cut.target) - len(cut.source) + 1
     if parts < 2 or len(join.target) != len(source) or len(join.source) != len(turn.perm):
         return None
-    # What stands for extents may differ on the two sides of a view.
+    # Symbols for extents may differ on the two sides of a view.
     same = dict(zip(join.source, (cut.target[axis] for axis in turn.perm), strict=True))
     if tuple(same.get(e, e) if not isinstance(e, int) else e for e in join.target) != source:
         return None

@@ -1,8 +1,8 @@
-"""The input sizes that a merged convolution takes, against those that its parts take.
+"""Compare the input sizes that a merged convolution accepts with those of its parts.
 
-A Conv ends with an error where its windows do not fit into its input. An AveragePool makes of such
-an input one window, or none, and a Slice may leave nothing: a convolution must not take the place
-of those where it would refuse a size that they take.
+A Conv fails if its window does not fit into its input. An AveragePool then returns one window or
+none, and a Slice may return an empty tensor. A convolution must not replace these ops if it would
+refuse a size that they accept.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ __all__ = ["misfit"]
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _POOLS = {"AveragePool"}
-_FAR = 64  # nodes upwards that are looked at
-_MOST = 64  # larger kernels are looked at for inputs of up to so many positions
+_FAR = 64  # maximum number of nodes to follow upwards
+_MOST = 64  # maximum extent of inputs for which larger kernels are tested
 
 
 class _PartialError(Exception):
-    """A window lies partly outside of what it averages."""
+    """A window lies partly outside of its input."""
 
 
 class _FailsError(Exception):
-    """A node ends with an error."""
+    """A node fails."""
 
 
 def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | None:
-    """Why a convolution does not take every input that some steps take; None if it does.
+    """Return why a convolution refuses sizes that some steps accept; None if it does not.
 
     Args:
-        steps: One after the other, without views.
-        geometry: What they are together.
+        steps: Consecutive steps, without views.
+        geometry: Their composition.
         root: Their input.
     """
     extents = None if root.tensor.extents is None else root.tensor.extents[2:]
@@ -67,7 +67,7 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
 
 
 def _may_be_empty(term: Term) -> bool:
-    """Whether a tensor may have no positions although the graph's inputs have some."""
+    """Return whether a tensor may be empty although the graph inputs are not."""
     while not isinstance(term, Read) and term.args:
         node = term.like if isinstance(term, Homogeneous | Map) else None
         node = term.node if node is None else node
@@ -86,7 +86,7 @@ def _may_be_empty(term: Term) -> bool:
 
 
 def _empties(node: ir.Node) -> bool:
-    """Whether a node may take all positions of what it reads."""
+    """Return whether a node may remove all positions of its input."""
     if node.op_type not in {*_POOLS, "MaxPool", "LpPool"} or node.domain:
         return node.op_type in {"Pad", "Slice"} and not node.domain
     kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
@@ -102,7 +102,7 @@ def _empties(node: ir.Node) -> bool:
 
 
 def _windows(room: int, stride: int) -> int:
-    """How many windows fit, as onnxruntime counts them: it rounds towards zero."""
+    """Count the windows that fit as onnxruntime does, which rounds towards zero."""
     return (abs(room) // stride) * (1 if room >= 0 else -1) + 1
 
 
@@ -114,7 +114,7 @@ def _refused(axis: int, size: int, *, known: bool) -> Refusal:
 
 
 def _takes(geometry: Geometry, axis: int, size: int) -> bool:
-    """Whether a convolution runs on a size."""
+    """Return whether a convolution runs on a size."""
     return size > 0 and _extent(geometry, axis, size) > 0
 
 
@@ -143,11 +143,11 @@ def _are_partial(steps: Sequence[Step], axis: int, size: int) -> bool:
 
 
 def _after(steps: Sequence[Step], axis: int, size: int, *, strict: bool = False) -> int:
-    """What steps make of an extent, as their nodes do it.
+    """Return the output extent of steps, as their nodes compute it.
 
     Raises:
-        _FailsError: One of them ends with an error.
-        _PartialError: With `strict`, a pooling has a window that does not fit.
+        _FailsError: One of them fails.
+        _PartialError: With `strict`, a window of a pooling does not fit.
     """
     for step in steps:
         if step.branches:
@@ -177,7 +177,7 @@ def _one(step: Step, geometry: Geometry, axis: int, size: int, *, strict: bool) 
 
 
 def _op(term: Term) -> str:
-    """The op of a term as it stands."""
+    """Return the op of an unchanged term."""
     if isinstance(term, Map) and term.form is not None:
         return "Conv" if term.form in {Form.CONV, Form.CONV_TRANSPOSE} else ""
     node = term.like if isinstance(term, Map) and term.like is not None else term.node
@@ -185,7 +185,7 @@ def _op(term: Term) -> str:
 
 
 def _is_plain(step: Step) -> bool:
-    """Whether a step is made of convolutions and of maps of single positions alone."""
+    """Return whether a step consists only of convolutions and pointwise maps."""
     if step.branches:
         return all(_is_plain(s) for branch in step.branches for s in branch)
     if isinstance(step.geometry, Geometry) and step.geometry.is_pointwise and not step.frame:
