@@ -46,6 +46,7 @@ class Facts:
 
     Attributes:
         has_overridable: Whether there are initializers that callers may override.
+        is_told: Whether nodes told more of their inputs than follows from the model's inputs.
     """
 
     def __init__(
@@ -65,13 +66,15 @@ class Facts:
         inference = Inference(model, one_sample=one_sample, is_body=is_body)
         self._inferred, self._dtypes = inference.dims, inference.dtypes
         self._spelled = inference.spelled
-        inference.run()
+        inference.run(proves=False)
         for _ in range(_ROUNDS):
             stated = inference.resolve(self.extents, self.extents_in)
-            if not inference.fill_in(self._number) and not stated:
+            filled = inference.fill_in(self._number)
+            if not filled and not stated and not inference.prove():
                 break
             self._computed.look_again()
-            inference.run()
+            inference.run(proves=inference.is_told)
+        self.is_told = inference.is_told
         self._dialect = Dialect(self.opset, self._held(graphs))
 
     def _held(self, graphs: Iterable[ir.Graph]) -> dict[ir.DataType, set[str]]:

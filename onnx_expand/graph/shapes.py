@@ -65,6 +65,7 @@ class Inference:
             static has a unique name.
         dtypes: The types of values.
         spelled: The model's names of extents that are renamed here.
+        is_told: Whether `prove` found anything.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Inference:
             _set_extents(self._proto.graph, usual)
         self._claims = Claims(self._proto, is_body=is_body)
         self.spelled = self._claims.spelled
+        self.is_told = False
+        self._last: onnx.ModelProto | None = None
         self._offers = 0
         for graph, info in weights:
             graph.value_info.append(info)
@@ -108,11 +111,16 @@ class Inference:
         ):
             return None
 
-    def run(self) -> None:
-        """Run inference until it finds nothing new."""
+    def run(self, *, proves: bool = True) -> None:
+        """Run inference until it finds nothing new.
+
+        Args:
+            proves: Whether nodes may tell what their inputs are.
+        """
         inferred = self._infer()
-        while inferred is not None and self._learn(inferred.graph):
+        while inferred is not None and self._learn(inferred.graph, proves=proves):
             inferred = self._infer()
+        self._last = inferred
         described_model = self._proto if inferred is None else inferred
         for graph, described in _pairs(self._model.graph, described_model.graph):
             types = types_of(described)
@@ -125,7 +133,16 @@ class Inference:
                 if kind.HasField("shape"):
                     self.dims[value] = tuple(map(_dim, kind.shape.dim))
 
-    def _learn(self, inferred: onnx.GraphProto) -> bool:
+    def prove(self) -> bool:
+        """Let nodes tell what their inputs are; return whether that was new.
+
+        What needs no such proof is known even if these nodes are gone.
+        """
+        told = self._last is not None and self._prove(self._proto.graph, self._last.graph, {})
+        self.is_told |= told
+        return told
+
+    def _learn(self, inferred: onnx.GraphProto, *, proves: bool) -> bool:
         """Add facts for the next inference; return whether there are any."""
         if self._slices.show(inferred):
             return True
@@ -133,7 +150,7 @@ class Inference:
         if self._offers > _OFFERS:
             return False
         offered = self._claims.offer(inferred)
-        return self._prove(self._proto.graph, inferred, {}) or offered
+        return (proves and self._prove(self._proto.graph, inferred, {})) or offered
 
     def _prove(
         self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]

@@ -13,7 +13,8 @@ from onnx_expand.cost import inspect_model
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.editing import Rewriter, label
-from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.facts import Facts, Shape
+from onnx_expand.graph.stored import values_of
 from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
 from onnx_expand.lower.units import (
@@ -225,23 +226,24 @@ def _followed(runs: list[FoldRun], others: list[FoldRun]) -> list[FoldRun]:
 
 
 def _is_less_known(model: ir.Model, run: FoldRun) -> bool:
-    """Return whether folding removed what told the extent of a symbolic axis of an input.
+    """Return whether folding removed what told the extents of a value that is left.
 
-    The scales of a BatchNormalization tell the number of its channels. What cost less at one
-    extent may cost more where it is unknown.
+    The scales of a BatchNormalization tell the number of its channels, also for what comes before.
+    What cost less at one extent may cost more where it is unknown.
     """
-    known = {value: run.facts.shape(value) for value in model.graph.inputs}
-    told = {
-        value: shape
-        for value, shape in known.items()
-        if shape is not None
-        and value.shape is not None
-        and sum(isinstance(e, int) for e in shape) > sum(isinstance(d, int) for d in value.shape)
-    }
-    if not told:
+    if not run.facts.is_told:
         return False
     facts = Facts(model, budget=run.facts.budget)
-    return any(facts.shape(value) != shape for value, shape in told.items())
+    return any(
+        _static(facts.shape(value)) < _static(run.facts.shape(value))
+        for graph in model.graphs()
+        for value in values_of(graph)
+    )
+
+
+def _static(shape: Shape | None) -> int:
+    """Count the extents that are known; -1 for an unknown rank."""
+    return -1 if shape is None else sum(extent is not None for extent in shape)
 
 
 def _cleaner(model: ir.Model, budget: Budget | None, *, cleans: bool) -> Cleaner:
