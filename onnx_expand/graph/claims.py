@@ -36,10 +36,12 @@ class Claims:
             contract.
 
     Attributes:
+        names: The names of the extents of inputs.
         spelled: The model's names of extents, by the names that replace them.
     """
 
     def __init__(self, model: onnx.ModelProto, *, is_body: bool) -> None:
+        self.names: set[str] = set()
         self.spelled: dict[str, str] = {}
         self._graph = model.graph
         self._types: list[_Types] = []
@@ -63,7 +65,6 @@ class Claims:
 
     def _rename(self, graph: onnx.GraphProto) -> None:
         """Give each extent of an input that is not static a unique name."""
-        names: set[str] = set()
         for info in graph.input:
             if info.type.WhichOneof("value") != "tensor_type":
                 _forget_shape(info.type)
@@ -71,10 +72,10 @@ class Claims:
             for axis, dim in enumerate(info.type.tensor_type.shape.dim):
                 if dim.HasField("dim_value") and dim.dim_value < 0:
                     dim.Clear()  # old exporters wrote -1
-                if dim.dim_param and dim.dim_param in names:
+                if dim.dim_param and dim.dim_param in self.names:
                     self.spelled[f"{dim.dim_param}@{info.name}.{axis}"] = dim.dim_param
                     dim.dim_param = f"{dim.dim_param}@{info.name}.{axis}"
-                names.add(dim.dim_param)
+                self.names.add(dim.dim_param)
 
     def offer(self, inferred: onnx.GraphProto) -> bool:
         """Declare the claimed types, without shapes, of values that inference cannot type.

@@ -13,7 +13,7 @@ from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.constants import evaluate
 from onnx_expand.graph.ops import Trait, op_of
-from onnx_expand.graph.shapes import Dim
+from onnx_expand.graph.products import combined, differ
 from onnx_expand.graph.stored import stated_constant
 from onnx_expand.graph.tensors import read_tensor
 
@@ -21,6 +21,8 @@ __all__ = ["Computed"]
 
 # Numbers from here down stand for extents that are not static: no graph computes with such.
 _UNKNOWN = -(1 << 62)
+_ELEMENTWISE = {"Add", "Div", "Equal", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"}
+_FEW = 16  # no tensor has more axes
 
 
 class Computed:
@@ -29,7 +31,7 @@ class Computed:
     Args:
         opset: The version of the default domain.
         budget: What may be spent.
-        dims: Gives the extents of a value, with the names of those that are not static.
+        extents: Gives the extents of a value, and what stands for those that are not static.
         dtype: Gives the type of a value.
     """
 
@@ -37,11 +39,11 @@ class Computed:
         self,
         opset: int,
         budget: Budget,
-        dims: Callable[[ir.Value | None], tuple[Dim, ...] | None],
+        extents: Callable[[ir.Value | None], tuple[Hashable, ...] | None],
         dtype: Callable[[ir.Value], ir.DataType | None],
     ) -> None:
         self._opset, self._budget = opset, budget
-        self._dims, self._dtype = dims, dtype
+        self._extents, self._dtype = extents, dtype
         self._known: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._partial: dict[ir.Value, npt.NDArray[Any]] = {}
         self._unknowns: dict[Hashable, int] = {}
@@ -128,16 +130,20 @@ class Computed:
         if node.domain or not node.outputs:
             return False
         if node.op_type == "Shape":
-            dims = self._dims(node.inputs[0])
-            if dims is None or all(isinstance(d, int) for d in dims):
+            extents = self._extents(node.inputs[0])
+            if extents is None or all(isinstance(e, int) for e in extents):
                 return False
-            marks = [self._mark(d, node.inputs[0], i) for i, d in enumerate(dims)]
+            marks = [self._mark(extent) for extent in extents]
             start = int_of(node, "start", self._opset)
-            end = int_of(node, "end", self._opset, len(dims))
+            end = int_of(node, "end", self._opset, len(extents))
             self._note(node.outputs[0], np.array(marks[start:end], np.int64))
             return True
-        moves = Trait.MOVES in op_of(node).traits
-        if not moves or not any(v in self._partial for v in node.inputs):
+        if not any(v in self._partial for v in node.inputs):
+            return False
+        if node.op_type in _ELEMENTWISE and self._opset >= 7:
+            self._combine(node)
+            return True
+        if Trait.MOVES not in op_of(node).traits:
             return False
         arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
         if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
@@ -161,21 +167,41 @@ class Computed:
         else:
             self._known[value] = ir.Tensor(array, name=value.name)
 
-    def _mark(self, dim: Dim, value: ir.Value | None, axis: int) -> int:
+    def _mark(self, extent: Hashable) -> int:
         """The number that stands for an extent while it is moved about."""
-        if isinstance(dim, int):
-            return dim
-        key = dim if dim is not None else (value, axis)
-        mark = self._unknowns.setdefault(key, _UNKNOWN - len(self._unknowns))
-        self._marked[mark] = key
+        if isinstance(extent, int):
+            return extent
+        mark = self._unknowns.setdefault(extent, _UNKNOWN - len(self._unknowns))
+        self._marked[mark] = extent
         return mark
+
+    def _combine(self, node: ir.Node) -> None:
+        """Follow extents through arithmetic on integers, element by element."""
+        arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
+        known = [a for a in arrays if a is not None and a.dtype.kind in "bi" and a.size <= _FEW]
+        if len(known) < len(arrays) or any(a.dtype == np.int32 for a in known):
+            return
+        operands = np.broadcast_arrays(*known)
+        found = np.zeros(operands[0].shape, np.int64)
+        for index in np.ndindex(found.shape):
+            keys = tuple(self._marked.get(int(a[index]), int(a[index])) for a in operands)
+            if node.op_type == "Where":
+                found[index] = self._mark(keys[1] if keys[0] else keys[2])
+            elif node.op_type != "Equal":
+                found[index] = self._mark(combined(node.op_type, keys))
+            elif not differ(*keys):
+                return
+        if node.op_type == "Equal":  # all elements differ
+            self._known[node.outputs[0]] = ir.Tensor(found.astype(np.bool_))
+        else:
+            self._note(node.outputs[0], found)
 
     def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
         """The constants that a node reads, None if one of its inputs is none."""
         if node.op_type in {"Shape", "Size"}:
-            dims = self._dims(node.inputs[0])
-            shape = [d for d in dims or () if isinstance(d, int)]
-            if dims is None or len(shape) < len(dims):
+            extents = self._extents(node.inputs[0])
+            shape = [e for e in extents or () if isinstance(e, int)]
+            if extents is None or len(shape) < len(extents):
                 return None
             # Only the extents matter: a view of one number has them without the memory.
             return [np.broadcast_to(np.zeros(()), shape)]

@@ -59,13 +59,13 @@ class Facts:
         )
         self.budget = Budget(sum(map(stored_bytes, graphs))) if budget is None else budget
         self._extents: dict[int, tuple[ir.TensorProtocol, tuple[int, ...]]] = {}
-        self._computed = Computed(self.opset, self.budget, self.named_shape, self.dtype)
+        self._computed = Computed(self.opset, self.budget, self.extents, self.dtype)
         # The shapes that the model declares for these values may be wrong.
         self._described = {value for graph in graphs for value in values_of(graph)}
         is_body = bool(model.meta.get(BODY))
         inference = Inference(model, one_sample=one_sample, is_body=is_body)
         self._inferred, self._dtypes = inference.dims, inference.dtypes
-        self._spelled = inference.spelled
+        self._names = inference.names
         inference.run(proves=False)
         for _ in range(_ROUNDS):
             stated = inference.resolve(self.extents, self.extents_in)
@@ -114,9 +114,9 @@ class Facts:
 
         The shape stored in the value has the dimension names of the model.
         """
-        known = tuple(d if isinstance(d, int | str) else None for d in dims)
+        known = tuple(map(self._names.of, dims))
         self._inferred[value] = known
-        value.shape = ir.Shape([self._spelled.get(str(d), d) for d in known])
+        value.shape = ir.Shape([self._names.spell(d) if isinstance(d, str) else d for d in known])
 
     def settle(self, model: ir.Model) -> None:
         """Correct the declared shapes of inner values in a rewritten model that are refuted.
@@ -140,7 +140,7 @@ class Facts:
         dims = self.named_shape(value)
         if dims is None:
             return None
-        return tuple((value, i) if d is None else d for i, d in enumerate(dims))
+        return tuple((value, i) if d is None else self._names.meant(d) for i, d in enumerate(dims))
 
     def extents_in(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
         """Return the elements of a tensor of extents; None if they are not known."""

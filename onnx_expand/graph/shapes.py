@@ -7,8 +7,6 @@ computations are often constant, and inference proceeds further once they are fi
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +18,7 @@ from onnx_expand.graph.backward import state_proved, types_of
 from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
+from onnx_expand.graph.products import Names, expanded, reshaped
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.model import is_external, untyped
 
@@ -40,6 +39,7 @@ _DTYPES = frozenset(map(int, ir.DataType))  # a Cast may name any number
 
 # How many rounds of claims fill the gaps of inference.
 _OFFERS = 8
+_RESHAPING = {"Expand": expanded, "Reshape": reshaped}
 _Extents = Callable[["ir.Value | None"], "tuple[Hashable, ...] | None"]
 _Described = list[tuple[onnx.GraphProto, onnx.ValueInfoProto]]
 _Pairs = Iterator[tuple[ir.Graph, onnx.GraphProto]]
@@ -64,7 +64,7 @@ class Inference:
         dims: The extents of each value whose rank is known. Each extent of an input that is not
             static has a unique name.
         dtypes: The types of values.
-        spelled: The model's names of extents that are renamed here.
+        names: The names of extents, some of which are renamed here.
         is_told: Whether `prove` found anything.
     """
 
@@ -88,7 +88,7 @@ class Inference:
         if usual is not None:
             _set_extents(self._proto.graph, usual)
         self._claims = Claims(self._proto, is_body=is_body)
-        self.spelled = self._claims.spelled
+        self.names = Names(self._claims.names, self._claims.spelled)
         self.is_told = False
         self._last: onnx.ModelProto | None = None
         self._offers = 0
@@ -97,6 +97,7 @@ class Inference:
         defuse(self._proto)
         self._slices = Slices(self._proto)
         self._filled: set[tuple[ir.Node, int]] = set()
+        self._stated: dict[ir.Node, list[int | str | None]] = {}
 
     def _infer(self) -> onnx.ModelProto | None:
         try:
@@ -196,7 +197,7 @@ class Inference:
         return len(self._filled) > before
 
     def resolve(self, extents: _Extents, extents_in: _Extents) -> bool:
-        """Resolve the -1 of Reshapes that can be determined although other extents are not static.
+        """State what follows for Reshapes and Expands although some extents are not static.
 
         Args:
             extents: Returns the extents of a value, with placeholders for dynamic ones.
@@ -205,51 +206,35 @@ class Inference:
         Returns:
             Whether there were any new ones.
         """
-        before = len(self._filled)
+        found = False
         for graph, described in _pairs(self._model.graph, self._proto.graph):
             stated: dict[str, onnx.TypeProto] = {}
             for node in graph:
-                if node.op_type != "Reshape" or node.domain or (node, -1) in self._filled:
+                rule = _RESHAPING.get(node.op_type) if not node.domain else None
+                if rule is None:
                     continue
                 out = node.outputs[0]
                 if len(node.inputs) < 2 or self._is_known(node) or out.is_graph_output():
                     continue
-                dims = _reshaped(extents(node.inputs[0]), extents_in(node.inputs[1]))
-                if dims is None:
-                    continue
-                self._filled.add((node, -1))
+                dims = rule(extents(node.inputs[0]), extents_in(node.inputs[1]))
                 dtype = self.dtypes.get(out)
-                if dtype is not None:
-                    stated[out.name or ""] = _type_of(dtype, dims)
+                if dims is None or dtype is None:
+                    continue
+                named = [None if _is_made_up(d) else self.names.of(d) for d in dims]
+                if self._stated.get(node) == named:
+                    continue
+                self._stated[node], found = named, True
+                stated[out.name or ""] = onnx.helper.make_tensor_type_proto(int(dtype), named)
             describe(described, stated)
-        return len(self._filled) > before
+        return found
 
     def _is_known(self, node: ir.Node) -> bool:
         shapes = (self.dims.get(out) for out in node.outputs)
         return all(dims is not None and all(isinstance(d, int) for d in dims) for dims in shapes)
 
 
-def _reshaped(
-    data: tuple[Hashable, ...] | None, wanted: tuple[Hashable, ...] | None
-) -> tuple[Hashable, ...] | None:
-    """Return the output extents of a Reshape with one -1 if the dynamic extents cancel."""
-    if data is None or wanted is None or wanted.count(-1) != 1 or 0 in (*data, *wanted):
-        return None
-    rest = [extent for extent in wanted if extent != -1]
-    left, right = (Counter(e for e in side if not isinstance(e, int)) for side in (data, rest))
-    total, given = (math.prod(e for e in side if isinstance(e, int)) for side in (data, rest))
-    if left != right or total % given:
-        return None
-    return tuple(total // given if extent == -1 else extent for extent in wanted)
-
-
-def _type_of(dtype: ir.DataType, dims: tuple[Hashable, ...]) -> onnx.TypeProto:
-    """Return a tensor type of some extents, without the names that inference invented."""
-    named = [
-        d if isinstance(d, int) or (isinstance(d, str) and not d.startswith(MADE_UP)) else None
-        for d in dims
-    ]
-    return onnx.helper.make_tensor_type_proto(int(dtype), named)
+def _is_made_up(dim: Hashable) -> bool:
+    return isinstance(dim, str) and dim.startswith(MADE_UP)
 
 
 def _pairs(graph: ir.Graph, described: onnx.GraphProto) -> _Pairs:

@@ -15,7 +15,7 @@ from onnx_expand.graph.upstream import upstream
 __all__ = [
     "behind",
     "computes",
-    "copies",
+    "copied",
     "is_narrow",
     "released_bytes",
     "released_together",
@@ -114,8 +114,8 @@ def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Fact
     return released_bytes(gone, given_up, facts)
 
 
-def copies(value: ir.Value, facts: Facts) -> bool:
-    """Return whether a constant mostly copies a stored one of its own or a narrower type.
+def copied(value: ir.Value, facts: Facts) -> ir.Value | None:
+    """Return the stored constant, of its own or a narrower type, that a constant mostly copies.
 
     Storing the constant would duplicate the stored one if that remains, and would otherwise take
     more bytes.
@@ -124,8 +124,8 @@ def copies(value: ir.Value, facts: Facts) -> bool:
     for source in upstream(value, through=lambda n: () if facts.is_fixed(n) else n.inputs):
         held = source.const_value if source.producer() is None else stated_constant(source)
         if held is not None and 2 * held.size >= tensor.size and _fits(held.dtype, tensor.dtype):
-            return True
-    return False
+            return source
+    return None
 
 
 def _fits(source: ir.DataType, target: ir.DataType) -> bool:

@@ -94,10 +94,10 @@ def _split(node: ir.Node, facts: Facts) -> bool:
 
 
 def _expand(node: ir.Node, facts: Facts) -> bool:
-    shape, wanted = facts.shape(node.inputs[0]), _constant(node, 1, facts)
-    if shape is None or wanted is None or len(wanted) > len(shape):
+    extents, wanted = facts.extents(node.inputs[0]), facts.extents_in(node.inputs[1])
+    if extents is None or wanted is None or len(wanted) > len(extents):
         return False
-    ends = shape[len(shape) - len(wanted) :]
+    ends = extents[len(extents) - len(wanted) :]
     return all(w == 1 or w == size for w, size in zip(wanted, ends, strict=True))
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.products import reshaped
 from onnx_expand.lift import Linear, lift
 
 __all__ = ["state_extents"]
@@ -70,8 +71,19 @@ def _numbers_for_all(shape: ir.Value, facts: Facts) -> list[int] | None:
     return found[0] if all(numbers == found[0] for numbers in found) else None
 
 
-def _numbers(wanted: Sequence[Hashable], node: ir.Node, facts: Facts) -> list[int] | None:
-    """Return a constant target for a Reshape, or None if there is none.
+def _numbers(wanted: tuple[Hashable, ...], node: ir.Node, facts: Facts) -> list[int] | None:
+    """Return a constant target for a Reshape, or None if there is none."""
+    given = facts.extents(node.inputs[0])
+    copied = () if given is None or int_of(node, "allowzero", facts.opset) else given
+    for target in (wanted, reshaped(given, wanted)):
+        numbers = None if target is None else _target(target, copied)
+        if numbers is not None:
+            return numbers
+    return None
+
+
+def _target(wanted: Sequence[Hashable], copied: Sequence[Hashable]) -> list[int] | None:
+    """Spell out extents as the target of a Reshape.
 
     One extent may be -1 (inferred from the others). Extents that the input has at the same index
     may be 0 (copied), unless `allowzero` gives 0 its literal meaning.
@@ -80,11 +92,8 @@ def _numbers(wanted: Sequence[Hashable], node: ir.Node, facts: Facts) -> list[in
     if not all(n > 0 or n == -1 for n in numbers):
         return None
     if numbers.count(-1) > 1:
-        given = facts.extents(node.inputs[0])
-        if given is None or int_of(node, "allowzero", facts.opset):
-            return None
         for i, extent in enumerate(wanted):
-            if numbers[i] == -1 and i < len(given) and given[i] == extent:
+            if numbers[i] == -1 and i < len(copied) and copied[i] == extent:
                 numbers[i] = 0
     return numbers if numbers.count(-1) <= 1 else None
 

@@ -10,7 +10,7 @@ and so does a weight that is stored once for two uses.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -18,7 +18,7 @@ from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.storage import (
     behind,
-    copies,
+    copied,
     released_bytes,
     released_together,
 )
@@ -51,14 +51,18 @@ def write_constants(
     room = stored // _SHARE + _FREE
     there = list(graph)
     large: list[ir.Value] = []
-    for value in list(_frontier(graph, facts, stored + room)):
-        if not maps and _is_weight(value, facts):
+    frontier = list(_frontier(graph, facts, stored + room))
+    parts = _parts(frontier, graph, facts)
+    for value in parts:
+        rewriter.freeze(value, facts.tensor(value))
+    for value in frontier:
+        if value in parts or (not maps and _is_weight(value, facts)):
             continue
         nodes, given_up = behind(value, facts)
         tensor = facts.tensor(value)
         if tensor.nbytes <= max(released_bytes(nodes, given_up, facts), _SMALL):
             rewriter.freeze(value, tensor)
-        elif not copies(value, facts):
+        elif copied(value, facts) is None:
             large.append(value)
     growth = sum(facts.tensor(value).nbytes for value in large)
     if large and growth - released_together(large, graph, facts) <= room:
@@ -66,6 +70,25 @@ def write_constants(
             rewriter.freeze(value, facts.tensor(value))
     gone = tuple(label(node) for node in there if node.graph is not graph)
     return gone, stored_bytes(graph) - stored if gone else 0
+
+
+def _parts(values: Iterable[ir.Value], graph: ir.Graph, facts: Facts) -> set[ir.Value]:
+    """Return the constants that together take no more bytes than what they are parts of.
+
+    The projections of an attention are such parts of one stored weight. Each alone would be stored
+    beside it.
+    """
+    whole: dict[ir.Value, list[ir.Value]] = {}
+    for value in values:
+        source = copied(value, facts)
+        if source is not None:
+            whole.setdefault(source, []).append(value)
+    found: set[ir.Value] = set()
+    for parts in whole.values():
+        taken = sum(facts.tensor(value).nbytes for value in parts)
+        if len(parts) > 1 and taken <= released_together(parts, graph, facts):
+            found.update(parts)
+    return found
 
 
 def lift_constants(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[str]:

@@ -54,7 +54,7 @@ def _handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
         return node.inputs[0]
     if node.domain == "" and node.op_type == "Dropout" and _is_inference(node, facts):
         return node.inputs[0]
-    return handed_on(node, facts) or _combined_with_neutral(node, facts)
+    return handed_on(node, facts) or _combined_with_neutral(node, facts) or _chosen(node, facts)
 
 
 def _is_inference(node: ir.Node, facts: Facts) -> bool:
@@ -89,6 +89,19 @@ def _combined_with_neutral(node: ir.Node, facts: Facts) -> ir.Value | None:
         if _keeps_shape(x, constant, facts) and _is_all(facts.tensor(constant), neutral):
             return x
     return None
+
+
+def _chosen(node: ir.Node, facts: Facts) -> ir.Value | None:
+    """Return the value that a Where takes all of its elements from, or None for other nodes."""
+    given = node.inputs[0] if node.domain == "" and node.op_type == "Where" else None
+    if given is None or not facts.is_constant(given):
+        return None
+    condition = read_tensor(facts.tensor(given))
+    if not condition.size or condition.any() != condition.all():
+        return None
+    value = node.inputs[1 if condition.any() else 2]
+    same = facts.extents(value) == facts.extents(node.outputs[0]) is not None
+    return value if same else None
 
 
 def _keeps_shape(x: ir.Value, constant: ir.Value, facts: Facts) -> bool:
