@@ -112,7 +112,7 @@ _RECORDS = (
     Op("ConvInteger", T.UNCOUNTED),
     Op("ConvTranspose", T.PURE | T.KEEPS_RANK | T.LAYER | T.UPSAMPLES, weights=(1, 2)),
     Op("Cos", T.PURE),
-    Op("CumSum", T.KEEPS_RANK),
+    Op("CumSum", T.PURE | T.KEEPS_RANK),
     Op("DeformConv", T.UNCOUNTED),
     Op("DepthToSpace", T.KEEPS_RANK | T.UPSAMPLES | T.VIEW),
     Op("DequantizeLinear", T.KEEPS_RANK),

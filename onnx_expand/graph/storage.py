@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -22,7 +23,8 @@ __all__ = [
     "stays",
 ]
 
-_PLAIN = ops_with(Trait.MOVES) | {"Constant", "CastLike", "Expand", "Shape"}
+_MOVING = ops_with(Trait.MOVES)
+_PLAIN = _MOVING | {"Constant", "CastLike", "Expand", "Shape"}
 
 
 def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
@@ -82,10 +84,10 @@ def behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]
                 given_up.append(current)
             continue
         nodes.append(producer)
-        if facts.is_fixed(producer):
-            continue
-        inside = set(nodes)
+        fixed, inside = facts.is_fixed(producer), set(nodes)
         for v in producer.inputs:
+            if fixed and not facts.is_constant(v):
+                continue
             if v is None or v in given_up or v in pending or v.is_graph_output():
                 continue
             if v is value or all(user in inside for user in v.consumers()):
@@ -118,17 +120,26 @@ def copied(value: ir.Value, facts: Facts) -> ir.Value | None:
     """Return the stored constant, of its own or a narrower type, that a constant mostly copies.
 
     Storing the constant would duplicate the stored one if that remains, and would otherwise take
-    more bytes.
+    more bytes. What arithmetic makes of constants of its own type is no copy.
     """
     tensor = facts.tensor(value)
-    for source in upstream(value, through=lambda n: () if facts.is_fixed(n) else n.inputs):
-        held = source.const_value if source.producer() is None else stated_constant(source)
-        if held is not None and 2 * held.size >= tensor.size and _fits(held.dtype, tensor.dtype):
-            return source
-    return None
+
+    def stored(*, moved: bool) -> Iterator[ir.Value]:
+        def through(node: ir.Node) -> Sequence[ir.Value | None]:
+            stops = facts.is_fixed(node) or (moved and node.op_type not in _MOVING)
+            return () if stops else node.inputs
+
+        for source in upstream(value, through=through):
+            held = source.const_value if source.producer() is None else stated_constant(source)
+            if held is not None and 2 * held.size >= tensor.size:
+                narrower = held.dtype.bitwidth < tensor.dtype.bitwidth
+                if _is_alike(held.dtype, tensor.dtype) if moved else narrower:
+                    yield source
+
+    return next(itertools.chain(stored(moved=True), stored(moved=False)), None)
 
 
-def _fits(source: ir.DataType, target: ir.DataType) -> bool:
-    """Return whether a type is narrower than another, or equally wide and of the same kind."""
+def _is_alike(source: ir.DataType, target: ir.DataType) -> bool:
+    """Return whether two types are equally wide and of the same kind."""
     alike = source.is_floating_point() == target.is_floating_point()
-    return source.bitwidth < target.bitwidth or (alike and source.bitwidth == target.bitwidth)
+    return alike and source.bitwidth == target.bitwidth

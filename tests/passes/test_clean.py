@@ -462,3 +462,44 @@ def test_no_peer_leaves_fewer_nodes(peer: str, name: str, batch: str) -> None:
     assert len(ours.graph.node) <= len(theirs.graph.node)
     x = np.random.default_rng(1).standard_normal((2, 6, 8)).astype(np.float32)
     np.testing.assert_allclose(run(model, x=x)[0], run(ours, x=x)[0], rtol=1e-5, atol=1e-6)
+
+
+# Constants that a graph makes of stored ones, and what is left of each.
+MADE = {
+    "a repetition": (
+        "g (int64[2,3] i) => (float[2,3] y) "
+        "{ e = Expand (p, two) y = GatherElements <axis=1> (e, i) }",
+        ["GatherElements"],
+    ),
+    "a product of what others read": (
+        "g (int64[2,3] i) => (float[2,3] y) { c = MatMul (rows, w) t = Tanh (c) "
+        "a = GatherElements (w, i) b = GatherElements (rows, i) d = GatherElements (t, i) "
+        "y = Sum (a, b, d) }",
+        ["GatherElements", "GatherElements", "GatherElements", "Sum"],
+    ),
+    "a table whose shape is read": (
+        "g (int64[3] i) => (float[3] y) { t = Transpose <perm=[1,0]> (p) s = Shape (t) "
+        "n = Gather <axis=0> (s, first) e = Reshape (t, n) y = GatherElements (e, i) }",
+        ["GatherElements"],
+    ),
+    "a running sum": (
+        "g (int64[2,3] i) => (int64[2,3] y) { c = CumSum (ones, one) y = Gather <axis=0> (c, i) }",
+        ["Gather"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "left"), MADE.values(), ids=MADE)
+def test_what_is_made_of_constants_is_stored(text: str, left: list[str]) -> None:
+    """Repetition, arithmetic and a reader of the shape make no copy of what is stored."""
+    numbers = {"two": [2, 1], "first": [0], "ones": [1] * 9, "one": 0}
+    model = graph(
+        text,
+        {
+            **weights(p=(1, 128), w=(12, 12), rows=(12, 12)),
+            **{name: np.array(number, np.int64) for name, number in numbers.items()},
+        },
+    )
+    folded = onnx_expand.fold(model)
+    assert ops(folded) == left
+    assert onnx_expand.check(model, folded, samples=1)

@@ -223,6 +223,13 @@ def _axis(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
     return [d.array(shape)], d.pick({}, {"axis": axis if d.version >= 11 else axis % len(shape)})
 
 
+@_makes("CumSum")
+def _cumulated(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
+    shape = d.shape(1)
+    flags = {name: 1 for name in ("exclusive", "reverse") if d.pick(0, 1)}
+    return [d.array(shape), np.array(d.axis(len(shape)), d.pick(np.int32, np.int64))], flags
+
+
 @_makes("Transpose")
 def _transpose(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
     shape = d.shape(1)
