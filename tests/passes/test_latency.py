@@ -17,6 +17,8 @@ from onnx_expand.passes.contest import Contest, Result
 from onnx_expand.passes.fastest import Variant
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.widths import Width
+from onnx_expand.runtimes import OnnxRuntime, Session
+from onnx_expand.runtimes.base import Source
 from tests.support.graphs_text import bn, fold, graph, ops, weights
 from tests.support.random_graphs import random_graph
 
@@ -220,3 +222,21 @@ def test_it_measures_where_the_source_runs_with_all_optimizations() -> None:
         weights(w=(4, 1)) | {"same": np.array([0, 0, -1])},
     )
     assert Contest(ir.serde.deserialize_model(model), "cpu").extents == "1x4x32"
+
+
+def test_every_block_has_sessions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of one model differ: what is slow in one session alone does not decide."""
+    made = dict[str, int]()
+    real = OnnxRuntime.session
+
+    def session(self: OnnxRuntime, source: Source, name: str) -> Session:
+        made[name] = made.get(name, 0) + 1
+        return real(self, source, name)
+
+    monkeypatch.setattr(OnnxRuntime, "session", session)
+    text = "g (float[1,8] x) => (float[1,8] y) { a = MatMul(x, w) y = Relu(a) }"
+    model = ir.serde.deserialize_model(graph(text, weights(w=(8, 8))))
+    result = Contest(model, "cpu", seconds=0.1).time({"one": model, "other": model.clone()})
+    counts = {name: made[name] for name in result.times}
+    assert set(counts.values()) == {len(result.times["one"])}
+    assert min(counts.values()) > 1
