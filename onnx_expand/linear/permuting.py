@@ -240,7 +240,7 @@ def _swap(
     return swap
 
 
-# -- Layers that absorb it --------------------------------------------------------------------
+# -- Layers that absorb it ---------------------------------------------------------------------
 
 
 def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Term, _Way]]:

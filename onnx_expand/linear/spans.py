@@ -1,4 +1,4 @@
-"""Spans of a stretch as single maps: their geometry, how they are written and what they cost."""
+"""Spans of a stretch as single maps: their geometry, form and cost."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from onnx_expand.lower import Form, form_of
 
 __all__ = ["Merged", "Spans"]
 
-_USUAL = 6  # the scenario of usual sizes
-_RATE = 4  # steps that storing a number is worth
-_LAUNCH = 64  # steps that a node is worth
+_USUAL = 6  # the scenario of common sizes
+_RATE = 4  # elementwise steps that storing one element costs
+_LAUNCH = 64  # elementwise steps that one node costs
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Merged:
 
     Attributes:
         geometry: The map.
-        form: How it is written.
+        form: The form in which it is written.
         axes: Its channel axes.
-        price: What it costs, views around it included.
-        layout: Where it stands, if there are views in the span.
-        shifted: How many steps at the beginning scale and shift each channel and pass on their
-            scale alone: the shift, which padding must not see, is added before.
+        price: Its cost, including views around it.
+        layout: Its layout, if there are views in the span.
+        shifted: The number of steps at the start that scale and shift each channel and of which
+        only the scale is merged: the shift, which padding must not include, is added before.
     """
 
     geometry: Geometry
@@ -62,7 +62,7 @@ class Spans:
         steps: The stretch, on common axes.
         policy: What to minimize.
         facts: What is known about the model.
-        forbidden: Spans that turned out not to merge, with the reason.
+        forbidden: Spans whose values cannot be merged, with the reason.
         may_shift: Whether a shift may be split from its scale.
         known: Refusals of earlier partitions, by the terms of the span.
     """
@@ -76,11 +76,11 @@ class Spans:
     known: Mapping[tuple[Term, ...], Refusal] = field(default_factory=dict)
 
     def key(self, span: Span) -> tuple[Term, ...]:
-        """What stands for a span when partitions change around it."""
+        """Return the key of a span, which does not depend on the partition around it."""
         return tuple(t for s in self.inside(span) for t in s.terms)
 
     def merged(self, span: Span) -> Merged | Refusal:
-        """A span as one map, or why it is none."""
+        """Return a span as one map, or why it is not one."""
         if span in self.forbidden:
             return self.forbidden[span]
         if self.known and (refusal := self.known.get(self.key(span))) is not None:
@@ -96,16 +96,16 @@ class Spans:
         return self._copied(span, merged) or merged
 
     def _copied(self, span: Span, merged: Merged) -> Refusal | None:
-        """Why a weight that stays for other readers is not stored once more.
+        """Return why not to store a second version of a weight that stays for other consumers.
 
-        A copy counts at its full size against the passes and products that it saves, at sizes
-        that occur.
+        The full size of the copy is weighed against the passes and products that it saves at
+        common sizes.
         """
         terms = [t for s in self.inside(span) for t in s.terms if isinstance(t, Map)]
         origins = {n for s in self.inside(span) for n in s.origins}
         copied = sum(t.stays for t in terms if t.stays and not _is_all(t, origins))
         if not copied or sum(not t.shift_only for t in terms) < 2:
-            return None  # what only adds leaves the weight as it is
+            return None  # a map that only adds does not change the weight
         before, after = self.as_is(span).cost, merged.price.cost
         saved = before.elementwise - after.elementwise + before.macs - after.macs
         at = self._positions_at[span.last + 1]
@@ -128,13 +128,13 @@ class Spans:
         return self._as_form(inside, geometry, ends, span.first)
 
     def exact(self, span: Span) -> Geometry | Refusal:
-        """The map of a span with nothing added before it."""
+        """Return the map of a span without a separate shift before it."""
         return self._geometry(span)
 
     def bridgeable(self) -> Iterator[Span]:
-        """Spans whose last step pads, and that only a bias before it keeps from merging.
+        """Return spans that only a bias before their padding last step keeps from merging.
 
-        Only such spans count as would not cost more products once merged.
+        Only spans that would not cost more products when merged are included.
         """
         for last in range(1, len(self.steps)):
             following, first = self.steps[last].geometry, last - 1
@@ -156,10 +156,10 @@ class Spans:
                 yield span
 
     def _shifted(self, span: Span) -> Merged | None:
-        """A span as an addition and one map, where only the shift at its beginning is in the way.
+        """Return a span as an addition and one map, if only its first shift prevents merging.
 
-        `s x + b` is `s (x + b / s)`: padding zeros behind it is exact for the scale. Channels
-        that are moved about on the way pass the shift as well.
+        `s x + b` is `s (x + b / s)`: zero padding after it is exact for the scale. The shift also
+        passes steps that move channels.
         """
         if not self.may_shift:
             return None
@@ -186,7 +186,7 @@ class Spans:
         return None
 
     def _is_shift(self, first: int, last: int) -> bool:
-        """Whether the shift of every channel can be added before it is scaled."""
+        """Return whether the shift of each channel can be added before its scale."""
         key = Span(first, last)
         if key not in self._can_shift:
             self._can_shift[key] = _splits(self.inside(key))
@@ -199,7 +199,7 @@ class Spans:
         ends: tuple[tuple[int, ...], tuple[int, ...]],
         at: int,
     ) -> Merged | Refusal:
-        """A map as a node whose input is what comes before a step."""
+        """Return a map as a node that reads the tensor before a step."""
         rank = self.rank_at(at)
         known = [step.axes for step in inside if step.axes is not None]
         axes = (known[0][0], known[-1][1]) if known else None
@@ -229,7 +229,7 @@ class Spans:
         return at < len(self._views) and self._views[at] <= span.last
 
     def _across(self, span: Span) -> Merged | Refusal:
-        """A span with views in it as one map with the fewest views around it."""
+        """Return a span with views as one map with the fewest views around it."""
         inside = self.inside(span)
         nothing = Refusal(Reason.GEOMETRY, "there is nothing but changes of layout")
         if all(step.view is not None for step in inside):
@@ -244,7 +244,7 @@ class Spans:
             start, end = layout.home
             views = len(layout.before) + len(layout.after)
             if len(mapped) == 1 and start <= mapped[0] < end and views == len(inside) - 1:
-                refusals.append(nothing)  # it is what there is
+                refusals.append(nothing)  # it is what the source has
                 continue
             geometry = chain_geometry(layout.steps)
             if not isinstance(geometry, Geometry):
@@ -263,7 +263,7 @@ class Spans:
         return next((r for r in refusals if r is not None), nothing)
 
     def _views_around(self, layout: Layout, span: Span) -> Cost:
-        """What the views around a layout cost: a view leaves the number of its numbers."""
+        """Return the cost of the views around a layout; a view keeps the number of elements."""
         total = Cost(0, 0, len(layout.before) + len(layout.after))
         for ops, at in ((layout.before, span.first), (layout.after, span.last + 1)):
             moving = sum(op.moves for op in ops)
@@ -272,19 +272,19 @@ class Spans:
         return total
 
     def rank_at(self, index: int) -> int | None:
-        """The rank of the tensors before a step."""
+        """Return the rank of the tensor before a step."""
         return self.term_at(index).tensor.rank
 
     def term_at(self, index: int) -> Term:
-        """What a step reads; what the last one computes, for the index behind it."""
+        """Return the term that a step reads; for the index after the last step, its result."""
         return self.steps[index - 1].top if index else self.root
 
     def inside(self, span: Span) -> Sequence[Step]:
-        """The steps of a span."""
+        """Return the steps of a span."""
         return self.steps[span.first : span.last + 1]
 
     def as_is(self, span: Span) -> Price:
-        """The price of all of a span as it stands."""
+        """Return the price of a span without merging."""
         return self._sums[span.last + 1] - self._sums[span.first]
 
     def _is_per_channel(self, span: Span) -> bool:
@@ -292,7 +292,7 @@ class Spans:
         return isinstance(geometry, Geometry) and geometry.is_per_channel
 
     def _moves_channels(self, span: Span) -> bool:
-        """Whether a span may do nothing but scale, shift, select and permute channels."""
+        """Return whether a span may only scale, shift, select and permute channels."""
         if self._is_per_channel(span):
             return True
         geometry = self._geometry(span)
@@ -314,9 +314,9 @@ class Spans:
         return geometry
 
     def _in_two_parts(self, span: Span) -> Geometry | None:
-        """The map of a span that composes in another order than from the left.
+        """Compose a span in another order than from the left.
 
-        Padding that stands in the way may be cut off again further on.
+        Padding that prevents merging may be cropped again by a later step.
         """
         for middle in range(span.first, span.last - 1):
             first = self._geometry(Span(span.first, middle))
@@ -329,13 +329,13 @@ class Spans:
 
     @functools.cached_property
     def writable(self) -> Writable:
-        """Which ops may be written for the numbers of this stretch."""
+        """Return the ops that can be written for the type of this stretch."""
         kinds = (self.root.tensor.dtype, *(step.top.tensor.dtype for step in self.steps))
         return self.facts.writable(next((kind for kind in kinds if kind is not None), None))
 
     @functools.cached_property
     def _views(self) -> list[int]:
-        """The indices of steps that are views."""
+        """Return the indices of steps that are views."""
         return [i for i, step in enumerate(self.steps) if step.view is not None]
 
     @functools.cached_property
@@ -344,7 +344,7 @@ class Spans:
 
     @functools.cached_property
     def _sums(self) -> list[Price]:
-        """The price of all that is before each step, and of all."""
+        """Return the total price before each step, and of all steps."""
         return list(itertools.accumulate(self._own, initial=Price()))
 
     @functools.cached_property
@@ -361,7 +361,7 @@ class Spans:
 
     @functools.cached_property
     def _positions_at(self) -> list[tuple[int, ...]]:
-        """Per scenario the positions of one sample, before the first step and after each."""
+        """Return per scenario the positions of a sample before the first and after each step."""
         first = self.steps[0].axes
         found = [self.root.tensor.positions(None if first is None else first[0])]
         for step in self.steps:
@@ -376,7 +376,7 @@ def _splits(steps: Sequence[Step]) -> bool:
     except RefusedError:
         return False
     if affine.geometry.is_per_channel and (affine.weight == 1).all():
-        return False  # there is nothing to pass on
+        return False  # no positions are left
     return shift_before(affine) is not None
 
 
@@ -386,7 +386,7 @@ def _plus(price: Price, added: Price) -> Price:
 
 
 def _is_all(term: Map, origins: Collection[ir.Node]) -> bool:
-    """Whether some nodes are all that read the weight of a map."""
+    """Return whether some nodes are the only consumers of the weight of a map."""
     weight = term.links[0].weight if term.links else None
     if weight is None or weight.producer() is not None or weight.is_graph_output():
         return False

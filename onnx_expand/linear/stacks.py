@@ -1,4 +1,4 @@
-"""Products with a matrix for each of a batch, which are no maps of single channels: `x @ W`."""
+"""Products with a batch of matrices, which are not maps of channels: `x @ W`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(eq=False)
 class Stack(Homogeneous):
-    """A product with several matrices that no node of the source holds.
+    """A product with a batch of matrices that no node of the source computes.
 
     Attributes:
         right: Whether it is `x @ W`; else `W @ x`.
-        shape: The shape of W, of three axes or more.
-        numbers: Gives W.
+        shape: The shape of W, of rank 3 or more.
+        numbers: Returns W.
     """
 
     right: bool
@@ -47,12 +47,12 @@ class Stack(Homogeneous):
         return self.shape[-2] if self.right else self.shape[-1]
 
     def price(self) -> Price:
-        """What computing it from its argument costs."""
+        """The cost of computing it from its argument."""
         return product_price(self.tensor, self.shape, self.inner)
 
 
 def product_scaling(x: Tensor, result: Tensor, *, right: bool) -> Scaling:
-    """What a product with several matrices does to factors of its one argument."""
+    """Return how factors of its argument pass a product with a batch of matrices."""
     own, out = x.extents, result.extents
     channels: dict[int, int] = {}
     if own is not None and out is not None and len(own) == len(out):
@@ -65,7 +65,7 @@ def product_scaling(x: Tensor, result: Tensor, *, right: bool) -> Scaling:
 
 
 def product_price(result: Tensor, shape: tuple[int, ...], inner: int) -> Price:
-    """What a product with several matrices costs.
+    """Return the cost of a product with a batch of matrices.
 
     Args:
         result: The result.
@@ -78,12 +78,12 @@ def product_price(result: Tensor, shape: tuple[int, ...], inner: int) -> Price:
 
 @dataclass(frozen=True)
 class Stacked:
-    """A MatMul with several constant matrices.
+    """A MatMul with a constant batch of matrices.
 
     Attributes:
         x: The other operand.
         weight: The matrices.
-        right: Whether they stand to the right of it.
+        right: Whether they are the right operand.
     """
 
     x: ir.Value
@@ -92,7 +92,7 @@ class Stacked:
 
 
 def stacked_by(node: ir.Node, facts: Facts) -> Stacked | None:
-    """The product with several constant matrices, which nothing else reads, that a node is."""
+    """Return a node as a product with a batch of constant matrices without other consumers."""
     if node.domain or node.op_type != "MatMul" or len(node.inputs) != 2:
         return None
     a, b = node.inputs

@@ -1,7 +1,7 @@
-"""Steps: terms one after the other, as the interval programme and the joins see them.
+"""Steps: consecutive terms, as partitions and joins process them.
 
-A step is one term of a stretch, or a sum or concatenation whose branches all come from one term,
-taken as one map. Its channel axes are those of the stretch.
+A step is one term of a stretch, or a sum or concatenation whose branches all start at one term, as
+one map. Its channel axes are those of the stretch.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Step:
 
     Attributes:
         top: The term that it computes.
-        terms: All terms of it, the top last.
-        geometry: Its map, or why it is none.
-        axes: The channel axes in input and output, None if any would do.
-        load: Gives the numbers.
+        terms: All its terms, the top last.
+        geometry: Its map, or why it is not one.
+        axes: The channel axes in input and output, None if it fits any axis.
+        load: Returns the values.
         shift_only: Whether it only adds.
-        view: What it does to the layout, if it does nothing else.
-        frame: The padding with constants that it is, if it is one.
-        branches: The branches of a join, first step first.
+        view: The view, if it is one.
+        frame: The padding with constants, if it is one.
+        branches: The branches of a join, each in order.
     """
 
     top: Term
@@ -64,7 +64,7 @@ class Step:
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels of the input, and of the output."""
+        """The numbers of input and output channels."""
         if self.view is not None:
             return self.view.channels
         if isinstance(self.geometry, Geometry):
@@ -74,22 +74,22 @@ class Step:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether it maps every position for itself."""
+        """Whether it maps each position separately."""
         return isinstance(self.geometry, Geometry) and self.geometry.is_pointwise
 
     @functools.cached_property
     def links(self) -> tuple[Linear, ...]:
-        """The records of the source's nodes that it stands for."""
+        """The records of the source nodes that it replaces."""
         links = (t.links for t in self.terms if isinstance(t, Map))
         return tuple(itertools.chain.from_iterable(links))
 
     @functools.cached_property
     def origins(self) -> tuple[ir.Node, ...]:
-        """The nodes of the source that it stands for, in order."""
+        """The source nodes that it replaces, in order."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(map(origins_of, self.terms))))
 
     def price(self) -> Price:
-        """What all its terms cost as they stand."""
+        """The cost of all its terms without merging."""
         return self._price
 
     @functools.cached_property
@@ -103,7 +103,7 @@ class Step:
         return functools.reduce(Price.__add__, prices)
 
     def on(self, axis: int, channels: int) -> Step:
-        """The step for so many channels on an axis, if any axis would do."""
+        """Return the step for a channel axis and count, if it fits any axis."""
         if self.view is not None:
             view = self.view.on(axis, channels)
             return replace(self, view=view, axes=view.axes)
@@ -123,7 +123,7 @@ class Step:
 
 
 def origins_of(term: Term) -> tuple[ir.Node, ...]:
-    """The nodes of the source that a term stands for."""
+    """Return the source nodes that a term replaces."""
     if isinstance(term, Map) and term.origins:
         return term.origins
     if isinstance(term, Fill):
@@ -132,7 +132,7 @@ def origins_of(term: Term) -> tuple[ir.Node, ...]:
 
 
 def _resolved(term: Map, step: Step) -> Map:
-    """A map that treats all channels alike, with the channels of its step, for its cost."""
+    """Return a map that treats channels alike with the channels of its step, for its cost."""
     assert step.axes is not None
     own = term.own
     if own is not None and term.links:
@@ -145,7 +145,7 @@ def _resolved(term: Map, step: Step) -> Map:
 
 
 def step_of(term: Term) -> Step | None:
-    """A term with one argument as a step; None for any other."""
+    """Return a term with one argument as a step; None for other terms."""
     if isinstance(term, Map):
         return Step(term, (term,), term.geometry, term.axes, term.load, term.shift_only)
     if isinstance(term, View):
@@ -169,7 +169,7 @@ def _refusing(refusal: Refusal) -> Load:
 
 
 def all_steps(steps: Sequence[Step]) -> Iterator[Step]:
-    """Steps, and those of the branches within."""
+    """Yield steps, and those of their branches."""
     for step in steps:
         yield step
         for branch in step.branches:

@@ -1,4 +1,4 @@
-"""Stretches: terms one after the other, joins among them taken as single steps."""
+"""Stretches: consecutive terms, with joins as single steps."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from onnx_expand.linear.uses import Uses
 
 __all__ = ["Stretch", "Stretches"]
 
-_DEEPEST = 64  # joins within joins
-_LARGEST = 512  # terms of one join
+_DEEPEST = 64  # maximum depth of nested joins
+_LARGEST = 512  # maximum number of terms of one join
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps one after the other, nothing between which is read elsewhere.
+    """Consecutive steps whose intermediate values have no other consumers.
 
     Attributes:
-        root: What the first step reads.
-        steps: First to last.
+        root: The term that the first step reads.
+        steps: The steps, in order.
     """
 
     root: Term
@@ -37,7 +37,7 @@ class _Branch:
 
     Attributes:
         end: The term.
-        edges: How often the lowest step reads it.
+        edges: The number of times the lowest step reads it.
         first: The term of the lowest step; None if there is no step.
         steps: The last one first.
     """
@@ -48,13 +48,13 @@ class _Branch:
     steps: list[Step] = field(default_factory=list)
 
     def extend(self, below: Term, edges: int, step: Step) -> None:
-        """Go on with the step that computes the end."""
+        """Add the step that computes the end."""
         self.first, self.end, self.edges = self.end, below, edges
         self.steps.append(step)
 
 
 def _uses(branches: Iterable[_Branch]) -> int:
-    """How often branches read the terms at their ends; what several go through counts once."""
+    """Count the uses of the terms at the ends of branches; shared steps count once."""
     through = {branch.first: branch.edges for branch in branches if branch.first is not None}
     return sum(through.values()) + sum(branch.first is None for branch in branches)
 
@@ -67,12 +67,12 @@ class Stretches(Uses):
         self._joins: dict[Term, tuple[Term, int, Step] | None] = {}
 
     def take(self, swap: Mapping[Term, Term]) -> list[Term]:
-        """As for all live terms; joins are looked at anew."""
+        """Update the live terms, and search for joins again."""
         self._joins.clear()
         return super().take(swap)
 
     def stretch(self, top: Term) -> Stretch:
-        """The longest stretch that ends at a term."""
+        """Return the longest stretch that ends at a term."""
         steps: list[Step] = []
         current = top
         while True:
@@ -87,7 +87,7 @@ class Stretches(Uses):
         return Stretch(current, with_shuffles(steps[::-1]))
 
     def _step(self, term: Term, depth: int = 0) -> tuple[Term, int, Step] | None:
-        """A term as a step: what it reads, how often, and the step."""
+        """Return a term as a step: the term that it reads, how often, and the step."""
         if not term.is_join:
             step = step_of(term)
             return None if step is None else (term.args[0], 1, step)
@@ -117,7 +117,7 @@ class Stretches(Uses):
         return branches[0].end, _uses(branches), whole
 
     def _meet(self, branches: Sequence[_Branch], depth: int) -> bool:
-        """Extend branches that have terms in common; whether all end at one term."""
+        """Extend branches with common terms; return whether all end at one term."""
         while True:
             ends: dict[Term, list[_Branch]] = {}
             for branch in branches:
@@ -137,7 +137,7 @@ class Stretches(Uses):
                 return False
 
     def ends(self, terms: Iterable[Term]) -> Iterator[Term]:
-        """Where the longest stretches begin and end that go through some terms."""
+        """Return the ends of the longest stretches through some terms."""
         above: set[Term] = set()
         below: set[Term] = set()
         for term in terms:
@@ -161,7 +161,7 @@ class Stretches(Uses):
                     current = self.user(current) if over is None else over
 
     def is_top(self, term: Term) -> bool:
-        """Whether no longer stretch goes on through a term."""
+        """Return whether no longer stretch continues through a term."""
         if term in self.roots or not self.users[term]:
             return True
         if self.is_inner(term):
@@ -170,14 +170,14 @@ class Stretches(Uses):
         return self._join_over(term) is None
 
     def _join_over(self, term: Term) -> Term | None:
-        """The join whose branches are all that uses a term, if there is one.
+        """Return the join whose branches are the only users of a term, if there is one.
 
-        What a term leads to is followed upwards, each term once all of its arguments are among
-        that, until a join takes up every edge.
+        Users are followed, each once all of its arguments have been reached, until a join collects
+        all edges.
         """
         if self._use_count[term] > _LARGEST:
             return None
-        arrived: Counter[Term] = Counter()  # edges into each term
+        arrived: Counter[Term] = Counter()  # number of edges into each term
         ready, current, edges = list[Term](), term, 0
         for _ in range(2 * _LARGEST):
             edges += self._use_count[current]
@@ -200,7 +200,7 @@ class Stretches(Uses):
         return found is not None and found[0] is term and found[1] == self._use_count[term]
 
     def outer(self, root: Term, user: Term) -> Term:
-        """The end of the longest stretch that begins at a term with one of its users."""
+        """Return the end of the longest stretch that starts at a term with one of its users."""
         current = user
         while current not in self.roots and self.users[current] and not current.is_opaque:
             if self.is_inner(current):
@@ -220,6 +220,6 @@ class Stretches(Uses):
         return current
 
     def entries(self, stretch: Stretch) -> int:
-        """How often the first step of a stretch reads its root."""
+        """Count how often the first step of a stretch reads its root."""
         found = self._step(stretch.steps[0].top) if stretch.steps else None
         return 0 if found is None else found[1]

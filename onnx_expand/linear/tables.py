@@ -1,7 +1,7 @@
-"""Matrix products to which more is added than one number for each channel: `y = L x + C`.
+"""Matrix products with more than one added value per channel: `y = L x + C`.
 
-A Gemm adds its C to every row, or a matrix of its own. Where the number of rows is static, a
-constant that is added behind a matrix product is that matrix, or one column of it.
+A Gemm adds its C to each row, or a whole matrix. If the number of rows is static, a constant added
+after a matrix product can be that matrix, or one column of it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Table(Term):
     """A matrix product plus a constant that differs from row to row.
 
     Attributes:
-        layer: The product, without a bias, of whatever the term's argument is by now; None if it
-            only adds.
-        numbers: Gives what is added, in two axes that broadcast to those of the result.
+        layer: The product without a bias, of the current argument of the term; None if it only
+        adds.
+        numbers: Returns the added values, in two axes that broadcast to the result.
     """
 
     layer: Map | None
@@ -48,7 +48,7 @@ class Table(Term):
     is_opaque: ClassVar[bool] = True
 
     def price(self) -> Price:
-        """What computing it from its argument costs."""
+        """The cost of computing it from its argument."""
         size = self.numbers().size
         if self.layer is None:
             return Price(Cost(0, size, 1, self.tensor.positions(None)[0]))
@@ -57,12 +57,12 @@ class Table(Term):
 
 @dataclass(frozen=True)
 class Added:
-    """What a node adds to a matrix product, or to what it reads.
+    """The constant that a node adds to a matrix product or to its input.
 
     Attributes:
-        x: What it reads.
-        product: The product; None if there is none.
-        numbers: What is added.
+        x: Its input.
+        product: The product, if there is one.
+        numbers: The added values.
     """
 
     x: ir.Value
@@ -71,7 +71,7 @@ class Added:
 
 
 def added_by(node: ir.Node, facts: Facts) -> Added | None:
-    """What a node adds that differs from row to row; None for any other node."""
+    """Return the constant that a node adds if it differs between rows; else None."""
     shape = facts.shape(node.outputs[0]) if node.domain == "" and node.outputs else None
     if shape is None or len(shape) != 2 or any(size is None or size < 2 for size in shape):
         return None
@@ -109,11 +109,11 @@ def _of_sum(node: ir.Node, facts: Facts, shape: tuple[int | None, ...]) -> Added
     return Added(x, None, -numbers if node.op_type == "Sub" else numbers)
 
 
-_BROADCASTS = 7  # the operator set from which Add and Gemm broadcast as numpy does
+_BROADCASTS = 7  # the first opset in which Add and Gemm broadcast as numpy does
 
 
 def _aligned(facts: Facts, c: ir.Value, shape: tuple[int | None, ...]) -> Array | None:
-    """A constant in two axes that broadcast to a shape."""
+    """Return a constant in two axes that broadcast to a shape."""
     try:
         array = facts.array(c)
     except RefusedError:
@@ -126,7 +126,7 @@ def _aligned(facts: Facts, c: ir.Value, shape: tuple[int | None, ...]) -> Array 
 
 
 def with_table(node: ir.Node, added: ir.Value) -> ir.Node:
-    """A Gemm like another one, which goes, that adds a matrix instead of what that one adds."""
+    """Copy a Gemm that is removed, with a matrix instead of its C."""
     inputs = [*node.inputs[:2], added]
     for slot in range(len(node.inputs)):
         node.replace_input_with(slot, None)

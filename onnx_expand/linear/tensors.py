@@ -1,4 +1,4 @@
-"""Tensors of a stretch as far as they are known: extents, and their sizes in scenarios."""
+"""Facts about the tensors of a stretch: extents, and sizes in scenarios."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ a rewrite take more products."""
 
 @dataclass(frozen=True)
 class Tensor:
-    """What is known about a tensor.
+    """Facts about a tensor.
 
     Attributes:
-        extents: Per axis a number, or whatever stands for one that is not static; None if the
-            rank is not known.
-        sizes: For each scenario the extents as numbers, for one sample; None with `extents`.
-        dtype: The type of its numbers.
+        extents: For each axis an integer, or a symbol if it is not static; None if the rank is
+        unknown.
+        sizes: For each scenario the extents as integers, for one sample; None with `extents`.
+        dtype: The type of its elements.
     """
 
     extents: tuple[Extent, ...] | None
@@ -49,7 +49,7 @@ class Tensor:
 
     @classmethod
     def of(cls, extents: Sequence[Extent] | None, dtype: ir.DataType | None) -> Tensor:
-        """A tensor whose symbolic extents may be anything."""
+        """Create a tensor from extents, whose symbolic ones are arbitrary."""
         if extents is None:
             return cls(None, None, dtype)
         fixed = all(isinstance(e, int) for e in extents[1:])
@@ -64,11 +64,11 @@ class Tensor:
 
     @property
     def rank(self) -> int | None:
-        """The number of axes, if known."""
+        """The rank, if known."""
         return None if self.extents is None else len(self.extents)
 
     def positions(self, axis: int | None) -> tuple[int, ...]:
-        """Per scenario the positions, with all channels on an axis as one; a free batch is one."""
+        """Count positions per scenario, without the channels of an axis; a free batch is one."""
         if axis not in self._positions:
             self._positions[axis] = self._count(axis)
         return self._positions[axis]
@@ -83,7 +83,7 @@ class Tensor:
         return tuple(math.prod(s[:at]) * math.prod(s[at + 1 :]) for s in self.sizes)
 
     def mapped(self, geometry: Geometry, axes: Axes | None, key: Hashable) -> Tensor:
-        """The tensor that a map makes of this one; `key` stands for extents that come up new."""
+        """Return the result of a map of this tensor; `key` represents new symbolic extents."""
         if axes is None or self.extents is None or self.sizes is None:
             return self
         rank = len(self.extents)
@@ -115,7 +115,7 @@ class Tensor:
         return Tensor(shaped(self.extents, extents), sizes, self.dtype)  # type: ignore[arg-type]
 
     def viewed(self, op: ViewOp) -> Tensor:
-        """The tensor that a change of layout makes of this one."""
+        """Return the result of a view of this tensor."""
         found = Tensor.of(op.target, self.dtype)
         if self.sizes is None or len(self.sizes[0]) != len(op.source):
             return found
@@ -139,7 +139,7 @@ def _viewed(sizes: tuple[int, ...], op: ViewOp) -> tuple[int, ...]:
 
 
 def broadcast(tensors: Sequence[Tensor], extents: Tensor) -> Tensor:
-    """What a sum of tensors makes, with sizes that follow them."""
+    """Return the result of a sum of tensors, with sizes from them."""
     sizes = [t.sizes for t in tensors]
     known = [s for s in sizes if s is not None]
     if len(known) < len(sizes) or len({len(s[0]) for s in known}) != 1:

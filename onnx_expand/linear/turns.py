@@ -1,4 +1,4 @@
-"""Products that transpose for themselves."""
+"""Merge transpositions into matrix products."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ __all__ = ["turn"]
 
 
 def turn(terms: Terms, term: Term) -> Swap | None:
-    """A Gemm reads, and writes, a matrix in either order: A x^T = Gemm<transB=1>(A, x).
+    """Merge a transposition before or after a Gemm: A x^T = Gemm<transB=1>(A, x).
 
-    onnxruntime does that itself; but where it takes in a Transpose before a product whose result
-    is an output and goes to one Transpose, it drops that output and then fails to load the model.
+    onnxruntime does this too, but if it merges a Transpose before a product whose result is both
+    an output and the input of one Transpose, it drops that output and then fails to load the
+    model.
     """
     if terms.policy is Policy.MARKED or not term.args:
         return None
@@ -59,7 +60,7 @@ def turn(terms: Terms, term: Term) -> Swap | None:
 
 
 def _is_product(terms: Terms, term: Map) -> bool:
-    """Whether a map of rows or columns is a matrix product, or may be written as one."""
+    """Return whether a map of rows or columns is a matrix product, or may be written as one."""
     ranks = {term.tensor.rank, term.args[0].tensor.rank}
     geometry = term.geometry
     if ranks != {2} or term.axes is None or term.unit or term.is_part or geometry.rank:

@@ -11,7 +11,7 @@ __all__ = ["units_of"]
 
 
 def units_of(steps: Sequence[Step]) -> Iterator[tuple[Span, Member]]:
-    """The complete expanded units among steps, in order."""
+    """Return the complete expanded units among steps, in order."""
     members = [_member(step) for step in steps]
     for start, member in enumerate(members):
         if member is None or member.index:
@@ -26,7 +26,7 @@ def units_of(steps: Sequence[Step]) -> Iterator[tuple[Span, Member]]:
 
 
 def _member(step: Step) -> Member | None:
-    """The place of a step in a unit; a join that is a whole unit has the unit's first."""
+    """Return the place of a step in a unit; the first place for a join of a whole unit."""
     if not step.branches:
         node = step.top.node
         return None if node is None or step.view is not None else unit_member(node)

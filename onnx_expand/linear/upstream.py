@@ -1,4 +1,4 @@
-"""Where a diagonal map may go towards the inputs: into what its argument is computed from."""
+"""Move diagonal maps towards the inputs: into the producers of their arguments, or past them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from onnx_expand.linear.ways import Search, Way, copy_of, op_name
 
 __all__ = ["Upstream"]
 
-_NEAR = 4  # steps before a map that may be one with it
+_NEAR = 4  # steps before a map that may merge with it
 
-_PARTS = 64  # of a cut value, each of which is held against the others
+_PARTS = 64  # parts of a split value, which are compared pairwise
 
 
 class Upstream(Search):
-    """Looks for where one map may go towards the inputs."""
+    """Searches for where one map can move towards the inputs."""
 
     def way(self, diagonal: Diagonal) -> Way | None:
-        """The best way to have the map before what computes its argument."""
+        """Return the best way to move the map before the producer of its argument."""
         source = self.source
         top = source.args[0]
         way = self._into(top, diagonal, source, may_rest=False)
@@ -35,26 +35,27 @@ class Upstream(Search):
         if isinstance(top, Map) and top.is_part:
             values = self.terms.roots.get(source, ())
             return None if any(v.is_graph_output() for v in values) else without + way
-        # What has the map's value is written anew, for the name to go on meaning its numbers.
+        # The term that takes over the map's value is written again, so that the name keeps its
+        # values.
         edges = tuple((source if r is top else r, a, b) for r, a, b in way.edges)
         scaled = tuple(t for t in way.scaled if t is not top)
         copied = Way(swap=((source, lambda: copy_of(top, top.args)),))
         return copied + replace(way, edges=edges, scaled=scaled)
 
     def absorbing(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
-        """The best way to have a term followed by a diagonal map that is no node of its own."""
+        """Return the best way to apply a diagonal map after a term without a separate node."""
         return self._into(term, diagonal, above, may_rest=False)
 
     def _into(
         self, term: Term, diagonal: Diagonal, above: Term, *, may_rest: bool = True
     ) -> Way | None:
-        """The best way to have a term followed by a diagonal map.
+        """Return the best way to apply a diagonal map after a term.
 
         Args:
             term: The term.
             diagonal: The map.
-            above: What reads the term.
-            may_rest: Whether the map may stand behind the term as a node.
+            above: The consumer of the term.
+            may_rest: Whether the map may be a separate node after the term.
         """
         diagonal = diagonal.simplest()
         if diagonal.does_nothing:
@@ -69,18 +70,18 @@ class Upstream(Search):
         return self.best(found)
 
     def _is_only(self, term: Term, above: Term) -> bool:
-        """Whether a term is read by another one alone."""
+        """Return whether a term is the only consumer of another."""
         return term not in self.terms.roots and set(self.terms.users[term]) == {above}
 
     def _taken_in(self, term: Term, diagonal: Diagonal) -> list[Way | None]:
-        """The ways to have a term, or what it is computed from, take in a map."""
+        """Yield the ways to merge a map into a term or its arguments."""
         found = self._absorbed(term, diagonal) if isinstance(term, Map) else None
         if found is not None and found.is_free:
             return [found]
         return [found, self._past(term, diagonal)]
 
     def _rest(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
-        """The map as a node between a term and its reader."""
+        """Write the map as a node between a term and its consumer."""
         if not isinstance(above, Homogeneous | View | Sum | Cat):
             return None
         node = self.node(term, diagonal, above)
@@ -89,7 +90,7 @@ class Upstream(Search):
         return Way(after=node.price(), edges=((above, term, lambda: node),))
 
     def _absorbed(self, term: Map, diagonal: Diagonal) -> Way | None:
-        """The map taken in by the one that it comes to stand behind."""
+        """Merge the map into the one that it would follow."""
         stretch = self.terms.stretch(term)
         follows = step_of(self.mapped(term, diagonal, term))
         assert follows is not None
@@ -104,10 +105,10 @@ class Upstream(Search):
         way = self.merged(part, spans, lambda span: term)
         return None if way is None else replace(way, scaled=(term,))
 
-    # -- Past what is no map ----------------------------------------------------------------
+    # -- Past ops that are not maps ------------------------------------------------------------
 
     def _past(self, term: Term, diagonal: Diagonal) -> Way | None:
-        """The best way to have a map before a term instead of behind it."""
+        """Return the best way to move a map from after a term to before it."""
         if isinstance(term, View):
             passage = None if diagonal.axis is None else term.op.backward(diagonal.axis)
             return self._before(term, [(term.args[0], diagonal.spread(passage))])
@@ -126,7 +127,7 @@ class Upstream(Search):
         return None
 
     def _before(self, term: Term, moved: Sequence[tuple[Term, Diagonal | None]]) -> Way | None:
-        """Maps of all of some arguments of a term, instead of one behind it."""
+        """Replace a map after a term by maps of some of its arguments."""
         known: list[tuple[Term, Diagonal]] = []
         for arg, diagonal in moved:
             if diagonal is None:
@@ -146,7 +147,7 @@ class Upstream(Search):
     def _ways_before(
         self, above: Term, moved: Sequence[tuple[Term, Diagonal]]
     ) -> Iterator[Way | None]:
-        """The ways of maps of arguments; those of parts of one value are one map of that value."""
+        """Combine the ways of maps of arguments; maps of parts of one value become one map."""
         parts: dict[Term, list[tuple[Term, Diagonal]]] = {}
         for arg, diagonal in moved:
             found = self._is_only(arg, above) and self._whole(arg, diagonal)
@@ -190,7 +191,7 @@ class Upstream(Search):
     # -- Before a value of which a term is a part ----------------------------------------------
 
     def _whole(self, term: Term, diagonal: Diagonal) -> tuple[Term, Diagonal] | None:
-        """What a term is a part of, and the map of it that leaves the other parts alone."""
+        """Return the value that a term is a part of, and its map that keeps the other parts."""
         whole: Diagonal | None = None
         x = term.args[0] if term.args else term
         if isinstance(term, Homogeneous) and term.scaling.part is not None:
@@ -210,7 +211,7 @@ class Upstream(Search):
         return None if whole is None else (x, whole)
 
     def _takes_alone(self, term: Homogeneous, x: Term) -> bool:
-        """Whether nothing else reads what a term takes of a value."""
+        """Return whether no other consumer reads the part of a value that a term reads."""
         part = term.scaling.part
         assert part is not None
         for other in self.terms.users[x]:
@@ -223,7 +224,7 @@ class Upstream(Search):
         return x not in self.terms.roots
 
     def _before_part(self, term: Map | Homogeneous, diagonal: Diagonal) -> Way | None:
-        """Before a value of which a term is a part, for the numbers of that part alone."""
+        """Move a map before a value of which a term is a part, for that part only."""
         found = self._whole(term, diagonal)
         if found is None:
             hub = term.args[0]
@@ -232,14 +233,14 @@ class Upstream(Search):
         return self._before_whole([term], *found)
 
     def _before_whole(self, parts: Sequence[Term], x: Term, whole: Diagonal | None) -> Way | None:
-        """As `_before`, where others read parts of the argument that keep their numbers."""
+        """Like `_before`, but other consumers read parts of the argument that must not change."""
         if whole is None or not self.holds(x, whole) or not self.step(x):
             return None
         way = self.best(self._taken_in(x, whole.simplest()))
         return None if way is None else Way(scaled=tuple(parts)).joined(way)
 
     def _before_join(self, term: Sum | Cat, diagonal: Diagonal) -> Way | None:
-        """As `s (a + b) + t = (s a + t) + s b`, and `s [a, b] + t = [s1 a + t1, s2 b + t2]`."""
+        """Apply `s (a + b) + t = (s a + t) + s b` and `s [a, b] + t = [s1 a + t1, s2 b + t2]`."""
         if len(set(term.args)) < len(term.args):
             return None
         moved: list[tuple[Term, Diagonal | None]] = []
@@ -255,14 +256,14 @@ class Upstream(Search):
             else:
                 own = _broadcast(term, arg, diagonal)
                 if own is not None and i and term.factors[0] == 1:
-                    # Of a sum one term takes the shift, of a mean every one.
+                    # One term of a sum gets the shift, or each term of a mean.
                     own = replace(own, shift=None)
             moved.append((arg, own))
         return self._before(term, moved)
 
 
 def _is_apart(term: Map, other: Term) -> bool:
-    """Whether what else reads a cut node takes another part."""
+    """Return whether all other consumers of a split node read other parts."""
     if other is term:
         return True
     if not isinstance(other, Map) or not other.is_part or not other.links:
@@ -274,7 +275,7 @@ def _is_apart(term: Map, other: Term) -> bool:
 
 
 def _broadcast(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
-    """The map of a term of a sum, which may be broadcast, but not along the channels."""
+    """Return the map of a term of a sum, which may be broadcast, but not along the channels."""
     if diagonal.axis is None or term.same:
         return diagonal
     own, out = arg.tensor.extents, term.tensor.extents
@@ -287,7 +288,7 @@ def _broadcast(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
 
 
 def _root(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
-    """The map of an argument that comes out of an op as another one."""
+    """Return the map of an argument that an op turns into a given map."""
     slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
     degrees = term.scaling.degrees
     if any(slot not in degrees for slot in slots):

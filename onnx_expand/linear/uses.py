@@ -1,4 +1,4 @@
-"""Which terms are alive, and who uses them."""
+"""The live terms of a graph and their users."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["Swap", "Uses"]
 
 Swap = dict[Term, Term]
 
-_FEW = 8  # neighbours of a term that are looked at again when only one of them changed
+_FEW = 8  # maximum number of neighbours to visit again when one of them changed
 
 
 class Uses:
-    """The live terms of one graph, and who uses what.
+    """The live terms of one graph and their users.
 
     Attributes:
-        users: For each live term those that it is an argument of, once for each time.
-        roots: The terms of values that something other than a term reads, with these values.
-        equal: By a term, values of the source that equal it besides its own.
-        askers: By a term that has the extents of a value: nodes that read nothing but the shape
-            of that value, and the value.
-        scaled: Terms that have other numbers than the value of the source in whose place they are.
+        users: For each live term the terms that have it as an argument, once per use.
+        roots: The terms of values with consumers that are not terms, with these values.
+        equal: Further values of the source that equal a term, by the term.
+        askers: By a term with the extents of a value, the nodes that read only the shape of that
+        value, and the value.
+        scaled: Terms whose contents differ from the source value that they replace.
     """
 
     def __init__(self) -> None:
@@ -35,31 +35,31 @@ class Uses:
         self.askers: dict[Term, list[tuple[ir.Node, ir.Value]]] = {}
         self.scaled: set[Term] = set()
         self._watchers: dict[Term, set[Term]] = {}
-        self._use_count: Counter[Term] = Counter()  # a user counts as often as it reads the term
+        self._use_count: Counter[Term] = Counter()  # a user counts once per use
         self._count = 0
 
     def count(self, term: Term) -> int:
-        """How often a term is used, by terms and by the rest of the graph."""
+        """Count the uses of a term, by terms and by the rest of the graph."""
         return self._use_count[term] + self._pins(term)
 
     def _pins(self, term: Term) -> int:
-        """How often the rest of the graph uses a term; being asked for its shape is one."""
+        """Count the uses of a term by the rest of the graph, including reads of its shape."""
         return max(1, len(self.roots[term])) if term in self.roots else 0
 
     def is_live(self, term: Term) -> bool:
-        """Whether the graph's outputs depend on a term."""
+        """Return whether the graph's outputs depend on a term."""
         return term in self.users
 
     def is_inner(self, term: Term) -> bool:
-        """Whether one term is all that uses another."""
+        """Return whether a term is the only user of another."""
         return term not in self.roots and self._use_count[term] == 1
 
     def user(self, term: Term) -> Term:
-        """A term that uses another."""
+        """Return a user of a term."""
         return next(iter(self.users[term]))
 
     def live(self) -> Iterator[Term]:
-        """The live terms, arguments before what is computed from them."""
+        """Return the live terms in topological order."""
         seen: set[Term] = set()
         pending: list[tuple[Term, bool]] = [(t, False) for t in reversed(self.roots)]
         while pending:
@@ -74,7 +74,7 @@ class Uses:
             pending += [(arg, False) for arg in reversed(term.args)]
 
     def _admit(self, term: Term) -> list[Term]:
-        """Take in a term and what it is computed from; those that are new."""
+        """Add a term and its arguments; return those that are new."""
         new: list[Term] = []
         pending: list[tuple[Term, bool]] = [(term, False)]
         while pending:
@@ -96,7 +96,7 @@ class Uses:
         return new
 
     def _release(self, terms: Iterable[Term]) -> list[Term]:
-        """Let go of terms that nothing uses; the live ones that they used."""
+        """Remove unused terms; return the live terms that they used."""
         touched: list[Term] = []
         pending = list(terms)
         while pending:
@@ -114,7 +114,7 @@ class Uses:
         return [term for term in touched if term in self.users]
 
     def take(self, swap: Mapping[Term, Term]) -> list[Term]:
-        """Put terms in the place of others that equal them; the terms around what changed."""
+        """Replace terms by equal ones; return the terms around the changes."""
 
         def final(term: Term) -> Term:
             while term in swap:
@@ -134,12 +134,12 @@ class Uses:
         return self._around(touched, set(admitted))
 
     def _hand_over(self, old: Term, new: Term) -> list[Term]:
-        """Let what uses one term use another; the terms that do."""
+        """Move the users of one term to another; return these users."""
         touched = list(self.users[old])
         if new.value is None and new.node is None:
             new.value = old.value
         if new.tensor.extents is None:
-            new.tensor = old.tensor  # the same tensor, of which more is known
+            new.tensor = old.tensor  # the same tensor, with more known facts
         for user, times in list(self.users[old].items()):
             _replace(user, old, new, times)
             self.users[new][user] += times
@@ -158,10 +158,10 @@ class Uses:
         return touched
 
     def _around(self, touched: Iterable[Term], new: Container[Term]) -> list[Term]:
-        """Terms that changed, what they are computed from and who uses either.
+        """Return changed terms, their arguments, and the users of both.
 
-        Of the many arguments of a join, and of the many users of a term, those that changed
-        themselves are among the terms already; the others see no difference.
+        If a join has many arguments or a term has many users, only those that changed are
+        returned; the others are not affected.
         """
         near = [
             t
@@ -174,17 +174,17 @@ class Uses:
         return list(dict.fromkeys([*near, *users]))
 
     def watch(self, term: Term, by: Term) -> None:
-        """Look at one term again once another, which may be far away, has changed."""
+        """Visit one term again when another, possibly distant, term has changed."""
         self._watchers.setdefault(term, set()).add(by)
 
     def watchers(self, term: Term) -> list[Term]:
-        """The terms that are to be looked at again now that one has changed."""
+        """Return the terms to visit again after a term has changed."""
         found = (t for t in self._watchers.pop(term, ()) if t in self.users)
         return sorted(found, key=lambda t: t.order)
 
 
 def _replace(user: Term, old: Term, new: Term, times: int) -> None:
-    """Let a term be computed from another one than before, which it reads so many times."""
+    """Replace an argument of a term, which it reads a number of times."""
     args, reads = list(user.args), list(user.reads)
     at = -1
     for _ in range(times):
@@ -196,7 +196,7 @@ def _replace(user: Term, old: Term, new: Term, times: int) -> None:
 
 
 def _tree(term: Term, live: Mapping[Term, object]) -> Iterator[Term]:
-    """A new term and the new ones that it is computed from."""
+    """Return a new term and the new terms that it depends on."""
     seen: set[Term] = set()
     pending = [term]
     while pending:

@@ -1,9 +1,9 @@
-"""Ops that factors pass: which of their inputs they are homogeneous in, and of what degree.
+"""Ops that factors pass: the inputs in which they are homogeneous, and the degrees.
 
-An op is homogeneous of degree k in an input when `f(s x) = s^k f(x)`: all that moves numbers
-without changing them, all that is linear in an input, products of several, and, for factors that
-are not negative, what compares numbers with each other or with zero. `SCALING` is the table; a new
-op of this kind is one function in one of the files here and a row in its test.
+An op is homogeneous of degree k in an input if `f(s x) = s^k f(x)`: ops that only move elements,
+ops that are linear in an input, products of several inputs, and, for nonnegative factors, ops that
+compare values with each other or with zero. `SCALING` is the table; a new op of this kind is one
+function in one of these files and a row in its test.
 """
 
 # Importing a file registers its ops.

@@ -1,4 +1,4 @@
-"""The record of what a node does to factors, and what is asked of its operands."""
+"""The record of how factors pass a node, and functions for its operands."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Channels = Mapping[int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """Places of one axis that a node copies and others do not.
+    """The places of one axis that a node copies.
 
     Attributes:
-        axis: The axis, of the input.
-        places: What is copied.
-        size: How many places the axis has.
+        axis: The axis of the input.
+        places: The copied places.
+        size: The extent of the axis.
     """
 
     axis: int
@@ -50,17 +50,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a node does to factors of what it reads.
+    """How factors of its inputs pass a node.
 
     Attributes:
-        degrees: By the index of an input the degree in it; inputs that let no factor pass have
-            none.
-        positive: Whether only factors pass that are not negative.
-        joint: Whether all these inputs have to have the same factor.
-        gain: What becomes of a shift: `f(x + t) = f(x) + gain t`; None where there is no such law.
-        channels: By the index of an input where its channels come out, for each axis of which the
-            numbers are not mixed.
-        part: The part of the input that it copies, where it copies one.
+        degrees: The degree by the index of an input; inputs that no factor passes have none.
+        positive: Whether only nonnegative factors pass.
+        joint: Whether all these inputs must have the same factor.
+        gain: The factor of a shift: `f(x + t) = f(x) + gain t`; None if there is no such law.
+        channels: By the index of an input, the output axis of each input axis whose elements are
+        not mixed.
+        part: The part of the input that it copies, if it copies only a part.
     """
 
     degrees: Mapping[int, int]
@@ -77,7 +76,7 @@ SCALING = Handlers[Describe]("which factors pass?")
 
 
 def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
-    """What a node does to factors of floating-point numbers; None if it lets none pass."""
+    """Return how factors of floating-point values pass a node; None if they do not."""
     describe = SCALING.get(node.op_type) if node.domain == "" else None
     if describe is None or not node.inputs or not node.outputs:
         return None
@@ -99,7 +98,7 @@ def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
 
 
 def elementwise(node: ir.Node, facts: Facts) -> Scaling | None:
-    """The record of a function of single numbers: no factor passes it, but any order of them."""
+    """Return the record of an elementwise function, which permutations pass, but no factor."""
     if node.op_type not in _SINGLE or node.domain or len(node.outputs) != 1:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
@@ -121,16 +120,16 @@ def _is_float(value: ir.Value, facts: Facts) -> bool:
     return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
 
 
-# -- What is known of operands ----------------------------------------------------------------
+# -- Operands ----------------------------------------------------------------------------------
 
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:
-    """An input of a node; None where it is left out."""
+    """Return an input of a node; None if it is omitted."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def numbers_of(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
-    """The numbers of a constant operand; None where it is missing or computed."""
+    """Return the values of a constant operand; None if it is missing or computed."""
     value = operand(node, index)
     if value is None or not facts.is_constant(value):
         return None
@@ -138,28 +137,28 @@ def numbers_of(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
 
 
 def rank_of(value: ir.Value | None, facts: Facts) -> int:
-    """The number of axes; 0, for which no axis is followed, where it is not known."""
+    """Return the rank; 0 if it is unknown, so that no axis is followed."""
     return facts.rank(value) or 0
 
 
 def kept(value: ir.Value | None, facts: Facts, axes: Sequence[int] = ()) -> Channels:
-    """Every axis of a value comes out as it is, save some."""
+    """Map each axis of a value to itself, with exceptions."""
     return {axis: axis for axis in range(rank_of(value, facts)) if axis not in axes}
 
 
 def same_extent(a: Extent, b: Extent) -> bool:
-    """Whether two extents are static, equal, and no broadcast stands between."""
+    """Return whether two extents are static and equal, and not broadcast."""
     return isinstance(a, int) and a == b and a > 0
 
 
 def broadcast_axes(node: ir.Node, slot: int, facts: Facts, spared: int = 0) -> Channels:
-    """The axes of an operand that are no other in the result, aligned from the back.
+    """Map the axes of an operand to those of a broadcast result, aligned from the back.
 
     Args:
         node: The node.
         slot: The operand.
-        facts: What is known.
-        spared: So many axes at the back are no batch.
+        facts: Facts about the model.
+        spared: The number of trailing axes that are not broadcast.
     """
     own, out = facts.extents(node.inputs[slot]), facts.extents(node.outputs[0])
     if own is None or out is None or len(own) > len(out):
@@ -170,5 +169,5 @@ def broadcast_axes(node: ir.Node, slot: int, facts: Facts, spared: int = 0) -> C
 
 
 def computed_slots(node: ir.Node, facts: Facts) -> list[int]:
-    """The inputs that are no constants."""
+    """Return the inputs that are not constant."""
     return [i for i, v in enumerate(node.inputs) if v is not None and not facts.is_constant(v)]

@@ -1,4 +1,4 @@
-"""Ops that move numbers, or interpolate between them."""
+"""Ops that move elements, or interpolate between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from onnx_expand.linear.scaling.base import (
 
 @SCALING.register("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 def _layout(node: ir.Node, facts: Facts) -> Scaling | None:
-    """A change of layout of which it is not known what it makes of the axes."""
+    """Return the record of a view whose effect on axes is unknown."""
     return Scaling({0: 1}, gain=1)
 
 
@@ -69,8 +69,8 @@ def _slice(node: ir.Node, facts: Facts) -> Scaling | None:
     return Scaling({0: 1}, gain=1, channels={0: kept(x, facts, cut)}, part=part)
 
 
-_SLICE_READS = 10  # the operator set from which Slice reads where it cuts as inputs
-_LARGEST = 1 << 16  # places of an axis that are told apart
+_SLICE_READS = 10  # the first opset in which Slice reads its bounds as inputs
+_LARGEST = 1 << 16  # maximum number of places of an axis to distinguish
 
 
 @SCALING.register("Gather")
@@ -102,7 +102,7 @@ def _tile(node: ir.Node, facts: Facts) -> Scaling | None:
     return Scaling({0: 1}, gain=1, channels={0: known})
 
 
-_TILE_REPEATS = 6  # the operator set from which Tile has a number of repeats for each axis
+_TILE_REPEATS = 6  # the first opset in which Tile has a number of repeats for each axis
 
 
 @SCALING.register("Pad")
@@ -131,7 +131,7 @@ def _pad(node: ir.Node, facts: Facts) -> Scaling | None:
     return Scaling({0: 1}, gain=gain, channels={0: known})
 
 
-_PAD_READS = 11  # the operator set from which Pad reads its amounts as an input
+_PAD_READS = 11  # the first opset in which Pad reads its amounts as an input
 
 
 @SCALING.register("Resize", "Upsample")
@@ -161,11 +161,11 @@ def _resize(node: ir.Node, facts: Facts) -> Scaling | None:
 
 
 def _is_stretched(node: ir.Node) -> bool:
-    """Whether each axis of a Resize has a scale of its own."""
+    """Return whether each axis of a Resize has its own scale."""
     return text_of(node, "keep_aspect_ratio_policy", missing="stretch") == "stretch"
 
 
-_RESIZE_CROPS = 11  # the operator set from which Resize knows coordinates
+_RESIZE_CROPS = 11  # the first opset in which Resize has coordinate modes
 
 
 @SCALING.register("GridSample")

@@ -31,9 +31,9 @@ def _pool(node: ir.Node, facts: Facts) -> Scaling | None:
         kernel, strides = ints_of(node, "kernel_shape"), ints_of(node, "strides")
         overlaps = all(s <= k for s, k in zip(strides, kernel, strict=False))
         if not averages and beyond and (padded or not overlaps):
-            return None  # a window may hold nothing at all
+            return None  # a window may be empty
         if averages and (padded or beyond) and int_of(node, "count_include_pad", facts.opset):
-            gain = None  # zeros are averaged as well
+            gain = None  # the average includes the zeros
         if averages and beyond and not overlaps:
             gain = None
     positive = not averages
@@ -63,7 +63,7 @@ def _reduction(node: ir.Node, facts: Facts) -> Scaling | None:
 
 
 def _reduced(node: ir.Node, facts: Facts) -> list[int] | None:
-    """The axes that a reduction takes together; None where they are not known."""
+    """Return the axes of a reduction; None if they are unknown."""
     rank = facts.rank(node.inputs[0])
     if rank is None:
         return None

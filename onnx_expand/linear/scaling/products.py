@@ -36,7 +36,7 @@ def _product(node: ir.Node, facts: Facts) -> Scaling | None:
     return Scaling(degrees, channels={slot: broadcast_axes(node, slot, facts) for slot in slots})
 
 
-# The operator sets from which these broadcast as numpy does.
+# The first opsets in which these broadcast as numpy does.
 _BROADCASTS = 7
 _EXTREMES_BROADCAST = 8
 
@@ -60,7 +60,7 @@ def _matmul(node: ir.Node, facts: Facts) -> Scaling | None:
 @SCALING.register("Gemm")
 def _gemm(node: ir.Node, facts: Facts) -> Scaling | None:
     if operand(node, 2) is not None and float_of(node, "beta", facts.opset):
-        return None  # what is added has no factor
+        return None  # the added operand has no factor
     slots = [slot for slot in computed_slots(node, facts) if slot < 2]
     rows = int_of(node, "transA", facts.opset), 1 - int_of(node, "transB", facts.opset)
     channels = {slot: {rows[slot]: slot} for slot in slots}
@@ -69,7 +69,7 @@ def _gemm(node: ir.Node, facts: Facts) -> Scaling | None:
 
 @SCALING.register("Conv", "ConvTranspose")
 def _convolution(node: ir.Node, facts: Facts) -> Scaling | None:
-    """A convolution with a kernel that the model computes."""
+    """Return the record of a convolution whose kernel the model computes."""
     if operand(node, 2) is not None:
         return None
     slots = computed_slots(node, facts)

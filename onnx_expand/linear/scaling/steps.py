@@ -1,4 +1,4 @@
-"""Ops that make one number of one number."""
+"""Elementwise ops of one operand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnx_expand.linear.scaling.base import (
 
 @SCALING.register("Abs", "LeakyRelu", "PRelu", "Relu")
 def _rectifier(node: ir.Node, facts: Facts) -> Scaling | None:
-    """`max(0, s x) = s max(0, x)` for s that is not negative."""
+    """`max(0, s x) = s max(0, x)` for nonnegative s."""
     x = node.inputs[0]
     if facts.rank(x) != facts.rank(node.outputs[0]):
         return None  # a slope of higher rank
@@ -29,7 +29,7 @@ def _rectifier(node: ir.Node, facts: Facts) -> Scaling | None:
 
 @SCALING.register("Clip")
 def _clip(node: ir.Node, facts: Facts) -> Scaling | None:
-    """A Clip from zero on, or up to zero, is a rectifier."""
+    """A Clip with 0 as its only bound is a rectifier."""
     bounds: list[float] = []
     for i, (name, free) in enumerate((("min", -math.inf), ("max", math.inf))):
         if facts.opset >= _CLIP_READS:
@@ -45,7 +45,7 @@ def _clip(node: ir.Node, facts: Facts) -> Scaling | None:
     return Scaling({0: 1}, positive=True, channels={0: kept(node.inputs[0], facts)})
 
 
-_CLIP_READS = 11  # the operator set from which Clip reads its bounds as inputs
+_CLIP_READS = 11  # the first opset in which Clip reads its bounds as inputs
 
 
 @SCALING.register("Cast", "CastLike")
