@@ -1,1 +1,1 @@
-"""Tests of frames: padding with constants."""
+"""Tests of frames: subgraphs that pad with constants."""

@@ -1,4 +1,4 @@
-"""What moves numbers is followed for all sizes at once, and found where it is padding."""
+"""Symbolic evaluation of nodes that move elements, and the frames that it finds."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SIZES = st.builds(
 
 
 def at(size: Size, h: int, w: int) -> int:
-    """What a size comes to."""
+    """Evaluate a size."""
     return size.number + sum((h if key == "h" else w) * n for key, n in size.symbols.items())
 
 
 @given(a=SIZES, b=SIZES, factor=NUMBERS, h=st.integers(1, 9), w=st.integers(1, 9))
 @settings(deadline=None)
 def test_sizes_are_sums(a: Size, b: Size, factor: int, h: int, w: int) -> None:
-    """Sums and multiples are those of what sizes come to, and comparisons hold for all."""
+    """Arithmetic commutes with evaluation, and comparisons hold for all values of the symbols."""
     assert at(a + b, h, w) == at(a, h, w) + at(b, h, w)
     assert at(a - b, h, w) == at(a, h, w) - at(b, h, w)
     assert at(a * factor, h, w) == at(a, h, w) * factor
@@ -58,52 +58,52 @@ def test_sizes_are_sums(a: Size, b: Size, factor: int, h: int, w: int) -> None:
 
 
 class Program:
-    """Random nodes that move the numbers of x, of shape [N, 3, H, W]."""
+    """Random nodes that move the elements of x, of shape [N, 3, H, W]."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.value = "x"
-        self.order = [0, 1, 2, 3]  # which axis of the image lies where
+        self.order = [0, 1, 2, 3]  # the axis of the image at each position
         self.pad()
         for _ in range(int(rng.integers(1, 8))):
             getattr(self, str(rng.choice(["pad", "cut", "turn", "write", "write"])))()
 
     def add(self, op: str, inputs: list[str], **attributes: Any) -> str:
-        """A node; the name of its output."""
+        """Add a node and return the name of its output."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return name
 
     def constant(self, *numbers: float, dtype: Any = np.int64) -> str:
-        """A list of constants."""
+        """Add a constant of these integers."""
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.array(numbers, dtype), name))
         return name
 
     def pad(self) -> None:
-        """Pads the image with a constant."""
+        """Pad the image with a constant."""
         spatial = [axis > 1 for axis in self.order]
         pads = [int(self.rng.integers(1, 3)) * s for s in spatial * 2]
         fill = self.constant(float(self.rng.integers(1, 9)), dtype=np.float32)
         self.value = self.add("Pad", [self.value, self.constant(*pads), fill])
 
     def turn(self) -> None:
-        """Turns the axes round."""
+        """Permute the axes."""
         perm = [int(axis) for axis in self.rng.permutation(4)]
         self.order = [self.order[axis] for axis in perm]
         self.value = self.add("Transpose", [self.value], perm=perm)
 
     def cut(self) -> None:
-        """Takes something off, which may have been added before."""
+        """Slice off positions, perhaps those of a former padding."""
         axis = self.order.index(int(self.rng.integers(2, 4)))
         begin, end = int(self.rng.integers(0, 2)), int(self.rng.choice([-1, 1 << 62]))
         given = [self.constant(number) for number in (begin, end, axis)]
         self.value = self.add("Slice", [self.value, *given])
 
     def write(self) -> None:
-        """Writes constants of the channel over the first rows, the last ones, or all."""
+        """Overwrite the first, the last or all rows with constants per channel."""
         axis = self.order.index(int(self.rng.integers(2, 4)))
         swap = [axis, *(i for i in range(4) if i != axis)]
         order = [self.order[i] for i in swap]
@@ -129,7 +129,7 @@ class Program:
         self.value = self.add("Transpose", [written], perm=back)
 
     def model(self) -> onnx.ModelProto:
-        """The model, at any batch and size."""
+        """Return the model, with dynamic batch and extents."""
         x = helper.make_tensor_value_info("x", 1, ["N", 3, "H", "W"])
         y = helper.make_tensor_value_info(self.value, 1, None)
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.constants)
@@ -137,7 +137,7 @@ class Program:
 
 
 def rendered(tensor: Patchwork, x: Array, value: ir.Value) -> Array:
-    """A patchwork at the size of an array."""
+    """Evaluate a patchwork for an input array."""
 
     def number(size: Size) -> int:
         return size.number + sum(x.shape[key[1]] * n for key, n in size.symbols.items())  # type: ignore[index]
@@ -159,8 +159,8 @@ def rendered(tensor: Patchwork, x: Array, value: ir.Value) -> Array:
 
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=60)
-def test_a_program_is_followed_for_all_sizes(seed: int) -> None:
-    """The patchwork, at any size, is what onnxruntime computes; or it is not decided."""
+def test_patchworks_equal_onnxruntime_at_every_size(seed: int) -> None:
+    """A patchwork equals the result of onnxruntime at every size, unless it is undecided."""
     model = Program(np.random.default_rng(seed)).model()
     own = ir.serde.deserialize_model(model)
     facts, x = Facts(own), own.graph.inputs[0]
@@ -174,8 +174,8 @@ def test_a_program_is_followed_for_all_sizes(seed: int) -> None:
         np.testing.assert_array_equal(rendered(tensor, array, x), expected)
 
 
-def test_programs_are_followed_as_a_rule() -> None:
-    """Most of them: what is never decided proves nothing."""
+def test_most_programs_are_decided() -> None:
+    """The test above would prove nothing if no program were decided."""
     decided = 0
     for seed in range(60):
         own = ir.serde.deserialize_model(Program(np.random.default_rng(seed)).model())
@@ -213,7 +213,7 @@ FRAME = """g (float[N,4,H,W] x) => (float[N,4,P,Q] y) {
 
 
 def framed(*, last: int = -1, far: int = 1 << 62, fill: float | None = None) -> onnx.ModelProto:
-    """A layer whose rows above and below are padded with its bias, at dynamic extents."""
+    """Build a layer whose output is padded with its bias above and below, at dynamic extents."""
     arrays: dict[str, Array] = weights(w=(4, 4, 1, 1), b=(4,), v=(4, 4, 3, 1))
     bias = arrays["b"].reshape(1, 4, 1, 1)
     arrays["fill"] = bias if fill is None else np.full_like(bias, fill)
@@ -237,7 +237,7 @@ def agree(model: onnx.ModelProto, folded: onnx.ModelProto) -> None:
 
 
 def test_a_frame_of_dynamic_extents_folds() -> None:
-    """Padding with the layer's own bias, and the two layers around it, are one convolution."""
+    """Padding with the layer's bias merges with the two layers around it."""
     model = framed()
     folded, _ = fold(model, Policy.CHEAPEST)
     assert ops(folded) == ["Conv", "Relu"]
@@ -245,10 +245,10 @@ def test_a_frame_of_dynamic_extents_folds() -> None:
 
 
 @pytest.mark.parametrize("change", [{"last": 3, "far": 4}, {"last": -2, "far": -1}, {"fill": 0.5}])
-def test_what_is_a_frame_at_some_sizes_only_stays(change: dict[str, Any]) -> None:
-    """Row 3 is the last one of an image of two rows; of others it is the image's own.
+def test_a_frame_at_some_sizes_only_stays(change: dict[str, Any]) -> None:
+    """Row 3 is the last row for an image of two rows, but an inner row for others.
 
-    The witness: as a frame it would compute other numbers.
+    The witness: as a frame, the nodes would compute other values.
     """
     model = framed(**change)
     folded, _ = fold(model, Policy.CHEAPEST)
@@ -262,7 +262,7 @@ def test_what_is_a_frame_at_some_sizes_only_stays(change: dict[str, Any]) -> Non
 
 
 def test_frames_are_found_with_their_constants() -> None:
-    """By what they add on each side, and by channel."""
+    """A frame has its padding per side and its constants per channel."""
     model = ir.serde.deserialize_model(framed())
     (frame,) = find_frames(model.graph, Facts(model))
     assert frame.pads == (1, 0, 1, 0)

@@ -1,1 +1,1 @@
-"""Tests of the order of axes."""
+"""Tests of the choice of axis orders."""

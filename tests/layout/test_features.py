@@ -1,4 +1,4 @@
-"""Dense layers take in the order of the features that they read or compute."""
+"""Dense layers absorb the order of the features that they read or compute."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES = ({"N": 1}, {"N": 3})
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 1 << 30))
 def test_random_features(seed: int) -> None:
-    """No number changes under its name, and no Transpose stays that a dense layer can take in."""
+    """No named value changes, and no Transpose remains that a dense layer can absorb."""
     made = FeatureGraph(seed)
     folded = onnx_expand.fold(made.model)
     assert judge(Source(made.model, SIZES), folded) == []
@@ -42,7 +42,7 @@ def test_random_features(seed: int) -> None:
 def assert_names_keep_values(
     model: onnx.ModelProto, folded: onnx.ModelProto, shape: list[int]
 ) -> None:
-    """Compare every value of two models that has one name in both."""
+    """Compare all values of two models that have common names."""
     outputs = [[name for n in m.graph.node for name in n.output] for m in (model, folded)]
     common = [name for name in outputs[0] if name in outputs[1]]
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
@@ -60,7 +60,7 @@ def assert_names_keep_values(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_locked_layers_keep_their_weights(seed: int) -> None:
-    """Of any set of locked nodes each reads the constants that it read, and no number changes."""
+    """Locked nodes read the same constants as before, and no value changes."""
     source = FeatureGraph(seed).model
     rng = np.random.default_rng(seed)
     locked = frozenset(n.name for n in source.graph.node if rng.random() < 0.3)
@@ -75,7 +75,7 @@ def test_locked_layers_keep_their_weights(seed: int) -> None:
 
 
 def constants(model: onnx.ModelProto) -> dict[str, list[np.ndarray]]:
-    """The constants that each node reads."""
+    """Return the constants that each node reads."""
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     return {n.name: [arrays[i] for i in n.input if i in arrays] for n in model.graph.node}
 
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str) -> None:
-    """With the witness: without the Transpose the numbers are others."""
+    """The witness: without the Transpose the values differ."""
     inputs, text = REFUSED[name]
     constants = weights(w=(96, 64), v=(96, 64), row=(1, 96))
     model = graph(

@@ -1,4 +1,4 @@
-"""Nodes work in the order of axes that transposes least, and compute what they did."""
+"""Nodes work in the axis order with the fewest transposed bytes, and compute the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXTENTS = (2, 3, 4, 6)  # as [N, C, H, W]; the node between reads [N, H, W, C] =
 def parsed(
     text: str, constants: Mapping[str, Array], opset: int, outputs: str = "float y"
 ) -> onnx.ModelProto:
-    """A model of one input from the text of its nodes."""
+    """Build a model of one input from the text of its nodes."""
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : {opset}]> '
         f"g (float[N,3,H,W] x) => ({outputs}) {{ {text} }}"
@@ -145,7 +145,7 @@ NODES: dict[str, tuple[str, int]] = {
 
 
 def used(text: str) -> dict[str, Array]:
-    """The constants that a text names."""
+    """Return the constants that a text names."""
     words = set(text.replace("(", " ").replace(")", " ").replace(",", " ").split())
     return {name: array for name, array in ARRAYS.items() if name in words}
 
@@ -180,8 +180,8 @@ ENDS: dict[str, tuple[str, int]] = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_takes_either_order_asks_for_none(name: str) -> None:
-    """f'(transpose(x)) = f(x): no Transpose but the node itself is left."""
+def test_nodes_that_accept_either_order_need_no_transpose(name: str) -> None:
+    """f'(transpose(x)) = f(x): no Transpose remains except the node itself."""
     text, opset = ENDS[name]
     text = text.replace("m = ReduceMax<keepdims=0>(b) ", "")
     model = parsed(f"a = Transpose<perm=[0,2,3,1]>(x) {text}", used(text), opset)
@@ -201,8 +201,8 @@ REFUSED: dict[str, tuple[str, int]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_depends_on_the_order_stays(name: str) -> None:
-    """With the witness: the node without its Transposes computes other numbers."""
+def test_nodes_that_depend_on_the_order_stay(name: str) -> None:
+    """The witness: without the Transposes, the node computes other values."""
     text, opset = REFUSED[name]
     arrays = used(text) | (weights(w=(3, 3)) if "w)" in text else {})
     model = parsed(f"a = Transpose<perm=[0,2,3,1]>(x) {text}", arrays, opset)
@@ -225,8 +225,8 @@ def test_what_depends_on_the_order_stays(name: str) -> None:
     assert expected.shape != wrong.shape or np.abs(expected - wrong).max() > 1e-3
 
 
-def test_axes_that_are_resized_stay_last() -> None:
-    """With the witness: onnxruntime does not resize rows and channels cubically."""
+def test_resized_axes_stay_last() -> None:
+    """The witness: onnxruntime does not resize rows and channels cubically."""
     resize = 'Resize<mode="cubic">({}, none, {})'
     arrays = {"none": ARRAYS["none"], "inner": np.array([1, 1, 2, 2], np.float32)}
     arrays["outer"] = np.array([1, 2, 1, 2], np.float32)
@@ -240,8 +240,8 @@ def test_axes_that_are_resized_stay_last() -> None:
         compute(bare, {"x": np.zeros((2, 3, 4, 6), np.float32)})
 
 
-def test_of_equal_choices_the_source_is_kept() -> None:
-    """An activation before or after a Transpose is the same work: nothing is touched."""
+def test_equal_choices_leave_the_source() -> None:
+    """An activation costs the same before and after a Transpose, so nothing changes."""
     model = parsed("a = Transpose<perm=[0,2,3,1]>(x) y = Relu(a)", {}, 13)
     folded, _ = fold(model, Policy.CHEAPEST)
     assert ops(folded) == ["Transpose", "Relu"]
@@ -249,8 +249,8 @@ def test_of_equal_choices_the_source_is_kept() -> None:
     assert ops(fold(wide, Policy.CHEAPEST)[0]) == ["Transpose", "Concat"]
 
 
-def test_a_transpose_moves_to_where_there_is_less() -> None:
-    """Behind a pooling that is in its way, or before what makes more of a value."""
+def test_a_transpose_moves_to_the_smaller_tensor() -> None:
+    """It moves behind a pooling, or before a node that enlarges a value."""
     model = parsed(
         "m = Conv<strides=[2,2]>(x, w) r = Concat<axis=1>(m, m, m) "
         "t = Transpose<perm=[0,2,3,1]>(r) y = Relu(t)",
@@ -263,7 +263,7 @@ def test_a_transpose_moves_to_where_there_is_less() -> None:
 
 
 def test_a_normalization_over_the_last_axis_stays_there() -> None:
-    """Runtimes fuse it in one order of axes; two Transposes are cheaper than its parts."""
+    """Runtimes fuse it in one axis order only; two Transposes cost less than its parts."""
     text = (
         "a = Transpose<perm=[0,2,3,1]>(x) m = ReduceMean<axes=[-1]>(a) z = Sub(a, m) "
         "p = Pow(z, two) v = ReduceMean<axes=[-1]>(p) u = Add(v, eps) s = Sqrt(u) "
@@ -280,7 +280,7 @@ def test_a_normalization_over_the_last_axis_stays_there() -> None:
 
 
 def test_outputs_keep_their_names_and_order_of_axes() -> None:
-    """Also where one value comes out, is read on, and comes out in the other order."""
+    """Also for an output that has consumers and is an output again, transposed."""
     model = parsed(
         "a = Transpose<perm=[0,2,3,1]>(x) b = Relu(a) c = Transpose<perm=[0,3,1,2]>(b) "
         "d = Conv(c, w) e = Transpose<perm=[0,2,3,1]>(d) f = Sigmoid(e)",
@@ -293,8 +293,8 @@ def test_outputs_keep_their_names_and_order_of_axes() -> None:
     agree(model, folded)
 
 
-def test_a_branch_reads_what_it_read() -> None:
-    """A value that an inner graph reads comes to it in its own order."""
+def test_a_branch_reads_values_in_their_order() -> None:
+    """A subgraph reads an outer value in its original axis order."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 13]>
         g (float[N,3,H,W] x, bool k) => (float[N,3,H,W] y, float[N,H,W,3] z) {
@@ -317,8 +317,8 @@ def test_a_branch_reads_what_it_read() -> None:
             np.testing.assert_array_equal(e, a)
 
 
-def test_a_branch_turns_what_comes_from_outside() -> None:
-    """Within an inner graph values of the outer one are turned, there."""
+def test_a_branch_turns_outer_values_inside() -> None:
+    """A subgraph transposes outer values within itself."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 13]>
         g (float[N,3,H,W] x, bool k) => (float[N,H,W,9] z) {
@@ -349,8 +349,8 @@ def test_a_branch_turns_what_comes_from_outside() -> None:
     assert [n.op_type for n in branch.node].count("Transpose") == 1
 
 
-def test_an_extent_that_comes_out_stays_when_its_value_goes() -> None:
-    """What is known of a shape that the graph gives is written down, in any operator set."""
+def test_an_output_extent_remains_without_its_value() -> None:
+    """A known shape that is a graph output is stored as a constant, in any opset."""
     for opset in (8, 13):
         model = onnx.parser.parse_model(
             f'<ir_version: 8, opset_import: ["" : {opset}]> '
@@ -369,10 +369,10 @@ def test_an_extent_that_comes_out_stays_when_its_value_goes() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_networks_of_tf2onnx(seed: int) -> None:
-    """No number changes, and folding twice is folding once.
+    """No value changes, and folding twice equals folding once.
 
-    A Transpose is left for the input, for each image that comes out, and two for each mean of the
-    input itself, which may be resized or have its channels reordered first.
+    One Transpose remains for the input and for each output image, and two for each mean of the
+    input itself, which may be resized or have its channels permuted first.
     """
     model = random_network(seed)
     folded, _ = fold(model, Policy.CHEAPEST)
@@ -392,7 +392,7 @@ def test_random_networks_of_tf2onnx(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_locked_nodes_stay(seed: int) -> None:
-    """Any set of nodes may be locked: they stay as they are, and no number changes."""
+    """Locked nodes do not change, for any set of them, and no value changes."""
     source = random_network(seed)
     rng = np.random.default_rng(seed)
     locked = frozenset(n.name for n in source.graph.node if rng.random() < 0.2)
@@ -409,14 +409,14 @@ def test_locked_nodes_stay(seed: int) -> None:
 
 @pytest.mark.parametrize("block", range(6))
 def test_random_graphs_of_turned_values(block: int) -> None:
-    """Nodes of every kind between Transposes of any order compute what they did."""
+    """Nodes of every kind between Transposes of any permutation compute the same."""
     for seed in range(block * 12, block * 12 + 12):
         graph = TurnedGraph(seed)
         model = graph.model()
         try:
             onnx.checker.check_model(model, full_check=True)
             expected = graph.run(model)
-        except Exception:  # what is made of single nodes that run need not be a valid graph
+        except Exception:  # single nodes that run do not always form a valid graph
             continue
         folded, _ = fold(model, Policy.CHEAPEST)
         assert ops(folded).count("Transpose") <= ops(model).count("Transpose")
@@ -437,7 +437,7 @@ def test_random_graphs_of_turned_values(block: int) -> None:
 )
 @settings(deadline=None)
 def test_a_cut_costs_the_least(count: int, charges: list[tuple[int, int, int]]) -> None:
-    """As much as the best of all ways to put vertices on two sides."""
+    """The cut costs as much as the best of all assignments of vertices to two sides."""
     cut = Cut()
     for _ in range(count):
         cut.vertex()

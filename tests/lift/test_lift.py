@@ -1,4 +1,4 @@
-"""Every lifted node is proved by its action: the map computes what ONNX's reference does."""
+"""Lifted nodes: each map computes the same as ONNX's reference evaluator does for its node."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_unary(op: str) -> None:
     "shape", [(), (1,), (1, 1, 1), (4, 1, 1), (1, 4, 1, 1), (5, 1), (6,), (1, 1, 1, 6)]
 )
 def test_arithmetic(op: str, first: bool, shape: tuple[int, ...]) -> None:
-    """A constant on either side, of one number or along any one axis."""
+    """A constant operand on either side, a scalar or varying along any one axis."""
     x, c = normal(3, 4, 5, 6), np.abs(normal(*shape)) + 0.5
     text = f"y = {op}({'c, x' if first else 'x, c'})"
     acts_as_its_node(one_node(text, x, c=c), x)
@@ -254,7 +254,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Reason]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals(name: str) -> None:
-    """A node that is linear in general but not here, or not known to be, is refused with why."""
+    """A node of a linear op that is not linear, or not known to be, is refused with the reason."""
     text, constants, reason = REFUSED[name]
     refusal = lifted(graph(text, constants))
     assert isinstance(refusal, Refusal), refusal
@@ -270,13 +270,13 @@ def test_refusals(name: str) -> None:
         ("y = Relu(x)", {}),
     ],
 )
-def test_what_is_not_linear_is_none(text: str, constants: dict[str, Any]) -> None:
-    """Nodes that are no linear map in any case are no refusal either."""
+def test_nonlinear_nodes_are_none(text: str, constants: dict[str, Any]) -> None:
+    """Nodes that are not linear with any attributes return None, not a refusal."""
     assert lifted(one_node(text, normal(2, 4, 6, 6), **constants)) is None
 
 
-def test_statistics_that_are_asked_for_are_refused() -> None:
-    """A normalization of an old opset with running statistics as outputs is in training."""
+def test_statistics_outputs_are_refused() -> None:
+    """In old opsets, a BatchNormalization with statistics as outputs is in training mode."""
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 9]> g (float[N,4] x, float[4] s, float[4] b, '
         "float[4] m, float[4] v) => (float[N,4] y, float[4] p) "
@@ -293,7 +293,7 @@ def test_statistics_that_are_asked_for_are_refused() -> None:
 
 @pytest.mark.parametrize("weight", [NAN, INFINITY])
 def test_weights_that_are_not_finite_are_found_when_loaded(weight: Array) -> None:
-    """A convolution's weight is not read before it is needed; then NaN is refused."""
+    """A convolution's weight is read only when loaded, and NaN is refused then."""
     model = one_node("y = Conv(x, w)", normal(2, 4, 5, 5), w=weight)
     linear = lifted(model)
     assert isinstance(linear, Linear)
@@ -316,7 +316,7 @@ def test_broadcasting_of_old_operators_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lifting_changes_nothing(kind: str) -> None:
-    """What is known of a model is the same before and after its nodes are lifted."""
+    """Lifting changes neither the model nor the facts about it."""
     for seed in range(12):
         model = ir.from_proto(random_model(seed, kind))
         facts = Facts(model)

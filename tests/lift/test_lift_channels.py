@@ -1,4 +1,4 @@
-"""Nodes that write channels several times, or move them, lift to what they compute."""
+"""Nodes that repeat or move channels lift to maps that compute the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE, THREE = (2, 1, 5, 4), (2, 3, 5, 4)
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (3, 1, 1), (1, 3, 5, 4), (2, 3, 1, 1), (3, 1, 4)])
 def test_expand(shape: tuple[int, ...]) -> None:
-    """An Expand of one axis of extent 1 is a column of ones, however its shape is spelled."""
+    """An Expand of one axis of extent 1 is a column of ones, for any form of its shape."""
     x = normal(*ONE)
     text = "g (double[2,1,5,4] x) => (double[2,3,5,4] y) { y = Expand(x, s) }"
     linear = acts_as_its_node(graph(text, {"s": np.array(shape)}), x)
@@ -40,7 +40,7 @@ def test_tile(axis: int, count: int) -> None:
 )
 @pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1), (4,)])
 def test_constants_that_broadcast(text: str, shape: tuple[int, ...]) -> None:
-    """One channel that meets several numbers becomes as many channels."""
+    """A constant per channel expands an axis of extent 1."""
     x = normal(2, 1, 5, 1)
     model = one_node(text, x, c=normal(*shape))
     linear = acts_as_its_node(model, x)
@@ -48,7 +48,7 @@ def test_constants_that_broadcast(text: str, shape: tuple[int, ...]) -> None:
 
 
 def test_a_sum_that_broadcasts() -> None:
-    """The constants of a Sum may be many for one channel."""
+    """The constants of a Sum may expand an axis of extent 1."""
     x = normal(*ONE)
     acts_as_its_node(one_node("y = Sum(a, x, b)", x, a=normal(3, 1, 1), b=normal(1)), x)
 
@@ -63,7 +63,7 @@ def test_space_to_depth(block: int) -> None:
 @pytest.mark.skipif(onnx.defs.onnx_opset_version() < 28, reason="onnx has no modes of it")
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
 def test_space_to_depth_in_either_order(mode: str) -> None:
-    """Blocks come first or channels do, as the node says from operator set 28 on."""
+    """From opset 28 on, the mode decides whether blocks or channels come first."""
     x = normal(2, 3, 4, 6)
     text = f'y = SpaceToDepth<blocksize=2, mode="{mode}">(x)'
     acts_as_its_node(one_node(text, x, 28), x)
@@ -71,10 +71,10 @@ def test_space_to_depth_in_either_order(mode: str) -> None:
 
 @pytest.mark.parametrize("cut", [(0, FAR, 2), (1, FAR, 2), (2, FAR, 3), (1, -1, 2), (0, 6, 4)])
 @pytest.mark.parametrize("size", ["8", "9", "H"])
-def test_slices_in_steps(cut: tuple[int, int, int], size: str) -> None:
-    """Every second or third row, from any row on, of known and of unknown numbers of rows."""
+def test_strided_slices(cut: tuple[int, int, int], size: str) -> None:
+    """Slices of every second or third row, with static and dynamic extents."""
     if size == "H" and cut[1] == 6:
-        return  # what it leaves depends on the extent
+        return  # the result depends on the extent
     constants = dict(zip(("s", "e", "t"), (np.array([v]) for v in cut), strict=True))
     text = f"g (double[N,2,{size},5] x) => (double[N,2,P,5] y) {{ y = Slice(x, s, e, a, t) }}"
     model = graph(text, constants | {"a": np.array([2])})
@@ -133,7 +133,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals(name: str) -> None:
-    """What repeats in another way, or may, is refused with why."""
+    """Other or possibly other repetitions are refused with the reason."""
     text, constants, reason = REFUSED[name]
     refusal = lifted(graph(text, constants))
     assert isinstance(refusal, Refusal), refusal

@@ -1,1 +1,1 @@
-"""Tests of writing nodes."""
+"""Tests of lowering maps to nodes."""

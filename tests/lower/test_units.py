@@ -1,4 +1,4 @@
-"""Whether a model is an expanded one is read from its nodes, whatever tools made of it."""
+"""The records of expanded units, after other tools have changed the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def assert_same(a: onnx.ModelProto, b: onnx.ModelProto) -> None:
 
 
 def network() -> onnx.ModelProto:
-    """Two convolutions, each with its batch normalization."""
+    """Build two convolutions, each with a batch normalization."""
     constants = {**weights(v=(8, 3, 3, 3), w=(4, 8, 3, 3)), **bn("p", 8), **bn("q", 4)}
     return graph(
         """g (float[N,3,12,12] x) => (float[N,4,8,8] y) {
@@ -46,7 +46,7 @@ def network() -> onnx.ModelProto:
 
 
 def expanded() -> onnx.ModelProto:
-    """The same, expanded."""
+    """Expand the network."""
     model: onnx.ModelProto = onnx_expand.expand(network(), strategy="cl", rate=1, init="preserve")
     return model
 
@@ -57,7 +57,7 @@ def _without_node_metadata(model: onnx.ModelProto) -> None:
 
 
 def _without_one_node_metadata(model: onnx.ModelProto) -> None:
-    """Of each unit, as optimizers do that replace the last node."""
+    """Remove the record of the last node of each unit, as optimizers do that replace it."""
     for node in model.graph.node:
         if any('"index":2' in entry.value for entry in node.metadata_props):
             del node.metadata_props[:]
@@ -70,7 +70,7 @@ def _without_names(model: onnx.ModelProto) -> None:
 
 
 def _doubled(model: onnx.ModelProto) -> None:
-    """Records that were copied along with nodes."""
+    """Duplicate nodes together with their records."""
     records = [n.metadata_props[0].value for n in model.graph.node if n.metadata_props]
     for node in model.graph.node:
         if node.metadata_props:
@@ -94,8 +94,8 @@ TOOLS: dict[str, Callable[[onnx.ModelProto], None]] = {
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_note_without_its_units_means_nothing(tool: str) -> None:
-    """Where the records of units are gone, fold does what it does with any model."""
+def test_a_model_note_without_unit_records_has_no_effect(tool: str) -> None:
+    """Without the records of units, fold treats the model as any other."""
     model = expanded()
     assert NOTE in {entry.key for entry in model.metadata_props}
     TOOLS[tool](model)
@@ -107,8 +107,8 @@ def test_a_note_without_its_units_means_nothing(tool: str) -> None:
     assert_same(model, folded)
 
 
-def test_what_onnxruntime_optimized_is_folded(tmp_path: Path) -> None:
-    """Its optimizer merges nodes and drops what they carried, and keeps the model's metadata."""
+def test_models_optimized_by_onnxruntime_fold(tmp_path: Path) -> None:
+    """The optimizer merges nodes and drops their metadata, but not that of the model."""
     onnxruntime = pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -121,8 +121,8 @@ def test_what_onnxruntime_optimized_is_folded(tmp_path: Path) -> None:
     assert_same(model, folded)
 
 
-def test_what_the_version_converter_made_is_folded() -> None:
-    """It drops what nodes carry, and keeps the model's metadata."""
+def test_models_of_the_version_converter_fold() -> None:
+    """The converter drops the metadata of nodes, but not that of the model."""
     model = expanded()
     converted = onnx.version_converter.convert_version(model, 18)
     folded = onnx_expand.fold(converted)
@@ -131,7 +131,7 @@ def test_what_the_version_converter_made_is_folded() -> None:
 
 
 def test_an_expand_that_matched_nothing_leaves_no_note() -> None:
-    """The model is as it was, and folds as any."""
+    """The model does not change, and folds as any other."""
     model = network()
     nothing = onnx_expand.expand(model, strategy="cl", include="no such layer")
     assert ops(nothing) == ops(model)
@@ -139,8 +139,8 @@ def test_an_expand_that_matched_nothing_leaves_no_note() -> None:
     assert ops(onnx_expand.fold(nothing)) == ["Conv", "Relu", "Conv"]
 
 
-def test_what_fold_gave_back_stays_and_says_so() -> None:
-    """Folding once more changes nothing, with a reason, until a tool changes a node."""
+def test_a_restored_model_stays_with_a_reason() -> None:
+    """Folding a restored model again changes nothing, until a tool changes a node."""
     back = onnx_expand.fold(expanded())
     assert ops(back) == ops(network())
     assert onnx_expand.fold(back).SerializeToString() == back.SerializeToString()
@@ -154,7 +154,7 @@ def test_what_fold_gave_back_stays_and_says_so() -> None:
 
 
 def test_units_of_two_branches_are_two_units() -> None:
-    """Values of branches may have the same names; a unit lies in one graph."""
+    """Values in two branches may have equal names, but a unit belongs to one graph."""
     model = graph(
         """g (float[N,3,8,8] x, bool k) => (float[N,4,6,6] y) {
             y = If(k) <
