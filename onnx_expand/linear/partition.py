@@ -1,8 +1,8 @@
-"""Which steps of a stretch become one node: the partition of least cost.
+"""Partition a stretch into nodes at least cost.
 
-Partitions are chosen by geometry alone. The best partition of the first j steps is the best one of
-the first i - 1 followed by steps i to j as one node, for the best i (dynamic programming); looking
-at intervals, not at pairs, finds merges that only pay once three or more layers are one.
+Partitions are chosen by geometry only. The best partition of the first j steps is the best one of
+the first i - 1 followed by steps i to j as one node, for the best i (dynamic programming).
+Intervals instead of pairs find merges that only pay off for three or more layers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class _Piece:
-    """A span of the chosen partition: one node, or a single step left as it is."""
+    """A span of the chosen partition: one node, or a single unchanged step."""
 
     span: Span
     merge: bool
@@ -46,7 +46,7 @@ class Partition(Spans):
     """Chooses the partition of one stretch.
 
     Attributes:
-        longest: No longer span is looked at.
+        longest: The maximum length of a span.
         clock: Measures what a span takes, merged or as it is, in nanoseconds; None where it does
             not run. Needed for the policy `latency`, which is `cheapest` without one.
     """
@@ -55,16 +55,16 @@ class Partition(Spans):
     clock: Clock | None = None
 
     def forbid(self, span: Span, refusal: Refusal) -> None:
-        """Leave out a span whose numbers turned out not to merge.
+        """Exclude a span whose values cannot be merged.
 
-        After several of them long spans are given up: trying each in turn would take forever.
+        After several of them long spans are excluded, since trying each would take too long.
         """
         self.forbidden[span] = refusal
         if len(self.forbidden) > _TRIES:
             self.longest = min(self.longest, max(1, len(span) // 2))
 
     def choose(self) -> tuple[Price, list[Span]]:
-        """The price of the best partition, and the spans that it merges."""
+        """Return the price of the best partition, and the spans that it merges."""
         price, pieces = self._search()
         return price, [piece.span for piece in pieces if piece.merge]
 
@@ -116,15 +116,15 @@ class Partition(Spans):
         return Price(cost), [_Piece(Span(a, b), merge=a < b) for a, b in spans]
 
     def _pieces_ending(self, last: int) -> Iterator[_Piece]:
-        """The pieces that end at a step: as it is, or merged with those before it."""
+        """Yield the pieces that end at a step: unchanged, or merged with steps before it."""
         yield _Piece(Span(last, last), merge=False)
         if isinstance(self.steps[last].top, Hub):
-            return  # what a node cuts into parts is no value by itself
+            return  # the argument of a split is not a value by itself
         if self.steps[last].branches and self._merges(Span(last, last)):
             yield _Piece(Span(last, last), merge=True)
         for first in range(last - 1, max(-1, last - min(_LONGEST, self.longest)), -1):
             if first == last - 1 and _is_pair(self.steps[first].top, self.steps[last].top):
-                continue  # one map, which takes these two nodes
+                continue  # one map that takes these two nodes
             if self._merges(Span(first, last)):
                 yield _Piece(Span(first, last), merge=True)
 
@@ -133,13 +133,13 @@ class Partition(Spans):
         if not isinstance(merged, Merged):
             return False
         if self.policy is Policy.LATENCY and not self._is_less(span, merged):
-            return False  # what is measured is never quite the same twice
+            return False  # measurements vary
         if self.policy is Policy.ALWAYS or len(self._positions_at[0]) == 1:
             return True
         return merged.price.never_more(self.as_is(span))
 
     def _is_less(self, span: Span, merged: Merged) -> bool:
-        """Whether a span as one map has fewer nodes, or costs less by any count."""
+        """Return whether a span as one map has fewer nodes, or costs less by any count."""
         before, after = self.as_is(span).cost, merged.price.cost
         if after.nodes < before.nodes:
             return True
@@ -164,7 +164,7 @@ class Partition(Spans):
         return merged.price
 
     def _marked(self) -> list[_Piece]:
-        """One piece for each complete expanded unit; all else as it is."""
+        """Return one piece for each complete expanded unit, and other steps unchanged."""
         pieces, following = [], 0
         for span, _ in units_of(self.steps):
             pieces += [_Piece(Span(i, i), merge=False) for i in range(following, span.first)]

@@ -1,8 +1,8 @@
 """Terms: the linear part of a graph as an expression that rules rewrite.
 
-Every term stands for one tensor. A term that the source graph computes carries the node and the
-value; one that a rule made has neither until it is written. Numbers are composed when somebody
-asks for them, in float64.
+Each term represents one tensor. A term that the source graph computes refers to its node and
+value; a term made by a rule has neither until it is written. Weights are composed lazily, in
+float64.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Load = Callable[[], AffineConv]
 
 @dataclass(frozen=True)
 class Price:
-    """What terms cost: for the scenario that decides, and their products in the others."""
+    """The cost of terms: for the deciding scenario, and the products in the others."""
 
     cost: Cost = field(default_factory=Cost)
     products: tuple[int, ...] = ()
@@ -45,17 +45,17 @@ class Price:
 
     @classmethod
     def sum(cls, prices: Iterable[Price]) -> Price:
-        """What all of them cost."""
+        """Return the total cost."""
         return functools.reduce(cls.__add__, prices, cls())
 
     def never_more(self, other: Price) -> bool:
-        """Whether no scenario takes more products than another price has in it."""
+        """Return whether no scenario has more products than in another price."""
         length = max(len(self.products), len(other.products))
         pairs = zip(self.padded(length), other.padded(length), strict=True)
         return all(mine <= its for mine, its in pairs)
 
     def padded(self, length: int) -> tuple[int, ...]:
-        """Products for so many scenarios; where extents are static all are alike."""
+        """Return products for all scenarios, which are equal if extents are static."""
         more = length - len(self.products)
         return self.products + (self.cost.macs,) * more if more else self.products
 
@@ -70,11 +70,11 @@ class Term:
     """A tensor of the linear part of a graph.
 
     Attributes:
-        args: The terms that it is computed from.
-        tensor: What is known about it.
-        value: The value of the source graph that it equals, if there is one.
-        node: The node of the source that computes it as it stands; None once rewritten.
-        anchor: The node of the source in whose place it is written.
+        args: Its arguments.
+        tensor: Facts about its tensor.
+        value: The value of the source graph that it equals, if any.
+        node: The unchanged source node that computes it; None after a rewrite.
+        anchor: The source node at whose place it is written.
     """
 
     args: tuple[Term, ...]
@@ -93,7 +93,7 @@ class Term:
 
     @property
     def is_source(self) -> bool:
-        """Whether the source's node computes it from values that mean what they did."""
+        """Whether the source node computes it, from unchanged values."""
         if self.node is None:
             return False
         pairs = zip(self.args, self.reads, strict=True)
@@ -105,19 +105,18 @@ class Term:
 
 
 class Read(Term):
-    """A value that something else computes."""
+    """A value that no term computes."""
 
     is_opaque: ClassVar[bool] = True
 
 
 @dataclass(eq=False)
 class Homogeneous(Term):
-    """What a node computes that is no map, but lets factors of its arguments pass.
+    """The result of a node that is not a map, but that factors of its arguments pass.
 
     Attributes:
-        like: The node of the source.
-        slots: The index of the node's input that each argument is.
-        scaling: What it does to factors.
+        like: The source node. slots: The input index of each argument.
+        scaling: How factors pass it.
     """
 
     like: ir.Node
@@ -131,17 +130,17 @@ class Map(Term):
     """An affine map of one term.
 
     Attributes:
-        geometry: The map; one channel where all are treated alike.
-        axes: The channel axes in input and output, None if any would do.
-        load: Gives the numbers.
+        geometry: The map; one channel if all are treated alike.
+        axes: The channel axes in input and output, None if it fits any axis.
+        load: Returns the values.
         shift_only: Whether it only adds.
-        links: The records of the source's nodes that it stands for.
-        origins: The nodes of the source that it stands for, in order.
-        form: How it is written; None while the source's node is.
-        nothing: Whether the source's node hands on what it reads.
-        stays: Numbers of its weight that the model goes on storing once the node is gone.
-        unit: Whether it is a whole expanded unit, to be written as what that replaced.
-        like: A node of the source that computes it, of another argument.
+        links: The records of the source nodes that it replaces.
+        origins: The source nodes that it replaces, in order.
+        form: The form in which it is written; None while the source node computes it.
+        nothing: Whether the source node returns its input.
+        stays: Elements of its weight that the model still stores after the node is removed.
+        unit: Whether it is a whole expanded unit, to be written as the layer that it replaced.
+        like: A source node that computes it from another argument.
     """
 
     geometry: Geometry
@@ -162,14 +161,14 @@ class Map(Term):
     like: ir.Node | None = None
 
     def positions(self) -> tuple[int, ...]:
-        """Per scenario the positions at which it multiplies."""
+        """The number of positions at which it multiplies, per scenario."""
         axes = self.axes or (None, None)
         if self.geometry.transposed:
             return self.args[0].tensor.positions(axes[0])
         return self.tensor.positions(axes[1])
 
     def price(self) -> Price:
-        """What its node costs, or what it will cost once written."""
+        """The cost of its node, or of the node that will be written."""
         if self.own is not None and (self.node is not None or self.like is not None):
             one = self.own
         elif self.form is not None:
@@ -180,12 +179,12 @@ class Map(Term):
         counts = tuple(one.macs * count for count in positions)
         elementwise, copied, starts = one.elementwise * positions[0], one.copied, one.starts
         if one.macs:
-            # The weight says how many channels are read where the shape does not.
+            # The weight determines the input channels if the shape does not.
             axis = None if self.axes is None else self.axes[0]
             channels = 1 if axis is None else self.geometry.in_channels
             copied, starts = copied + self.args[0].tensor.positions(axis)[0] * channels, 1
         elif not elementwise and not self.nothing and not self.is_part:
-            # It picks or pools channels and positions.
+            # It selects or pools channels and positions.
             copied += self.tensor.positions(None)[0]
         parameters, nodes, moved = one.parameters, one.nodes, one.transposed
         return Price(
@@ -198,8 +197,8 @@ class Sum(Term):
     """A sum of terms, each times a factor.
 
     Attributes:
-        factors: One for each argument.
-        same: Whether the arguments have the same static extents, so that none is broadcast there.
+        factors: One factor for each argument.
+        same: Whether the arguments have the same static extents, so that none is broadcast.
     """
 
     factors: tuple[float, ...]
@@ -216,7 +215,7 @@ class Sum(Term):
 
 @dataclass(eq=False)
 class Cat(Term):
-    """Terms put after each other along an axis."""
+    """A concatenation of terms along an axis."""
 
     axis: int
     like: ir.Node | None = None
@@ -227,10 +226,10 @@ class Cat(Term):
 
     @property
     def places(self) -> Mapping[Term, range]:
-        """Where on the axis each argument stands; empty if that is not static.
+        """The range of each argument on the axis; empty if not static.
 
-        Of an argument that occurs more than once it is the last place. All are found at once, as
-        there may be thousands.
+        For an argument that occurs more than once it is the last range. All are computed at once,
+        since there may be thousands.
         """
         if self._placed is None or self._placed[0] is not self.args:
             self._placed = self.args, self._place()
@@ -253,7 +252,7 @@ class Cat(Term):
 
 @dataclass(eq=False)
 class View(Term):
-    """A term with its axes named anew, and no number changed."""
+    """A term with other axes and unchanged elements."""
 
     op: ViewOp
     origins: tuple[ir.Node, ...] = ()
@@ -271,7 +270,7 @@ class View(Term):
 
 @dataclass(eq=False)
 class Fill(Term):
-    """A term padded with a constant of its own for each channel."""
+    """A term padded with one constant per channel."""
 
     frame: Frame
 
@@ -282,7 +281,7 @@ class Fill(Term):
 
 @dataclass(eq=False)
 class Hub(Term):
-    """A term that one node cuts into parts; each part is a map of it."""
+    """A term that one node splits; each part is a map of it."""
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""

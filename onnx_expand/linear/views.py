@@ -1,10 +1,10 @@
-"""Views: nodes that lay the axes of a tensor out anew, and change no number.
+"""Views: nodes that change the axes of a tensor, but no element.
 
-Transpose, Reshape, Flatten, Squeeze, Unsqueeze and DepthToSpace only say anew where each number
-lies. A map that treats all positions alike may come before or after such a node, on the axis to
-which its channels go. Where a Flatten makes features of channels and positions, maps that treat
-each channel for itself may still pass; where a DepthToSpace or a Reshape makes positions, or
-another axis, of channels, a map of those that are left may come before it.
+Transpose, Reshape, Flatten, Squeeze, Unsqueeze and DepthToSpace only change the position of each
+element. A map that treats all positions alike may be moved past such a node, to the axis to which
+its channels pass. If a Flatten combines channels and positions to features, maps per channel still
+pass; if a DepthToSpace or a Reshape turns channels into positions or another axis, a map of the
+remaining channels may be moved before it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["ViewOp", "find_view", "without_detours"]
 
 @dataclass(frozen=True)
 class ViewOp:
-    """What a node that changes the layout does to its input.
+    """The effect of a node that changes the layout.
 
     Attributes:
         node: The node, for its op and attributes.
         source: The extents of its input.
         target: The extents of its output.
-        perm: The axes of the input in their order in the output, None where the order stays.
-        axes: The channel axis in input and output, None while it is not known.
-        channels: Channels of the input, and of the output.
-        wanted: The extents that a Reshape asks for, as they are spelled, where they are known.
-        gone: The axes that a Squeeze takes away, or an Unsqueeze puts in, where they are known.
-        blocks: How the channels of a DepthToSpace pass; None for any other node.
+        perm: The axes of the input in their order in the output, None if the order is unchanged.
+        axes: The channel axis in input and output, None while unknown.
+        channels: The numbers of input and output channels.
+        wanted: The operand of a Reshape as it is spelled, if known.
+        gone: The axes that a Squeeze removes or an Unsqueeze inserts, if known.
+        blocks: The passage of the channels of a DepthToSpace; None for other nodes.
     """
 
     node: ir.Node
@@ -51,12 +51,12 @@ class ViewOp:
 
     @property
     def keeps_order(self) -> bool:
-        """Whether the numbers stay in their order, and only extents change."""
+        """Whether the elements keep their order and only extents change."""
         return self.perm is None and self.blocks is None
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the output is laid out like the input."""
+        """Whether the output has the layout of the input."""
         if self.blocks is not None:
             return self.blocks.is_plain
         if self.perm is not None:
@@ -65,14 +65,14 @@ class ViewOp:
 
     @property
     def moves(self) -> bool:
-        """Whether numbers go to another place in memory."""
+        """Whether elements move in memory."""
         if self.perm is None:
             return False
         longer = [axis for axis in self.perm if self.source[axis] != 1]
         return longer != sorted(longer)
 
     def on(self, axis: int, channels: int) -> ViewOp:
-        """The view for so many channels on an axis of its input, if it lets them pass."""
+        """Return the view for channels on an axis of its input, if they pass."""
         if self.axes is not None:
             return self
         passage = self.forward(axis)
@@ -83,7 +83,7 @@ class ViewOp:
         )
 
     def onto(self, axis: int, channels: int) -> ViewOp | None:
-        """The view for so many channels on an axis of its output, if they all come from one."""
+        """Return the view for channels on an axis of its output, if they come from one axis."""
         source = self.backward(axis)
         if source is None:
             return None
@@ -92,7 +92,7 @@ class ViewOp:
 
     @property
     def passage(self) -> Passage | None:
-        """How the channels pass, once their axes are known."""
+        """The passage of the channels, if their axes are known."""
         if self.axes is None:
             return None
         first, last = self.axes
@@ -110,7 +110,7 @@ class ViewOp:
         return replace(source, axis=axis)
 
     def forward(self, axis: int) -> Passage | None:
-        """Where the channels on an axis of the input come out; None if they are mixed up."""
+        """Return the passage of the channels on an axis of the input; None if they mix."""
         axis = axis if axis >= 0 else axis + len(self.source)
         if self.perm is not None:
             return Passage(self.perm.index(axis)) if axis < len(self.perm) else None
@@ -119,7 +119,7 @@ class ViewOp:
         return passage_of(self.source, self.target, axis, self._moved(axis, "Unsqueeze"))
 
     def backward(self, axis: int) -> Passage | None:
-        """The axis of the input from which all channels on an axis of the output come, if any."""
+        """Return the input axis from which all channels on an axis of the output come, if any."""
         axis = axis if axis >= 0 else axis + len(self.target)
         if self.perm is not None:
             return Passage(self.perm[axis]) if axis < len(self.perm) else None
@@ -129,7 +129,7 @@ class ViewOp:
         return None if passage is None else replace(passage, gathers=not passage.is_plain)
 
     def _moved(self, axis: int, growing: str) -> int:
-        """Where an axis goes by what the node says of axes, whatever its extent.
+        """Return where the node's attributes move an axis, whatever its extent.
 
         Args:
             axis: The axis.
@@ -143,7 +143,7 @@ class ViewOp:
         return sorted(kept)[axis]
 
     def holds(self, channels: int) -> bool:
-        """Whether the node lets so many channels pass, instead of those that it was made for."""
+        """Return whether another number of channels passes the node."""
         if self.axes is None or channels == self.source[self.axes[0]] or self.perm is not None:
             return True
         passage = self.passage
@@ -157,7 +157,7 @@ class ViewOp:
 
     @property
     def is_as_spelled(self) -> bool:
-        """Whether the node as it stands makes the target of the source."""
+        """Whether the unchanged node maps the source extents to the target."""
         op_type, source = self.node.op_type, self.source
         if op_type == "Reshape":
             return _reshaped(self.node, source, self.wanted) == self.target
@@ -174,7 +174,7 @@ class ViewOp:
         return _without(self.target, self.gone) == source
 
     def spelled(self) -> tuple[int, ...] | None:
-        """The operand of a Reshape that makes the target of the source; None if there is none."""
+        """Return the Reshape operand that maps the source to the target; None if there is none."""
         copies = not int_of(self.node, "allowzero")
         found = [e if isinstance(e, int) and e > 0 else -1 for e in self.target]
         for i, extent in enumerate(self.target):
@@ -187,7 +187,7 @@ class ViewOp:
         return tuple(found)
 
     def undoes(self, other: ViewOp) -> bool:
-        """Whether this one after another leaves every number where it was."""
+        """Return whether this view undoes an earlier one."""
         if self.perm is not None and other.perm is not None:
             both = tuple(other.perm[axis] for axis in self.perm)
             return both == tuple(range(len(both)))
@@ -195,23 +195,23 @@ class ViewOp:
             return False
         if len(other.target) != len(self.source):
             return False
-        # What lies between leaves the extents alone, whatever stands for them on its two sides.
+        # The steps between keep the extents, even if their symbols differ on the two sides.
         pairs = zip(self.source, other.target, strict=True)
         same = {mine: its for mine, its in pairs if not isinstance(mine, int)}
         ends = list(other.source), [same.get(extent, extent) for extent in self.target]
         if other.axes is not None and self.axes is not None:
-            # The number of channels may differ from what it was, on the way in and out alike.
+            # The number of channels may have changed, equally on both sides.
             for extents, axis in zip(ends, (other.axes[0], self.axes[1]), strict=True):
                 extents[axis] = "channels"
         return ends[0] == ends[1]
 
 
 def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
-    """The view that a node is, if it is one of numbers that the model computes."""
+    """Return the view that a node is, if its input is not constant."""
     if not node.inputs or node.inputs[0] is None or Trait.VIEW not in op_of(node).traits:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
-        return None  # its axes are handed over by the callers of its function
+        return None  # its axes are passed by the callers of its function
     x, y = node.inputs[0], node.outputs[0]
     dtype = facts.dtype(y) or facts.dtype(x)
     source = facts.extents(x)
@@ -224,7 +224,7 @@ def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
         return ViewOp(node, source, tuple(source[axis] for axis in perm), perm)
     if node.op_type == "DepthToSpace":
         return _depth_to_space(node, source, facts)
-    reads = node.op_type == "Reshape" and len(node.inputs) > 1  # before operator set 5 it has one
+    reads = node.op_type == "Reshape" and len(node.inputs) > 1  # an attribute before opset 5
     wanted = facts.extents_in(node.inputs[1]) if reads else None
     gone = _gone(node, len(source), facts) if node.op_type in _RANK_CHANGING else None
     target = _target(node, source, wanted, gone)
@@ -233,7 +233,7 @@ def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
 
 
 def _depth_to_space(node: ir.Node, source: tuple[Extent, ...], facts: Facts) -> ViewOp | None:
-    """A DepthToSpace, which makes blocks of b x b positions of each b^2 channels.
+    """Return the view of a DepthToSpace, which turns b^2 channels into b x b positions.
 
     Position (i, j) of channel c, of n, is channel `(i b + j) n + c` of the input, or in the mode
     CRD channel `c b^2 + i b + j`.
@@ -259,7 +259,7 @@ def _target(
     wanted: Sequence[Extent] | None,
     gone: Sequence[int] | None,
 ) -> tuple[Extent, ...] | None:
-    """The extents that a node gives to its output, spelled like those of its input."""
+    """Return the output extents of a node, with the symbols of its input."""
     if node.op_type == "Reshape":
         return _reshaped(node, source, wanted)
     if gone is None:
@@ -271,7 +271,7 @@ def _target(
 
 
 def _gone(node: ir.Node, rank: int, facts: Facts) -> tuple[int, ...] | None:
-    """The axes that a node takes away or puts in, in order; None where they are not known."""
+    """Return the axes that a node removes or inserts, in order; None if unknown."""
     chosen = facts.extents_in(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = ints_of(node, "axes") if chosen is None else chosen
     numbers = [axis for axis in axes if isinstance(axis, int)]
@@ -279,11 +279,11 @@ def _gone(node: ir.Node, rank: int, facts: Facts) -> tuple[int, ...] | None:
         return None
     rank += len(numbers) if node.op_type == "Unsqueeze" else 0
     found = {axis % rank for axis in numbers}
-    return tuple(sorted(found)) if len(found) == len(numbers) else None  # one is named twice
+    return tuple(sorted(found)) if len(found) == len(numbers) else None  # an axis is repeated
 
 
 def _product(extents: Sequence[Extent]) -> int | None:
-    """The product of some extents, None where one is not static."""
+    """Return the product of some extents; None if one is not static."""
     known = [extent for extent in extents if isinstance(extent, int)]
     return math.prod(known) if len(known) == len(extents) else None
 
@@ -295,7 +295,7 @@ def _without(extents: Sequence[Extent], axes: Sequence[int]) -> tuple[Extent, ..
 def _reshaped(
     node: ir.Node, source: Sequence[Extent], wanted: Sequence[Extent] | None
 ) -> tuple[Extent, ...] | None:
-    """The extents that a Reshape makes; None where what it asks for is not known."""
+    """Return the output extents of a Reshape; None if its operand is unknown."""
     if wanted is None:
         return None
     target = list(wanted)
@@ -316,7 +316,7 @@ def _reshaped(
 
 
 def without_detours(ops: Sequence[ViewOp]) -> list[ViewOp]:
-    """ViewOps one after the other without those that undo each other."""
+    """Return consecutive views without those that undo each other."""
     left: list[ViewOp] = []
     for view in ops:
         if left and view.undoes(left[-1]):

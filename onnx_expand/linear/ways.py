@@ -1,4 +1,4 @@
-"""Ways to do without a map where it stands, and what they cost."""
+"""Ways to remove a map from its place, and their costs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from onnx_expand.lower import Form, form_of
 
 __all__ = ["Search", "Way", "copy_of", "op_name", "refused"]
 
-_FAR = 48  # terms that are looked at for one map
-_NARROW = 16  # bits of the types in which a sum of numbers of unlike size loses some
+_FAR = 48  # maximum number of terms to visit for one map
+_NARROW = 16  # bits of types in which a sum of values of different magnitude loses precision
 _SEVERAL = 2
 
 Build = Callable[[], Term]
@@ -31,14 +31,14 @@ Build = Callable[[], Term]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do without a map where it stands.
+    """One way to remove a map from its place.
 
     Attributes:
-        before: What that costs which goes.
-        after: What that costs which comes.
-        swap: Terms that are replaced, and what makes those that replace them.
-        scaled: Terms that stay, of other numbers than they had.
-        edges: Terms put between two others, as (reader, argument, what makes it).
+        before: The cost of the removed terms.
+        after: The cost of the new terms.
+        swap: The replaced terms, with functions that create their replacements.
+        scaled: Terms that stay, with other contents.
+        edges: Terms inserted between two others, as (consumer, argument, function).
     """
 
     before: Price = field(default_factory=Price)
@@ -48,10 +48,10 @@ class Way:
     edges: tuple[tuple[Term, Term, Build], ...] = ()
 
     def __add__(self, other: Way) -> Way:
-        """Both at once.
+        """Combine both ways.
 
         Raises:
-            ValueError: They change the same term, of which one would undo the other.
+            ValueError: Both change the same term.
         """
         if not self.is_apart(other):
             raise ValueError("two ways through one term are no way")
@@ -64,11 +64,11 @@ class Way:
         )
 
     def joined(self, other: Way) -> Way | None:
-        """Both at once; None where they change the same term, and one would undo the other."""
+        """Combine both; return None if they change the same term."""
         return self + other if self.is_apart(other) else None
 
     def is_apart(self, other: Way) -> bool:
-        """Whether two ways change different terms."""
+        """Return whether two ways change different terms."""
         return not (self._changed & other._changed)
 
     @property
@@ -78,15 +78,15 @@ class Way:
 
     @property
     def is_free(self) -> bool:
-        """Whether it adds no product, and no pass over a tensor."""
+        """Whether it adds neither products nor passes over tensors."""
         before, after = self.before.cost, self.after.cost
         return after.macs <= before.macs and after.elementwise <= before.elementwise
 
     def taken(self) -> Swap:
-        """The rewrite.
+        """Return the rewrite.
 
         Raises:
-            RefusedError: Its numbers are none that can be written.
+            RefusedError: Its values cannot be written.
         """
         swap: Swap = {}
         for old, build in self.swap:
@@ -101,12 +101,12 @@ class Way:
 
 
 def _as_nodes(term: Term) -> Term:
-    """A term as those that its nodes are, so that each may move on for itself."""
+    """Split a term into the terms of its nodes, so that each can move separately."""
     return single_nodes(term) if isinstance(term, Map) and term.form is not None else term
 
 
 def copy_of(term: Term, args: tuple[Term, ...]) -> Term:
-    """A term like one of the source, of other arguments, to be written anew."""
+    """Copy a source term with other arguments."""
     new = replace(term, args=args, node=None, value=None)
     if isinstance(new, Sum | Cat | Map):
         new.like = new.like or term.node
@@ -114,23 +114,23 @@ def copy_of(term: Term, args: tuple[Term, ...]) -> Term:
 
 
 def op_name(term: Term) -> str:
-    """The op that computes a term, for messages."""
+    """Return the op of a term, for messages."""
     node = term.node or getattr(term, "like", None) or term.anchor
     return "an input" if node is None else node.op_type
 
 
 def refused(reason: Reason, message: str) -> Refusal:
-    """Why a factor stays where it is."""
+    """Return the refusal of a factor that stays."""
     return Refusal(reason, f"it goes into no other node: {message}")
 
 
 class Search:
-    """Looks for where one diagonal map may go.
+    """Searches for where one diagonal map can move.
 
     Attributes:
         terms: All terms.
         source: The map.
-        refusals: What stood in the way, the nearest first.
+        refusals: The obstacles, the nearest first.
     """
 
     def __init__(self, terms: Terms, source: Map) -> None:
@@ -141,17 +141,17 @@ class Search:
         self._left = _FAR
 
     def step(self, term: Term) -> bool:
-        """Whether one more term may be looked at; the map is looked at anew when it changes."""
+        """Return whether one more term may be visited; its changes will revisit the map."""
         self.terms.watch(term, self.source)
         self._left -= 1
         return self._left >= 0
 
     def refuse(self, reason: Reason, message: str) -> None:
-        """Note what stands in the way."""
+        """Record an obstacle."""
         self.refusals.append(refused(reason, message))
 
     def refuse_readers(self, term: Term) -> None:
-        """Note that something else reads a term whose numbers would change."""
+        """Record that a term whose contents would change has other consumers."""
         name = "" if term.value is None else term.value.name
         if any(value.is_graph_output() for value in self.terms.roots.get(term, ())):
             self.refuse(Reason.OUTPUT, f"'{name}' is an output of the graph")
@@ -161,18 +161,18 @@ class Search:
     # -- Weighing ---------------------------------------------------------------------------
 
     def gain(self, way: Way) -> tuple[int, ...]:
-        """What a way adds to the cost; negative for what it saves."""
+        """Return the change of the cost by a way; negative if it saves."""
         before, after = self._policy.key(way.before.cost), self._policy.key(way.after.cost)
         return tuple(a - b for a, b in zip(after, before, strict=True))
 
     def best(self, ways: Iterable[Way | None]) -> Way | None:
-        """The way that costs least."""
+        """Return the way of least cost."""
         return min((way for way in ways if way is not None), key=self.gain, default=None)
 
     def is_worth(self, way: Way) -> bool:
-        """Whether a way costs less than the map where it stands, at no size more products.
+        """Return whether a way costs less than the map, and no more products at any size.
 
-        Numbers that are stored more are weighed against the pass over a tensor that goes.
+        Additional stored elements are weighed against the saved pass over a tensor.
         """
         own = self.source.price()
         total = replace(way, before=way.before + own)
@@ -180,7 +180,7 @@ class Search:
         most = total.before.cost.parameters + own.cost.elementwise
         if self._policy is Policy.ALWAYS:
             return gain < (0,) * len(gain)
-        # Where it comes to stand as several nodes, these together treat half of the numbers.
+        # If it becomes several nodes, these together must process at most half of the elements.
         more = way.after.cost.elementwise - way.before.cost.elementwise
         is_nearer = len(way.edges) < _SEVERAL or 2 * more <= own.cost.elementwise
         if gain >= (0,) * len(gain) or way.after.cost.parameters > most or not is_nearer:
@@ -189,7 +189,7 @@ class Search:
         return way.after.never_more(total.before)
 
     def holds(self, term: Term, diagonal: Diagonal, *, comes: bool = True) -> bool:
-        """Whether a term may have other numbers, by a map that comes to it, or leaves it."""
+        """Return whether the values of a term may change by a map that is added or removed."""
         dtype = term.tensor.dtype or self.source.tensor.dtype
         with np.errstate(divide="ignore"):
             factor = diagonal.scale if comes else 1 / diagonal.scale
@@ -203,7 +203,7 @@ class Search:
     # -- Maps -------------------------------------------------------------------------------
 
     def mapped(self, arg: Term, diagonal: Diagonal, place: Term) -> Map:
-        """A diagonal map of a term, in the place of another."""
+        """Return a diagonal map of a term, in the place of another term."""
         affine = diagonal.affine()
         return Map(
             (arg,),
@@ -222,13 +222,13 @@ class Search:
     def node(
         self, arg: Term, diagonal: Diagonal, place: Term, *, anywhere: bool = False
     ) -> Map | None:
-        """A diagonal map as a node; None where it cannot be written, or is not worth moving.
+        """Return a diagonal map as a node; None if it cannot be written or is not worth moving.
 
         Args:
-            arg: What it reads.
+            arg: Its argument.
             diagonal: The map.
-            place: The term in whose place it comes.
-            anywhere: Whether it need not have half of the numbers of the source to treat.
+            place: The term that it replaces.
+            anywhere: Whether it may process more than half of the elements of the source map.
         """
         node = self.mapped(arg, diagonal, place)
         rank, writable = arg.tensor.rank, self.terms.facts.writable(node.tensor.dtype)
@@ -240,7 +240,7 @@ class Search:
         return node if anywhere or 2 * there.elementwise <= own.elementwise else None
 
     def partition(self, root: Term, run: Sequence[Step]) -> Partition:
-        """A partition of steps, in which nothing is added before a scale."""
+        """Return a partition of steps in which no shift is split from its scale."""
         terms = self.terms
         known = terms.forbidden
         return Partition(root, run, self._policy, terms.facts, may_shift=False, known=known)
@@ -248,12 +248,12 @@ class Search:
     def merged(
         self, part: Partition, spans: Sequence[tuple[Span, Span]], place: Callable[[Span], Term]
     ) -> Way | None:
-        """The best of some spans as one map.
+        """Return the best of some spans as one map.
 
         Args:
             part: A partition.
-            spans: Spans, each with what there is of it without the map that moves.
-            place: Gives the term in whose place a span comes.
+            spans: Spans, each with its price without the moving map.
+            place: Returns the term that a span replaces.
         """
         ways = [self._one(part, span, own, place(span)) for span, own in spans]
         way = self.best(ways)
@@ -271,7 +271,7 @@ class Search:
             new = merged_term(part, span, place=place)
             if isinstance(new, Refusal):
                 raise RefusedError(new)
-            new.value = None  # that of the term whose place it takes
+            new.value = None  # the value of the term that it replaces
             return new
 
         return Way(part.as_is(own), found.price, ((place, build),))

@@ -1,4 +1,4 @@
-"""Putting the nodes of new terms into the graph, in the place of those that go."""
+"""Insert the nodes of new terms into the graph, in place of removed nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Whole = Map | Bridge | Stack | Table
 
 @dataclass(frozen=True)
 class Written:
-    """A term that was written: the nodes that it stood for, and those that compute it now."""
+    """A written term: the nodes that it replaced, and those that compute it now."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -41,10 +41,10 @@ class Writer:
     """Writes the terms of one graph.
 
     Attributes:
-        terms: What to write.
-        rewriter: Gives names, and puts initializers in place.
-        written: What was written.
-        copies: Weights that the model stores in two versions since.
+        terms: The terms to write.
+        rewriter: Creates names and inserts initializers.
+        written: The written terms.
+        copies: Weights of which the model now stores two versions.
     """
 
     terms: Terms
@@ -63,7 +63,7 @@ class Writer:
         return self.terms.facts
 
     def write(self) -> bool:
-        """Bring the graph up to date with its terms; whether anything changed."""
+        """Update the graph to its terms; return whether it changed."""
         live = list(self.terms.live())
         stays = {t.node for t in live if t.is_source} | {
             n for t in live if t.is_source for n in getattr(getattr(t, "frame", None), "nodes", ())
@@ -79,7 +79,7 @@ class Writer:
         kept = {term.value.name for term in live if term.value is not None}
         free = set(self.rewriter.own_names(going, whole=True)) - kept
         self._maker = Maker(self._facts, self.rewriter, self._going, free)
-        # A node without a name is called by that of its output, which goes to what is new.
+        # A node without a name is identified by its output, whose name the new node gets.
         self._called = {node: label(node) for node in going}
         for term in live:
             self._value(term)
@@ -99,8 +99,8 @@ class Writer:
         return True
 
     def _keep_what_is_read(self, live: Sequence[Term], position: dict[ir.Node, int]) -> None:
-        """Leave nodes that compute a constant which something that stays reads."""
-        # What reads these is going to read another value.
+        """Keep nodes that compute a constant for consumers that stay."""
+        # The consumers of these will read another value.
         computed = {term.value for term in live}
         for equal in (*self.terms.equal.values(), *self.terms.roots.values()):
             computed.update(equal)
@@ -115,7 +115,7 @@ class Writer:
     # -- Values -----------------------------------------------------------------------------
 
     def _value(self, term: Term) -> ir.Value:
-        """The value of a term whose arguments are written."""
+        """Return the value of a term whose arguments are written."""
         if term in self._values:
             return self._values[term]
         if isinstance(term, Read) or term.is_source:
@@ -127,7 +127,7 @@ class Writer:
         return value
 
     def _equal(self, old: ir.Value | None, new: ir.Value) -> None:
-        """Let what reads one value read another that equals it."""
+        """Replace a value by an equal one in its consumers."""
         if old is not None and old is not new:
             old.replace_all_uses_with(new)
 
@@ -149,7 +149,7 @@ class Writer:
         return nodes[-1].outputs[0]
 
     def _insert(self, term: Term, nodes: Sequence[ir.Node]) -> None:
-        """Put nodes into the graph, the last one's output in the place of the term's value."""
+        """Insert nodes; the output of the last one replaces the term's value."""
         graph, y = self.terms.graph, nodes[-1].outputs[0]
         for node in nodes:
             unmark(node)
@@ -189,13 +189,13 @@ class Writer:
             y.name = name
 
     def _redirect(self) -> None:
-        """Let the rest of the graph read what became of the values that it read."""
+        """Redirect the rest of the graph to the new values."""
         for term, values in self.terms.roots.items():
             for value in values:
                 self._equal(value, self._values[term])
 
     def _ask_others(self) -> None:
-        """Let nodes that want a shape ask a value that is there for it."""
+        """Redirect nodes that read only a shape to a value that exists."""
         moved = False
         asked = ((t, *ask) for t, asks in self.terms.askers.items() for ask in asks)
         for twin, node, value in asked:
@@ -209,7 +209,7 @@ class Writer:
             self.terms.graph.sort()
 
     def _settle_constants(self) -> None:
-        """Write down what other nodes compute from the shape or type of what goes."""
+        """Store constants that other nodes compute from the shape or type of removed values."""
         for value in (out for node in self._going for out in node.outputs):
             for reader in list(value.consumers()):
                 if reader not in self._going:
@@ -231,16 +231,16 @@ class Writer:
             self.rewriter.drop(value)
 
     def _fresh(self, name: str) -> str:
-        """A name for a value that the source does not compute: none of the source's own."""
+        """Return a name for a new value that the source does not use."""
         return self.rewriter.unique(name)
 
     def value_of(self, term: Term) -> ir.Value | None:
-        """The value of a term that was written, or that stays."""
+        """Return the value of a term that was written, or that stays."""
         return self._values.get(term, term.value)
 
 
 def _origins(term: Term) -> tuple[ir.Node, ...]:
-    """The nodes of the source whose work a new term does."""
+    """Return the source nodes that a new term replaces."""
     like = getattr(term, "like", None)
     if like is not None:
         return (like,)
