@@ -213,23 +213,24 @@ def fold(
             not run although the model does. Nothing was written.
         UnsupportedError: A number of inputs is to be verified, and the model does not run here.
     """
-    from onnx_expand.model import visit
+    from onnx_expand.model import rare_collections, visit
     from onnx_expand.options import split
     from onnx_expand.passes import Fold, Preprocess, assume_constant
 
     merging, imaging = split("fold", options, Fold, Preprocess)
     run = Fold(**merging, measure=report, shapes=shapes)
     preprocess = Preprocess.asked(**imaging)
-    guest = visit(model, output, suffix="folded")
-    if assume_constant_initializers:
-        assume_constant(guest.model)
-    if preprocess is not None:
-        run = replace(run, image=preprocess.find_input(guest.model).name)
-        preprocess.call(guest.model)
-    before = guest.model if verify is False else guest.model.clone()
-    result = run.call(guest.model)
-    found = _verified(verify, before, result.model, guest.label, "folded", shapes=shapes)
-    left = guest.leave(result.model)
+    with rare_collections():
+        guest = visit(model, output, suffix="folded")
+        if assume_constant_initializers:
+            assume_constant(guest.model)
+        if preprocess is not None:
+            run = replace(run, image=preprocess.find_input(guest.model).name)
+            preprocess.call(guest.model)
+        before = guest.model if verify is False else guest.model.clone()
+        result = run.call(guest.model)
+        found = _verified(verify, before, result.model, guest.label, "folded", shapes=shapes)
+        left = guest.leave(result.model)
     return (left, replace(result.report, verification=found)) if report else left
 
 

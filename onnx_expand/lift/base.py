@@ -50,7 +50,7 @@ class Linear:
             has one channel and no axes until `on` assigns them.
         axes: The channel axis in x and in y, counted from the front if the rank is known and from
             the back if not; None if any axis is possible.
-        load: Loads weight and bias; raises `RefusedError` if an element is not finite.
+        read: Reads weight and bias; callers use `load`, which checks them.
         weight: The constant of the weight, if the node has one.
         bias: The constant of the bias, if the node has one.
         shift_only: Whether the node only adds a constant.
@@ -70,7 +70,7 @@ class Linear:
     slot: int
     geometry: Geometry
     axes: Axes | None
-    load: Callable[[], AffineConv]
+    read: Callable[[], AffineConv]
     weight: ir.Value | None = None
     bias: ir.Value | None = None
     shift_only: bool = False
@@ -91,12 +91,27 @@ class Linear:
         """The computed output."""
         return self.node.outputs[self.output]
 
+    def load(self) -> AffineConv:
+        """Load weight and bias.
+
+        Raises:
+            RefusedError: An element is not finite, there are too many elements, or they
+                contradict the geometry.
+        """
+        if self.weight is None:
+            _require_room(math.prod(self.geometry.weight_shape))
+        try:
+            with np.errstate(all="ignore"):
+                return self.read()
+        except CONTRADICTIONS as error:
+            raise RefusedError(contradiction(error)) from error
+
     def on(self, axis: int, channels: int) -> Linear:
         """Return a map that treats all channels alike as one of `channels` channels on an axis."""
         if self.axes is not None:
             return self
 
-        def load() -> AffineConv:
+        def read() -> AffineConv:
             _require_room(channels)
             one = self.load()
             shift = None if one.bias is None else np.repeat(one.bias, channels)
@@ -105,7 +120,7 @@ class Linear:
         geometry = replace(
             self.geometry, in_channels=channels, out_channels=channels, group=channels
         )
-        return replace(self, geometry=geometry, axes=(axis, axis), load=load)
+        return replace(self, geometry=geometry, axes=(axis, axis), read=read)
 
 
 Lifter = Callable[[ir.Node, Facts], "Linear | None"]
@@ -132,7 +147,7 @@ def lift(node: ir.Node, facts: Facts) -> Linear | Refusal | None:
         with np.errstate(all="ignore"):  # values that are not finite are refused when written
             linear = lifter(node, facts)
         if linear is not None:
-            linear = _checked(linear)
+            _refuse_empty(linear.geometry)
         if linear is not None and any(_is_used(out, node) for out in node.outputs[1:]):
             return Refusal(Reason.UNSUPPORTED, f"{node.op_type} has further outputs")
         return linear
@@ -166,22 +181,9 @@ def contradiction(error: Exception) -> Refusal:
     )
 
 
-def _checked(linear: Linear) -> Linear:
-    """Wrap `load` so that operands that do not match raise a refusal."""
-    geometry, load = linear.geometry, linear.load
+def _refuse_empty(geometry: Geometry) -> None:
     if 0 in (geometry.in_channels, geometry.out_channels, *geometry.kernel):
         refuse("its weight is empty")
-
-    def checked_load() -> AffineConv:
-        if linear.weight is None:
-            _require_room(math.prod(geometry.weight_shape))
-        try:
-            with np.errstate(all="ignore"):
-                return load()
-        except CONTRADICTIONS as error:
-            raise RefusedError(contradiction(error)) from error
-
-    return replace(linear, load=checked_load)
 
 
 def _require_room(elements: int) -> None:

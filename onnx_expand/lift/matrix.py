@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,8 +49,16 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     geometry = Geometry(product.geometry.in_channels, n, bias=bool(bias.any()))
     numbers = functools.partial(plain, beta=beta)
     operands = (*product.operands, c)
-    return replace(
-        product, geometry=geometry, load=load, bias=c, operands=operands, numbers=numbers
+    return Linear(
+        node,
+        product.slot,
+        geometry,
+        product.axes,
+        load,
+        product.weight,
+        c,
+        operands=operands,
+        numbers=numbers,
     )
 
 

@@ -306,8 +306,9 @@ class Spans:
         geometry = known.get(Span(span.first, end), self.steps[end].geometry)
         for last in range(end + 1, span.last + 1):
             if isinstance(geometry, Geometry):
-                before = self.steps[span.first : last]
-                geometry = next_geometry(before, geometry, self.steps[last])
+                step = self.steps[last]
+                before = self.steps[span.first : last] if step.frame is not None else ()
+                geometry = next_geometry(before, geometry, step)
             if isinstance(geometry, Refusal):
                 geometry = self._in_two_parts(Span(span.first, last)) or geometry
             known[Span(span.first, last)] = geometry

@@ -47,6 +47,7 @@ __all__ = [
     "is_external",
     "keep_weights",
     "load",
+    "rare_collections",
     "read",
     "replacing",
     "save",
