@@ -1,4 +1,4 @@
-"""Cleaning: fewer nodes, the same numbers bit by bit."""
+"""Cleaning: fewer nodes, and results that are equal bit by bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = list[npt.NDArray[Any]]
 
 
 def clean(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Cleaned]:
-    """A cleaned copy, checked in full, which stays as it is when it is cleaned again."""
+    """Return a cleaned copy, checked in full; cleaning it again must not change it."""
     own = ir.from_proto(copy.deepcopy(model))
     result = Clean().call(own)
     found = ir.to_proto(own)
@@ -47,7 +47,7 @@ def run(model: onnx.ModelProto, **feeds: npt.NDArray[Any]) -> Arrays:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    # Weights that are laid out beforehand are multiplied in another order.
+    # Pre-packed weights are multiplied in another order.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -57,7 +57,7 @@ def run(model: onnx.ModelProto, **feeds: npt.NDArray[Any]) -> Arrays:
 
 
 def _same(models: list[onnx.ModelProto], **feeds: npt.NDArray[Any]) -> None:
-    """Two models compute the same outputs, bit by bit."""
+    """Return whether two models compute bitwise equal outputs."""
     first, second = (run(model, **feeds) for model in models)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -123,7 +123,7 @@ def small(nodes: str, *, out: str = "float[A,B,C] y", **more: npt.NDArray[Any]) 
 
 
 @pytest.mark.parametrize("name", LESS)
-def test_what_is_superfluous_goes(name: str) -> None:
+def test_superfluous_nodes_are_removed(name: str) -> None:
     nodes, left = LESS[name]
     model = small(nodes, out="float[A,B] y" if name == "shape arithmetic" else "float[A,B,C] y")
     found, cleaned = clean(model)
@@ -148,21 +148,21 @@ STAYS = {
 
 
 @pytest.mark.parametrize("name", STAYS)
-def test_what_is_not_superfluous_stays(name: str) -> None:
+def test_needed_nodes_stay(name: str) -> None:
     out = "float[A,B,C,D] y" if "wide" in STAYS[name] else "float[A,B,C] y"
     model = small(STAYS[name], out=out)
     found, _ = clean(model)
     assert ops(found) == [op for op in ops(model) if op != "Constant"]
 
 
-def test_a_random_number_drawn_twice_is_two() -> None:
-    """The witness: merged, the difference would be nothing."""
+def test_equal_random_nodes_are_not_merged() -> None:
+    """The witness: merged, their difference would be zero."""
     found, _ = clean(small(STAYS["random numbers"]))
     assert np.any(run(found, x=X)[0])
 
 
 def test_zeros_of_both_signs_are_two_constants() -> None:
-    """The witness: what is divided by them is infinite with both signs."""
+    """The witness: quotients by them are infinities of both signs."""
     model = small(
         """p = Constant <value: tensor = float {0.0}> ()
         n = Constant <value: tensor = float {-0.0}> ()
@@ -183,7 +183,7 @@ def test_equal_nodes_that_are_both_outputs_stay_two() -> None:
 @pytest.mark.parametrize(
     "nodes", ["a = Exp(x) y = Exp(x) z = Sin(a)", "y = Exp(x) a = Exp(x) z = Sin(a)"]
 )
-def test_an_output_that_something_else_computes_too_keeps_its_name(nodes: str) -> None:
+def test_an_output_with_a_duplicate_keeps_its_name(nodes: str) -> None:
     model = small(nodes, out="float[2,3,4] y, float[2,3,4] z")
     found, _ = clean(model)
     assert ops(found) == ["Exp", "Sin"]
@@ -193,7 +193,7 @@ def test_an_output_that_something_else_computes_too_keeps_its_name(nodes: str) -
 
 
 def test_nodes_of_unknown_domains_are_not_merged() -> None:
-    """Who knows whether such a node counts, or draws lots."""
+    """Such a node may have a state or be random."""
     node = "custom.Draw"
     text = f"""<ir_version: 8, opset_import: ["" : 17, "custom" : 1]>
         g (float[2,3,4] x) => (float[2,3,4] y) {{ a = {node}(x) b = {node}(x) y = Sub(a, b) }}"""
@@ -204,7 +204,7 @@ def test_nodes_of_unknown_domains_are_not_merged() -> None:
 
 
 def test_calls_of_functions_are_not_merged_and_their_bodies_are_cleaned() -> None:
-    """Attributes that callers hand over are alike where they have one name."""
+    """Attribute references are equal if they have the same name."""
     text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
         g (float[2,3,4] x) => (float[2,3,4] y) {
             a = own.f <p = 2.0, q = 3.0> (x) b = own.f <p = 2.0, q = 3.0> (x) y = Sub(a, b)
@@ -223,7 +223,7 @@ def test_calls_of_functions_are_not_merged_and_their_bodies_are_cleaned() -> Non
 
 
 def test_bodies_are_cleaned_and_read_what_lies_outside() -> None:
-    """An Identity that gives a branch a value of the graph around it stays."""
+    """An Identity that returns an outer value from a branch stays."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
         g (float[2,3,4] x, bool c) => (float[A,B,C] y) {
             a = Exp(x) b = Exp(x)
@@ -245,7 +245,7 @@ def test_bodies_are_cleaned_and_read_what_lies_outside() -> None:
 
 
 def test_outputs_decide_whether_batch_normalization_trains() -> None:
-    """Before opset 14 five outputs say so; the two nodes compute different numbers."""
+    """Before opset 14, five outputs mean training; the two nodes compute different values."""
     text = """g (float[2,3,4] x) => (float[A,B,C] y, float[A,B,C] z) {
         y, m, v, a, b = BatchNormalization(x, s, s, s, s)
         z = BatchNormalization(x, s, s, s, s) }"""
@@ -256,8 +256,8 @@ def test_outputs_decide_whether_batch_normalization_trains() -> None:
     assert len(list(own.graph)) == 2
 
 
-def test_what_is_stored_narrow_or_twice_in_use_is_stored_once() -> None:
-    """Quantized, half-precision and tied weights are not written down wider or again."""
+def test_narrow_and_shared_constants_are_stored_once() -> None:
+    """Quantized, half-precision and tied weights are not stored wider or twice."""
     w = np.random.default_rng(0).standard_normal((256, 256))
     text = """g (float[2,256] x) => (float[2,256] y) {
         q = DequantizeLinear(i8, scale) h = Cast <to = 1> (f16) t = Transpose(tied)
@@ -278,10 +278,10 @@ def test_what_is_stored_narrow_or_twice_in_use_is_stored_once() -> None:
 
 
 @pytest.mark.parametrize(("heads", "written"), [(2, True), (40, False)])
-def test_large_tables_are_written_down_where_the_model_hardly_grows(
+def test_large_tables_are_stored_if_the_model_hardly_grows(
     heads: int, written: bool
 ) -> None:
-    """One tenth is the most."""
+    """The file may grow by one tenth at most."""
     rng = np.random.default_rng(0)
     text = """g (float[1,H,49,49] x, float[1,256] z) => (float[1,H,49,49] y, float[A,B] u) {
         t = Gather <axis = 1> (table, places) s = Add(x, t) y = Softmax(s) u = MatMul(z, w) }"""
@@ -299,7 +299,7 @@ def test_large_tables_are_written_down_where_the_model_hardly_grows(
     assert ("Gather" not in ops(folded)) == written
 
 
-def test_a_bomb_is_not_written_down() -> None:
+def test_huge_constants_are_not_stored() -> None:
     """A Constant that would be larger than the model is not even computed."""
     text = """g (float[1,N] x) => (float[A,B] y) {
         s = Constant <value: tensor = int64[2] {8192, 8192}> ()
@@ -309,7 +309,7 @@ def test_a_bomb_is_not_written_down() -> None:
 
 
 def test_a_dynamic_batch_needs_no_shape_arithmetic() -> None:
-    """One extent is left to be found, or those of the input are copied."""
+    """One extent becomes -1, or the input's extents are copied with 0."""
     text = """g (float[N,L,12] x) => (float[A,B,C,D] y) {
         s = Shape(x) zero = Constant <value: tensor = int64[1] {0}> ()
         one = Constant <value: tensor = int64[1] {1}> () n = Gather(s, zero) l = Gather(s, one)
@@ -331,7 +331,7 @@ def test_marked_folds_and_those_that_ask_for_it_clean_nothing() -> None:
 
 
 def test_old_files_keep_their_constants_in_nodes() -> None:
-    """Before IR version 4 an initializer was an input, which callers may replace."""
+    """Before IR version 4 an initializer was an input, which callers may override."""
     model = small(LESS["constants in nodes"][0])
     model.ir_version = 3
     found, cleaned = clean(model)
@@ -340,8 +340,8 @@ def test_old_files_keep_their_constants_in_nodes() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_models_compute_the_same_numbers(kind: str) -> None:
-    """Bit by bit, at every size, with no node more; cleaned again they stay as they are."""
+def test_random_models_compute_the_same(kind: str) -> None:
+    """Results are bitwise equal at every size, no node is added, and cleaning is idempotent."""
     ran = 0
     for seed in range(40):
         model = random_model(seed, kind)
@@ -416,7 +416,7 @@ PEERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "onnxsim": _simplified,
     "onnxscript": _onnxscript,
 }
-# What exporters write around attention: heads, positions, windows, repeated index arithmetic.
+# Exports around attention: heads, positions, windows, repeated index arithmetic.
 EXPORTED = {
     "attention": """
         s = Shape(x) i0 = Constant <value: tensor = int64 {0}> () n = Gather(s, i0)
@@ -464,7 +464,7 @@ def test_no_peer_leaves_fewer_nodes(peer: str, name: str, batch: str) -> None:
     np.testing.assert_allclose(run(model, x=x)[0], run(ours, x=x)[0], rtol=1e-5, atol=1e-6)
 
 
-# Constants that a graph makes of stored ones, and what is left of each.
+# Constants computed from stored ones, and the remaining ops of each.
 MADE = {
     "a repetition": (
         "g (int64[2,3] i) => (float[2,3] y) "
@@ -490,8 +490,8 @@ MADE = {
 
 
 @pytest.mark.parametrize(("text", "left"), MADE.values(), ids=MADE)
-def test_what_is_made_of_constants_is_stored(text: str, left: list[str]) -> None:
-    """Repetition, arithmetic and a reader of the shape make no copy of what is stored."""
+def test_constants_computed_from_constants_are_stored(text: str, left: list[str]) -> None:
+    """Repetition, arithmetic and a consumer of the shape do not copy a stored constant."""
     numbers = {"two": [2, 1], "first": [0], "ones": [1] * 9, "one": 0}
     model = graph(
         text,

@@ -1,4 +1,4 @@
-"""Local functions are folded where they stand, or inlined first when that is asked for."""
+"""Local functions are folded in place, or inlined first on request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ leak <alpha> (x) => (y) { y = LeakyRelu <alpha: float = @alpha> (x) }
 
 
 def model() -> onnx.ModelProto:
-    """A model of four calls."""
+    """Build a model of four calls."""
     proto = onnx.parser.parse_model(_TEXT)
     for name, array in weights(v=(8, 4, 1, 1), w=(6, 8, 1, 1)).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
@@ -42,7 +42,7 @@ def model() -> onnx.ModelProto:
 
 
 def fold(proto: onnx.ModelProto, *, inline: bool) -> tuple[onnx.ModelProto, FoldReport]:
-    """A folded copy and the report."""
+    """Return a folded copy and the report."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     own = ir.serde.deserialize_model(copy)
@@ -50,8 +50,8 @@ def fold(proto: onnx.ModelProto, *, inline: bool) -> tuple[onnx.ModelProto, Fold
     return ir.serde.serialize_model(own), report
 
 
-def test_a_function_is_folded_where_it_stands() -> None:
-    """Two scales in a body become one; what several calls share stays a function."""
+def test_a_function_is_folded_in_place() -> None:
+    """Two scales in a body become one; a function with several calls stays."""
     pytest.importorskip("onnxruntime")
     before = model()
     after, report = fold(before, inline=False)
@@ -65,7 +65,7 @@ def test_a_function_is_folded_where_it_stands() -> None:
 
 
 def test_inlined_functions_merge_with_their_neighbours() -> None:
-    """All that is linear in the four calls is one convolution."""
+    """All linear nodes of the four calls become one convolution."""
     pytest.importorskip("onnxruntime")
     before = model()
     after, _ = fold(before, inline=True)
@@ -75,15 +75,15 @@ def test_inlined_functions_merge_with_their_neighbours() -> None:
 
 
 def test_folding_functions_twice_is_folding_once() -> None:
-    """A body that was folded has nothing left to fold."""
+    """A folded body does not change again."""
     after, _ = fold(model(), inline=False)
     again, report = fold(after, inline=False)
     assert not report.sites
     assert again.SerializeToString() == after.SerializeToString()
 
 
-def test_functions_in_a_circle_are_refused() -> None:
-    """There is no end to inlining them."""
+def test_recursive_functions_are_refused() -> None:
+    """Inlining them would not end."""
     text = """
     <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
     g (float[4] x) => (float[4] y) { y = own.a(x) }
@@ -98,7 +98,7 @@ def test_functions_in_a_circle_are_refused() -> None:
 
 
 def test_an_attribute_of_the_caller_is_not_known() -> None:
-    """Whether a LeakyRelu is the identity depends on the slope that a caller gives."""
+    """Whether a LeakyRelu is the identity depends on the slope that a caller passes."""
     text = """
     <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
     g (float[N,4] x) => (float[N,4] y) { y = own.f <alpha = 0.5> (x) }
@@ -115,8 +115,8 @@ def test_an_attribute_of_the_caller_is_not_known() -> None:
     assert not report.sites
 
 
-def test_what_is_known_within_functions_is_written_once() -> None:
-    """Before IR version 10 the graph describes values of functions: folding again adds nothing."""
+def test_shapes_within_functions_are_written_once() -> None:
+    """Before IR version 10 the graph has the value_info of functions: folding again adds none."""
     text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
     g (float[N,1] x) => (float[N,1] y) { y = own.b(x, x) }
     <domain: "own", opset_import: ["" : 17]>
@@ -163,7 +163,7 @@ ONCE = {
 
 @pytest.mark.parametrize("name", ONCE)
 def test_a_call_whose_weights_are_its_own_folds(name: str) -> None:
-    """Where a function is called once and something merges; all else stays a call."""
+    """A function is inlined if it is called once and something merges; other calls stay."""
     pytest.importorskip("onnxruntime")
     text, expected = ONCE[name]
     before = onnx.parser.parse_model(_ONCE % text)

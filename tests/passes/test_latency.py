@@ -1,4 +1,4 @@
-"""The policy that measures."""
+"""The policy `latency`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest.importorskip("onnxruntime")
 
 
 def test_the_fastest_partition_is_chosen() -> None:
-    """A narrow layer between wide ones stays where merging takes many times as long."""
+    """A narrow layer between wide ones stays if the merged layer takes many times as long."""
     model = graph(
         """
         g (float[N,256,20,20] x) => (float[N,256,20,20] y) {
@@ -45,7 +45,7 @@ def test_the_fastest_partition_is_chosen() -> None:
 
 
 def test_a_wide_middle_is_merged() -> None:
-    """From 8 to 512 channels and back is slower than 8 to 8, whatever the machine."""
+    """On any machine, 8 to 512 channels and back is slower than 8 to 8."""
     model = graph(
         """
         g (float[N,8,32,32] x) => (float[N,8,32,32] y) {
@@ -63,7 +63,7 @@ def test_a_wide_middle_is_merged() -> None:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, taken: Mapping[str, float]) -> None:
-    """Let every op take so many nanoseconds, alone and in whole models."""
+    """Replace measurements by given times per op, alone and in whole models."""
 
     def read(self: Stopwatch, nodes: Sequence[ir.Node]) -> int:
         del self
@@ -78,10 +78,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch, taken: Mapping[str, float]) -> None
     monkeypatch.setattr(Contest, "time", time)
 
 
-def test_what_was_measured_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes stay apart where together they take longer, and merge where they do not."""
+def test_measured_times_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes merge exactly if the merged node is not slower."""
     slow = {"Conv": 100, "BatchNormalization": 10}
-    free = {"Conv": 100, "BatchNormalization": -10}  # as if it sped the layer up
+    free = {"Conv": 100, "BatchNormalization": -10}  # simulates a node that makes the layer faster
 
     model = graph(
         "g (float[N,4,5,5] x) => (float[N,4,5,5] y) "
@@ -96,7 +96,7 @@ def test_what_was_measured_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_nothing_is_faster_the_source_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gain within noise is none: the graph stays, and the report says what was measured."""
+    """A gain within noise does not count: the graph stays, and the report has the figures."""
     model = graph(
         "g (float[N,4,5,5] x) => (float[N,4,5,5] y) "
         "{ a = Conv(x, v) b = Identity(a) c = Relu(b) y = Neg(c) }",
@@ -111,8 +111,8 @@ def test_where_nothing_is_faster_the_source_is_written(monkeypatch: pytest.Monke
     assert kept.refusal.numbers["ratio"] == pytest.approx(1110 / 1115)
 
 
-def test_each_kind_of_site_has_to_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What makes the model faster is folded; what does not stays as it was, with the ratio."""
+def test_each_kind_of_site_must_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites that do not make the model faster are not folded, and the ratio is reported."""
     model = graph(
         """
         g (float[N,4,5,5] x) => (float[N,4,5,5] y) {
@@ -138,7 +138,7 @@ def test_each_kind_of_site_has_to_gain_something(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_never_slower_than_the_default(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Whatever the ops take, the model by this policy takes no longer than the others do."""
+    """For any times of ops, the model by this policy is as fast as by the others."""
     model = random_graph(seed, length=12)
     rng = np.random.default_rng(seed)
     kinds = sorted({node.op_type for node in model.graph.node} | {"Conv", "Gemm", "Add"})
@@ -154,7 +154,7 @@ def test_it_is_never_slower_than_the_default(monkeypatch: pytest.MonkeyPatch, se
 
 
 def test_it_measures_at_the_sizes_that_are_given() -> None:
-    """The extents of the inputs are those of `shapes`; others are an error."""
+    """The inputs have the extents of `shapes`; impossible extents are an error."""
     model = ir.serde.deserialize_model(
         graph("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { y = Relu(x) }", {})
     )
@@ -196,7 +196,7 @@ CUT = """
         (CUT, Width.NARROWER, weights(v=(4, 4, 1, 1))),
     ],
 )
-def test_what_is_locked_stays(text: str, width: Width, constants: dict[str, np.ndarray]) -> None:
+def test_locked_nodes_stay(text: str, width: Width, constants: dict[str, np.ndarray]) -> None:
     """No node that a site replaced is part of another when its label is locked."""
     model = ir.serde.deserialize_model(graph(text, constants, opset=18))
     plain = Fold("cheapest", clean=False)  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ def test_what_is_locked_stays(text: str, width: Width, constants: dict[str, np.n
 
 
 def test_it_measures_where_the_source_runs_with_all_optimizations() -> None:
-    """An optimizing runtime believes declared shapes, which other extents contradict."""
+    """An optimizing runtime trusts declared shapes, which other extents contradict."""
     model = graph(
         """
         g (float[N,4,L] x) => (float[N,4,L] z) <float[1,4,L] v, float[N,4,32] y> {
@@ -225,7 +225,7 @@ def test_it_measures_where_the_source_runs_with_all_optimizations() -> None:
 
 
 def test_every_block_has_sessions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of one model differ: what is slow in one session alone does not decide."""
+    """Sessions of one model differ: a slow session does not decide alone."""
     made = dict[str, int]()
     real = OnnxRuntime.session
 

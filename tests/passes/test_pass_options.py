@@ -1,4 +1,4 @@
-"""Options of passes are what they say, and a pass says `modified` exactly when it was so."""
+"""Options of passes have their declared types, and `modified` is correct."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ WRONG = ("no such text", -3, True, 2.5, math.nan, object(), b"auto", [object()],
 
 
 @pytest.mark.parametrize(("kind", "field"), OPTIONS, ids=lambda part: getattr(part, "name", None))
-def test_what_an_option_cannot_be_is_refused_by_name(kind: Any, field: Any) -> None:
-    """Every option of every pass takes its type or raises UsageError with its name."""
+def test_values_of_a_wrong_type_are_refused_by_name(kind: Any, field: Any) -> None:
+    """Every option of every pass accepts its type or raises UsageError with its name."""
     hints = get_type_hints(kind)
     for value in WRONG:
         kept, message = None, ""
@@ -44,12 +44,12 @@ def test_what_an_option_cannot_be_is_refused_by_name(kind: Any, field: Any) -> N
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a declared type; a bool is no number."""
+    """Return whether a value has a declared type; a bool is not a number."""
     return isinstance(value, tuple | dict) or type(value) in getattr(kind, "__args__", (kind,))
 
 
-def test_texts_are_what_they_name() -> None:
-    """Enumerations, lists with commas and numpy's numbers become what the fields declare."""
+def test_texts_become_the_declared_types() -> None:
+    """Names of members, lists with commas and numpy scalars become the declared types."""
     assert Fold("cheapest") == Fold(Policy.CHEAPEST)  # type: ignore[arg-type]
     assert Fold(border="map") == Fold(border=Border.MAP)  # type: ignore[arg-type]
     assert Expand(ops="Conv,Gemm", kernels="5, 7x1", strides="1,2") == Expand(  # type: ignore
@@ -63,7 +63,7 @@ def test_texts_are_what_they_name() -> None:
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_defaults_are_of_the_declared_types(kind: Any) -> None:
-    """What is not said is never refused, nor changed."""
+    """A default is never refused or changed."""
     made = kind()
     for field in fields(kind):
         if field.init and field.default is not MISSING:
@@ -76,7 +76,7 @@ FOLD_TEXTS += [{"border": str(border)} for border in Border]
 
 @pytest.mark.parametrize("options", FOLD_TEXTS, ids=str)
 def test_text_options_do_what_members_do(options: dict[str, Any]) -> None:
-    """The same bytes, whether an option came as a text or as a member."""
+    """The result has the same bytes, whether an option is a text or a member."""
     model = smallnet.build(kernel=3)
     members = {"policy": Policy, "border": Border}
     typed = {name: members[name](value) for name, value in options.items()}
@@ -91,12 +91,12 @@ def test_text_options_do_what_members_do(options: dict[str, Any]) -> None:
 
 
 def stated(model: ir.Model) -> bytes:
-    """All that a model says, as its file would hold it."""
+    """Return the serialized model."""
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def assert_honest(run: Any, proto: onnx.ModelProto) -> bool:
-    """Assert that a pass says `modified` exactly when the proto is another one; whether it is."""
+    """Assert that `modified` is true exactly if the proto changed; return whether it did."""
     model = ir.serde.deserialize_model(proto)
     before = stated(model)
     result = run.call(model)
@@ -134,7 +134,7 @@ def test_modified_is_true_exactly_when_the_model_changed(
 
 @pytest.mark.parametrize("run", RUNS, ids=str)
 def test_modified_on_the_zoo(run: Any) -> None:
-    """On networks with normalizations, expanded ones and those of which nothing is left to do."""
+    """`modified` is correct for networks with normalizations, expanded and finished ones."""
     for member in list(ZOO.values())[:4]:
         model = member.build()
         assert_honest(run, model)
@@ -147,8 +147,8 @@ def test_modified_on_the_zoo(run: Any) -> None:
         assert_honest(run, expanded)
 
 
-def test_modified_where_only_words_change() -> None:
-    """A mark that is dropped is a change; a pass that finds nothing to do makes none."""
+def test_modified_where_only_metadata_change() -> None:
+    """Dropping a mark is a change; a pass without work makes none."""
     model = graph(
         "g (float[1,2,9,9] x) => (float[1,2,9,9] y) { y = Relu(x) }",
         {},
@@ -185,7 +185,7 @@ def test_modified_where_functions_and_branches_change(run: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "largest"), [("float", 3.4e38), ("float16", 65504.0)])
 def test_preprocessing_beyond_the_type_is_refused(kind: str, largest: float) -> None:
-    """A divisor whose reciprocal overflows makes numbers of nothing; the largest ones are kept."""
+    """A divisor whose reciprocal overflows is refused; the largest finite values are accepted."""
     text = f"g ({kind}[1, 3, 2, 2] x) => ({kind}[1, 3, 2, 2] y) {{ y = Relu(x) }}"
     model = ir.from_proto(
         onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')

@@ -1,4 +1,4 @@
-"""What new nodes say of where they come from: true, short, and in nobody's way."""
+"""The provenance of new nodes: correct, short, and without side effects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONGEST = 400
 
 
 def stated(model: onnx.ModelProto) -> dict[str, str]:
-    """The text of each node that has one, by the node's name."""
+    """Return the provenance of each node that has one, by the node's name."""
     found = {}
     for node in model.graph.node:
         texts = [entry.value for entry in node.metadata_props if entry.key == FOLDED_FROM]
@@ -41,7 +41,7 @@ def stated(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def without(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model whose nodes say nothing of where they come from."""
+    """Return the bytes of a model without provenance."""
     own = ir.serde.deserialize_model(model)
     for graph in (own.graph, *(function.graph for function in own.functions.values())):
         for node in graph.all_nodes():
@@ -50,14 +50,14 @@ def without(model: onnx.ModelProto) -> bytes:
 
 
 def labels(model: onnx.ModelProto) -> set[str]:
-    """What the nodes of a model are called, those within nodes and functions too."""
+    """Return the names of all nodes of a model, with subgraphs and functions."""
     own = ir.serde.deserialize_model(model)
     graphs = (own.graph, *(function.graph for function in own.functions.values()))
     return {label(node) for graph in graphs for node in graph.all_nodes()}
 
 
 def row(*ops: str) -> onnx.ModelProto:
-    """A row of 1x1 convolutions, scales and shifts, each named after its op and place."""
+    """Build a chain of 1x1 convolutions, scales and shifts, named by op and position."""
     numbers = np.random.default_rng(0)
     nodes, tensors, x = [], [], "x"
     for i, op in enumerate(ops):
@@ -79,7 +79,7 @@ def row(*ops: str) -> onnx.ModelProto:
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.integers(2, 14), st.sampled_from(["cheapest", "always"]))
 def test_names_are_those_of_the_source(seed: int, length: int, policy: str) -> None:
-    """Each name is of a node of the source, of one that is gone or has another name now."""
+    """Each name belongs to a source node that was removed or renamed."""
     model = random_graph(seed, length=length)
     folded, report = onnx_expand.fold(model, policy=policy, report=True)
     assert_same(model, folded, seed)
@@ -92,7 +92,7 @@ def test_names_are_those_of_the_source(seed: int, length: int, policy: str) -> N
             assert len(set(names)) == len(names)
             assert names != (node,)
             assert unnamed == 0
-    # What the report calls one site is what its node says, where no other site touches it.
+    # The nodes of a site equal the provenance of its node, unless another site changed it.
     for site in report.sites:
         alone = not any(
             other is not site and {*site.nodes, *site.result} & {*other.nodes, *other.result}
@@ -106,7 +106,7 @@ def test_names_are_those_of_the_source(seed: int, length: int, policy: str) -> N
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.sampled_from(KINDS))
 def test_the_rest_of_the_model_is_not_touched(seed: int, kind: str) -> None:
-    """Without provenance the model is the same but for it, and no file grows by much."""
+    """Provenance changes nothing else in the model, and files hardly grow."""
     model = random_model(seed, kind)
     said = onnx_expand.fold(model)
     assert judge(Source(model, sizes_of(model), seed), said) == []
@@ -120,7 +120,7 @@ def test_the_rest_of_the_model_is_not_touched(seed: int, kind: str) -> None:
 
 
 def test_a_later_fold_adds_to_it() -> None:
-    """What is merged again names the nodes of the first source."""
+    """A node that is merged again names the nodes of the first source."""
     model = row("Conv", "Mul", "Add", "Conv")
     first = model.graph
     half = onnx.ModelProto()
@@ -135,13 +135,13 @@ def test_a_later_fold_adds_to_it() -> None:
     whole = onnx_expand.fold(part)
     (text,) = stated(whole).values()
     assert json.loads(text) == ["Conv0", "Mul1", "Add2", "Conv3"]
-    silent = onnx_expand.fold(part, provenance=False)  # no half of the truth
+    silent = onnx_expand.fold(part, provenance=False)  # the list is complete
     assert not stated(silent)
 
 
 @pytest.mark.parametrize("count", [2, 40, 300])
-def test_a_long_list_ends_in_a_number(count: int) -> None:
-    """However many nodes go, the text is short and accounts for all of them."""
+def test_a_long_list_ends_with_a_count(count: int) -> None:
+    """The text is short for any number of nodes and accounts for all of them."""
     folded = onnx_expand.fold(row(*["Mul"] * count))
     (text,) = stated(folded).values()
     assert len(text) <= LONGEST
@@ -155,15 +155,15 @@ def test_a_long_list_ends_in_a_number(count: int) -> None:
 
 
 def test_a_name_that_is_too_long_is_counted() -> None:
-    """No name makes the text longer than the rest of it may be."""
+    """A name that exceeds the limit is counted, not listed."""
     model = row("Conv", "Mul")
     model.graph.node[0].name = "long" * 1000
     (node,) = ir.serde.deserialize_model(onnx_expand.fold(model)).graph
     assert folded_from(node) == ((), 2)
 
 
-def test_what_expand_made_is_given_back_as_it_was() -> None:
-    """The nodes that come back are none that fold made: they say what they said before."""
+def test_restored_nodes_keep_their_provenance() -> None:
+    """Restored nodes are not made by fold, so their provenance does not change."""
     model = onnx_expand.fold(row("Conv", "Mul"))
     assert stated(model)
     for source in (model, row("Conv", "Relu")):
@@ -173,7 +173,7 @@ def test_what_expand_made_is_given_back_as_it_was() -> None:
 
 
 def test_every_door_keeps_it(tmp_path: Path) -> None:
-    """Files, onnx_ir, graphsurgeon and clean hand on what nodes say."""
+    """Files, onnx_ir, graphsurgeon and clean preserve provenance."""
     model = row("Conv", "Mul", "Relu", "Relu")
     onnx.save(model, tmp_path / "in.onnx")
     wanted = ["Conv0", "Mul1"]
@@ -190,7 +190,7 @@ def test_every_door_keeps_it(tmp_path: Path) -> None:
 
 
 def test_check_sees_no_difference() -> None:
-    """Models that differ in this alone are identical."""
+    """Models that differ only in provenance are identical."""
     model = row("Conv", "Mul")
     said, silent = onnx_expand.fold(model), onnx_expand.fold(model, provenance=False)
     assert said != silent
@@ -206,8 +206,8 @@ def test_check_sees_no_difference() -> None:
         st.none() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner)
     ).map(json.dumps)
 )
-def test_what_fold_did_not_write_does_no_harm(text: str) -> None:
-    """A node that says something else under this key counts as itself."""
+def test_foreign_values_of_the_key_do_no_harm(text: str) -> None:
+    """A node with another value under this key counts as itself."""
     model = row("Conv", "Mul")
     model.graph.node[0].metadata_props.add(key=FOLDED_FROM, value=text)
     (found,) = stated(onnx_expand.fold(model)).values()
@@ -220,7 +220,7 @@ def test_what_fold_did_not_write_does_no_harm(text: str) -> None:
 
 
 def test_the_command_line_leaves_it_out(tmp_path: Path) -> None:
-    """`--no-provenance` writes the model without."""
+    """`--no-provenance` omits the metadata."""
     source, target = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
     onnx.save(row("Conv", "Mul"), source)
     assert main(["fold", source, target, "-q"]) == 0

@@ -1,4 +1,4 @@
-"""Products of tokens as products of rows: what is written, what stays, and no number changes."""
+"""Products of tokens are written as products of rows, and no value changes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ RNG = np.random.default_rng(0)
 
 
 def ops(model: onnx.ModelProto) -> list[str]:
-    """The op types of a model's nodes."""
+    """Return the op types of a model's nodes."""
     return [node.op_type for node in model.graph.node]
 
 
 def numbers(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Random constants."""
+    """Draw random constants."""
     return {n: RNG.standard_normal(s).astype(np.float32) / 4 for n, s in shapes.items()}
 
 
 @settings(deadline=None)
 @given(st.integers(0, 1 << 30), st.sampled_from(["cheapest", "always"]))
 def test_random_tokens(seed: int, policy: str) -> None:
-    """No number changes, nor a name's rank; it never takes more nodes, and once is enough."""
+    """No value or rank changes, no node is added, and rewriting is idempotent."""
     model = TokenGraph(seed).model
     folded = onnx_expand.fold(model, policy=policy)
     assert judge(Source(model, ({"N": 1}, {"N": 3})), folded) == []
@@ -49,7 +49,7 @@ def test_random_tokens(seed: int, policy: str) -> None:
 
 
 def ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """The ranks of the tensors of a model, by their names."""
+    """Return the ranks of a model's tensors by name."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
@@ -82,7 +82,7 @@ MASKS = {
 
 
 def heads(n: int | str = 2, *, mask: str = "") -> onnx.ModelProto:
-    """A layer of an encoder without its normalizations."""
+    """Build an encoder layer without normalizations."""
     shapes = {f"w{c}": (8, 8) for c in "qkvo"} | {f"b{c}": (8,) for c in "qkvo"}
     shapes |= {"wm": (8, 16), "bm": (16,), "wn": (16, 8), "bn": (8,)}
     constants = numbers(**shapes)
@@ -95,8 +95,8 @@ def heads(n: int | str = 2, *, mask: str = "") -> onnx.ModelProto:
     return graph(HEADS.format(n=n, mask=MASKS[mask], scores=scores), constants, opset=20)
 
 
-def test_a_layer_takes_fewer_nodes_and_no_addition_of_its_own() -> None:
-    """The rows that three products read are one Reshape, and where heads are cut there is none."""
+def test_a_layer_has_fewer_nodes_and_no_additions() -> None:
+    """Three products share one Reshape, and splitting heads needs none."""
     model = heads()
     folded, report = onnx_expand.fold(model, report=True)
     assert judge(Source(model, ({},)), folded) == []
@@ -109,8 +109,8 @@ def test_a_layer_takes_fewer_nodes_and_no_addition_of_its_own() -> None:
     assert all(gone.isdisjoint(kept.nodes) for kept in report.kept)
 
 
-def test_a_lone_product_stays() -> None:
-    """Two Reshapes for an addition are a node more."""
+def test_a_single_product_stays() -> None:
+    """Replacing an addition by two Reshapes would add a node."""
     model = graph(
         "g (float[2,6,8] x) => (float[2,6,8] y) { a = MatMul(x, w) y = Add(a, b) }",
         numbers(w=(8, 8), b=(8,)),
@@ -118,8 +118,8 @@ def test_a_lone_product_stays() -> None:
     assert ops(onnx_expand.fold(model)) == ["MatMul", "Add"]
 
 
-def test_symbolic_extents_stay_for_the_fusion_that_they_have(tmp_path: Path) -> None:
-    """The witness: onnxruntime adds the bias within its GELU, which a Gemm would have taken."""
+def test_products_of_symbolic_extents_stay_for_fusion(tmp_path: Path) -> None:
+    """The witness: onnxruntime fuses the bias into its GELU, which a Gemm would prevent."""
     model = heads("N")
     folded = onnx_expand.fold(model)
     assert "Gemm" not in ops(folded)
@@ -137,8 +137,8 @@ def test_symbolic_extents_stay_for_the_fusion_that_they_have(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_nothing_that_is_fused_is_lost(mask: str, tmp_path: Path) -> None:
-    """With static extents the runtime makes Gemms of the source itself."""
+def test_fusions_are_not_lost(mask: str, tmp_path: Path) -> None:
+    """With static extents, the runtime itself converts the source to Gemms."""
     model = heads(mask=mask)
     folded = onnx_expand.fold(model)
     before, after = fused_ops(model, tmp_path), fused_ops(folded, tmp_path)
@@ -148,7 +148,7 @@ def test_nothing_that_is_fused_is_lost(mask: str, tmp_path: Path) -> None:
 
 
 def with_overridable_matrices(model: onnx.ModelProto) -> None:
-    """Let callers replace the matrices."""
+    """Make the matrices overridable."""
     for tensor in model.graph.initializer:
         if tensor.name[0] == "w":
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -156,7 +156,7 @@ def with_overridable_matrices(model: onnx.ModelProto) -> None:
 
 
 def with_quantized_inputs(model: onnx.ModelProto) -> None:
-    """Quantize what products read."""
+    """Quantize the inputs of products."""
     for name, number in (("scale", np.float32(0.1)), ("zero", np.uint8(128))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(number), name))
     nodes = list(model.graph.node)
@@ -187,7 +187,7 @@ def with_biases_of_tokens(model: onnx.ModelProto) -> None:
     "change", [with_overridable_matrices, with_quantized_inputs, with_biases_of_tokens]
 )
 def test_refused(change: Callable[[onnx.ModelProto], None]) -> None:
-    """Matrices that callers replace, quantized neighbours and other biases stay."""
+    """Products of overridable matrices, quantized inputs or per-token biases stay."""
     model = heads()
     change(model)
     folded = onnx_expand.fold(model)
@@ -196,7 +196,7 @@ def test_refused(change: Callable[[onnx.ModelProto], None]) -> None:
 
 
 def test_locked_nodes_stay() -> None:
-    """What was measured to be slower is left out by the labels of its nodes."""
+    """Locked labels exclude products."""
     model = ir.serde.deserialize_model(heads())
     names = {out.name: node.name or out.name for node in model.graph for out in node.outputs}
     locked = frozenset(names[name] or "" for name in ("m0", "m1", "m3", "m"))

@@ -1,4 +1,4 @@
-"""Folding what was folded changes nothing, whatever of it inference could not see at first."""
+"""Folding is idempotent, even where folding reveals more to shape inference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBERS: dict[str, Array] = {
 }
 
 GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
-    # Of the state of a Loop a weight alone says how many channels it has.
+    # Only a weight determines the channels of the state of a Loop.
     "a weight behind a state": (
         "g (float[N,8] x) => (float[P,Q] y) { n = Constant<value_int = 3>()"
         " y = Loop(n, , x) <body = b (int64 i, bool c, z) => (bool d, u) { d = Identity(c)"
@@ -30,7 +30,7 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " s = Transpose<perm = [0,1]>(r) m = MatMul(s, w) u = MatMul(m, v) }> }",
         weights(w=(8, 3), v=(3, 8)),
     ),
-    # Only the order of a Transpose says how many axes the rows of a Loop have.
+    # Only the permutation of a Transpose determines the rank of the rows of a Loop.
     "a product of what a loop collects": (
         "g (float[N,6] x) => (float[3,6,N] y) { n = Constant<value_int = 3>()"
         " a, s = Loop(n, , x) <body = b (int64 i, bool c, z) => (bool d, u, v)"
@@ -38,20 +38,20 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " m = MatMul(s, w) y = Transpose<perm = [0,2,1]>(m) }",
         weights(w=(6, 6)),
     ),
-    # The value that is spelled anew has a type, but no description in the file.
+    # The respelled value has a type, but no value_info in the file.
     "a GELU in another spelling": (
         "g (float[N,4,H,W] x) => (float[N,4,H,W] y) <float[N,4,H,W] s>"
         " {" + _GELU + " z = Mul(h, x) s = Sigmoid(z) y = Exp(s) }",
         _NUMBERS,
     ),
-    # The shift that stays before the border is one number: it has no channel axis.
+    # The shift that stays before the border is a scalar: it has no channel axis.
     "a shift of one channel": (
         "g (float[1,3,7,7] x) => (float[1,1,147] y)"
         " { b = BatchNormalization(x, n_s, n_b, n_m, n_v) r = Reshape(b, s) d = Add(r, r)"
         " c = Conv(d, w, t) y = Conv<pads = [1,1]>(c, v) }",
         {**bn("n", 3), **weights(w=(1, 1, 1), t=(1,), v=(1, 1, 3)), "s": np.array([0, 1, -1])},
     ),
-    # A normalization alone says that there is one channel, and is folded.
+    # Only a normalization implies one channel, and it is folded.
     "a channel that nothing tells any more": (
         "g (float[1,C,L,1] x) => (float[1,b,c,1] y) {"
         " p = BatchNormalization(x, n_s, n_b, n_m, n_v)"
@@ -59,26 +59,26 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " j = Concat<axis = 1>(z, r) y = Relu(j) }",
         {**bn("n", 1), **bn("o", 1), **weights(v=(4, 4), w=(1, 4))},
     ),
-    # Once two convolutions are one, a value of its extents is there before it.
+    # Merging two convolutions leaves a value of the same extents before the result.
     "a shape of what was two branches": (
         "g (float[N,6,H,W] x) => (int64[4] y) { m = MaxPool<kernel_shape = [2,2]>(x)"
         " a = Conv(m, w) b = Conv(m, v) c = Concat<axis = 1>(a, b) y = Shape(c) }",
         weights(w=(2, 6, 1, 1), v=(4, 6, 1, 1)),
     ),
-    # Behind the join the scales are those of its operands, of which one goes on to fewer numbers.
+    # The scales behind the join are those of its operands; one moves on to fewer elements.
     "a normalization of what is joined": (
         "g (float k, float[1,N] x, float[N,1] a, float[N,1] b, float[N,1] d) => (float[N,4] y)"
         " { m = Mul(k, x) t = Transpose<perm = [1,0]>(m) c = Concat<axis = -1>(t, a, b, d)"
         " y = BatchNormalization(c, n_s, n_b, n_m, n_v) }",
         bn("n", 4),
     ),
-    # Once a Transpose is gone, the sum is one of a value with itself, before a join.
+    # Without the Transpose, the sum before a join adds a value to itself.
     "a sum before parts that are joined": (
         "g (float[N,4] x) => (float[P,Q] y) { t = Transpose<perm = [0,1]>(x) s = Sum(t, t, x)"
         " a, b = Split<axis = -1>(s, parts) y = Concat<axis = 1>(a, b) }",
         {"parts": np.array([1, 3])},
     ),
-    # How many axes the state has is known within the branch alone.
+    # The rank of the state is known only within the branch.
     "products of a state in a branch": (
         "g (float[N,4] x) => (float[P,Q] y) { n = Constant<value_int = 3>()"
         " f = Constant<value_int = 1>() b = Cast<to = 9>(f)"
@@ -88,7 +88,7 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " else_branch = e () => (o) { o = Exp(z) }> }> }",
         weights(w=(4, 4), v=(4, 4)),
     ),
-    # An input that is an output says its shape once.
+    # An input that is an output declares its shape once.
     "an input that is an output": (
         "g (float[N,8] x) => (float[N,4] y, float[N,8] x) { p = Pad(x, zero)"
         " a, b = Split<axis = 1>(p, halves) s = Mul(b, k) t = Mul(c, s) y = Identity(t) }",
@@ -106,7 +106,7 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
 def test_a_second_fold_changes_nothing(
     name: str, policy: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not a byte, and nothing is said of values without a type."""
+    """No byte changes, and values without a type get no value_info."""
     text, constants = GRAPHS[name]
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
     for stem, array in constants.items():
@@ -120,8 +120,8 @@ def test_a_second_fold_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["float16", "float", "double"])
-def test_a_shift_is_padded_by_the_number_that_would_be_stored(kind: str) -> None:
-    """The value that a border is padded with need not be exact where the shift is not, either."""
+def test_a_shift_is_padded_with_its_stored_value(kind: str) -> None:
+    """The padding value of a border is rounded like the shift."""
     dtype = {"float16": np.float16, "float": np.float32, "double": np.float64}[kind]
     numbers = {"s": np.array([0.7]), "t": np.array([0.3]), "w": np.ones((4, 1, 1))}
     model = graph(
@@ -131,14 +131,14 @@ def test_a_shift_is_padded_by_the_number_that_would_be_stored(kind: str) -> None
     )
     folded = onnx_expand.fold(model, border="pad")
     assert onnx_expand.fold(folded, border="pad") == folded
-    if kind != "double":  # of which onnxruntime has no Conv
+    if kind != "double":  # onnxruntime has no Conv of this type
         assert [node.op_type for node in folded.graph.node] == ["Pad", "Conv"]
         verdict = onnx_expand.check(model, folded, samples=1, providers=["cpu"])
         assert verdict, verdict.summary()
 
 
 def test_an_output_of_a_branch_is_computed_in_it() -> None:
-    """Transposes in a branch that undo each other leave a node for what comes from outside."""
+    """Inverse Transposes in a branch leave a node for the outer value."""
     model = graph(
         "g (bool f, float[N,6,4] x) => (float[N,6,4] y) { a = Tanh(x) y = If(f) <"
         " then_branch = b () => (float[N,6,4] p) {"

@@ -1,4 +1,4 @@
-"""Graphs in the style of paddle2onnx and of Optimum: what folds, and what stays whole."""
+"""Graphs in the style of paddle2onnx and of Optimum: folded nodes and whole patterns."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ pytest.importorskip("onnxruntime")
 
 @dataclass
 class Writer:
-    """Writes nodes with names that an exporter makes up.
+    """Writes nodes with names in the style of an exporter.
 
     Attributes:
-        stem: How the names begin.
+        stem: The prefix of the names.
     """
 
     stem: str
@@ -32,7 +32,7 @@ class Writer:
     stored: list[onnx.TensorProto] = field(default_factory=list)
 
     def op(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node; the name of its output."""
+        """Add a node; return the name of its output."""
         name = f"{self.stem}{op}.{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [f"{name}_out"], name, **attributes))
         return f"{name}_out"
@@ -56,7 +56,7 @@ class Writer:
     def model(
         self, inputs: dict[str, tuple[int, list[Any]]], y: str, rank: int, opset: int
     ) -> onnx.ModelProto:
-        """The model; inputs with their types and extents, and the rank of its output."""
+        """Return the model of inputs, given with types and extents, and the rank of its output."""
         values = [helper.make_tensor_value_info(n, *kind) for n, kind in inputs.items()]
         out = helper.make_tensor_value_info(y, 1, [None] * rank)
         graph = helper.make_graph(self.nodes, "g", values, [out], self.stored)
@@ -73,7 +73,7 @@ class Paddle(Writer):
     """Layers of PaddleClas and PaddleOCR."""
 
     def normalized(self, x: str, m: int, n: int, k: int, stride: int = 1, group: int = 1) -> str:
-        """A convolution and its normalization."""
+        """Append a convolution and its normalization."""
         attributes = {"strides": [stride] * 2, "pads": [k // 2] * 4, "group": group}
         x = self.op("Conv", x, self.weight(n, m // group, k, k), **attributes)
         numbers = [self.weight(n) for _ in range(3)]
@@ -83,29 +83,29 @@ class Paddle(Writer):
         return self.op("BatchNormalization", x, *numbers, f"v.{x}")
 
     def scaled(self, x: str, scale: float, shift: float) -> str:
-        """Paddle's scale."""
+        """Append a scale as Paddle writes it."""
         return self.op("Add", self.op("Mul", x, self.number(scale, 1)), self.number(shift, 1))
 
     def hard_swish(self, x: str) -> str:
-        """As it is written where the operator set has none."""
+        """Append a HardSwish as in opsets without the operator."""
         bounds = self.number(0), self.number(6)
         gate = self.op("Clip", self.op("Add", x, self.number(3, 1)), *bounds)
         return self.op("Div", self.op("Mul", x, gate), self.number(6, 1))
 
     def biased(self, x: str, m: int, n: int) -> str:
-        """A convolution whose bias is reshaped and added."""
+        """Append a convolution whose bias is reshaped and added."""
         x = self.op("Conv", x, self.weight(n, m, 1, 1))
         shape = self.given(np.array([1, n, 1, 1]))
         return self.op("Add", x, self.op("Reshape", self.weight(n), shape))
 
     def excited(self, x: str, n: int) -> str:
-        """Squeeze and excite."""
+        """Append squeeze and excite."""
         s = self.op("Relu", self.biased(self.op("GlobalAveragePool", x), n, 4))
         s = self.op("HardSigmoid", self.biased(s, 4, n), alpha=1 / 6, beta=0.5)
         return self.op("Mul", x, s)
 
     def network(self, size: list[Any]) -> onnx.ModelProto:
-        """Something like MobileNetV3."""
+        """Build a network like MobileNetV3."""
         x = self.hard_swish(self.normalized(self.scaled("x", 1 / 255, -0.5), 3, 8, 3, 2))
         for _ in range(2):
             y = self.hard_swish(self.normalized(x, 8, 16, 1))
@@ -127,11 +127,11 @@ def test_paddle(size: list[Any]) -> None:
     folded, report = fold(model, Policy.CHEAPEST)
     left = Counter(ops(folded))
     assert not {"BatchNormalization", "MatMul"} & set(left)
-    # A HardSwish is spelled as it was, or by one node of its own and a product.
+    # A HardSwish remains, or becomes one HardSigmoid and a product.
     spelled = left["Clip"]
     assert spelled + left["HardSwish"] + left["HardSigmoid"] == 5 + 2
     assert (left["Div"], left["Mul"]) == (spelled, 5 - left["HardSwish"] + 2)
-    # Two shortcuts, and the shift that the first layer's padding must not see.
+    # Two shortcuts, and the shift that must not pass the first layer's padding.
     assert left["Add"] == spelled + 2 + 1
     assert (left["Conv"], left["Gemm"]) == (11, 1)
     assert report.kept
@@ -149,11 +149,11 @@ class Optimum(Writer):
     """A transformer with dynamic batch and length."""
 
     def linear(self, x: str, m: int, n: int) -> str:
-        """A product, and the bias in front of it as torch's exporter writes it."""
+        """Append a product and a sum with the bias first, as torch's exporter writes it."""
         return self.op("Add", self.weight(n), self.op("MatMul", x, self.weight(m, n)))
 
     def shaped(self, x: str, like: str, *rest: int) -> str:
-        """A Reshape to batch, length and what follows, by index arithmetic."""
+        """Append a Reshape to batch, length and further extents, by index arithmetic."""
         parts = [
             self.op("Unsqueeze", self.op("Gather", self.op("Shape", like), place), axis)
             for place, axis in (
@@ -164,20 +164,20 @@ class Optimum(Writer):
         return self.op("Reshape", x, self.op("Concat", *parts, axis=0))
 
     def normalized(self, x: str) -> str:
-        """A layer normalization of elementary nodes."""
+        """Append a layer normalization of elementary nodes."""
         d = self.op("Sub", x, self.op("ReduceMean", x, axes=[-1]))
         v = self.op("ReduceMean", self.op("Pow", d, self.number(2)), axes=[-1])
         n = self.op("Div", d, self.op("Sqrt", self.op("Add", v, self.number(1e-5))))
         return self.op("Add", self.op("Mul", n, self.weight(WIDTH)), self.weight(WIDTH))
 
     def gelu(self, x: str) -> str:
-        """A GELU of elementary nodes."""
+        """Append a GELU of elementary nodes."""
         e = self.op("Erf", self.op("Div", x, self.number(2**0.5)))
         e = self.op("Mul", x, self.op("Add", e, self.number(1)))
         return self.op("Mul", e, self.number(0.5))
 
     def layer(self, x: str, mask: str) -> str:
-        """Attention and two dense layers."""
+        """Append attention and two dense layers."""
         each = WIDTH // HEADS
         q, k, v = (self.shaped(self.linear(x, WIDTH, WIDTH), x, HEADS, each) for _ in range(3))
         orders = ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3]))
@@ -191,7 +191,7 @@ class Optimum(Writer):
         return self.normalized(self.op("Add", y, x))
 
     def network(self) -> onnx.ModelProto:
-        """Two layers behind an embedding."""
+        """Build an embedding and two layers."""
         mask = self.op("Cast", "mask", to=1)
         for axis in (1, 2):
             mask = self.op("Unsqueeze", mask, self.given(np.array([axis])))
@@ -207,7 +207,7 @@ class Optimum(Writer):
 
 
 def test_optimum() -> None:
-    """Normalizations and GELUs stay whole, no Transpose is added, and no number changes."""
+    """Normalizations and GELUs stay whole, no Transpose is added, and no value changes."""
     model = Optimum("/").network()
     folded, _ = fold(model, Policy.CHEAPEST)
     before, after = Counter(ops(model)), Counter(ops(folded))

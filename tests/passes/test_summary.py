@@ -1,4 +1,4 @@
-"""What fold prints: alike sites and reasons as one line, everything with -v, nothing with -q."""
+"""The summary of fold: one line per kind, everything with -v, nothing with -q."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = st.lists(
 
 @given(NAMES)
 def test_a_scope_fits_all_its_names(names: list[str]) -> None:
-    """With `*` for anything, the pattern matches every name, and one name is its own pattern."""
+    """The pattern, with `*` for any text, matches every name; one name is its own pattern."""
     pattern = ".*".join(map(re.escape, scope_of(names).split("*")))
     assert all(re.fullmatch(pattern, name) for name in names)
     if len(set(names)) == 1:
@@ -37,7 +37,7 @@ def test_a_scope_fits_all_its_names(names: list[str]) -> None:
 
 
 def test_scopes_of_exporters() -> None:
-    """Parts that differ become stars where names are as long; else the end does."""
+    """In names of equal length, differing parts become stars; in others, the end."""
     assert scope_of(["stages.0.conv", "stages.1.conv"]) == "stages.*.conv"
     assert scope_of(["/a/0/Conv", "/a/1/Conv", "/a/2/x/Conv"]) == "/a/*"
     assert scope_of(["conv", "fc"]) == "*"
@@ -48,7 +48,7 @@ def test_scopes_of_exporters() -> None:
 
 @pytest.fixture(scope="module")
 def report() -> FoldReport:
-    """A fold of 51 sites of a few kinds."""
+    """Build a report of 51 sites of a few kinds."""
     expanded = onnx_expand.expand(mobilenetv2.build(), strategy="mobileone+fc")
     found: FoldReport = onnx_expand.fold(expanded, policy="cheapest", report=True)[1]
     return found
@@ -83,8 +83,8 @@ def test_lines_are_few_and_short(report: FoldReport, capsys: Any, tmp_path: Path
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_folded_is_said(capsys: Any, tmp_path: Path) -> None:
-    """A model without anything to fold."""
+def test_a_fold_without_sites_is_reported(capsys: Any, tmp_path: Path) -> None:
+    """A model without foldable nodes has a line that states this."""
     source, target = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
     onnx.save(onnx_expand.fold(smallnet.build(kernel=3), policy="cheapest"), source)
     assert main(["fold", source, target, "--check", "0"]) == 0

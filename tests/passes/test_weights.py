@@ -1,4 +1,4 @@
-"""Weights that a graph computes from constants are written down, where that costs no memory."""
+"""Weights that a graph computes from constants are stored, if the file does not grow."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.graphs_text import fold, graph, ops, weights
 pytest.importorskip("onnxruntime")
 
 
-def test_arithmetic_before_a_lone_layer_is_written_down() -> None:
-    """A low-rank update inside a layer becomes its weight, and the parts of it go."""
+def test_arithmetic_before_a_single_layer_is_stored() -> None:
+    """A low-rank update inside a layer becomes its weight, and its parts are removed."""
     model = graph(
         """
         g (float[N,4,5,5] x) => (float[N,6,5,5] y) {
@@ -36,7 +36,7 @@ def test_arithmetic_before_a_lone_layer_is_written_down() -> None:
 
 
 def test_weights_stored_in_half_precision_stay_so() -> None:
-    """Writing a Cast down would double the file."""
+    """Storing the result of a Cast would double the file."""
     half = weights(w=(64, 64))["w"].astype(np.float16)
     model = graph(
         """
@@ -52,8 +52,8 @@ def test_weights_stored_in_half_precision_stay_so() -> None:
     assert not report.sites
 
 
-def test_a_transposed_weight_that_nothing_else_reads_is_written_down() -> None:
-    """A Transpose of a weight takes no more memory once it is done; one that is tied would."""
+def test_an_unshared_transposed_weight_is_stored() -> None:
+    """A transposed weight replaces its source, unless the source is tied."""
     text = """
         g (float[N,64] x) => (float[N,32] y{more}) {{
             t = Transpose <perm: ints = [1, 0]> (w)
@@ -68,7 +68,7 @@ def test_a_transposed_weight_that_nothing_else_reads_is_written_down() -> None:
 
 
 def test_a_computed_constant_that_is_an_output_stays() -> None:
-    """Its node gives a value that a caller asks for."""
+    """The node that computes the output stays."""
     model = graph(
         """
         g (float[N,4] x) => (float[N,4] y, float[4,4] t) {
@@ -83,7 +83,7 @@ def test_a_computed_constant_that_is_an_output_stays() -> None:
 
 
 def test_all_readers_of_a_computed_weight_get_the_same() -> None:
-    """One constant takes the place of the value for each of its readers."""
+    """One constant replaces the value for all its consumers."""
     model = graph(
         """
         g (float[N,4] x) => (float[N,4] y) {
@@ -102,7 +102,7 @@ def test_all_readers_of_a_computed_weight_get_the_same() -> None:
 
 
 def test_undoing_an_expansion_leaves_computed_weights() -> None:
-    """The policy marked touches nothing that expand did not make."""
+    """The policy `marked` changes only nodes of expand."""
     model = graph(
         "g (float[N,4] x) => (float[N,4] y) { t = Mul(w, w)\n y = MatMul(x, t) }",
         weights(w=(4, 4)),
@@ -111,7 +111,7 @@ def test_undoing_an_expansion_leaves_computed_weights() -> None:
 
 
 def test_a_static_extent_of_a_dynamic_shape_is_a_constant() -> None:
-    """Where to cut, computed from the number of channels of a value with a dynamic batch."""
+    """A split point computed from the channels of a value with a dynamic batch is stored."""
     model = graph(
         """
         g (float[N,4,5,5] x) => (float[N,2,5,5] y) {
@@ -136,7 +136,7 @@ def test_a_static_extent_of_a_dynamic_shape_is_a_constant() -> None:
 
 
 def test_constants_that_one_node_reads_twice_or_in_parts() -> None:
-    """Each is written down once, whoever else reads what the same node computes."""
+    """Each is stored once, whatever other consumers the outputs of the node have."""
     twice = graph(
         "g (float[2,4] x) => (float[2,4] y) {  s = Sqrt(v)  a = MatMul(x, w)  y = Sum(a, s, s) }",
         {"v": np.arange(1.0, 5.0, dtype=np.float32), **weights(w=(4, 4))},
@@ -162,7 +162,7 @@ HALF = {"k": np.array(0.5, np.float32), "l": np.array(0.25, np.float32)}
 
 
 def test_equal_results_are_written_once() -> None:
-    """A tied weight that is scaled alike for all its readers is one weight still."""
+    """A tied weight that is scaled equally for all its consumers remains one weight."""
     model = graph(SHARED % "k", weights(w=(64, 64)) | HALF)
     folded, report = fold(model, Policy.ALWAYS)
     assert ops(folded) == ["MatMul", "Tanh", "MatMul", "Tanh"]
@@ -173,11 +173,11 @@ def test_equal_results_are_written_once() -> None:
 
 
 def test_results_that_differ_in_a_bit_are_two() -> None:
-    """Of a weight that is scaled by two numbers there are two versions."""
+    """A weight that is scaled by two factors has two versions."""
     model = graph(SHARED % "l", weights(w=(64, 64)) | HALF)
     folded, report = fold(model, Policy.ALWAYS)
     assert len(folded.graph.initializer) == 2
-    assert not report.copies  # neither is the one that was there
+    assert not report.copies  # neither equals the source
     assert onnx_expand.check(model, folded)
 
 

@@ -1,4 +1,4 @@
-"""Products of one input as one and a Split, and the reverse: the same numbers, either way."""
+"""Products of one input as one wider product and a Split, and the reverse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPSETS = (7, 11, 13, 18, onnx.defs.onnx_opset_version())
 SIZES: tuple[Mapping[str, int], ...] = ({"N": 1}, {"N": 3})
 WIDTHS = (3, 5, 4)
 
-# By name: the shape of x, the nodes from x to y0, y1, y2, and the shape of the i-th weight.
+# The shape of x, the nodes from x to y0, y1, y2, and the shape of the i-th weight.
 FORMS = {
     "MatMul": ("N,6,8", "y{i} = MatMul(x, w{i})", "8,{n}", None),
     "MatMul + Add": ("N,6,8", "a{i} = MatMul(x, w{i}) y{i} = Add(b{i}, a{i})", "8,{n}", "{n}"),
@@ -37,7 +37,7 @@ FORMS = {
 
 
 def model_of(name: str, opset: int, tail: str = "z{i} = Relu(y{i})") -> onnx.ModelProto:
-    """Three products of x, each read by a Relu."""
+    """Build three products of x, each read by a Relu."""
     shape, text, weight, bias = FORMS[name]
     nodes = " ".join(f"{text} {tail}".format(i=i) for i in range(3))
     shapes = {}
@@ -53,7 +53,7 @@ def model_of(name: str, opset: int, tail: str = "z{i} = Relu(y{i})") -> onnx.Mod
 
 
 def resized(model: onnx.ModelProto, width: Width) -> tuple[onnx.ModelProto, int]:
-    """A model with other products, and how many sites there were."""
+    """Return the model with other products, and the number of sites."""
     held = ir.serde.deserialize_model(model)
     rewriter = Rewriter(held)
     count = len(list(resize(held.graph, Facts(held), rewriter, width)))
@@ -64,7 +64,7 @@ def resized(model: onnx.ModelProto, width: Width) -> tuple[onnx.ModelProto, int]
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("name", FORMS)
 def test_one_wide_product_computes_the_same_and_back(name: str, opset: int) -> None:
-    """Products become one, numbers stay; cut again, the ops are those that were there."""
+    """The wide product computes the same, and splitting it restores the ops."""
     model = model_of(name, opset)
     wide, count = resized(model, Width.WIDER)
     assert count == 1
@@ -84,7 +84,7 @@ def test_one_wide_product_computes_the_same_and_back(name: str, opset: int) -> N
 @pytest.mark.parametrize(
     ("text", "shapes"),
     [
-        # Another value, other attributes, other forms, groups: no one product computes these.
+        # Another value, other attributes, other forms, groups: no single product computes these.
         ("y0 = MatMul(x, w) y1 = MatMul(y0, v)", {"w": (8, 8), "v": (8, 4)}),
         ("y0 = Gemm(x, w) y1 = Gemm <alpha = 2.0> (x, v)", {"w": (8, 8), "v": (8, 4)}),
         ("y0 = Gemm(x, w) y1 = Gemm <transB = 1> (x, v)", {"w": (8, 8), "v": (4, 8)}),
@@ -96,20 +96,20 @@ def test_one_wide_product_computes_the_same_and_back(name: str, opset: int) -> N
             "y0 = Gemm(x, w, b) y1 = Gemm(x, v, c)",
             {"w": (8, 8), "v": (8, 4), "b": (1,), "c": (4,)},
         ),
-        # A weight that is read twice would be stored twice.
+        # A weight with two consumers would be stored twice.
         ("y0 = MatMul(x, w) y1 = MatMul(x, w)", {"w": (8, 8)}),
     ],
 )
 def test_other_products_stay(text: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    """What is not the same product of the same value stays apart."""
+    """Products of other values or of other kinds stay apart."""
     model = graph(
         f"g (float[N,8] x) => (float[N,P] y0, float[N,Q] y1) {{ {text} }}", weights(0, **shapes)
     )
     assert resized(model, Width.WIDER)[1] == 0
 
 
-def test_what_else_reads_a_wide_product_keeps_it() -> None:
-    """A wide value that something besides its Split reads is not cut."""
+def test_a_wide_product_with_other_consumers_stays() -> None:
+    """A wide product is not split if it has a consumer besides its Split."""
     model = graph(
         "g (float[N,8] x) => (float[N,4] y0, float[N,8] y1) { a = MatMul(x, w) "
         "y0, b = Split <axis = 1, num_outputs = 2> (a) y1 = Relu(a) }",
@@ -120,10 +120,10 @@ def test_what_else_reads_a_wide_product_keeps_it() -> None:
 
 
 @pytest.mark.parametrize(("product", "split", "wide"), [(100, 10, True), (1, 500, False)])
-def test_what_is_measured_decides(
+def test_measured_times_decide(
     monkeypatch: pytest.MonkeyPatch, product: int, split: int, wide: bool
 ) -> None:
-    """The policy that measures takes one wide product where that is faster, and no other does."""
+    """Only the policy `latency` writes one wide product, if it is faster."""
 
     def time(self: Contest, models: Mapping[str, ir.Model]) -> Result:
         del self
