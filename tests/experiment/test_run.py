@@ -286,7 +286,7 @@ def test_unreadable_images_are_said_at_the_end(
     (folder / "images" / "b" / "2.png").write_bytes(b"broken")
     code, out, _ = run(capsys, "net.onnx a.onnx --data images --epochs 1")
     assert code == 0
-    assert "1 unreadable images left out" in out
+    assert "1 images or boxes left out" in out
     assert "b/2.png: not an image" in out
     code, out, _ = run(capsys, "net.onnx a.onnx --data images --epochs 1 --cache 0 --workers 1")
     assert code == 0

@@ -177,7 +177,7 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, cache: float
     if cache:
         assert len(data.train) + len(data.test) == 18
         assert [Path(line.split(":")[0]).name for line in data.left_out] == ["3.png", "4.png"]
-        assert "2 unreadable images left out" in data.description
+        assert "2 images or boxes left out" in data.description
     else:
         picks = np.arange(len(data.train))
         batch = data.train.fetch(picks, np.full((len(picks), 24), 0.5))
@@ -314,6 +314,23 @@ def test_wrong_annotations_are_left_out_and_named(
     assert boxes.sum(axis=1).tolist() == ([1, 0, 1] if "extent" in message else [1, 1])
     with pytest.raises(ModelError, match=message):
         load_data(tmp_path, channels=3, options=DataOptions(strict=True))
+
+
+def test_a_missing_image_is_left_out_and_named(tmp_path: Path) -> None:
+    """A list may name more images than there are; without any there is no data."""
+    root = voc(tmp_path)
+    pictures = sorted((root / "JPEGImages").iterdir())
+    gone = pictures[0]
+    gone.unlink()
+    data = load_data(tmp_path, channels=3)
+    assert data.left_out == (f"{root / 'JPEGImages' / gone.stem}.jpg: no such image",)
+    assert "1 images or boxes left out" in data.description
+    with pytest.raises(ModelError, match="no such image"):
+        load_data(tmp_path, channels=3, options=DataOptions(strict=True))
+    for path in pictures[1:]:
+        path.unlink()
+    with pytest.raises(ModelError, match=r"no annotation has an object.*no such image"):
+        load_data(tmp_path, channels=3)
 
 
 def test_where_no_annotation_can_be_read_there_is_no_data(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def _describe(
         shape = train.x.shape[1:]
     count = len(found.classes) or request.classes
     known = f", {count} classes" if count else ""
-    out = f"; {len(found.left_out)} unreadable images left out" if found.left_out else ""
+    out = f"; {len(found.left_out)} images or boxes left out" if found.left_out else ""
     what = {"segment": "images and masks", "detect": "images with boxes"}
     if found.kind == "numbers":
         each = np.asarray(found.train.y).shape[1:]

@@ -27,7 +27,8 @@ def builders() -> Mapping[str, Any]:
         found: Mapping[str, Any] = importlib.import_module(name).networks()
     except (ImportError, AttributeError) as error:
         raise UnsupportedError(
-            f"the paper's networks, package {name}, are not there; name an .onnx file instead"
+            f"the paper's networks, package {name}, cannot be imported: {error}; name an .onnx "
+            "file instead"
         ) from error
     return found
 

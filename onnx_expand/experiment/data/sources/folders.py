@@ -21,6 +21,11 @@ from onnx_expand.experiment.data.targets import Labels, Pictures
 __all__ = ["folder", "subset"]
 
 _TESTS = ("test", "val", "valid", "validation")
+_WANTED = (
+    "classes are CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg; masks are "
+    "train/images/N.jpg and train/masks/N.png, with val/ or test/ beside train/; boxes are "
+    "JPEGImages/N.jpg and Annotations/N.xml"
+)
 
 
 def folder(path: Path, request: Request) -> SourceData:
@@ -40,7 +45,7 @@ def folder(path: Path, request: Request) -> SourceData:
         return SourceData(train, held, names, True, left_out=left_out)
     tests = [path / name for name in _TESTS if (path / name).is_dir()]
     if not tests:
-        raise ModelError(f"{path}: has train/, but neither test/ nor val/")
+        raise ModelError(f"{path}: has train/, but neither test/ nor val/; {_WANTED}")
     names = _classes(path / "train")
     present = _classes(tests[0])
     unknown = sorted(set(present) - set(names))
@@ -63,7 +68,7 @@ def subset(part: Subset, places: Sequence[int] | Array) -> Subset:
 def _classes(path: Path) -> tuple[str, ...]:
     names = tuple(sorted(d.name for d in path.iterdir() if d.is_dir() and d.name[0] != "."))
     if not names:
-        raise ModelError(f"{path}: has no sub-directories, of which each is one class")
+        raise ModelError(f"{path}: has no directories of classes; {_WANTED}")
     return names
 
 
@@ -76,7 +81,7 @@ def _read(
     for name in present:
         files = images_in(path / name)
         if not files:
-            raise ModelError(f"{path / name}: contains no images")
+            raise ModelError(f"{path / name}: contains no images; {_WANTED}")
         paths += files
         labels += [names.index(name)] * len(files)
     pictures, places, problems = gather(paths, mode_of(request.channels, path), request.options)

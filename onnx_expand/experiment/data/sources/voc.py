@@ -44,11 +44,11 @@ def voc(path: Path, request: Request) -> SourceData:
     """Load `JPEGImages/`, `Annotations/` and, if present, lists in `ImageSets/Main/`.
 
     Boxes marked difficult are neither trained nor counted. A box without extent is left out and
-    reported, and so is an image whose annotation cannot be read.
+    reported, and so is an image that is missing or whose annotation cannot be read.
 
     Raises:
         ModelError: There are no images with readable annotations, or, with `strict`, an
-            annotation is unreadable or a box has no extent.
+            image is missing, an annotation is unreadable or a box has no extent.
     """
     root = _root(path)
     if root is None:
@@ -63,7 +63,7 @@ def voc(path: Path, request: Request) -> SourceData:
     left_out: list[str] = []
     for notes, wrong in read:
         stems = [*notes]
-        paths = [_image(root, stem) for stem in stems]
+        paths = [path for stem in stems if (path := _image(root, stem))]
         mode = mode_of(request.channels, root)
         images, places, problems = gather(paths, mode, request.options)
         if not places:
@@ -77,7 +77,7 @@ def voc(path: Path, request: Request) -> SourceData:
 def _annotations(
     root: Path, stems: list[str], request: Request
 ) -> tuple[dict[str, Objects], list[str]]:
-    """Return the objects of each image with a readable annotation, and the errors of the others.
+    """Return the objects of each image that is there with its annotation, and all errors.
 
     Raises:
         ModelError: There is an error, with `strict`.
@@ -88,6 +88,8 @@ def _annotations(
         path = root / "Annotations" / f"{stem}.xml"
         try:
             objects = _annotation(path)
+            if _image(root, stem) is None:
+                raise UnreadableError(f"{root / 'JPEGImages' / stem}.jpg: no such image")
         except UnreadableError as error:
             problems.append(str(error))
             continue
@@ -130,12 +132,12 @@ def _split(root: Path) -> tuple[list[str], list[str]]:
     return [stem for stem in stems if stem not in set(test_stems)], test_stems
 
 
-def _image(root: Path, stem: str) -> Path:
+def _image(root: Path, stem: str) -> Path | None:
     for suffix in (".jpg", ".JPG", *sorted(SUFFIXES)):
         path = root / "JPEGImages" / f"{stem}{suffix}"
         if path.is_file():
             return path
-    raise ModelError(f"{root / 'JPEGImages' / stem}.jpg: no such image")
+    return None
 
 
 def _annotation(path: Path) -> Objects:
