@@ -63,7 +63,7 @@ def voc(path: Path, request: Request) -> SourceData:
     left_out: list[str] = []
     for notes, wrong in read:
         stems = [*notes]
-        paths = [path for stem in stems if (path := _image(root, stem))]
+        paths = [place for stem in stems if (place := _image(root, stem))]
         mode = mode_of(request.channels, root)
         images, places, problems = gather(paths, mode, request.options)
         if not places:
