@@ -278,9 +278,7 @@ def test_narrow_and_shared_constants_are_stored_once() -> None:
 
 
 @pytest.mark.parametrize(("heads", "written"), [(2, True), (40, False)])
-def test_large_tables_are_stored_if_the_model_hardly_grows(
-    heads: int, written: bool
-) -> None:
+def test_large_tables_are_stored_if_the_model_hardly_grows(heads: int, written: bool) -> None:
     """The file may grow by one tenth at most."""
     rng = np.random.default_rng(0)
     text = """g (float[1,H,49,49] x, float[1,256] z) => (float[1,H,49,49] y, float[A,B] u) {
