@@ -1,4 +1,4 @@
-"""That `check` finds what differs, and forgives rounding only."""
+"""`check` finds differences, and accepts rounding only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 
 
 def parse(text: str, **weights: Array) -> onnx.ModelProto:
-    """A model from ONNX text, which starts with the graph's name, and its initializers."""
+    """Return a model from ONNX text, which starts with the graph's name, and its initializers."""
     header = '<ir_version: 8, opset_import: ["" : 17, "own" : 1]>'
     model = onnx.parser.parse_model(header + text)
     for name, array in weights.items():
@@ -60,7 +60,7 @@ FOLDED = (
 
 
 def weights() -> dict[str, Array]:
-    """Those of NET."""
+    """Return the weights of NET."""
     return {
         "w1": normal(5, 3, 3, 3, scale=0.3),
         "b1": normal(5, seed=1),
@@ -74,7 +74,7 @@ def weights() -> dict[str, Array]:
 
 
 def folded_weights() -> dict[str, Array]:
-    """Those of FOLDED: the normalization multiplied into the convolution, in float64."""
+    """Return the weights of FOLDED: the normalization merged into the convolution, in float64."""
     given = weights()
     w1, b1, s, t, m, v = (given[name].astype(np.float64) for name in ("w1", "b1", *"stmv"))
     factor = s / np.sqrt(v + float(np.float32(1e-5)))
@@ -87,7 +87,7 @@ def folded_weights() -> dict[str, Array]:
 
 
 def test_a_folded_normalization_passes() -> None:
-    """A mathematically equal graph with other rounding is equal, in either direction."""
+    """An equivalent graph with other rounding is equal, in either direction."""
     a, b = parse(NET, **weights()), parse(FOLDED, **folded_weights())
     for verdict in (cpu(a, b, samples=3), cpu(b, a, samples=3)):
         assert verdict, verdict.differences
@@ -111,7 +111,7 @@ def test_one_wrong_weight_is_caught(name: str, place: int) -> None:
     wrong = {**right, name: right[name].copy()}
     wrong[name].flat[place] += np.float32(step)
     coarse = cpu(a, parse(FOLDED, **wrong))
-    # The output moves in proportion: scale the step to three tolerances.
+    # The output changes in proportion, so the step is scaled to three tolerances.
     step *= 3 / coarse.ratio
     wrong[name].flat[place] = right[name].flat[place] + np.float32(step)
     assert step < 1e-3
@@ -122,7 +122,7 @@ def test_one_wrong_weight_is_caught(name: str, place: int) -> None:
 
 
 def test_every_kernel_tap_counts() -> None:
-    """Each of the weights of a convolution, changed by a thousandth of the largest, is found."""
+    """A change of any weight of a convolution by a thousandth of the largest is found."""
     text = "g (float[1,2,6,6] x) => (float[1,2,6,6] y) {y = Conv<pads=[1,1,1,1]>(x, w)}"
     right = normal(2, 2, 3, 3)
     a = parse(text, w=right)
@@ -166,8 +166,8 @@ PLAIN = "g (float[N,4] x) => (float[N,4] y) {y = Relu(x)}"
         ("g (float[2,4] x) => (float[2,4] y) {y = Relu(x)}", r"axis 0: \[N, 4\] in A, \[2, 4\]"),
     ],
 )
-def test_signatures_that_differ_are_differences(other: str, words: str) -> None:
-    """Names, types, ranks and extents that do not agree are named, and are no error."""
+def test_different_signatures_are_differences(other: str, words: str) -> None:
+    """Different names, types, ranks and extents are reported, and are not errors."""
     verdict = cpu(parse(PLAIN), parse(other))
     assert not verdict
     assert verdict.outputs == ()
@@ -176,21 +176,21 @@ def test_signatures_that_differ_are_differences(other: str, words: str) -> None:
     assert verdict.summary().startswith("different: ")
 
 
-def test_symbolic_dimensions_go_with_anything() -> None:
-    """Another name for a dimension, or a symbolic one where A is static, is no difference."""
+def test_symbolic_dimensions_match_any_extent() -> None:
+    """Another name for a dimension, or a symbolic one where A is static, is not a difference."""
     assert cpu(parse(PLAIN), parse(PLAIN.replace("N", "batch")))
     assert cpu(parse(PLAIN.replace("N", "2")), parse(PLAIN))
 
 
-def test_shapes_that_differ_at_run_time_are_found() -> None:
-    """An output whose declared shape hides that it is another one differs."""
+def test_different_shapes_at_run_time_are_found() -> None:
+    """An output of another shape than declared differs."""
     a = parse("g (float[N,4] x) => (float[a,b] y) {y = Relu(x)}")
     b = parse("g (float[N,4] x) => (float[a,b] y) {t = Transpose(x) y = Relu(t)}")
     assert "float32[1, 4] in A, float32[4, 1] in B" in cpu(a, b).differences[0]
 
 
-def test_dynamic_sizes_are_really_tried() -> None:
-    """A graph that is right at one size only is found out by the second size."""
+def test_dynamic_sizes_are_tried() -> None:
+    """A graph that is correct at one size only fails at the second size."""
     ports = "g (float[N,2,H,W] x) => (float[N,2,H,W] y) "
     a = parse(ports + "{y = Relu(x)}")
     b = parse(
@@ -208,8 +208,8 @@ def test_dynamic_sizes_are_really_tried() -> None:
     }
 
 
-def test_sizes_that_a_cannot_run_at_are_avoided() -> None:
-    """A model that needs an extent of its own is tried at others, then refused in one line."""
+def test_sizes_at_which_a_fails_are_avoided() -> None:
+    """A model that needs a certain extent is tried at others, then refused in one line."""
     text = "g (float[N,2,H,H] x) => (float[N,2,P,Q] y) {y = Conv(x, w)}"
     assert cpu(*[parse(text, w=normal(2, 2, 50, 50))] * 2)
     flat = "g (float[N,A] x) => (float[M,4] y) {r = Reshape(x, s) y = MatMul(r, w)}"
@@ -223,7 +223,7 @@ def test_sizes_that_a_cannot_run_at_are_avoided() -> None:
 
 
 def test_not_a_number_is_equal_to_itself_only() -> None:
-    """NaN and infinity at the same places are equal and said so; elsewhere they differ."""
+    """NaN and infinity at the same positions are equal and reported; elsewhere they differ."""
     ports = "g (float[4,8] x) => (float[4,8] y) "
     a, b = parse(ports + "{y = Log(x)}"), parse(ports + "{z = Log(x) y = Identity(z)}")
     verdict = cpu(a, b)
@@ -241,7 +241,7 @@ def test_not_a_number_is_equal_to_itself_only() -> None:
 
 
 def test_scalars_and_empty_outputs() -> None:
-    """Outputs without axes and without elements have figures too."""
+    """Outputs without axes or without elements have figures too."""
     text = (
         "g (float[3,4] x) => (float s, float[0,4] e) "
         "{s = ReduceSum<keepdims=0>(%s) e = Slice(x, z, z, z)}"
@@ -256,7 +256,7 @@ def test_scalars_and_empty_outputs() -> None:
 
 
 def test_integers_are_compared_exactly() -> None:
-    """Integer, boolean and string results have no rounding to forgive."""
+    """Integer, boolean and string results must be equal exactly."""
     ports = "g (int64[N,4] x, bool[N,4] c) => (int64[N,4] y, bool[N,4] d) "
     a = parse(ports + "{y = Mul(x, k) d = Not(c)}", k=np.asarray(1_000_000_007))
     assert cpu(a, a)
@@ -273,7 +273,7 @@ def test_integers_are_compared_exactly() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_every_float_type_has_its_own_tolerance(dtype: type[np.floating[Any]]) -> None:
-    """A dense layer is equal to its two factors' product in its own precision, no coarser."""
+    """A dense layer equals its two factors' product within the precision of its own type."""
     name = {"float32": "float", "float64": "double"}.get(dtype.__name__, dtype.__name__)
     ports = f"g ({name}[N,16] x) => ({name}[N,8] y) "
     chain, merged = "{a = MatMul(x, u) y = MatMul(a, v)}", "{y = MatMul(x, w)}"
@@ -290,7 +290,7 @@ def test_every_float_type_has_its_own_tolerance(dtype: type[np.floating[Any]]) -
 
 
 def test_without_a_reference_the_models_are_compared_directly() -> None:
-    """Where float64 is not to be had, rounding is estimated from A's inputs, and still catches."""
+    """Without float64, rounding is estimated from A's inputs, and differences are still found."""
     text = (
         "g (float[N,6] x) => (float[N,3] y, float[8] h) "
         "{a = MatMul(x, w) y = Add(a, b) h = HannWindow(n)}"
@@ -307,8 +307,8 @@ def test_without_a_reference_the_models_are_compared_directly() -> None:
     assert wrong.ratio > 10
 
 
-def test_a_reference_that_computes_something_else_is_not_believed() -> None:
-    """Rounding on purpose is no licence: 8-bit steps in A do not become B's tolerance."""
+def test_a_reference_that_differs_is_not_used() -> None:
+    """Deliberate rounding, such as 8-bit steps in A, does not enlarge the tolerance."""
     text = (
         "g (float[N,6] x) => (float[N,6] y) {q = QuantizeLinear(x, s, z) "
         "d = DequantizeLinear(q, s, z) e = Cast<to=10>(d) f = Cast<to=1>(e) y = Mul(f, k)}"
@@ -320,14 +320,14 @@ def test_a_reference_that_computes_something_else_is_not_believed() -> None:
 
 
 def test_a_model_that_draws_random_numbers_is_refused() -> None:
-    """A model that differs from itself cannot be compared, and its noise is no tolerance."""
+    """A random model cannot be compared, and its noise is not a tolerance."""
     a = parse("g (float[8] x) => (float[8] y) {r = RandomNormalLike(x) y = Add(x, r)}")
     with pytest.raises(UnsupportedError, match="output 'y' changes from run to run"):
         cpu(a, a)
 
 
 def test_a_given_tolerance_overrides() -> None:
-    """With rtol or atol the models are compared by these, element by element."""
+    """With rtol or atol, the models are compared by these, element by element."""
     ports = "g (float[N,4] x) => (float[N,4] y) "
     a = parse(ports + "{y = Mul(x, k)}", k=np.asarray(1, np.float32))
     b = parse(ports + "{y = Mul(x, k)}", k=np.asarray(1.001, np.float32))
@@ -352,8 +352,8 @@ def test_verdicts_are_replayable_and_frozen() -> None:
         first.equal = False  # type: ignore[misc]
 
 
-def test_every_kind_of_model_is_taken(tmp_path: Path) -> None:
-    """Paths, protos, onnx-ir models and graphsurgeon graphs compare with each other."""
+def test_every_kind_of_model_is_accepted(tmp_path: Path) -> None:
+    """Paths, protos, onnx-ir models and graphsurgeon graphs can be compared with each other."""
     proto = smallnet.build()
     onnx.save(proto, tmp_path / "a.onnx")
     onnx.save(parse(PLAIN), tmp_path / "a.textproto")
@@ -363,13 +363,13 @@ def test_every_kind_of_model_is_taken(tmp_path: Path) -> None:
     assert check(tmp_path / "a.textproto", parse(PLAIN), samples=1)
 
 
-def test_the_package_offers_the_function() -> None:
+def test_the_package_exports_check() -> None:
     """`onnx_expand.check(a, b)` is the same check."""
     assert onnx_expand.check(parse(PLAIN), parse(PLAIN), samples=1)
 
 
 def test_a_float_weight_stored_in_half_precision_is_found() -> None:
-    """Compressing one weight tensor to float16 inside B is a difference, small as it is."""
+    """Rounding one weight tensor of B to float16 is a difference."""
     ports = "g (float[N,8] x) => (float[N,8] y) "
     w = normal(8, 8)
     a = parse(ports + "{y = MatMul(x, w)}", w=w)
@@ -391,13 +391,13 @@ def test_a_float_weight_stored_in_half_precision_is_found() -> None:
     ],
 )
 def test_options_are_checked(options: dict[str, Any], error: type, words: str) -> None:
-    """An option that makes no sense is named."""
+    """An invalid option is named."""
     with pytest.raises(error, match=words):
         cpu(parse(PLAIN), parse(PLAIN), **options)
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:
-    """A broken file is an error of the file; what onnxruntime lacks names the model and why."""
+    """A broken file is an error of the file; a model that onnxruntime cannot run is named."""
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"broken\.onnx"):
         cpu(parse(PLAIN), tmp_path / "broken.onnx")

@@ -1,4 +1,4 @@
-"""Inputs that models take: what reads an input, and what weights say, is enough to draw one."""
+"""Inputs are drawn from the requirements of their consumers and from weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.graphs_text import graph, weights
 
 ort = pytest.importorskip("onnxruntime")
 
-# What these ops take hangs together in ways that no reader says, or is random.
+# The inputs of these ops depend on each other beyond their demands, or the op is random.
 HARD = (
     "attention",
     "affine_grid",
@@ -38,12 +38,12 @@ HARD = (
 
 @cache
 def node_models() -> dict[str, onnx.ModelProto]:
-    """One of ONNX's test models for each op that reads integers from outside."""
+    """Return one of ONNX's test models for each op that reads integers from inputs."""
     from onnx.backend.test.case.node import collect_testcases
 
     found: dict[str, onnx.ModelProto] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some of the numbers in it are too large on purpose
+        warnings.simplefilter("ignore")  # some of its values are too large on purpose
         cases = collect_testcases(None)
     for case in cases:
         model = case.model
@@ -57,7 +57,7 @@ def node_models() -> dict[str, onnx.ModelProto]:
 
 
 def runs(model: onnx.ModelProto) -> bool:
-    """Whether onnxruntime has the op."""
+    """Return whether onnxruntime has the op."""
     try:
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -68,8 +68,8 @@ def runs(model: onnx.ModelProto) -> bool:
 
 
 @pytest.mark.parametrize("op", sorted(node_models()))
-def test_what_every_op_takes_is_drawn(op: str) -> None:
-    """An op whose operands all come from outside is given some that it takes."""
+def test_valid_operands_are_drawn_for_every_op(op: str) -> None:
+    """An op whose operands are all graph inputs gets valid ones."""
     model = node_models()[op]
     if not runs(model):
         pytest.skip("onnxruntime lacks it")
@@ -77,8 +77,8 @@ def test_what_every_op_takes_is_drawn(op: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "int64", "uint64"])
-def test_integers_lie_over_their_whole_type(kind: str) -> None:
-    """Both ends, zero, and numbers of every sign and many magnitudes are among few draws."""
+def test_integers_cover_their_type(kind: str) -> None:
+    """A few draws include both ends, zero, and values of every sign and many magnitudes."""
     info = np.iinfo(kind)
     rng = np.random.default_rng(0)
     args: dict[str, Any] = {"sizes": {}, "reach": 1 << 63}
@@ -90,8 +90,8 @@ def test_integers_lie_over_their_whole_type(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "size"), [(2, 1), (10, 40), (300, 40), (1000, 7), (5, 5)])
-def test_rows_are_taken_in_turn(rows: int, size: int) -> None:
-    """The first and the last row come first; after as many draws as it takes none is left out."""
+def test_rows_are_drawn_in_turn(rows: int, size: int) -> None:
+    """The first and the last row come first, and sufficiently many draws read every row."""
     demand = Demand(Meaning.ROW, 0, rows - 1)
     seen: set[int] = set()
     for turn in range(-(-rows // size)):
@@ -105,7 +105,7 @@ def test_rows_are_taken_in_turn(rows: int, size: int) -> None:
 
 
 def test_masks_hide_something_but_not_everything() -> None:
-    """Zeros and ones, the ones together, at least one in each sample."""
+    """Masks are zeros and contiguous ones, with at least one 1 in each sample."""
     args: dict[str, Any] = {"sizes": {}, "reach": 4}
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def test_masks_hide_something_but_not_everything() -> None:
 
 
 def test_extents_may_be_sums_of_others() -> None:
-    """An exporter's `past + seq` follows from its parts; other text is a name."""
+    """An exporter's `past + seq` follows from its terms; other text is a name."""
     assert extents_at(["a + b", "2*a", "c // 2", 7], {"a": 3, "b": 4, "c": 9}) == (7, 6, 4, 7)
     with pytest.raises(KeyError):
         extents_at(["__import__('os').getcwd()"], {"a": 3})
@@ -138,14 +138,14 @@ BERT = """
 
 
 def bert() -> onnx.ModelProto:
-    """A transformer as exporters write it, no axis of which is static."""
+    """Build a transformer in the style of exporters, without static axes."""
     numbers: dict[str, Any] = weights(words=(120, 6), kinds=(2, 6), places=(64, 6), w=(6, 6))
     numbers |= {"one": np.float32(1), "low": np.float32(-1e4), "axis": np.asarray([1])}
     return graph(BERT, numbers)
 
 
 def test_a_transformer_without_static_axes_needs_no_shape() -> None:
-    """Tokens lie in the table, both kinds occur, positions below the table's rows, masks are."""
+    """Tokens and positions are valid rows, both token types occur, and masks are valid."""
     verdict = onnx_expand.check(bert(), bert(), samples=2)
     assert verdict
     feeds = verdict.inputs.values()
@@ -157,10 +157,10 @@ def test_a_transformer_without_static_axes_needs_no_shape() -> None:
     assert any((f["attention_mask"] == 0).any() for f in feeds)
 
 
-def test_every_command_takes_shapes(
+def test_every_command_accepts_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """fold, expand, check, inspect and bench take --shape, and refuse one that does not fit."""
+    """fold, expand, check, inspect and bench accept --shape, and refuse invalid ones."""
     text = "g (float[N,C,H,W] x) => (float[N,4,P,Q] y) {r = Reshape(x, s) y = Conv(r, w)}"
     model = graph(text, weights(w=(4, 3, 3, 3)) | {"s": np.asarray([0, 3, 37, -1])})
     onnx.save(model, tmp_path / "a.onnx")
@@ -184,8 +184,8 @@ def test_every_command_takes_shapes(
     assert json.loads((tmp_path / "n.json").read_text())["macs"] == 4 * 27 * 35 * 4
 
 
-def test_where_only_b_runs_is_a_note() -> None:
-    """A size at which A fails and B does not is said, and is no difference; the other way is."""
+def test_sizes_where_only_b_runs_are_noted() -> None:
+    """A size at which only B runs is noted; one at which only A runs is a difference."""
     ports = "g (float[N,3,H,W] x) => (float[N,3,P,Q] y) "
     free = graph(ports + "{y = Relu(x)}", {})
     fixed = graph(ports + "{r = Relu(x) y = Reshape(r, s)}", {"s": np.asarray([1, 3, 64, 64])})
@@ -197,8 +197,8 @@ def test_where_only_b_runs_is_a_note() -> None:
     assert "A runs, and B does not" in other.differences[0]
 
 
-def test_arithmetic_does_not_make_endless_shapes() -> None:
-    """Extents that are computed from an input are small, however they are computed."""
+def test_computed_shapes_are_bounded() -> None:
+    """Extents that are computed from an input are small."""
     text = "g (int64 n, int64[2] k) => (float[a,b] y) {m = Mul(n, n) z = Max(m, k) " \
            "y = ConstantOfShape(z)}"  # fmt: skip
     verdict = onnx_expand.check(graph(text, {}), graph(text, {}))
@@ -207,7 +207,7 @@ def test_arithmetic_does_not_make_endless_shapes() -> None:
 
 
 def test_a_model_that_runs_nowhere_is_refused_in_one_line() -> None:
-    """What was tried is said, and what to do."""
+    """The error states the attempts, and what to do."""
     text = "g (float[N,A] x) => (float[a,b] y) {y = Reshape(x, s)}"
     model = graph(text, {"s": np.asarray([-1, 77])})
     with pytest.raises(UnsupportedError, match=r"tried .*specify extents with --shape"):

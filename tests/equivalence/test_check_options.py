@@ -1,4 +1,4 @@
-"""What check runs on, where, what it finds, and what it writes."""
+"""The options of check: inputs, providers, findings and outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("onnxruntime")
 
 
 def pair() -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A small network and its folded form."""
+    """Return a small network and its folded form."""
     model = graph(
         """
         g (float[N,3,H,W] image) => (float[N,4,P,Q] y) {
@@ -40,7 +40,7 @@ def pair() -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def changed(model: onnx.ModelProto, name: str, factor: float) -> onnx.ModelProto:
-    """A copy in which the largest number of a weight is multiplied."""
+    """Return a copy in which the largest element of a weight is multiplied."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
@@ -55,8 +55,8 @@ def changed(model: onnx.ModelProto, name: str, factor: float) -> onnx.ModelProto
 # -- Inputs -----------------------------------------------------------------------------------
 
 
-def test_given_inputs_are_the_ones_that_run(tmp_path: Path) -> None:
-    """Arrays from a file, from a folder, from ONNX test data, and from Python."""
+def test_given_inputs_are_used(tmp_path: Path) -> None:
+    """Inputs come as arrays from a file, a folder, ONNX test data, or Python."""
     a, b = pair()
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 7))
     np.savez(tmp_path / "one.npz", image=x)
@@ -82,15 +82,15 @@ def test_given_inputs_are_the_ones_that_run(tmp_path: Path) -> None:
         ({"image": np.zeros((1, 3, 5, 5), np.int64)}, "int64"),
     ],
 )
-def test_inputs_that_do_not_fit_are_named(arrays: dict[str, object], words: str) -> None:
-    """One line says which input and why."""
+def test_invalid_inputs_are_named(arrays: dict[str, object], words: str) -> None:
+    """The error names the input and the reason in one line."""
     a, b = pair()
     with pytest.raises(UsageError, match=words):
         onnx_expand.check(a, b, inputs=[arrays])
 
 
-def test_ranges_and_shapes_are_kept() -> None:
-    """Random inputs lie in the range and have the extents that were asked for."""
+def test_ranges_and_shapes_are_obeyed() -> None:
+    """Random inputs are in the given range and have the given extents."""
     a, b = pair()
     verdict = onnx_expand.check(
         a, b, ranges={"image": (0.0, 255.0)}, shapes={"image": (1, 3, 8, "W")}
@@ -111,7 +111,7 @@ def test_ranges_and_shapes_are_kept() -> None:
         onnx_expand.check(a, b, shapes={"image": (1, 4, 8, 8)})
 
 
-def test_integers_stay_below_what_reads_them() -> None:
+def test_integers_stay_below_their_bounds() -> None:
     """Indices into a table of 300 rows, through a Cast; a depth of OneHot; an axis of data."""
     model = graph(
         """
@@ -136,7 +136,7 @@ def test_integers_stay_below_what_reads_them() -> None:
 
 
 def test_denormal_inputs_are_tried() -> None:
-    """A model that flushes small numbers to zero is another one, and is found by them."""
+    """Denormal inputs reveal a model that flushes them to zero."""
     ports = "g (float[4] x) => (float[4] y) "
     a = graph(ports + "{ y = Mul(x, big) }", {"big": np.full((), 1e30, np.float32)})
     b = graph(
@@ -171,15 +171,15 @@ def test_a_second_opinion_and_two_providers() -> None:
 
 
 def test_optimized_graphs_are_equal_too() -> None:
-    """As deployed, onnxruntime folds A by itself."""
+    """As deployed, onnxruntime itself folds A."""
     a, b = pair()
     assert onnx_expand.check(a, b, as_deployed=True, samples=1)
     assert not onnx_expand.check(a, changed(b, "w", 1.001), as_deployed=True, samples=1)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_provider_that_is_not_there_is_an_error(provider: str) -> None:
-    """Nothing falls back to the CPU in silence."""
+def test_a_missing_provider_is_an_error(provider: str) -> None:
+    """A missing provider is not replaced by the CPU silently."""
     from onnx_expand.runtimes import detect_providers
 
     if provider in detect_providers():
@@ -193,7 +193,7 @@ def test_a_provider_that_is_not_there_is_an_error(provider: str) -> None:
 
 
 def test_the_first_difference_is_found() -> None:
-    """Of the tensors that both have, the one behind the changed weight is the first."""
+    """The first different tensor that both models have is the one behind the changed weight."""
     a, b = pair()
     x = {"image": np.random.default_rng(0).standard_normal((1, 3, 5, 5)).astype(np.float32)}
     assert bisect(a, b, x) is None
@@ -208,7 +208,7 @@ def test_the_first_difference_is_found() -> None:
 
 
 def test_a_change_of_a_few_floors_is_caught() -> None:
-    """In random networks, weights that move the output by more than the tolerance never pass."""
+    """In random networks, weights that change the output by more than the tolerance are found."""
     caught = missed = 0
     for seed in range(12):
         model = random_graph(seed, length=6)
@@ -236,7 +236,7 @@ def test_a_change_of_a_few_floors_is_caught() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str, str]:
-    """A model, its folded form, and a wrong one."""
+    """Write a model, its folded form, and a wrong one."""
     a, b = pair()
     paths = []
     for name, model in (("a", a), ("b", b), ("wrong", changed(b, "w", 1.01))):
@@ -248,7 +248,7 @@ def files(tmp_path: Path) -> tuple[str, str, str]:
 def test_a_part_that_differs_is_a_failure_everywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What only the parts show is in the table's notes, in JUnit and in the exit code."""
+    """Differences that only the parts show are in the table, in JUnit and in the exit code."""
     deep = "g (float[N,64] x) => (float[N,64] y) {{ k = MatMul(x, a) r = Relu(k) y = Add(r, d) }}"
     numbers = weights(3, a=(64, 64)) | {"d": np.full(64, 1e4, np.float32)}
     other = deep.replace("MatMul(x, a)", "Gemm(x, a)")
@@ -271,7 +271,7 @@ def test_a_part_that_differs_is_a_failure_everywhere(
 
 
 def test_figures_are_written(files: tuple[str, str, str], tmp_path: Path) -> None:
-    """JSON of schema 2 with every figure; JUnit with a case for each."""
+    """JSON of schema 2 has every figure, and JUnit a case for each."""
     a, b, wrong = files
     report, junit = tmp_path / "v.json", tmp_path / "v.xml"
     assert main(["check", a, b, "--json", str(report), "--junit", str(junit)]) == 0
@@ -304,7 +304,7 @@ def test_figures_are_written(files: tuple[str, str, str], tmp_path: Path) -> Non
 def test_bad_options_are_one_line(
     words: list[str], files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Wrong usage or an unreadable file, never a traceback."""
+    """Wrong usage or an unreadable file is an error of one line, without traceback."""
     assert main(["check", *files[:2], *words]) in {2, 3}
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -314,7 +314,7 @@ def test_bad_options_are_one_line(
 def test_a_certificate_holds_until_a_file_changes(
     files: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It names hashes, versions, sites and the verdict, and is verified with the files."""
+    """It has hashes, versions, sites and the verdict, and is verified with the files."""
     source, target, paper = files[0], str(tmp_path / "out.onnx"), str(tmp_path / "c.json")
     assert main(["fold", source, target, "--certificate", paper]) == 0
     data = json.loads(Path(paper).read_text())
@@ -330,7 +330,7 @@ def test_a_certificate_holds_until_a_file_changes(
 
 
 def test_models_are_timed_in_turns(files: tuple[str, str, str], tmp_path: Path) -> None:
-    """Medians, ratios with an interval, memory; as a table, JSON and a picture."""
+    """The result has medians, ratios with an interval and memory, as table, JSON and picture."""
     report, png = tmp_path / "b.json", tmp_path / "b.png"
     words = ["bench", *files[:2], "--seconds", "0.2", "--threads", "1", "--json", str(report)]
     assert main([*words, "--png", str(png)]) == 0
@@ -392,8 +392,8 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_ports_that_are_no_arrays(kind: str) -> None:
-    """Whatever a model takes and returns, one that computes something else is told apart."""
+def test_ports_that_are_not_arrays(kind: str) -> None:
+    """Differences are found for inputs and outputs of every type."""
     ports, same, other = ODD[kind]
     a, b = (onnx.parser.parse_model(HEAD + ports + "{" + body + "}") for body in (same, other))
     assert onnx_expand.check(a, a, samples=1, providers=["cpu"])

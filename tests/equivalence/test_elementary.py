@@ -1,4 +1,4 @@
-"""Kernels of elementary functions are measured, and their errors are no alarm."""
+"""Errors of elementary functions are measured, and do not cause false alarms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.moved import moved
 
 pytest.importorskip("onnxruntime")
 
-# In units of the last place of one, as docs/check.md has it; what is not listed has none.
+# In units of the last place of one, as in docs/check.md; other functions have no excess.
 EXCESS = {
     "Sigmoid": (0.8, 0.8), "Elu": (0.5, 0), "Selu": (0.8, 0), "Celu": (0.5, 0),
     "Gelu": (1.1, 0), "HardSigmoid": (0.2, 0), "HardSwish": (0.4, 0),
@@ -31,8 +31,8 @@ TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
-def test_kernels_are_as_exact_as_the_table_says(op: str) -> None:
-    """Measured again, no kernel is twice as far off as the table says, nor much nearer."""
+def test_kernels_are_as_exact_as_in_the_table(op: str) -> None:
+    """The measured error of each kernel is near the one in the table."""
     node = ir.node(op, [ir.val("x")])
     for dtype, listed in zip(TYPES, EXCESS.get(op, (0, 0)), strict=True):
         unit = float(np.finfo(dtype.numpy()).eps)
@@ -56,8 +56,8 @@ EXACT: dict[str, Callable[[float], float]] = {
 
 
 @pytest.mark.parametrize("op", EXACT)
-def test_what_they_are_measured_by_is_exact(op: str) -> None:
-    """The float64 reference gives what the mathematical functions of Python give."""
+def test_the_reference_functions_are_exact(op: str) -> None:
+    """The float64 reference equals Python's mathematical functions."""
     x = np.linspace(-1, 1, 81) * min(FUNCTIONS[op], 30)
     opset = 20 if op != "HardSwish" else 14
     model = onnx.parser.parse_model(
@@ -70,7 +70,7 @@ def test_what_they_are_measured_by_is_exact(op: str) -> None:
 
 
 def tail(op: str, shift: float, scale: float) -> onnx.ModelProto:
-    """A normalized convolution into a function, far out where its results are tiny."""
+    """Build a normalized convolution and a function in its tail, where results are tiny."""
     text = (
         "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) {"
         "a = Conv<pads=[1,1,1,1]>(x, w) b = BatchNormalization(a, n_s, n_b, n_m, n_v)"
@@ -90,8 +90,8 @@ def tail(op: str, shift: float, scale: float) -> onnx.ModelProto:
         *("Erf", "Softmax<axis = 1>", "LogSoftmax<axis = 1>", "Selu"),
     ],
 )
-def test_tails_of_functions_are_no_alarm(op: str, shift: float, scale: float) -> None:
-    """A folded normalization before a saturated function is equal; a weight that is off is not."""
+def test_tails_of_functions_are_not_differences(op: str, shift: float, scale: float) -> None:
+    """A folded normalization before a saturated function is equal; a wrong weight is found."""
     model = tail(op, shift, scale)
     folded = onnx_expand.fold(model)
     verdict = check(model, folded, samples=1, providers=["cpu"])
@@ -100,8 +100,8 @@ def test_tails_of_functions_are_no_alarm(op: str, shift: float, scale: float) ->
     assert not check(model, moved(folded, name, 1e-2), samples=1, providers=["cpu"])
 
 
-def test_kernels_that_are_exact_cost_nothing() -> None:
-    """Only a function whose kernel has an excess is disturbed, and only a copy of the model."""
+def test_exact_kernels_cost_nothing() -> None:
+    """Only functions whose kernels have an excess are disturbed, in a copy of the model."""
     cpu = OnnxRuntime("cpu")
     assert with_kernel_noise(read(tail("Tanh", 0, 1)), cpu, 0) is None
     assert with_kernel_noise(read(tail("Relu", 0, 1)), cpu, 0) is None

@@ -1,4 +1,4 @@
-"""Each part that differs between two models is held to its forward error bound."""
+"""Each part that differs between two models is compared with its forward error bound."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU = ("cpu", "cpu")
 
 
 def regions(a: onnx.ModelProto, b: onnx.ModelProto, seed: int = 0) -> tuple[Region, ...]:
-    """The parts that differ, on normal inputs of the shapes of A, 3 for a symbolic extent."""
+    """Return the parts that differ, on normal inputs; a symbolic extent is 3."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for value in a.graph.input:
@@ -45,8 +45,8 @@ def regions(a: onnx.ModelProto, b: onnx.ModelProto, seed: int = 0) -> tuple[Regi
 
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([np.float32, np.float16]))
 @settings(max_examples=40, deadline=None)
-def test_what_fold_does_is_within_the_bounds(seed: int, dtype: type) -> None:
-    """No merge of a random graph is further off than rounding can be."""
+def test_folds_are_within_the_bounds(seed: int, dtype: type) -> None:
+    """The error of every merge in a random graph is within its bound."""
     model = random_graph(seed, length=6, dtype=dtype)
     for region in regions(model, onnx_expand.fold(model), seed % 1000):
         assert region.holds, region.summary()
@@ -54,13 +54,13 @@ def test_what_fold_does_is_within_the_bounds(seed: int, dtype: type) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_merge_of_a_network_has_a_bound(name: str) -> None:
-    """What fold changes is linear, so that nothing is left without a bound."""
+    """Fold changes linear parts only, so each part has a bound."""
     model = ZOO[name].build()
     found = regions(model, onnx_expand.fold(model))
     assert found
     assert [region.obstacle for region in found] == [""] * len(found)
     assert all(region.holds for region in found)
-    # A bound that is never neared would see nothing.
+    # A bound far above all errors would detect nothing.
     assert max(region.ratio for region in found) > 0.005
 
 
@@ -78,8 +78,8 @@ SHORT = graph(
 )
 
 
-def test_an_error_that_the_end_forgives_is_found() -> None:
-    """The large bias behind hides a wrong weight from the output, and not from the part."""
+def test_an_error_hidden_from_the_output_is_found() -> None:
+    """A large bias hides a wrong weight from the output, but not from the part."""
     assert check(DEEP, SHORT, samples=1, providers=["cpu"])
     wrong = moved(SHORT, "ab", 1e-2)
     assert check(DEEP, wrong, samples=1, providers=["cpu"], regions=False)
@@ -114,14 +114,14 @@ def test_no_order_of_sums_leaves_the_bound(seed: int, layers: int, width: int) -
 
 
 def test_the_bound_of_a_coarse_type_is_finite() -> None:
-    """Where n times the unit exceeds one half, the probabilistic bound takes over."""
+    """Where n times the unit exceeds one half, the probabilistic bound applies."""
     assert gamma(3, 2.0**-24) == pytest.approx(3 * 2.0**-24, rel=1e-6)
     assert 0 < gamma(10_000, 2.0**-11) < 1
     assert not math.isinf(gamma(10**6, 2.0**-8))
 
 
 def test_fusions_of_onnxruntime_pass(tmp_path: Path) -> None:
-    """Normalizations that onnxruntime folds in float32 are rounding, too."""
+    """Normalizations that onnxruntime folds in float32 are within the bounds."""
     import onnxruntime as ort
 
     model = graph(
@@ -141,15 +141,15 @@ def test_fusions_of_onnxruntime_pass(tmp_path: Path) -> None:
     assert all(0 < region.ratio <= 1 for region in found)
 
 
-def test_parts_that_are_alike_are_not_run() -> None:
-    """Only what differs is compared; a constant of the same numbers is the same."""
+def test_equal_parts_are_not_run() -> None:
+    """Only different parts are compared; constants of equal elements are equal."""
     assert regions(DEEP, onnx.ModelProto.FromString(DEEP.SerializeToString())) == ()
     (region,) = regions(DEEP, moved(DEEP, "c", 1e-7))
     assert (region.tensor, region.holds) == ("s", True)
 
 
-def test_names_that_mean_something_else_are_no_alarm() -> None:
-    """Exporters number their tensors: one name may be another tensor in each model."""
+def test_equal_names_of_other_tensors_are_not_differences() -> None:
+    """Exporters number tensors, so one name may denote different tensors in two models."""
     head, numbers = "g (float[N,8] x) => (float[N,8] y)", weights(a=(8, 8))
     one = graph(head + "{ t1 = Relu(x) t2 = MatMul(t1, a) y = Sum(t1, t2) }", numbers)
     two = graph(head + "{ t2 = Relu(x) t1 = MatMul(t2, a) y = Sum(t1, t2) }", numbers)
@@ -159,8 +159,8 @@ def test_names_that_mean_something_else_are_no_alarm() -> None:
     assert check(one, two, samples=1, providers=["cpu"])
 
 
-def test_what_has_no_bound_is_named() -> None:
-    """A part with a nonlinear operator is left to the outputs, and the verdict says so."""
+def test_parts_without_a_bound_are_named() -> None:
+    """A part with a nonlinear operator is compared by the outputs only, and reported."""
     head, numbers = "g (float[N,8] x) => (float[N,8] y)", weights(a=(8, 8))
     a = graph(head + "{ h = MatMul(x, a) t = Tanh(h) y = MatMul(t, a) }", numbers)
     b = graph(head + "{ i = MatMul(x, a) u = Tanh(i) v = Identity(u) y = MatMul(v, a) }", numbers)
@@ -210,7 +210,7 @@ def test_every_operator_is_bounded(name: str) -> None:
 
 
 def test_arithmetic_of_weights_is_measured() -> None:
-    """A graph that computes its weights with cancellation may be as far off as that leaves it."""
+    """Cancellation in the computation of weights enlarges the tolerance."""
     rng = np.random.default_rng(0)
     big = (1000 + rng.standard_normal((6, 6))).astype(np.float32)
     near = (big + 1e-3 * rng.standard_normal((6, 6))).astype(np.float32)
@@ -225,7 +225,7 @@ def test_arithmetic_of_weights_is_measured() -> None:
     (region,) = regions(model, folded)
     assert not region.obstacle
     assert region.holds, region.summary()
-    assert region.error > 1e-6  # which no sum of six products is off by
+    assert region.error > 1e-6  # more than the error of any sum of six products
     exact = (big.astype(np.float64) - near) / 7
     other = graph(
         "g (float[N,6] x) => (float[N,6] y) { z = MatMul(x, w) y = Relu(z) }",
@@ -236,7 +236,7 @@ def test_arithmetic_of_weights_is_measured() -> None:
 
 
 def test_a_name_of_another_shape_is_another_tensor() -> None:
-    """Where B's tensor of a name has other axes, the part around it is compared all the same."""
+    """If a name has another shape in B, the part around it is compared all the same."""
     constants = weights(5, w=(8, 16), v=(16, 8))
     a = graph(
         "g (float[1,6,8] x) => (float[1,6,8] y) "
@@ -256,7 +256,7 @@ def test_a_name_of_another_shape_is_another_tensor() -> None:
 
 @pytest.mark.parametrize("depth", [2, 6])
 def test_a_bound_over_many_layers_allows_no_other_weights(depth: int) -> None:
-    """Without a common tensor inside, the bound of the whole is vast, and excuses nothing."""
+    """Without a common tensor inside, the bound is huge, and excuses no difference."""
 
     def network(seed: int, mark: str) -> onnx.ModelProto:
         names = ["x", *(f"{mark}{i}" for i in range(2 * depth - 1)), "y"]

@@ -1,4 +1,4 @@
-"""That `check` tells what differs from what is equal, on pairs that make it hard."""
+"""`check` tells different from equal models on difficult pairs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.parametrize("pair", different(), ids=lambda pair: pair.name)
-def test_what_differs_is_found(pair: Pair) -> None:
-    """A difference is a verdict, not an error, whatever inputs it takes to see it."""
+def test_differences_are_found(pair: Pair) -> None:
+    """A difference is a verdict, not an error, whatever inputs reveal it."""
     verdict = onnx_expand.check(pair.a, pair.b)
     assert not verdict
     assert verdict.differences
 
 
 @pytest.mark.parametrize("pair", equal(), ids=lambda pair: pair.name)
-def test_what_is_equal_is_neither_different_nor_refused(pair: Pair) -> None:
-    """Rounding is forgiven, and inputs that the models take are found."""
+def test_equal_models_are_neither_different_nor_refused(pair: Pair) -> None:
+    """Rounding is accepted, and valid inputs are found."""
     verdict = onnx_expand.check(pair.a, pair.b)
     assert verdict, verdict.differences

@@ -1,4 +1,4 @@
-"""Parts that are affine in both models are proven, and no weight that is off escapes."""
+"""Affine parts of both models are proven equal, and every wrong weight is found."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ PARTS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
 
 @cache
 def pair(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A part, and its folded form."""
+    """Return a part and its folded form."""
     text, shapes = PARTS[name]
     arrays = weights(7, **shapes) | (bn("n", 4) if "n_s" in text else {})
     model = graph(text, arrays)
@@ -79,7 +79,7 @@ def pair(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def feeds(model: onnx.ModelProto) -> dict[str, Array]:
-    """A normal input, of extents 11 and 9 where they are free."""
+    """Draw a normal input, with extents 11 and 9 for symbolic axes."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     free = iter((1, 9, 11))
     shape = [dim.dim_value or next(free) for dim in dims]
@@ -87,13 +87,13 @@ def feeds(model: onnx.ModelProto) -> dict[str, Array]:
 
 
 def part(a: onnx.ModelProto, b: onnx.ModelProto) -> Region:
-    """The part in which two models differ; one that is not proven, if they differ in more."""
+    """Return the part in which two models differ; if there are several, an unproven one."""
     regions = examine(read(a), read(b), feeds(a), CPU).regions
     return min(regions, key=lambda region: region.proof is not None)
 
 
 def off(model: onnx.ModelProto, tensor: int, place: int, by: float) -> onnx.ModelProto:
-    """A copy with one number of one initializer changed."""
+    """Return a copy with one element of one initializer changed."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     own = copy.graph.initializer[tensor]
@@ -104,7 +104,7 @@ def off(model: onnx.ModelProto, tensor: int, place: int, by: float) -> onnx.Mode
 
 
 def places(model: onnx.ModelProto) -> list[tuple[int, int]]:
-    """Every number of every initializer that a node reads as a weight or a bias."""
+    """Return every element of every initializer that is a weight or a bias."""
     return [
         (index, place)
         for index, tensor in enumerate(model.graph.initializer)
@@ -115,7 +115,7 @@ def places(model: onnx.ModelProto) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_folded_part_is_proven(name: str) -> None:
-    """Its weights are within a few roundings of what they should be, and it is said how near."""
+    """Its weights are correct within a few roundings, and the deviation is stated."""
     a, b = pair(name)
     for first, second in ((a, b), (b, a)):
         region = part(first, second)
@@ -135,8 +135,8 @@ def test_a_folded_part_is_proven(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_every_weight_that_is_off_is_found(name: str) -> None:
-    """One by one, each weight and bias above what is stated to be found is found."""
+def test_every_wrong_weight_is_found(name: str) -> None:
+    """Each wrong weight or bias above the stated limit is found, one by one."""
     a, b = pair(name)
     proof = part(a, b).proof
     assert proof is not None
@@ -147,8 +147,8 @@ def test_every_weight_that_is_off_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_no_rounding_of_a_weight_is_an_alarm(name: str) -> None:
-    """Each weight a unit in the last place away is still proven."""
+def test_rounded_weights_are_proven(name: str) -> None:
+    """A change of each weight by one unit in the last place is still proven."""
     a, b = pair(name)
     rng = np.random.default_rng(1)
     for tensor, place in rng.permutation(places(b))[:25]:
@@ -163,8 +163,8 @@ def test_no_rounding_of_a_weight_is_an_alarm(name: str) -> None:
     where=st.integers(0, 10_000),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_is_stated_is_true(name: str, power: float, where: int) -> None:
-    """However far a weight is off, either it is found or the stated deviation is larger."""
+def test_the_stated_deviation_is_an_upper_bound(name: str, power: float, where: int) -> None:
+    """For any change of a weight, either it is found or the stated deviation is larger."""
     a, b = pair(name)
     tensor, place = places(b)[where % len(places(b))]
     wrong = off(b, tensor, place, 10**power)
@@ -177,7 +177,7 @@ def test_what_is_stated_is_true(name: str, power: float, where: int) -> None:
 
 
 def test_the_bound_of_a_chi_square_holds() -> None:
-    """Of a million sums of squares none is beyond, and a bound of one in ten is not far off."""
+    """No sum of squares among a million exceeds the bound, and a bound of one in ten is tight."""
     rng = np.random.default_rng(0)
     for count in (8, 16, 32):
         means = np.mean(np.square(rng.standard_normal((200_000, count))), axis=1)
@@ -193,7 +193,7 @@ def test_the_bound_of_a_chi_square_holds() -> None:
 
 
 def test_a_weight_that_no_activation_reaches_is_found() -> None:
-    """Channels that a Relu keeps at zero on every input hide a weight from all of them."""
+    """A Relu that is zero on every input hides a weight from all outputs."""
     text = (
         "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) { a = Conv(x, w, d) r = Relu(a)"
         " b = Conv(r, v) y = BatchNormalization(b, n_s, n_b, n_m, n_v) }"
@@ -212,7 +212,7 @@ def test_a_weight_that_no_activation_reaches_is_found() -> None:
     assert "a weight of it is off by about" in verdict.differences[0]
 
 
-def test_a_border_that_is_wrong_is_found() -> None:
+def test_a_wrong_border_is_found() -> None:
     """A bias before a padded convolution, merged as if there were no border."""
     rng = np.random.default_rng(3)
     w1, w2 = rng.standard_normal((3, 2, 1, 1)), rng.standard_normal((4, 3, 3, 3))
@@ -229,8 +229,8 @@ def test_a_border_that_is_wrong_is_found() -> None:
     assert "a bias of it is off" in region.fault
 
 
-def test_inputs_that_follow_from_one_another_are_no_alarm() -> None:
-    """Where one model reads a product and the other its factor, the part grows to their root."""
+def test_dependent_inputs_are_not_differences() -> None:
+    """If one model reads a product and the other its factor, the part grows to their root."""
     arrays = weights(w=(6, 4), c=(4,))
     head = "g (float[N,6] x) => (float[N,4] y, float[N,4] a) "
     one = graph(head + "{ a = MatMul(x, w) y = Add(a, c) }", arrays)
@@ -239,8 +239,8 @@ def test_inputs_that_follow_from_one_another_are_no_alarm() -> None:
     assert part(one, off(two, 1, 0, 1e-2)).fault
 
 
-def test_duplicates_behind_a_function_are_no_alarm() -> None:
-    """Two tensors that are equal may stand for one another, though no proof says so."""
+def test_duplicates_behind_a_function_are_not_differences() -> None:
+    """Equal tensors may replace each other, though no proof covers it."""
     arrays = weights(w=(6, 4), v=(6, 4))
     head = "g (float[N,6] x) => (float[N,4] y) { q = Tanh(x) k = Tanh(x) "
     one = graph(head + "a = MatMul(q, w) b = MatMul(k, v) y = Add(a, b) }", arrays)
@@ -255,8 +255,8 @@ def test_duplicates_behind_a_function_are_no_alarm() -> None:
 # -- What a verdict rests on ------------------------------------------------------------------
 
 
-def test_an_output_that_cancels_is_no_alarm() -> None:
-    """What is exactly zero in A and a rounding in B is equal, since its part is."""
+def test_a_cancelled_output_is_not_a_difference() -> None:
+    """An exact zero in A and a rounding error in B are equal, since the part is."""
     arrays = weights(w=(4, 3, 3, 3)) | bn("n", 4)
     head = "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) "
     a = graph(head + "{ a = Conv(x, w) b = Conv(x, w) y = Sub(a, b) }", arrays)
@@ -279,7 +279,7 @@ def test_an_output_that_cancels_is_no_alarm() -> None:
 
 
 def test_equal_graphs_rest_on_identity() -> None:
-    """The same nodes and constants, whatever they are called, need no test."""
+    """Equal nodes and constants, with any names, need no test."""
     model = pair("normalized")[0]
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     verdict = check(model, copy, samples=1, providers=["cpu"])
@@ -288,8 +288,8 @@ def test_equal_graphs_rest_on_identity() -> None:
     assert check(model, copy, samples=1, providers=["cpu"], regions=False).rests_on is Basis.TESTS
 
 
-def test_functions_that_differ_are_parts_that_differ() -> None:
-    """What a call computes is compared with its body in its place."""
+def test_different_functions_are_different_parts() -> None:
+    """Calls are compared by the bodies of their functions."""
     text = """<ir_version: 10, opset_import: ["" : 17, "own" : 1]>
         g (float[N,4] x) => (float[N,4] y) {{ a = own.block(x) y = Relu(a) }}
         <domain: "own", opset_import: ["" : 17]>
@@ -306,11 +306,11 @@ def test_functions_that_differ_are_parts_that_differ() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(4, 14))
-@example(seed=82838, length=6)  # what a node computes twice is read where A computes it anew
-@example(seed=510678, length=7)  # at few positions the two inputs of a part do not fit together
+@example(seed=82838, length=6)  # a duplicate is read where A computes it again
+@example(seed=510678, length=7)  # at few positions the two inputs of a part do not match
 @settings(max_examples=25, deadline=None)
-def test_what_fold_does_is_proven(seed: int, length: int) -> None:
-    """Random graphs: all that fold does to affine parts is proven, and nothing is an alarm."""
+def test_folds_are_proven(seed: int, length: int) -> None:
+    """All changes of fold to affine parts of random graphs are proven, without false alarms."""
     model = random_graph(seed, length=length)
     shape = [dim.dim_value or 2 for dim in model.graph.input[0].type.tensor_type.shape.dim]
     given = {"x": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
@@ -320,8 +320,8 @@ def test_what_fold_does_is_proven(seed: int, length: int) -> None:
         assert region.grade is Grade.PROVEN or "is not linear" in region.reason, region
 
 
-def test_a_tensor_that_cancels_within_is_no_other_tensor() -> None:
-    """What is zero in A and a rounding in B bounds a part, whatever is made of it behind."""
+def test_a_cancelled_inner_tensor_is_not_a_difference() -> None:
+    """A zero in A that is a rounding error in B bounds a part, whatever follows."""
     arrays = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1)) | bn("n", 4)
     third, tiny = np.array(1 / 3, np.float32), np.array(1e-9, np.float32)
     head = "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) { a = Conv(x, w) "
@@ -338,7 +338,7 @@ def test_a_tensor_that_cancels_within_is_no_other_tensor() -> None:
 
 
 def hidden(bias: bool) -> onnx.ModelProto:
-    """A normalized layer whose results, through a function, come to nothing beside a bias."""
+    """Build a normalized layer whose results, through a function, vanish beside a bias."""
     arrays = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1), d=(4,))
     arrays["v"] *= np.float32(1e-9)
     arrays["b"] = np.array([3, -2, 4, -3], np.float32)
@@ -348,8 +348,8 @@ def hidden(bias: bool) -> onnx.ModelProto:
     return graph(text, arrays if bias else {k: a for k, a in arrays.items() if k != "b"})
 
 
-def test_a_bias_that_is_missing_is_found_where_nothing_makes_up_for_it() -> None:
-    """Tensors of one name and other numbers, read by the same nodes, are no namesakes."""
+def test_a_missing_bias_is_found() -> None:
+    """Equal names with other values and the same consumers are not the same tensor."""
     a, b = hidden(True), hidden(False)
     assert check(a, b, samples=1, providers=["cpu"], regions=False)
     verdict = check(a, b, samples=1, providers=["cpu"])
@@ -358,8 +358,8 @@ def test_a_bias_that_is_missing_is_found_where_nothing_makes_up_for_it() -> None
 
 
 @pytest.mark.parametrize("reader", ["LayerNormalization<axis = -1>(a, s)", "Shape(a)"])
-def test_what_does_not_matter_to_its_readers_is_no_alarm(reader: str) -> None:
-    """A normalization does not see a shift of all numbers, nor Shape any number."""
+def test_irrelevant_values_are_not_differences(reader: str) -> None:
+    """A normalization ignores a common shift, and Shape ignores all elements."""
     arrays: dict[str, Array] = {**weights(w=(6, 4)), "s": np.ones(4, np.float32)}
     arrays["c"] = np.full(4, 5, np.float32)
     kind = "int64[2]" if "Shape" in reader else "float[N,4]"
@@ -369,8 +369,8 @@ def test_what_does_not_matter_to_its_readers_is_no_alarm(reader: str) -> None:
     assert check(one, two, samples=1, providers=["cpu"])
 
 
-def test_a_scale_that_moved_is_no_alarm() -> None:
-    """What one layer lost the next one has, behind a function that lets scales pass."""
+def test_a_moved_scale_is_not_a_difference() -> None:
+    """A scale may move to the next layer through a function that factors pass."""
     arrays = weights(w=(4, 3, 3, 3), v=(4, 4, 1, 1))
     head = (
         "g (float[N,3,H,W] x) => (float[N,4,P,Q] y) { a = Conv(x, w) r = Relu(a) y = Conv(r, v) }"
@@ -379,8 +379,8 @@ def test_a_scale_that_moved_is_no_alarm() -> None:
     assert check(graph(head, arrays), graph(head, halves), samples=1, providers=["cpu"])
 
 
-def test_what_cancels_on_one_input_is_compared_with_other_roundings() -> None:
-    """On denormal inputs a normalization makes ones of nothing but the rounding of a shift."""
+def test_cancellation_is_compared_with_other_roundings() -> None:
+    """On denormal inputs, a normalization amplifies the rounding of a shift to ones."""
     arrays: dict[str, Array] = {**weights(w=(6, 4)), "s": np.ones(4, np.float32)}
     arrays["c"] = np.full(4, 5, np.float32)
     head = "g (float[N,6] x) => (float[N,4] y) { m = MatMul(x, w) a = Add(m, c) "

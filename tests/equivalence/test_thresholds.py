@@ -1,4 +1,4 @@
-"""Thresholds of only one model are passed by some input, or the verdict says that none does."""
+"""Thresholds of only one model are passed by some input, or the verdict notes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _notes(made: Pair, **options: Any) -> list[str]:
 def test_a_threshold_that_no_input_passes_is_noted(
     a: str, b: str, tensor: str, value: str
 ) -> None:
-    """What lies behind a bound of a bounded function is not tested, and the verdict says so."""
+    """Behavior beyond a bound of a bounded function is untested, and the verdict notes it."""
     notes = _notes(_behind(a, b))
     assert any(f"'{tensor}'" in note and f"past {value}," in note for note in notes)
 
@@ -61,12 +61,12 @@ def test_a_threshold_that_no_input_passes_is_noted(
     ],
 )
 def test_thresholds_of_both_models_are_not_noted(a: str, b: str) -> None:
-    """The same bends written differently, or passed by inputs, need no note."""
+    """Equal thresholds in other forms, or ones that inputs pass, need no note."""
     assert _notes(_behind(a, b)) == []
 
 
 def test_inputs_are_only_scaled_if_they_may_be() -> None:
-    """Where the user states inputs or ranges, a threshold beyond them is noted, not passed."""
+    """With given inputs or ranges, a threshold beyond them is noted, not passed."""
     made = _behind("y = Relu(c)", "y = Clip(c, l, m)")
     assert not onnx_expand.check(made.a, made.b)
     wanted = "'c' in B past 100000"
@@ -75,7 +75,7 @@ def test_inputs_are_only_scaled_if_they_may_be() -> None:
 
 
 def test_thresholds_of_attributes_count() -> None:
-    """Older operators state their bounds as attributes."""
+    """Older operators have their bounds as attributes."""
     texts = "y = Clip<min=0.0, max=6.0>(x)", "r = Relu(x) y = Clip<max=7.0>(r)"
     made = pair("", ROWS, *texts, opset=10)
     found = thresholds(read(made.a), read(made.b))
@@ -83,7 +83,7 @@ def test_thresholds_of_attributes_count() -> None:
 
 
 def test_a_cast_to_a_narrower_type_is_noted() -> None:
-    """A runtime may leave out casts that are cast back; the verdict says what they may hide."""
+    """A runtime may omit casts that are cast back; the verdict notes what they may hide."""
     made = _behind("y = Identity(c)", "h = Cast<to=10>(c) y = Cast<to=1>(h)")
     for first, second, count in ((made.a, made.b, 1), (made.b, made.a, 0), (made.b, made.b, 0)):
         verdict = onnx_expand.check(first, second)
