@@ -152,7 +152,7 @@ def _fill_differs(before: Sequence[Step], frame: Frame) -> Refusal | None:
         return None
     return Refusal(
         Reason.BORDER,
-        "the border is filled with other numbers than the nodes before compute there",
+        "the border is filled with other values than the nodes before it compute there",
         {"border_error": difference},
     )
 

@@ -57,16 +57,15 @@ def layouts_of(steps: Sequence[Step]) -> list[Layout] | Refusal:
         if any(not s.is_pointwise for s in steps[start:end])
     }
     if len(fixed) > 1:
-        return Refusal(Reason.GEOMETRY, "kernels in different layouts are not one")
+        return Refusal(Reason.GEOMETRY, "kernels in different layouts cannot be merged")
     found = [
         layout
         for home in (fixed or range(len(starts)))
         if (layout := _at_home(steps, starts[home], ends[home])) is not None
     ]
     if not found:
-        return Refusal(
-            Reason.GEOMETRY, "channels that become features with others are mapped on both sides"
-        )
+        message = "channels that a view combines with positions are mapped on both sides of it"
+        return Refusal(Reason.GEOMETRY, message)
 
     def preference(layout: Layout) -> tuple[int, int, int]:
         start, end = layout.home

@@ -226,9 +226,7 @@ def _swap(
     after = sum((t.price() if new is None else new.price() for t, new in news.items()), way.after)
     policy = terms.policy.counting
     if policy.key(after.cost) >= policy.key(before.cost) or not after.never_more(before):
-        raise RefusedError(
-            Refusal(Reason.COST, "a layer that takes in this order of channels costs more")
-        )
+        raise RefusedError(Refusal(Reason.COST, "a layer with this order of channels costs more"))
     swap: Swap = {t: new for t, new in news.items() if new is not None}
     swap[layer] = way.build()
     if behind:

@@ -87,7 +87,7 @@ def _above(terms: Terms, root: Term) -> Iterator[Break]:
     if any(value.is_graph_output() for value in values):
         refusal = Refusal(Reason.OUTPUT, f"'{_name(root)}' in between is an output of the graph")
     elif count == 1 and isinstance(root, Table):
-        message = f"what is added in '{_name(root)}' in between differs from row to row"
+        message = f"the constant added in '{_name(root)}' in between differs between rows"
         refusal = Refusal(Reason.GEOMETRY, message)
     elif count == 1 and root.is_join and root.value is not None:
         message = f"'{_name(root)}' in between joins values that are not maps of one value"
@@ -153,7 +153,7 @@ def _measured(refusal: Refusal, first: Step, second: Step) -> Refusal:
 
 NOT_MARKED = Refusal(
     Reason.POLICY,
-    "only what expand made is folded",
+    "this policy folds only what expand made",
     hint="fold with --policy cheapest or always",
 )
 

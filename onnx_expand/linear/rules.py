@@ -129,7 +129,7 @@ def _chosen(terms: Terms, part: Partition) -> Swap:
         for span in spans:
             new = merged_term(part, span)
             if not isinstance(new, Refusal) and not _costs_less(part, span, new):
-                new = Refusal(Reason.COST, "written on the other side of a view it costs as much")
+                new = Refusal(Reason.COST, "it costs as much on the other side of a view")
             if isinstance(new, Refusal):
                 part.forbid(span, new)
                 terms.forbidden[part.key(span)] = new

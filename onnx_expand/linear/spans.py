@@ -231,7 +231,7 @@ class Spans:
     def _across(self, span: Span) -> Merged | Refusal:
         """Return a span with views as one map with the fewest views around it."""
         inside = self.inside(span)
-        nothing = Refusal(Reason.GEOMETRY, "there is nothing but changes of layout")
+        nothing = Refusal(Reason.GEOMETRY, "there are only changes of layout")
         if all(step.view is not None for step in inside):
             return nothing
         layouts = layouts_of(inside)

@@ -153,7 +153,7 @@ def step_of(term: Term) -> Step | None:
         op = replace(term.op, axes=None, channels=(1, 1))
         return Step(term, (term,), refusal, None, _refusing(refusal), view=op)
     if isinstance(term, Fill):
-        refusal = Refusal(Reason.BORDER, "padding with constants is no convolution by itself")
+        refusal = Refusal(Reason.BORDER, "padding with constants alone is not a convolution")
         return Step(term, (term,), refusal, (1, 1), _refusing(refusal), frame=term.frame)
     if isinstance(term, Hub):
         one = AffineConv.identity(1)

@@ -121,7 +121,7 @@ class Upstream(Search):
         if isinstance(term, Map):
             return self._before(term, [(term.args[0], commuted(term, diagonal, back=True))])
         if term.anchor is None:
-            self.refuse(Reason.UNSUPPORTED, "what it treats is an input")
+            self.refuse(Reason.UNSUPPORTED, "its argument is an input")
         else:
             self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
         return None
@@ -181,7 +181,7 @@ class Upstream(Search):
             return self._before_part(term, diagonal)
         through = diagonal.through(scaling.gain, back=True)
         if through is None:
-            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets nothing pass that is added")
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no shift pass")
             return None
         moved = [(arg, _root(term, arg, through)) for arg in dict.fromkeys(term.args)]
         if scaling.joint:

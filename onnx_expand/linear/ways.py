@@ -54,7 +54,7 @@ class Way:
             ValueError: Both change the same term.
         """
         if not self.is_apart(other):
-            raise ValueError("two ways through one term are no way")
+            raise ValueError("two ways change the same term")
         return Way(
             self.before + other.before,
             self.after + other.after,
@@ -121,7 +121,7 @@ def op_name(term: Term) -> str:
 
 def refused(reason: Reason, message: str) -> Refusal:
     """Return the refusal of a factor that stays."""
-    return Refusal(reason, f"it goes into no other node: {message}")
+    return Refusal(reason, f"no other node absorbs it: {message}")
 
 
 class Search:
@@ -156,7 +156,7 @@ class Search:
         if any(value.is_graph_output() for value in self.terms.roots.get(term, ())):
             self.refuse(Reason.OUTPUT, f"'{name}' is an output of the graph")
         else:
-            self.refuse(Reason.SHARED, f"something else reads '{name}' as well")
+            self.refuse(Reason.SHARED, f"'{name}' has other consumers")
 
     # -- Weighing ---------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Search:
         more = way.after.cost.elementwise - way.before.cost.elementwise
         is_nearer = len(way.edges) < _SEVERAL or 2 * more <= own.cost.elementwise
         if gain >= (0,) * len(gain) or way.after.cost.parameters > most or not is_nearer:
-            self.refuse(Reason.COST, "there it would cost as much")
+            self.refuse(Reason.COST, "it would cost as much there")
             return False
         return way.after.never_more(total.before)
 

@@ -397,7 +397,7 @@ STAYS: dict[str, tuple[str, str, str, dict[str, Any], Reason, str]] = {
         "a = Conv(x, u) r = Relu(a) y = Add(r, k)",
         CONVS | {"k": np.float32(2)},
         Reason.UNSUPPORTED,
-        "Relu lets nothing pass that is added",
+        "Relu lets no shift pass",
     ),
     "a shift across zeros": (
         FREE,
@@ -421,7 +421,7 @@ STAYS: dict[str, tuple[str, str, str, dict[str, Any], Reason, str]] = {
         "a = Conv(x, u) r = Relu(a) y = Mul(r, k) z = Sigmoid(r)",
         CONVS | {"k": np.float32(2)},
         Reason.SHARED,
-        "something else reads 'r' as well",
+        "'r' has other consumers",
     ),
     "a value that is an output": (
         IMAGE,
