@@ -47,7 +47,7 @@ from tests.support.strategies import geometries, with_numbers
 @FEW
 @given(chains(padded=False))
 def test_kernels_in_torch_are_those_of_the_algebra(maps: list[AffineConv]) -> None:
-    """The kernel of a chain is the one that fold computes."""
+    """The kernel of a chain equals the one that fold computes."""
     merged = compose_chain(maps)
     (chain,) = chains_of(chain_of(maps))
     tensors = dict(chain_of(maps).named_parameters())
@@ -65,7 +65,7 @@ def test_kernels_in_torch_are_those_of_the_algebra(maps: list[AffineConv]) -> No
 @FEW
 @given(geometries(rank=2, padded=False), st.data())
 def test_work_counts_the_products(f: Geometry, data: st.DataObject) -> None:
-    """Work is what contraction needs: every weight of g meets a row of f."""
+    """Work counts the products of the contraction: every weight of g meets a row of f."""
     g = data.draw(geometries(rank=2, in_channels=f.out_channels, padded=False))
     first, second = with_numbers(f, 0), with_numbers(g, 1)
     numbers = [
@@ -88,7 +88,7 @@ def test_work_counts_the_products(f: Geometry, data: st.DataObject) -> None:
 @FEW
 @given(chains())
 def test_chains_have_the_same_function_and_gradients(maps: list[AffineConv]) -> None:
-    """Whatever rank, stride, dilation, padding and group."""
+    """Outputs and gradients agree for any rank, stride, dilation, padding and group."""
     module = chain_of(maps)
     assert_equal(module, composed(module, "composed"), image_for(maps))
 
@@ -98,7 +98,7 @@ def test_chains_have_the_same_function_and_gradients(maps: list[AffineConv]) -> 
 def test_padding_within_a_chain_is_decided_as_fold_decides(
     maps: list[AffineConv], side: int
 ) -> None:
-    """A later layer that pads is composed exactly where the algebra says so."""
+    """A later layer that pads is composed exactly if the algebra allows it."""
     rank = maps[0].rank
     if not rank:
         return
@@ -132,11 +132,11 @@ def _left_to_right(maps: Sequence[AffineConv]) -> AffineConv:
 
 @settings(FEW, max_examples=80)
 @given(st.integers(0, 10_000), st.integers(3, 14), st.sampled_from(["auto", "composed"]))
-@example(128, 10, "auto")  # a branch of matrices alone, in a chain of images
+@example(128, 10, "auto")  # a branch of matrices only, in a chain of images
 def test_any_graph_has_the_same_function_and_gradients(
     seed: int, length: int, execution: str
 ) -> None:
-    """Forks, joins, extra readers and outputs in the middle included."""
+    """Outputs and gradients agree with forks, joins, extra consumers and inner outputs."""
     module = to_torch(random_graph(seed, length=length, dtype=np.float64), execution="layerwise")
     if not any(p.requires_grad for p in module.parameters()):
         return
@@ -147,7 +147,7 @@ def test_any_graph_has_the_same_function_and_gradients(
 @pytest.mark.parametrize("strategy", ["cl", "ck+fc"])
 @pytest.mark.parametrize("execution", ["auto", "composed"])
 def test_expanded_networks(strategy: str, execution: str) -> None:
-    """Also in training mode, with batch normalization behind each unit."""
+    """Expanded networks agree in training mode too, with batch normalization behind each unit."""
     model = onnx_expand.expand(smallnet.build(), strategy=strategy, rate=2)
     module = to_torch(model, execution="layerwise").double()
     module.train()
@@ -177,7 +177,7 @@ def test_depthwise_units_of_mobilenet() -> None:
 
 
 def test_transposed_convolutions_compose_with_pointwise_neighbours() -> None:
-    """Before and behind, by group, with padding and extension."""
+    """Pointwise maps before and behind compose, with groups, padding and extension."""
     rng = np.random.default_rng(0)
     for group in (1, 2):
         maps = [
@@ -196,7 +196,7 @@ def test_transposed_convolutions_compose_with_pointwise_neighbours() -> None:
 
 
 def test_shifts_scales_and_matrices_of_any_rank() -> None:
-    """MatMul and Add as torch exports Linear, a scale for each feature, alpha and beta."""
+    """MatMul and Add as torch exports Linear, a scale per feature, alpha and beta compose."""
     g = Graph("N", 7, 5)
     x = g.add("MatMul", "x", g.random("a", 5, 8))
     x = g.add("Add", g.random("b", 8), x)
@@ -220,7 +220,7 @@ def test_shifts_scales_and_matrices_of_any_rank() -> None:
 
 
 def test_branches_are_one_kernel() -> None:
-    """RepVGG and ACNet without normalization, with a chain above and below."""
+    """RepVGG and ACNet without normalization compose, with a chain above and below."""
     g = Graph("N", 4, "H", "W")
     x = g.add("Conv", "x", g.random("w0", 6, 4, 1, 1))
     x = acnet(g, x, 6)
@@ -235,8 +235,8 @@ def test_branches_are_one_kernel() -> None:
     assert_equal(module, composed(module, "auto"), image)
 
 
-def test_branches_that_stay_are_run_as_they_are() -> None:
-    """With an image of one pixel, kernels are not worth adding."""
+def test_branches_run_separately_where_cheaper() -> None:
+    """For an image of one pixel, adding kernels is not worthwhile."""
     g = Graph("N", 64, "H", "W")
     module = g.module(acnet(g, "x", 64))
     run = composed(module, "auto")
@@ -249,7 +249,7 @@ def test_branches_that_stay_are_run_as_they_are() -> None:
 
 
 def test_differences_and_means_of_branches() -> None:
-    """Sub and Mean weigh their branches; dilated and grouped ones are embedded."""
+    """Sub and Mean weight their branches; dilated and grouped ones are embedded."""
     g = Graph("N", 4, "H", "W")
     a = g.add("Conv", "x", g.random("a", 4, 4, 3, 3), pads=[2] * 4, dilations=[2, 2])
     b = g.add("Conv", "x", g.random("b", 4, 1, 3, 3), g.random("bb", 4), pads=[1] * 4, group=4)
@@ -266,8 +266,8 @@ def test_differences_and_means_of_branches() -> None:
 # -- What stays layer by layer ----------------------------------------------------------------
 
 
-def test_normalization_in_a_unit_keeps_it_apart_and_is_named() -> None:
-    """Between layers and in branches; the summary says so."""
+def test_normalization_in_a_unit_prevents_composition() -> None:
+    """Normalizations between layers and in branches are named in the summary."""
     g = Graph("N", 3, "H", "W")
     x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1))
     ones = [g.weight(k, np.ones(8)) for k in "smtv"]
@@ -288,8 +288,8 @@ def test_normalization_in_a_unit_keeps_it_apart_and_is_named() -> None:
 
 
 @pytest.mark.parametrize(("shown", "reason"), [(True, Reason.OUTPUT), (False, Reason.SHARED)])
-def test_values_that_others_read_are_computed(shown: bool, reason: Reason) -> None:
-    """An intermediate that is an output, or that another node reads, ends the chain."""
+def test_values_with_other_consumers_are_computed(shown: bool, reason: Reason) -> None:
+    """An intermediate value that is an output or has another consumer ends the chain."""
     g = Graph("N", 3, "H", "W")
     x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1))
     y = g.add("Conv", x, g.random("b", 4, 8, 3, 3))
@@ -299,8 +299,8 @@ def test_values_that_others_read_are_computed(shown: bool, reason: Reason) -> No
     assert [a.refusal.reason for a in module.apart] == [reason]
 
 
-def test_a_zero_bias_that_is_trained_counts_as_one() -> None:
-    """Fold may merge across padding while the bias is zero; training would move it."""
+def test_a_trained_zero_bias_counts_as_a_bias() -> None:
+    """Fold may merge across padding while the bias is zero; training would change it."""
     g = Graph("N", 3, "H", "W")
     x = g.add("Conv", "x", g.random("a", 8, 3, 1, 1), g.weight("zero", np.zeros(8)))
     x = g.add("Conv", x, g.random("b", 4, 8, 3, 3), pads=[1] * 4)
@@ -313,7 +313,7 @@ def test_a_zero_bias_that_is_trained_counts_as_one() -> None:
 
 
 def test_other_modules_and_wrong_names() -> None:
-    """Modules that are no ONNX graph are returned as they are."""
+    """Modules without an ONNX graph are returned unchanged."""
     plain = torch.nn.Linear(2, 2)
     assert composed(plain, "composed") is plain
     with pytest.raises(UsageError, match="is none of"):
@@ -328,8 +328,8 @@ def test_other_modules_and_wrong_names() -> None:
         composed(g.module(g.add("Relu", "x")), "both")
 
 
-def test_to_torch_composes_unless_told_otherwise() -> None:
-    """In a loop of one's own chains run as one layer, with the layers' parameters."""
+def test_to_torch_composes_by_default() -> None:
+    """In a user's loop, chains run as one layer with the parameters of the layers."""
     model = onnx_expand.expand(smallnet.build(kernel=7), strategy="ck+fc", rate=2)
     module = to_torch(model).double()
     plain = to_torch(model, execution="layerwise").double()
@@ -351,7 +351,7 @@ def test_to_torch_composes_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_a_composed_module_goes_back_to_its_layers(copied: Callable[[Any], Any]) -> None:
-    """Copied, moved to another type and changed, it is the same module layer by layer."""
+    """A copied, converted and changed module equals its layers."""
     model = onnx_expand.expand(smallnet.build(kernel=5), strategy="ck", rate=2)
     module = copied(to_torch(model)).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)

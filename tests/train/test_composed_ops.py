@@ -1,4 +1,4 @@
-"""What folds also composes: the same lift finds both."""
+"""Ops that fold also compose, by the same lift."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support import table
 from tests.support.chains import EXACT, Graph, assert_equal
 from tests.support.torch_graphs import parse
 
-# What folds and stays layer by layer, and why.
+# Ops that fold but are not composed, and why.
 NODES = {
     "BatchNormalization": "it is not linear in training",
     "Dropout": "it is random in training",
@@ -40,8 +40,8 @@ NODES = {
 @pytest.mark.parametrize("op", table.OPS)
 @pytest.mark.parametrize("opset", [13, table.NEWEST])
 @pytest.mark.filterwarnings("ignore:.*running statistics are one tensor")
-def test_what_folds_also_composes(op: str, opset: int) -> None:
-    """With the layer behind it each op is one map, with the function and gradients of both."""
+def test_ops_that_fold_compose(op: str, opset: int) -> None:
+    """Each op and the layer behind it are one map, with equal outputs and gradients."""
     model = table.build(op, "double", opset)
     if model is None:
         pytest.skip("ONNX has no such op")
@@ -75,7 +75,7 @@ def test_padding_that_follows_the_image_composes(auto_pad: str) -> None:
 
 
 def test_constants_on_either_side() -> None:
-    """A constant minus the value, a weight on the left, and several constants in one Sum."""
+    """A constant minus the value, a left weight, and several constants in one Sum compose."""
     g = Graph("N", 5, 6)
     x = g.add("MatMul", g.random("a", 8, 5), "x")
     x = g.add("MatMul", g.random("b", 3, 8), x)
@@ -91,7 +91,7 @@ def test_constants_on_either_side() -> None:
 
 
 def test_a_subtracted_infinity_stays_one() -> None:
-    """The weight of a constant minus a value is -1 though the constant is no number to divide."""
+    """The weight of constant - x is -1 even for an infinite constant."""
     from onnx_expand.lift.channels import _reversed
 
     for like in (torch.tensor, np.array):
@@ -101,7 +101,7 @@ def test_a_subtracted_infinity_stays_one() -> None:
 
 @pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER"])
 def test_images_of_other_sizes_than_the_model_states(auto_pad: str) -> None:
-    """Maps that follow from stated extents are not baked into kernels."""
+    """Maps that depend on declared extents are not stored as kernels."""
     pads = "pads = [1, 1, 1, 1]" if auto_pad == "NOTSET" else 'auto_pad = "SAME_UPPER"'
     model = parse(
         f"a = Conv<strides = [2, 2], {pads}>(x, w) b = Conv(a, v)"
@@ -122,7 +122,7 @@ def test_images_of_other_sizes_than_the_model_states(auto_pad: str) -> None:
 
 
 def test_pools_are_run_as_pools_where_that_is_cheaper() -> None:
-    """A map without weights costs no products by itself, also where all that composes is asked."""
+    """A map without weights runs separately at no cost, even if composition is requested."""
     g = Graph("N", 4, "H", "W")
     x = g.add("AveragePool", "x", kernel_shape=[5, 5])
     x = g.add("Conv", x, g.random("w", 4, 4, 1, 1))
@@ -144,7 +144,7 @@ def test_pools_are_run_as_pools_where_that_is_cheaper() -> None:
 
 
 def test_kernels_without_weights_follow_the_module() -> None:
-    """To another type exactly, into copies, and not into the state that is saved."""
+    """They are converted and copied with the module, but are not in its state."""
     g = Graph("N", 4, "H", "W")
     x = g.add("Conv", "x", g.random("w", 4, 4, 1, 1))
     x = g.add("AveragePool", x, kernel_shape=[3, 3])
@@ -161,7 +161,7 @@ def test_kernels_without_weights_follow_the_module() -> None:
 
 
 def test_layers_around_pools_decay_by_themselves() -> None:
-    """What is penalised is the compact layer's weight, without the pool behind it."""
+    """Weight decay applies to the compact layer's weight, without the pool behind it."""
     g = Graph("N", 4, "H", "W")
     x = g.add("Conv", "x", g.random("a", 8, 4, 1, 1))
     x = g.add("Conv", x, g.random("b", 4, 8, 3, 3))
@@ -178,7 +178,7 @@ def test_layers_around_pools_decay_by_themselves() -> None:
 
 
 def test_weights_in_constant_nodes_and_in_front() -> None:
-    """Constants that nodes hold count like initializers; a scale may begin a chain."""
+    """Constants of nodes count like initializers; a scale may begin a chain."""
     model = parse(
         "s = Constant<value = double[4, 1, 1] {1.0, -2.0, 3.0, 0.5}>() t = Constant"
         "<value_float = 0.25>() a = Mul(x, s) b = Conv(a, w) y = Neg(b)",
@@ -201,7 +201,7 @@ def test_weights_in_constant_nodes_and_in_front() -> None:
 
 
 def test_factors_of_sizes_stay_numbers() -> None:
-    """Arithmetic on an image's extents is done in Python, though it looks linear."""
+    """Arithmetic on extents is computed in Python, although it looks linear."""
     model = parse(
         "s = Shape<start = 2>(x) f = Cast<to = 11>(s) a = Mul(f, two) b = Add(a, half)"
         "i = Cast<to = 7>(b) c = Cast<to = 11>(i) p = ReduceProd<keepdims = 0>(c) y = Mul(x, p)",

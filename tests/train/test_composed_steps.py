@@ -1,4 +1,4 @@
-"""Composed execution with the rest of training: decisions, parts, compilers, short types."""
+"""Composed execution with other features of training: decisions, parts, compilers, short types."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.networks import chain, write_stripes
 
 
 def test_auto_composes_large_batches_only() -> None:
-    """A wide matrix chain at batch 32 is run layer by layer; with many rows it is composed."""
+    """A wide matrix chain runs layer by layer at batch 32, and composed for many rows."""
     run = composed(wide(128), "auto")
     (small,) = plans_of(run, torch.zeros(32, 128, dtype=torch.float64)).values()
     (large,) = plans_of(run, torch.zeros(4096, 128, dtype=torch.float64)).values()
@@ -45,8 +45,8 @@ def test_auto_composes_large_batches_only() -> None:
     assert [piece.whole for piece in large.pieces] == [True]
 
 
-def test_products_count_the_passes_that_are_made() -> None:
-    """Forward always; backward for the weights that are trained, and for what leads to them."""
+def test_products_count_the_executed_passes() -> None:
+    """The forward pass always counts, backward passes only where gradients are needed."""
     run = composed(wide(64), "composed")
     ends, middle = 64 * 256, 256 * 256
 
@@ -66,7 +66,7 @@ def test_products_count_the_passes_that_are_made() -> None:
 
 
 def test_a_bottleneck_is_not_composed() -> None:
-    """Two narrow ends of wide layers are cheaper apart, at any size."""
+    """Wide layers with a narrow value between them are cheaper apart, at any size."""
     rng = np.random.default_rng(0)
     maps = [
         AffineConv(rng.standard_normal((4, 256, 1, 1))),
@@ -79,8 +79,8 @@ def test_a_bottleneck_is_not_composed() -> None:
         assert len(plan.pieces) == 2
 
 
-def test_the_command_says_how_chains_run() -> None:
-    """How many of them are composed, at what price, and what normalization keeps apart."""
+def test_the_command_reports_how_chains_run() -> None:
+    """It reports composed chains, their cost, and those that normalization separates."""
     module = to_torch(onnx_expand.expand(smallnet.build(), strategy="cl+fc", rate=4))
     x = torch.zeros(128, 3, 32, 32)
     line = execution_of(module, "auto", x)
@@ -107,7 +107,7 @@ def test_the_command_says_how_chains_run() -> None:
 
 
 def test_parameters_are_those_of_the_layers(tmp_path: Any) -> None:
-    """state_dict, names and write-back do not change; the weights are shared with the module."""
+    """state_dict, names and write-back do not change; weights are shared with the module."""
     model = onnx_expand.expand(smallnet.build(), strategy="cl", rate=2)
     module = to_torch(model)
     run = composed(module, "composed")
@@ -127,7 +127,7 @@ def test_parameters_are_those_of_the_layers(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(("backend", "dynamic"), [("eager", True), ("aot_eager", False)])
 def test_compiles_without_graph_breaks(backend: str, dynamic: bool) -> None:
-    """The decision is made while compiling, for static and for dynamic sizes."""
+    """The decision is made at compile time, for static and for dynamic sizes."""
     g = Graph("N", 3, "H", "W")
     x = g.add("Conv", "x", g.random("a", 8, 3, 3, 3), g.random("b", 8), pads=[2] * 4)
     x = g.add("Conv", x, g.random("c", 8, 8, 3, 3), g.random("d", 8))
@@ -146,7 +146,7 @@ def test_compiles_without_graph_breaks(backend: str, dynamic: bool) -> None:
 
 
 def test_kernels_are_multiplied_in_float32() -> None:
-    """Under autocast and for weights in bfloat16: the kernel is rounded once."""
+    """Under autocast and for weights in bfloat16, the kernel is rounded once."""
     rng = np.random.default_rng(0)
     maps = [
         AffineConv(rng.standard_normal((64, 8, 1, 1)) / 3),
@@ -172,7 +172,7 @@ def test_kernels_are_multiplied_in_float32() -> None:
 
 
 def test_checkpointed_activations() -> None:
-    """Recomputing a part in the backward pass composes again, with the same gradients."""
+    """Recomputing a part in the backward pass composes again, with equal gradients."""
     from torch.utils.checkpoint import checkpoint
 
     class Checkpointed(torch.nn.Module):
@@ -199,7 +199,7 @@ def test_checkpointed_activations() -> None:
     ids=lambda options: " ".join(options) or "plain",
 )
 def test_training_gives_the_same_weights(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Two epochs layer by layer and composed, with whatever else is asked for, in float64."""
+    """Two epochs layer by layer and composed agree in float64, with any other options."""
     data = load_data(write_stripes(tmp_path / "data.npz"), channels=1, size=(6, 6), classes=3)
     states = []
     ways: tuple[Literal["layerwise", "composed"], ...] = ("layerwise", "composed")
@@ -216,8 +216,8 @@ def test_training_gives_the_same_weights(tmp_path: Path, options: dict[str, Any]
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_short_types_go_the_same_way(tmp_path: Path, amp: Literal["bf16", "fp16"]) -> None:
-    """Under autocast, with gradients scaled for fp16, weights move as layer by layer.
+def test_short_types_train_alike(tmp_path: Path, amp: Literal["bf16", "fp16"]) -> None:
+    """Under autocast, with gradient scaling for fp16, weights change as layer by layer.
 
     How far may differ: a scale at which gradients overflow skips a step, and which one is large
     enough depends on what is computed in short numbers.
@@ -247,7 +247,7 @@ def test_short_types_go_the_same_way(tmp_path: Path, amp: Literal["bf16", "fp16"
 def accumulated(
     module: torch.nn.Module, parts: Sequence[torch.Tensor], shared: bool
 ) -> list[torch.Tensor]:
-    """The gradients of a batch in parts."""
+    """Return the gradients of a batch in parts."""
     module.zero_grad(set_to_none=True)
     for index, part in enumerate(parts):
         if shared:
@@ -259,7 +259,7 @@ def accumulated(
 
 
 def count_compositions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Calls of the function that composes two kernels."""
+    """Count the calls of the function that composes two kernels."""
     from onnx_expand.train.composed import chain
 
     calls = [0]
@@ -273,7 +273,7 @@ def count_compositions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_kernels_are_composed_once_for_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradients of the parts meet in the kernel and go through the composition once."""
+    """Gradients of the parts accumulate in the kernel and pass the composition once."""
     module = to_torch(onnx_expand.expand(smallnet.build(), strategy="ck", rate=2)).double()
     parts = [torch.randn(n, 3, 32, 32, dtype=torch.float64) for n in (3, 3, 1)]
     expected = accumulated(module, parts, shared=False)
@@ -292,7 +292,7 @@ def test_kernels_are_composed_once_for_all_parts(monkeypatch: pytest.MonkeyPatch
 
 
 def test_kernels_follow_the_weights() -> None:
-    """After a step the next batch has new kernels, also for optimizers that change in place."""
+    """The batch after a step has new kernels, also for optimizers that work in place."""
     module = wide(4)
     run = composed(module, "composed")
     parts = [torch.randn(3, 4, dtype=torch.float64) for _ in range(2)]
@@ -305,7 +305,7 @@ def test_kernels_follow_the_weights() -> None:
 
 
 def test_weights_must_not_change_between_parts() -> None:
-    """Gradients that wait for a last part would be those of other weights."""
+    """Pending gradients would belong to other weights."""
     run = composed(wide(4), "composed")
     x = torch.randn(3, 4, dtype=torch.float64)
     with sharing_kernels(run, 0, 2):
@@ -314,12 +314,12 @@ def test_weights_must_not_change_between_parts() -> None:
         next(run.parameters()).mul_(2)
     with pytest.raises(RuntimeError, match="changed between two"), sharing_kernels(run, 1, 2):
         run(x)
-    # A new batch begins afresh.
+    # A new batch starts without pending gradients.
     accumulated(run, [x, x], shared=True)
 
 
 def test_a_last_part_without_use_of_a_chain_loses_nothing() -> None:
-    """Gradients that no last backward pass has taken along are handed on at its end."""
+    """Pending gradients are propagated at the end of a last backward pass without the chain."""
     module = wide(4)
     run = composed(module, "composed")
     x = torch.randn(3, 4, dtype=torch.float64)
@@ -336,7 +336,7 @@ def test_a_last_part_without_use_of_a_chain_loses_nothing() -> None:
 
 
 def test_accumulation_with_checkpointed_parts() -> None:
-    """A part that is recomputed uses the kernel that it used before."""
+    """A recomputed part uses its former kernel."""
     from torch.utils.checkpoint import checkpoint
 
     module = wide(4)

@@ -21,7 +21,7 @@ from onnx_expand.train import to_torch
 from onnx_expand.train.registry import find, registered
 from tests.support.onnx_nodes import array_of, cases
 
-# What has no gradient, and why.
+# Operators without gradients, and why.
 CONSTANT = "its results are integers, truths or shapes"
 STEPS = "it is constant between steps"
 FLAT = {
@@ -59,7 +59,7 @@ OWN = {
 
 
 def smallest() -> dict[str, list[Any]]:
-    """For each operator the smallest of its tests that load."""
+    """Return the smallest loadable test of each operator."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for case in cases():
         sizes = [int(np.size(array_of(x))) for x in case.data_sets[0][0]]
@@ -77,10 +77,10 @@ OPS = [name for domain, name in registered() if domain == "" and name in SMALLES
 
 
 def check(case: Any) -> bool:
-    """Compare the gradients of one test; whether there was anything to compare."""
+    """Compare the gradients of one test; return whether there are any."""
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
-    if model.graph.node[0].op_type == "LayerNormalization":  # nothing is to be rounded
+    if model.graph.node[0].op_type == "LayerNormalization":  # no rounding is allowed
         model.graph.node[0].attribute.add(name="stash_type", type=2, i=onnx.TensorProto.DOUBLE)
     try:
         module = to_torch(model).double()
@@ -118,7 +118,7 @@ def check(case: Any) -> bool:
 
 @pytest.mark.parametrize("op", [op for op in OPS if op not in {*FLAT, *OWN}])
 def test_gradients_are_those_of_the_function(op: str) -> None:
-    """Some of the operator's tests have gradients, and those are right."""
+    """Some tests of each operator have gradients, and they are correct."""
     done = 0
     for case in SMALLEST[op]:
         done += check(case)
@@ -129,7 +129,7 @@ def test_gradients_are_those_of_the_function(op: str) -> None:
 
 @pytest.mark.parametrize("body", OWN.values(), ids=list(OWN))
 def test_gradients_of_operators_without_small_tests(body: str) -> None:
-    """Those that ONNX tests with large inputs only, or in other types."""
+    """Operators that ONNX tests only with large inputs or in other types."""
     head = '<ir_version: 10, opset_import: ["" : 22]> g (double[3,4] x) => (double[3,4] y)'
     module = to_torch(onnx.parser.parse_model(f"{head} {{ {body} }}"))
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 4))).requires_grad_()
@@ -137,6 +137,6 @@ def test_gradients_of_operators_without_small_tests(body: str) -> None:
 
 
 def test_every_translation_is_accounted_for() -> None:
-    """An operator without a test here, and without a reason, has been forgotten."""
+    """Every operator has a test here or a reason for having none."""
     known = {*OPS, *FLAT, *OWN}
     assert {name for domain, name in registered() if domain == ""} - known == set()

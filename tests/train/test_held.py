@@ -1,4 +1,4 @@
-"""Weights that Constant nodes hold, weights that are not to be trained, and recurrent layers."""
+"""Weights in Constant nodes, weights that are not trained, and recurrent layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.graphs_text import graph, weights
 
 
 def held() -> onnx.ModelProto:
-    """Two layers, the first one's weight in a Constant node, and a scalar there too."""
+    """Build two layers, the first one's weight in a Constant node, and a scalar there too."""
     model = graph(
         """
         g (float[N,3] x) => (float[N,2] y) {
@@ -41,7 +41,7 @@ def held() -> onnx.ModelProto:
 
 
 def test_weights_in_constant_nodes_are_trained_and_written_back() -> None:
-    """They are parameters named after the node's output; numbers that are no weights stay."""
+    """They are parameters named after the node's output; other values do not change."""
     model = held()
     module = to_torch(model)
     assert {name for name, _ in module.named_parameters()} == {"v", "w", "b"}
@@ -64,8 +64,8 @@ def test_weights_in_constant_nodes_are_trained_and_written_back() -> None:
 
 
 @pytest.mark.parametrize("form", ["value", "value_floats", "value_float"])
-def test_whatever_a_constant_is_written_as_is_written_back(form: str) -> None:
-    """Lists and numbers that are trained do not stay behind in the model."""
+def test_every_form_of_a_constant_is_written_back(form: str) -> None:
+    """Trained lists and scalars are written back in place."""
     numbers: dict[str, Any] = {
         "value": helper.make_tensor("c", 1, [2], [1.0, 2.0]),
         "value_floats": [1.0, 2.0],
@@ -107,14 +107,14 @@ def test_constants_of_functions_are_not_trained() -> None:
 
 
 def test_an_untrained_module_changes_nothing() -> None:
-    """Written back at once, the model is the same byte for byte."""
+    """Written back without training, the model is equal byte for byte."""
     model = ir.serde.deserialize_model(held())
     proto = ir.serde.serialize_model(model)
     assert write_back(to_torch(proto), proto).SerializeToString() == proto.SerializeToString()
 
 
 def test_names_can_be_frozen() -> None:
-    """What the expression finds stays as it is, and the rest is trained."""
+    """Matching weights do not change, and the others are trained."""
     module = to_torch(held(), freeze="^(v|b)$")
     assert {name for name, _ in module.named_parameters()} == {"w"}
     assert set(module.state_dict()) >= {"w", "b"}
@@ -123,8 +123,8 @@ def test_names_can_be_frozen() -> None:
 
 
 @pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
-def test_recurrent_layers_have_true_gradients(op: str) -> None:
-    """Against differences, in float64, for both directions."""
+def test_recurrent_layers_have_correct_gradients(op: str) -> None:
+    """Gradients equal finite differences, in float64, for both directions."""
     gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
     model = graph(
         f"""
@@ -149,8 +149,8 @@ def test_recurrent_layers_have_true_gradients(op: str) -> None:
     assert torch.autograd.gradcheck(run, (x, *values))
 
 
-def test_settings_that_travel_are_no_weights() -> None:
-    """Scales that a Concat puts together for a Resize have no gradient, nor what is compared."""
+def test_indirect_settings_are_not_weights() -> None:
+    """Scales that reach a Resize through a Concat, and compared values, are not trained."""
     model = graph(
         """
         g (float[N,2,4,4] x) => (float[N,2,8,8] y) {
@@ -173,7 +173,7 @@ def test_settings_that_travel_are_no_weights() -> None:
 
 
 def test_the_exporters_record_decides() -> None:
-    """A buffer is not trained although it multiplies; a parameter of one number is."""
+    """A buffer is not trained although it multiplies; a parameter of one element is."""
     model = graph(
         "g (float[N,3] x) => (float[N,3] y) "
         "{ a = Mul(x, buffer) b = Mul(a, weight) y = Mul(b, t) }",

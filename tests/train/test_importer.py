@@ -1,4 +1,4 @@
-"""Which tensors a module has, what it refuses, and that it behaves like any torch module."""
+"""The tensors of a module, its refusals, and its behavior as a torch module."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_weights_are_trained_and_settings_are_not() -> None:
 
 
 def test_a_scalar_is_trained_only_where_a_layer_has_its_weights() -> None:
-    """PRelu's slope of one element is a parameter, a factor of one element is not."""
+    """A PRelu slope of one element is a parameter, a factor of one element is not."""
     model = parse(
         "p = PRelu(x, slope) y = Mul(p, factor)",
         "(float[n, 3] x) => (float[n, 3] y)",
@@ -75,7 +75,7 @@ def test_an_initializer_that_is_an_input_is_a_parameter() -> None:
 
 
 def test_an_unused_initializer_is_kept() -> None:
-    """What no node reads is still in state_dict, and is not trained."""
+    """An unused initializer is in state_dict, and is not trained."""
     model = parse("y = Relu(x)", "(float[n] x) => (float[n] y)", "float[2] w = {1, 2}")
     module = to_torch(model)
     assert list(module.state_dict()) == ["w"]
@@ -83,7 +83,7 @@ def test_an_unused_initializer_is_kept() -> None:
 
 
 def test_names_that_torch_cannot_have_are_mapped() -> None:
-    """Empty parts, names of the module's own, and paths through a tensor get another name."""
+    """Empty parts, names of module attributes, and paths through a tensor are renamed."""
     names = ["a", "a.b", "a..b", "forward", "/conv/Conv_1:0", "x.training", "class", 'a"\\\n']
     keys = state_keys(names)
     assert keys["a"] == "a"
@@ -102,8 +102,8 @@ def test_names_that_torch_cannot_have_are_mapped() -> None:
     assert torch.equal(copied(torch.ones(2)), module(torch.ones(2)))
 
 
-def test_inputs_may_have_names_that_python_cannot() -> None:
-    """An input called like a keyword, or with dots, is one more argument."""
+def test_inputs_may_have_any_names() -> None:
+    """Inputs named like keywords, or with dots, are arguments too."""
     model = parse("y = Sub(a, b)", "(float[n] a, float[n] b) => (float[n] y)")
     for value, name in zip(model.graph.input, ("lambda", "x.1"), strict=True):
         value.name = name
@@ -112,7 +112,7 @@ def test_inputs_may_have_names_that_python_cannot() -> None:
 
 
 def test_the_module_copies_and_pickles() -> None:
-    """A copy has the same function and keys, and tensors of its own."""
+    """A copy has the same function and keys, but separate tensors."""
     module = to_torch(classifier())
     x = torch.randn(2, 3, 5, 5)
     for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -125,7 +125,7 @@ def test_the_module_copies_and_pickles() -> None:
 
 
 def test_batch_normalization_obeys_training() -> None:
-    """In training mode the batch's statistics count, and move the running ones by 1 - momentum."""
+    """Training mode uses batch statistics, and updates running ones by 1 - momentum."""
     model = parse(
         "y = BatchNormalization<momentum=0.75>(x, s, b, m, v)",
         "(float[n, 1, 2, 2] x) => (float[n, 1, 2, 2] y)",
@@ -154,7 +154,7 @@ def test_batch_normalization_obeys_training() -> None:
     ],
 )
 def test_statistics_that_are_tied_to_weights_are_named(body: str) -> None:
-    """Exporters make one tensor of equal ones; a step trains it, and the user is told."""
+    """Exporters tie equal tensors; a step would train statistics, so the user is warned."""
     model = parse(
         body,
         "(float[n, 2, 3, 3] x) => (float[n, 2, 3, 3] y)",
@@ -169,7 +169,7 @@ def test_statistics_that_are_tied_to_weights_are_named(body: str) -> None:
 
 
 def test_one_normalization_called_twice_keeps_its_statistics() -> None:
-    """All four tensors are shared, which is meant, and the statistics follow the batches."""
+    """All four tensors are shared on purpose, and the statistics follow the batches."""
     model = parse(
         "h = BatchNormalization(x, s, b, m, v) y = BatchNormalization(h, s, b, m, v)",
         "(float[n, 2, 3, 3] x) => (float[n, 2, 3, 3] y)",
@@ -182,7 +182,7 @@ def test_one_normalization_called_twice_keeps_its_statistics() -> None:
 
 
 def test_dropout_obeys_training() -> None:
-    """Elements are zeroed in training mode alone."""
+    """Elements are zeroed in training mode only."""
     module = to_torch(parse("y = Dropout(x)", "(float[n] x) => (float[n] y)"))
     x = torch.ones(1000)
     assert torch.equal(module(x), x)
@@ -191,7 +191,7 @@ def test_dropout_obeys_training() -> None:
 
 
 def test_operators_without_translation_are_decomposed() -> None:
-    """Schema functions and the model's own functions are computed through their bodies."""
+    """Schema functions and the model's own functions are computed by their bodies."""
     group = parse(
         "y = GroupNormalization<num_groups=2>(x, s, b)",
         "(float[n, 4, 3, 3] x) => (float[n, 4, 3, 3] y)",
@@ -211,7 +211,7 @@ def test_operators_without_translation_are_decomposed() -> None:
 
 
 def test_a_large_weight_survives_decomposition() -> None:
-    """Weights too large to travel through the inliner keep their name and values."""
+    """Weights too large for the inliner keep their names and values."""
     model = parse(
         "h = MatMul(x, w) y = MeanVarianceNormalization<axes=[1]>(h)",
         "(float[n, 40] x) => (float[n, 40] y)",
@@ -223,7 +223,7 @@ def test_a_large_weight_survives_decomposition() -> None:
 
 
 def test_all_unsupported_nodes_are_named_at_once() -> None:
-    """The error lists each operator without translation, before anything runs."""
+    """The error lists all operators without a translation before anything runs."""
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["": 17, "com.acme": 1]>
         g (float[n] x) => (float[n] y) { a = com.acme.Fancy(x)  b = com.acme.Odd(a) y = Relu(b) }
@@ -241,7 +241,7 @@ def test_all_unsupported_nodes_are_named_at_once() -> None:
     ],
 )  # fmt: skip
 def test_features_that_torch_lacks_are_refused(body: str, message: str) -> None:
-    """A node that would compute something else is refused with its name and reason."""
+    """A node that torch would compute differently is refused by name, with the reason."""
     model = parse(
         body, "(float[n, 2, 4, 4] x) => (float[n, 2, a, b] y)", "float[2] s = {1, 1}", 18
     )
@@ -249,8 +249,8 @@ def test_features_that_torch_lacks_are_refused(body: str, message: str) -> None:
         to_torch(model)
 
 
-def test_every_kind_of_model_is_taken(tmp_path: Path) -> None:
-    """A path, a proto and an onnx-ir model give the same module, and none is changed."""
+def test_every_kind_of_model_is_accepted(tmp_path: Path) -> None:
+    """A path, a proto and an onnx-ir model give equal modules, and none is changed."""
     model = classifier()
     before = model.SerializeToString()
     path = tmp_path / "model.onnx"
@@ -270,8 +270,8 @@ def test_every_kind_of_model_is_taken(tmp_path: Path) -> None:
         to_torch(tmp_path / "other.onnx")
 
 
-def test_statistics_that_a_graph_computes_are_no_running_ones() -> None:
-    """Weight standardization by a BatchNormalization of the weight trains as it evaluates."""
+def test_computed_statistics_are_not_running_statistics() -> None:
+    """Weight standardization by a BatchNormalization trains as it evaluates."""
     model = graph(
         """
         g (float[N,3,5,5] x) => (float[N,4,3,3] y) {
@@ -301,7 +301,7 @@ def test_statistics_that_a_graph_computes_are_no_running_ones() -> None:
 
 
 def test_weights_that_a_batch_normalization_standardizes() -> None:
-    """In training mode on a weight it is no trap, and the same in training and after."""
+    """In training mode on a weight there is no warning, and equal results after training."""
     model = graph(
         """
         g (float[N,3,5,5] x) => (float[N,4,3,3] y) {

@@ -1,4 +1,4 @@
-"""Integers of every width and sign: the translations compute what onnxruntime computes."""
+"""Integers of every width and sign: translations equal onnxruntime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 def expected(case: Case) -> list[Array] | None:
-    """What onnxruntime computes, or where it has no kernel what ONNX's reference does."""
+    """Return the result of onnxruntime, or of ONNX's reference if it has no kernel."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -44,7 +44,7 @@ def expected(case: Case) -> list[Array] | None:
 
 
 def computed(case: Case) -> list[Array] | None:
-    """What the translation computes; None where it is refused."""
+    """Return the result of the translation; None if it is refused."""
     try:
         found = to_torch(case.model)(*map(torch.from_numpy, case.feeds.values()))
     except OnnxExpandError:
@@ -53,7 +53,7 @@ def computed(case: Case) -> list[Array] | None:
 
 
 def same(a: Array, b: Array) -> bool:
-    """Whether two results are the same, integers to the last bit."""
+    """Return whether two results are equal, integers exactly."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     exact = a.dtype.kind != "f"
@@ -65,7 +65,7 @@ def same(a: Array, b: Array) -> bool:
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_nodes_of_integers_match_onnxruntime(dtype: np.dtype[Any], opset: int) -> None:
-    """Sums wrap around, order is the type's, ties go to the first: or the node is refused."""
+    """Sums wrap around, comparisons obey the type, ties go to the first, or it is refused."""
     wrong, translated = [], 0
     for case in cases(dtype, opset):
         ours, theirs = computed(case), expected(case)
@@ -80,7 +80,7 @@ def test_nodes_of_integers_match_onnxruntime(dtype: np.dtype[Any], opset: int) -
 
 @pytest.mark.parametrize("largest", [0, 1])
 def test_ties_go_to_the_first(largest: int) -> None:
-    """Of equal elements TopK names the first ones, along any axis."""
+    """TopK selects the first of equal elements, along any axis."""
     x = np.round(images(6, 9)).astype(np.float32)
     for axis in (0, 1):
         body = f"k = Constant<value_ints=[5]>() v, y = TopK<axis={axis}, largest={largest}>(x, k)"
@@ -99,7 +99,7 @@ TRANSFORMS = [
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("policy", ["stretch", "not_larger", "not_smaller"])
 def test_the_nearest_neighbour_is_onnxruntimes(transform: str, policy: str) -> None:
-    """Rounding of places, halves among them, and one scale for all axes where the ratio stays."""
+    """Positions are rounded alike, halves included, and one scale applies to all axes if asked."""
     rng = np.random.default_rng(0)
     for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
         attributes = (

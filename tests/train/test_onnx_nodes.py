@@ -15,7 +15,7 @@ from onnx_expand.errors import OnnxExpandError
 from onnx_expand.train import to_torch
 from tests.support.onnx_nodes import array_of, cases
 
-# What has no translation, and why.
+# Operators without a translation, and why.
 REFUSED = {
     "bernoulli": "random",
     "bitcast": "the bits of a number",
@@ -42,7 +42,7 @@ REFUSED = {
     "string": "no numbers",
 }
 
-# ONNX divides by the length before it was rounded down; torch and onnxruntime by that there is.
+# ONNX divides by the length before rounding down, torch and onnxruntime by the rounded one.
 KNOWN = {
     "test_resize_downsample_scales_linear_align_corners",
     "test_resize_downsample_scales_cubic_align_corners",
@@ -50,7 +50,7 @@ KNOWN = {
 
 
 def outcome(case: Any) -> str:
-    """`match`, `refused`, or what went wrong."""
+    """Return `match`, `refused`, or the error."""
     try:
         module = to_torch(case.model)
     except OnnxExpandError as error:
@@ -70,7 +70,7 @@ def outcome(case: Any) -> str:
 
 
 def test_onnx_tests_of_operators_match() -> None:
-    """Whatever loads computes what ONNX says; what does not load is known, with the reason."""
+    """Loadable tests match, and the others are listed with the reason."""
     matched = refused = 0
     wrong = []
     for case in cases():

@@ -1,4 +1,4 @@
-"""The translations compute what onnxruntime computes."""
+"""Translations of operators equal onnxruntime."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_activations_match_onnxruntime(name: str) -> None:
 
 @pytest.mark.parametrize(("body", "opset", "shape"), CASES)
 def test_nodes_match_onnxruntime(body: str, opset: int, shape: tuple[int, ...]) -> None:
-    """Attributes, and inputs that replaced them in later operator sets, are obeyed."""
+    """Attributes, and inputs that replace them in later opsets, are obeyed."""
     model = parse(body, f"(float[{_free(shape)}] x) => ({_element(body)}[] y)", opset=opset)
     assert_same(model, images(*shape))
 
@@ -164,7 +164,7 @@ def test_nodes_match_onnxruntime(body: str, opset: int, shape: tuple[int, ...]) 
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_reductions_match_onnxruntime(name: str, keepdims: int) -> None:
-    """Axes come as an attribute or an input, and all are reduced where none are given."""
+    """Axes are an attribute or an input; without them all axes are reduced."""
     signature = "(float[n, c, w] x) => (float[] y)"
     x = np.abs(images(2, 3, 4)) + 0.1
     old = parse(f"y = Reduce{name}<axes=[1, -1], keepdims={keepdims}>(x)", signature, opset=11)
@@ -177,7 +177,7 @@ def test_reductions_match_onnxruntime(name: str, keepdims: int) -> None:
 @pytest.mark.parametrize("attributes", RESIZES)
 @pytest.mark.parametrize("scale", [2.0, 0.5, 1.6])
 def test_resize_matches_onnxruntime(attributes: str, scale: float) -> None:
-    """Resampling agrees in each mode, enlarging, shrinking and by broken factors."""
+    """All modes agree for enlarging, shrinking and fractional factors."""
     body = f"s = Constant<value_floats=[1.0, 1.0, {scale}, {scale}]>() y = Resize<{attributes}>"
     model = parse(body + "(x, , s)", "(float[n, c, h, w] x) => (float[n, c, a, b] y)")
     assert_same(model, images(1, 2, 5, 5))
@@ -199,7 +199,7 @@ def test_conv_matches_onnxruntime(data: Any) -> None:
     group = data.draw(st.sampled_from([1, 2]))
     auto = data.draw(st.sampled_from(["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]))
     if auto.startswith("SAME"):
-        dilations = [1] * rank  # onnxruntime refuses the two together
+        dilations = [1] * rank  # onnxruntime refuses the combination
     pads = f"pads={sizes(0, 2, 2 * rank)}" if auto == "NOTSET" else f'auto_pad="{auto}"'
     body = f"y = Conv<strides={strides}, dilations={dilations}, group={group}, {pads}>(x, w, b)"
     dims = ", ".join("hwd"[:rank])
@@ -273,7 +273,7 @@ def test_normalizations_match_onnxruntime(opset: int) -> None:
 
 
 def test_layer_and_instance_normalization_match_onnxruntime() -> None:
-    """Normalisations without state agree, also for a scale that is only broadcast."""
+    """Normalizations without state agree, also for a broadcast scale."""
     signature = "(float[n, 3, 4] x) => (float[n, 3, 4] y)"
     layer = parse("y = LayerNormalization<axis=1>(x, s, b)", signature)
     assert_same(with_weights(layer, s=images(3, 4), b=images(3, 4, seed=1)), images(2, 3, 4))
@@ -316,8 +316,8 @@ def test_shape_arithmetic_stays_python_numbers() -> None:
     np.testing.assert_allclose(compiled(torch.from_numpy(x)), x / 2)
 
 
-def test_the_newest_definition_that_the_operator_set_has_is_taken() -> None:
-    """Softmax has one translation before opset 13, and another from there on."""
+def test_the_newest_definition_of_the_opset_is_used() -> None:
+    """Softmax has one translation before opset 13, and another from 13 on."""
     old, new = find("", "Softmax", 12), find("", "Softmax", 13)
     assert old is not None
     assert new is not None

@@ -1,4 +1,4 @@
-"""Trained weights go back into the model, and nothing else changes."""
+"""Trained weights are written into the model, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_an_untrained_module_gives_the_model_byte_for_byte() -> None:
     assert model.SerializeToString() == before
 
 
-def test_what_was_trained_is_what_runs() -> None:
-    """After a step the written model computes what the module does; the source is as before."""
+def test_the_written_model_computes_the_trained_function() -> None:
+    """After a step, the written model equals the module; the source does not change."""
     model = classifier()
     before = model.SerializeToString()
     module = to_torch(model).train()
@@ -55,8 +55,8 @@ def test_what_was_trained_is_what_runs() -> None:
     assert list(trained.graph.node) == list(model.graph.node)
 
 
-def test_a_replaced_initializer_keeps_its_notes() -> None:
-    """The doc string and metadata of a tensor stay with it."""
+def test_a_replaced_initializer_keeps_its_metadata() -> None:
+    """Doc string and metadata of a tensor remain."""
     model = classifier()
     model.graph.initializer[0].doc_string = "a stem"
     module = to_torch(model)
@@ -68,7 +68,7 @@ def test_a_replaced_initializer_keeps_its_notes() -> None:
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "double"])
 def test_the_element_type_stays(name: str) -> None:
-    """Parameters have the model's element type, and go back in it from any other."""
+    """Parameters have the model's element type, and are converted back from any other."""
     model = parse("y = MatMul(x, w)", f"({name}[n, 2] x) => ({name}[n, 2] y)")
     dtype: Any = ir.DataType[name.upper()]
     weight = ir.Tensor(images(2, 2).astype(dtype.numpy()), name="w")
@@ -84,7 +84,7 @@ def test_the_element_type_stays(name: str) -> None:
 
 
 def test_a_value_that_the_element_type_cannot_hold_is_refused() -> None:
-    """A float16 weight that grew past its largest number is an error, not infinity."""
+    """A float16 weight beyond the largest value is an error, not infinity."""
     model = parse("y = MatMul(x, w)", "(float16[n, 1] x) => (float16[n, 1] y)")
     model = with_weights(model, w=np.ones((1, 1), np.float16))
     module = to_torch(model).float()
@@ -107,7 +107,7 @@ def test_a_module_of_another_model_is_refused() -> None:
         write_back(module, larger)
 
 
-def test_any_module_with_the_names_will_do() -> None:
+def test_any_module_with_these_names_is_accepted() -> None:
     """A hand-written module whose state_dict has the initializers' names is written back."""
     model = parse("y = MatMul(x, weight)", "(float[n, 2] x) => (float[n, 2] y)")
     model = with_weights(model, weight=images(2, 2))
@@ -119,7 +119,7 @@ def test_any_module_with_the_names_will_do() -> None:
 
 
 def test_every_kind_of_model_comes_back_as_it_came(tmp_path: Path) -> None:
-    """A path gives the path of a new file, an onnx-ir model another one."""
+    """A path gives the path of a new file, an onnx-ir model a new model."""
     model = classifier()
     module = to_torch(model)
     with torch.no_grad():
