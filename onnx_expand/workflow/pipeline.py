@@ -164,7 +164,10 @@ def _step(given: StepLike) -> Step:
         name = name.strip()
         if not name:
             raise UsageError(f"step '{given}' has no name; write NAME or NAME:option=value")
-        texts = dict(_option(name, text) for text in _pieces(rest)) if colon else {}
+        pairs = [_option(name, text) for text in _pieces(rest)] if colon else []
+        texts = dict(pairs)
+        if len(texts) < len(pairs):
+            raise UsageError(f"step '{given}' sets an option twice; set each once")
         return _named(name, texts, are_texts=True)
     if not isinstance(given, Mapping):
         raise UsageError(f"{given!r} is not a step; give a name, a mapping or a pass")

@@ -47,3 +47,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["demo", *words.split()]) == 4
     assert re.match(r"onnx-expand: error: seed 0: the loss is (nan|inf)", capsys.readouterr().err)
     assert main(["demo", "--seeds", "1"]) == 2
+    for name, value in (("strategy", "zigzag"), ("rate", "nan"), ("lr", "-1")):
+        capsys.readouterr()
+        assert main(["demo", f"--{name}", value, "--out", str(tmp_path / "new")]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert not (tmp_path / "new").exists()

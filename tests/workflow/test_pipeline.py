@@ -87,6 +87,7 @@ def test_steps_that_are_meant_to_change_numbers_are_no_fault(model: onnx.ModelPr
         ("fold:policy=auto,", "has no name"),
         ("fold:policy=auto,,border=map", "has no name"),
         ("fold:policy=", "'policy=' is not an option"),
+        ("fold:policy=auto,policy=always", "sets an option twice"),
         ("fold:=auto", "'=auto' is not an option"),
         (":policy=auto", "step ':policy=auto' has no name"),
         ("fold,,check", "has no name"),

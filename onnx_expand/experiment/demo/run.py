@@ -26,6 +26,8 @@ from onnx_expand.experiment.demo.figures import KINDS, comparison, drift, figure
 from onnx_expand.experiment.gallery import Gallery
 from onnx_expand.experiment.paper import Job, in_pool, in_process
 from onnx_expand.model import replacing
+from onnx_expand.passes import Expand
+from onnx_expand.recipes import TrainOptions
 
 __all__ = ["Demo", "DemoResult"]
 
@@ -77,6 +79,9 @@ class Demo:
         rate: The expansion rate.
         lr: The learning rate of both networks.
         images: The number of training images; all by default.
+
+    Raises:
+        UsageError: An option is invalid.
     """
 
     epochs: int = 20
@@ -85,6 +90,11 @@ class Demo:
     rate: float = 4.0
     lr: float = 0.02
     images: int | None = None
+
+    def __post_init__(self) -> None:
+        # Invalid options fail here, not in each of the parallel runs.
+        Expand(strategy=self.strategy, rate=self.rate)
+        TrainOptions(epochs=self.epochs, lr=self.lr)
 
     def run(
         self, out: Path, processes: int = 1, done: Callable[[str, int, int], None] | None = None
@@ -97,7 +107,7 @@ class Demo:
             done: Called after each run with its description, and how many of how many are done.
 
         Raises:
-            UsageError: The folder cannot be created, or an option is invalid.
+            UsageError: The folder cannot be created.
             UnsupportedError: A run diverged.
         """
         begun = time.perf_counter()
