@@ -20,7 +20,7 @@ from tests.support.graphs_text import fold, graph
 
 pytest.importorskip("onnxruntime")
 
-COUNT = int(os.environ.get("FUZZ_EXAMPLES", "0")) or 300
+COUNT = max(300, int(os.environ.get("FUZZ_EXAMPLES", "0")))
 
 
 def test_folded_constants_are_those_of_onnxruntime() -> None:

@@ -20,8 +20,9 @@ from onnx_expand.graph.patterns import PATTERNS, Pattern
 from tests.support.composites import fused_ops, model_of, spelled
 from tests.support.graphs_text import bn, graph, weights
 from tests.support.judge import Source, judge
+from tests.support.opsets import NEWEST
 
-OPSETS = (9, 11, 13, 17, 18, 20, onnx.defs.onnx_opset_version())
+OPSETS = (9, 11, 13, 17, 18, 20, NEWEST)
 SPELLINGS = 8
 SIZES: tuple[Mapping[str, int], ...] = ({"N": 1}, {"N": 3})
 BY_NAME = {pattern.name: pattern for pattern in PATTERNS}

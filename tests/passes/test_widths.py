@@ -15,8 +15,9 @@ from onnx_expand.passes.contest import Contest, Result
 from onnx_expand.passes.widths import Width, resize
 from tests.support.graphs_text import fold, graph, ops, weights
 from tests.support.judge import Source, judge
+from tests.support.opsets import NEWEST
 
-OPSETS = (7, 11, 13, 18, onnx.defs.onnx_opset_version())
+OPSETS = (7, 11, 13, 18, NEWEST)
 SIZES: tuple[Mapping[str, int], ...] = ({"N": 1}, {"N": 3})
 WIDTHS = (3, 5, 4)
 

@@ -9,17 +9,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import schema_of
 from onnx_expand.graph.ops import Trait, ops_with
 
-__all__ = ["NEWEST", "OPS", "TYPES", "Case", "draw_case", "types_of"]
+__all__ = ["OPS", "TYPES", "Case", "draw_case", "types_of"]
 
 Array = npt.NDArray[Any]
 OPS = sorted(ops_with(Trait.PURE))
-NEWEST = onnx.defs.onnx_opset_version()
 
 TYPES: dict[str, Any] = {
     **{n: np.dtype(n) for n in ("float32", "float64", "float16", "int64", "int32", "bool")},

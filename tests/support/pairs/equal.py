@@ -188,7 +188,8 @@ def _integers() -> Iterator[Pair]:
     yield pair("unsigned shifts", "uint32[N,4] x -> uint32[N,4] y",
                "y = BitShift<direction=\"RIGHT\">(x, k)", "y = Div(x, d)",
                {"k": scalar(3, np.uint32), "d": scalar(8, np.uint32)})
-    yield pair("quotient and remainder", "int64[4] x, int64[4] z -> int64[4] y",
+    # onnxruntime 1.30 computes the remainder of int64 in float64.
+    yield pair("quotient and remainder", "int32[4] x, int32[4] z -> int32[4] y",
                "y = Mod<fmod=1>(x, z)", "q = Div(x, z) p = Mul(q, z) y = Sub(x, p)")
     yield pair("the largest", "int32[N,9] x -> int64[N,1] y", "y = ArgMax<axis=1>(x)",
                "v, y = TopK<axis=1>(x, k)", {"k": int64(1)})
