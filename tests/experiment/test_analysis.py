@@ -1,4 +1,4 @@
-"""What is measured of gradients and of the loss around the weights is what it is called."""
+"""The analysis of gradients and of the loss around the weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def data() -> Dataset:
 
 
 def test_similarities_are_cosines_of_gradients(data: Dataset) -> None:
-    """Against autograd on a copy in training mode; equal samples are 1; nothing is changed."""
+    """They equal autograd on a copy in training mode, 1 for equal samples, and change nothing."""
     module = to_torch(network())
     before = copy.deepcopy(module.state_dict())
     found = similarities(module, data, pairs=3, batch=20, seed=4)
@@ -56,7 +56,7 @@ def test_similarities_are_cosines_of_gradients(data: Dataset) -> None:
 
 
 def test_the_middle_of_the_landscape_is_the_loss(data: Dataset) -> None:
-    """And its corners those of weights that are as far away as their filters are long."""
+    """The corners are the losses at weights that differ by the length of their filters."""
     module = to_torch(network())
     before = copy.deepcopy(module.state_dict())
     loss = np.array(landscape(module, data, points=3, seed=1))
@@ -70,8 +70,8 @@ def test_the_middle_of_the_landscape_is_the_loss(data: Dataset) -> None:
     assert (np.array(landscape(module, data, points=3, seed=1)) == loss).all()
 
 
-def test_a_run_that_goes_on_has_the_similarities_of_all_epochs(tmp_path: Path) -> None:
-    """Those of earlier epochs are kept with its checkpoint, and training is not disturbed."""
+def test_a_resumed_run_has_the_similarities_of_all_epochs(tmp_path: Path) -> None:
+    """Those of earlier epochs are in its checkpoint, and training is not disturbed."""
 
     class Stop:
         def on_batch(self, done: int, total: int) -> None: ...

@@ -1,4 +1,4 @@
-"""Random changes show what they say, of images, masks and boxes alike."""
+"""Random augmentation has the stated effects on images, masks and boxes alike."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from onnx_expand.experiment.data.samples import ArraySamples, Normalization  # n
 
 
 def draws(count: int, seed: int) -> Any:
-    """Random numbers for some samples."""
+    """Draw random numbers for some samples."""
     return np.random.default_rng(seed).random((count, DRAWS))
 
 
 @given(seed=st.integers(0, 1000), pad=st.integers(0, 3), flip=st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_a_batch_is_shifted_as_each_image_is(seed: int, pad: int, flip: bool) -> None:
-    """The quick way and the general one agree to the bit."""
+    """The fast path for batches equals the general one bit by bit."""
     x = np.random.default_rng(seed).integers(0, 256, (4, 2, 5, 7)).astype(np.float32)
     augment, rows = Augment(flip=flip, pad=pad), draws(4, seed)
     together = shift(x, augment, rows)
@@ -56,7 +56,7 @@ def test_a_batch_is_shifted_as_each_image_is(seed: int, pad: int, flip: bool) ->
 def test_a_box_stays_where_its_object_is(
     seed: int, source: tuple[int, int], target: tuple[int, int], names: list[str]
 ) -> None:
-    """A bright object in an image, its mask and its box are moved to the same place."""
+    """A bright object in an image, its mask and its box move to the same position."""
     rng = np.random.default_rng(seed)
     top, left = rng.integers(0, source[0] - 1), rng.integers(0, source[1] - 1)
     bottom, right = rng.integers(top + 1, source[0] + 1), rng.integers(left + 1, source[1] + 1)
@@ -86,7 +86,7 @@ def test_a_box_stays_where_its_object_is(
 @given(seed=st.integers(0, 1000), height=st.integers(3, 60), width=st.integers(3, 60))
 @settings(max_examples=100, deadline=None)
 def test_parts_lie_inside_and_are_large_enough(seed: int, height: int, width: int) -> None:
-    """A resized crop never leaves the image, and has at least the area that was asked for."""
+    """A resized crop is inside the image, and has at least the requested area."""
     view = Augment(area=0.3).view((height, width), (8, 8), draws(1, seed)[0])
     assert view.top >= 0
     assert view.left >= 0
@@ -98,14 +98,14 @@ def test_parts_lie_inside_and_are_large_enough(seed: int, height: int, width: in
 
 
 def test_the_middle_keeps_the_aspect() -> None:
-    """A centre crop is the largest window of the model's shape, times the share."""
+    """A center crop is the largest window of the model's aspect ratio, times the share."""
     view = center((100, 200), (50, 50), 0.8)
     assert view == ImageView(10, 60, 80, 80)
     assert whole((3, 4)) == ImageView(0, 0, 3, 4)
 
 
 def test_masks_are_never_mixed() -> None:
-    """Beside the image a mask has the label that counts for nothing, inside its own labels."""
+    """Outside the image, a mask has the ignored label; inside, only its own labels."""
     mask = torch.tensor([[[0, 5], [5, 0]]])
     seen = resample(mask, ImageView(-1, -1, 4, 4), (7, 9), fill=255)
     assert set(seen.flatten().tolist()) == {0, 5, 255}
@@ -114,7 +114,7 @@ def test_masks_are_never_mixed() -> None:
 
 
 def test_colours_change_by_their_gains() -> None:
-    """Brightness scales, contrast keeps the mean, saturation zero gives grey."""
+    """Brightness scales, contrast preserves the mean, saturation 0 gives gray."""
     image = torch.rand(3, 4, 4) * 0.4 + 0.2
     torch.testing.assert_close(recolour(image, (1.5, 1, 1)), image * 1.5)
     grey = recolour(image, (1, 1, 0))
@@ -124,8 +124,8 @@ def test_colours_change_by_their_gains() -> None:
     assert torch.equal(recolour(image, (1, 1, 1)), image)
 
 
-def test_what_a_sample_looks_like_depends_on_its_numbers_alone() -> None:
-    """Whoever reads it, in whatever company, a sample is the same."""
+def test_augmentation_depends_on_a_samples_numbers_only() -> None:
+    """Reader and batch do not change the augmentation of a sample."""
     x = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
     for names in (["flip", "crop:2"], ["resized-crop", "jitter:0.4"]):
         samples = ArraySamples(
@@ -147,6 +147,6 @@ def test_what_a_sample_looks_like_depends_on_its_numbers_alone() -> None:
      "jitter:2", "flip:1", ""],
 )  # fmt: skip
 def test_unknown_changes_are_refused(name: str) -> None:
-    """The error names what was said, and what there is."""
+    """The error names the given change and the known ones."""
     with pytest.raises(UsageError, match=r"augment '.*' is none of flip|is not a number"):
         Augment.parse([name])

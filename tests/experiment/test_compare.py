@@ -1,4 +1,4 @@
-"""Which model is better is said as far as the seeds tell, and no further."""
+"""A model is called better only as far as the seeds are conclusive."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx_expand.experiment.compare import Comparison
 
 
 def compare(first: list[float], second: list[float], *, greater: bool = True) -> Comparison:
-    """A comparison of accuracies, or of losses."""
+    """Compare accuracies, or losses."""
     metric = "accuracy" if greater else "test loss"
     return Comparison(metric, greater, ("big", "small"), first, second)
 
 
-def test_a_clear_difference_is_said() -> None:
-    """All seeds agree: the better one is named, by the sense of the score."""
+def test_a_clear_difference_is_reported() -> None:
+    """If all seeds agree, the better model is named, by the direction of the score."""
     assert compare([0.9, 0.91, 0.92], [0.8, 0.81, 0.83]).better == "big"
     assert compare([0.9, 0.91, 0.92], [0.8, 0.81, 0.83], greater=False).better == "small"
     text = compare([0.9, 0.91, 0.92], [0.8, 0.81, 0.83]).summary()
@@ -28,7 +28,7 @@ def test_a_clear_difference_is_said() -> None:
 
 
 def test_noise_is_not_called_a_gain() -> None:
-    """The interval holds zero, or there is one seed, or no difference: nothing is claimed."""
+    """The interval contains zero, or there is one seed, or no difference: no claim is made."""
     noisy = compare([0.9, 0.8, 0.95], [0.85, 0.85, 0.85])
     assert noisy.better is None
     assert "inconclusive; about " in noisy.summary()
@@ -38,7 +38,7 @@ def test_noise_is_not_called_a_gain() -> None:
 
 
 def test_the_interval_is_students() -> None:
-    """Mean and reach of the paired differences, as scipy's quantiles say for any number."""
+    """Mean and width of the paired differences use scipy's quantiles for any number of seeds."""
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)
     for count in (2, 3, 5, 31, 32, 40, 61, 121, 1000):
@@ -51,8 +51,8 @@ def test_the_interval_is_students() -> None:
         assert interval[1] == pytest.approx(gaps.mean() + reach, rel=1e-9)
 
 
-def test_it_covers_the_truth_as_often_as_it_says() -> None:
-    """Two models that are equal are called different in one of twenty comparisons."""
+def test_the_interval_covers_the_truth_as_often_as_stated() -> None:
+    """Two equal models are called different in one of twenty comparisons."""
     rng = np.random.default_rng(1)
     pairs = rng.normal(0, 1, (2000, 2, 4))
     wrong = sum(compare(list(a), list(b)).better is not None for a, b in pairs)
@@ -60,8 +60,8 @@ def test_it_covers_the_truth_as_often_as_it_says() -> None:
     assert 60 < wrong < 140
 
 
-def test_as_many_seeds_as_it_says_would_tell() -> None:
-    """The least number whose interval, of the same mean and spread, leaves out zero."""
+def test_the_stated_number_of_seeds_suffices() -> None:
+    """The least number whose interval, of equal mean and deviation, excludes zero."""
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(2)
     told = 0

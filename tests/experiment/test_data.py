@@ -1,4 +1,4 @@
-"""Data comes in the model's shape, or with one clear line about what is wrong."""
+"""Data has the model's shape, or is refused with one clear line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.torch_graphs import parse
 
 
 def write(path: Path, **arrays: Any) -> Path:
-    """An .npz file."""
+    """Write an .npz file."""
     np.savez(path, **arrays)
     return path
 
 
 def paint(folder: Path, count: int, shade: int, size: tuple[int, int] = (6, 6)) -> None:
-    """A directory of plain images."""
+    """Write a directory of plain images."""
     image = pytest.importorskip("PIL.Image")
     folder.mkdir(parents=True)
     for index in range(count):
@@ -31,7 +31,7 @@ def paint(folder: Path, count: int, shade: int, size: tuple[int, int] = (6, 6)) 
 
 
 def test_digits_have_the_shape_of_the_model() -> None:
-    """They are enlarged, repeated over the channels, normalised, and split for good."""
+    """Digits are enlarged, repeated over channels, normalized, and split reproducibly."""
     pytest.importorskip("sklearn")
     data = load_data("digits", channels=3, size=(12, 16), classes=10)
     assert data.x_train.shape == (1442, 3, 12, 16)
@@ -48,14 +48,14 @@ def test_digits_have_the_shape_of_the_model() -> None:
 
 
 def test_digits_need_ten_classes() -> None:
-    """A model of fewer classes is an error that says so."""
+    """A model of fewer classes is refused."""
     pytest.importorskip("sklearn")
     with pytest.raises(ModelError, match=r"label 9 is not in 0\.\.4"):
         load_data("digits", channels=1, classes=5)
 
 
 def test_a_folder_has_a_class_for_each_sub_directory(tmp_path: Path) -> None:
-    """Images are resized, and every fifth of a class is for testing."""
+    """Images are resized, and one fifth of each class is for testing."""
     paint(tmp_path / "cat", 10, 0)
     paint(tmp_path / "dog", 5, 255, (9, 4))
     data = load_data(tmp_path, channels=3, size=(8, 7))
@@ -65,8 +65,8 @@ def test_a_folder_has_a_class_for_each_sub_directory(tmp_path: Path) -> None:
     assert load_data(tmp_path, channels=1).x_train.shape == (12, 1, 6, 6)
 
 
-def test_hidden_files_are_no_images(tmp_path: Path) -> None:
-    """Some systems put notes of the same name beside each file."""
+def test_hidden_files_are_not_images(tmp_path: Path) -> None:
+    """Some systems write files of the same name with metadata beside each file."""
     for label in "ab":
         paint(tmp_path / label, 3, 0)
         (tmp_path / label / "._0.png").write_bytes(b"notes")
@@ -74,7 +74,7 @@ def test_hidden_files_are_no_images(tmp_path: Path) -> None:
     assert len(data.train) + len(data.test) == 6
 
 
-def test_a_folder_may_say_what_is_test_data(tmp_path: Path) -> None:
+def test_a_folder_may_contain_test_data(tmp_path: Path) -> None:
     """With train/ and val/, these are the two parts."""
     for part, count in (("train", 4), ("val", 2)):
         paint(tmp_path / part / "a", count, 0)
@@ -84,7 +84,7 @@ def test_a_folder_may_say_what_is_test_data(tmp_path: Path) -> None:
 
 
 def test_broken_folders_are_named(tmp_path: Path) -> None:
-    """No classes, an empty class, a damaged image, a missing test set: each names its path."""
+    """The error has the path: no classes, an empty class, a damaged image, no test set."""
     with pytest.raises(
         ModelError, match=r"no directories of classes; .*CLASS/\*\.jpg.*JPEGImages/N"
     ):
@@ -105,8 +105,8 @@ def test_broken_folders_are_named(tmp_path: Path) -> None:
         load_data(tmp_path, channels=3)
 
 
-def test_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
-    """Floating-point images are not changed; bytes are normalised; a split of one's own counts."""
+def test_float_arrays_are_not_changed(tmp_path: Path) -> None:
+    """Bytes are normalized, and a given split is used."""
     x = np.random.default_rng(0).random((10, 2, 4, 4))
     y = np.arange(10) % 2
     data = load_data(write(tmp_path / "a.npz", x=x, y=y), channels=2, size=(4, 4), classes=2)
@@ -137,7 +137,7 @@ def test_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arrays_are_described(tmp_path: Path, arrays: Any, message: str) -> None:
-    """Names, shapes, types and labels that do not fit are told apart."""
+    """Invalid names, shapes, types and labels are distinguished."""
     path = write(tmp_path / "data.npz", **arrays)
     with pytest.raises(ModelError, match=message):
         load_data(path, channels=1, size=(2, 2), classes=3)
@@ -156,8 +156,8 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
         load_data(tmp_path / "one.npy", channels=1)
 
 
-def test_the_input_of_a_model_says_which_images_it_takes() -> None:
-    """Static extents are given, dynamic ones are None, other inputs are refused."""
+def test_the_input_of_a_model_determines_its_images() -> None:
+    """Static extents are returned, dynamic ones are None, and other inputs are refused."""
     model = parse("y = Flatten(x)", "(float[n, 3, 8, w] x) => (float[n, 10] y)")
     found = image_input(ir.serde.deserialize_model(model))
     assert (found.channels, found.size, found.classes) == (3, (8, None), 10)

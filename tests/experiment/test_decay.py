@@ -1,4 +1,4 @@
-"""Decay of the product is decay of the compact layer's weight."""
+"""Weight decay on the product equals decay of the compact layer's weight."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def expanded(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A layer expanded, in doubles so that folding rounds nothing, and what that folds to."""
+    """Return a layer expanded in float64, and the layer to which it folds."""
     body, strategy, weights = CASES[name]
     model = parse(f"y = {body}", "(double[n, 4, 12, 12] x) => (double[n, o, a, b] y)")
     model = with_weights(model, **{k: v.astype(np.float64) for k, v in weights.items()})
@@ -38,7 +38,7 @@ def expanded(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_penalty_is_that_of_the_folded_weight(name: str) -> None:
-    """Half its squared norm, times the strength, whatever the geometry."""
+    """The penalty is half the squared norm times the strength, for any geometry."""
     big, small = expanded(name)
     module = to_torch(big)
     options = TrainOptions(weight_decay=0.3, decay="product")
@@ -50,7 +50,7 @@ def test_the_penalty_is_that_of_the_folded_weight(name: str) -> None:
 
 
 def test_fully_connected_chains_are_found() -> None:
-    """Gemm either way round, with a factor, and MatMul; a layer around which its input goes."""
+    """Gemm in either orientation, with a factor, and MatMul; and a layer with a shortcut."""
     model = parse(
         "a = MatMul(x, u) b = Gemm<alpha=2.0>(a, v) c = Gemm<transB=1>(b, w) r = Relu(c)"
         "d = MatMul(r, s) e = MatMul(d, t) y = Add(d, e)",
@@ -70,7 +70,7 @@ def test_fully_connected_chains_are_found() -> None:
 
 
 def test_branches_decay_by_their_sum() -> None:
-    """What RepVGG's branches add up to is what the compact layer decays; biases do not."""
+    """The sum of RepVGG's branches decays, as in the compact layer; biases do not."""
     model = parse(
         "a = Conv<pads=[1, 1, 1, 1]>(x, w, b) c = Conv(x, v) y = Sum(a, c, x)",
         "(float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] y)",
@@ -89,7 +89,7 @@ def test_branches_decay_by_their_sum() -> None:
 
 
 def test_a_step_decays_the_product() -> None:
-    """Where data gives no gradient, a step lowers the product's norm."""
+    """Without gradients from data, a step reduces the norm of the product."""
     big, _ = expanded("cl")
     flat = parse(
         "g = GlobalAveragePool(x) y = Flatten(g)", "(double[n, 6, a, b] x) => (double[n, 6] y)"

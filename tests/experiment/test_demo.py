@@ -1,4 +1,4 @@
-"""The demo, at toy size: what it promises to write is there and agrees with itself."""
+"""The demo at toy size: all documented files are written and agree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import onnx_expand
 from onnx_expand.cli import main
 
 
-def test_the_demo_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Table, paired difference with its interval, models, curves, and a page that stands alone."""
+def test_the_demo_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table, paired difference with interval, models, curves, and a self-contained page."""
     words = ["--epochs", "1", "--seeds", "2", "--images", "100", "--processes", "1", "--out"]
     assert main(["demo", *words, str(tmp_path)]) == 0
     out = capsys.readouterr().out
@@ -41,8 +41,8 @@ def test_the_demo_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A rate that diverges, and options that make no sense."""
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate that diverges, and invalid options."""
     words = f"--epochs 1 --seeds 2 --images 100 --processes 1 --lr 1e30 --out {tmp_path}"
     assert main(["demo", *words.split()]) == 4
     assert re.match(r"onnx-expand: error: seed 0: the loss is (nan|inf)", capsys.readouterr().err)

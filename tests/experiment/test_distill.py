@@ -1,4 +1,4 @@
-"""A teacher is followed as its method says."""
+"""Distillation follows its published methods."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.support.torch_graphs import images, parse, with_weights  # noqa: E402
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Stripes in three directions, in noise."""
+    """Draw stripes in three directions, with noise."""
     path = write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
     return load_data(path, channels=1, size=(6, 6), classes=3)
 
 
 @pytest.fixture(scope="module")
 def teacher(data: Dataset) -> onnx.ModelProto:
-    """A wider network that has learnt the stripes; it ends in probabilities."""
+    """Train a wider network on the stripes; its outputs are probabilities."""
     model = parse(
         "c = Conv(x, w) inner = Relu(c) p = GlobalAveragePool(inner) f = Flatten(p)"
         "z = Gemm(f, g) y = Softmax(z)",
@@ -49,7 +49,7 @@ def teacher(data: Dataset) -> onnx.ModelProto:
 
 
 def follow(teacher: Any, data: Dataset, options: TrainOptions, **settings: Any) -> Any:
-    """Train a student; the module, and the trained model."""
+    """Train a student; return the module and the trained model."""
     distiller = Distiller(teacher, DistillOptions(teacher="given", **settings))
     student = distiller.student(network())
     history = train(student, data, options, teacher=distiller)
@@ -81,7 +81,7 @@ def test_the_divergence_is_hintons(teacher: onnx.ModelProto) -> None:
 def test_students_learn_and_keep_their_form(
     teacher: onnx.ModelProto, data: Dataset, settings: dict[str, Any]
 ) -> None:
-    """The student learns, is another than without a teacher, and has no more than its own."""
+    """The student learns, differs from one without a teacher, and has only its own weights."""
     options = TrainOptions(epochs=8, lr=0.1, batch=16)
     history, model = follow(teacher, data, options, **settings)
     assert history.score > 0.9
@@ -110,8 +110,8 @@ def test_a_teachers_labels_alone_make_the_student_agree(
     assert history.score > 0.9  # the test labels are right
 
 
-def test_the_teacher_stays_as_it_is(teacher: onnx.ModelProto, data: Dataset) -> None:
-    """Neither weights nor statistics of it change."""
+def test_the_teacher_does_not_change(teacher: onnx.ModelProto, data: Dataset) -> None:
+    """Neither weights nor statistics of the teacher change."""
     source = network()  # with batch normalization
     distiller = Distiller(source, DistillOptions(teacher="given"))
     before = {k: v.clone() for k, v in distiller.teacher.state_dict().items()}
@@ -121,7 +121,7 @@ def test_the_teacher_stays_as_it_is(teacher: onnx.ModelProto, data: Dataset) -> 
 
 
 def test_similarities_are_those_of_the_paper() -> None:
-    """Cosines moved to 0..1 and normalised in each row; equal features have no loss."""
+    """Cosines shifted to 0..1 and normalized by row; equal features have zero loss."""
     from onnx_expand.experiment.training.distill import _pkt
 
     a, b = torch.randn(6, 4), torch.randn(6, 9)
@@ -139,7 +139,7 @@ def test_similarities_are_those_of_the_paper() -> None:
 
 
 def test_an_inner_tensor_becomes_the_last_output() -> None:
-    """By name; one that is an output already comes twice; an unknown one is an error."""
+    """By name; an existing output is repeated, and an unknown name is an error."""
     module = to_torch(with_output(network(), "r"))
     first, inner = module(torch.zeros(2, 1, 6, 6))
     assert (tuple(first.shape), tuple(inner.shape)) == ((2, 3), (2, 4, 4, 4))
@@ -149,7 +149,7 @@ def test_an_inner_tensor_becomes_the_last_output() -> None:
         with_output(network(), "zz")
 
 
-def test_what_does_not_fit_is_refused(teacher: onnx.ModelProto, data: Dataset) -> None:
+def test_teachers_that_do_not_match_are_refused(teacher: onnx.ModelProto, data: Dataset) -> None:
     """Other classes, other images, one name of two, a task without classes."""
     options = TrainOptions(epochs=1)
     other = with_weights(

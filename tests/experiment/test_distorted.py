@@ -1,4 +1,4 @@
-"""Distorted digits: what is promised of them holds for any size and number of copies."""
+"""Distorted digits have the documented properties for any size and number of copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx_expand.experiment.distorted import distorted_digits
 @settings(max_examples=5, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 2))
 def test_shapes_and_labels_follow_the_request(height: int, width: int, copies: int) -> None:
-    """Every digit comes so often in its part, its copies one after the other."""
+    """Every digit has the requested copies in its part, one after the other."""
     data = distorted_digits((height, width), copies=(copies, 1))
     assert data["x_train"].shape == (1442 * copies, 1, height, width)
     assert data["x_test"].shape == (355, 1, height, width)
@@ -28,7 +28,7 @@ def test_shapes_and_labels_follow_the_request(height: int, width: int, copies: i
 
 
 def test_a_seed_gives_the_same_images() -> None:
-    """The same again, and other images of another seed."""
+    """Equal seeds give equal images, another seed gives others."""
     first, again, other = (distorted_digits((8, 8), copies=(1, 1), seed=s) for s in (1, 1, 2))
     assert (first["x_train"] == again["x_train"]).all()
     assert (first["x_train"] != other["x_train"]).any()
@@ -37,7 +37,7 @@ def test_a_seed_gives_the_same_images() -> None:
 def test_without_distortion_the_digits_are_those_of_scikit_learn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The frame of reference: no rotation, factor 1, no shift; sampling at the pixels' middles."""
+    """No rotation, factor 1 and no shift sample the digits at pixel centers."""
     from sklearn.datasets import load_digits
 
     for name, value in (("_ROTATION", 0.0), ("_FACTOR", 1.0), ("_SHIFT", 0.0)):
@@ -51,15 +51,15 @@ def test_without_distortion_the_digits_are_those_of_scikit_learn(
 
 
 def test_they_are_data_for_training() -> None:
-    """The name that the documentation gives loads them at the model's size."""
+    """The documented name loads them at the model's size."""
     spec = "onnx_expand.experiment.distorted:distorted_digits"
     data = load_data(spec, channels=3, size=(8, 8), classes=10)
     assert data.train.fetch(np.arange(2), None).inputs.shape == (2, 3, 8, 8)
     assert len(data.test) == 5 * 355
 
 
-def test_numbers_that_make_no_sense_are_refused() -> None:
-    """No copies, and images without pixels."""
+def test_invalid_numbers_are_refused() -> None:
+    """Zero copies, and images without pixels."""
     with pytest.raises(UsageError, match="must be at least 1"):
         distorted_digits((0, -1))
     with pytest.raises(UsageError, match="must be at least 1"):

@@ -1,4 +1,4 @@
-"""The engines that do a study's runs give what one process gives, and lose nothing."""
+"""Executors of studies give the results of a single process, and lose no run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PIDS = "ONNX_EXPAND_TEST_PIDS"
 
 
 def scores(executor: Any, place: Path) -> list[tuple[float, ...]]:
-    """What a toy study finds."""
+    """Return the scores of a toy study."""
     return [row.scores for row in run_study(pair(), TOY, (0, 1), place, executor=executor).rows]
 
 
 def noted() -> Any:
-    """Data for a run, whose process leaves its number where that is asked for."""
+    """Return data for a run, whose process writes its id on request."""
     if PIDS in os.environ:
         (Path(os.environ[PIDS]) / str(os.getpid())).touch()
     return squares()
@@ -40,7 +40,7 @@ _LONG = Job("smallnet", TOY.build, None, f"{__name__}:noted", {}, _TRAIN)
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A local Ray cluster of two workers, whose processes find the tests."""
+    """Start a local Ray cluster of two workers, whose processes can import the tests."""
     ray = pytest.importorskip("ray")
     (tmp_path / "pids").mkdir()
     monkeypatch.setenv(PIDS, str(tmp_path / "pids"))
@@ -52,14 +52,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_gives_what_one_process_gives(cluster: None, tmp_path: Path) -> None:
-    """Two workers."""
+def test_ray_equals_one_process(cluster: None, tmp_path: Path) -> None:
+    """Two workers give the scores of one process."""
     assert scores(in_ray(), tmp_path / "ray") == scores(in_process, tmp_path / "one")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_worker_that_is_killed_loses_nothing(cluster: None, tmp_path: Path) -> None:
-    """Its run goes on elsewhere, from its last epoch, to the very same numbers."""
+def test_a_killed_worker_loses_nothing(cluster: None, tmp_path: Path) -> None:
+    """Its run resumes elsewhere from its last epoch, with identical results."""
     whole = perform(_LONG, tmp_path / "whole")
     (tmp_path / "pids" / str(os.getpid())).unlink()
     killed: list[int] = []
@@ -85,15 +85,15 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: None, tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["debug", "local"])
-def test_slurms_engine_gives_what_one_process_gives(kind: str, tmp_path: Path) -> None:
+def test_slurm_equals_one_process(kind: str, tmp_path: Path) -> None:
     """Without Slurm: in this process, and in processes that submitit starts."""
     pytest.importorskip("submitit")
     executor = by_slurm(tmp_path / "logs", {"timeout_min": 60}, kind)
     assert scores(executor, tmp_path / "slurm") == scores(in_process, tmp_path / "one")
 
 
-def test_a_job_whose_time_is_over_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sent can be queued again, which ends in the very same numbers."""
+def test_a_job_whose_time_is_over_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submitted job can be queued again, with identical results."""
     submitit = pytest.importorskip("submitit")
     sent: list[Any] = []
 
@@ -127,8 +127,8 @@ def test_a_job_whose_time_is_over_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_goes_wrong_in_an_engine_is_one_line(cluster: None, tmp_path: Path) -> None:
-    """The run's own error, or at least its last line."""
+def test_errors_of_executors_are_one_line(cluster: None, tmp_path: Path) -> None:
+    """The error is that of the run, or at least its last line."""
     pytest.importorskip("submitit")
     job = Job("smallnet", TOY.build, None, str(tmp_path / "nowhere.npz"))
     with pytest.raises(ModelError, match=r"^[^\n]*nowhere\.npz: no such file[^\n]*$"):
@@ -137,10 +137,10 @@ def test_what_goes_wrong_in_an_engine_is_one_line(cluster: None, tmp_path: Path)
         list(by_slurm(tmp_path / "logs", {}, "local")([job], tmp_path))
 
 
-def test_an_engine_that_is_missing_is_named(
+def test_a_missing_executor_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With what to install."""
+    """The error states what to install."""
     for module, name in (("ray", "ray"), ("submitit", "slurm")):
         monkeypatch.setitem(__import__("sys").modules, module, None)
         words = f"paper table1 --executor {name} --out {tmp_path}"

@@ -1,4 +1,4 @@
-"""Any loop trains what `to_torch` gives."""
+"""Any training loop can train the modules of `to_torch`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnx_expand.experiment import evaluate
 from onnx_expand.train import to_torch
 
 
-@pytest.mark.filterwarnings("ignore")  # other people's trainers warn of their own affairs
+@pytest.mark.filterwarnings("ignore")  # other trainers have warnings of their own
 @pytest.mark.parametrize("name", loops.LOOPS)
 def test_own_loops_train(name: str) -> None:
-    """By hand, and with trainers where they are installed; the folded model has learnt."""
+    """A hand-written loop and installed trainers train; the folded model has learned."""
     if name != "plain":
         pytest.importorskip(name)
     model, data = loops.run(name, epochs=2)

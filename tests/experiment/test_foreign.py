@@ -1,4 +1,4 @@
-"""What one's own loss, dataset or module does wrong is said in one line that names the place."""
+"""Errors in a user's loss, dataset or module are reported in one line with their position."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ WRONG = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a network and somebody's own modules."""
+    """Write a folder with a network and user modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     onnx.save(network(), "net.onnx")
@@ -125,7 +125,7 @@ def test_one_line_names_function_exception_and_place(
     code: int,
     message: str,
 ) -> None:
-    """With the exit code of its kind, wherever it arises; OUT is not written."""
+    """The exit code is that of its kind, for any origin, and OUT is not written."""
     command = ["train", "net.onnx", "out.onnx", "--data", f"ownx:{data}", "--batch", "8"]
     found = main([*command, "--epochs", "1", "--no-fold-check", *words.split()])
     err = capsys.readouterr().err
@@ -139,7 +139,7 @@ def test_one_line_names_function_exception_and_place(
 def test_debug_shows_the_traceback(
     folder: Path, capsys: pytest.CaptureFixture[str], workers: str
 ) -> None:
-    """Before the line, through one's own function, in this process or in one that reads."""
+    """It precedes the line and includes the user's function, in this or another process."""
     command = ["train", "net.onnx", "out.onnx", "--data", "ownx:late", "--workers", workers]
     assert main([*command, "--batch", "8", "--debug"]) == 2
     err = capsys.readouterr().err
@@ -148,8 +148,8 @@ def test_debug_shows_the_traceback(
     assert err.splitlines()[-1].startswith("onnx-expand: error: data 'ownx:late', sample 17")
 
 
-def test_what_is_ours_is_not_blamed_on_others() -> None:
-    """Our own errors, and a lack of memory, pass through as they are."""
+def test_own_errors_are_not_attributed_to_users() -> None:
+    """Errors of the package, and a lack of memory, pass unchanged."""
     for error in (ModelError("a"), MemoryError("b")):
         with pytest.raises(type(error), match=str(error)), blamed("x"):
             raise error
@@ -159,7 +159,7 @@ def test_what_is_ours_is_not_blamed_on_others() -> None:
 
 
 def test_targets_of_any_numbers_go_with_a_loss(folder: Path) -> None:
-    """From arrays; without a loss they are refused, and what cannot follow is not augmented."""
+    """They come from arrays, are refused without a loss, and are not augmented."""
     rng = np.random.default_rng(0)
     x = rng.random((40, 1, 6, 6)).astype(np.float32)
     np.savez("mean.npz", x=x, y=x.mean((1, 2, 3)))
@@ -178,7 +178,7 @@ def test_targets_of_any_numbers_go_with_a_loss(folder: Path) -> None:
 
 
 class Drawing:
-    """A dataset that augments by the generators that everybody shares."""
+    """A dataset that augments by the global random generators."""
 
     def __len__(self) -> int:
         return 12
@@ -188,8 +188,8 @@ class Drawing:
         return torch.tensor([index, *drawn]), index % 3
 
 
-def test_what_a_dataset_draws_is_repeated() -> None:
-    """By seed, epoch and place alone: whoever reads, and whatever was drawn before."""
+def test_random_values_of_a_dataset_are_repeatable() -> None:
+    """They depend on seed, epoch and index only, not on the process or earlier draws."""
 
     def seen(epoch: int, workers: int, size: int = 1) -> Any:
         torch.rand(3)

@@ -1,4 +1,4 @@
-"""Training lowers the loss, repeats itself, and stops with a reason."""
+"""Training lowers the loss, is repeatable, and stops with a reason."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ HEADS = ["y = Identity(z)", "y = Softmax(z)", "y = LogSoftmax(z)"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Stripes in three directions, in noise."""
+    """Draw stripes in three directions, with noise."""
     path = write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
     return load_data(path, channels=1, size=(6, 6), classes=3)
 
 
 @dataclass
 class Recorder:
-    """Keeps what it is told."""
+    """Records progress."""
 
     batches: list[tuple[int, int]] = field(default_factory=list)
     epochs: list[EpochResult] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Recorder:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_training_learns(data: Dataset, head: str) -> None:
-    """The loss falls whatever the graph ends in, and onnxruntime confirms the accuracy."""
+    """The loss falls for any final op, and onnxruntime confirms the accuracy."""
     model = network(head)
     module = to_torch(model)
     history = train(module, data, TrainOptions(epochs=8, lr=0.1, batch=16))
@@ -68,8 +68,8 @@ def test_training_learns(data: Dataset, head: str) -> None:
     assert np.mean(scores.argmax(axis=1) == data.y_test) == history.accuracy
 
 
-def test_the_head_does_not_change_what_is_learnt(data: Dataset) -> None:
-    """Logits, probabilities and their logarithms give the same losses, old definitions too."""
+def test_the_head_does_not_change_the_losses(data: Dataset) -> None:
+    """Logits, probabilities and their logarithms give equal losses, also in old opsets."""
     options = TrainOptions(epochs=2, lr=0.05, batch=32)
     losses = [
         [epoch.loss for epoch in train(to_torch(network(head, opset)), data, options).epochs]
@@ -80,7 +80,7 @@ def test_the_head_does_not_change_what_is_learnt(data: Dataset) -> None:
 
 
 def test_a_seed_fixes_the_result(data: Dataset) -> None:
-    """Equal seeds give equal weights, another seed others, and torch's own state is left alone."""
+    """Equal seeds give equal weights, and torch's global generator does not change."""
 
     def run(seed: int) -> dict[str, Any]:
         module = to_torch(network())
@@ -94,8 +94,8 @@ def test_a_seed_fixes_the_result(data: Dataset) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_progress_is_told(data: Dataset) -> None:
-    """Each step and epoch is reported, and a rest of one sample is left out."""
+def test_progress_is_reported(data: Dataset) -> None:
+    """Each step and epoch is reported, and a last batch of one sample is omitted."""
     recorder = Recorder()
     count = len(data.y_train)
     module = to_torch(network())
@@ -111,13 +111,13 @@ def test_progress_is_told(data: Dataset) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_divergence_is_an_error_with_advice(data: Dataset) -> None:
-    """A loss that is not finite names the epoch and the step."""
+    """If the loss is not finite, the error names the epoch and the step."""
     with pytest.raises(DivergedError, match=r"lower the learning rate .* of node '.+' \(\w+\) is"):
         train(to_torch(network()), data, TrainOptions(epochs=50, lr=1e30))
 
 
 def test_the_first_node_without_a_finite_result_is_named(data: Dataset) -> None:
-    """Where all weights are finite, the logarithm that is not is what the error names, once."""
+    """If all weights are finite, the error names the logarithm that is not, once."""
     model = parse(
         "c = Conv(x, w) l = Log(c) p = GlobalAveragePool(l) y = Flatten(p)",
         "(float[n, 1, 6, 6] x) => (float[n, 4] y)",
@@ -128,7 +128,7 @@ def test_the_first_node_without_a_finite_result_is_named(data: Dataset) -> None:
 
 
 def test_a_model_without_weights_is_refused(data: Dataset) -> None:
-    """There must be something to train."""
+    """A model without trainable weights is refused."""
     model = parse(
         "p = GlobalMaxPool(x) y = Flatten(p)", "(float[n, 1, 6, 6] x) => (float[n, 1] y)"
     )
@@ -137,18 +137,18 @@ def test_a_model_without_weights_is_refused(data: Dataset) -> None:
 
 
 def test_statistics_that_overflow_end_the_run(data: Dataset) -> None:
-    """Also while the loss stays finite: such a model would be of no use."""
+    """Training stops even if the loss stays finite, since the model would be useless."""
     model = network()
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
-    # Squares beyond float32; what is normalised by an infinite deviation is zero.
+    # The squares overflow float32; normalization by an infinite deviation gives zero.
     large = onnx.numpy_helper.to_array(weight) * np.float32(3e19)
     weight.CopyFrom(onnx.numpy_helper.from_array(large, "w"))
     with pytest.raises(DivergedError, match=r"epoch 1 the tensor 'v' of node 'b' \(Batch"):
         train(to_torch(model), data, TrainOptions(lr=1e-30, batch=16))
 
 
-def test_constants_that_are_infinite_are_no_divergence(data: Dataset) -> None:
-    """Masks hold infinity from the beginning."""
+def test_infinite_constants_are_not_divergence(data: Dataset) -> None:
+    """Masks contain infinity from the beginning."""
     flat = parse(
         "f = Flatten(x) z = Gemm(f, g) y = Max(z, low)", "(float[n, 1, 6, 6] x) => (float[n, 3] y)"
     )
@@ -158,7 +158,7 @@ def test_constants_that_are_infinite_are_no_divergence(data: Dataset) -> None:
 
 
 def test_statistics_need_two_numbers(data: Dataset) -> None:
-    """Of a part with one sample there is no variance; the error says what to change."""
+    """A single sample has no variance; the error states what to change."""
     flat = parse(
         "f = Flatten(x) z = Gemm(f, g) y = BatchNormalization(z, s, t, m, v)",
         "(float[n, 1, 6, 6] x) => (float[n, 3] y)",
@@ -172,7 +172,7 @@ def test_statistics_need_two_numbers(data: Dataset) -> None:
 
 
 def test_data_and_model_must_fit(data: Dataset) -> None:
-    """A fixed batch, an output that is no classifier's, and too few classes are told apart."""
+    """A fixed batch, an output without classes, and too few classes are distinguished."""
     for batch in (1, 2, 16):
         fixed = parse(
             f"s = Constant<value_ints=[{batch}, 36]>() f = Reshape(x, s) y = Gemm(f, g)",
@@ -207,7 +207,7 @@ def test_data_and_model_must_fit(data: Dataset) -> None:
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    """Values that make no sense are refused by name."""
+    """Invalid values are refused by name."""
     with pytest.raises(UsageError, match=message):
         TrainOptions(**options)
 
@@ -236,21 +236,21 @@ def test_without_torch_the_import_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def weights(model: Any, data: Dataset, **settings: Any) -> dict[str, Any]:
-    """The weights after a run."""
+    """Return the weights after a run."""
     module = to_torch(model)
     train(module, data, TrainOptions(**settings))
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def without_dropout() -> onnx.ModelProto:
-    """A network in which parts of a batch do not see each other."""
+    """Build a network in which the parts of a batch are independent."""
     model = plain()
     model.graph.node[2].op_type = "Identity"
     return model
 
 
 def test_parts_of_a_batch_make_the_same_step(data: Dataset) -> None:
-    """Gradients of parts add up to that of the whole, also when they are not equally long."""
+    """Gradients of parts, even unequal ones, add up to that of the batch."""
     common = {"epochs": 2, "batch": 32, "lr": 0.05}
     whole = weights(without_dropout(), data, **common)
     for parts in (2, 5, 32):
@@ -260,7 +260,7 @@ def test_parts_of_a_batch_make_the_same_step(data: Dataset) -> None:
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:
-    """Whoever reads and augments the images, the weights are the same to the bit."""
+    """Weights are bitwise equal, whatever process reads and augments the images."""
     path = write_stripes(tmp_path / "data.npz")
     options = DataOptions(augment=("flip", "crop:1"))
     data = load_data(path, channels=1, size=(6, 6), classes=3, options=options)
@@ -270,8 +270,8 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_shorter_numbers_learn_too(data: Dataset, amp: Any) -> None:
-    """Mixed precision reaches what float32 does; the weights stay float32."""
+def test_mixed_precision_learns(data: Dataset, amp: Any) -> None:
+    """Mixed precision reaches the results of float32; the weights stay float32."""
     module = to_torch(network())
     history = train(module, data, TrainOptions(epochs=8, lr=0.1, batch=16, amp=amp))
     assert history.score > 0.9
@@ -279,7 +279,7 @@ def test_shorter_numbers_learn_too(data: Dataset, amp: Any) -> None:
 
 
 def test_the_average_is_that_of_the_weights(data: Dataset) -> None:
-    """After each step the average moves by its decay, at first more; it is what stays."""
+    """Each step updates the average by its decay, faster at first; it is the result."""
     steps: list[dict[str, Any]] = []
 
     class Watch:
@@ -300,7 +300,7 @@ def test_the_average_is_that_of_the_weights(data: Dataset) -> None:
 
 
 def test_gradients_are_clipped_together(data: Dataset) -> None:
-    """One step without momentum is as long as the rate times the largest norm."""
+    """A clipped step without momentum has the length of the rate times the largest norm."""
     before = to_torch(network())
     after = weights(network(), data, epochs=1, batch=120, lr=1.0, momentum=0.0, clip=0.01)
     trained = [name for name, _ in before.named_parameters()]
@@ -309,13 +309,13 @@ def test_gradients_are_clipped_together(data: Dataset) -> None:
 
 
 def test_arrays_are_data_too(data: Dataset) -> None:
-    """Arrays give the weights that the same numbers in a file give."""
+    """Arrays give the same weights as the same values in a file."""
     arrays = Dataset.of(data.x_train, data.y_train, data.x_test, data.y_test, ("a", "b", "c"))
     first, second = (weights(network(), d, epochs=1, batch=16) for d in (data, arrays))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_best_epoch_may_stay(data: Dataset) -> None:
+def test_the_best_epoch_may_be_kept(data: Dataset) -> None:
     """Weights and score are those of the first best epoch."""
     module = to_torch(network())
     history = train(module, data, TrainOptions(epochs=6, lr=0.3, batch=16, keep="best"))
@@ -324,8 +324,8 @@ def test_the_best_epoch_may_stay(data: Dataset) -> None:
     assert evaluate(module, data) == history.score == max(scores)
 
 
-def test_momentum_may_be_forgotten(data: Dataset) -> None:
-    """Two epochs with forgotten momentum are two runs of one."""
+def test_momentum_may_be_reset(data: Dataset) -> None:
+    """Two epochs with momentum reset equal two runs of one epoch."""
     common: dict[str, Any] = {"batch": 120, "lr": 0.05}
     module = to_torch(network())
     for seed in (0, 0):
@@ -337,7 +337,7 @@ def test_momentum_may_be_forgotten(data: Dataset) -> None:
 
 
 def test_decay_pulls_every_weight(data: Dataset) -> None:
-    """Of sgd it is the gradient of half the squared norm."""
+    """For SGD, decay is the gradient of half the squared norm."""
     options = {"epochs": 1, "batch": 120, "lr": 0.1, "momentum": 0.0}
     start = to_torch(network()).state_dict()
     free = weights(network(), data, **options)
@@ -347,7 +347,7 @@ def test_decay_pulls_every_weight(data: Dataset) -> None:
 
 
 def test_images_have_their_channels_last_in_memory() -> None:
-    """On a CPU, in training, tests and rehearsals; other inputs stay as they are."""
+    """This holds on a CPU in training, tests and rehearsals; other inputs do not change."""
     squares, rows = torch.randn(2, 3, 4, 5), torch.randn(2, 3)
     for inputs in (squares, rows, squares.to(torch.int64)):
         batch = Batch(inputs, torch.zeros(2), 2)

@@ -1,4 +1,4 @@
-"""What a trained model's numbers mean is told, reported, and kept in the model."""
+"""The interpretation of a trained model is printed, reported, and stored in the model."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ NOTE = """<annotation><object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ym
 
 
 def run(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str]:
-    """Run `train`; its exit code and output."""
+    """Run `train`; return its exit code and output."""
     code = main(["train", *words.split()])
     return code, capsys.readouterr().out
 
 
 def metadata(path: str) -> dict[str, str]:
-    """The metadata of a model's file."""
+    """Return the metadata of a model's file."""
     return dict(ir.load(path).metadata_props)
 
 
 def picture(path: Path, seed: int) -> None:
-    """A file of noise."""
+    """Write an image of noise."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def picture(path: Path, seed: int) -> None:
 
 
 def boxes(root: Path) -> None:
-    """Images with a box each, of two classes and several shapes."""
+    """Write images with one box each, of two classes and several shapes."""
     (root / "Annotations").mkdir(parents=True)
     for number in range(8):
         picture(root / "JPEGImages" / f"{number}.jpg", number)
@@ -52,10 +52,10 @@ def boxes(root: Path) -> None:
         (root / "Annotations" / f"{number}.xml").write_text(note)
 
 
-def test_the_order_of_classes_is_told_and_kept(
+def test_the_order_of_classes_is_reported_and_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On screen, in the report, in the model, and in what it folds to."""
+    """It is on screen, in the report, in the model, and in its folded form."""
     monkeypatch.chdir(tmp_path)
     for name in ("plum", "fig", "kiwi"):
         for number in range(5):
@@ -73,10 +73,10 @@ def test_the_order_of_classes_is_told_and_kept(
         assert len(json.loads(kept["onnx_expand.mean"])) == 1
 
 
-def test_anchors_are_told_and_kept(
+def test_anchors_are_reported_and_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What k-means found; given to another run as it is printed, they give the same weights."""
+    """The printed anchors of k-means, given to another run, produce the same weights."""
     monkeypatch.chdir(tmp_path)
     boxes(tmp_path / "data")
     model = parse("y = Conv(x, w)", "(float[n, 3, 16, 16] x) => (float[n, 14, 4, 4] y)")
@@ -100,7 +100,7 @@ def test_anchors_are_told_and_kept(
 def test_the_compact_model_is_written_and_its_loss_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the run's folder; numbered classes mean nothing and are not told."""
+    """It is in the run's folder; numbered classes are not reported."""
     monkeypatch.chdir(tmp_path)
     onnx.save(network(), "net.onnx")
     onnx_expand.expand("net.onnx", tmp_path / "big.onnx", strategy="cl", rate=2)
@@ -123,7 +123,7 @@ def test_the_compact_model_is_written_and_its_loss_is_compared(
     assert "training loss of 2 seeds" in out
 
 
-def test_nothing_is_said_of_folding_where_nothing_folds(
+def test_folding_is_not_reported_where_nothing_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model of one matrix."""
@@ -143,7 +143,7 @@ def test_a_run_ends_when_its_patience_does(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """So many epochs after the best one, also where it is gone on with."""
+    """It ends that many epochs after the best one, even if resumed."""
     monkeypatch.chdir(tmp_path)
     onnx.save(network(), "net.onnx")
     write_stripes(tmp_path / "data.npz")

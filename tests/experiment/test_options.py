@@ -1,4 +1,4 @@
-"""Settings: what makes no sense is refused by name, recipes are as published, schedules exact."""
+"""Settings: invalid ones are refused by name, recipes are as published, schedules exact."""
 
 from __future__ import annotations
 
@@ -63,16 +63,14 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "values", "message"), WRONG)
-def test_values_that_make_no_sense_are_refused(
-    kind: type[Any], values: dict[str, Any], message: str
-) -> None:
-    """By the name of the field."""
+def test_invalid_values_are_refused(kind: type[Any], values: dict[str, Any], message: str) -> None:
+    """The error has the name of the field."""
     with pytest.raises(UsageError, match=message):
         kind(**values)
 
 
-def test_every_option_is_a_field_and_the_other_way_round() -> None:
-    """One declaration serves Python and the command line, and no name serves twice."""
+def test_options_and_fields_correspond() -> None:
+    """One declaration serves Python and the command line, and names are unique."""
     declared = [name for kind in GROUPS.values() for name in explain(kind)]
     assert len(declared) == len(set(declared))
     for kind in GROUPS.values():
@@ -85,7 +83,7 @@ def test_every_option_is_a_field_and_the_other_way_round() -> None:
             assert parameter.default is None, parameter.name
 
 
-def test_the_rate_falls_as_each_schedule_says() -> None:
+def test_schedules_have_their_rates() -> None:
     """Constant, at thirds, at milestones, along a cosine, along a power."""
     assert TrainOptions(lr=0.1).rate(9.5) == 0.1
     thirds = TrainOptions(epochs=150, lr=0.01, schedule="step")
@@ -106,7 +104,7 @@ def test_the_rate_falls_as_each_schedule_says() -> None:
     epoch=st.floats(0, 10),
 )
 def test_a_rate_is_between_zero_and_the_first(schedule: Any, warmup: float, epoch: float) -> None:
-    """Warm-up included; the first step of a warm-up is above zero."""
+    """Warm-up included; the first step of a warm-up has a positive rate."""
     options = TrainOptions(epochs=10, lr=0.5, schedule=schedule, warmup=warmup)
     assert 0 <= options.rate(epoch, 100) <= 0.5
     assert options.rate(0, 100) > 0
@@ -122,7 +120,7 @@ def test_rates_are_those_of_torchs_schedulers(epochs: int, steps: int) -> None:
     total = epochs * steps
     for name in ("one-cycle", "restarts"):
         if name == "one-cycle" and 0.3 * total <= 1:
-            continue  # torch divides by zero, or starts beyond the top
+            continue  # torch divides by zero, or starts beyond the maximum
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
         if name == "one-cycle":
             torchs = schedulers.OneCycleLR(optimizer, 0.4, total, cycle_momentum=False)
@@ -138,7 +136,7 @@ def test_rates_are_those_of_torchs_schedulers(epochs: int, steps: int) -> None:
 
 
 def test_a_recipes_milestones_follow_the_epochs() -> None:
-    """At the same shares, said in the notes; given ones stay, and so do the recipe's own."""
+    """They keep their shares and are noted; given ones and the recipe's own do not change."""
     setup = Setup.of("cifar-smallnet", epochs=12)
     assert setup.train.milestones == (4, 8)
     assert setup.notes.endswith("its milestones are scaled to 4, 8")
@@ -150,13 +148,13 @@ def test_a_recipes_milestones_follow_the_epochs() -> None:
 
 
 def test_warm_up_grows_by_the_step() -> None:
-    """Over one epoch of four steps: a quarter of the rate more in each."""
+    """Over one epoch of four steps, the rate grows by a quarter in each."""
     options = TrainOptions(epochs=3, lr=1.0, warmup=1.0)
     assert [options.rate(step / 4, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
 def test_recipes_are_the_published_settings() -> None:
-    """The numbers of the paper; the rate at the end is that of its last third."""
+    """The values are those of the paper; the last rate is that of its last third."""
     small = Setup.of("cifar-smallnet")
     assert (small.train.epochs, small.train.batch, small.train.weight_decay) == (150, 128, 0)
     assert [small.train.rate(e) for e in (49, 50, 100)] == pytest.approx([0.01, 0.001, 0.0001])
@@ -179,7 +177,7 @@ def test_recipes_are_the_published_settings() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_what_is_said_is_stronger_than_a_recipe(name: str) -> None:
+def test_given_options_override_a_recipe(name: str) -> None:
     """Given options replace a recipe's, and only those."""
     setup = Setup.of(name, epochs=7, augment=(), lr=None)
     assert setup.train.epochs == 7
@@ -189,7 +187,7 @@ def test_what_is_said_is_stronger_than_a_recipe(name: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    """Of recipes, and of options."""
+    """Unknown recipes and unknown options."""
     with pytest.raises(UsageError, match="none of cifar-smallnet, cifar-mobilenet"):
         Setup.of("mnist")
     with pytest.raises(UsageError, match="there is no option speed"):

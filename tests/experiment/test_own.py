@@ -1,4 +1,4 @@
-"""Somebody's own change of training images: repeatable, of training images only, and checked."""
+"""A user's augmentation: repeatable, applied to training images only, and checked."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ HERE = "tests.experiment.test_own"
 
 
 def speckled(image: Any) -> Any:
-    """Draws from each of the shared generators."""
+    """Draw from each of the global generators."""
     brighter = image * random.uniform(0.5, 1) + np.random.uniform(0, 0.1)  # noqa: NPY002
     return brighter + 0.1 * torch.randn(image.shape)
 
 
 def smaller(image: Any) -> Any:
-    """Another shape."""
+    """Return another shape."""
     return image[:, 1:]
 
 
 def failing(image: Any) -> Any:
-    """Raises."""
+    """Raise an exception."""
     raise KeyError("mine")
 
 
@@ -48,8 +48,10 @@ def _data(place: Path, kind: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 @pytest.mark.parametrize("augment", [(), ("flip", "crop:1"), ("zoom:1:2", "jitter:0.2")])
-def test_an_own_change_repeats(kind: str, augment: tuple[str, ...], tmp_path: Path) -> None:
-    """An image is changed alike in whatever company, and the generators do not notice."""
+def test_custom_augmentation_is_repeatable(
+    kind: str, augment: tuple[str, ...], tmp_path: Path
+) -> None:
+    """An image changes alike in any batch, and the global generators do not change."""
     data = _data(tmp_path, kind, augment=augment, transform=f"{HERE}:speckled")
     plain = _data(tmp_path, kind, augment=augment)
     picks = np.arange(len(data.train))
@@ -76,8 +78,8 @@ def _first(place: Path, kind: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_what_is_wrong_with_an_own_change_is_one_line(kind: str, tmp_path: Path) -> None:
-    """No such function at once; what it returns or raises when it is called."""
+def test_errors_of_custom_augmentation_are_one_line(kind: str, tmp_path: Path) -> None:
+    """A missing function is refused at once, wrong results or exceptions when it is called."""
     for name, reason in (
         ("nothing", "has no function 'nothing'"),
         ("smaller", r"turned an image \[1, 6, 6\] into \[1, 5, 6\]"),

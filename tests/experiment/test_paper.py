@@ -1,4 +1,4 @@
-"""Studies: every declared one runs on embedded data, and no run is done twice."""
+"""Studies: each one runs on built-in data, and no run is executed twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from onnx_expand.experiment.paper import (
 from onnx_expand.experiment.paper.runner import key_of, perform
 from tests.support.jobs import TOY, job, pair, squares
 
-# Of studies with many arms of a few kinds one arm of each kind, besides the one compared with.
+# For studies with many arms of a few kinds: one arm of each kind, and the baseline.
 _KINDS = {
     "table1": ("ACNet", "CK+FC", "CL+FC + KD"),
     "table7": ("CK, 20% random labels", "CL, 80% random labels"),
@@ -47,7 +47,7 @@ _KINDS = {
     "starts": ("CK", "CL, orthogonal", "FC at the compact layer's own random numbers"),
     "decay": ("CK, layer 0.0005", "CK, product 0.005", "compact, 0.0005"),
 }
-# What the networks of other tasks, and of four stages, need at least.
+# The smallest data for networks of other tasks, and of four stages.
 _SMALL = {
     "table6": {"size": 16, "classes": 3},
     "yololite": {"size": 32, "classes": 10, "norm": True},
@@ -57,7 +57,7 @@ _SMALL = {
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_on_toy_data(name: str, tmp_path: Path) -> None:
-    """Each kind of arm trains, folds to the compact network, and has a line in the table."""
+    """Each kind of arm trains, folds to the compact network, and has a row in the table."""
     study, setting = study_of(name), TOY
     if name in _KINDS:
         study = with_arms(study, ",".join(_KINDS[name]))
@@ -80,7 +80,7 @@ def test_every_study_runs_on_toy_data(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_arms_are_chosen_by_names_with_commas(name: str) -> None:
-    """Each arm alone, and all in one list, whatever is written in capitals."""
+    """Arms are selected alone, or all in one list, in any case."""
     study = study_of(name)
     for arm in study.arms:
         base = study.against(arm)
@@ -89,8 +89,8 @@ def test_arms_are_chosen_by_names_with_commas(name: str) -> None:
     assert with_arms(study, ",".join(arm.name for arm in study.arms)).arms == study.arms
 
 
-def test_a_study_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that are done are not done again, whatever else happened; the numbers are the same."""
+def test_a_stopped_study_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished runs are not repeated, and the results are equal."""
     whole = run_study(pair(), TOY, (0, 1), tmp_path / "whole")
     trained: list[str] = []
     real = runner._trained
@@ -112,8 +112,8 @@ def test_a_study_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         assert row.scores == other.scores
 
 
-def test_a_run_that_was_stopped_goes_on_from_its_epoch(tmp_path: Path) -> None:
-    """The checkpoint is used, and gone when the run has ended."""
+def test_a_stopped_run_resumes_from_its_epoch(tmp_path: Path) -> None:
+    """The checkpoint is used, and removed when the run has ended."""
 
     class Stop:
         def on_batch(self, done: int, total: int) -> None: ...
@@ -133,18 +133,18 @@ def test_a_run_that_was_stopped_goes_on_from_its_epoch(tmp_path: Path) -> None:
     assert again["curve"] == whole["curve"]
 
 
-def test_a_pool_gives_what_one_process_gives(tmp_path: Path) -> None:
-    """Two processes: the same scores, in the same places."""
+def test_a_pool_equals_one_process(tmp_path: Path) -> None:
+    """Two processes give the same scores at the same positions."""
     one = run_study(pair(), TOY, (0, 1), tmp_path / "one", executor=in_process)
     two = run_study(pair(), TOY, (0, 1), tmp_path / "two", executor=in_pool(2))
     for row, other in zip(one.rows, two.rows, strict=True):
         assert row.scores == other.scores
 
 
-def test_a_key_tells_whatever_decides_the_numbers(
+def test_a_key_depends_on_everything_that_affects_results(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each field of a run, the data and the code give another name."""
+    """Each field of a run, the data and the code change the key."""
     changes: tuple[dict[str, Any], ...] = (
         {}, {"seed": 1}, {"noise": 0.5}, {"images": 30}, {"part": "held-out"},
         {"train": {"epochs": 2}}, {"expand": {"strategy": "ck"}},
@@ -165,7 +165,7 @@ def test_a_key_tells_whatever_decides_the_numbers(
 
 
 def test_rates_are_chosen_on_held_out_samples(tmp_path: Path) -> None:
-    """Each arm's best held-out rate; the test data has no say, and one rate is not tried."""
+    """Each arm has its best held-out rate; test data is not used, and one rate is not tried."""
     told: list[str] = []
     setting = replace(TOY, rates=(1e-6, 0.05), train={**TOY.train, "epochs": 6, "batch": 16})
     findings = run_study(pair(), setting, (0,), tmp_path, tell=told.append)
@@ -177,7 +177,7 @@ def test_rates_are_chosen_on_held_out_samples(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_diverges_has_no_score(tmp_path: Path) -> None:
-    """A rate that diverges loses; where every one does, the study says so."""
+    """A rate that diverges loses; if all do, the study reports it."""
     setting = replace(TOY, rates=(1e30, 0.01))
     findings = run_study(pair(), setting, (0,), tmp_path)
     assert {row.lr for row in findings.rows} == {0.01}
@@ -191,10 +191,10 @@ def test_an_arm_that_diverges_has_no_score(tmp_path: Path) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 90), st.integers(0, 100), st.sampled_from(["test", "held-out"]), st.data())
-def test_cuts_and_noise_do_what_they_say(
+def test_subsets_and_label_noise_are_as_declared(
     images: int, percent: int, part: Any, drawn: st.DataObject
 ) -> None:
-    """Classes stay balanced, nothing is in both parts, labels change as often as they should."""
+    """Classes stay balanced, parts are disjoint, and labels change at the given rate."""
     seed = drawn.draw(st.integers(0, 5))
     wanted = ImageInput(3, (8, 8), 3)
     clean = datasets.data_of(job(seed=seed, part=part, images=images), wanted)
@@ -211,17 +211,17 @@ def test_cuts_and_noise_do_what_they_say(
 
 
 def test_half_the_labels_of_many_are_noise() -> None:
-    """Of those drawn anew a third hits its old class."""
+    """One third of the redrawn labels equal the former class."""
     x, y = np.zeros((3000, 1, 1, 1), np.uint8), np.arange(3000) % 3
     samples = ArraySamples(x, y)
     changed = np.mean(datasets._corrupted(samples, 0.6, 3, seed=0).y != y)
     assert abs(changed - 0.4) < 0.03
 
 
-def test_what_a_run_needs_is_done_once_and_before(
+def test_prerequisites_of_runs_are_executed_once_and_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One teacher for all seeds and arms; the counterpart of each seed, and then without it."""
+    """One teacher for all seeds and arms, and the counterpart of each seed; then without it."""
     trained: list[Job] = []
     real = runner._trained
 
@@ -249,7 +249,7 @@ def test_what_a_run_needs_is_done_once_and_before(
 
 
 def test_a_run_begins_where_its_counterpart_ended(tmp_path: Path) -> None:
-    """At a rate of nearly nothing it has the counterpart's weights, and is linear."""
+    """At a rate near zero it has the counterpart's weights, and is linear."""
     expand = {"strategy": "ck", "rate": 1.0}
     first = replace(job(), expand={**expand, "nonlinear": "relu"})
     then = replace(job(), expand=expand, start=first, train={"epochs": 1, "lr": 1e-30})
@@ -269,8 +269,8 @@ def test_a_run_begins_where_its_counterpart_ended(tmp_path: Path) -> None:
     assert folded.parameters == result["compact"]["parameters"]
 
 
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown studies, arms, networks, numbers."""
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown studies, arms, networks and values."""
     for words, reason in (
         ("nothing", "study 'nothing' is none of table1"),
         ("table1 --arms CK,XX", "'xx' is none of compact; fc; acnet"),
@@ -286,7 +286,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_command_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only some arms, compared with the compact network, which stays."""
+    """It has only the given arms, compared with the compact network, which is always included."""
     words = f"table1 --arms CK --images 40 --epochs 1 --seeds 2 --lr 0.01 --out {tmp_path}"
     assert (
         main(["paper", *words.split(), "--data", TOY.data, "--classes", "3", "--size", "8"]) == 0

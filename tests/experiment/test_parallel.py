@@ -1,4 +1,4 @@
-"""Two processes that share each step compute what one does."""
+"""Two processes that share each step compute the same as one."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def trained(folder: Path, name: str) -> tuple[dict[str, Any], tuple[EpochResult, ...]]:
-    """The weights that one case gives, and its epochs."""
+    """Return the weights of a case, and its epochs."""
     build, changes = CASES[name]
     settings = dict(changes)
     teach = settings.pop("teach", None)
     model = build()
     for node in model.graph.node:
-        if node.op_type == "Dropout":  # each process draws for itself
+        if node.op_type == "Dropout":  # each process draws its own random values
             node.op_type = "Identity"
     augment = DataOptions(augment=("flip", "crop:1"))
     source = folder / ("few.npz" if name == "idle" else "data.npz")
@@ -73,14 +73,14 @@ def trained(folder: Path, name: str) -> tuple[dict[str, Any], tuple[EpochResult,
 
 
 def start(folder: Path, *words: str) -> list[str]:
-    """Run a Python command in two processes, as torchrun does; what each printed."""
+    """Run a Python command in two processes, as torchrun does; return what each printed."""
     results = begin(folder, *words)
     assert all(code == 0 for code, _, _ in results), results
     return [out for _, out, _ in results]
 
 
 def begin(folder: Path, *words: str) -> list[tuple[int, str, str]]:
-    """Run a Python command in two processes, as torchrun does; exit code and output of each."""
+    """Run a Python command in two processes, as torchrun does; return exit codes and outputs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -116,7 +116,7 @@ if world.first:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """Weights, losses and scores agree to rounding, whatever the steps leave over."""
+    """Weights, losses and scores agree up to rounding, for any remainder of a step."""
     write_stripes(tmp_path / "data.npz")
     write_stripes(tmp_path / "few.npz", 12)
     start(tmp_path, "-c", SCRIPT, str(tmp_path))
@@ -132,8 +132,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(losses, [e.loss for e in epochs], rtol=1e-5)
 
 
-def test_only_the_first_process_writes_and_speaks(tmp_path: Path) -> None:
-    """The command under torchrun gives the files of one process, and prints once."""
+def test_only_the_first_process_writes_and_prints(tmp_path: Path) -> None:
+    """The command under torchrun writes the files of one process, and prints once."""
     model = network()
     onnx.save(model, tmp_path / "net.onnx")
     write_stripes(tmp_path / "data.npz")
@@ -141,7 +141,7 @@ def test_only_the_first_process_writes_and_speaks(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert main(["train", "net.onnx", "one.onnx", *words, "--epochs", "2"]) == 0
-        # What one process began two go on with.
+        # Two processes resume the run of one.
         assert main(["train", "net.onnx", "two.onnx", *words, "--epochs", "1"]) == 0
     (tmp_path / "two.onnx").unlink()
     command = ["-m", "onnx_expand", "train", "net.onnx", "two.onnx", *words]
@@ -177,7 +177,7 @@ except OnnxExpandError as error:
 
 
 def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
-    """The one that failed says why; the one that waited for it, that it has lost another."""
+    """The failed process reports the reason, the other one that it has lost a process."""
     (first, _, waited), (second, _, failed) = begin(tmp_path, "-c", LOST)
     assert (first, second) == (1, 1)
     assert failed.strip() == "UsageError: this one fails"

@@ -1,4 +1,4 @@
-"""What pixels become on their way to the model, whatever file they come from."""
+"""The conversion of pixels for the model, for any file format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.networks import network
 
 
 def test_pixels_of_sixteen_bits_are_scaled(tmp_path: Path) -> None:
-    """Not clipped at 255, from PNG and TIFF; where no white is known the image is refused."""
+    """PNG and TIFF are not clipped at 255; an image without a known white is refused."""
     image = pytest.importorskip("PIL.Image")
     deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     for suffix in ("png", "tif"):
@@ -36,7 +36,7 @@ def test_pixels_of_sixteen_bits_are_scaled(tmp_path: Path) -> None:
         image.fromarray(deep.astype(kind)).save(tmp_path / "odd.tif")
         with pytest.raises(UnreadableError, match=f"its pixels are {name}, of which no white"):
             decode(tmp_path / "odd.tif", "L")
-    # Others are Pillow's business: their channels come as asked for, without a warning.
+    # Pillow converts the others to the requested channels, without a warning.
     clear = image.new("P", (4, 4))
     clear.putpalette([9, 8, 7] * 256)
     clear.save(tmp_path / "clear.png", transparency=b"\x00\x80")
@@ -46,7 +46,7 @@ def test_pixels_of_sixteen_bits_are_scaled(tmp_path: Path) -> None:
 
 
 def test_integers_are_brightnesses_of_their_type(tmp_path: Path) -> None:
-    """uint8 and uint16 of the same images are the same data; what has no white is refused."""
+    """uint8 and uint16 versions of images are equal data; types without a white are refused."""
     x, y = noise(20, 1, 4, 4), np.arange(20) % 2
     both = []
     for kind, factor in ((np.uint8, 1), (np.uint16, 257), (np.int64, 1)):
@@ -63,7 +63,7 @@ def test_integers_are_brightnesses_of_their_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [("crop:3", "flip"), ("zoom:1:2", "flip"), ("resized-crop",)])
 def test_masks_in_arrays_follow_their_images(tmp_path: Path, changes: tuple[str, ...]) -> None:
-    """Where image and mask are the same picture they are so after each change, ignored beyond."""
+    """A mask equal to its image stays equal under each change, and is ignored outside."""
     mask = (np.indices((6, 12, 12)).sum(0) // 3 % 2).astype(np.int64)
     np.savez(tmp_path / "a.npz", x=mask[:, None].astype(np.float32), y=mask)
     data = load_data(tmp_path / "a.npz", channels=1, options=DataOptions(augment=changes))
@@ -82,7 +82,7 @@ def test_masks_in_arrays_follow_their_images(tmp_path: Path, changes: tuple[str,
 def test_images_that_turn_out_unreadable_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Among the first, and in test data too, where one may be all of a batch."""
+    """Also among the first ones, and in test data, where one may be a whole batch."""
     monkeypatch.chdir(tmp_path)
     for name in "abc":
         for number in range(8):
@@ -107,8 +107,8 @@ def test_images_that_turn_out_unreadable_are_named(
     assert "none of its images can be read" in capsys.readouterr().err
 
 
-def test_masks_that_are_none_are_named(tmp_path: Path) -> None:
-    """Masks of colours, all of them: the error says what is wrong with the first."""
+def test_invalid_masks_are_named(tmp_path: Path) -> None:
+    """If all masks are color images, the error states what is wrong with the first."""
     for number in range(4):
         for folder in ("images", "masks"):
             paint(tmp_path / folder / f"{number}.png", noise(6, 6, 3, seed=number))

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been."""
+"""A stopped run resumes with the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from tests.support.networks import chain, network, plain, stripes, write_stripes
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Stripes, augmented at random."""
+    """Draw stripes, randomly augmented."""
     path = write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
     options = DataOptions(augment=("flip", "crop:1"))
     return load_data(path, channels=1, size=(6, 6), classes=3, options=options)
 
 
 class StopError(Exception):
-    """Ends a run."""
+    """Stops a run."""
 
 
 class Stopper:
-    """Ends a run after so many steps."""
+    """Stops a run after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -69,10 +69,10 @@ VARIANTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("model", [network, plain])
-def test_a_stopped_run_equals_one_that_was_not(
+def test_a_stopped_run_equals_an_uninterrupted_one(
     tmp_path: Path, data: Dataset, changes: dict[str, Any], model: Any
 ) -> None:
-    """Stopped between and within epochs, the weights and figures are the same to the bit."""
+    """Stopped between and within epochs, weights and figures are bitwise equal."""
     options = TrainOptions(epochs=3, batch=16, lr=0.02, **changes)
     whole = to_torch(model())
     wanted = train(whole, data, options)
@@ -93,7 +93,7 @@ def test_a_stopped_run_equals_one_that_was_not(
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, data: Dataset) -> None:
-    """Its checkpoint gives the result at once; with a constant rate more epochs may follow."""
+    """Its checkpoint returns the result; with a constant rate, epochs may be added."""
     path = tmp_path / "c.pt"
     first = to_torch(network())
     train(first, data, TrainOptions(epochs=2), checkpoints=Checkpoints(path))
@@ -112,7 +112,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, data: Dataset) -> N
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Dataset) -> None:
-    """Other options, another model, damaged files and files of other programs are told apart."""
+    """Other options, another model, damaged files and foreign files are distinguished."""
     path = tmp_path / "c.pt"
     train(to_torch(network()), data, TrainOptions(epochs=1), checkpoints=Checkpoints(path))
     again = Checkpoints(path, resume=True)
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, data: Dataset) -
 
 
 def test_other_data_or_another_teacher_is_another_run(tmp_path: Path) -> None:
-    """Augmentation, pixels, labels and the teacher's weights belong to what is gone on with."""
+    """Augmentation, pixels, labels and the teacher's weights belong to the identity of a run."""
     onnx.save(network(), tmp_path / "net.onnx")
     onnx.save(plain(), tmp_path / "teacher.onnx")
     x, y = stripes()
@@ -153,7 +153,7 @@ def test_other_data_or_another_teacher_is_another_run(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, data: Dataset) -> None:
-    """A checkpoint that does not fit leaves the last one, and nothing half written."""
+    """A checkpoint that does not fit leaves the previous one, and no partial file."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "c.pt"
     train(to_torch(network()), data, TrainOptions(epochs=1), checkpoints=Checkpoints(path))
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, data: Dataset) -> None:
 
 
 class Trap:
-    """What a malicious checkpoint might hold."""
+    """A class as in a malicious checkpoint."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch trapped",)
@@ -191,7 +191,7 @@ def test_a_checkpoint_cannot_run_code(
 def test_a_killed_process_is_continued_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL in the middle: the resumed command writes the very file of an unbroken one."""
+    """After SIGKILL, the resumed command writes the same file as an uninterrupted one."""
     onnx.save(plain(), tmp_path / "net.onnx")
     write_stripes(tmp_path / "data.npz", 600)
     words = [

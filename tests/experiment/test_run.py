@@ -1,4 +1,4 @@
-"""The command: files, refusals, comparison, folding."""
+"""The command `train`: files, refusals, comparison, folding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.torch_graphs import images, parse, with_weights  # noqa: E402
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a network, an expanded one, data, and a file that must stay."""
+    """Write a folder with a network, an expanded one, data, and a file that must not change."""
     monkeypatch.chdir(tmp_path)
     onnx.save(network(), "net.onnx")
     onnx_expand.expand("net.onnx", tmp_path / "big.onnx", strategy="cl", rate=2)
@@ -43,15 +43,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], words: str) -> tuple[int, str, str]:
-    """Run `train`; its exit code, output and errors."""
+    """Run `train`; return its exit code, output and errors."""
     code = main(["train", *words.split()])
     return code, *capsys.readouterr()
 
 
-def test_a_run_leaves_figures_curves_and_a_checkpoint(
+def test_a_run_writes_figures_curves_and_a_checkpoint(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Everything has the same numbers, and says how images were normalised."""
+    """All have equal figures, and the normalization of images is stated."""
     code, out, err = run(
         capsys, "net.onnx out.onnx --data data.npz --epochs 3 --batch 16 --report r.json"
     )
@@ -107,10 +107,10 @@ def test_a_fold_that_would_be_wrong_stops_training(
     assert Path("out.onnx").read_bytes() == b"precious"
 
 
-def test_what_was_trained_stays_when_folding_fails(
+def test_a_trained_model_is_written_when_folding_fails(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the end of a run its weights are written, and only the folded file is not."""
+    """Only the folded file is not written."""
 
     def wrong(model: Any, label: str) -> Any:
         raise DifferentError(f"{label}: the folded model differs")
@@ -125,7 +125,7 @@ def test_what_was_trained_stays_when_folding_fails(
 def test_a_folded_model_that_does_not_run_is_not_written(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was trained runs, so that a folded model which does not is a difference."""
+    """The trained model runs, so that a folded model which does not is a difference."""
     pytest.importorskip("onnxruntime")
     right = Fold.call
 
@@ -145,7 +145,7 @@ def test_a_folded_model_that_does_not_run_is_not_written(
 
 
 def test_paths_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Colons and brackets in names mean nothing to the terminal's library."""
+    """Colons and brackets in names are not interpreted as markup."""
     (folder / "[red]:one:.npz").write_bytes((folder / "data.npz").read_bytes())
     code, out, _ = run(capsys, "net.onnx a.onnx --data [red]:one:.npz --epochs 1")
     assert code == 0
@@ -155,7 +155,7 @@ def test_paths_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixtu
 def test_the_compact_model_is_trained_from_the_same_seeds(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Given or folded, each seed trains both; what is written is the first seed's model."""
+    """Given or folded, each seed trains both; the first seed's model is written."""
     words = "--data data.npz --epochs 2 --batch 16 --seed 4 --repeat 2 --report r.json"
     code, out, _ = run(capsys, f"big.onnx a.onnx {words} --compare-baseline net.onnx --reinit")
     assert code == 0
@@ -182,7 +182,7 @@ def test_the_compact_model_is_trained_from_the_same_seeds(
 
 
 def test_initial_weights_are_torchs() -> None:
-    """Of the range that torch's layers have; statistics are reset; shapes and names stay."""
+    """Ranges are those of torch's layers, statistics are reset, shapes and names do not change."""
     model = smallnet.build(kernel=7)
     new = {t.name: onnx.numpy_helper.to_array(t) for t in _proto(initialize(model, 1)).initializer}
     old = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -260,7 +260,7 @@ def test_refusals_are_one_line_and_leave_the_output(
 def test_divergence_keeps_the_last_good_checkpoint(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that fails later leaves the state before, and names it; the next puts it aside."""
+    """A run that fails later keeps the state before and names it; the next run renames it."""
     assert run(capsys, "net.onnx a.onnx --data data.npz --epochs 1")[0] == 0
     kept = Path("a.run/checkpoint-model-0.pt").read_bytes()
     # Two epochs go well, then the rate is multiplied by 1e30.
@@ -274,10 +274,10 @@ def test_divergence_keeps_the_last_good_checkpoint(
     assert all(bool(t.isfinite().all()) for t in state["module"].values())
 
 
-def test_unreadable_images_are_said_at_the_end(
+def test_unreadable_images_are_reported_at_the_end(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Left out, counted, named; refused with --strict."""
+    """They are omitted, counted and named; --strict refuses them."""
     image = pytest.importorskip("PIL.Image")
     for number in range(10):
         for name in "abc":
@@ -299,7 +299,7 @@ def test_unreadable_images_are_said_at_the_end(
 def test_tensorboard_is_optional(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is missing the error says what to install; else each epoch has its figures."""
+    """Without it, the error states what to install; else each epoch has its figures."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code, _, err = run(capsys, "net.onnx out.onnx --data data.npz --tensorboard")
     assert code == 4
@@ -332,10 +332,10 @@ def test_tensorboard_is_optional(
     assert not old.exists()
 
 
-def test_other_things_than_images_are_trained(
+def test_other_inputs_than_images_are_trained(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows of numbers, and tokens, come as arrays; what images have, they have not."""
+    """Vectors and tokens come as arrays; options for images are refused."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((60, 5)).astype(np.float32)
     y = (rows[:, 0] > 0).astype(np.int64)
@@ -372,8 +372,8 @@ def test_other_things_than_images_are_trained(
     assert "does not run on a batch" in err
 
 
-def test_resuming_says_where_it_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a checkpoint from the beginning; with one from there, for more epochs."""
+def test_resuming_reports_its_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It starts at the beginning without a checkpoint, else from the checkpoint."""
     code, out, _ = run(capsys, "net.onnx a.onnx --data data.npz --epochs 1 --resume")
     assert code == 0
     assert "no checkpoint; starts at the beginning" in out
@@ -386,10 +386,10 @@ def test_resuming_says_where_it_starts(folder: Path, capsys: pytest.CaptureFixtu
     assert "with lr 0.01, not 1.0" in err
 
 
-def test_what_a_recipe_switches_on_can_be_switched_off(
+def test_options_of_a_recipe_can_be_switched_off(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Options that are given are stronger than a recipe, flags included; its notes are said."""
+    """Given options override a recipe, flags included; its notes are printed."""
     words = "net.onnx a.onnx --data data.npz --recipe imagenet-mobilenet --epochs 1 --batch 16"
     off = " --no-nesterov --augment flip --mean 0 --std 1 --report r.json"
     code, out, _ = run(capsys, words + off)
@@ -404,7 +404,7 @@ def test_what_a_recipe_switches_on_can_be_switched_off(
 def test_masks_and_boxes_are_trained_by_the_same_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The data says what is learnt; the score is the task's, and the model folds."""
+    """The data determines the task and the score, and the model folds."""
     pytest.importorskip("PIL.Image")
     from tests.support.folders import segments, voc
 
@@ -430,10 +430,10 @@ def test_masks_and_boxes_are_trained_by_the_same_command(
         assert Path(f"{name}3.onnx").exists()
 
 
-def test_an_experiment_runs_from_python_in_silence(
+def test_an_experiment_prints_nothing_in_python(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report has what the command prints."""
+    """The report has the figures that the command prints."""
     setup = Setup.of(epochs=1, batch=16, then_fold="small.onnx")
     report = Experiment("big.onnx", "trained.onnx", "data.npz", setup).run()
     assert capsys.readouterr() == ("", "")
@@ -447,7 +447,7 @@ def test_an_experiment_runs_from_python_in_silence(
 def test_a_comparison_is_fair_or_refused_before_it_begins(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A compact layer is its own product; a tensor that the compact model lacks is said first."""
+    """A compact layer is its own product; a tensor that the compact model lacks is an error."""
     words = "big.onnx out.onnx --data data.npz --epochs 1 --batch 16 --compare-baseline net.onnx"
     code, out, _ = run(capsys, f"{words} --repeat 1 --weight-decay 0.1 --decay product")
     assert code == 0

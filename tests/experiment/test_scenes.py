@@ -1,4 +1,4 @@
-"""Scenes of digits, and studies of data that is labelled otherwise than by classes."""
+"""Scenes of digits, and studies of data with masks or boxes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BACKGROUND = 10
 
 
 def test_boxes_and_masks_are_of_the_same_digits() -> None:
-    """Each box is the smallest that holds the pixels of its digit's class, and all have one."""
+    """Each box is the smallest around the pixels of its digit's class, and each digit has one."""
     size = (54, 48)
     boxed, marked = digits_with_boxes(size), digits_with_masks(size)
     assert len(boxed.train) == len(marked["x_train"]) > 400
@@ -44,7 +44,7 @@ def test_boxes_and_masks_are_of_the_same_digits() -> None:
 
 @pytest.mark.parametrize("kind", ["masks", "boxes"])
 def test_held_out_samples_keep_their_masks_and_boxes(kind: str, tmp_path: Path) -> None:
-    """The last fifth is held out, the first are taken: each with what belongs to it."""
+    """The last fifth is held out, with its targets, and the first samples are used."""
     size, classes = (8, 10), 2
     if kind == "masks":
         segments(tmp_path / "d", 13)
@@ -73,8 +73,8 @@ def test_held_out_samples_keep_their_masks_and_boxes(kind: str, tmp_path: Path) 
         datasets.data_of(replace(base, noise=0.5), images)
 
 
-def test_a_dataset_of_ones_own_is_not_cut() -> None:
-    """It is refused with what can be done: nobody knows whether its samples may be chosen."""
+def test_a_custom_dataset_is_not_reduced() -> None:
+    """It is refused with advice, since its samples may depend on each other."""
     base = Job("smallnet", data="tests.experiment.test_scenes:_own", part="held-out")
     with pytest.raises(UnsupportedError, match="use all of it, and one rate"):
         datasets.data_of(base, ImageInput(1, (8, 8), 3))

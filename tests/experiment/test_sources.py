@@ -1,4 +1,4 @@
-"""Each layout of data is read as it is published; what is wrong with it is one clear line."""
+"""Each layout of data is read as published; errors are one clear line."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from tests.support.folders import NOTE, noise, paint, segments, voc  # noqa: E40
 
 
 def pixels(count: int, seed: int) -> Any:
-    """Random images as CIFAR stores them."""
+    """Draw random images as CIFAR stores them."""
     return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
 
 
 def python_batch(path: Path, count: int, seed: int, key: str = "labels") -> None:
-    """One file of the Python version; Python 2 wrote the keys as bytes."""
+    """Write one file of the Python version; Python 2 wrote the keys as bytes."""
     x = pixels(count, seed)
     content = {b"data": x, key.encode(): [int(v) % 10 for v in x[:, 0]], b"batch_label": b"one"}
     path.write_bytes(pickle.dumps(content, protocol=2))
 
 
 def cifar10_python(root: Path) -> Path:
-    """CIFAR-10, the Python version, with few images."""
+    """Write CIFAR-10, the Python version, with few images."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for number in range(1, 6):
@@ -50,21 +50,21 @@ def cifar10_python(root: Path) -> Path:
 
 
 def binary(path: Path, count: int, seed: int, header: int, classes: int) -> None:
-    """One file of a binary version: labels, then pixels."""
+    """Write one file of a binary version: labels, then pixels."""
     x = pixels(count, seed)
     labels = np.stack([x[:, 5] % 20, x[:, 0] % classes], axis=1)[:, 2 - header :]
     path.write_bytes(np.concatenate([labels, x], axis=1).astype(np.uint8).tobytes())
 
 
 def cifar(path: Path, **settings: Any) -> Any:
-    """The data for a model of 32x32."""
+    """Load the data for a model of 32x32."""
     classes = settings.pop("classes", 10)
     options = DataOptions(**settings)
     return load_data(path, channels=3, size=(32, 32), classes=classes, options=options)
 
 
 def test_cifar10_in_both_versions_packed_and_unpacked(tmp_path: Path) -> None:
-    """All four give the same images, labels and names."""
+    """All four have equal images, labels and names."""
     python = cifar10_python(tmp_path / "python")
     other = tmp_path / "binary" / "cifar-10-batches-bin"
     other.mkdir(parents=True)
@@ -93,8 +93,8 @@ def test_cifar10_in_both_versions_packed_and_unpacked(tmp_path: Path) -> None:
         assert data.classes == first.classes
 
 
-def test_cifar100_takes_the_fine_labels(tmp_path: Path) -> None:
-    """Both versions; the coarse label comes first in the binary one."""
+def test_cifar100_has_the_fine_labels(tmp_path: Path) -> None:
+    """In both versions; the coarse label comes first in the binary one."""
     for folder in ("python", "binary"):
         (tmp_path / folder).mkdir()
     for name, seed in (("train", 1), ("test", 2)):
@@ -111,16 +111,16 @@ def test_cifar100_takes_the_fine_labels(tmp_path: Path) -> None:
 
 
 class Trap:
-    """What a malicious pickle holds."""
+    """A class as in a malicious pickle."""
 
     def __reduce__(self) -> Any:
         return print, ("run!",)
 
 
-def test_a_pickle_can_hold_nothing_but_arrays(
+def test_pickles_may_contain_arrays_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Functions, classes and object arrays of such are refused before anything is called."""
+    """Functions, classes and object arrays are refused before anything is called."""
     for content in ({b"data": Trap()}, Trap(), [np.array([Trap()], dtype=object)], Path("x")):
         for protocol in (2, 4):
             with pytest.raises(ModelError, match=r"refused: the pickle wants"):
@@ -166,7 +166,7 @@ def test_broken_files_of_cifar_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cache", [1.0, 0.0])
 def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, cache: float) -> None:
-    """In memory they go at once; on disk another takes the place while training."""
+    """In memory they are removed at once; on disk, a neighbor replaces them in training."""
     for number in range(10):
         paint(tmp_path / "a" / f"{number}.png", noise(6, 6, 3, seed=number))
         paint(tmp_path / "b" / f"{number}.png", noise(6, 6, 3, seed=number))
@@ -189,7 +189,7 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, cache: float
 
 
 def test_a_class_of_unreadable_images_is_an_error(tmp_path: Path) -> None:
-    """It would otherwise be a class without samples."""
+    """The class would have no samples."""
     paint(tmp_path / "a" / "1.png", noise(4, 4))
     paint(tmp_path / "a" / "2.png", noise(4, 4))
     (tmp_path / "b").mkdir()
@@ -200,7 +200,7 @@ def test_a_class_of_unreadable_images_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["whole", "outer", "inner", "camvid"])
 def test_masks_go_with_images_of_their_name(tmp_path: Path, layout: str) -> None:
-    """With parts inside or outside, or split here; masks keep their labels when resized."""
+    """With parts inside or outside, or split here; resized masks keep their labels."""
     if layout == "whole":
         segments(tmp_path)
     for part in ("train", "val") if layout != "whole" else ():
@@ -245,8 +245,8 @@ def test_wrong_masks_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_shows_while_training_is_one_line_too(tmp_path: Path, workers: int) -> None:
-    """A label out of range in a mask that is not read before, also from another process."""
+def test_errors_found_in_training_are_one_line(tmp_path: Path, workers: int) -> None:
+    """A label out of range in a mask that was not read before, also in another process."""
     segments(tmp_path)
     paint(tmp_path / "masks" / "2.png", np.full((8, 10), 7))
     options = DataOptions(cache=0, mean=(0.5,), std=(0.5,))  # nothing is read to measure them
@@ -259,7 +259,7 @@ def test_what_shows_while_training_is_one_line_too(tmp_path: Path, workers: int)
 
 
 def test_cityscapes_as_published(tmp_path: Path) -> None:
-    """The ids of its files become the 19 classes, all others count for nothing."""
+    """The ids of its files become the 19 classes, and all others are ignored."""
     for part in ("train", "val"):
         for number in range(2):
             stem = f"ulm_{number:06}_000019"
@@ -275,7 +275,7 @@ def test_cityscapes_as_published(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", ["", "VOC2007", "VOCdevkit/VOC2007", "cells"])
 def test_voc_gives_boxes_as_shares_of_the_image(tmp_path: Path, inner: str) -> None:
-    """Pixels count from 1 and are inclusive; difficult boxes are marked; lists are obeyed."""
+    """Pixels count from 1 and are inclusive, difficult boxes are marked, and lists are obeyed."""
     voc(tmp_path / inner)
     data = load_data(tmp_path, channels=3, size=(10, 10))
     assert data.kind == "detect"
@@ -300,7 +300,7 @@ WRONG: list[tuple[str | None, str]] = [
 def test_wrong_annotations_are_left_out_and_named(
     tmp_path: Path, text: str | None, message: str
 ) -> None:
-    """Damaged, of words instead of numbers, inside out, missing; refused with `strict`."""
+    """Damaged, without numbers, inverted or missing; `strict` refuses them."""
     path = voc(tmp_path) / "Annotations" / "000001.xml"
     if text is None:
         path.unlink()
@@ -310,14 +310,14 @@ def test_wrong_annotations_are_left_out_and_named(
     assert len(data.left_out) == 1
     assert re.search(message, data.left_out[0])
     boxes = data.y_train[..., 0] >= 0
-    # An image stays without its box; one without annotation goes, since nobody knows its boxes.
+    # An image without a valid box stays; one without an annotation is removed.
     assert boxes.sum(axis=1).tolist() == ([1, 0, 1] if "extent" in message else [1, 1])
     with pytest.raises(ModelError, match=message):
         load_data(tmp_path, channels=3, options=DataOptions(strict=True))
 
 
 def test_a_missing_image_is_left_out_and_named(tmp_path: Path) -> None:
-    """A list may name more images than there are; without any there is no data."""
+    """A list may name missing images; without any image there is no data."""
     root = voc(tmp_path)
     pictures = sorted((root / "JPEGImages").iterdir())
     gone = pictures[0]
@@ -334,7 +334,7 @@ def test_a_missing_image_is_left_out_and_named(tmp_path: Path) -> None:
 
 
 def test_where_no_annotation_can_be_read_there_is_no_data(tmp_path: Path) -> None:
-    """The reason of the first one is told."""
+    """The reason of the first one is reported."""
     for path in (voc(tmp_path) / "Annotations").iterdir():
         path.write_text("<annotation>")
     with pytest.raises(ModelError, match=r"no annotation has an object.*not an annotation"):
@@ -342,15 +342,15 @@ def test_where_no_annotation_can_be_read_there_is_no_data(tmp_path: Path) -> Non
 
 
 def test_a_box_of_one_pixel_is_a_box(tmp_path: Path) -> None:
-    """Corners are pixels within the box, so that both may be the same."""
+    """Corners are inclusive pixels, so that both may be equal."""
     path = voc(tmp_path) / "Annotations" / "000000.xml"
     path.write_text(NOTE.format("dog", 0, 20, 10, 20, 10))
     data = load_data(tmp_path, channels=3, size=(20, 40), options=DataOptions(strict=True))
     np.testing.assert_allclose(data.y_train[0, 0, 1:5] * [40, 20, 40, 20], [19, 9, 20, 10])
 
 
-def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mappings, four arrays, torch's datasets and a Dataset are taken; all else is refused."""
+def test_data_from_a_custom_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mappings, four arrays, torch's datasets and a Dataset are accepted; others are refused."""
     module = types.ModuleType("own_data")
     x, y = noise(12, 2, 4, 4), np.arange(12) % 3
 
@@ -380,7 +380,7 @@ def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_of_normalisation_and_size(tmp_path: Path) -> None:
-    """Given means are used as they are, one for all channels; wrong counts are refused."""
+    """Given means are used, one for all channels too; wrong counts are refused."""
     for number in range(5):
         paint(tmp_path / "a" / f"{number}.png", noise(8, 8, 3, seed=number))
     options = DataOptions(mean=(0.5,), std=(0.25,), image_size=(4, 4))

@@ -1,4 +1,4 @@
-"""Losses and scores are what their definitions say."""
+"""Losses and scores equal their definitions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.torch_graphs import images, parse, with_weights  # noqa: E402
 
 
 def test_the_loss_of_classes_is_torchs() -> None:
-    """With and without smoothing, the sum over a batch."""
+    """The sum over a batch, with and without smoothing."""
     scores, labels = torch.randn(8, 5), torch.arange(8) % 5
     logs = scores.log_softmax(1)
     for smoothing in (0.0, 0.2):
@@ -46,7 +46,7 @@ def test_the_loss_of_classes_is_torchs() -> None:
 
 
 def test_the_loss_of_pixels_is_torchs() -> None:
-    """Ignored pixels count neither in the sum nor in its divisor; scores may be smaller."""
+    """Ignored pixels do not count; the output may have a lower resolution."""
     scores, masks = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     masks[0, :2] = 255
     for smoothing in (0.0, 0.1):
@@ -58,7 +58,7 @@ def test_the_loss_of_pixels_is_torchs() -> None:
 
 
 def test_the_mean_intersection_over_union_by_hand() -> None:
-    """Over classes that occur; in parts or at once, the same."""
+    """Only classes that occur count, and parts give the same as all at once."""
     masks = torch.tensor([[[0, 0, 1, 1, 255]]])
     found = torch.tensor([[[0, 1, 1, 1, 0]]])
     scores = F.one_hot(found, 4).permute(0, 3, 1, 2).float()
@@ -72,19 +72,19 @@ def test_the_mean_intersection_over_union_by_hand() -> None:
 
 
 class Two(World):
-    """Two processes of which the other has collected the same."""
+    """Two processes of which the other has equal results."""
 
     def sum(self, tensor: Any) -> Any:
-        """Twice as much, in place."""
+        """Double the tensor in place."""
         return tensor.mul_(2)
 
     def gather(self, value: Any) -> list[Any]:
-        """Both values."""
+        """Return both values."""
         return [value, value]
 
 
-def test_processes_put_their_meters_together() -> None:
-    """Twice the same data gives the same figures, of all tasks."""
+def test_processes_combine_their_results() -> None:
+    """Twice the same data gives the same figures, for all tasks."""
     objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (1, 0.3, 0.4, 0.9, 0.95, 0))
     tasks: list[tuple[Any, Any, Any]] = [
         (Classify(), torch.randn(6, 4), torch.arange(6) % 4),
@@ -118,7 +118,7 @@ box = st.tuples(corner, corner, corner, corner)
 @given(a=box, b=box)
 @settings(max_examples=100, deadline=None)
 def test_overlap_is_symmetric_and_a_share(a: Any, b: Any) -> None:
-    """From 0 to 1, 1 with itself where there is an extent, the same either way."""
+    """It is between 0 and 1, 1 for equal nonempty boxes, and symmetric."""
     first, second = torch.tensor(a).double(), torch.tensor(b).double()
     value = float(overlap(first, second))
     assert 0 <= value <= 1
@@ -128,15 +128,15 @@ def test_overlap_is_symmetric_and_a_share(a: Any, b: Any) -> None:
 
 
 def test_overlap_by_hand() -> None:
-    """A quarter of each in common: a seventh of the union."""
+    """A common quarter of each is a seventh of the union."""
     a, b = torch.tensor([0.0, 0, 2, 2]), torch.tensor([1.0, 1, 3, 3])
     assert float(overlap(a, b)) == pytest.approx(1 / 7)
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 12))
 @settings(max_examples=50, deadline=None)
-def test_suppression_keeps_the_best_of_each_heap(seed: int, count: int) -> None:
-    """No two that stay overlap much, and each that goes overlaps a better one that stays."""
+def test_suppression_keeps_the_best_of_each_cluster(seed: int, count: int) -> None:
+    """Kept boxes overlap little, and each removed one overlaps a better kept one."""
     rng = np.random.default_rng(seed)
     low = rng.random((count, 2))
     boxes = torch.from_numpy(np.concatenate([low, low + rng.random((count, 2))], axis=1))
@@ -159,8 +159,8 @@ def test_average_precision_by_hand() -> None:
     assert average_precision(np.array([]), np.array([], dtype=bool), 2) == (0, 0)
 
 
-def test_anchors_are_the_shapes_that_there_are() -> None:
-    """Of two kinds of boxes, two anchors, whatever the order."""
+def test_anchors_are_the_shapes_of_the_boxes() -> None:
+    """Boxes of two shapes have two anchors, in any order."""
     shapes = np.array([[0.1, 0.2]] * 5 + [[0.6, 0.5]] * 3)
     assert anchors_of(shapes[::-1].copy(), 2) == [(0.1, 0.2), (0.6, 0.5)]
 
@@ -169,12 +169,12 @@ ANCHORS = [(0.2, 0.2), (0.6, 0.5)]
 
 
 def targets(*rows: tuple[float, ...]) -> Any:
-    """Objects of one image, and one row of nothing."""
+    """Return the objects of one image, and one empty row."""
     return torch.tensor([[*rows, (-1.0,) * 6]])
 
 
 def perfect(objects: Any, size: int = 4) -> Any:
-    """An output that says exactly where some objects are."""
+    """Return an output that predicts some objects exactly."""
     output = torch.full((1, 2, 7, size, size), -12.0)
     for label, x0, y0, x1, y1, _ in objects[0].tolist():
         if label < 0:
@@ -193,12 +193,12 @@ def perfect(objects: Any, size: int = 4) -> Any:
 
 
 def detection(objects: Any) -> tuple[Detect, Any]:
-    """The task for two classes."""
+    """Return the task for two classes."""
     return Detect(ANCHORS, 2, ItemSamples([])), objects
 
 
 def test_the_right_boxes_have_no_loss_and_the_best_score() -> None:
-    """What says exactly what is there costs nothing and scores 1; each fault costs something."""
+    """An exact output has zero loss and score 1; each error costs something."""
     objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (1, 0.3, 0.4, 0.9, 0.95, 0))
     task, _ = detection(objects)
     output = perfect(objects)
@@ -217,7 +217,7 @@ def test_the_right_boxes_have_no_loss_and_the_best_score() -> None:
     assert meter.figures()["mAP@0.5"] == pytest.approx(0.5)
 
 
-def test_difficult_objects_count_neither_way() -> None:
+def test_difficult_objects_do_not_count() -> None:
     """Found or not, they change neither the loss's objects nor the score."""
     objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (0, 0.3, 0.4, 0.9, 0.95, 1))
     task, _ = detection(objects)
@@ -229,7 +229,7 @@ def test_difficult_objects_count_neither_way() -> None:
 
 
 def test_only_responsible_cells_learn_a_class() -> None:
-    """The gradient of the scores of classes is zero but in the cells that hold an object."""
+    """The gradient of class scores is zero except in the cells that contain an object."""
     objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (1, 0.3, 0.4, 0.9, 0.95, 0)).double()
     task, _ = detection(objects)
     output = torch.randn(1, 14, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -242,7 +242,7 @@ def test_only_responsible_cells_learn_a_class() -> None:
 
 
 def test_outputs_of_another_shape_are_refused() -> None:
-    """The error says what detection needs."""
+    """The error states the required shape."""
     task = Detect(ANCHORS, 2, ItemSamples([]))
     with pytest.raises(UnsupportedError, match="anchors x 7"):
         task.probe(torch.zeros(1, 13, 3, 3), torch.zeros(1, 1, 6))
@@ -255,7 +255,7 @@ def test_outputs_of_another_shape_are_refused() -> None:
 
 
 def test_segmentation_is_learnt() -> None:
-    """Which pixels are bright: a 1x1 convolution finds it, whatever its end."""
+    """A 1x1 convolution finds the bright pixels, with any final op."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 1, 6, 6)).astype(np.float32)
     y = (x[:, 0] > 0.3).astype(np.int64)
@@ -308,8 +308,8 @@ def test_detection_is_learnt() -> None:
     assert history.epochs[-1].train_score is None
 
 
-def test_a_loss_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is minimised, and its mean over the test data is the score, of which less is better."""
+def test_a_custom_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is minimized, and its mean over the test data is the score, where less is better."""
     module = types.ModuleType("own_loss")
     functions: dict[str, Any] = {
         "square": lambda outputs, y: (outputs - F.one_hot(y, 3)).square().sum(1).mean(),
@@ -338,7 +338,7 @@ def test_a_loss_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_task_must_fit_the_labels(tmp_path: Path) -> None:
-    """Classes are no boxes."""
+    """Detection cannot train on classes."""
     x, y = stripes()
     samples = ArraySamples(x, y)
     data = Dataset(samples, samples, ("a", "b", "c"), "")

@@ -1,4 +1,4 @@
-"""The pages of train and of the demo: what they show is what was measured, and they work."""
+"""The pages of train and of the demo show the measured figures, and their scripts work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.networks import network, write_stripes
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison over two seeds, with its page and its report."""
+    """Run a comparison over two seeds, with its page and its report."""
     place = tmp_path_factory.mktemp("training")
     onnx.save(network(), place / "net.onnx")
     onnx_expand.expand(str(place / "net.onnx"), place / "big.onnx", strategy="cl", rate=2)
@@ -67,7 +67,7 @@ def test_curves_are_those_of_the_report(folder: Path) -> None:
 
 
 def test_samples_are_those_of_the_data(folder: Path) -> None:
-    """The images are the test images, and what the model says of them is what it computes."""
+    """The images are the test images, and the predictions are those of the model."""
     samples = data_of(folder / "page.html")["training"]["samples"]
     data = load_data(str(folder / "data.npz"), channels=1, size=(6, 6), classes=3)
     model = load(folder / "small.onnx")
@@ -85,15 +85,15 @@ def test_samples_are_those_of_the_data(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9,), (1, 8), (2, 4, 4), (4, 4, 4)])
-def test_what_is_no_image_is_not_shown(shape: tuple[int, ...], folder: Path) -> None:
-    """Vectors, and images of channels that have no colours."""
+def test_only_images_are_shown(shape: tuple[int, ...], folder: Path) -> None:
+    """Vectors, and images of channels without colors, are not."""
     x = np.zeros((6, *shape), np.float32)
     data = Dataset.of(x, np.zeros(6, np.int64), x, np.zeros(6, np.int64))
     assert Gallery.of(data, load(folder / "small.onnx")) is None
 
 
-def test_a_model_that_takes_something_else_says_nothing(folder: Path) -> None:
-    """The images are shown without what it says; a batch that is fixed is filled."""
+def test_a_model_of_other_inputs_has_no_predictions(folder: Path) -> None:
+    """The images are shown without predictions; a fixed batch is filled."""
     model = load(folder / "small.onnx")
     x = np.linspace(-3, 3, 6 * 25, dtype=np.float32).reshape(6, 1, 5, 5)
     data = Dataset.of(x, np.arange(6), x, np.arange(6))
@@ -105,7 +105,7 @@ def test_a_model_that_takes_something_else_says_nothing(folder: Path) -> None:
 
 
 def test_a_png_is_the_image() -> None:
-    """Another reader finds the same bytes."""
+    """Another reader decodes the same bytes."""
     image = pytest.importorskip("PIL.Image")
     drawn = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     read = np.asarray(image.open(io.BytesIO(png(drawn))))
@@ -139,7 +139,7 @@ HARD = (
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_of_a_run_in_a_browser(folder: Path) -> None:
-    """No script fails, clicks sort, and 400 pixels are wide enough."""
+    """No script fails, clicks sort, and a width of 400 pixels suffices."""
     seen = browse(folder / "page.html")
     assert "error:" not in seen
     assert int(seen["width"]) <= 400
@@ -149,7 +149,7 @@ def test_the_page_of_a_run_in_a_browser(folder: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("place", range(len(HARD)))
 def test_odd_pages_in_a_browser(place: int, tmp_path: Path) -> None:
-    """A page of little, and one of numbers and names that are none."""
+    """A page of few figures, and one of values that are not finite and names like scripts."""
     (tmp_path / "page.html").write_text(HARD[place], encoding="utf-8")
     seen = browse(tmp_path / "page.html")
     assert "error:" not in seen
@@ -159,10 +159,10 @@ def test_odd_pages_in_a_browser(place: int, tmp_path: Path) -> None:
     assert "Infinity" not in seen["curves"]
 
 
-def test_a_page_is_not_written_for_nothing(
+def test_an_unwritable_page_is_refused_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A page that cannot be written is said before anything is trained."""
+    """A page that cannot be written is an error before training."""
     onnx.save(network(), tmp_path / "net.onnx")
     write_stripes(tmp_path / "data.npz")
     words = f"{tmp_path}/net.onnx {tmp_path}/out.onnx --data {tmp_path}/data.npz"
@@ -174,7 +174,7 @@ def test_a_page_is_not_written_for_nothing(
 def test_lines_where_there_is_no_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line for each epoch, no bar; nothing at all with -q."""
+    """One line for each epoch, without a bar; nothing with -q."""
     onnx.save(network(), tmp_path / "net.onnx")
     write_stripes(tmp_path / "data.npz")
     words = f"{tmp_path}/net.onnx {tmp_path}/out.onnx --data {tmp_path}/data.npz --epochs 3"

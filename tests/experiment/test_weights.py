@@ -1,4 +1,4 @@
-"""Weights as a safetensors file: in, out, and what does not fit."""
+"""Weights as a safetensors file: reading, writing, and mismatches."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def library() -> Any:
     return pytest.importorskip("safetensors.torch")
 
 
-def test_weights_go_out_and_in(library: Any, tmp_path: Path) -> None:
-    """What one run writes is where the next one begins, under the names of the initializers."""
+def test_weights_are_written_and_read(library: Any, tmp_path: Path) -> None:
+    """The weights of one run start the next one, by the names of the initializers."""
     onnx.save(network(), tmp_path / "net.onnx")
     write_stripes(tmp_path / "d.npz")
     words = ["--data", str(tmp_path / "d.npz"), "--epochs", "1", "-q"]
@@ -55,8 +55,8 @@ def test_weights_go_out_and_in(library: Any, tmp_path: Path) -> None:
         assert np.array_equal(array, ways[1][name])
 
 
-def test_what_does_not_fit_is_one_line(library: Any, tmp_path: Path) -> None:
-    """Names, shapes, kinds and damaged files; what is not in the file stays and is named."""
+def test_mismatches_are_one_line(library: Any, tmp_path: Path) -> None:
+    """Names, shapes, types and damaged files; weights absent from the file are named."""
     onnx.save(network(), tmp_path / "net.onnx")
     model, path = load(tmp_path / "net.onnx"), tmp_path / "w.safetensors"
     put(model, path)
@@ -84,10 +84,10 @@ def test_what_does_not_fit_is_one_line(library: Any, tmp_path: Path) -> None:
             taken(model, place)
 
 
-def test_the_library_that_is_missing_is_named(
+def test_a_missing_library_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is trained; and two ways to begin are one too many."""
+    """It is named before training; two sources of weights are an error."""
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     onnx.save(network(), tmp_path / "net.onnx")
     paths = [str(tmp_path / name) for name in ("net.onnx", "out.onnx")]
