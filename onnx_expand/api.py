@@ -76,8 +76,8 @@ def expand(
     """Replace linear layers by chains or sums of linear layers that can be folded after training.
 
     Args:
-        model: Of any of the kinds that `fold` takes; it is not changed.
-        output: For a path, the file to write; `<stem>.expanded.onnx` beside it when missing.
+        model: A model of any kind that `fold` accepts; it is not modified.
+        output: For a path, the file to write; by default `<stem>.expanded.onnx` beside it.
         verify: As for `fold`; if `init` does not preserve the function, only check that the model
             runs.
         shapes: As for `fold`.
@@ -91,10 +91,10 @@ def expand(
         `report`, a pair of the model and the `onnx_expand.passes.ExpandReport`.
 
     Raises:
-        UsageError: An option has a value that makes no sense, or there is no such plan.
-        ModelError: The model cannot be read, or is not valid.
+        UsageError: An option has an invalid value, or there is no such plan.
+        ModelError: The model cannot be read, or is invalid.
         DifferentError: Verification found that the expanded model does not compute what it should.
-        UnsupportedError: A number of inputs is to be verified, and the model does not run here.
+        UnsupportedError: `verify` is a number, and the model does not run here.
     """
     from onnx_expand.model import visit
     from onnx_expand.options import split
@@ -125,14 +125,14 @@ def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = No
     The linear expansion that remains keeps the weights of its non-linear counterpart.
 
     Args:
-        model: Of any of the kinds that `fold` takes; it is not changed.
-        output: For a path, the file to write; `<stem>.linear.onnx` beside it when missing.
+        model: A model of any kind that `fold` accepts; it is not modified.
+        output: For a path, the file to write; by default `<stem>.linear.onnx` beside it.
 
     Returns:
         The model without them, of the kind given as `model`; for a path, the path written.
 
     Raises:
-        ModelError: The model cannot be read, or is not valid.
+        ModelError: The model cannot be read, or is invalid.
     """
     from onnx_expand.model import visit
     from onnx_expand.passes import StripNonlinear
@@ -187,8 +187,8 @@ def fold(
 
     Args:
         model: A path, `onnx.ModelProto`, `onnx_ir.Model`, `onnx_graphsurgeon.Graph` or
-            `torch.onnx.ONNXProgram`; it is not changed.
-        output: For a path, the file to write; `<stem>.folded.onnx` beside it when missing.
+            `torch.onnx.ONNXProgram`; it is not modified.
+        output: For a path, the file to write; by default `<stem>.folded.onnx` beside it.
         verify: Compare both models in onnxruntime before returning the result. True compares if
             onnxruntime can run the model. A number sets the inputs of each kind; a model that does
             not run is then an error. False runs nothing, and the report states that.
@@ -207,11 +207,11 @@ def fold(
         the rest was not, and whether the result was verified.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
-        ModelError: The model cannot be read, or is not valid.
+        UsageError: An option has an invalid value.
+        ModelError: The model cannot be read, or is invalid.
         DifferentError: Verification found that the folded model computes something else, or does
             not run although the model does. Nothing was written.
-        UnsupportedError: A number of inputs is to be verified, and the model does not run here.
+        UnsupportedError: `verify` is a number, and the model does not run here.
     """
     from onnx_expand.model import rare_collections, visit
     from onnx_expand.options import split
@@ -303,11 +303,11 @@ def run(
     """Run passes in sequence.
 
     Args:
-        model: Of any of the kinds that `fold` takes; it is not changed.
+        model: A model of any kind that `fold` accepts; it is not modified.
         passes: The steps: a text such as `"fold:policy=always,check:samples=3"`, or a list of
             such steps, of mappings `{"name": "fold", "policy": "always"}` and of passes of
             onnx_ir. `check` compares the model with the one that was given.
-        output: For a path, the file to write; `<stem>.out.onnx` beside it when missing.
+        output: For a path, the file to write; by default `<stem>.out.onnx` beside it.
         report: Return the record of each step as well.
 
     Returns:
@@ -315,8 +315,8 @@ def run(
         pair of the model and a list of `onnx_expand.workflow.pipeline.Done`.
 
     Raises:
-        UsageError: There is no such pass or option, or an option's value makes no sense.
-        ModelError: The model cannot be read, or is not valid.
+        UsageError: There is no such pass or option, or an option has an invalid value.
+        ModelError: The model cannot be read, or is invalid.
         DifferentError: A check found a difference. Nothing was written.
         UnsupportedError: A check cannot run the model here.
     """
@@ -334,11 +334,11 @@ def inspect(model: ModelLike, *, shapes: Shapes | None = None) -> Inspection:
     """Count parameters, multiply-accumulates and nodes of a model of any kind.
 
     Args:
-        model: Of any of the kinds that `fold` takes; it is not changed.
+        model: A model of any kind that `fold` accepts; it is not modified.
         shapes: Extents of inputs that are not static, by name.
 
     Raises:
-        ModelError: The model cannot be read, or is not valid.
+        ModelError: The model cannot be read, or is invalid.
         UsageError: There is no such input, or it has other extents.
     """
     from onnx_expand.cost import inspect_model
@@ -356,7 +356,7 @@ def check(a: ModelLike, b: ModelLike, **options: Unpack[CheckKeywords]) -> Verdi
     """Compare the outputs of two models in onnxruntime, up to the rounding error of the first.
 
     Args:
-        a: The reference model, of any of the kinds that `fold` takes.
+        a: The reference model, of any kind that `fold` accepts.
         b: The model to compare with it.
         options: The fields of `onnx_expand.equivalence.CheckOptions`: `samples`, `seed`,
             `providers`, `rtol`, `inputs`, `shapes` and others; `onnx-expand check --help`
@@ -366,8 +366,8 @@ def check(a: ModelLike, b: ModelLike, **options: Unpack[CheckKeywords]) -> Verdi
         The verdict, which is true if the models compute the same function.
 
     Raises:
-        UsageError: An option has a value that makes no sense.
-        ModelError: A model cannot be read, or is not valid.
+        UsageError: An option has an invalid value.
+        ModelError: A model cannot be read, or is invalid.
         UnsupportedError: onnxruntime or a provider is missing, or onnxruntime cannot run a model.
     """
     from onnx_expand.equivalence import CheckOptions

@@ -38,7 +38,7 @@ class Border(StrEnum):
     MAP = "map"
     """Add an image of constants."""
     PAD = "pad"
-    """Pad with the value that becomes zero."""
+    """Pad with the value that the first map maps to zero."""
 
 
 @dataclass(frozen=True)

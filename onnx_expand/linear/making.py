@@ -293,7 +293,7 @@ def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value
         axis = None if op.axes is None else op.axes[1]
         if axis is None or (original is not None and original[axis] == op.target[axis]):
             return given
-        message = f"'{given.name}' spells the number of channels and is no constant"
+        message = f"'{given.name}' states the number of channels and is not constant"
         raise RefusedError(Refusal(Reason.DYNAMIC, message))
     name = unique(given.name or "shape")
     return ir.val(name, const_value=ir.Tensor(np.array(numbers, dtype=np.int64), name=name))

@@ -43,7 +43,7 @@ _WITHIN = {
     ir.DataType.INT16: {ir.DataType.INT32, ir.DataType.INT64},
     ir.DataType.INT32: {ir.DataType.INT64, ir.DataType.DOUBLE},
 }
-"""By type the types that hold all of its numbers."""
+"""For each type the types that represent all of its values."""
 
 
 def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:

@@ -24,8 +24,8 @@ from onnx_expand.lower import Form, form_of
 
 __all__ = ["Clock", "Partition"]
 
-# Longer spans are not looked at where kernels have spatial axes: no network has so many of them
-# with nothing in between, and the work grows with the square.
+# Longer spans with spatial kernels are not tried: networks do not have that many consecutive ones,
+# and the work grows with the square.
 _LONGEST = 64
 _TRIES = 8
 

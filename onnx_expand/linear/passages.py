@@ -13,7 +13,7 @@ import numpy.typing as npt
 __all__ = ["Extent", "Passage", "left_over", "passage_of", "quotient"]
 
 Extent = Hashable
-"""A number, or whatever stands for one extent that is not static."""
+"""An integer, or a symbol for an extent that is not static."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _ALIKE = ops_with(Trait.ELEMENTWISE | Trait.KEEPS_RANK) - {"PRelu"} | {
     *("Abs", "MaxPool", "AveragePool", "LpPool", "Resize", "Upsample"),
     *("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"),
 }
-"""Ops that compute the same of every channel."""
+"""Ops that treat all channels alike."""
 _MOVES = {"Gather", "Slice"}
 _FAR = 16  # terms between a permutation and the layer that absorbs it
 

@@ -13,13 +13,13 @@ class Policy(StrEnum):
     """What to merge."""
 
     AUTO = "auto"
-    """`marked` for a model that went through expand, `cheapest` for any other."""
+    """`marked` for a model made by expand, `cheapest` for any other."""
     CHEAPEST = "cheapest"
-    """The fewest multiply-accumulates, then the least time of all else on the stated machine."""
+    """The fewest multiply-accumulates, then the least other time on the stated machine."""
     ALWAYS = "always"
     """The fewest nodes, then multiply-accumulates, then elementwise steps, then parameters."""
     MARKED = "marked"
-    """What expand made, and nothing else: the model is given back as it was."""
+    """Only the nodes made by expand: the original model is restored."""
     LATENCY = "latency"
     """The least time, measured in onnxruntime on this machine."""
 

@@ -37,12 +37,12 @@ class Break:
 
 def breaks(terms: Terms) -> Iterator[Break]:
     """Yield each pair of adjacent linear terms that stay apart, and each factor that stays."""
-    said: set[Term] = set()
+    reported: set[Term] = set()
     for found in _between(terms):
-        said.update(found.terms)
+        reported.update(found.terms)
         yield found
     for term, refusal in terms.stuck.items():
-        if terms.is_live(term) and term not in said:
+        if terms.is_live(term) and term not in reported:
             yield Break((term,), refusal)
 
 

@@ -16,8 +16,8 @@ from onnx_expand.linear.views import ViewOp
 __all__ = ["NOMINAL", "SCENARIOS", "Tensor", "broadcast"]
 
 NOMINAL = 1 << 16
-"""What an extent that is not static counts as: large, so that the positions that a border adds or
-takes away do not decide what is cheaper."""
+"""The assumed size of an extent that is not static: large, so that the positions that a border
+adds or removes do not determine what is cheaper."""
 
 _SMALL = (1, 2, 3, 4, 6, 9)
 SCENARIOS: tuple[Callable[[int], int], ...] = (
@@ -25,8 +25,8 @@ SCENARIOS: tuple[Callable[[int], int], ...] = (
     *((lambda axis, size=size: size) for size in _SMALL),
     *((lambda axis, odd=odd: 1 if axis % 2 == odd else NOMINAL) for odd in (0, 1)),
 )
-"""What extents that are not static may be, by axis. The first decides what is cheaper; in none may
-a rewrite take more products."""
+"""Assumed extents that are not static, by axis. The first scenario determines what is cheaper; a
+rewrite must not take more products in any."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Setup:
     notes: str = ""
 
     @classmethod
-    def of(cls, recipe: str | None = None, **said: Any) -> Setup:
+    def of(cls, recipe: str | None = None, **options: Any) -> Setup:
         """Combine a recipe with fields of any group by name, which override it.
 
         Fields that are None are not set.
@@ -52,20 +52,20 @@ class Setup:
             UsageError: There is no such recipe or field, or a value is invalid.
         """
         base = find(recipe) if recipe is not None else None
-        said = {name: value for name, value in said.items() if value is not None}
+        options = {name: value for name, value in options.items() if value is not None}
         groups = {}
         moved: tuple[int, ...] = ()
         for group, kind in GROUPS.items():
             names = explain(kind)
             values = dict(getattr(base, group, {})) if base is not None else {}
-            given = {name: said.pop(name) for name in names if name in said}
+            given = {name: options.pop(name) for name in names if name in options}
             moves = scaled(values, given)
             values.update(moves)
             values.update(given)
             moved = moves.get("milestones", moved)
             groups[group] = kind(**values)
-        if said:
-            raise UsageError(f"there is no option {', '.join(sorted(said))}")
+        if options:
+            raise UsageError(f"there is no option {', '.join(sorted(options))}")
         notes = ""
         if base is not None:
             notes = f"{base.name}: as for {base.network}"

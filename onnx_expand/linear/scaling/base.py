@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Channels = Mapping[int, int]
-"""Axes of an input, by them the axes of the output along which the same channels lie."""
+"""Maps axes of an input to the axes of the output with the same channels."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Scaling:
 
 Describe = Callable[[ir.Node, Facts], "Scaling | None"]
 SCALING = Handlers[Describe]("which factors pass?")
-"""By op type the function that says what a node does to factors; None if it lets none pass."""
+"""By op type a function that returns how factors pass a node; None if they do not."""
 
 
 def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
