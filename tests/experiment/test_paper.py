@@ -42,6 +42,9 @@ from tests.support.jobs import TOY, job, pair, squares
 # For studies with many arms of a few kinds: one arm of each kind, and the baseline.
 _KINDS = {
     "table1": ("ACNet", "CK+FC", "CL+FC + KD"),
+    "mobilenet": ("CL + KD",),
+    "mobilenetv2": ("CL",),
+    "shufflenetv2": ("ACNet",),
     "table7": ("CK, 20% random labels", "CL, 80% random labels"),
     "table6": ("FC, r = 2, layerwise", "CK, r = 4, composed", "CL, r = 2, composed"),
     "starts": ("CK", "CL, orthogonal", "FC at the compact layer's own random numbers"),

@@ -222,12 +222,30 @@ def _larger(
     recipe: str,
     paper: Mapping[str, tuple[float, float]],
     embedded: Setting | None = None,
+    rivals: tuple[float, float, float] | None = None,
 ) -> Study:
-    """Declare the study of a network of the paper, compact and expanded by its plan."""
+    """Declare the study of a network of the paper, compact and expanded by its plan.
+
+    `rivals` are the paper's figures for ImageNet of ACNet, of the compact network with
+    distillation and of the expanded one with it. The paper's teacher there is a ResNet-152; the
+    one here is a ResNet-18, as for CIFAR.
+    """
     first, second = ({k: v[i] for k, v in paper.items()} for i in (0, 1))
-    arms = (Arm("compact", paper=first), Arm("CL", {"plan": f"paper:{network}"}, paper=second))
+    expand = {"plan": f"paper:{network}"}
+    arms = [Arm("compact", paper=first), Arm("CL", expand, paper=second)]
+    if rivals is not None:
+        acnet, distilled, both = ({"ImageNet": figure} for figure in rivals)
+        arms[1:1] = [
+            Arm("ACNet", {"strategy": "acnet", "kernels": "3x3"}, paper=acnet),
+            Arm("compact + KD", paper=distilled, distill=_KD),
+        ]
+        arms.append(Arm("CL + KD", expand, paper=both, distill=_KD))
+    teacher = None if rivals is None else _RESNET
     built = network.replace("-", "")
-    return Study(name, gains, "Larger networks", built, arms, recipe=recipe, embedded=embedded)
+    return Study(
+        name, gains, "Larger networks", built, tuple(arms), teacher,
+        recipe=recipe, embedded=embedded,
+    )  # fmt: skip
 
 
 _LARGER = (
@@ -235,16 +253,18 @@ _LARGER = (
         "mobilenet", "mobilenet", "Does MobileNet gain from expanded 3x3 convolutions?",
         "cifar-mobilenet",
         {"CIFAR-10": (89.61, 91.79), "CIFAR-100": (67.93, 69.75), "ImageNet": (66.48, 69.40)},
+        rivals=(67.61, 69.01, 70.47),
     ),
     _larger(
         "mobilenetv2", "mobilenetv2", "Does MobileNetV2 gain from expanded 3x3 convolutions?",
         "cifar-mobilenet",
         {"CIFAR-10": (91.64, 92.58), "CIFAR-100": (71.66, 72.33), "ImageNet": (63.75, 65.62)},
+        rivals=(64.29, 65.40, 67.19),
     ),
     _larger(
         "shufflenetv2", "shufflenetv2",
         "Does ShuffleNetV2 0.5x gain from expanded 3x3 convolutions?",
-        "imagenet-shufflenet", {"ImageNet": (56.89, 57.38)},
+        "imagenet-shufflenet", {"ImageNet": (56.89, 57.38)}, rivals=(52.43, 57.59, 57.68),
     ),
     _larger(
         "yololite", "yolo-lite", "Does a detector gain from an expanded backbone?",
