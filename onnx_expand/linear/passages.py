@@ -85,11 +85,8 @@ def passage_of(
 
 def quotient(a: Sequence[Extent], b: Sequence[Extent]) -> int | None:
     """Divide the product of some extents by that of others, if the result is a known integer."""
-    above, below = (
-        Counter(e for e in a if not isinstance(e, int)),
-        Counter(e for e in b if not isinstance(e, int)),
-    )
-    if above != below:
+    above, below = ([e for e in extents if not isinstance(e, int)] for extents in (a, b))
+    if above != below and Counter(above) != Counter(below):
         return None
     numbers = [math.prod(e for e in extents if isinstance(e, int)) for extents in (a, b)]
     if numbers[1] < 1 or numbers[0] < 1 or numbers[0] % numbers[1]:

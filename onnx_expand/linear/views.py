@@ -9,6 +9,7 @@ remaining channels may be moved before it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +91,7 @@ class ViewOp:
         before = channels * source.repeat * source.tile
         return replace(self, axes=(source.axis, axis), channels=(before, channels))
 
-    @property
+    @functools.cached_property
     def passage(self) -> Passage | None:
         """The passage of the channels, if their axes are known."""
         if self.axes is None:
