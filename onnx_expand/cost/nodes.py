@@ -7,7 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -23,8 +23,7 @@ from onnx_expand.lower import Form
 __all__ = ["Cost", "Inspection", "inspect_model", "node_counts", "parameters_of"]
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """The terms of the cost that fold minimizes.
 
     Attributes:
@@ -46,15 +45,11 @@ class Cost:
     transposed: int = 0
     starts: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*map(operator.add, self._counts(self), self._counts(other)))
+    def __add__(self, other: Cost) -> Cost:  # type: ignore[override]
+        return Cost._make(map(operator.add, self, other))
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(*map(operator.sub, self._counts(self), self._counts(other)))
-
-    _counts = operator.attrgetter(
-        "macs", "parameters", "nodes", "elementwise", "copied", "transposed", "starts"
-    )
+        return Cost._make(map(operator.sub, self, other))
 
     @property
     def overhead(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
@@ -154,7 +154,7 @@ class Partition(Spans):
         taken = self._timed[piece]
         if taken is None:
             taken = sys.maxsize if piece.merge else 0
-        return Price(replace(price.cost, macs=taken))
+        return Price(price.cost._replace(macs=taken))
 
     def _counted(self, piece: _Piece) -> Price:
         if not piece.merge:

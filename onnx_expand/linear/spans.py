@@ -216,12 +216,12 @@ class Spans:
                 return refusal
         one = Cost.of_form(form, geometry, 1, shift_only)
         if form is Form.GEMM and not geometry.bias and self.writable.needs("Gemm", 2):
-            one = replace(one, parameters=one.parameters + geometry.out_channels)
+            one = one._replace(parameters=one.parameters + geometry.out_channels)
         positions = ends[0] if geometry.transposed else ends[1]
         products = tuple(one.macs * count for count in positions)
-        cost = replace(one, macs=products[0], elementwise=one.elementwise * positions[0])
+        cost = one._replace(macs=products[0], elementwise=one.elementwise * positions[0])
         if one.macs:
-            cost = replace(cost, copied=ends[0][0] * geometry.in_channels, starts=1)
+            cost = cost._replace(copied=ends[0][0] * geometry.in_channels, starts=1)
         return Merged(geometry, form, axes, Price(cost, products))
 
     def _has_views(self, span: Span) -> bool:

@@ -137,8 +137,8 @@ def _resolved(term: Map, step: Step) -> Map:
     own = term.own
     if own is not None and term.links:
         channels = step.channels[1]
-        own = replace(own, parameters=max(own.parameters, channels * (own.parameters > 0)))
-        own = replace(own, elementwise=channels * (own.elementwise > 0))
+        own = own._replace(parameters=max(own.parameters, channels * (own.parameters > 0)))
+        own = own._replace(elementwise=channels * (own.elementwise > 0))
     geometry = step.geometry if isinstance(step.geometry, Geometry) else term.geometry
     found = replace(term, geometry=geometry, axes=step.axes, own=own)
     return found
