@@ -9,7 +9,7 @@ import onnx
 from onnx_expand.graph.claims import MADE_UP, describe
 from onnx_expand.graph.ranks import prove_channels, prove_ranks, prove_types
 
-__all__ = ["state_proved", "types_of"]
+__all__ = ["declared_types", "state_proved", "types_of"]
 
 _Tensor = onnx.TypeProto.Tensor
 
@@ -105,13 +105,19 @@ class _Proof:
         return found
 
 
-def types_of(graph: onnx.GraphProto) -> dict[str, _Tensor]:
-    """Return the types that a graph declares for its values, weights included."""
+def declared_types(graph: onnx.GraphProto) -> dict[str, _Tensor]:
+    """Return the types that a graph declares for its values."""
     infos = (*graph.input, *graph.value_info, *graph.output)
     types: dict[str, _Tensor] = {}
     for info in infos:  # a value that is input and output may declare its shape only once
         if info.name not in types or info.type.tensor_type.HasField("shape"):
             types[info.name] = info.type.tensor_type
+    return types
+
+
+def types_of(graph: onnx.GraphProto) -> dict[str, _Tensor]:
+    """Return the types that a graph declares for its values, and those of its weights."""
+    types = declared_types(graph)
     made: dict[tuple[int, ...], _Tensor] = {}
     for tensor in graph.initializer:
         key = (tensor.data_type, *tensor.dims)

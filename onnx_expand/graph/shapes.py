@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.graph.backward import state_proved, types_of
+from onnx_expand.graph.backward import declared_types, state_proved, types_of
 from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
@@ -124,7 +124,7 @@ class Inference:
         self._last = inferred
         described_model = self._proto if inferred is None else inferred
         for graph, described in _pairs(self._model.graph, described_model.graph):
-            types = types_of(described)
+            types = declared_types(described)
             for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
                 kind = types.get(value.name or "")
                 if kind is None:

@@ -74,7 +74,8 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         The proto that onnx-ir writes, without the recorded content.
     """
-    for graph, old in _all_pairs(model, source):
+    sources = list(_all_pairs(model, source))
+    for graph, old in sources:
         graph.meta[_STATED] = frozenset(info.name for info in old.value_info)
     written = serialize(model)
     rest = onnx.ModelProto()
@@ -82,7 +83,7 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
     for name in ("producer_name", "producer_version", "domain", "doc_string"):
         if source.HasField(name) and not getattr(source, name):
             setattr(rest, name, "")
-    pairs = list(zip(_all_pairs(model, source), _all_pairs(model, written), strict=True))
+    pairs = list(zip(sources, _all_pairs(model, written), strict=True))
     described = [_describe(graph, old, new) for (graph, old), (_, new) in pairs]
     is_described = any(changed for _, changed in described)
     for ((graph, old), (_, new)), (values, _) in zip(pairs, described, strict=True):
@@ -202,8 +203,9 @@ def attach(source: ir.Model, target: ir.Model, proto: onnx.ModelProto) -> None:
     Raises:
         UnsupportedError: A sparse initializer is too large to be stored densely.
     """
-    twins = _all_pairs(source, proto), _all_pairs(target, proto)
-    for (old, described), (new, _) in list(zip(*twins, strict=True)):
+    olds = list(_all_pairs(source, proto))
+    news = olds if target is source else list(_all_pairs(target, proto))
+    for (old, described), (new, _) in zip(olds, news, strict=True):
         held = frozenset[str]()
         if isinstance(described, onnx.GraphProto):
             held = hold(new, described)
