@@ -46,15 +46,15 @@ class Downstream(Search):
         added = None if shift is None else self.node(arg, shift, source, anywhere=True)
         if added is None or not self.holds(source, replace(diagonal, shift=None), comes=False):
             return None
-        total = Way(before, added.price(), ((source, lambda: added),), (source,))
+        ways = [Way(before, added.price(), ((source, lambda: added),), (source,))]
         scale = replace(diagonal, shift=None)
         for reader in readers:
             assert isinstance(reader, Map)
             way = self._taken_in(reader, added, scale, [source])
             if way is None:
                 return None
-            total += replace(way, scaled=())
-        return total
+            ways.append(replace(way, scaled=()))
+        return Way.together(ways)
 
     def _along(self, diagonal: Diagonal) -> Way | None:
         """Return the best way to move the map along the path that starts at its only consumer."""
@@ -95,16 +95,17 @@ class Downstream(Search):
         if inverse is None:
             return None
         search = Upstream(self.terms, self.source)
-        total = Way()
+        ways: list[Way] = []
         for other in above.args:
             if other is below:
                 continue
             way = search.absorbing(other, inverse, above) if self.holds(other, inverse) else None
-            joint = None if way is None else total.joined(way)
-            if joint is None:
+            if way is None:
                 self.refusals += search.refusals
                 return None
-            total = joint
+            ways.append(way)
+        total = Way.together(ways)
+        self.refusals += search.refusals if total is None else ()
         return total
 
     def _taken_in(

@@ -136,13 +136,12 @@ class Upstream(Search):
             if not self.holds(arg, diagonal):
                 return None
             known.append((arg, diagonal.simplest()))
-        total = Way(scaled=(term,))
+        ways = [Way(scaled=(term,))]
         for way in self._ways_before(term, known):
-            joint = None if way is None else total.joined(way)
-            if joint is None:
+            if way is None:
                 return None
-            total = joint
-        return total
+            ways.append(way)
+        return Way.together(ways)
 
     def _ways_before(
         self, above: Term, moved: Sequence[tuple[Term, Diagonal]]

@@ -63,6 +63,20 @@ class Way:
             self.edges + other.edges,
         )
 
+    @classmethod
+    def together(cls, ways: Sequence[Way]) -> Way | None:
+        """All at once; None where two of them change the same term."""
+        changed = [place for way in ways for place in way._changed]
+        if len(set(changed)) < len(changed):
+            return None
+        return cls(
+            Price.sum(way.before for way in ways),
+            Price.sum(way.after for way in ways),
+            tuple(swap for way in ways for swap in way.swap),
+            tuple(term for way in ways for term in way.scaled),
+            tuple(edge for way in ways for edge in way.edges),
+        )
+
     def joined(self, other: Way) -> Way | None:
         """Combine both; return None if they change the same term."""
         return self + other if self.is_apart(other) else None
