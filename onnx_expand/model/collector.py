@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 __all__ = ["rare_collections"]
 
-_YOUNG, _OLD = 100_000, 50  # allocations between collections; middle collections between full ones
+_YOUNG, _OLD = 50_000, 50  # allocations between collections; middle collections between full ones
 
 _lock = threading.Lock()
 _within = 0
