@@ -1,4 +1,4 @@
-"""Expand: what the strategies make of a layer, which layers are chosen, and with which numbers."""
+"""Expand: strategies, the selection of layers, and initial weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.graphs_text import graph, ops, weights
 
 
 def chain(layer: Geometry, name: str, options: Options) -> list[Geometry]:
-    """The layers of the chain that a strategy makes of a layer."""
+    """Return the layers of the chain by which a strategy replaces a layer."""
     unit = factorize(layer, (name,), options)
     assert isinstance(unit, Unit), unit
     assert len(unit.branches) == 1
@@ -27,7 +27,7 @@ def chain(layer: Geometry, name: str, options: Options) -> list[Geometry]:
 
 
 def test_auto_leaves_dense_layers_beside_convolutions() -> None:
-    """They are expanded where they are named, and where the model has nothing else."""
+    """They are expanded if named, or if the model has no convolution."""
     _, report = onnx_expand.expand(smallnet.build(size=16), report=True)
     assert {entry.node for entry in report.expanded} == {"conv1", "conv2", "conv3"}
     skipped = {entry.node: str(entry.refusal) for entry in report.skipped}
@@ -69,10 +69,10 @@ def test_every_layer_has_a_strategy() -> None:
         ((5, 4, 1), [(3, 3, 1), (3, 2, 1)]),
     ],
 )
-def test_ck_splits_each_axis_for_itself(
+def test_ck_splits_each_axis_separately(
     kernel: tuple[int, ...], parts: list[tuple[int, ...]]
 ) -> None:
-    """Even and non-square kernels are made of kernels of at most 3 taps, too."""
+    """Even and non-square kernels become kernels of at most 3 taps, too."""
     assert [f.kernel for f in chain(Geometry(4, 8, kernel), "ck", Options(2))] == parts
 
 
@@ -97,7 +97,7 @@ def test_widths_are_the_papers() -> None:
         assert chain(Geometry(16, 16, (3, 3)), "cl", Options(rate))[1].in_channels == width
 
 
-def test_the_initial_numbers_are_pytorchs() -> None:
+def test_initial_weights_are_those_of_pytorch() -> None:
     """Weights and biases are uniform within 1 / sqrt(fan-in), with groups counted."""
     for layer in (
         Geometry(64, 96, (3, 3), bias=True),
@@ -151,8 +151,8 @@ def test_the_initial_numbers_are_pytorchs() -> None:
         ({"no_such": 1}, "no_such"),
     ],
 )
-def test_options_without_sense_are_refused(options: dict[str, Any], words: str) -> None:
-    """A wrong option raises UsageError, which names it, before the model is read."""
+def test_invalid_options_are_refused(options: dict[str, Any], words: str) -> None:
+    """An invalid option raises UsageError, which names it, before the model is read."""
     with pytest.raises(UsageError) as caught:
         onnx_expand.expand("no such file.onnx", **options)
     assert words in str(caught.value)
@@ -170,7 +170,7 @@ def test_include_and_exclude() -> None:
 
 
 def test_pointwise_convolutions_are_left_unless_named() -> None:
-    """1x1 convolutions are expanded only where include names them."""
+    """1x1 convolutions are expanded only if include names them."""
     model = graph(
         "g (float[N,4,6,6] x) => (float[N,4,6,6] y) { y = Conv(x, w) }", weights(w=(4, 4, 1, 1))
     )
@@ -181,8 +181,8 @@ def test_pointwise_convolutions_are_left_unless_named() -> None:
     assert len(expand(model, include="point")[0].graph.node) == 3
 
 
-def test_layers_that_cannot_be_expanded_say_why() -> None:
-    """Shared, overridable and dynamic weights, and strategies that do not fit, are reasons."""
+def test_layers_that_cannot_be_expanded_have_reasons() -> None:
+    """Shared, overridable and dynamic weights, and strategies that do not apply."""
     model = graph(
         "g (float[N,4,9,9] x, float[4,4,3,3] v, float[4,4,3,3] u) => (float[N,4,P,Q] y) "
         "{ a = Conv(x, w) b = Relu(a) c = Conv(b, w) d = Conv(c, v) y = Conv(d, u) }",
@@ -203,7 +203,7 @@ def test_layers_that_cannot_be_expanded_say_why() -> None:
 
 
 def test_expanded_layers_are_not_expanded_again() -> None:
-    """A second run leaves the factors of the first alone."""
+    """A second run does not change the factors of the first."""
     once, _ = expand(smallnet.build(), rate=1)
     twice, report = expand(once, rate=1)
     assert not report.expanded
@@ -237,7 +237,7 @@ def test_mobilenets_depthwise_layers_are_expanded_by_group() -> None:
 
 
 def test_the_report_is_plain_data() -> None:
-    """The report names what was made of each layer, in JSON types."""
+    """The report has the expansion of each layer in JSON types."""
     expanded, report = expand(smallnet.build(), strategy="ck")
     data = report.as_dict()
     assert data["expanded"][0]["node"] == "conv1"
@@ -249,7 +249,7 @@ def test_the_report_is_plain_data() -> None:
 # -- Numbers ---------------------------------------------------------------------------------
 
 
-def test_the_seed_decides_the_numbers() -> None:
+def test_the_seed_determines_the_weights() -> None:
     """The same seed gives the same bytes, another one other weights."""
     model = smallnet.build()
     a, b, c = (onnx_expand.expand(model, rate=1, seed=seed) for seed in (5, 5, 6))
@@ -258,8 +258,8 @@ def test_the_seed_decides_the_numbers() -> None:
     assert list(arrays(a)) == list(arrays(c))
 
 
-def test_each_layer_has_numbers_of_its_own() -> None:
-    """Leaving one layer out changes no number of another."""
+def test_weights_of_layers_are_independent() -> None:
+    """Excluding one layer changes no weight of another."""
     model = smallnet.build()
     some, every = (
         arrays(onnx_expand.expand(model, rate=1, exclude=exclude)) for exclude in ("conv2", None)

@@ -26,7 +26,7 @@ THREE = (4, 4, 3, 3)
 
 
 def names(report: ExpandReport) -> list[str]:
-    """The layers that were expanded."""
+    """Return the names of the expanded layers."""
     return [e.node for e in report.expanded]
 
 
@@ -59,15 +59,15 @@ def mobile() -> onnx.ModelProto:
     ],
 )
 def test_layers_are_selected(options: dict[str, Any], expected: list[str]) -> None:
-    """Each kind of selection picks just what it says, and the rest has that for a reason."""
+    """Each kind of selection selects exactly its layers, and is the reason for the others."""
     _, report = expand(smallnet.build(), rate=1, **options)
     assert names(report) == expected
     assert set(skipped(report).values()) <= {Reason.SELECTION}
     assert len(report.expanded) + len(report.skipped) == 5
 
 
-def test_depthwise_strided_and_residual_layers_are_told_apart(mobile: onnx.ModelProto) -> None:
-    """MobileNetV2's depthwise layers and residual blocks are the ones that its paper lists."""
+def test_depthwise_strided_and_residual_layers_are_distinguished(mobile: onnx.ModelProto) -> None:
+    """MobileNetV2's depthwise layers and residual blocks are those of its paper."""
     kinds: dict[str, dict[str, Any]] = {
         "all": {},
         "depthwise": {"depthwise": True},
@@ -79,7 +79,7 @@ def test_depthwise_strided_and_residual_layers_are_told_apart(mobile: onnx.Model
         key: len(names(expand(mobile, strategy="cl", rate=1, kernels=(3,), **options)[1]))
         for key, options in kinds.items()
     }
-    # 17 blocks of which 10 are residual and 4 halve the extents; the stem is one more 3x3.
+    # Of 17 blocks, 10 are residual and 4 halve the extents; the stem is one more 3x3.
     assert count == {"all": 18, "depthwise": 17, "halving": 4, "residual": 10, "outside": 8}
 
 
@@ -114,8 +114,8 @@ def test_the_contracting_path_ends_at_the_first_upsampling() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml", "yml"])
-def test_a_written_plan_does_the_same_again(tmp_path: Path, suffix: str) -> None:
-    """What a run writes as its plan expands the same model to the same bytes."""
+def test_a_written_plan_repeats_the_expansion(tmp_path: Path, suffix: str) -> None:
+    """The plan that a run writes expands the same model to the same bytes."""
     if suffix != "json":
         pytest.importorskip("yaml")
     model = smallnet.build()
@@ -129,7 +129,7 @@ def test_a_written_plan_does_the_same_again(tmp_path: Path, suffix: str) -> None
 
 
 def test_rules_decide_in_order_and_options_fill_in() -> None:
-    """The first rule that selects a layer decides; nodes go first, options fill what is open."""
+    """The first rule that selects a layer applies; nodes come first, options fill gaps."""
     rules = (
         Rule(Select(include="conv1"), How("cl")),
         Rule(Select(ops=("Conv",), limit=1), How("ck", rate=3)),
@@ -172,8 +172,8 @@ BAD_PLANS = [
 
 
 @pytest.mark.parametrize(("name", "text", "words"), BAD_PLANS)
-def test_a_plan_without_sense_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
-    """A wrong plan raises UsageError, in one line that names the file and the entry."""
+def test_an_invalid_plan_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+    """An invalid plan raises UsageError, in one line that names the file and the entry."""
     if name.endswith("yaml"):
         pytest.importorskip("yaml")
     path = tmp_path / name
@@ -185,8 +185,8 @@ def test_a_plan_without_sense_is_refused(tmp_path: Path, name: str, text: str, w
     assert "\n" not in str(caught.value)
 
 
-def test_a_plan_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """Bytes that are no UTF-8 are an error of the file."""
+def test_a_plan_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are an error of the file."""
     path = tmp_path / "p.json"
     path.write_bytes(b"\xff\xfe{}")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -196,7 +196,7 @@ def test_a_plan_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_yaml_without_its_package_is_an_error_of_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without PyYAML a YAML plan says what to install, and JSON works."""
+    """Without PyYAML, the error of a YAML plan states what to install, and JSON works."""
     monkeypatch.setitem(sys.modules, "yaml", None)
     path = tmp_path / "p.yaml"
     path.write_text("nodes: {}", encoding="utf-8")
@@ -211,7 +211,7 @@ def test_yaml_without_its_package_is_an_error_of_usage(
 
 @pytest.mark.parametrize("name", PLANS)
 def test_named_plans_are_undone_by_fold(name: str, mobile: onnx.ModelProto) -> None:
-    """Every plan that comes with the package is valid, and fold restores what it expanded."""
+    """Every plan of the package is valid, and fold restores the expanded layers."""
     assert PLANS[name].summary
     for model in (smallnet.build(), mobile):
         expanded, report = expand(model, plan=name, rate=1)
@@ -263,8 +263,8 @@ def test_mobilenetv2_is_expanded_as_the_authors_do(mobile: onnx.ModelProto) -> N
 # -- Budget and report -----------------------------------------------------------------------
 
 
-def test_the_budget_takes_the_layers_that_grow_least() -> None:
-    """The expanded model has at most so many times the parameters, and says what is left out."""
+def test_the_budget_selects_the_layers_that_grow_least() -> None:
+    """The model grows by at most the given factor, and excluded layers are reported."""
     model = smallnet.build()
     for most in (1, 1.3, 2, 5):
         _, report = expand(model, max_params_mult=most, strategy="ck+fc")

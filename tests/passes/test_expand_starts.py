@@ -1,4 +1,4 @@
-"""What an expanded model starts from: preserved, contracted, and non-linear counterparts."""
+"""Initial weights of expanded models: preserved, contracted, and non-linear counterparts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_half_precision_networks_are_preserved() -> None:
 
 
 def test_preserved_units_are_well_conditioned() -> None:
-    """Condition numbers stay near those of the construction, and none is infinite."""
+    """Condition numbers are near those of the construction, and none is infinite."""
     _, report = expand(retrained(smallnet.build()), strategy="ck+fc", **PRESERVED)
     known = {e.node: e.condition for e in report.expanded}
     assert all(known[f"conv{i}"] < 100 for i in (1, 2, 3))  # type: ignore[operator]
@@ -84,7 +84,7 @@ def test_preserved_units_are_well_conditioned() -> None:
 
 
 def test_large_kernels_are_preserved() -> None:
-    """9x9 is exact at rate 4 although corner shifts alone do not reach it."""
+    """9x9 is exact at rate 4, although corner shifts alone do not suffice."""
     layer = Geometry(3, 8, (9, 9), pads=(4,) * 4, bias=True)
     unit = factorize(layer, ("ck",), Options(4))
     assert isinstance(unit, Unit)
@@ -92,8 +92,8 @@ def test_large_kernels_are_preserved() -> None:
     assert filled.residual is not None  # type: ignore[union-attr]
 
 
-def test_widths_that_are_too_short_are_refused_or_approximated() -> None:
-    """Below rate 1 a layer is refused with its residual, or taken as near as it goes."""
+def test_narrow_widths_are_refused_or_approximated() -> None:
+    """Below rate 1, a layer is refused with its residual, or approximated."""
     model = retrained(smallnet.build(size=16))
     options: dict[str, Any] = {"strategy": "cl+fc", "rate": 0.5, **PRESERVED}
     _, report = expand(model, **options)
@@ -107,7 +107,7 @@ def test_widths_that_are_too_short_are_refused_or_approximated() -> None:
 
 
 def test_least_squares_does_not_drift() -> None:
-    """Solving again for a layer that is solved for makes the residual no larger."""
+    """Solving for a layer again does not increase the residual."""
     layer = Geometry(3, 8, (7, 7), pads=(3,) * 4)
     unit = factorize(layer, ("ck",), Options(4, keep_first=True))
     assert isinstance(unit, Unit)
@@ -116,8 +116,8 @@ def test_least_squares_does_not_drift() -> None:
     assert filled.residual < 0.8  # type: ignore[union-attr, operator]
 
 
-def test_truncation_is_the_best_there_is() -> None:
-    """Matrices that are too narrow are the leading singular directions (Eckart and Young)."""
+def test_truncation_is_optimal() -> None:
+    """Narrow matrices are the leading singular directions (Eckart and Young)."""
     layer = Geometry(12, 9)
     target = with_numbers(layer, 1)
     values = np.linalg.svd(target.weight, compute_uv=False)
@@ -129,7 +129,7 @@ def test_truncation_is_the_best_there_is() -> None:
 
 
 def test_weights_of_zeros_are_preserved() -> None:
-    """A layer of zeros, as some blocks start with, is computed by units that can learn."""
+    """A layer of zeros, as in the start of some blocks, gets units that can learn."""
     constants = {"w": np.zeros((4, 4, 5, 5), np.float32), "b": np.ones(4, np.float32)}
     model = graph(
         "g (float[N,4,9,9] x) => (float[N,4,P,Q] y) { y = Conv<pads=[2,2,2,2]>(x, w, b) }",
@@ -144,20 +144,20 @@ def test_weights_of_zeros_are_preserved() -> None:
         np.testing.assert_allclose(y, 1, atol=1e-5)
 
 
-def test_numbers_that_are_not_finite_are_refused() -> None:
-    """A weight that holds NaN cannot be preserved, and is left alone."""
+def test_weights_that_are_not_finite_are_refused() -> None:
+    """A weight with NaN cannot be preserved, and does not change."""
     broken = np.full((4, 4, 3, 3), np.nan, np.float32)
     model = graph("g (float[N,4,6,6] x) => (float[N,4,P,Q] y) { y = Conv(x, w) }", {"w": broken})
     _, report = expand(model, **PRESERVED)
     assert set(skipped(report).values()) == {Reason.NON_FINITE}
 
 
-def test_the_low_rank_path_starts_at_nothing() -> None:
-    """The base keeps its numbers to the bit, and the path beside it ends in zeros."""
+def test_the_low_rank_path_starts_at_zero() -> None:
+    """The base keeps its weights exactly, and the parallel path ends in zeros."""
     model = retrained(smallnet.build(size=16))
     for init in ("random", "preserve"):
         expanded, report = expand(model, strategy="lowrank", rank=3, init=init)
-        # A path of 3 channels is no narrower than the image.
+        # A path of 3 channels is not narrower than the image.
         assert [s.node for s in report.skipped] == ["conv1"]
         before, after = arrays(model), arrays(expanded)
         for name in ("conv2", "fc1"):
@@ -184,7 +184,7 @@ def test_adjoints_are_adjoint(taps: tuple[tuple[int, ...], tuple[int, ...]]) -> 
 
 
 def test_least_squares_finds_the_smallest_solution() -> None:
-    """On a wide and a tall matrix the answer is that of the pseudo-inverse."""
+    """For a wide and a tall matrix, the solution is that of the pseudo-inverse."""
     rng = np.random.default_rng(0)
     for shape in ((4, 9), (9, 4)):
         matrix, wanted = rng.standard_normal(shape), rng.standard_normal(shape[0])
@@ -193,7 +193,7 @@ def test_least_squares_finds_the_smallest_solution() -> None:
 
 
 def test_the_condition_number_is_that_of_the_operator() -> None:
-    """Lanczos finds what the dense operator's eigenvalues give."""
+    """Lanczos finds the eigenvalues of the dense operator."""
     rng = np.random.default_rng(0)
     first, second = rng.standard_normal((1, 5, 2, 1)), rng.standard_normal((1, 3, 5, 2))
     path = Path((first, second), (True, True), (slice(None),))
@@ -209,7 +209,7 @@ def test_the_condition_number_is_that_of_the_operator() -> None:
 
 
 def test_a_single_layer_has_condition_one() -> None:
-    """The scale of the numbers: one layer learns in all directions alike."""
+    """The condition number is normalized: a single layer has 1."""
     layer = Geometry(4, 6, (3, 3))
     kernel = blocks(with_numbers(layer, 0).weight, 1)
     path = Path((kernel,), (True,), (slice(None), slice(None)))
@@ -221,7 +221,7 @@ def test_a_single_layer_has_condition_one() -> None:
 
 @pytest.mark.parametrize("strategy", ["ck+fc", "cl+fc", "acnet"])
 def test_a_contracted_start_is_the_compact_network(strategy: str) -> None:
-    """The network is as it was but for its weights: those of a random expansion, contracted."""
+    """Only the weights of the network change, to those of a contracted random expansion."""
     model = smallnet.build(size=16)
     options: dict[str, Any] = {"strategy": strategy, "rate": 2, "seed": 3}
     contracted = onnx_expand.expand(model, init="contracted", **options)
@@ -235,7 +235,7 @@ def test_a_contracted_start_is_the_compact_network(strategy: str) -> None:
 
 
 def test_a_contracted_start_needs_a_compact_network() -> None:
-    """A model that holds expansions is not contracted along with new ones."""
+    """A model with expansions is not contracted along with new ones."""
     expanded = onnx_expand.expand(smallnet.build(size=16), include="conv1")
     with pytest.raises(UsageError, match="fold it first"):
         onnx_expand.expand(expanded, init="contracted")
@@ -254,7 +254,7 @@ def test_stripping_gives_the_linear_expansion(kind: str) -> None:
     assert len(bent.graph.node) == len(linear.graph.node) + 10
     stripped = onnx_expand.strip_nonlinear(bent)
     assert stripped.SerializeToString() == linear.SerializeToString()
-    # Training moves the weights; what is stripped has just these.
+    # Training changes the weights, which stripping must keep.
     trained = retrained(bent, 5)
     kept = onnx_expand.strip_nonlinear(trained)
     assert ops(kept) == ops(linear)
@@ -264,8 +264,8 @@ def test_stripping_gives_the_linear_expansion(kind: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["auto", "cheapest", "always"])
-def test_fold_leaves_nonlinear_units_alone_and_says_why(policy: str) -> None:
-    """No policy merges across an activation, and the report names what stands between."""
+def test_fold_keeps_nonlinear_units_with_a_reason(policy: str) -> None:
+    """No policy merges across an activation, and the report names it."""
     from onnx_expand.passes import Policy
 
     bent = retrained(
@@ -283,7 +283,7 @@ def test_fold_leaves_nonlinear_units_alone_and_says_why(policy: str) -> None:
 
 
 def test_only_the_inserted_activations_are_stripped() -> None:
-    """A user's own activations stay, and a model without inserted ones is given back."""
+    """A user's own activations stay, and a model without inserted ones does not change."""
     model = smallnet.build(size=16)
     bent = onnx_expand.expand(model, strategy="cl", rate=1, nonlinear="relu")
     stripped = onnx_expand.strip_nonlinear(bent)
@@ -293,7 +293,7 @@ def test_only_the_inserted_activations_are_stripped() -> None:
 
 
 def test_sums_have_no_nonlinear_counterpart() -> None:
-    """Activations go between the layers of a chain; a sum of branches is refused and kept."""
+    """Activations are inserted between layers of a chain; sums of branches are kept."""
     model = smallnet.build(size=16)
     expanded, report = expand(model, strategy="acnet", nonlinear="relu")
     assert ops(expanded) == ops(model)
@@ -301,7 +301,7 @@ def test_sums_have_no_nonlinear_counterpart() -> None:
 
 
 def test_slopes_follow_the_channels() -> None:
-    """A PRelu has a slope per channel on the axis of the channels, in matrices as well."""
+    """A PRelu has a slope per channel on the channel axis, in matrices as well."""
     model = graph("g (float[N,5,4] x) => (float[N,5,6] y) { y = MatMul(x, w) }", weights(w=(4, 6)))
     bent, _ = expand(model, strategy="fc", rate=2, nonlinear="prelu")
     slopes = [a for name, a in arrays(bent).items() if name.endswith("slope")]
@@ -310,7 +310,7 @@ def test_slopes_follow_the_channels() -> None:
 
 
 def test_large_layers_have_a_bound_of_their_condition() -> None:
-    """The bound that large layers get is no less than the number, and not far from it."""
+    """The bound for large layers is at least the condition number, and near it."""
     from onnx_expand.factorize import condition as module
 
     for layer, name in ((Geometry(6, 9, (3, 3), group=3), "cl"), (Geometry(9, 6), "fc")):

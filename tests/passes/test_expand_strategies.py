@@ -1,4 +1,4 @@
-"""What every strategy has to keep, whichever it is: a new one inherits these tests."""
+"""The laws of every strategy, which a new strategy inherits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EVERY = pytest.mark.parametrize("name", STRATEGIES)
 
 @st.composite
 def settings_of_units(draw: st.DrawFn) -> Options:
-    """Any options of a unit."""
+    """Draw any options of a unit."""
     return Options(
         draw(RATES),
         draw(st.booleans()),
@@ -60,7 +60,7 @@ def settings_of_units(draw: st.DrawFn) -> Options:
 def test_a_unit_has_the_geometry_of_its_layer(
     name: str, layer: Geometry, options: Options
 ) -> None:
-    """What a unit computes has exactly the layer's shape; only normalization adds a bias."""
+    """A unit has exactly the layer's geometry; only normalization adds a bias."""
     unit = factorize(layer, (name,), options)
     if isinstance(unit, Refusal):
         assert unit.reason is Reason.STRATEGY
@@ -71,7 +71,7 @@ def test_a_unit_has_the_geometry_of_its_layer(
     assert unit.composed() == replace(layer, bias=layer.bias or normed)
     assert unit.strategy == name
     assert len(steps) + len(unit.branches) > 2
-    # Every node can be written: no convolution cuts its input.
+    # Every node can be written: no convolution crops its input.
     assert all(min(step.geometry.pads, default=0) >= 0 for step in steps)
     if len(unit.branches) > 1:
         main = unit.branches[0][0]
@@ -84,7 +84,7 @@ def test_a_unit_has_the_geometry_of_its_layer(
 def test_a_unit_acts_as_its_composition(
     name: str, layer: Geometry, options: Options, seed: int
 ) -> None:
-    """Step by step and branch by branch a unit computes what its one map does, at borders too."""
+    """Steps and branches compute the same as the composed map, at borders too."""
     unit = factorize(layer, (name,), options)
     if isinstance(unit, Refusal):
         return
@@ -104,10 +104,10 @@ def _branch(parts: Any, x: Array) -> Array:
 @EVERY
 @settings(max_examples=25, deadline=None)
 @given(layer=layers(), options=settings_of_units(), seed=st.integers(0, 2**32 - 1))
-def test_preserved_numbers_are_the_layers(
+def test_preserved_units_compute_the_layer(
     name: str, layer: Geometry, options: Options, seed: int
 ) -> None:
-    """A preserved unit computes the layer up to rounding, or is refused with what it misses."""
+    """A preserved unit computes the layer up to rounding, or is refused with its residual."""
     unit = factorize(layer, (name,), options)
     if isinstance(unit, Refusal):
         return
@@ -117,7 +117,7 @@ def test_preserved_numbers_are_the_layers(
     if isinstance(filled, Refusal):
         assert filled.reason is Reason.STRATEGY
         assert filled.numbers["residual"] > 1e-14
-        # Where every inner width is enough, CL and FC are exact.
+        # If every inner width suffices, CL and FC are exact.
         if name in {"cl", "fc"}:
             assert not _is_wide(unit, layer)
         return
@@ -144,7 +144,7 @@ def _assert_equal(found: AffineConv, wanted: AffineConv, rtol: float) -> None:
 
 
 def _assert_alive(filled: Filled) -> None:
-    """No inner channel is written by nothing but zeros, or read by nothing but zeros."""
+    """Assert that no inner channel has only zeros as incoming or outgoing weights."""
     for branch, parts in zip(filled.unit.branches, filled.parts, strict=True):
         for step, part in zip(branch, parts, strict=True):
             if isinstance(step, Layer) and step.start is Start.RANDOM:
@@ -175,8 +175,8 @@ def test_random_starts_are_the_frameworks() -> None:
                 assert not np.any(affine.bias)
 
 
-def test_a_transposed_layer_starts_as_pytorchs() -> None:
-    """The fan-in of a transposed convolution is what torch takes: outputs times taps."""
+def test_a_transposed_layer_starts_as_in_pytorch() -> None:
+    """The fan-in of a transposed convolution is that of torch: outputs times taps."""
     layer = Geometry(64, 16, (3, 3), strides=(2, 2), transposed=True)
     weight = random_init(layer, np.random.default_rng(0)).weight
     bound = 1 / math.sqrt(16 * 9)
@@ -187,7 +187,7 @@ def test_a_transposed_layer_starts_as_pytorchs() -> None:
 
 
 def single(op: str, weight: Array, extents: tuple[int | str, ...], **attributes: Any) -> Any:
-    """A model of one layer between two activations."""
+    """Build a model of one layer between two activations."""
     channels = weight.shape[0 if op == "ConvTranspose" else 1]
     outputs = weight.shape[1 if op == "ConvTranspose" else 0]
     if op == "Conv":
@@ -265,14 +265,14 @@ def _feeds(model: onnx.ModelProto, case: str) -> dict[str, Array]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("norm", ["none", "bn"])
 @EVERY
-def test_fold_restores_what_was_expanded(name: str, norm: str, case: str) -> None:
-    """Folding gives back the very graph, and after training what the expanded one computes."""
+def test_fold_restores_expanded_layers(name: str, norm: str, case: str) -> None:
+    """Folding restores the graph, and after training an equal model."""
     model = CASES[case]()
     expanded = onnx_expand.expand(model, strategy=name, norm=norm, rate=2, rank=2)
     onnx.checker.check_model(expanded, full_check=True)
     assert unlike_only_in_weights(onnx_expand.fold(expanded), model)
     if len(expanded.graph.node) == 3:
-        return  # the strategy does not apply, as its own tests say
+        return  # the strategy does not apply, which its own tests cover
     trained = retrained(expanded, 2)
     folded = onnx_expand.fold(trained)
     assert [n.op_type for n in folded.graph.node] == [n.op_type for n in model.graph.node]
@@ -288,7 +288,7 @@ def test_fold_restores_what_was_expanded(name: str, norm: str, case: str) -> Non
 @pytest.mark.parametrize("norm", ["none", "bn"])
 @EVERY
 def test_weights_that_begin_equal_learn_apart(name: str, norm: str, case: str) -> None:
-    """Each constant of a unit is read in one place, or training would change several as one."""
+    """Each constant of a unit has one consumer, so that training changes it alone."""
     expanded = onnx_expand.expand(CASES[case](), strategy=name, norm=norm, rate=2, rank=2)
     constants = {t.name for t in expanded.graph.initializer}
     read = [name for node in expanded.graph.node for name in node.input if name in constants]
@@ -299,7 +299,7 @@ def test_weights_that_begin_equal_learn_apart(name: str, norm: str, case: str) -
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", [LONG, "dbb+lowrank", "mobileone+lowrank"])
 def test_a_preserved_model_is_equal(name: str, case: str, dtype: Any) -> None:
-    """From trained weights the expanded model passes the tool's own check, in both types."""
+    """With trained weights, the expanded model passes the tool's own check, in both types."""
     pytest.importorskip("onnxruntime")
     model = CASES[case]()
     if dtype is np.float16:

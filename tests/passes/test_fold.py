@@ -1,4 +1,4 @@
-"""Fold computes what was there before, never adds cost, and says why it left the rest alone."""
+"""Fold preserves the function, never adds cost, and reports why nodes were kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PADDED_TWICE = "a = Conv<pads=[1,1,1,1]>(x, u) y = Conv<pads=[1,1,1,1]>(a, v)"
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
-    """Normal random numbers in float32."""
+    """Draw normal random values in float32."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
@@ -55,7 +55,7 @@ def same(
     tolerance: float = 5e-5,
     **more: Array,
 ) -> None:
-    """Assert that a folded model computes in onnxruntime what the model means in float64."""
+    """Assert that a folded model in onnxruntime equals the float64 results of the source."""
     feeds = {**(inputs or {}), **more}
     expected, actual = as_double(model, feeds), compute(folded, feeds)
     assert len(expected) == len(actual)
@@ -66,7 +66,7 @@ def same(
 
 
 def reasons(report: FoldReport) -> set[Reason]:
-    """The reasons for which nodes were kept apart."""
+    """Return the reasons for which nodes were kept apart."""
     return {kept.refusal.reason for kept in report.kept}
 
 
@@ -74,14 +74,14 @@ def reasons(report: FoldReport) -> set[Reason]:
 
 
 def obeys_the_laws(chain: Chain, policy: Policy) -> None:
-    """Assert everything that holds for a fold of any model."""
+    """Assert the laws that hold for a fold of any model."""
     model = chain.model()
     folded, _ = fold(model, policy)
     assert list(folded.graph.input) == list(model.graph.input)
     assert list(folded.graph.output) == list(model.graph.output)
     assert fold(model, policy)[0].SerializeToString() == folded.SerializeToString()
     assert fold(folded, policy)[0].SerializeToString() == folded.SerializeToString()
-    # The same model in float64 leaves hardly any rounding that a small mistake could hide in.
+    # In float64, rounding is too small to hide a mistake.
     double = doubled(model)
     folded_double, _ = fold(double, policy)
     assert ops(folded_double) == ops(folded)
@@ -115,7 +115,7 @@ QUICK = settings(
 @QUICK
 @given(chain=chains())
 def test_convolution_chains_compute_the_same(policy: Policy, chain: Chain) -> None:
-    """Any chain of convolutions and pointwise maps folds exactly, once, and never dearer."""
+    """Any chain of convolutions and pointwise maps folds exactly, once, at no higher cost."""
     obeys_the_laws(chain, policy)
 
 
@@ -123,7 +123,7 @@ def test_convolution_chains_compute_the_same(policy: Policy, chain: Chain) -> No
 @QUICK
 @given(chain=matrix_chains())
 def test_matrix_chains_compute_the_same(policy: Policy, chain: Chain) -> None:
-    """Any chain of matrix products and pointwise maps folds exactly, once, and never dearer."""
+    """Any chain of matrix products and pointwise maps folds exactly, once, at no higher cost."""
     obeys_the_laws(chain, policy)
 
 
@@ -131,7 +131,7 @@ def test_matrix_chains_compute_the_same(policy: Policy, chain: Chain) -> None:
 
 
 def test_border_is_refused_with_its_measured_error() -> None:
-    """3x3 pad 1 twice is no 5x5 pad 2: the naive merge is off by what the report says."""
+    """3x3 pad 1 twice is not a 5x5 pad 2: the naive merge has the reported error."""
     w = weights(u=(4, 4, 3, 3), v=(4, 4, 3, 3))
     model = graph(
         f"g ({IMAGE}) => ({ANY}) {{ {PADDED_TWICE} }}",
@@ -153,7 +153,7 @@ def test_border_is_refused_with_its_measured_error() -> None:
     np.testing.assert_allclose(right[..., 1:-1, 1:-1], wrong[..., 1:-1, 1:-1], atol=1e-4)
 
 
-def test_a_value_that_something_else_reads_stays() -> None:
+def test_a_value_with_another_consumer_stays() -> None:
     """A value between two convolutions that a Relu reads too is still computed."""
     model = graph(
         f"g ({IMAGE}) => ({ANY}, {SIDE}) {{ a = Conv(x, u) y = Conv(a, v) z = Relu(a) }}",
@@ -166,7 +166,7 @@ def test_a_value_that_something_else_reads_stays() -> None:
 
 
 def test_a_graph_output_stays() -> None:
-    """A value between two convolutions that the caller sees is still computed."""
+    """A value between two convolutions that is a graph output is still computed."""
     model = graph(
         f"g ({IMAGE}) => ({ANY}, float[M,D,P,Q] a) {{ a = Conv(x, u) y = Conv(a, v) }}",
         weights(u=(4, 4, 1, 1), v=(4, 4, 1, 1)),
@@ -177,8 +177,8 @@ def test_a_graph_output_stays() -> None:
 
 
 @pytest.mark.parametrize("overridden", ["w", "c"])
-def test_an_overridable_initializer_is_no_constant(overridden: str) -> None:
-    """A weight or bias that a caller replaces takes effect after folding as before."""
+def test_an_overridable_initializer_is_not_constant(overridden: str) -> None:
+    """A weight or bias that a caller overrides takes effect after folding too."""
     constants = weights(w=(4, 4), c=(4,), k=(4,))
     shape = ",".join(map(str, constants[overridden].shape))
     model = graph(
@@ -193,7 +193,7 @@ def test_an_overridable_initializer_is_no_constant(overridden: str) -> None:
     same(model, folded, x=normal(3, 4))
 
 
-def test_a_merge_that_costs_more_is_left() -> None:
+def test_a_merge_that_costs_more_is_refused() -> None:
     """MobileNetV2's projection and the expansion after it stay apart; `always` merges them."""
     model = graph(
         "g (float[N,24,7,7] x) => (float[M,C,P,Q] y) { a = Conv(x, u) y = Conv(a, v) }",
@@ -219,7 +219,7 @@ def test_a_low_rank_pair_is_merged_where_that_is_cheaper(inner: int, merged: boo
         weights(u=(8, inner), v=(inner, 8), c=(inner,)),
     )
     folded, _ = fold(model)
-    # At r = 4 the products tie, and so do the weights: the bias is what decides.
+    # At r = 4 products and weights are equal in number, so the bias decides.
     after, before = (onnx_expand.inspect(m) for m in (folded, model))
     assert after.macs is not None
     assert before.macs is not None
@@ -244,7 +244,7 @@ def test_overflow_in_half_precision_is_refused() -> None:
 
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in float32 instead of float16."""
+    """Return a float16 model in float32."""
     single = copy.deepcopy(model)
     for value in (*single.graph.input, *single.graph.output):
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
@@ -269,7 +269,7 @@ def test_underflow_in_half_precision_is_refused() -> None:
 
 
 def test_underflow_in_one_channel_is_refused() -> None:
-    """A channel whose product of weights vanishes in float16 is kept, whatever the others are."""
+    """A channel whose product of weights vanishes in float16 is kept, whatever others are."""
     model = graph(
         "g (float16[N,4] x) => (float16[N,4] y) { a = Mul(x, u) y = Mul(a, v) }",
         {
@@ -285,7 +285,7 @@ def test_underflow_in_one_channel_is_refused() -> None:
 
 
 def test_a_weight_of_two_nodes_is_copied_on_write() -> None:
-    """Merging one reader of a shared weight leaves the weight as it is for the other reader."""
+    """Merging one consumer of a shared weight does not change it for the other consumer."""
     constants = weights(w=(4, 4, 1, 1), k=(4, 1, 1))
     model = graph(
         f"g ({IMAGE}) => ({ANY}, {SIDE}) "
@@ -301,7 +301,7 @@ def test_a_weight_of_two_nodes_is_copied_on_write() -> None:
 
 
 def test_three_layers_merge_though_no_two_would() -> None:
-    """1x1 48-24, 3x3 stride 2, 1x1 24-16 gets dearer pair by pair and cheaper as one."""
+    """1x1 48-24, 3x3 stride 2, 1x1 24-16 cost more merged in pairs, and less as one."""
     model = graph(
         "g (float[1,48,56,56] x) => (float[1,16,28,28] y) "
         "{ a = Conv(x, u) b = Conv<pads=[1,1,1,1], strides=[2,2]>(a, v) y = Conv(b, w) }",
@@ -322,8 +322,8 @@ def test_three_layers_merge_though_no_two_would() -> None:
     same(model, folded, x=normal(1, 48, 56, 56))
 
 
-def test_a_weight_that_is_not_finite_is_left_alone() -> None:
-    """NaN in a weight would spread over the products: its node stays, the others are folded."""
+def test_nodes_with_weights_that_are_not_finite_stay() -> None:
+    """NaN in a weight would spread over products: its node stays, and the others are folded."""
     constants = weights(u=(4, 4, 1, 1), v=(4, 4, 1, 1), w=(4, 4, 1, 1))
     constants["u"][0, 0] = np.nan
     model = graph(
@@ -338,8 +338,8 @@ def test_a_weight_that_is_not_finite_is_left_alone() -> None:
     )
 
 
-def test_a_weight_that_is_not_finite_before_a_border_is_left_alone() -> None:
-    """A border whose error cannot be measured, as a weight is NaN, is refused all the same."""
+def test_weights_that_are_not_finite_before_a_border_stay() -> None:
+    """A border is refused even if a NaN weight prevents measuring its error."""
     # The reason is measured with the weights, which cannot be loaded.
     constants = weights(u=(4, 4, 3, 3), v=(4, 4, 3, 3))
     constants["u"][0, 0] = np.nan
@@ -367,8 +367,8 @@ def test_chains_split_by_a_shared_value_are_both_folded() -> None:
 
 
 def test_one_channel_gemm_that_transposes_stays_a_gemm() -> None:
-    """A 1x1 matrix is no factor of each channel where the Gemm moves the channel axis."""
-    # For one channel, a matrix and a factor of each channel look alike; Mul does not transpose.
+    """A 1x1 matrix is not a per-channel factor if the Gemm moves the channel axis."""
+    # For one channel, a matrix and a per-channel factor are equal; Mul does not transpose.
     model = graph(
         "g (float[1,5] x) => (float[5,1] y) { a = Gemm<transA=1>(x, w) y = Mul(a, k) }",
         {"w": normal(1, 1), "k": np.array(3.0, np.float32)},
@@ -379,8 +379,8 @@ def test_one_channel_gemm_that_transposes_stays_a_gemm() -> None:
 
 
 def test_a_bias_that_could_move_on_is_moved_at_once() -> None:
-    """Folding 4-3-2-6 channels with biases behind the first and last changes nothing twice."""
-    # MatMul and Add of a merged span are one piece at first, and two for the second fold, which
+    """Folding 4-3-2-6 channels with biases behind the first and last is idempotent."""
+    # MatMul and Add of a merged span are one step at first, but two for the second fold, which
     # might take the Add into the last matrix: 18 parameters become 16, four nodes three.
     model = graph(
         "g (float[N,5,4] x) => (float[N,5,6] y) { a = MatMul(x, s) b = Add(a, t) c = Neg(b) "
@@ -394,8 +394,8 @@ def test_a_bias_that_could_move_on_is_moved_at_once() -> None:
 
 
 def test_one_channel_matrices_fold_once() -> None:
-    """Matrices with one channel on both sides of a value fold as far at once as they ever will."""
-    # A run of them may become a scalar Mul, which the second fold merges with its neighbour.
+    """Folding matrices with one channel on both sides of a value is idempotent."""
+    # A run of them may become a scalar Mul, which a second fold could merge.
     model = graph(
         "g (float[N,5,4] x) => (float[N,1,1] y) "
         "{ a = MatMul(u, x) b = MatMul(a, v) c = MatMul(b, w) d = MatMul(t, c) "
@@ -410,7 +410,7 @@ def test_one_channel_matrices_fold_once() -> None:
 
 def test_a_constant_in_two_places_of_a_node() -> None:
     """One initializer as scale, shift, mean and variance of a normalization folds."""
-    # The names of scale and shift go to weight and bias of the result: here they are one name.
+    # Weight and bias take the names of scale and shift, which are equal here.
     model = graph(
         "g (float[N,4,5,5] x) => (float[N,4,5,5] y) "
         "{ a = BatchNormalization(x, c, c, c, c) y = Add(a, d) }",
@@ -420,9 +420,9 @@ def test_a_constant_in_two_places_of_a_node() -> None:
     same(model, folded, x=normal(2, 4, 5, 5))
 
 
-def test_nodes_that_are_written_have_names_of_their_own() -> None:
+def test_written_nodes_have_unique_names() -> None:
     """A Mul and an Add that replace Add, Mul, Add do not share a name."""
-    # onnxruntime refuses to load a model in which two nodes are called alike.
+    # onnxruntime refuses to load a model with duplicate node names.
     model = named(
         graph(
             f"g ({IMAGE}) => ({ANY}) {{ a = Add(x, b) c = Mul(a, d) y = Add(c, e) }}",
@@ -438,7 +438,7 @@ def test_nodes_that_are_written_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_integers_are_left_alone(dtype: type) -> None:
+def test_integers_are_not_merged(dtype: type) -> None:
     """Integer matrices wrap around, and int64 exceeds float64: they are not merged."""
     # In float64 the product of the int32 weights overflows, and that of the int64 ones rounds.
     u, v = (2**31 + 1, 2**31 + 1) if dtype is np.int64 else (2**16, 2**16 + 1)
@@ -461,9 +461,11 @@ def test_integers_are_left_alone(dtype: type) -> None:
         ("int64[N,2,4,4]", "a = Pad(x, p) y = Slice(a, s, e, t)", "pset"),
     ],
 )
-def test_selections_of_other_types_are_left_alone(kind: str, nodes: str, constants: str) -> None:
+def test_selections_of_other_types_are_not_rewritten(
+    kind: str, nodes: str, constants: str
+) -> None:
     """Selecting and padding integers or strings is not rewritten as a matrix or convolution."""
-    # onnxruntime has no int64 Gemm, ONNX no int64 Conv, and a string no product.
+    # onnxruntime has no int64 Gemm, ONNX has no int64 Conv, and strings have no product.
     known = {
         "i": np.array([0, 3, 2]),
         "j": np.array([1, 0]),
@@ -493,8 +495,8 @@ def test_statistics_of_another_type_do_not_set_the_result_type() -> None:
     onnx.checker.check_model(folded, full_check=True)
 
 
-def test_a_long_chain_that_no_node_can_hold_stays() -> None:
-    """More than 64 maps on an axis that no matrix node reaches are folded as far as can be."""
+def test_a_long_chain_without_a_form_stays() -> None:
+    """More than 64 maps on an axis that no matrix node maps are folded as far as possible."""
     # Long chains of matrices are searched by array, which knows costs but not forms.
     factors = " ".join(f"a{i + 1} = Mul(a{i}, k)" for i in range(66))
     body = f"a0 = Gather<axis=1>(x, i) {factors} y = Gather<axis=1>(a66, i)"
@@ -520,10 +522,10 @@ SOURCES: dict[str, Any] = {
 @pytest.mark.parametrize("strategy", ["cl", "ck", "fc", "cl+fc", "ck+fc", "ck+cl", "auto"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_fold_undoes_expand(source: str, strategy: str, first_width: str) -> None:
-    """Folding an expanded model gives back its very nodes, names, attributes and layout."""
+    """Folding an expanded model restores its nodes, names, attributes and layout."""
     model = SOURCES[source]()
     expanded = onnx_expand.expand(model, strategy=strategy, rate=1, first_width=first_width)
-    # An expansion that applied to nothing left a model like any other.
+    # An expansion without a match leaves an ordinary model.
     nothing = expanded.SerializeToString() == model.SerializeToString()
     for policy in ("marked",) if nothing else ("auto", "marked"):
         back = onnx_expand.fold(expanded, policy=policy)
@@ -537,7 +539,7 @@ def test_fold_undoes_expand(source: str, strategy: str, first_width: str) -> Non
 
 def test_empty_texts_that_are_written_out_stay() -> None:
     """Folding changes no byte outside the weights, even in an empty `producer_version`."""
-    # onnx-ir leaves out texts that are present but empty.
+    # onnx-ir omits texts that are present but empty.
     model = smallnet.build(kernel=3)
     assert model.HasField("producer_version")
     back = onnx_expand.fold(onnx_expand.expand(model))
@@ -546,8 +548,8 @@ def test_empty_texts_that_are_written_out_stay() -> None:
 
 @pytest.mark.parametrize("source", ["smallnet-3", "smallnet-7"])
 @pytest.mark.parametrize("strategy", ["cl+fc", "ck+cl+fc"])
-def test_a_trained_expansion_folds_to_what_it_computes(source: str, strategy: str) -> None:
-    """With any weights the folded model computes what the expanded one does, and depends on x."""
+def test_a_trained_expansion_folds_to_an_equal_model(source: str, strategy: str) -> None:
+    """With any weights, the folded model equals the expanded one, and depends on x."""
     expanded = retrained(onnx_expand.expand(SOURCES[source](), strategy=strategy, rate=2))
     for policy in ("auto", "cheapest", "always"):
         folded = onnx_expand.fold(expanded, policy=policy)
@@ -557,7 +559,7 @@ def test_a_trained_expansion_folds_to_what_it_computes(source: str, strategy: st
         assert np.max(np.abs(first - second)) > 1e-2
 
 
-def test_a_trained_mobilenet_folds_to_what_it_computes() -> None:
+def test_a_trained_mobilenet_folds_to_an_equal_model() -> None:
     """Grouped expansions and residual blocks fold exactly with random statistics."""
     model = mobilenetv2.build(size=32, classes=5, width=0.25)
     expanded = retrained(onnx_expand.expand(model, strategy="cl", rate=1, include=r"\.0$|fc"), 3)
@@ -573,7 +575,7 @@ UNIT = "onnx_expand.unit"
 
 
 def damaged(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
-    """A copy of an expanded model whose record of it is damaged."""
+    """Return a copy of an expanded model with a damaged record."""
     broken = copy.deepcopy(model)
     marked = [n for n in broken.graph.node if any(p.key == UNIT for p in n.metadata_props)]
     for index, node in enumerate(marked):
@@ -615,7 +617,7 @@ def damaged(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
     ],
 )
 def test_the_record_of_expand_may_be_damaged(how: str, policy: str) -> None:
-    """Whatever became of the record, fold does not fail and its result computes the same."""
+    """With any damaged record, fold does not fail and its result computes the same."""
     model = smallnet.build(kernel=5, size=16)
     expanded = retrained(onnx_expand.expand(model, strategy="ck+cl+fc", rate=1))
     broken = damaged(expanded, how)
@@ -627,7 +629,7 @@ def test_the_record_of_expand_may_be_damaged(how: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["cl", "ck", "fc"])
-def test_a_unit_with_a_node_in_between_is_still_right(strategy: str) -> None:
+def test_a_unit_with_an_inserted_node_is_preserved(strategy: str) -> None:
     """A user's Relu inside an expanded unit is kept, and nothing merges across it."""
     model = smallnet.build(kernel=5, size=16)
     expanded = retrained(onnx_expand.expand(model, strategy=strategy, rate=1))
@@ -713,7 +715,7 @@ LAYERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def layer(name: str) -> tuple[onnx.ModelProto, Array]:
-    """A layer of a kind, followed by a Relu, and an input for it."""
+    """Return a layer of a kind, followed by a Relu, and an input for it."""
     kind, text, constants = LAYERS[name]
     dims = kind[kind.index("[") + 1 : -1].split(",")
     symbols = ",".join("ABCDE"[: len(dims)])
@@ -737,8 +739,8 @@ def test_every_layer_expands_and_folds_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_layer_folds_with_what_surrounds_it(name: str) -> None:
-    """Each kind of layer takes in the scalar factors around it, and computes the same."""
+def test_every_layer_folds_with_its_neighbors(name: str) -> None:
+    """Each kind of layer absorbs the scalar factors around it, and computes the same."""
     kind, text, constants = LAYERS[name]
     dims = kind[kind.index("[") + 1 : -1].split(",")
     symbols = ",".join("ABCDE"[: len(dims)])
@@ -749,14 +751,14 @@ def test_every_layer_folds_with_what_surrounds_it(name: str) -> None:
     )
     folded, _ = fold(model)
     assert ops(folded)[0] in {"MatMul", "Conv", "Gemm", "Mul"}
-    # A scalar shift stays apart where a bias of n numbers would add parameters.
+    # A scalar shift stays apart if a bias of n elements would add parameters.
     assert set(ops(folded)[1:]) <= {"Add", "Sub"}
     same(model, folded, z=layer(name)[1])
 
 
 def test_a_gemm_of_unknown_rank_expands_and_folds_back() -> None:
     """Gemm's input has rank 2 by definition, whatever shape inference knows about it."""
-    # Shape inference knows nothing about what an operator of another domain computes.
+    # Shape inference cannot infer the results of an operator of another domain.
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[N,4] x) => (float[N,3] y) '
         "{ a = own.Mystery(x) y = Gemm(a, w, b) }"
@@ -796,7 +798,7 @@ def test_other_floating_point_types_fold(kind: str, dtype: Any, tolerance: float
     held = {t.name: t.data_type for t in folded.graph.initializer}
     assert set(held.values()) == {model.graph.initializer[0].data_type}
     x = normal(3, 4).astype(dtype)
-    # The reference computes in float64 what both models' own numbers mean.
+    # The reference evaluates both models' own weights in float64.
     wide = {n: a.astype(np.float64) for n, a in constants.items()}
     y = ((x.astype(np.float64) @ wide["w"] + wide["c"]) * wide["k"] + wide["c"]) @ wide["v"]
     weight, bias = (
@@ -822,7 +824,7 @@ BRANCHES = """g (float[N,4] x, bool c) => (float[N,Q] y) {
 
 @pytest.fixture
 def conditional() -> onnx.ModelProto:
-    """A model whose branches read the main graph's values and weights."""
+    """Build a model whose branches read the main graph's values and weights."""
     return graph(
         BRANCHES,
         weights(u=(4, 4), w=(4, 3), d=(3,), v=(3, 3)) | {"k": np.array(2.0, np.float32)},
@@ -830,7 +832,7 @@ def conditional() -> onnx.ModelProto:
 
 
 def bodies(model: onnx.ModelProto) -> list[onnx.GraphProto]:
-    """The branches of the model's If."""
+    """Return the branches of the model's If."""
     node = next(n for n in model.graph.node if n.op_type == "If")
     return [attribute.g for attribute in node.attribute]
 
@@ -843,7 +845,7 @@ def test_branches_of_an_if_are_folded(conditional: onnx.ModelProto) -> None:
         same(conditional, folded, x=normal(2, 4), c=np.array(taken))
 
 
-def test_captured_values_count_as_read(conditional: onnx.ModelProto) -> None:
+def test_captured_values_have_a_consumer(conditional: onnx.ModelProto) -> None:
     """A value that only a branch reads besides its next node is still computed."""
     model = copy.deepcopy(conditional)
     tail = onnx.helper.make_node("MatMul", ["h", "u"], ["z"])
@@ -858,9 +860,9 @@ def test_captured_values_count_as_read(conditional: onnx.ModelProto) -> None:
         same(model, folded, x=normal(2, 4), c=np.array(taken))
 
 
-def test_branches_gain_no_descriptions_of_weights(conditional: onnx.ModelProto) -> None:
+def test_branches_gain_no_value_info_of_weights(conditional: onnx.ModelProto) -> None:
     """The value_info of a folded branch names no initializer."""
-    # onnx-ir describes initializers in every graph that it writes.
+    # onnx-ir writes value_info for the initializers of every graph.
     folded = onnx_expand.fold(conditional)
     for body in bodies(folded):
         held = {tensor.name for tensor in body.initializer}
@@ -868,7 +870,7 @@ def test_branches_gain_no_descriptions_of_weights(conditional: onnx.ModelProto) 
 
 
 def test_an_expanded_branch_is_restored(conditional: onnx.ModelProto) -> None:
-    """Layers inside the branches of an If are expanded and come back under their names."""
+    """Layers inside the branches of an If are expanded and restored with their names."""
     model = copy.deepcopy(conditional)
     for index, body in enumerate(bodies(model)):
         for position, node in enumerate(body.node):
@@ -882,7 +884,7 @@ def test_an_expanded_branch_is_restored(conditional: onnx.ModelProto) -> None:
 
 
 def test_a_scale_passes_the_border_that_its_shift_does_not() -> None:
-    """Of a normalization before a padded convolution one addition remains."""
+    """One addition remains of a normalization before a padded convolution."""
     model = graph(
         """
         g (float[N,4,7,7] x) => (float[N,6,7,7] y) {
@@ -901,7 +903,7 @@ def test_a_scale_passes_the_border_that_its_shift_does_not() -> None:
 
 
 def test_a_shift_without_a_scale_stays_with_its_node() -> None:
-    """Where a channel is scaled by zero, its shift cannot be added before."""
+    """If a channel is scaled by zero, its shift cannot be added before."""
     numbers = bn("n", 4)
     numbers["n_s"][1] = 0
     model = graph(
