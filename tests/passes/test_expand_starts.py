@@ -209,7 +209,7 @@ def test_the_condition_number_is_that_of_the_operator() -> None:
 
 
 def test_a_single_layer_has_condition_one() -> None:
-    """The condition number is normalized: a single layer has 1."""
+    """A single layer learns equally in all directions."""
     layer = Geometry(4, 6, (3, 3))
     kernel = blocks(with_numbers(layer, 0).weight, 1)
     path = Path((kernel,), (True,), (slice(None), slice(None)))
