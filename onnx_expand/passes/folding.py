@@ -100,13 +100,16 @@ class FoldRun:
         for round_ in range(_ROUNDS):
             self.kept.clear()
             graphs = list(self._model.graphs())
+            readers = sum(map(_shape_readers, graphs))
             for graph in counted(f"folding, round {round_ + 1}", graphs):
                 self.fold_graph(graph)
                 if width is not None:
                     self.resize(graph, width)
+            # What a Shape that is gone read has fewer readers.
+            freed = sum(map(_shape_readers, graphs)) < readers
             graphs = list(self._model.graphs()) if cleans else []
             cleaned = [self.clean(graph) for graph in graphs]
-            if not any(cleaned):
+            if not any(cleaned) and not freed:
                 break
         if self.policy is not Policy.MARKED:
             for graph in list(self._model.graphs()):
@@ -268,3 +271,8 @@ def _labels(writer: Writer, terms: Iterable[Term]) -> tuple[str, ...]:
     values = (writer.value_of(term) for term in terms)
     nodes = (value.producer() for value in values if value is not None)
     return tuple(dict.fromkeys(label(node) for node in nodes if node is not None))
+
+
+def _shape_readers(graph: ir.Graph) -> int:
+    """Count the nodes of a graph that read shapes."""
+    return sum(node.op_type in {"Shape", "Size"} for node in graph)

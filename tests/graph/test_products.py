@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given
@@ -14,7 +15,8 @@ import onnx_expand
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.products import Product, combined, product, quotient, reshaped
 from tests.support.graphs_text import graph, ops, weights
-from tests.support.numbers import assert_same
+from tests.support.numbers import assert_same, outputs
+from tests.support.random_extents import extent_graph
 
 _VALUES = {"N": 6, "M": 10, "K": 15}
 _EXTENTS = st.lists(st.sampled_from([1, 2, 3, 4, "N", "M", "K"]), min_size=1, max_size=5)
@@ -151,3 +153,24 @@ def test_parts_of_one_stored_weight_are_stored_instead_of_it() -> None:
     folded = onnx_expand.fold(model)
     assert ops(folded) == ["MatMul", "MatMul", "Mul"]
     assert folded.ByteSize() < model.ByteSize()
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_random_targets_lead_to_the_same_numbers(block: int) -> None:
+    """Whatever computes where numbers go, at every size; what is followed is stored at once."""
+    for seed in range(10 * block, 10 * block + 10):
+        model = extent_graph(seed)
+        for policy in ("cheapest", "always"):
+            folded = onnx_expand.fold(model, policy=policy)
+            for size in (1, 2, 3, 5):
+                _assert_agree(model, folded, size)
+            assert seed % 2 or onnx_expand.fold(folded, policy=policy) == folded, seed
+
+
+def _assert_agree(model: onnx.ModelProto, folded: onnx.ModelProto, batch: int) -> None:
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    shape = [dim.dim_value or batch for dim in dims]
+    x = np.random.default_rng(batch).standard_normal(shape)
+    (expected,), (found,) = outputs(model, x), outputs(folded, x)
+    assert expected.shape == found.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
