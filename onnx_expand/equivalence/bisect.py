@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnx_expand.documents import table
 from onnx_expand.equivalence.cells import common_tensors
-from onnx_expand.equivalence.compare import FACTOR, distance
+from onnx_expand.equivalence.compare import FACTOR, distance, largest
 from onnx_expand.equivalence.regions import run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.editing import label
@@ -113,11 +113,10 @@ def _moved(feeds: Tensors) -> Tensors:
 def _tolerance(x: Any, moved: Any) -> float:
     if x.dtype.kind != "f" or x.size == 0:
         return 0.0
-    scale = float(np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
     own = distance(x, moved) if x.shape == moved.shape else 0.0
     eps = float(np.finfo(x.dtype).eps)
     # The rounding error of a sum of n terms is about sqrt(n) roundings.
-    return FACTOR * max(own, _UNITS * 8 * eps * scale, float(np.finfo(x.dtype).tiny))
+    return FACTOR * max(own, _UNITS * 8 * eps * largest(x), float(np.finfo(x.dtype).tiny))
 
 
 def _error(x: Any, y: Any) -> float:

@@ -11,7 +11,17 @@ import numpy.typing as npt
 
 from onnx_expand.documents import table
 
-__all__ = ["FACTOR", "Figure", "Place", "Tolerance", "compare", "distance", "missing", "trusted"]
+__all__ = [
+    "FACTOR",
+    "Figure",
+    "Place",
+    "Tolerance",
+    "compare",
+    "distance",
+    "largest",
+    "missing",
+    "trusted",
+]
 
 Array = npt.NDArray[Any]
 
@@ -115,6 +125,13 @@ def distance(left: Array, right: Array) -> float:
     return float(np.max(np.abs(gap), initial=0.0))
 
 
+def largest(array: Array) -> float:
+    """Return the largest finite absolute value of an array; 0 for types without rounding."""
+    if array.dtype.kind != "f":
+        return 0.0
+    return float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
+
+
 def trusted(a: Array, truth: Array, noise: float, eps: float) -> bool:
     """Return whether rounding can explain A's distance from float64.
 
@@ -126,9 +143,8 @@ def trusted(a: Array, truth: Array, noise: float, eps: float) -> bool:
         return True
     if a.shape != truth.shape:
         return False
-    scale = float(np.max(np.abs(truth), where=np.isfinite(truth), initial=0.0))
     error = distance(a, truth)
-    return error <= max(_DISTRUST * noise, _DISTRUST * _UNITS * eps * scale, _tiny(a))
+    return error <= max(_DISTRUST * noise, _DISTRUST * _UNITS * eps * largest(truth), _tiny(a))
 
 
 def compare(

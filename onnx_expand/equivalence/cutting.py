@@ -15,6 +15,7 @@ from onnx_expand.runtimes.base import Tensors
 __all__ = [
     "constants_of",
     "cut",
+    "exposed",
     "keep_outputs",
     "target",
 ]
@@ -66,6 +67,19 @@ def cut(model: ir.Model, cells: Mapping[str, Cell], values: Tensors) -> ir.Model
     graph.inputs.extend(given)
     graph.outputs[:] = outputs
     keep_outputs(copy, {target(name) for name in cells})
+    return copy
+
+
+def exposed(model: ir.Model, names: Mapping[str, ir.DataType]) -> ir.Model:
+    """Return a copy of a model with inner tensors as additional outputs, by name and type."""
+    copy = model.clone()
+    known = {value.name or "" for value in copy.graph.outputs}
+    for node in copy.graph:
+        for out in node.outputs:
+            name = out.name or ""
+            if name in names and name not in known:
+                out.dtype = out.dtype or names[name]
+                copy.graph.outputs.append(out)
     return copy
 
 

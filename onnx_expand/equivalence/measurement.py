@@ -15,6 +15,7 @@ from onnx_expand.equivalence.compare import (
     Tolerance,
     compare,
     distance,
+    largest,
     missing,
     trusted,
 )
@@ -22,7 +23,7 @@ from onnx_expand.equivalence.inputs import Regime, nudge
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Session, Tensors
 
-__all__ = ["Measurement", "NoReferenceError", "eps_of", "floors_of", "largest"]
+__all__ = ["Measurement", "NoReferenceError", "eps_of", "floors_of"]
 
 _NUDGES = 6
 _LOOSE = 20.0  # ulps: an output that moves by more than this has jumped
@@ -220,13 +221,6 @@ def _in_float64(reference: Session, feeds: Tensors) -> Tensors:
         return reference.run(feeds)
     except UnsupportedError as error:
         raise NoReferenceError(str(error)) from error
-
-
-def largest(array: npt.NDArray[Any]) -> float:
-    """Return the largest finite absolute value of an array; 0 for types without rounding."""
-    if array.dtype.kind != "f":
-        return 0.0
-    return float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
 
 
 def eps_of(dtype: np.dtype[Any]) -> float:

@@ -23,8 +23,8 @@ from onnx_expand.equivalence.cells import (
     inlined,
     unlike_ends,
 )
-from onnx_expand.equivalence.compare import distance
-from onnx_expand.equivalence.cutting import cut
+from onnx_expand.equivalence.compare import distance, largest
+from onnx_expand.equivalence.cutting import cut, exposed
 from onnx_expand.equivalence.pair import Array, Pair
 from onnx_expand.equivalence.region import Region
 from onnx_expand.errors import UnsupportedError
@@ -64,15 +64,7 @@ def run_inner(
     Raises:
         UnsupportedError: The runtime cannot run the model this way.
     """
-    copy = model.clone()
-    known = {value.name or "" for value in copy.graph.outputs}
-    for node in copy.graph:
-        for out in node.outputs:
-            name = out.name or ""
-            if name in names and name not in known:
-                out.dtype = out.dtype or names[name]
-                copy.graph.outputs.append(out)
-    return runtime.session(copy, "the inner tensors").run(feeds)
+    return runtime.session(exposed(model, names), "the inner tensors").run(feeds)
 
 
 def compare_regions(
@@ -297,5 +289,4 @@ def are_close(x: Array, y: Array, share: float) -> bool:
         return bool(np.array_equal(x, y))
     with np.errstate(invalid="ignore"):
         gap = np.max(np.abs(x.astype(np.float64) - y), where=np.isfinite(x - y), initial=0.0)
-    scale = np.max(np.abs(x), where=np.isfinite(x), initial=0.0)
-    return bool(gap <= share * scale)
+    return bool(gap <= share * largest(x))

@@ -49,18 +49,14 @@ class Side:
         """Run the parts in a runtime."""
         return _run(self._model, values, runtime)
 
-    def run_exactly(self, values: Tensors) -> Tensors:
-        """Run the parts in float64."""
-        return self._in_double(values)
-
     def load_exactly(self) -> None:
         """Load the parts in float64, before their values are made absolute."""
         self._sessions.append(Reference().session(self._model, "the differing parts"))
 
-    def _in_double(self, values: Tensors) -> Tensors:
-        session = Reference().session(self._model, "the differing parts")
-        self._sessions.append(session)
-        return session.run({v.name or "": values[v.name or ""] for v in self._model.graph.inputs})
+    def run_exactly(self, values: Tensors) -> Tensors:
+        """Run the parts in float64."""
+        self.load_exactly()
+        return self._sessions[-1].run(_feeds(self._model, values))
 
     def run_absolutely(self, values: Tensors, unit: float) -> Tensors:
         """Run the parts with absolute values; this modifies the model, so call `run` before."""
@@ -70,7 +66,7 @@ class Side:
             name: np.abs(array) if array.dtype.kind == "f" else array
             for name, array in values.items()
         }
-        return self._in_double(positive)
+        return self.run_exactly(positive)
 
     def _drift(self, values: Tensors, unit: float) -> dict[str, npt.NDArray[np.float64]]:
         """Measure the errors of constants that the model computes in its own types, in roundoffs.
@@ -86,5 +82,8 @@ class Side:
 
 
 def _run(model: ir.Model, values: Tensors, runtime: Runtime) -> Tensors:
-    feeds = {value.name or "": values[value.name or ""] for value in model.graph.inputs}
-    return runtime.session(model, "the differing parts").run(feeds)
+    return runtime.session(model, "the differing parts").run(_feeds(model, values))
+
+
+def _feeds(model: ir.Model, values: Tensors) -> Tensors:
+    return {value.name or "": values[value.name or ""] for value in model.graph.inputs}

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnx_expand.equivalence.cutting import exposed
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.attributes import float_of
+from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.runtimes.base import Session, Tensors
 from onnx_expand.runtimes.named import named_runtime
@@ -89,10 +91,10 @@ def _thresholds(model: ir.Model, letter: str) -> Iterator[Threshold]:
         if read is None or dtype not in _TYPES or facts.is_constant(read):
             continue
         most = float(np.finfo(dtype.numpy()).max) / 2  # the largest number bounds nothing
-        label = f"{node.op_type} '{node.name or node.outputs[0].name}'"
+        where = f"{node.op_type} '{label(node)}'"
         for value in dict.fromkeys(_values(node, facts)):
             if abs(value) < most:
-                yield Threshold(value, read.name or "", label, letter)
+                yield Threshold(value, read.name or "", where, letter)
 
 
 def _values(node: ir.Node, facts: Facts) -> Iterator[float]:
@@ -175,17 +177,12 @@ class _Watch:
         self._session: Session | None = None
         if not names:
             return
-        copy = model.clone()
-        facts = Facts(copy)
-        known = {value.name for value in (*copy.graph.inputs, *copy.graph.outputs)}
-        for node in copy.graph:
-            for out in node.outputs:
-                dtype = facts.dtype(out) if out.name in names else None
-                if dtype is not None and out.name not in known:
-                    out.dtype = dtype
-                    copy.graph.outputs.append(out)
+        facts = Facts(model)
+        made = [out for node in model.graph for out in node.outputs if out.name in names]
+        types = {out.name or "": dtype for out in made if (dtype := facts.dtype(out)) is not None}
         try:
-            self._session = named_runtime(provider).session(copy, "the inner tensors")
+            shown = exposed(model, types)
+            self._session = named_runtime(provider).session(shown, "the inner tensors")
         except UnsupportedError:
             return
 
@@ -248,7 +245,5 @@ def _narrowed(model: ir.Model) -> Mapping[ir.DataType, list[str]]:
     for node in model.graph.all_nodes():
         to = node.attributes.get("to") if node.op_type == "Cast" and not node.domain else None
         if to is not None and not to.is_ref() and ir.DataType(to.as_int()) in _NARROW:
-            found.setdefault(ir.DataType(to.as_int()), []).append(
-                node.name or node.outputs[0].name or ""
-            )
+            found.setdefault(ir.DataType(to.as_int()), []).append(label(node))
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.equivalence.compare import Figure, Tolerance, distance
+from onnx_expand.equivalence.compare import Figure, Tolerance, distance, largest
 from onnx_expand.equivalence.definition import Definition
 from onnx_expand.equivalence.elementary import with_kernel_noise, with_other_roundings
 from onnx_expand.equivalence.exactness import exact_reference
@@ -22,7 +22,6 @@ from onnx_expand.equivalence.measurement import (
     NoReferenceError,
     eps_of,
     floors_of,
-    largest,
 )
 from onnx_expand.equivalence.options import Given
 from onnx_expand.equivalence.ports import with_plain_ports

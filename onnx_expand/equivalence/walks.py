@@ -6,6 +6,8 @@ from collections.abc import Iterator, Set
 
 import onnx_ir as ir
 
+from onnx_expand.graph.editing import label
+
 __all__ = [
     "Walk",
     "are_same",
@@ -90,11 +92,7 @@ class Walk:
 
     def labels(self) -> tuple[str, ...]:
         """Return the labels of the nodes."""
-        return tuple(
-            node.name or node.outputs[0].name or node.op_type
-            for node in self.nodes
-            if node.op_type != "Constant"
-        )
+        return tuple(label(node) for node in self.nodes if node.op_type != "Constant")
 
     def is_like(self, other: Walk) -> bool:
         """Return whether the two have equal nodes and equal constants."""
