@@ -12,9 +12,9 @@ does not define, because runtimes refuse models in which it is wrong. Claimed sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
+
+from onnx_expand.model.outline import graphs_in, inner_graphs
 
 __all__ = ["MADE_UP", "Claims", "describe"]
 
@@ -45,7 +45,7 @@ class Claims:
         self.spelled: dict[str, str] = {}
         self._graph = model.graph
         self._types: list[_Types] = []
-        for graph in _graphs(model.graph):
+        for graph in inner_graphs(model.graph):
             is_free = graph is not model.graph or is_body
             claimed = [*graph.value_info, *graph.output, *(graph.input if is_free else ())]
             types: _Types = {}
@@ -57,9 +57,8 @@ class Claims:
             _forget_defaults(graph)
         for function in model.functions:
             del function.value_info[:]
-            for graph in (g for node in function.node for g in _held_by(node)):
-                for inner in _graphs(graph):
-                    del inner.value_info[:]
+            for graph in graphs_in(function.node):
+                del graph.value_info[:]
         if not is_body:
             self._rename(model.graph)
 
@@ -90,7 +89,7 @@ class Claims:
             Whether any type was declared.
         """
         offered, outer = False, set[str]()
-        graphs = zip(_graphs(self._graph), _graphs(inferred), self._types, strict=True)
+        graphs = zip(inner_graphs(self._graph), inner_graphs(inferred), self._types, strict=True)
         for graph, known_graph, types in graphs:
             infos = (*known_graph.input, *known_graph.value_info, *known_graph.output)
             known = {info.name for info in infos if _has_type(info.type)}
@@ -145,18 +144,3 @@ def _forget_shape(given: onnx.TypeProto) -> None:
 def _has_type(kind: onnx.TypeProto) -> bool:
     which = kind.WhichOneof("value")
     return which is not None and (which != "tensor_type" or bool(kind.tensor_type.elem_type))
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and its subgraphs."""
-    yield graph
-    for node in graph.node:
-        for inner in _held_by(node):
-            yield from _graphs(inner)
-
-
-def _held_by(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs

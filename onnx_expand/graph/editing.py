@@ -13,7 +13,7 @@ from onnx_expand.graph.origins import inherit
 from onnx_expand.graph.spill import Spill
 from onnx_expand.graph.tensors import first_bytes, read_tensor, same_bytes
 
-__all__ = ["ACTIVATION_KEY", "UNIT_KEY", "Entry", "Rewriter", "detach", "label"]
+__all__ = ["ACTIVATION_KEY", "UNIT_KEY", "Entry", "Rewriter", "Rewritten", "detach", "label"]
 
 UNIT_KEY = "onnx_expand.unit"
 ACTIVATION_KEY = "onnx_expand.activation"
@@ -50,6 +50,14 @@ class Entry:
     places: dict[int, tuple[float, ...]]
     read: dict[str | None, ir.Value]
     whole: bool = False
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Nodes that were replaced: the labels of the old ones and of the new ones."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
 
 
 class Rewriter:

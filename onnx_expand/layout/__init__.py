@@ -2,6 +2,6 @@
 
 # Importing a module registers its ops.
 from onnx_expand.layout import axes
-from onnx_expand.layout.rewrite import Turned, straighten_layouts
+from onnx_expand.layout.rewrite import straighten_layouts
 
-__all__ = ["Turned", "axes", "straighten_layouts"]
+__all__ = ["axes", "straighten_layouts"]

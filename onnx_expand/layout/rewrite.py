@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.frames import find_frames
-from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.graph.tensors import read_tensor
@@ -18,17 +18,9 @@ from onnx_expand.layout.features import Features
 from onnx_expand.layout.turns import Turn
 from onnx_expand.lower import node_like
 
-__all__ = ["Turned", "straighten_layouts"]
+__all__ = ["straighten_layouts"]
 
 Usual = Callable[[ir.Value], "tuple[int, ...] | None"]
-
-
-@dataclass(frozen=True)
-class Turned:
-    """The names of removed and of new nodes: Transposes, and readers of shapes."""
-
-    gone: tuple[str, ...]
-    new: tuple[str, ...]
 
 
 def straighten_layouts(
@@ -37,7 +29,7 @@ def straighten_layouts(
     rewriter: Rewriter,
     usual: Usual,
     locked: frozenset[str] = frozenset(),
-) -> Iterator[Turned]:
+) -> Iterator[Rewritten]:
     """Rewrite a graph so that the fewest bytes are transposed.
 
     Args:
@@ -79,7 +71,7 @@ class _Writer:
     def __post_init__(self) -> None:
         self._members = self.choice.members
 
-    def write(self) -> Turned:
+    def write(self) -> Rewritten:
         """Rewrite the graph according to the choice."""
         choice = self.choice
         for node in list(choice.graph):
@@ -99,7 +91,7 @@ class _Writer:
         left = [node for node in choice.turning if node.graph is None]
         choice.graph.sort()
         gone_labels = (*(labels[node] for node in left), *self._gathering)
-        return Turned(gone_labels, tuple(self._new))
+        return Rewritten(gone_labels, tuple(self._new))
 
     # -- Values -----------------------------------------------------------------------------
 

@@ -274,8 +274,13 @@ def _write(movable: Sequence[Holder], stream: IO[bytes]) -> list[tuple[Holder, i
 
 
 def _reference(
-    tensor: ir.TensorProtocol, location: str, offset: int, length: int
+    tensor: ir.TensorProtocol,
+    location: str | os.PathLike[str],
+    offset: int | None,
+    length: int | None,
+    base: str | os.PathLike[str] = "",
 ) -> ir.ExternalTensor:
+    """Return a tensor that refers to its contents in a file."""
     return ir.ExternalTensor(
         location,
         offset,
@@ -285,22 +290,13 @@ def _reference(
         name=tensor.name or "",
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),
+        base_dir=base,
     )
 
 
 def reopened(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
     """Return a tensor with the same contents in the same file, which is not open."""
-    return ir.ExternalTensor(
-        tensor.location,
-        tensor.offset,
-        tensor.length,
-        tensor.dtype,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=tensor.name or "",
-        doc_string=tensor.doc_string,
-        metadata_props=dict(tensor.metadata_props),
-        base_dir=tensor.base_dir,
-    )
+    return _reference(tensor, tensor.location, tensor.offset, tensor.length, tensor.base_dir)
 
 
 def _names(path: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 __all__ = [
     "PAYLOADS",
     "graphs",
+    "graphs_in",
     "inner_graphs",
     "is_repeated",
     "is_small",
@@ -40,7 +41,7 @@ def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """Yield the main graph and all subgraphs, including those of functions and training."""
     yield from inner_graphs(model.graph)
     for function in model.functions:
-        yield from _of_nodes(function.node)
+        yield from graphs_in(function.node)
     for training in model.training_info:
         yield from inner_graphs(training.initialization)
         yield from inner_graphs(training.algorithm)
@@ -49,7 +50,7 @@ def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield a graph and all its subgraphs."""
     yield graph
-    yield from _of_nodes(graph.node)
+    yield from graphs_in(graph.node)
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
@@ -68,7 +69,8 @@ def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
             yield from _held_by(attribute, f"function '{function.name}'")
 
 
-def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def graphs_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs within nodes, and all their subgraphs."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("g"):

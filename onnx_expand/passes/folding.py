@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal
-from onnx_expand.graph.editing import detach, label
+from onnx_expand.graph.editing import Rewritten, detach, label
 from onnx_expand.graph.shapes import Dim, Inference
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.linear import rules
@@ -118,8 +118,7 @@ class FoldRun:
     def _lay_rows(self, graph: ir.Graph) -> None:
         """Write products of tokens as products of rows."""
         for rowed in as_rows(graph, self.facts, self.rewriter, self.locked):
-            costs = Cost(0, 0, len(rowed.old)), Cost(0, 0, len(rowed.new))
-            self.sites.append(Site(rowed.old, rowed.new, *costs))
+            self._note([rowed])
             self.kept = [rowed.renamed(kept) for kept in self.kept]
 
     def fold_graph(self, graph: ir.Graph) -> None:
@@ -167,11 +166,9 @@ class FoldRun:
     def _raise(self, graph: ir.Graph) -> None:
         """Write composite patterns as runtimes compute them."""
         respell = self.policy is not Policy.ALWAYS  # the policy `always` merges inside patterns
-        for raised in raise_composites(
-            graph, self.facts, self.rewriter, locked=self.locked, respell=respell
-        ):
-            costs = Cost(0, 0, len(raised.old)), Cost(0, 0, len(raised.new))
-            self.sites.append(Site(raised.old, raised.new, *costs))
+        self._note(
+            raise_composites(graph, self.facts, self.rewriter, locked=self.locked, respell=respell)
+        )
 
     def _straighten(self, graph: ir.Graph) -> bool:
         """Change the axis order of nodes to save transposes; return whether any changed."""
@@ -179,10 +176,15 @@ class FoldRun:
         self._usually = None
         usual, locked = self._usual, self.locked
         for turned in straighten_layouts(graph, self.facts, self.rewriter, usual, locked):
-            costs = Cost(0, 0, len(turned.gone)), Cost(0, 0, len(turned.new))
-            self.sites.append(Site(turned.gone, turned.new, *costs))
+            self._note([turned])
             found, self._usually = True, None
         return found
+
+    def _note(self, found: Iterable[Rewritten]) -> None:
+        """Report nodes that were written in another form."""
+        for part in found:
+            costs = Cost(0, 0, len(part.old)), Cost(0, 0, len(part.new))
+            self.sites.append(Site(part.old, part.new, *costs))
 
     def _usual(self, value: ir.Value) -> tuple[int, ...] | None:
         """Return the extents of a value at usual input extents, with 0 for unknown ones."""
@@ -195,9 +197,7 @@ class FoldRun:
 
     def resize(self, graph: ir.Graph, width: Width) -> None:
         """Write products of one input as one wider product, or the reverse."""
-        for resized in resize(graph, self.facts, self.rewriter, width, self.locked):
-            costs = Cost(0, 0, len(resized.old)), Cost(0, 0, len(resized.new))
-            self.sites.append(Site(resized.old, resized.new, *costs))
+        self._note(resize(graph, self.facts, self.rewriter, width, self.locked))
 
     def clean(self, graph: ir.Graph) -> bool:
         """Clean a folded graph, its maps included; return whether it changed."""

@@ -10,26 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.expressions import matches
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composite, Composites
 from onnx_expand.graph.tensors import read_tensor
 
-__all__ = ["Raised", "raise_composites"]
-
-
-@dataclass(frozen=True)
-class Raised:
-    """A rewritten composite: the labels of its old nodes and of the new ones."""
-
-    old: tuple[str, ...]
-    new: tuple[str, ...]
+__all__ = ["raise_composites"]
 
 
 def raise_composites(
@@ -39,7 +30,7 @@ def raise_composites(
     *,
     locked: frozenset[str] = frozenset(),
     respell: bool = True,
-) -> Iterator[Raised]:
+) -> Iterator[Rewritten]:
     """Write the composites of a graph in the form that runtimes compute fastest.
 
     Args:
@@ -67,7 +58,7 @@ def raise_composites(
             node.outputs[0].dtype = ir.DataType.FLOAT
         rewriter.replace(old, new)
         facts.transfer(before, new[-1].outputs[0])
-        yield Raised(labels, tuple(map(label, new)))
+        yield Rewritten(labels, tuple(map(label, new)))
 
 
 _OF_MEANS = "one number for each vector"

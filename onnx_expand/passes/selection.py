@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -53,10 +53,10 @@ def survey(model: ir.Model, facts: Facts) -> list[Candidate]:
     for graph in model.graphs():
         nodes = list(graph)
         residual = _residual(nodes)
-        behind_conv = _behind(nodes, {"Conv"})
-        behind = _behind(nodes, EXPANDABLE)
-        ahead = _ahead(nodes, EXPANDABLE)
-        raised = _behind(nodes, _UPSAMPLING)
+        behind_conv = _reached(nodes, {"Conv"})
+        behind = _reached(nodes, EXPANDABLE)
+        ahead = _reached(nodes, EXPANDABLE, backwards=True)
+        raised = _reached(nodes, _UPSAMPLING)
         for node in nodes:
             if node.domain or node.op_type not in EXPANDABLE:
                 continue
@@ -118,29 +118,18 @@ def _unselected(message: str) -> Refusal:
     return Refusal(Reason.SELECTION, message)
 
 
-def _behind(nodes: Sequence[ir.Node], ops: frozenset[str] | set[str]) -> set[ir.Node]:
-    """Return the nodes that depend on a layer of some ops."""
-    reached: set[ir.Value] = set()
+def _reached(nodes: Sequence[ir.Node], ops: Set[str], *, backwards: bool = False) -> set[ir.Node]:
+    """Return the nodes that depend on a layer of some ops, or backwards those it depends on."""
+    values: set[ir.Value | None] = set()
     found = set()
-    for node in nodes:
-        follows = any(value in reached for value in node.inputs)
-        if follows:
+    for node in reversed(nodes) if backwards else nodes:
+        before, after = node.inputs, node.outputs
+        if backwards:
+            before, after = after, before
+        if not values.isdisjoint(before):
             found.add(node)
-        if follows or (node.op_type in ops and _is_layer(node)):
-            reached.update(node.outputs)
-    return found
-
-
-def _ahead(nodes: Sequence[ir.Node], ops: frozenset[str]) -> set[ir.Node]:
-    """Return the nodes that a layer of some ops depends on."""
-    needed: set[ir.Value | None] = set()
-    found = set()
-    for node in reversed(nodes):
-        leads = any(value in needed for value in node.outputs)
-        if leads:
-            found.add(node)
-        if leads or (node.op_type in ops and _is_layer(node)):
-            needed.update(node.inputs)
+        if node in found or (node.op_type in ops and _is_layer(node)):
+            values.update(after)
     return found
 
 

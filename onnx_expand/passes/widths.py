@@ -18,11 +18,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of, ints_of
-from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
 
-__all__ = ["Resized", "Width", "resize"]
+__all__ = ["Width", "resize"]
 
 _COUNTED = 13  # the first opset in which a Split takes its sizes as an input
 
@@ -33,14 +33,6 @@ class Width(StrEnum):
     AS_IS = "as it is"
     WIDER = "wider"
     NARROWER = "narrower"
-
-
-@dataclass(frozen=True)
-class Resized:
-    """Products that were rewritten: the labels of the old nodes and of the new ones."""
-
-    old: tuple[str, ...]
-    new: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def resize(
     rewriter: Rewriter,
     width: Width,
     locked: frozenset[str] = frozenset(),
-) -> Iterator[Resized]:
+) -> Iterator[Rewritten]:
     """Merge or split the products of a graph.
 
     Args:
@@ -106,7 +98,7 @@ class _Scribe:
         self._graph, self._facts, self._rewriter = graph, facts, rewriter
         self._locked = locked
 
-    def widen(self) -> Iterator[Resized]:
+    def widen(self) -> Iterator[Rewritten]:
         """Replace products of one value by one wide product and a Split."""
         groups: dict[object, list[_Product]] = defaultdict(list)
         for node in self._graph:
@@ -117,7 +109,7 @@ class _Scribe:
             if len(products) > 1 and len({p.weight for p in products}) == len(products):
                 yield self._widened(products)
 
-    def narrow(self) -> Iterator[Resized]:
+    def narrow(self) -> Iterator[Rewritten]:
         """Replace a product that a Split cuts by one product for each part."""
         for node in list(self._graph):
             product = self._product(node)
@@ -213,7 +205,7 @@ class _Scribe:
 
     # -- Writing ----------------------------------------------------------------------------
 
-    def _widened(self, products: Sequence[_Product]) -> Resized:
+    def _widened(self, products: Sequence[_Product]) -> Rewritten:
         first = products[0]
         axis = first.axis
         weight = self._constant(first.weight, [p.weight for p in products], axis)
@@ -226,7 +218,7 @@ class _Scribe:
         old = [n for p in products for n in p.nodes]
         return self._put([*nodes, split], old, [p.y for p in products], split.outputs)
 
-    def _narrowed(self, product: _Product, split: ir.Node, sizes: Sequence[int]) -> Resized:
+    def _narrowed(self, product: _Product, split: ir.Node, sizes: Sequence[int]) -> Rewritten:
         nodes: list[ir.Node] = []
         outputs: list[ir.Value] = []
         begin = 0
@@ -286,7 +278,7 @@ class _Scribe:
         old: Sequence[ir.Node],
         before: Sequence[ir.Value],
         after: Sequence[ir.Value],
-    ) -> Resized:
+    ) -> Rewritten:
         """Replace nodes of the graph by others that compute the same values."""
         labels = tuple(map(label, old))
         position = {node: i for i, node in enumerate(self._graph)}
@@ -312,4 +304,4 @@ class _Scribe:
         for value in read:
             self._rewriter.drop(value)
         self._rewriter.register(entry)
-        return Resized(labels, tuple(map(label, new)))
+        return Rewritten(labels, tuple(map(label, new)))

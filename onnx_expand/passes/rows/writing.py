@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.editing import Rewriter, label
+from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.model import DESCRIBED
@@ -22,17 +22,13 @@ _BROADCASTING = 7  # the first opset in which C of a Gemm broadcasts without an 
 
 
 @dataclass(frozen=True)
-class Rowed:
+class Rowed(Rewritten):
     """Products that were rewritten.
 
     Attributes:
-        old: The labels of the replaced nodes.
-        new: The labels of the new nodes.
         names: The label of the Gemm that replaces each addition.
     """
 
-    old: tuple[str, ...]
-    new: tuple[str, ...]
     names: dict[str, str]
 
     def renamed(self, kept: Kept) -> Kept:
