@@ -37,16 +37,19 @@ def _as(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(y.isnan(), limits.min, inside)
 
 
+def _total(exact: torch.Tensor, axes: Axes, keepdims: int, noop: int) -> torch.Tensor:
+    dims = _axes(exact, axes, noop)
+    return exact.sum(dim=dims, keepdim=bool(keepdims), dtype=exact.dtype) if dims else exact
+
+
 @op("ReduceSum", static=(1,))
 def reduce_sum(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """Compute the sum."""
-    dims = _axes(x, axes, noop_with_empty_axes)
-    if not dims:
-        return x
-    exact = _exact(x)
-    return _as(exact.sum(dim=dims, keepdim=bool(keepdims), dtype=exact.dtype), x.dtype)
+    if not _axes(x, axes, noop_with_empty_axes):
+        return x  # float64 would not hold every int64
+    return _as(_total(_exact(x), axes, keepdims, noop_with_empty_axes), x.dtype)
 
 
 @op("ReduceMean", static=(1,))
@@ -112,9 +115,7 @@ def reduce_l1(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """Compute the sum of absolute values."""
-    total = reduce_sum(
-        _exact(x).abs(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
+    total = _total(_exact(x).abs(), axes, keepdims, noop_with_empty_axes)
     return _as(total, x.dtype)
 
 
@@ -123,9 +124,7 @@ def reduce_l2(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """Compute the Euclidean norm."""
-    squares = reduce_sum_square(
-        _exact(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
+    squares = _total(_exact(x).square(), axes, keepdims, noop_with_empty_axes)
     return _as(squares.sqrt(), x.dtype)
 
 
@@ -134,9 +133,7 @@ def reduce_sum_square(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """Compute the sum of squares."""
-    total = reduce_sum(
-        _exact(x).square(), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
+    total = _total(_exact(x).square(), axes, keepdims, noop_with_empty_axes)
     return _as(total, x.dtype)
 
 
@@ -145,9 +142,7 @@ def reduce_log_sum(
     x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> torch.Tensor:
     """Compute the logarithm of the sum."""
-    total = reduce_sum(
-        _exact(x), axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes
-    )
+    total = _total(_exact(x), axes, keepdims, noop_with_empty_axes)
     return _as(total.log(), x.dtype)
 
 
