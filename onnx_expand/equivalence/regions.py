@@ -36,7 +36,6 @@ from onnx_expand.runtimes.reference import Reference
 __all__ = [
     "Examination",
     "are_close",
-    "compare_regions",
     "examine",
     "run_inner",
 ]
@@ -67,37 +66,6 @@ def run_inner(
     return runtime.session(exposed(model, names), "the inner tensors").run(feeds)
 
 
-def compare_regions(
-    a: ir.Model,
-    b: ir.Model,
-    feeds: Tensors,
-    providers: tuple[str, str],
-    slack: float = 1.0,
-    *,
-    probe: bool = True,
-) -> tuple[Region, ...]:
-    """Compare the parts in which two models differ.
-
-    Tensors of a common name with different values are not taken as corresponding: the nodes around
-    them form one part.
-
-    Args:
-        a: The reference model.
-        b: The model to compare.
-        feeds: An array for every input.
-        providers: The providers of A and B.
-        slack: The allowed error as a multiple of the bound.
-        probe: Whether to probe each affine part with random inputs, too.
-
-    Returns:
-        The parts in A's order; none if the graphs have equal nodes.
-
-    Raises:
-        UnsupportedError: A runtime cannot run a model in parts.
-    """
-    return examine(a, b, feeds, providers, slack, probe=probe).regions
-
-
 @dataclass(frozen=True)
 class Examination:
     """The result of comparing two models part by part.
@@ -122,7 +90,22 @@ def examine(
 ) -> Examination:
     """Compare the parts in which two models differ, and report other differences.
 
-    The arguments and errors are those of `compare_regions`.
+    Tensors of a common name with different values are not taken as corresponding: the nodes around
+    them form one part.
+
+    Args:
+        a: The reference model.
+        b: The model to compare.
+        feeds: An array for every input.
+        providers: The providers of A and B.
+        slack: The allowed error as a multiple of the bound.
+        probe: Whether to probe each affine part with random inputs, too.
+
+    Returns:
+        The parts in A's order; none if the graphs have equal nodes.
+
+    Raises:
+        UnsupportedError: A runtime cannot run a model in parts.
     """
     a, b = inlined(a), inlined(b)
     facts = Facts(a)

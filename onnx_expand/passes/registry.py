@@ -18,7 +18,7 @@ from onnx_expand.passes.fold import Fold
 from onnx_expand.passes.preprocess import Preprocess
 from onnx_expand.passes.strip import StripNonlinear
 
-__all__ = ["NamedPass", "Option", "find_pass", "make_pass", "named_passes", "options_of"]
+__all__ = ["NamedPass", "Option", "find_pass", "named_passes", "options_of"]
 
 _OWN: Mapping[str, type[ir.passes.PassBase]] = {
     "clean": Clean,
@@ -116,19 +116,6 @@ def find_pass(name: str) -> NamedPass:
         known = ", ".join([*_OWN, *plugins.names(plugins.PASSES)])
         raise UsageError(f"there is no pass '{name}'; there are {known}")
     return _foreign(name)
-
-
-def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ir.passes.PassBase:
-    """Create a pass by name.
-
-    Args:
-        name: The name, as `onnx-expand passes` lists it.
-        options: Its options by name.
-
-    Raises:
-        UsageError: There is no such pass or option, or an option has an invalid value.
-    """
-    return find_pass(name).make(options or {})
 
 
 def _foreign(name: str) -> NamedPass:

@@ -18,7 +18,7 @@ import onnx_expand
 from onnx_expand import check
 from onnx_expand.equivalence.magnitude import gamma
 from onnx_expand.equivalence.region import Region
-from onnx_expand.equivalence.regions import compare_regions
+from onnx_expand.equivalence.regions import examine
 from onnx_expand.model import read
 from tests.support.graphs_text import bn, graph, weights
 from tests.support.moved import moved
@@ -40,7 +40,7 @@ def regions(a: onnx.ModelProto, b: onnx.ModelProto, seed: int = 0) -> tuple[Regi
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         shape = [dim.dim_value or 3 for dim in kind.shape.dim]
         feeds[value.name] = rng.standard_normal(shape).astype(dtype)
-    return compare_regions(read(a), read(b), feeds, CPU)
+    return examine(read(a), read(b), feeds, CPU).regions
 
 
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([np.float32, np.float16]))

@@ -16,7 +16,7 @@ from onnx_expand.experiment.data.augment import DRAWS
 from onnx_expand.experiment.data.samples import Batch, Request, Samples
 from onnx_expand.experiment.training.parallel import World
 
-__all__ = ["Feed", "epoch_order", "steps_of", "testing"]
+__all__ = ["Feed", "epoch_order", "testing"]
 
 Picks = npt.NDArray[np.int64]
 
@@ -28,11 +28,6 @@ def epoch_order(count: int, batch: int, generator: torch.Generator) -> list[Pick
     if len(parts) > 1 and len(parts[-1]) == 1 < batch:
         parts.pop()
     return parts
-
-
-def steps_of(count: int, batch: int) -> int:
-    """Return the number of steps of an epoch."""
-    return len(epoch_order(count, batch, torch.Generator()))
 
 
 @dataclass(frozen=True)
