@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,15 +80,8 @@ def fold(
       onnx-expand fold trained.onnx deploy.onnx --policy cheapest   # also folds BN
       onnx-expand fold net.onnx deploy.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
-    if dry_run:
-        target = None
-    elif target is None:
-        raise UsageError("OUT is missing; name a file, or give --dry-run")
-    for flag, path in (("--certificate", certificate), ("--html", html)):
-        if path is not None:
-            if target is None:
-                raise UsageError(f"{flag} needs the written model; leave --dry-run out")
-            require_both(source, target)
+    of_model = {"--certificate": certificate, "--html": html}
+    target = _target(source, None if dry_run else target, of_model, dry_run=dry_run)
     check_outputs(report, certificate, html, model=target, reads=[source])
     model = load(source)
     if assume_constant_initializers:
@@ -119,6 +113,20 @@ def fold(
     print_fold(out, outcome, written=target is not None, verbose=verbose)
     if target is not None:
         render.print_line(out, outcome.verification.text)
+
+
+def _target(
+    source: str, target: str | None, of_model: Mapping[str, str | None], *, dry_run: bool
+) -> str | None:
+    """Return the file to write; None for a dry run, which writes nothing that describes it."""
+    if target is None and not dry_run:
+        raise UsageError("OUT is missing; name a file, or give --dry-run")
+    for flag, path in of_model.items():
+        if path is not None:
+            if target is None:
+                raise UsageError(f"{flag} needs the written model; leave --dry-run out")
+            require_both(source, target)
+    return target
 
 
 def _certify(

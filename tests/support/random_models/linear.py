@@ -44,13 +44,13 @@ def conv(b: Builder, x: Value, channels: int | None = None, same: bool = False) 
         attributes["auto_pad"] = auto
     elif any(begin) or any(end) or b.chance(0.5):
         attributes["pads"] = begin + end
-    sizes = []
-    for i, axis in enumerate(x.dims[2:]):
-        if auto.startswith("SAME"):
-            sizes.append(tuple(-(-s // stride) for s in axis))
-        else:
-            pads = 0 if auto else begin[i] + end[i]
-            sizes.append(out_extent(axis, kernel[i], stride, dilation, pads))
+    pads = [0 if auto else first + last for first, last in zip(begin, end, strict=True)]
+    sizes = [
+        tuple(-(-s // stride) for s in axis)
+        if auto.startswith("SAME")
+        else out_extent(axis, kernel[i], stride, dilation, pads[i])
+        for i, axis in enumerate(x.dims[2:])
+    ]
     if min(map(min, sizes)) < 1:
         return None
     if stride > 1 or b.chance(0.3):
