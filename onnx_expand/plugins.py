@@ -1,4 +1,4 @@
-"""Find plugins of installed packages through Python's entry points.
+"""Use what packages that may be installed offer: modules, and plugins by entry points.
 
 A package registers in one of the groups below, in its own `pyproject.toml`:
 
@@ -9,14 +9,15 @@ A package registers in one of the groups below, in its own `pyproject.toml`:
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
-from onnx_expand.errors import UsageError
+from onnx_expand.errors import UnsupportedError, UsageError
 
-__all__ = ["LINEAR_OPS", "PASSES", "RUNTIMES", "STRATEGIES", "load", "names"]
+__all__ = ["LINEAR_OPS", "PASSES", "RUNTIMES", "STRATEGIES", "load", "names", "optional"]
 
 PASSES = "onnx_expand.passes"
 """Classes of `onnx_ir` passes whose options are the fields of a dataclass."""
@@ -27,6 +28,18 @@ RUNTIMES = "onnx_expand.runtimes"
 LINEAR_OPS = "onnx_expand.linear_ops"
 """Functions from a node and `onnx_expand.graph.facts.Facts` to the `onnx_expand.lift.Linear` that
 the node computes, named by domain and op type: `com.example.Scale`."""
+
+
+def optional(module: str, missing: str) -> Any:
+    """Import and return a module that need not be installed.
+
+    Raises:
+        UnsupportedError: It is not; `missing` is the message.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnsupportedError(missing) from error
 
 
 @functools.cache

@@ -8,8 +8,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.errors import UsageError
 from onnx_expand.experiment.data.sources.base import every_fifth
+from onnx_expand.experiment.data.sources.digits import published_digits
 
 __all__ = ["distorted_digits"]
 
@@ -45,17 +46,10 @@ def distorted_digits(
         UnsupportedError: scikit-learn is not installed.
         UsageError: A number is invalid.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UnsupportedError(
-            "the digits need scikit-learn: pip install 'onnx-expand[train]'"
-        ) from error
     extents = (size[0] or 16, size[1] or 16)
     if min(*extents, *copies) < 1:
         raise UsageError(f"size is {extents} and copies {copies}; they must be at least 1")
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = pixels.reshape(-1, 8, 8) / 16, labels.astype(np.int64)
+    x, y = published_digits()
     test = every_fifth(y)
     random = np.random.default_rng(seed)
     parts: dict[str, npt.NDArray[np.generic]] = {}

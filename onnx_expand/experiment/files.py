@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.experiment.training.history import EpochResult
-from onnx_expand.model import replacing
+from onnx_expand.model import make_folder, replacing
+from onnx_expand.plugins import optional
 
 __all__ = ["EventWriter", "Folder", "Row"]
 
@@ -37,13 +37,10 @@ class Folder:
         Raises:
             UsageError: It cannot be created.
         """
-        try:
-            self._is_new = not self.path.exists()
-            self.path.mkdir(parents=True, exist_ok=True)
+        self._is_new = make_folder(self.path)
+        with contextlib.suppress(OSError):  # what is left of a write disturbs nothing
             for rest in self.path.glob(".*.part"):
                 rest.unlink()
-        except OSError as error:
-            raise UsageError(f"{self.path}: cannot be made: {error.strerror or error}") from error
 
     def discard(self) -> None:
         """Remove the folder if this run created it and wrote nothing into it."""
@@ -137,13 +134,8 @@ class EventWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UnsupportedError(
-                "--tensorboard needs tensorboard: pip install 'onnx-expand[tensorboard]'"
-            ) from error
-        self._make: Any = SummaryWriter
+        missing = "--tensorboard needs tensorboard: pip install 'onnx-expand[tensorboard]'"
+        self._make = optional("torch.utils.tensorboard", missing).SummaryWriter
         self._path = path
         self._writers: dict[str, Any] = {}
 

@@ -9,8 +9,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from onnx_expand.errors import ModelError, UnsupportedError
+from onnx_expand.errors import ModelError
 from onnx_expand.model import read, replacing
+from onnx_expand.plugins import optional
 from onnx_expand.train.tensors import DTYPES, from_torch, to_tensor
 
 __all__ = ["needed", "put", "taken"]
@@ -24,13 +25,8 @@ def needed() -> Any:
     Raises:
         UnsupportedError: It is not installed.
     """
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise UnsupportedError(
-            "weights need safetensors: pip install 'onnx-expand[safetensors]'"
-        ) from error
-    return safetensors.torch
+    missing = "weights need safetensors: pip install 'onnx-expand[safetensors]'"
+    return optional("safetensors.torch", missing)
 
 
 def taken(model: ir.Model, path: Path) -> tuple[ir.Model, str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import ModelLike, read
 from onnx_expand.passes import Fold
+from onnx_expand.plugins import optional
 from onnx_expand.runtimes.content import content_of, discard
 from onnx_expand.workflow.verification import require_equal, verify
 
@@ -46,12 +46,8 @@ def inference_session(
         DifferentError: The folded model does not compute the same.
         UnsupportedError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise UnsupportedError(
-            "inference_session needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"
-        ) from None
+    missing = "inference_session needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"
+    ort = optional("onnxruntime", missing)
     given = read(model)
     folded: ir.Model = Fold(**options)(given.clone()).model
     if verified:

@@ -29,6 +29,7 @@ __all__ = [
     "data_file",
     "holders",
     "keep_weights",
+    "make_folder",
     "movable",
     "reopened",
     "replacing",
@@ -65,6 +66,20 @@ def _unwritable(path: Path) -> str:
     if not os.access(path.parent, os.W_OK):
         return f"the directory {path.parent} cannot be written"
     return ""
+
+
+def make_folder(path: Path) -> bool:
+    """Create a folder, and return True, unless it exists.
+
+    Raises:
+        UsageError: It cannot be created.
+    """
+    try:
+        is_new = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be made: {error.strerror or error}") from error
+    return is_new
 
 
 @contextlib.contextmanager

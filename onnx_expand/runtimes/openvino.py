@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.plugins import optional
 from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
 
@@ -41,12 +42,8 @@ class OpenVino:
         Raises:
             UnsupportedError: OpenVINO is not installed, or cannot load the model.
         """
-        try:
-            import openvino
-        except ImportError:
-            raise UnsupportedError(
-                "the provider openvino needs OpenVINO: pip install openvino"
-            ) from None
+        missing = "the provider openvino needs OpenVINO: pip install openvino"
+        openvino = optional("openvino", missing)
         options = dict(_PRECISE)
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads

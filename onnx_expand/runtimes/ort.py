@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.plugins import optional
 from onnx_expand.runtimes.aborts import require_no_abort
 from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
@@ -161,13 +162,8 @@ def detect_providers() -> tuple[str, ...]:
 
 
 def _import() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UnsupportedError(
-            "check needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"
-        ) from None
-    return onnxruntime
+    missing = "check needs onnxruntime: pip install 'onnx-expand[cpu]' or [gpu]"
+    return optional("onnxruntime", missing)
 
 
 def _require(wanted: str, offered: list[str]) -> None:

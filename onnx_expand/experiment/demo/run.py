@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 import onnx_expand
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.errors import UnsupportedError
 from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.loading import load_data
 from onnx_expand.experiment.demo.figures import KINDS, comparison, drift, figures, outputs
 from onnx_expand.experiment.gallery import Gallery
 from onnx_expand.experiment.paper import Job, in_pool, in_process
-from onnx_expand.model import replacing
+from onnx_expand.model import make_folder, replacing
 from onnx_expand.passes import Expand
 from onnx_expand.recipes import TrainOptions
 
@@ -111,10 +111,7 @@ class Demo:
             UnsupportedError: A run diverged.
         """
         begun = time.perf_counter()
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{out}: cannot be made: {error.strerror or error}") from None
+        make_folder(out)
         jobs = self._jobs()
         results = _train(jobs, out / "runs", processes, done)
         data = load_data(DATA, channels=3, size=(SIZE, SIZE), classes=10)

@@ -17,6 +17,7 @@ import torch
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.experiment.paper.job import Job
 from onnx_expand.experiment.paper.runner import perform
+from onnx_expand.plugins import optional
 
 __all__ = ["Done", "Executor", "by_slurm", "in_pool", "in_process", "in_ray"]
 
@@ -48,10 +49,7 @@ def in_pool(processes: int) -> Executor:
     Raises:
         UnsupportedError: joblib is not installed.
     """
-    try:
-        import joblib
-    except ImportError as error:
-        raise UnsupportedError("the pool needs joblib: pip install joblib") from error
+    joblib = optional("joblib", "the pool needs joblib: pip install joblib")
 
     def run(jobs: Sequence[Job], place: Path) -> Iterator[Done]:
         pool = joblib.Parallel(processes, return_as="generator_unordered", batch_size=1)
@@ -70,10 +68,7 @@ def in_ray(address: str | None = None) -> Executor:
     Raises:
         UnsupportedError: Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UnsupportedError("ray needs its extra: pip install 'onnx-expand[ray]'") from error
+    ray = optional("ray", "ray needs its extra: pip install 'onnx-expand[ray]'")
 
     def run(jobs: Sequence[Job], place: Path) -> Iterator[Done]:
         if not ray.is_initialized():
@@ -103,12 +98,7 @@ def by_slurm(logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") 
     Raises:
         UnsupportedError: submitit is not installed.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise UnsupportedError(
-            "slurm needs its extra: pip install 'onnx-expand[slurm]'"
-        ) from error
+    submitit = optional("submitit", "slurm needs its extra: pip install 'onnx-expand[slurm]'")
 
     def run(jobs: Sequence[Job], place: Path) -> Iterator[Done]:
         engine = submitit.AutoExecutor(logs, cluster=cluster, slurm_max_num_timeout=_REQUEUES)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx_expand.errors import UsageError
-from onnx_expand.model import replacing
+from onnx_expand.model import make_folder, replacing
 
 __all__ = ["Store"]
 
@@ -25,10 +24,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be made: {error.strerror or error}") from error
+        make_folder(path)
 
     def folder(self, key: str) -> Path:
         """Return the folder of one run, creating it if necessary."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnx_expand.errors import ModelError, UnsupportedError
 from onnx_expand.experiment.data.targets import Pictures, UnreadableError
+from onnx_expand.plugins import optional
 from onnx_expand.recipes import DataOptions
 
 __all__ = ["SUFFIXES", "decode", "gather", "images_in", "mode_of"]
@@ -147,10 +148,6 @@ def _try(path: Path, mode: str | None) -> npt.NDArray[np.uint8] | None:
 
 
 def _pillow(path: Path) -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{path}: image files need Pillow: pip install 'onnx-expand[train]'"
-        ) from error
-    return Image
+    return optional(
+        "PIL.Image", f"{path}: image files need Pillow: pip install 'onnx-expand[train]'"
+    )
