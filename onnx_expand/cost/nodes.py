@@ -87,8 +87,8 @@ class Cost(NamedTuple):
         return cls(products * positions, parameters, 1 + added, elementwise)
 
     @classmethod
-    def of_node(cls, linear: Linear, positions: int, facts: Facts) -> Cost:
-        """Return the cost of an unchanged node; a shared constant counts for each of its readers.
+    def of_node(cls, linear: Linear, facts: Facts) -> Cost:
+        """Return the cost at one position of an unchanged node; each reader counts a constant.
 
         A broadcast element counts once per channel, as it would in a merged node.
         """
@@ -96,11 +96,11 @@ class Cost(NamedTuple):
         others = [v for i, v in enumerate(inputs) if v is not None and i != linear.slot]
         sizes = [math.prod(facts.dims(value)) for value in others if facts.is_constant(value)]
         if linear.node.op_type in _PRODUCTS:
-            products = geometry.macs_per_position * positions
+            products = geometry.macs_per_position
             return cls(products, max(sum(sizes), geometry.parameters), 1)
         parameters = sum(max(size, geometry.out_channels) for size in sizes)
         computes = Trait.STEP in op_of(linear.node).traits
-        return cls(0, parameters, 1, geometry.out_channels * positions * computes)
+        return cls(0, parameters, 1, geometry.out_channels * computes)
 
 
 # -- Parameters -------------------------------------------------------------------------------

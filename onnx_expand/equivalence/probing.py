@@ -72,7 +72,7 @@ class PreparedPair:
 
 
 def prove(
-    parts: Mapping[str, AffinePart], pair: PreparedPair, values: Tensors, seed: int = 0
+    parts: Mapping[str, AffinePart], pair: PreparedPair, values: Tensors
 ) -> dict[str, Finding]:
     """Probe parts, each separately.
 
@@ -80,12 +80,11 @@ def prove(
         parts: The tasks by the name of the tensor that the part computes.
         pair: The models, whose outputs are named by `target`.
         values: The values that reach the parts in A, which determine ranks and integer inputs.
-        seed: Seed of the probes.
     """
     found, left = {}, _TOTAL
     for name, part in parts.items():
         plan = _Plan.of(part, values)
-        found[name], spent = plan.carry_out(pair.part(target(name)), name, seed, left)
+        found[name], spent = plan.carry_out(pair.part(target(name)), name, left)
         left -= spent
     return found
 
@@ -118,9 +117,7 @@ class _Plan:
             return cls(part, fixed, _samples(actual), (_samples(short),), True)
         return cls(part, fixed, actual, (actual,), False)
 
-    def carry_out(
-        self, pair: PreparedPair, name: str, seed: int, left: int
-    ) -> tuple[Finding, int]:
+    def carry_out(self, pair: PreparedPair, name: str, left: int) -> tuple[Finding, int]:
         """Probe the part and count the operations.
 
         A difference at a size that only probing chose does not count against models that never run
@@ -128,7 +125,7 @@ class _Plan:
         """
         if not self.actual:
             return Finding(reason="it reads nothing that varies"), 0
-        finding, spent = self._try(self.sizes, pair, name, seed, left)
+        finding, spent = self._try(self.sizes, pair, name, left)
         own = self.part.symbolic or self.actual in self.sizes
         if finding.proof is not None or (finding.fault and own):
             return finding, spent
@@ -136,11 +133,11 @@ class _Plan:
         fits = not finding.reason.startswith(_UNFIT) or len(self.sizes) == 1
         if self.actual in self.sizes and fits:
             return finding, spent
-        finding, more = self._try((self.actual,), pair, name, seed, left - spent)
+        finding, more = self._try((self.actual,), pair, name, left - spent)
         return finding, spent + more
 
     def _try(
-        self, sizes: Sequence[Shapes], pair: PreparedPair, name: str, seed: int, left: int
+        self, sizes: Sequence[Shapes], pair: PreparedPair, name: str, left: int
     ) -> tuple[Finding, int]:
         budget = min(_BUDGET, left)
         # If the extents are free, several sizes are more informative than many probes.
@@ -155,7 +152,7 @@ class _Plan:
             return Finding(reason="it is too large to be probed"), 0
         try:
             evidence = [
-                self._evidence(pair, size, count, (seed, zlib.crc32(name.encode()), place))
+                self._evidence(pair, size, count, (0, zlib.crc32(name.encode()), place))
                 for place, size in enumerate(sizes[:tried])
             ]
         except (UnsupportedError, MemoryError) as error:

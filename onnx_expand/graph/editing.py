@@ -99,16 +99,11 @@ class Rewriter:
         given_up.discard(candidate)
         return candidate
 
-    def own_names(self, nodes: Sequence[ir.Node], *, whole: bool = False) -> list[str]:
-        """Return the names that become free when nodes are replaced, those of constants included.
-
-        Args:
-            nodes: The nodes.
-            whole: Whether the outputs of the last node are removed as well.
-        """
+    def own_names(self, nodes: Sequence[ir.Node]) -> list[str]:
+        """Return the names that removing nodes makes free, those of constants included."""
         inside = set(nodes)
         names = [node.name or "" for node in nodes]
-        names += [o.name or "" for node in nodes[: None if whole else -1] for o in node.outputs]
+        names += [o.name or "" for node in nodes for o in node.outputs]
         for value in _constants(nodes):
             if all(use.node in inside for use in value.uses()) and not value.is_graph_output():
                 names.append(value.name or "")

@@ -152,7 +152,7 @@ class Builder:
             linear.shift_only,
             (linear,),
             (linear.node,),
-            own=Cost() if linear.is_part else Cost.of_node(linear, 1, self._facts),
+            own=Cost() if linear.is_part else Cost.of_node(linear, self._facts),
             is_part=linear.is_part,
             stays=0 if weight is None else stays(weight, linear.node, self._facts),
         )

@@ -77,7 +77,7 @@ class Writer:
         going = sorted(self._going, key=position.__getitem__)
         # The values that new terms compute keep their names.
         kept = {term.value.name for term in live if term.value is not None}
-        free = set(self.rewriter.own_names(going, whole=True)) - kept
+        free = set(self.rewriter.own_names(going)) - kept
         self._maker = Maker(self._facts, self.rewriter, self._going, free)
         # A node without a name is identified by its output, whose name the new node gets.
         self._called = {node: label(node) for node in going}
