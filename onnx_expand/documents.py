@@ -77,14 +77,17 @@ def yaml_module() -> Any:
 def plain(value: Any) -> Any:
     """Convert a value to strict JSON types.
 
-    An object with a method `as_dict` becomes what that returns, another dataclass a table of its
-    fields, a tuple a list, a member of an enumeration a text, and a non-finite number its name.
+    An object with a method `as_dict` becomes what that returns, another dataclass or named tuple a
+    table of its fields, a tuple a list, a member of an enumeration a text, and a non-finite number
+    its name.
     """
     as_dict = getattr(value, "as_dict", None)
     if as_dict is not None:
         return as_dict()
     if is_dataclass(value):
         return table(value)
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
