@@ -21,6 +21,7 @@ __all__ = [
     "RefusedError",
     "UnsupportedError",
     "UsageError",
+    "first_line",
 ]
 
 
@@ -137,3 +138,9 @@ class RefusedError(UnsupportedError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error message, or the name of its class if it is empty."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError
+from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError, first_line
 from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.comparing import difference, oddity
 from onnx_expand.model.decoded import decode_once, is_external
@@ -26,7 +26,7 @@ from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, is_small, outline, tensors
 from onnx_expand.model.payload import check_payloads
 from onnx_expand.model.tidying import tidy
-from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, one_line, validate
+from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, validate
 
 __all__ = ["CHECKSUMS", "EXTERNAL", "admit", "load"]
 
@@ -82,7 +82,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OnnxExpandError:
         raise
     except Exception as error:  # the parsers of the text formats raise many exception types
-        raise ModelError(f"{path}: not an ONNX file: {one_line(error)}") from None
+        raise ModelError(f"{path}: not an ONNX file: {first_line(error)}") from None
 
 
 @rare_collections()
@@ -217,4 +217,4 @@ def _cause(error: BaseException) -> str:
     """Return the message of the innermost of nested errors, which names the cause."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return one_line(error)
+    return first_line(error)

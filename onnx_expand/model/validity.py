@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-from onnx_expand.errors import ModelError, UnsupportedError
+from onnx_expand.errors import ModelError, UnsupportedError, first_line
 from onnx_expand.model.outline import without_data
 
-__all__ = ["ALIAS", "DEFAULT", "default_version", "one_line", "settle_domains", "validate"]
+__all__ = ["ALIAS", "DEFAULT", "default_version", "settle_domains", "validate"]
 
 ALIAS = "ai.onnx"
 """The other name of the domain of ONNX's own operators, which is called by none."""
@@ -51,7 +52,7 @@ def validate(light: onnx.ModelProto, label: str) -> None:
     try:
         onnx.checker.check_model(copy)
     except Exception as error:  # ValidationError, or any exception of the C++ code
-        raise ModelError(f"{label}: not a valid ONNX model: {one_line(error)}") from None
+        raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from None
     if strange:
         message = f"ONNX has no {', '.join(strange)} in the opset of the model; left as it is"
         warnings.warn(f"{label}: {message}", stacklevel=2)
@@ -127,6 +128,7 @@ def _is_known(op_type: str, version: int) -> bool:
 
 
 _Key = tuple[str, str, str]
+_UNCOUNTED = 1 << 900  # larger numbers of nodes would exceed the floats, and are not distinguished
 
 
 def _bound_calls(model: onnx.ModelProto, label: str) -> None:
@@ -137,20 +139,18 @@ def _bound_calls(model: onnx.ModelProto, label: str) -> None:
     calls = {
         (f.domain, f.name, f.overload): Counter(map(_key, _nodes(f.node))) for f in model.functions
     }
-    sizes: dict[_Key, int] = {}
-    while len(sizes) < len(calls):
-        ready = [
-            key
-            for key, called in calls.items()
-            if key not in sizes and all(k in sizes for k in called if k in calls)
-        ]
-        if not ready:
-            circle = min(name for key in calls if key not in sizes for name in key[1:2])
-            raise ModelError(f"{label}: the function '{circle}' calls itself")
-        for key in ready:
-            sizes[key] = sum(n * sizes.get(k, 1) for k, n in calls[key].items())
     if not calls:
         return
+    try:
+        order = [*TopologicalSorter(calls).static_order()]
+    except CycleError as error:
+        name = min(key[1] for key in error.args[1])
+        raise ModelError(f"{label}: the function '{name}' calls itself") from None
+    sizes: dict[_Key, int] = {}
+    for key in order:
+        if key in calls:
+            total = sum(n * sizes.get(k, 1) for k, n in calls[key].items())
+            sizes[key] = min(total, _UNCOUNTED)
     nodes = [_key(node) for node in _nodes(model.graph.node)]
     written = len(nodes) + sum(called.total() for called in calls.values())
     total, limit = sum(sizes.get(key, 1) for key in nodes), max(_LARGEST, _REPEATED * written)
@@ -173,9 +173,3 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from _nodes(graph.node)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError
 
-__all__ = ["Runtime", "Session", "Source", "Tensors", "first_line", "only_arrays"]
+__all__ = ["Runtime", "Session", "Source", "Tensors", "only_arrays"]
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Source: TypeAlias = ir.Model | Path
@@ -54,12 +54,6 @@ class Runtime(Protocol):
         Raises:
             UnsupportedError: The runtime is missing, or cannot load the model.
         """
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, for messages of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.errors import UnsupportedError, first_line
 from onnx_expand.plugins import optional
-from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
+from onnx_expand.runtimes.base import Source, Tensors, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
 
 __all__ = ["OpenVino", "OpenVinoSession"]

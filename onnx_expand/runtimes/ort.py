@@ -10,10 +10,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.errors import UnsupportedError, UsageError, first_line
 from onnx_expand.plugins import optional
 from onnx_expand.runtimes.aborts import require_no_abort
-from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
+from onnx_expand.runtimes.base import Source, Tensors, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
 
 __all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.errors import UnsupportedError, first_line
 from onnx_expand.model import load, to_proto
 from onnx_expand.runtimes._double import ROUNDED, to_double
-from onnx_expand.runtimes.base import Source, Tensors, first_line, only_arrays
+from onnx_expand.runtimes.base import Source, Tensors, only_arrays
 
 __all__ = ["Reference", "ReferenceSession"]
 

@@ -317,3 +317,22 @@ def test_extents_that_no_runtime_takes_are_no_channels() -> None:
     )
     for policy in ("cheapest", "always"):
         assert onnx_expand.fold(model, policy=policy).graph.node[-1].op_type == "Relu"
+
+
+@pytest.mark.parametrize("count", [60, 1100, 5000])
+def test_functions_that_double_each_other_are_counted(count: int) -> None:
+    """The number of nodes may exceed every float, and the order of functions is arbitrary."""
+    h = onnx.helper
+    imports = [h.make_opsetid("", 17), h.make_opsetid("own", 1)]
+    functions = [
+        h.make_function("own", "f0", ["x"], ["y"], [h.make_node("Neg", "x", "y")], imports)
+    ]
+    for i in range(1, count):
+        nodes = [h.make_node(f"f{i - 1}", [a], [b], domain="own") for a, b in ("xa", "ay")]
+        functions.append(h.make_function("own", f"f{i}", ["x"], ["y"], nodes, imports))
+    ports = [h.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy"]
+    call = h.make_node(f"f{count - 1}", ["x"], ["y"], domain="own")
+    graph = h.make_graph([call], "g", ports[:1], ports[1:])
+    model = h.make_model(graph, opset_imports=imports, functions=functions[::-1], ir_version=8)
+    with pytest.raises(onnx_expand.UnsupportedError, match=r"it has \S+ nodes, more than"):
+        onnx_expand.fold(model)

@@ -21,16 +21,12 @@ from onnx_expand.linear.scaling.base import (
 )
 
 
-@SCALING.register("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
-def _layout(node: ir.Node, facts: Facts) -> Scaling | None:
-    """Return the record of a view whose effect on axes is unknown."""
-    return Scaling({0: 1}, gain=1)
-
-
 @SCALING.register(
-    "Compress", "DepthToSpace", "GatherElements", "GatherND", "ReverseSequence", "SpaceToDepth"
+    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth"),
+    *("Compress", "GatherElements", "GatherND", "ReverseSequence"),
 )
 def _movement(node: ir.Node, facts: Facts) -> Scaling | None:
+    """Return the record of an op that moves elements, without following axes."""
     return Scaling({0: 1}, gain=1)
 
 
