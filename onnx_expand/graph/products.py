@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from onnx_expand.graph.claims import MADE_UP
@@ -91,6 +91,18 @@ def quotient(dividend: Hashable, divisor: Hashable) -> Hashable | None:
     return _joined(coefficient // own, powers - others)
 
 
+def _are_zero_together(data: Sequence[Hashable], wanted: Sequence[Hashable]) -> bool:
+    """Return whether extents that a Reshape asks for are zero only where those of its data are.
+
+    A zero copies the extent at its position: in empty tensors -1 may then be another extent.
+    """
+    return all(
+        isinstance(extent, int)
+        or (i < len(data) and _split(extent)[1].keys() == _split(data[i])[1].keys())
+        for i, extent in enumerate(wanted)
+    )
+
+
 def expanded(
     data: tuple[Hashable, ...] | None, wanted: tuple[Hashable, ...] | None
 ) -> tuple[Hashable, ...] | None:
@@ -168,7 +180,7 @@ def reshaped(
     if wanted is None or 0 in wanted or wanted.count(-1) > 1:
         return None
     inferred = None
-    if data is not None and 0 not in data:
+    if data is not None and 0 not in data and _are_zero_together(data, wanted):
         rest = product(extent for extent in wanted if extent != -1)
         inferred = quotient(product(data), rest)
     return tuple(inferred if extent == -1 else extent for extent in wanted)
