@@ -346,7 +346,7 @@ def inspect(model: ModelLike, *, shapes: Shapes | None = None) -> Inspection:
 
     own = read(model)
     if shapes:
-        from onnx_expand.equivalence.extents import fix_extents
+        from onnx_expand.equivalence.inputs.extents import fix_extents
 
         fix_extents(own, shapes)
     return inspect_model(own)

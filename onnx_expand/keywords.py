@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from onnx_expand.equivalence.options import Given
-    from onnx_expand.linear.bridges import Border
     from onnx_expand.linear.policy import Policy
+    from onnx_expand.linear.rules.bridges import Border
     from onnx_expand.passes.plans import Plan
 
 __all__ = [

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import onnx_expand
 from onnx_expand.algebra.affine import AffineConv
-from onnx_expand.linear import merge
-from onnx_expand.linear.chains import chain_affine
-from onnx_expand.linear.steps import Step
+from onnx_expand.linear.chains import merge
+from onnx_expand.linear.chains.composed import chain_affine
+from onnx_expand.linear.chains.steps import Step
 from onnx_expand.passes import Border, Policy
 from tests.support.graphs import doubled
 from tests.support.graphs_text import fold, ops

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from onnx_expand.cli.render import print_change, print_line, print_reason, print_table
-from onnx_expand.linear.copies import Copy
+from onnx_expand.linear.writing.copies import Copy
 from onnx_expand.passes import FoldReport
 from onnx_expand.passes.report import Kept, Site
 from onnx_expand.passes.summary import SiteGroup, group_reasons, group_sites

@@ -45,7 +45,7 @@ def inspect(
     check_outputs(json_path, reads=[model])
     loaded = load(model)
     if shapes:
-        from onnx_expand.equivalence.extents import fix_extents
+        from onnx_expand.equivalence.inputs.extents import fix_extents
 
         sized = load(model)  # the model for --sites keeps its symbolic extents
         fix_extents(sized, shapes)

@@ -14,21 +14,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx_expand.equivalence.cells import inlined
 from onnx_expand.equivalence.compare import FACTOR, Figure, Tolerance
-from onnx_expand.equivalence.demand import Demand
-from onnx_expand.equivalence.demands import demands_of
-from onnx_expand.equivalence.extents import known_shapes
-from onnx_expand.equivalence.inputs import Limits, landmarks
+from onnx_expand.equivalence.inputs.demand import Demand
+from onnx_expand.equivalence.inputs.demands import demands_of
+from onnx_expand.equivalence.inputs.drawing import Limits, landmarks
+from onnx_expand.equivalence.inputs.extents import known_shapes
+from onnx_expand.equivalence.inputs.signature import Signature
+from onnx_expand.equivalence.inputs.thresholds import crossing, narrowing
 from onnx_expand.equivalence.options import CheckOptions
-from onnx_expand.equivalence.region import Grade, Region
-from onnx_expand.equivalence.regions import examine
-from onnx_expand.equivalence.signature import Signature
+from onnx_expand.equivalence.parts.cells import inlined
+from onnx_expand.equivalence.parts.region import Grade, Region
+from onnx_expand.equivalence.parts.regions import examine
+from onnx_expand.equivalence.subject import Subject
 from onnx_expand.equivalence.tables import compare_constants, compare_rows, settled_tensors
-from onnx_expand.equivalence.thresholds import crossing, narrowing
 from onnx_expand.equivalence.trial import (
     REFERENCE,
-    Guest,
     NoReferenceError,
     Trial,
     double_session,
@@ -65,7 +65,7 @@ def check(a: ModelLike, b: ModelLike, options: CheckOptions | None = None) -> Ve
         UnsupportedError: onnxruntime or a provider is missing, or onnxruntime cannot run a model.
     """
     o = options or CheckOptions()
-    left, right = Guest.of(a, "A"), Guest.of(b, "B")
+    left, right = Subject.of(a, "A"), Subject.of(b, "B")
     differences = left.own.differences(right.own)
     if differences:
         return Verdict(False, tuple(differences), (), "signatures", ())
@@ -119,8 +119,8 @@ def _ranges(
 
 def _with_tables(
     verdict: Verdict,
-    left: Guest,
-    right: Guest,
+    left: Subject,
+    right: Subject,
     demands: Mapping[str, Demand],
     places: Sequence[tuple[str, str]],
     tolerance: Tolerance,
@@ -150,8 +150,8 @@ def _with_tables(
 
 def _with_regions(
     verdict: Verdict,
-    left: Guest,
-    right: Guest,
+    left: Subject,
+    right: Subject,
     places: Sequence[tuple[str, str]],
     slack: float,
 ) -> Verdict:
@@ -184,8 +184,8 @@ def _with_regions(
 
 def _excused(
     verdict: Verdict,
-    left: Guest,
-    right: Guest,
+    left: Subject,
+    right: Subject,
     pairs: Sequence[tuple[str, str]],
     slack: float,
 ) -> Verdict:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from onnx_expand.equivalence.subject import Subject
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.runtimes.base import Tensors
 from onnx_expand.runtimes.reference import Reference
-
-if TYPE_CHECKING:
-    from onnx_expand.equivalence.trial import Guest
 
 __all__ = ["exact_reference"]
 
 _BITS = 8  # of the significand of a value that somebody wrote, such as 0.5 or 255
 
 
-def exact_reference(a: Guest, b: Guest) -> Callable[[Tensors], Tensors]:
+def exact_reference(a: Subject, b: Subject) -> Callable[[Tensors], Tensors]:
     """Return B in float64, or a function without results if B may contain rounded constants.
 
     A folded weight is rounded, so that a discontinuous function of it may jump at other inputs. If

@@ -19,7 +19,7 @@ from onnx_expand.equivalence.compare import (
     missing,
     trusted,
 )
-from onnx_expand.equivalence.inputs import Regime, nudge
+from onnx_expand.equivalence.inputs.drawing import Regime, nudge
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.runtimes.base import Session, Tensors
 

@@ -15,11 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.equivalence.cells import Swap, common_tensors, differing_cells, swapped_constants
 from onnx_expand.equivalence.compare import Figure, Place, Tolerance, compare
-from onnx_expand.equivalence.cutting import keep_outputs
-from onnx_expand.equivalence.demand import Demand
-from onnx_expand.equivalence.regions import are_close, run_inner
+from onnx_expand.equivalence.inputs.demand import Demand
+from onnx_expand.equivalence.parts.cells import (
+    Swap,
+    common_tensors,
+    differing_cells,
+    swapped_constants,
+)
+from onnx_expand.equivalence.parts.cutting import keep_outputs
+from onnx_expand.equivalence.parts.regions import are_close, run_inner
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.runtimes.base import Session, Tensors

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.equivalence.compare import Figure, Tolerance, distance, largest
-from onnx_expand.equivalence.definition import Definition
 from onnx_expand.equivalence.elementary import with_kernel_noise, with_other_roundings
 from onnx_expand.equivalence.exactness import exact_reference
-from onnx_expand.equivalence.files import given_inputs, read_inputs
-from onnx_expand.equivalence.inputs import Limits, Regime
+from onnx_expand.equivalence.inputs.definition import Definition
+from onnx_expand.equivalence.inputs.drawing import Limits, Regime
+from onnx_expand.equivalence.inputs.files import given_inputs, read_inputs
+from onnx_expand.equivalence.inputs.probe import Probe
 from onnx_expand.equivalence.measurement import (
     Measurement,
     NoReferenceError,
@@ -24,20 +24,17 @@ from onnx_expand.equivalence.measurement import (
     floors_of,
 )
 from onnx_expand.equivalence.options import Given
-from onnx_expand.equivalence.ports import with_plain_ports
-from onnx_expand.equivalence.probe import Probe
-from onnx_expand.equivalence.signature import Signature
+from onnx_expand.equivalence.subject import Subject
 from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.model import ModelLike, load, read
 from onnx_expand.progress import counted
 from onnx_expand.runtimes.aborts import require_no_abort
-from onnx_expand.runtimes.base import Session, Source, Tensors
+from onnx_expand.runtimes.base import Session, Tensors
 from onnx_expand.runtimes.loops import require_end
 from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
 
-__all__ = ["Guest", "NoReferenceError", "Trial", "double_session"]
+__all__ = ["NoReferenceError", "Trial", "double_session"]
 
 REFERENCE = "reference"
 """The pseudo-provider that runs ONNX's reference implementation, as a second opinion."""
@@ -46,7 +43,6 @@ _VAST = 1 << 16  # elements; above this, rounding is known from smaller sizes
 _SIZES = 3  # sizes that are tried in all regimes; the others are tried once
 _NEXT_TO_NOTHING = 1e-6  # relative to the largest value of the same output on other inputs
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-_BINARY = frozenset({"", ".onnx", ".pb"})
 _EPS = {
     int(ir.DataType.FLOAT): 2.0**-23,
     int(ir.DataType.FLOAT16): 2.0**-10,
@@ -54,49 +50,13 @@ _EPS = {
 }
 
 
-@dataclass(frozen=True)
-class Guest:
-    """One of the two models.
-
-    Attributes:
-        letter: A or B.
-        label: The name in messages.
-        source: The source that runtimes load: the file itself if they can read it.
-        model: The model.
-        signature: Its inputs and outputs, as arrays represent them.
-        own: Its inputs and outputs as declared.
-    """
-
-    letter: str
-    label: str
-    source: Source
-    model: ir.Model
-    signature: Signature
-    own: Signature
-
-    @classmethod
-    def of(cls, given: ModelLike, letter: str) -> Guest:
-        """Read one of the two models.
-
-        Raises:
-            ModelError: It cannot be read.
-        """
-        path = Path(given) if isinstance(given, str | os.PathLike) else None
-        own = load(path) if path is not None else read(given)
-        model = with_plain_ports(own)
-        label = f"{letter} ({path or own.graph.name or 'model'})"
-        as_file = path is not None and path.suffix in _BINARY and model is own
-        source: Source = path if path is not None and as_file else model
-        return cls(letter, label, source, model, Signature.of(model), Signature.of(own))
-
-
 class Trial:
     """Both models, ready to run on each provider."""
 
     def __init__(
         self,
-        left: Guest,
-        right: Guest,
+        left: Subject,
+        right: Subject,
         providers: Sequence[tuple[str, str]],
         tolerance: Tolerance,
         seed: int,
@@ -253,9 +213,9 @@ class Trial:
 class _Rounded:
     """ONNX's reference implementation in float64, with outputs rounded to the model's types."""
 
-    def __init__(self, guest: Guest) -> None:
-        self._inner = Reference().session(guest.source, guest.label)
-        self._outputs = guest.signature.outputs
+    def __init__(self, subject: Subject) -> None:
+        self._inner = Reference().session(subject.source, subject.label)
+        self._outputs = subject.signature.outputs
 
     def run(self, feeds: Tensors) -> dict[str, Any]:
         """Run the model once."""
@@ -267,45 +227,45 @@ class _Rounded:
         return results
 
 
-def _session(name: str, guest: Guest, as_deployed: bool) -> Session:
-    require_end(guest.model, guest.label)
+def _session(name: str, subject: Subject, as_deployed: bool) -> Session:
+    require_end(subject.model, subject.label)
     if name == REFERENCE:
-        return _Rounded(guest)
-    require_no_abort(guest.model, guest.label)
-    return named_runtime(name, optimize=as_deployed).session(guest.source, guest.label)
+        return _Rounded(subject)
+    require_no_abort(subject.model, subject.label)
+    return named_runtime(name, optimize=as_deployed).session(subject.source, subject.label)
 
 
-def _disturbed(name: str, guest: Guest, as_deployed: bool, seed: int) -> Session | None:
+def _disturbed(name: str, subject: Subject, as_deployed: bool, seed: int) -> Session | None:
     """Load A with the errors of its kernels added to its elementary functions, if any."""
     if name == REFERENCE:
         return None
-    model = with_kernel_noise(guest.model, named_runtime(name), seed)
+    model = with_kernel_noise(subject.model, named_runtime(name), seed)
     if model is None:
         return None
     try:
-        return named_runtime(name, optimize=as_deployed).session(model, guest.label)
+        return named_runtime(name, optimize=as_deployed).session(model, subject.label)
     except UnsupportedError:
         return None  # the runtime lacks the ops for the errors in this type
 
 
-def double_session(guest: Guest) -> Session:
+def double_session(subject: Subject) -> Session:
     """Load a model in float64.
 
     Raises:
         NoReferenceError: The reference implementation cannot load it.
     """
     try:
-        return Reference().session(guest.source, guest.label)
+        return Reference().session(subject.source, subject.label)
     except UnsupportedError as error:
         raise NoReferenceError(str(error)) from error
 
 
-def _session_or_obstacle(name: str, guest: Guest, as_deployed: bool) -> Session:
+def _session_or_obstacle(name: str, subject: Subject, as_deployed: bool) -> Session:
     """Load B; if onnxruntime cannot load it, return a session that fails at every size."""
     try:
-        return _session(name, guest, as_deployed)
+        return _session(name, subject, as_deployed)
     except UnsupportedError as error:
-        if name == REFERENCE or error.__cause__ is None or _has_foreign_ops(guest.model):
+        if name == REFERENCE or error.__cause__ is None or _has_foreign_ops(subject.model):
             raise  # the runtime is missing, or lacks operators that others may have
         return _Obstacle(error)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from onnx_expand.documents import plain, table
 from onnx_expand.equivalence.compare import Figure, Place
-from onnx_expand.equivalence.proofs import DOUBT, Proof
-from onnx_expand.equivalence.region import Grade, Region
+from onnx_expand.equivalence.parts.proofs import DOUBT, Proof
+from onnx_expand.equivalence.parts.region import Grade, Region
 from onnx_expand.runtimes.base import Tensors
 
 __all__ = ["Basis", "Verdict"]

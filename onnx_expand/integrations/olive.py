@@ -27,8 +27,8 @@ from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.resource_path import LocalFile, LocalFolder
 
 import onnx_expand
-from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.rules.bridges import Border
 
 __all__ = ["OnnxExpandFold", "package_config", "run"]
 

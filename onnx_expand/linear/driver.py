@@ -10,12 +10,12 @@ import onnx_ir as ir
 from onnx_expand.errors import Refusal
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
-from onnx_expand.linear.build import Builder
-from onnx_expand.linear.partition import Clock
+from onnx_expand.linear.chains.partition import Clock
+from onnx_expand.linear.chains.stretches import Stretches
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.stretches import Stretches
-from onnx_expand.linear.terms import Fill, Map, Read, Term, View
-from onnx_expand.linear.uses import Swap
+from onnx_expand.linear.terms.base import Fill, Map, Read, Term, View
+from onnx_expand.linear.terms.build import Builder
+from onnx_expand.linear.terms.uses import Swap
 
 __all__ = ["Rule", "Swap", "Terms", "rewrite"]
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
+from onnx_expand.linear.chains.partition import Partition
+from onnx_expand.linear.chains.runs import runs_of
+from onnx_expand.linear.chains.spans import Merged
+from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.driver import Terms
-from onnx_expand.linear.partition import Partition
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.runs import runs_of
-from onnx_expand.linear.spans import Merged
-from onnx_expand.linear.steps import Span, Step
-from onnx_expand.linear.tables import Table
-from onnx_expand.linear.terms import Homogeneous, Map, Price, Read, Term
+from onnx_expand.linear.terms.base import Homogeneous, Map, Price, Read, Term
+from onnx_expand.linear.terms.tables import Table
 
 __all__ = ["NOT_MARKED", "Break", "breaks"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from onnx_expand.cost import Cost, Inspection
 from onnx_expand.documents import plain
 from onnx_expand.equivalence import Verdict
-from onnx_expand.equivalence.region import Grade, Region
+from onnx_expand.equivalence.parts.region import Grade, Region
 from onnx_expand.pages.graphs import Drawing
 from onnx_expand.pages.page import render_page
 from onnx_expand.passes import ExpandReport, FoldReport

@@ -8,8 +8,8 @@ import importlib
 import pkgutil
 import sys
 
-from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.rules.bridges import Border
 from onnx_expand.passes.clean import Clean, Cleaned, CleanResult
 from onnx_expand.passes.expand import Expand, ExpandResult
 from onnx_expand.passes.expansions import ExpandReport

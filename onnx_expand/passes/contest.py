@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.equivalence.demands import demands_of
-from onnx_expand.equivalence.extents import known_shapes
-from onnx_expand.equivalence.inputs import Limits, Regime
-from onnx_expand.equivalence.probe import Probe
-from onnx_expand.equivalence.signature import Signature
-from onnx_expand.equivalence.sizes import symbols_of
+from onnx_expand.equivalence.inputs.demands import demands_of
+from onnx_expand.equivalence.inputs.drawing import Limits, Regime
+from onnx_expand.equivalence.inputs.extents import known_shapes
+from onnx_expand.equivalence.inputs.probe import Probe
+from onnx_expand.equivalence.inputs.signature import Signature
+from onnx_expand.equivalence.inputs.sizes import symbols_of
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.progress import tell
 from onnx_expand.runtimes import OnnxRuntime, Tensors, detect_providers, timings

@@ -15,8 +15,8 @@ from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts, Shape
 from onnx_expand.graph.stored import values_of
-from onnx_expand.linear.bridges import Border
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.rules.bridges import Border
 from onnx_expand.lower.units import (
     drop_incomplete,
     drop_note,

@@ -11,28 +11,28 @@ from onnx_expand.errors import Refusal
 from onnx_expand.graph.editing import Rewritten, detach, label
 from onnx_expand.graph.shapes import Dim, Inference
 from onnx_expand.layout import straighten_layouts
-from onnx_expand.linear import rules
-from onnx_expand.linear.adding import add
-from onnx_expand.linear.associating import associate
-from onnx_expand.linear.borders import Bridge, bridge_borders
-from onnx_expand.linear.bridges import Border
-from onnx_expand.linear.carry import carry
-from onnx_expand.linear.copies import Copy
+from onnx_expand.linear.chains.merge import merged_term
+from onnx_expand.linear.chains.partition import Clock, Partition
+from onnx_expand.linear.chains.steps import Span
 from onnx_expand.linear.driver import Terms, rewrite
-from onnx_expand.linear.laying import lay
-from onnx_expand.linear.making import scratch
-from onnx_expand.linear.merge import merged_term
-from onnx_expand.linear.partition import Clock, Partition
-from onnx_expand.linear.permuting import permute
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.pools import pad_average
 from onnx_expand.linear.reasons import breaks
-from onnx_expand.linear.repeats import join_once
-from onnx_expand.linear.sharing import share
-from onnx_expand.linear.steps import Span
-from onnx_expand.linear.terms import Map, Term
-from onnx_expand.linear.turns import turn
-from onnx_expand.linear.write import Writer
+from onnx_expand.linear.rules import composing as rules
+from onnx_expand.linear.rules.adding import add
+from onnx_expand.linear.rules.associating import associate
+from onnx_expand.linear.rules.borders import Bridge, bridge_borders
+from onnx_expand.linear.rules.bridges import Border
+from onnx_expand.linear.rules.carry import carry
+from onnx_expand.linear.rules.laying import lay
+from onnx_expand.linear.rules.permuting import permute
+from onnx_expand.linear.rules.pools import pad_average
+from onnx_expand.linear.rules.repeats import join_once
+from onnx_expand.linear.rules.sharing import share
+from onnx_expand.linear.rules.turns import turn
+from onnx_expand.linear.terms.base import Map, Term
+from onnx_expand.linear.writing.copies import Copy
+from onnx_expand.linear.writing.nodes import scratch
+from onnx_expand.linear.writing.placing import Writer
 from onnx_expand.passes.clean import Cleaner
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.raising import raise_composites

@@ -20,7 +20,7 @@ from onnx_expand.graph.upstream import upstream
 from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import NOT_MARKED
-from onnx_expand.linear.views import find_view
+from onnx_expand.linear.terms.views import find_view
 from onnx_expand.passes.report import Break
 
 __all__ = ["is_linear_kind", "refined", "unexplained"]

@@ -11,9 +11,9 @@ from onnx_expand.cost import Cost, Inspection
 from onnx_expand.documents import table
 from onnx_expand.errors import Refusal
 from onnx_expand.graph.editing import label
-from onnx_expand.linear.bridges import Border
-from onnx_expand.linear.copies import Copy
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.rules.bridges import Border
+from onnx_expand.linear.writing.copies import Copy
 from onnx_expand.passes.clean.outcome import Cleaned
 
 __all__ = ["Break", "FoldReport", "Kept", "Site", "Verification", "kept_of"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from onnx_expand.linear.bridges import Border
+from onnx_expand.linear.rules.bridges import Border
 from onnx_expand.passes.report import Kept, Site
 
 __all__ = ["ReasonGroup", "SiteGroup", "group_reasons", "group_sites", "op_counts", "scope_of"]

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.documents import table
-from onnx_expand.equivalence.demands import demands_of
-from onnx_expand.equivalence.extents import known_shapes
-from onnx_expand.equivalence.inputs import Limits, Regime
-from onnx_expand.equivalence.probe import Probe
-from onnx_expand.equivalence.signature import Signature
+from onnx_expand.equivalence.inputs.demands import demands_of
+from onnx_expand.equivalence.inputs.drawing import Limits, Regime
+from onnx_expand.equivalence.inputs.extents import known_shapes
+from onnx_expand.equivalence.inputs.probe import Probe
+from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
 from onnx_expand.progress import tell

@@ -14,10 +14,10 @@ import pytest
 
 import onnx_expand
 from onnx_expand.cli import main
-from onnx_expand.equivalence.demand import Demand, Meaning
-from onnx_expand.equivalence.integers import draw_integers
-from onnx_expand.equivalence.signature import Port, Signature
-from onnx_expand.equivalence.sizes import extents_at, symbols_of
+from onnx_expand.equivalence.inputs.demand import Demand, Meaning
+from onnx_expand.equivalence.inputs.integers import draw_integers
+from onnx_expand.equivalence.inputs.signature import Port, Signature
+from onnx_expand.equivalence.inputs.sizes import extents_at, symbols_of
 from onnx_expand.errors import UnsupportedError
 from tests.support.graphs_text import graph, weights
 

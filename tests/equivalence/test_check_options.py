@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import onnx_expand
 from onnx_expand.cli import main
 from onnx_expand.equivalence import bisect
-from onnx_expand.equivalence.demands import demands_of
+from onnx_expand.equivalence.inputs.demands import demands_of
 from onnx_expand.errors import UnsupportedError, UsageError
 from tests.support.graphs_text import bn, fold, graph, weights
 from tests.support.random_graphs import random_graph

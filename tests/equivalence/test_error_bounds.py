@@ -16,9 +16,9 @@ from onnx import numpy_helper
 
 import onnx_expand
 from onnx_expand import check
-from onnx_expand.equivalence.magnitude import gamma
-from onnx_expand.equivalence.region import Region
-from onnx_expand.equivalence.regions import examine
+from onnx_expand.equivalence.parts.magnitude import gamma
+from onnx_expand.equivalence.parts.region import Region
+from onnx_expand.equivalence.parts.regions import examine
 from onnx_expand.model import read
 from tests.support.graphs_text import bn, graph, weights
 from tests.support.moved import moved

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import onnx_expand
-from onnx_expand.equivalence.thresholds import thresholds
+from onnx_expand.equivalence.inputs.thresholds import thresholds
 from onnx_expand.model import read
 from tests.support.pairs.base import ROWS, Pair, normal, pair, scalar
 

@@ -152,7 +152,7 @@ def test_what_is_refused_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
         tried += 1
         judge(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("onnx_expand.linear.merge.check_numbers", counted)
+    monkeypatch.setattr("onnx_expand.linear.chains.merge.check_numbers", counted)
     counts = []
     for length in (2, 60):
         rest = " ".join(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import onnx_expand
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import OnnxExpandError, Reason
-from onnx_expand.linear.chains import shift_before
+from onnx_expand.linear.chains.composed import shift_before
 from onnx_expand.passes import Policy
 from tests.support.folding import outputs
 from tests.support.graphs import Array

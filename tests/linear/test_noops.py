@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import onnx_expand
 from onnx_expand.graph.facts import Facts
-from onnx_expand.linear.noops import handed_on
+from onnx_expand.linear.terms.noops import handed_on
 from tests.support.graphs_text import graph
 
 _TYPES = {

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_expand.graph.facts import Facts
-from onnx_expand.linear.scaling import SCALING, scaling_of
+from onnx_expand.linear.terms.scaling import SCALING, scaling_of
 from tests.support.graphs import compute
 from tests.support.opsets import NEWEST
 

@@ -11,7 +11,7 @@ from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.linear.noops import handed_on
+from onnx_expand.linear.terms.noops import handed_on
 
 __all__ = ["drop_idle", "drop_unread", "is_of_maps"]
 

@@ -1,0 +1,1 @@
+"""Inputs on which two models are compared: their sizes, values and constraints."""

@@ -1,0 +1,1 @@
+"""Parts in which two models differ: found, compared with forward error bounds, and proven."""

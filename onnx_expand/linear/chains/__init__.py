@@ -1,0 +1,1 @@
+"""Chains: terms applied one after the other, and how they are divided at least cost."""

@@ -1,0 +1,1 @@
+"""Rules: each returns the terms that may replace a term at a lower cost."""

@@ -1,0 +1,88 @@
+"""Carry factors through ops that they commute with, to a map that absorbs them.
+
+A diagonal map (`s x` or `s x + t` for each channel) after an op may be moved before it, and vice
+versa, if the op is homogeneous or only moves elements. Thus the scale of an attention is merged
+into the weight of the query, and a normalization before an average into the classifier. The nodes
+between do not change; they compute scaled values under new names, which no other node reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx_expand.errors import RefusedError
+from onnx_expand.linear.driver import Swap, Terms
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.rules.diagonal import Diagonal
+from onnx_expand.linear.rules.downstream import Downstream
+from onnx_expand.linear.rules.upstream import Upstream
+from onnx_expand.linear.terms.base import Map, Price, Term, View
+
+__all__ = ["carry"]
+
+
+def _gains_nothing(terms: Terms, term: Term, swap: Swap) -> bool:
+    """Whether what would come costs as much as what is there by the measure of terms themselves.
+
+    A scale and a shift are one map, and a product and its bias are, which are written as two nodes
+    again; and views leave the number of numbers, of which more may be known on one side. What is
+    reckoned for one map must not be undone when it is two. Chains alone are looked at.
+    """
+    old = list(_chain(term))
+    places = {t: i for i, t in enumerate(old)}
+    new: list[Term] = []
+    top = term
+    while top in swap:
+        top = swap[top]
+    for current in _chain(top):
+        if current in places:
+            break
+        new.append(current)
+    else:
+        return False
+    gone = old[: places[current]]
+    if not swap.keys() <= set(gone):
+        return False
+    keys = [
+        terms.policy.counting.key(sum((t.price() for t in chain), Price()).cost)
+        for chain in (new, gone)
+    ]
+    return keys[0] >= keys[1]
+
+
+def _chain(term: Term) -> Iterator[Term]:
+    """Return a term, its argument, and so on, as long as there is one argument."""
+    yield term
+    while isinstance(term, Map | View):
+        term = term.args[0]
+        yield term
+
+
+def carry(terms: Terms, term: Term) -> Swap | None:
+    """Move a diagonal map to where it costs least: f(s x) = s^k f(x).
+
+    Applied if another map absorbs it, or if the tensor there has fewer elements.
+    """
+    if terms.policy is Policy.MARKED or not isinstance(term, Map) or term.unit:
+        return None
+    diagonal = Diagonal.of(term)
+    if diagonal is None or diagonal.does_nothing:
+        return None
+    searches = Upstream(terms, term), Downstream(terms, term)
+    ways = [(s, way) for s in searches if (way := s.way(diagonal)) is not None]
+    for search, way in sorted(ways, key=lambda pair: pair[0].gain(pair[1])):
+        if not search.is_worth(way):
+            continue
+        try:
+            swap = way.taken()
+        except RefusedError as error:
+            search.refusals.insert(0, error.refusal)
+            continue
+        if _gains_nothing(terms, term, swap):
+            continue
+        terms.scaled.update(way.scaled)
+        return swap
+    refusals = [refusal for search in searches for refusal in search.refusals]
+    if refusals:
+        terms.stuck[term] = refusals[0]
+    return None

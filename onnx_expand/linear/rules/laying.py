@@ -1,0 +1,197 @@
+"""The rules of tables: a constant added after a matrix product is its C."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_expand.cost import Cost
+from onnx_expand.errors import Refusal, RefusedError
+from onnx_expand.lift import Linear
+from onnx_expand.linear.chains.composed import aligned
+from onnx_expand.linear.chains.merge import merged_term
+from onnx_expand.linear.chains.partition import Partition
+from onnx_expand.linear.chains.spans import Merged
+from onnx_expand.linear.chains.steps import Span, step_of
+from onnx_expand.linear.driver import Swap, Terms
+from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.terms.base import Map, Term
+from onnx_expand.linear.terms.tables import Array, Table
+from onnx_expand.lower import Form, constant, form_of
+
+__all__ = ["lay"]
+
+
+def lay(terms: Terms, term: Term) -> Swap | None:
+    """Merge a constant added after a matrix product as its C: (L x) + C = Gemm(x, L, C).
+
+    A product before or after it is merged too: L (K x + b) + C = (L K) x + (L b + C), and M (L x +
+    C) + b = (M L) x + (M C + b); K and M may be scales of channels.
+    """
+    if terms.policy is Policy.MARKED or not term.args or not terms.is_inner(term.args[0]):
+        return None
+    below = term.args[0]
+    new: Table | None = None
+    if isinstance(term, Table):
+        new = _onto(terms, below, term) if term.layer is None else _after(terms, below, term)
+    elif isinstance(term, Map) and isinstance(below, Map | Table) and not term.unit:
+        new = _before(terms, below, term) if isinstance(below, Table) else None
+        added = _column(below, term) if new is None else None
+        new = new if added is None else _onto(terms, below, added)
+    if new is None:
+        return None
+    new = replace(
+        new,
+        node=None,
+        links=tuple({id(k): k for k in (*_links(below), *_links(term))}.values()),
+        origins=tuple(dict.fromkeys((*_origins(below), *_origins(term)))),
+        before=_cost(below) + _cost(term),
+    )
+    before, after = term.price() + below.price(), new.price()
+    policy = terms.policy.counting
+    if policy.key(after.cost) >= policy.key(before.cost) or not _fits(new):
+        return None
+    if policy is not Policy.ALWAYS and not after.never_more(before):
+        return None
+    return {term: new}
+
+
+def _fits(new: Table) -> bool:
+    """Return whether the type of a table can represent its values."""
+    try:
+        if new.tensor.dtype is not None:
+            constant(new.numbers(), "", new.tensor.dtype)
+    except RefusedError:
+        return False
+    return new.tensor.dtype is not None
+
+
+def _column(below: Map | Table, term: Map) -> Table | None:
+    """Return the table of a product that maps columns, whose bias is a shift of each row."""
+    shape, layer = term.tensor.extents, below.layer if isinstance(below, Table) else below
+    if not term.shift_only or term.axes is None or shape is None or len(shape) != 2:
+        return None
+    axis, rows = term.axes[0] % 2, term.geometry.out_channels
+    if not term.geometry.is_per_channel or shape[axis] != rows or rows < 2:
+        return None
+    if layer is None or layer.axes is None or layer.axes[1] % 2 == axis:
+        return None
+
+    def numbers() -> Array:
+        shift = term.load().bias
+        return (np.zeros(rows) if shift is None else shift).reshape(-1, *(1,) * (1 - axis))
+
+    return Table((below,), term.tensor, term.value, None, term.anchor, None, numbers)
+
+
+def _onto(terms: Terms, below: Term, term: Table) -> Table | None:
+    """Return the table of a constant that is added to a product or to a table."""
+    if isinstance(below, Map) and _is_product(terms, below):
+        layer: Map | None = _bare(below)
+
+        def held() -> Array:
+            return _bias(below)
+
+    elif isinstance(below, Table):
+        layer, held = below.layer, below.numbers
+    else:
+        return None
+
+    def numbers() -> Array:
+        return np.asarray(term.numbers() + held())
+
+    return replace(term, args=below.args, layer=layer, numbers=numbers)
+
+
+def _bare(layer: Map) -> Map:
+    """Return a product without its bias."""
+    found = replace(layer, geometry=replace(layer.geometry, bias=False))
+    found.load = lambda: replace(layer.load(), bias=None)
+    return found
+
+
+def _bias(layer: Map) -> Array:
+    """Return the bias of a product, in two axes."""
+    bias = layer.load().bias
+    assert layer.axes is not None
+    if bias is None:
+        return np.zeros((1, 1))
+    return bias.reshape((1, -1) if layer.axes[1] % 2 else (-1, 1))
+
+
+def _is_product(terms: Terms, layer: Map) -> bool:
+    """Return whether a map is a Gemm or a MatMul, and may be written as a Gemm."""
+    ranks = {layer.tensor.rank, layer.args[0].tensor.rank}
+    if ranks != {2} or layer.axes is None or layer.unit or layer.is_part:
+        return False
+    if layer.geometry.is_per_channel or layer.geometry.rank:
+        return False
+    writable = terms.facts.writable(layer.tensor.dtype)
+    return form_of(replace(layer.geometry, bias=True), layer.axes, 2, writable) is Form.GEMM
+
+
+def _after(terms: Terms, below: Term, term: Table) -> Table | None:
+    """Merge a table with the product before it."""
+    merged = _merged(terms, below, term.layer)
+    return None if merged is None else _onto(terms, merged, replace(term, layer=None))
+
+
+def _before(terms: Terms, below: Table, term: Map) -> Table | None:
+    """Merge a table with the map after it."""
+    if below.layer is None or term.axes is None or term.axes[0] != term.axes[1]:
+        return None
+    merged = _merged(terms, replace(below.layer, args=below.args), _bare(term))
+    if merged is None:
+        return None
+    axis = term.axes[0] % 2
+
+    def numbers() -> Array:
+        affine, held = term.load(), below.numbers()
+        if held.shape[axis] == 1:  # equal in all channels
+            held = np.repeat(held, affine.geometry.in_channels, axis)
+        return np.moveaxis(affine(np.moveaxis(held, axis, 1)), 1, axis)
+
+    return replace(
+        below,
+        args=merged.args,
+        layer=merged,
+        numbers=numbers,
+        tensor=term.tensor,
+        value=term.value,
+        anchor=term.anchor,
+    )
+
+
+def _merged(terms: Terms, first: Term, second: Map | None) -> Map | None:
+    """Compose two maps of matrices to one that may be a Gemm."""
+    if second is None or not isinstance(first, Map) or first.unit or first.is_part:
+        return None
+    if {first.tensor.rank, first.args[0].tensor.rank} != {2}:
+        return None
+    steps = [step for step in map(step_of, (first, second)) if step is not None]
+    lined = aligned(steps)
+    if lined is None:
+        return None
+    policy = terms.policy.counting
+    part = Partition(first.args[0], lined, policy, terms.facts, may_shift=False)
+    merged = part.merged(Span(0, 1))
+    if not isinstance(merged, Merged) or merged.form is not Form.GEMM:
+        return None
+    new = merged_term(part, Span(0, 1))
+    return None if isinstance(new, Refusal) or not isinstance(new, Map) else new
+
+
+def _links(term: Term) -> tuple[Linear, ...]:
+    return term.links if isinstance(term, Map | Table) else ()
+
+
+def _origins(term: Term) -> tuple[ir.Node, ...]:
+    known = term.origins if isinstance(term, Map | Table) else ()
+    return known or (() if term.node is None else (term.node,))
+
+
+def _cost(term: Term) -> Cost:
+    known = term.before if isinstance(term, Map | Table) else None
+    return term.price().cost if known is None else known

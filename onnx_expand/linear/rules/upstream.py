@@ -1,0 +1,301 @@
+"""Move diagonal maps towards the inputs: into the producers of their arguments, or past them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from onnx_expand.errors import Reason
+from onnx_expand.linear.chains.runs import runs_of
+from onnx_expand.linear.chains.steps import Span, step_of
+from onnx_expand.linear.rules.diagonal import Diagonal, commuted
+from onnx_expand.linear.rules.ways import Search, Way, copy_of, op_name
+from onnx_expand.linear.terms.base import Cat, Homogeneous, Hub, Map, Sum, Term, View
+
+__all__ = ["Upstream"]
+
+_NEAR = 4  # steps before a map that may merge with it
+
+_PARTS = 64  # parts of a split value, which are compared pairwise
+
+
+class Upstream(Search):
+    """Searches for where one map can move towards the inputs."""
+
+    def way(self, diagonal: Diagonal) -> Way | None:
+        """Return the best way to move the map before the producer of its argument."""
+        source = self.source
+        top = source.args[0]
+        way = self._into(top, diagonal, source, may_rest=False)
+        if way is None:
+            return None
+        without = Way(swap=((source, lambda: top),))
+        if any(old is top for old, _ in way.swap):
+            return without + replace(way, scaled=tuple(t for t in way.scaled if t is not top))
+        if isinstance(top, Map) and top.is_part:
+            values = self.terms.roots.get(source, ())
+            return None if any(v.is_graph_output() for v in values) else without + way
+        # The term that takes over the map's value is written again, so that the name keeps its
+        # values.
+        edges = tuple((source if r is top else r, a, b) for r, a, b in way.edges)
+        scaled = tuple(t for t in way.scaled if t is not top)
+        copied = Way(swap=((source, lambda: copy_of(top, top.args)),))
+        return copied + replace(way, edges=edges, scaled=scaled)
+
+    def absorbing(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
+        """Return the best way to apply a diagonal map after a term without a separate node."""
+        return self._into(term, diagonal, above, may_rest=False)
+
+    def _into(
+        self, term: Term, diagonal: Diagonal, above: Term, *, may_rest: bool = True
+    ) -> Way | None:
+        """Return the best way to apply a diagonal map after a term.
+
+        Args:
+            term: The term.
+            diagonal: The map.
+            above: The consumer of the term.
+            may_rest: Whether the map may be a separate node after the term.
+        """
+        diagonal = diagonal.simplest()
+        if diagonal.does_nothing:
+            return Way()
+        if not self.step(term):
+            return None
+        found = [self._rest(term, diagonal, above)] if may_rest else []
+        if self._is_only(term, above):
+            found += self._taken_in(term, diagonal)
+        else:
+            self.refuse_readers(term)
+        return self.best(found)
+
+    def _is_only(self, term: Term, above: Term) -> bool:
+        """Return whether a term is the only consumer of another."""
+        return term not in self.terms.roots and set(self.terms.users[term]) == {above}
+
+    def _taken_in(self, term: Term, diagonal: Diagonal) -> list[Way | None]:
+        """Yield the ways to merge a map into a term or its arguments."""
+        found = self._absorbed(term, diagonal) if isinstance(term, Map) else None
+        if found is not None and found.is_free:
+            return [found]
+        return [found, self._past(term, diagonal)]
+
+    def _rest(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
+        """Write the map as a node between a term and its consumer."""
+        if not isinstance(above, Homogeneous | View | Sum | Cat):
+            return None
+        node = self.node(term, diagonal, above)
+        if node is None:
+            return None
+        return Way(after=node.price(), edges=((above, term, lambda: node),))
+
+    def _absorbed(self, term: Map, diagonal: Diagonal) -> Way | None:
+        """Merge the map into the one that it would follow."""
+        stretch = self.terms.stretch(term)
+        follows = step_of(self.mapped(term, diagonal, term))
+        assert follows is not None
+        run = runs_of([*stretch.steps[-_NEAR:], follows])[-1]
+        last = len(run) - 1
+        if not last:
+            return None
+        first = len(stretch.steps) - last
+        root = stretch.steps[first - 1].top if first else stretch.root
+        part = self.partition(root, run)
+        spans = [(Span(i, last), Span(i, last - 1)) for i in range(last - 1, -1, -1)]
+        way = self.merged(part, spans, lambda span: term)
+        return None if way is None else replace(way, scaled=(term,))
+
+    # -- Past ops that are not maps ------------------------------------------------------------
+
+    def _past(self, term: Term, diagonal: Diagonal) -> Way | None:
+        """Return the best way to move a map from after a term to before it."""
+        if isinstance(term, View):
+            passage = None if diagonal.axis is None else term.op.backward(diagonal.axis)
+            return self._before(term, [(term.args[0], diagonal.spread(passage))])
+        if isinstance(term, Homogeneous):
+            return self._before_op(term, diagonal)
+        if isinstance(term, Sum | Cat):
+            return self._before_join(term, diagonal)
+        if isinstance(term, Map) and isinstance(term.args[0], Hub):
+            return self._before_part(term, diagonal)
+        if isinstance(term, Map):
+            return self._before(term, [(term.args[0], commuted(term, diagonal, back=True))])
+        if term.anchor is None:
+            self.refuse(Reason.UNSUPPORTED, "its argument is an input")
+        else:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
+        return None
+
+    def _before(self, term: Term, moved: Sequence[tuple[Term, Diagonal | None]]) -> Way | None:
+        """Replace a map after a term by maps of some of its arguments."""
+        known: list[tuple[Term, Diagonal]] = []
+        for arg, diagonal in moved:
+            if diagonal is None:
+                self.refuse(Reason.GEOMETRY, f"there is no such map before {op_name(term)}")
+                return None
+            if not self.holds(arg, diagonal):
+                return None
+            known.append((arg, diagonal.simplest()))
+        ways = [Way(scaled=(term,))]
+        for way in self._ways_before(term, known):
+            if way is None:
+                return None
+            ways.append(way)
+        return Way.together(ways)
+
+    def _ways_before(
+        self, above: Term, moved: Sequence[tuple[Term, Diagonal]]
+    ) -> Iterator[Way | None]:
+        """Combine the ways of maps of arguments; maps of parts of one value become one map."""
+        parts: dict[Term, list[tuple[Term, Diagonal]]] = {}
+        for arg, diagonal in moved:
+            found = self._is_only(arg, above) and self._whole(arg, diagonal)
+            if found:
+                parts.setdefault(found[0], []).append((arg, found[1]))
+        together: set[Term] = set()
+        for x, same in parts.items():
+            if len(same) == 1:
+                continue
+            whole: Diagonal | None = same[0][1]
+            for _, other in same[1:]:
+                whole = None if whole is None else other.after(whole)
+            args = [arg for arg, _ in same]
+            way = self._before_whole(args, x, whole)
+            if way is not None:
+                together.update(args)
+                yield way
+        for arg, diagonal in moved:
+            if arg not in together:
+                yield self._into(arg, diagonal, above)
+
+    def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
+        scaling = term.scaling
+        if not scaling.degrees:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
+            return None
+        if scaling.positive and not diagonal.is_positive:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no negative factor pass")
+            return None
+        if scaling.part is not None and not self._is_only(term.args[0], term):
+            return self._before_part(term, diagonal)
+        through = diagonal.through(scaling.gain, back=True)
+        if through is None:
+            self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no shift pass")
+            return None
+        moved = [(arg, _root(term, arg, through)) for arg in dict.fromkeys(term.args)]
+        if scaling.joint:
+            return self._before(term, moved)
+        return self.best(self._before(term, [one]) for one in moved if one[1] is not None)
+
+    # -- Before a value of which a term is a part ----------------------------------------------
+
+    def _whole(self, term: Term, diagonal: Diagonal) -> tuple[Term, Diagonal] | None:
+        """Return the value that a term is a part of, and its map that keeps the other parts."""
+        whole: Diagonal | None = None
+        x = term.args[0] if term.args else term
+        if isinstance(term, Homogeneous) and term.scaling.part is not None:
+            if diagonal.axis is None and len(term.args) == 1 and self._takes_alone(term, x):
+                part = term.scaling.part
+                whole = diagonal.within(part.axis, part.places, part.size)
+        elif isinstance(term, Map) and isinstance(x, Hub):
+            picks = term.links[0].picks if term.links else None
+            rank, users = x.tensor.rank, self.terms.users[x]
+            apart = len(users) <= _PARTS and all(_is_apart(term, other) for other in users)
+            x = x.args[0]
+            if picks is None or rank is None or term.axes is None or not apart:
+                return None
+            if self._is_only(x, term.args[0]) and term.args[0] not in self.terms.roots:
+                size = term.geometry.in_channels
+                whole = diagonal.within(term.axes[0] % rank, range(*picks), size)
+        return None if whole is None else (x, whole)
+
+    def _takes_alone(self, term: Homogeneous, x: Term) -> bool:
+        """Return whether no other consumer reads the part of a value that a term reads."""
+        part = term.scaling.part
+        assert part is not None
+        for other in self.terms.users[x]:
+            if other is term:
+                continue
+            theirs = other.scaling.part if isinstance(other, Homogeneous) else None
+            apart = theirs is not None and theirs.axis == part.axis and other.args == (x,)
+            if theirs is None or not apart or not part.places.isdisjoint(theirs.places):
+                return False
+        return x not in self.terms.roots
+
+    def _before_part(self, term: Map | Homogeneous, diagonal: Diagonal) -> Way | None:
+        """Move a map before a value of which a term is a part, for that part only."""
+        found = self._whole(term, diagonal)
+        if found is None:
+            hub = term.args[0]
+            self.refuse_readers(hub.args[0] if isinstance(hub, Hub) else hub)
+            return None
+        return self._before_whole([term], *found)
+
+    def _before_whole(self, parts: Sequence[Term], x: Term, whole: Diagonal | None) -> Way | None:
+        """Like `_before`, but other consumers read parts of the argument that must not change."""
+        if whole is None or not self.holds(x, whole) or not self.step(x):
+            return None
+        way = self.best(self._taken_in(x, whole.simplest()))
+        return None if way is None else Way(scaled=tuple(parts)).joined(way)
+
+    def _before_join(self, term: Sum | Cat, diagonal: Diagonal) -> Way | None:
+        """Apply `s (a + b) + t = (s a + t) + s b` and `s [a, b] + t = [s1 a + t1, s2 b + t2]`."""
+        if len(set(term.args)) < len(term.args):
+            return None
+        moved: list[tuple[Term, Diagonal | None]] = []
+        first = 0
+        for i, arg in enumerate(term.args):
+            own: Diagonal | None = diagonal
+            if isinstance(term, Cat):
+                extents = arg.tensor.extents
+                count = None if extents is None else extents[term.axis]
+                if diagonal.axis == term.axis:
+                    own = diagonal.part(first, count) if isinstance(count, int) else None
+                    first += count if isinstance(count, int) else 0
+            else:
+                own = _broadcast(term, arg, diagonal)
+                if own is not None and i and term.factors[0] == 1:
+                    # One term of a sum gets the shift, or each term of a mean.
+                    own = replace(own, shift=None)
+            moved.append((arg, own))
+        return self._before(term, moved)
+
+
+def _is_apart(term: Map, other: Term) -> bool:
+    """Return whether all other consumers of a split node read other parts."""
+    if other is term:
+        return True
+    if not isinstance(other, Map) or not other.is_part or not other.links:
+        return False
+    mine, theirs = term.links[0].picks, other.links[0].picks
+    return (
+        mine is not None and theirs is not None and (mine[1] <= theirs[0] or theirs[1] <= mine[0])
+    )
+
+
+def _broadcast(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """Return the map of a term of a sum, which may be broadcast, but not along the channels."""
+    if diagonal.axis is None or term.same:
+        return diagonal
+    own, out = arg.tensor.extents, term.tensor.extents
+    if own is None or out is None:
+        return None
+    axis = diagonal.axis % len(out) - len(out) + len(own)  # aligned from the back
+    if axis < 0 or own[axis] != diagonal.scale.size:
+        return None
+    return replace(diagonal, axis=axis)
+
+
+def _root(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
+    """Return the map of an argument that an op turns into a given map."""
+    slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
+    degrees = term.scaling.degrees
+    if any(slot not in degrees for slot in slots):
+        return None
+    degree = 1 if term.scaling.joint else sum(degrees[slot] for slot in slots)
+    whole = diagonal.root(degree)
+    if whole is None:
+        return None
+    found = [whole.moved(term.scaling.channels.get(slot, {}), back=True) for slot in slots]
+    axes = {None if d is None else d.axis for d in found}
+    return found[0] if len(axes) == 1 else None

@@ -1,0 +1,100 @@
+"""Products and extremes of several operands."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnx_expand.graph.attributes import float_of, int_of, text_of
+from onnx_expand.graph.facts import Facts
+from onnx_expand.linear.terms.scaling.base import (
+    SCALING,
+    Channels,
+    Scaling,
+    broadcast_axes,
+    computed_slots,
+    operand,
+    same_extent,
+)
+
+
+@SCALING.register("Max", "Min")
+def _extreme(node: ir.Node, facts: Facts) -> Scaling | None:
+    """`max(s x, s y) = s max(x, y)`."""
+    slots = computed_slots(node, facts)
+    if len(slots) < len(node.inputs) or facts.opset < _EXTREMES_BROADCAST:
+        return None
+    channels = {slot: broadcast_axes(node, slot, facts) for slot in slots}
+    return Scaling(dict.fromkeys(slots, 1), positive=True, joint=True, channels=channels)
+
+
+@SCALING.register("Div", "Mul")
+def _product(node: ir.Node, facts: Facts) -> Scaling | None:
+    if facts.opset < _BROADCASTS or len(node.inputs) != 2:
+        return None
+    slots = computed_slots(node, facts)
+    degrees = {slot: -1 if node.op_type == "Div" and slot else 1 for slot in slots}
+    return Scaling(degrees, channels={slot: broadcast_axes(node, slot, facts) for slot in slots})
+
+
+# The first opsets in which these broadcast as numpy does.
+_BROADCASTS = 7
+_EXTREMES_BROADCAST = 8
+
+
+@SCALING.register("MatMul")
+def _matmul(node: ir.Node, facts: Facts) -> Scaling | None:
+    slots = computed_slots(node, facts)
+    ranks = [facts.rank(value) for value in node.inputs]
+    out = facts.rank(node.outputs[0])
+    channels: dict[int, Channels] = {}
+    for slot in slots:
+        rank = ranks[slot]
+        if rank is None or out is None or any(r is None or r < 2 for r in ranks):
+            continue
+        batch = broadcast_axes(node, slot, facts, spared=2)
+        own = (rank - 1, out - 1) if slot else (rank - 2, out - 2)
+        channels[slot] = {**batch, own[0]: own[1]}
+    return Scaling(dict.fromkeys(slots, 1), channels=channels)
+
+
+@SCALING.register("Gemm")
+def _gemm(node: ir.Node, facts: Facts) -> Scaling | None:
+    if operand(node, 2) is not None and float_of(node, "beta", facts.opset):
+        return None  # the added operand has no factor
+    slots = [slot for slot in computed_slots(node, facts) if slot < 2]
+    rows = int_of(node, "transA", facts.opset), 1 - int_of(node, "transB", facts.opset)
+    channels = {slot: {rows[slot]: slot} for slot in slots}
+    return Scaling(dict.fromkeys(slots, 1), channels=channels)
+
+
+@SCALING.register("Conv", "ConvTranspose")
+def _convolution(node: ir.Node, facts: Facts) -> Scaling | None:
+    """Return the record of a convolution whose kernel the model computes."""
+    if operand(node, 2) is not None:
+        return None
+    slots = computed_slots(node, facts)
+    channels: dict[int, Channels] = {slot: {} if slot else {0: 0} for slot in slots}
+    if 1 in slots and node.op_type == "Conv":
+        channels[1] = {0: 1}
+    return Scaling(dict.fromkeys(slots, 1), channels=channels)
+
+
+@SCALING.register("Einsum")
+def _einsum(node: ir.Node, facts: Facts) -> Scaling | None:
+    slots = computed_slots(node, facts)
+    left, arrow, after = text_of(node, "equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    channels: dict[int, Channels] = {}
+    if arrow and "." not in left + after and len(terms) == len(node.inputs):
+        own, out = [facts.extents(v) for v in node.inputs], facts.extents(node.outputs[0])
+        for slot in slots:
+            term, extents = terms[slot], own[slot]
+            if out is None or extents is None or len(set(term)) < len(term):
+                continue
+            places = {axis: after.find(letter) for axis, letter in enumerate(term)}
+            channels[slot] = {
+                axis: at
+                for axis, at in places.items()
+                if at >= 0 and same_extent(extents[axis], out[at])
+            }
+    return Scaling(dict.fromkeys(slots, 1), channels=channels)

@@ -1,0 +1,1 @@
+"""Writing: new terms become nodes, with weights that are rounded once."""
