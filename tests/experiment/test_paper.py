@@ -81,6 +81,14 @@ def test_every_study_runs_on_toy_data(name: str, tmp_path: Path) -> None:
         assert (row.comparison is None) == (study.against(row.arm) is None)
 
 
+def test_a_table_of_several_networks_names_its_studies() -> None:
+    """A table that is one study for each network is refused with their names."""
+    with pytest.raises(UsageError, match=r"give one of mobilenet, mobilenetv2, shufflenetv2$"):
+        study_of("table2")
+    with pytest.raises(UsageError, match="study 'table3' is none of table1"):
+        study_of("table3")
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_arms_are_chosen_by_names_with_commas(name: str) -> None:
     """Arms are selected alone, or all in one list, in any case."""

@@ -242,8 +242,10 @@ def _larger(
         arms.append(Arm("CL + KD", expand, paper=both, distill=_KD))
     teacher = None if rivals is None else _RESNET
     built = network.replace("-", "")
+    # Guo's repository, github.com/GUOShuxuan/expandnets, names the table of ImageNet.
+    source = "Larger networks" if rivals is None else "Table 2"
     return Study(
-        name, gains, "Larger networks", built, tuple(arms), teacher,
+        name, gains, source, built, tuple(arms), teacher,
         recipe=recipe, embedded=embedded,
     )  # fmt: skip
 
@@ -309,6 +311,10 @@ def study_of(name: str) -> Study:
     Raises:
         UsageError: There is no such study.
     """
-    if name not in STUDIES:
-        raise UsageError(f"study '{name}' is none of {', '.join(STUDIES)}")
-    return STUDIES[name]
+    if name in STUDIES:
+        return STUDIES[name]
+    place = name.lower().replace(" ", "")
+    parts = [s.name for s in STUDIES.values() if s.source.lower().replace(" ", "") == place]
+    if parts:
+        raise UsageError(f"'{name}' is one study for each network; give one of {', '.join(parts)}")
+    raise UsageError(f"study '{name}' is none of {', '.join(STUDIES)}")
