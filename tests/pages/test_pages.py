@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from tests.support.graphs_text import weights
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
 pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _brief() -> Iterator[None]:
+    """Measure latencies for a moment only: the pages show them, whatever they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnx_expand.cli.pages._SECONDS", 0.1)
+        yield
 
 
 def hostile(branches: int = 3) -> onnx.ModelProto:
