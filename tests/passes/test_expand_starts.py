@@ -59,7 +59,7 @@ def test_depthwise_networks_are_preserved() -> None:
 def test_half_precision_networks_are_preserved() -> None:
     """In float16 a preserved network differs by its own rounding only."""
     pytest.importorskip("onnxruntime")
-    model = retrained(smallnet.build(size=16))
+    model = retrained(smallnet.build(kernel=5, size=16))
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), tensor.name))
@@ -79,7 +79,7 @@ def test_preserved_units_are_well_conditioned() -> None:
     known = {e.node: e.condition for e in report.expanded}
     assert all(known[f"conv{i}"] < 100 for i in (1, 2, 3))  # type: ignore[operator]
     assert all(known[f"fc{i}"] < 4 for i in (1, 2))  # type: ignore[operator]
-    _, report = expand(retrained(smallnet.build()), strategy="cl", **PRESERVED)
+    _, report = expand(retrained(smallnet.build(kernel=5)), strategy="cl", **PRESERVED)
     assert all(e.condition is not None and e.condition < 5 for e in report.expanded)
 
 

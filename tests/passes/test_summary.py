@@ -17,6 +17,9 @@ from onnx_expand.cli import main
 from onnx_expand.passes import FoldReport
 from onnx_expand.passes.summary import group_reasons, group_sites, scope_of
 
+# The width changes neither nodes nor names.
+NETWORK = mobilenetv2.build(size=32, width=0.25, classes=5)
+
 PARTS = st.sampled_from(["conv", "bn", "stages", "0", "1", "17", "a_b"])
 NAMES = st.lists(
     st.tuples(st.lists(PARTS, min_size=1, max_size=5), st.sampled_from("./")).map(
@@ -49,7 +52,7 @@ def test_scopes_of_exporters() -> None:
 @pytest.fixture(scope="module")
 def report() -> FoldReport:
     """Build a report of 51 sites of a few kinds."""
-    expanded = onnx_expand.expand(mobilenetv2.build(), strategy="mobileone+fc")
+    expanded = onnx_expand.expand(NETWORK, strategy="mobileone+fc")
     found: FoldReport = onnx_expand.fold(expanded, policy="cheapest", report=True)[1]
     return found
 
@@ -67,7 +70,7 @@ def test_groups_hold_every_site_and_reason_once(report: FoldReport) -> None:
 
 def test_lines_are_few_and_short(report: FoldReport, capsys: Any, tmp_path: Path) -> None:
     """A fold of 51 sites prints less than a screen; -v names each site, -q prints nothing."""
-    expanded = onnx_expand.expand(mobilenetv2.build(), strategy="mobileone+fc")
+    expanded = onnx_expand.expand(NETWORK, strategy="mobileone+fc")
     source, target = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
     onnx.save(expanded, source)
     words = ["fold", source, target, "--policy", "cheapest", "--check", "0"]
