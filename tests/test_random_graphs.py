@@ -25,7 +25,7 @@ from tests.support.random_graphs import random_graph
 from tests.support.random_layouts import random_layouts
 
 # `make fuzz` raises it.
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
 
 SEEDS = st.integers(0, 2**32 - 1)
 

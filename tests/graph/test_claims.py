@@ -21,7 +21,7 @@ from tests.support.random_graphs import random_graph
 from tests.support.random_layouts import random_layouts
 from tests.support.stale_claims import WRAPS, read_shapes, spread_claims, without_claims
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 SIZES = ((2, 9, 8), (1, 9, 8), (3, 14, 11), (1, 64, 64))
 
 Arrays = list[np.ndarray[Any, np.dtype[Any]]]

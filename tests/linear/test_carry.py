@@ -24,7 +24,7 @@ pytest.importorskip("onnxruntime")
 Array = npt.NDArray[Any]
 
 # `make fuzz` raises it.
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "75"))
 
 ROWS = "float[N,6,8] x"
 IMAGE = "float[N,4,9,8] x"

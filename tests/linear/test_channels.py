@@ -24,7 +24,7 @@ from tests.support.random_channels import OPSETS, random_channels
 
 pytest.importorskip("onnxruntime")
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "75"))
 SEEDS = st.integers(0, 2**32 - 1)
 
 

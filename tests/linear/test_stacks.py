@@ -19,7 +19,7 @@ from tests.support.graphs_text import fold, graph, ops, weights
 
 pytest.importorskip("onnxruntime")
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "75"))
 
 # name: (the shape of x, nodes, shapes of constants, what must come out, shape of the first weight)
 CASES: dict[str, tuple[str, str, dict[str, tuple[int, ...]], list[str], tuple[int, ...]]] = {

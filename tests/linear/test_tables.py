@@ -20,7 +20,7 @@ from tests.support.graphs_text import fold, graph, ops
 
 pytest.importorskip("onnxruntime")
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "75"))
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
