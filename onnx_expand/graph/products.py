@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 from onnx_expand.graph.claims import MADE_UP
 
-__all__ = ["Names", "Product", "combined", "differ", "expanded", "product", "quotient", "reshaped"]
+__all__ = [
+    "Names",
+    "Product",
+    "are_zero_together",
+    "combined",
+    "differ",
+    "expanded",
+    "product",
+    "quotient",
+    "reshaped",
+    "spelled",
+]
 
 _COMMUTATIVE = frozenset({"Add", "Max", "Min", "Mul"})
 _LARGE = 1 << 62
@@ -91,7 +102,7 @@ def quotient(dividend: Hashable, divisor: Hashable) -> Hashable | None:
     return _joined(coefficient // own, powers - others)
 
 
-def _are_zero_together(data: Sequence[Hashable], wanted: Sequence[Hashable]) -> bool:
+def are_zero_together(data: Sequence[Hashable], wanted: Sequence[Hashable]) -> bool:
     """Return whether extents that a Reshape asks for are zero only where those of its data are.
 
     A zero copies the extent at its position: in empty tensors -1 may then be another extent.
@@ -180,10 +191,38 @@ def reshaped(
     if wanted is None or 0 in wanted or wanted.count(-1) > 1:
         return None
     inferred = None
-    if data is not None and 0 not in data and _are_zero_together(data, wanted):
+    if data is not None and 0 not in data and are_zero_together(data, wanted):
         rest = product(extent for extent in wanted if extent != -1)
         inferred = quotient(product(data), rest)
     return tuple(inferred if extent == -1 else extent for extent in wanted)
+
+
+def spelled(
+    extents: Sequence[Hashable], data: Sequence[Hashable], wanted: Sequence[Hashable] | None
+) -> tuple[int, ...] | None:
+    """Return extents as the constant target of a Reshape; None if there is none.
+
+    One extent may be -1 (inferred from the others). Those that the data have at the same position
+    may be 0 (copied). Beside a copied extent, which may be zero, runtimes infer nothing: both may
+    stand together only where the target had that -1 before.
+
+    Args:
+        extents: The extents of the output.
+        data: The extents of the input that may be copied; empty under `allowzero`.
+        wanted: The target before, if known.
+    """
+    if any(isinstance(extent, int) and (extent == 0 or extent < -1) for extent in extents):
+        return None
+    found = [extent if isinstance(extent, int) else -1 for extent in extents]
+    copies = found.count(-1) > 1
+    for i, extent in enumerate(extents):
+        asked = copies or (wanted is not None and wanted[i] == 0)
+        if found[i] == -1 and asked and i < len(data) and data[i] == extent:
+            found[i] = 0
+    if found.count(-1) > 1:
+        return None
+    infers = -1 in found and (wanted is None or wanted[found.index(-1)] != -1)
+    return None if infers and 0 in found else tuple(found)
 
 
 def _split(extent: Hashable) -> tuple[int, Counter[Hashable]]:

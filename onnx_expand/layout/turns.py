@@ -326,10 +326,13 @@ def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
 
 
 def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], order: Order) -> bool:
-    """Return whether a Reshape copies an extent (target 0) that differs after the turn."""
-    if wanted[i] != 0:
+    """Return whether a Reshape may copy an extent (target 0) that differs after the turn.
+
+    A dynamic extent may be zero.
+    """
+    if isinstance(wanted[i], int) and wanted[i] != 0:
         return False
-    return i >= len(order) or extents[order[i]] != extents[i]
+    return extents[order[i]] != extents[i] if i < len(order) else wanted[i] == 0
 
 
 @TURNS.register("Slice")

@@ -7,7 +7,7 @@ merge. A Reshape target may leave one extent unknown, as -1.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
-from onnx_expand.graph.products import reshaped
+from onnx_expand.graph.products import reshaped, spelled
 from onnx_expand.lift import Linear, lift
 
 __all__ = ["state_extents"]
@@ -76,26 +76,10 @@ def _numbers(wanted: tuple[Hashable, ...], node: ir.Node, facts: Facts) -> list[
     given = facts.extents(node.inputs[0])
     copied = () if given is None or int_of(node, "allowzero", facts.opset) else given
     for target in (wanted, reshaped(given, wanted)):
-        numbers = None if target is None else _target(target, copied)
+        numbers = None if target is None else spelled(target, copied, wanted)
         if numbers is not None:
-            return numbers
+            return list(numbers)
     return None
-
-
-def _target(wanted: Sequence[Hashable], copied: Sequence[Hashable]) -> list[int] | None:
-    """Spell out extents as the target of a Reshape.
-
-    One extent may be -1 (inferred from the others). Extents that the input has at the same index
-    may be 0 (copied), unless `allowzero` gives 0 its literal meaning.
-    """
-    numbers = [extent if isinstance(extent, int) else -1 for extent in wanted]
-    if not all(n > 0 or n == -1 for n in numbers):
-        return None
-    if numbers.count(-1) > 1:
-        for i, extent in enumerate(wanted):
-            if numbers[i] == -1 and i < len(copied) and copied[i] == extent:
-                numbers[i] = 0
-    return numbers if numbers.count(-1) <= 1 else None
 
 
 def _behind(value: ir.Value) -> list[ir.Node]:

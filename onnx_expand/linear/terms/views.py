@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
+from onnx_expand.graph.products import are_zero_together, spelled
 from onnx_expand.linear.terms.passages import Extent, Passage, left_over, passage_of, quotient
 
 __all__ = ["ViewOp", "find_view", "without_detours"]
@@ -176,16 +177,8 @@ class ViewOp:
 
     def spelled(self) -> tuple[int, ...] | None:
         """Return the Reshape operand that maps the source to the target; None if there is none."""
-        copies = not int_of(self.node, "allowzero")
-        found = [e if isinstance(e, int) and e > 0 else -1 for e in self.target]
-        for i, extent in enumerate(self.target):
-            same = i < len(self.source) and self.source[i] == extent
-            asked = self.wanted is not None and self.wanted[i] == 0
-            if found[i] == -1 and copies and same and (asked or found.count(-1) > 1):
-                found[i] = 0
-        if found.count(-1) > 1 or any(e == 0 for e in self.target if isinstance(e, int)):
-            return None
-        return tuple(found)
+        copied = () if int_of(self.node, "allowzero") else self.source
+        return spelled(self.target, copied, self.wanted)
 
     def undoes(self, other: ViewOp) -> bool:
         """Return whether this view undoes an earlier one."""
@@ -311,7 +304,9 @@ def _reshaped(
     if -1 in target:
         at = target.index(-1)
         others = [*target[:at], *target[at + 1 :]]
-        rest = quotient(source, others) or left_over(source, others)
+        rest = None
+        if are_zero_together(source, wanted):
+            rest = quotient(source, others) or left_over(source, others)
         target[at] = (node, at) if rest is None else rest
     return tuple(target)
 
