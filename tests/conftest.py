@@ -1,6 +1,7 @@
 """Hypothesis draws the same examples in every run, so that a change is what turns a test red.
 
-`make fuzz` draws new ones. Torch computes on one thread: the tests run side by side.
+`make fuzz` draws new ones. Torch and NumPy compute on one thread, in child processes as well: the
+tests run side by side, and threads that wait for each other take several times as long.
 
 The garbage collector leaves alone what is imported and collected, which no test frees: going
 through the modules of torch and thousands of tests again and again took a tenth of the time.
@@ -13,6 +14,7 @@ import os
 from hypothesis import settings
 
 gc.disable()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported
 
 with contextlib.suppress(ImportError):
     import torch
