@@ -70,7 +70,7 @@ hosts: $(TOOLCHAINS)/.installed
 # A long run of random graphs and whole models: folding changes no number and breaks none.
 fuzz: setup
 	HYPOTHESIS_PROFILE=explore FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/test_random_graphs.py
-	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -n 2
+	HYPOTHESIS_PROFILE=explore FUZZ_EXAMPLES=500 $(BIN)/pytest -n 2
 	$(BIN)/python -W ignore -m tests.support.fuzz --count 5000 --processes 2
 
 # Constants that fold writes down, over ops, operator sets, attributes and types.

@@ -17,7 +17,7 @@ from onnx_expand.cli import main
 from onnx_expand.passes import FoldReport
 from onnx_expand.passes.summary import group_reasons, group_sites, scope_of
 
-# The width changes neither nodes nor names.
+# Of any width it has the same nodes and names.
 NETWORK = mobilenetv2.build(size=32, width=0.25, classes=5)
 
 PARTS = st.sampled_from(["conv", "bn", "stages", "0", "1", "17", "a_b"])
@@ -51,7 +51,7 @@ def test_scopes_of_exporters() -> None:
 
 @pytest.fixture(scope="module")
 def report() -> FoldReport:
-    """Build a report of 51 sites of a few kinds."""
+    """Build a report of 52 sites of a few kinds."""
     expanded = onnx_expand.expand(NETWORK, strategy="mobileone+fc")
     found: FoldReport = onnx_expand.fold(expanded, policy="cheapest", report=True)[1]
     return found
@@ -69,7 +69,7 @@ def test_groups_hold_every_site_and_reason_once(report: FoldReport) -> None:
 
 
 def test_lines_are_few_and_short(report: FoldReport, capsys: Any, tmp_path: Path) -> None:
-    """A fold of 51 sites prints less than a screen; -v names each site, -q prints nothing."""
+    """A fold of 52 sites prints less than a screen; -v names each site, -q prints nothing."""
     expanded = onnx_expand.expand(NETWORK, strategy="mobileone+fc")
     source, target = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
     onnx.save(expanded, source)
