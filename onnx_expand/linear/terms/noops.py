@@ -106,6 +106,23 @@ def _tile(node: ir.Node, facts: Facts) -> bool:
     return facts.opset >= 6 and repeats is not None and set(repeats) <= {1.0}
 
 
+def _reshape(node: ir.Node, facts: Facts) -> bool:
+    """A dynamic extent that is zero copies the one at its position, which is the same."""
+    if len(node.inputs) < 2:
+        return False
+    extents, wanted = facts.extents(node.inputs[0]), facts.extents_in(node.inputs[1])
+    if extents is None or wanted is None or len(extents) != len(wanted):
+        return False
+    same = {-1} if int_of(node, "allowzero", facts.opset) else {-1, 0}
+    pairs = zip(wanted, extents, strict=True)
+    return wanted.count(-1) <= 1 and all(w in same or w == size for w, size in pairs)
+
+
+def _transpose(node: ir.Node, facts: Facts) -> bool:
+    perm = ints_of(node, "perm")
+    return bool(perm) and list(perm) == list(range(len(perm)))
+
+
 def _resize(node: ir.Node, facts: Facts) -> bool:
     if facts.opset < 11 or text_of(node, "mode", facts.opset) not in {"nearest", "linear"}:
         return False
@@ -171,9 +188,11 @@ _CHECKS: dict[str, Callable[[ir.Node, Facts], bool]] = {
     "Mean": _of_one,
     "Min": _of_one,
     "Pad": _pad,
+    "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,
     "Split": _split,
     "Sum": _of_one,
     "Tile": _tile,
+    "Transpose": _transpose,
 }
