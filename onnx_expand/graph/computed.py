@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,12 +140,13 @@ class Computed:
             return True
         if not any(v in self._partial for v in node.inputs):
             return False
-        if node.op_type in _ELEMENTWISE and self._opset >= 7:
-            self._combine(node)
-            return True
-        if Trait.MOVES not in op_of(node).traits:
+        combines = node.op_type in _ELEMENTWISE and self._opset >= 7
+        if not combines and Trait.MOVES not in op_of(node).traits:
             return False
         arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
+        if combines:
+            self._combine(node, arrays)
+            return True
         if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
             return True
         if node.op_type != "Concat" and any(v in self._partial for v in node.inputs[1:]):
@@ -175,9 +176,8 @@ class Computed:
         self._marked[mark] = extent
         return mark
 
-    def _combine(self, node: ir.Node) -> None:
+    def _combine(self, node: ir.Node, arrays: Sequence[npt.NDArray[Any] | None]) -> None:
         """Follow extents through arithmetic on integers, element by element."""
-        arrays = [None if v is None else self._partial_array(v) for v in node.inputs]
         known = [a for a in arrays if a is not None and a.dtype.kind in "bi" and a.size <= _FEW]
         if len(known) < len(arrays) or any(a.dtype == np.int32 for a in known):
             return

@@ -69,13 +69,8 @@ def features_behind(
         facts: Facts about the model.
         is_elementwise: Returns whether a node is elementwise.
     """
-    y = node.outputs[0]
-    shape, given = facts.shape(y), facts.extents(node.inputs[0])
-    places = None if shape is None or given is None else _places(shape[-1:], given, order)
-    if places is None:
-        return None
-    walk = _Walk(y, len(places), facts, is_elementwise)
-    return walk.found(places) if walk.forward() else None
+    walk = _begun(node.outputs[0], node.inputs[0], order, facts, is_elementwise)
+    return walk.found() if walk is not None and walk.forward() else None
 
 
 def features_before(
@@ -89,13 +84,23 @@ def features_before(
         facts: Facts about the model.
         is_elementwise: Returns whether a node is elementwise.
     """
-    z = node.inputs[0]
-    shape, wanted = facts.shape(z), facts.extents(node.outputs[0])
-    places = None if shape is None or wanted is None else _places(shape[-1:], wanted, order)
-    if places is None or z is None:
+    walk = _begun(node.inputs[0], node.outputs[0], order, facts, is_elementwise)
+    return walk.found() if walk is not None and walk.backward(node) else None
+
+
+def _begun(
+    start: ir.Value | None,
+    image: ir.Value | None,
+    order: Sequence[int],
+    facts: Facts,
+    is_elementwise: Callable[[ir.Node], bool],
+) -> _Walk | None:
+    """Return a walk from a value whose features are the last axes of an image, if they are."""
+    shape, extents = facts.shape(start), facts.extents(image)
+    if start is None or shape is None or extents is None:
         return None
-    walk = _Walk(z, len(places), facts, is_elementwise)
-    return walk.found(places) if walk.backward(node) else None
+    places = _places(shape[-1:], extents, order)
+    return None if places is None else _Walk(start, places, facts, is_elementwise)
 
 
 def _places(
@@ -123,15 +128,19 @@ class _Walk:
 
     Args:
         start: The input or output of the Reshape that has features.
-        count: The number of features.
+        places: The former index of each feature.
         facts: Facts about the model.
         is_elementwise: Returns whether a node is elementwise.
     """
 
     def __init__(
-        self, start: ir.Value, count: int, facts: Facts, is_elementwise: Callable[[ir.Node], bool]
+        self,
+        start: ir.Value,
+        places: npt.NDArray[np.int64],
+        facts: Facts,
+        is_elementwise: Callable[[ir.Node], bool],
     ) -> None:
-        self._start, self._count, self._rank = start, count, facts.rank(start)
+        self._places, self._count, self._rank = places, len(places), facts.rank(start)
         self._facts, self._is_elementwise = facts, is_elementwise
         self._values = [start]
         self._between: set[ir.Node] = set()
@@ -139,9 +148,9 @@ class _Walk:
         users = [use.node for use in start.uses()]
         self._graph = users[0].graph if users else None
 
-    def found(self, places: npt.NDArray[np.int64]) -> Features:
+    def found(self) -> Features:
         """Return the features."""
-        return Features(places, tuple(self._operands), tuple(self._values))
+        return Features(self._places, tuple(self._operands), tuple(self._values))
 
     def forward(self) -> bool:
         """Follow the features to their consumers; return whether all are dense layers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from onnx_expand.cost import MACHINE, Cost
+from onnx_expand.linear.terms.base import Price
 
 __all__ = ["Policy"]
 
@@ -39,6 +40,12 @@ class Policy(StrEnum):
     def counting(self) -> Policy:
         """The policy that applies if nothing is measured."""
         return Policy.CHEAPEST if self is Policy.LATENCY else self
+
+    def prefers(self, after: Price, before: Price) -> bool:
+        """Return whether a price is lower: except for `always`, with no more products anywhere."""
+        policy = self.counting
+        falls = policy.key(after.cost) < policy.key(before.cost)
+        return falls and (policy is Policy.ALWAYS or after.never_more(before))
 
     def key(self, cost: Cost) -> tuple[int, ...]:
         """Return the sort key that this policy minimizes."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_expand.equivalence.parts.magnitude import products
+from onnx_expand.equivalence.parts.magnitude import is_float, products
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.upstream import upstream
@@ -70,7 +70,7 @@ def dependences(model: ir.Model, facts: Facts) -> dict[str, Dependence]:
         facts: The facts of this model.
     """
     known: dict[ir.Value, Dependence] = {
-        value: Dependence(moves=_is_float(value, facts)) for value in model.graph.inputs
+        value: Dependence(moves=is_float(value, facts)) for value in model.graph.inputs
     }
     for node in model.graph:
         so_far = _after(node, facts, known)
@@ -88,11 +88,6 @@ def work(model: ir.Model, facts: Facts) -> dict[str, int]:
             total += math.prod(extent or 1 for extent in dims) * (products(node, facts) or 1)
         found[out.name or ""] = total
     return found
-
-
-def _is_float(value: ir.Value, facts: Facts) -> bool:
-    dtype = facts.dtype(value)
-    return dtype is None or dtype.is_floating_point()
 
 
 def _after(node: ir.Node, facts: Facts, known: Mapping[ir.Value, Dependence]) -> Dependence:

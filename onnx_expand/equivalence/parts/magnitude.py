@@ -19,7 +19,15 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 
-__all__ = ["Rounding", "computed_constants", "gamma", "make_absolute", "products", "roundings"]
+__all__ = [
+    "Rounding",
+    "computed_constants",
+    "gamma",
+    "is_float",
+    "make_absolute",
+    "products",
+    "roundings",
+]
 
 _COARSE = 0.5
 _LAMBDA = 10.0
@@ -105,7 +113,7 @@ def _after(
         before.append(rounding)
     dtypes = [facts.dtype(out) for out in node.outputs if out.name]
     if all(dtype is not None and dtype.is_integer() for dtype in dtypes) and (
-        node.op_type in {"Shape", "Size"} or not any(_is_float(value, facts) for value in reads)
+        node.op_type in {"Shape", "Size"} or not any(is_float(value, facts) for value in reads)
     ):
         return Rounding()  # extents and indices
     rule = _RULES.get(node.op_type) if node.domain in {"", "ai.onnx"} else None
@@ -282,7 +290,7 @@ def computed_constants(model: ir.Model, facts: Facts) -> list[str]:
             producer = None if value is None else value.producer()
             if value is None or producer is None or producer.op_type == "Constant":
                 continue
-            if facts.is_constant(value) and _is_float(value, facts):
+            if facts.is_constant(value) and is_float(value, facts):
                 found[value.name or ""] = None
     return list(found)
 
@@ -303,7 +311,7 @@ def make_absolute(
         if all(value is None or facts.is_constant(value) for value in node.inputs):
             continue
         for place, value in enumerate(node.inputs):
-            if value is None or not facts.is_constant(value) or not _is_float(value, facts):
+            if value is None or not facts.is_constant(value) or not is_float(value, facts):
                 continue
             if node.op_type == "BatchNormalization" and place == 4:
                 continue  # the variance
@@ -316,11 +324,11 @@ def make_absolute(
             else:
                 fresh = fixed[key]
             node.replace_input_with(place, fresh)
-        if any(_is_float(out, facts) for out in node.outputs):
+        if any(is_float(out, facts) for out in node.outputs):
             _make_positive(node)
 
 
-def _is_float(value: ir.Value, facts: Facts) -> bool:
+def is_float(value: ir.Value, facts: Facts) -> bool:
     """Return whether a value is in floating point, or of unknown type."""
     dtype = facts.dtype(value)
     return dtype is None or dtype.is_floating_point()

@@ -84,7 +84,6 @@ class MatrixChain:
         beginnings = _Beginnings()
         for last, own in enumerate(self.own):
             geometry = self.geometries[last]
-
             found: _Prefix = (_sum(best[last], key(own, 0)), -last)
             beginnings.go_on(self._traits[last])
             for traits, reads, (cheapest, start) in beginnings.best(last, longest, forbidden):

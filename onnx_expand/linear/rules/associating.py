@@ -22,9 +22,10 @@ from onnx_expand.linear.terms.stacks import (
     product_scaling,
     stacked_by,
 )
+from onnx_expand.linear.terms.tables import Table
 from onnx_expand.lower import constant
 
-__all__ = ["associate"]
+__all__ = ["associate", "is_representable"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def associate(terms: Terms, term: Term) -> Swap | None:
         before=_price(below, first).cost + _price(term, second).cost,
     )
     before = _price(below, first) + _price(term, second)
-    return {term: new} if _is_worth(terms, new, before) else None
+    pays = terms.policy.prefers(new.price(), before)
+    return {term: new} if pays and is_representable(new) else None
 
 
 def _product(first: _Factor, second: _Factor) -> _Factor | None:
@@ -121,12 +123,8 @@ def _price(term: Term, factor: _Factor) -> Price:
     return product_price(term.tensor, factor.shape, inner)
 
 
-def _is_worth(terms: Terms, new: Stack, before: Price) -> bool:
-    after, policy = new.price(), terms.policy.counting
-    if policy.key(after.cost) >= policy.key(before.cost):
-        return False
-    if policy is not Policy.ALWAYS and not after.never_more(before):
-        return False
+def is_representable(new: Stack | Table) -> bool:
+    """Return whether the type of a new term can represent its values."""
     try:
         if new.tensor.dtype is not None:
             constant(new.numbers(), "", new.tensor.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost
-from onnx_expand.errors import Refusal, RefusedError
+from onnx_expand.errors import Refusal
 from onnx_expand.lift import Linear
 from onnx_expand.linear.chains.composed import aligned
 from onnx_expand.linear.chains.merge import merged_term
@@ -17,9 +17,10 @@ from onnx_expand.linear.chains.spans import Merged
 from onnx_expand.linear.chains.steps import Span, step_of
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
+from onnx_expand.linear.rules.associating import is_representable
 from onnx_expand.linear.terms.base import Map, Term
 from onnx_expand.linear.terms.tables import Array, Table
-from onnx_expand.lower import Form, constant, form_of
+from onnx_expand.lower import Form, form_of
 
 __all__ = ["lay"]
 
@@ -49,23 +50,8 @@ def lay(terms: Terms, term: Term) -> Swap | None:
         origins=tuple(dict.fromkeys((*_origins(below), *_origins(term)))),
         before=_cost(below) + _cost(term),
     )
-    before, after = term.price() + below.price(), new.price()
-    policy = terms.policy.counting
-    if policy.key(after.cost) >= policy.key(before.cost) or not _fits(new):
-        return None
-    if policy is not Policy.ALWAYS and not after.never_more(before):
-        return None
-    return {term: new}
-
-
-def _fits(new: Table) -> bool:
-    """Return whether the type of a table can represent its values."""
-    try:
-        if new.tensor.dtype is not None:
-            constant(new.numbers(), "", new.tensor.dtype)
-    except RefusedError:
-        return False
-    return new.tensor.dtype is not None
+    pays = terms.policy.prefers(new.price(), term.price() + below.price())
+    return {term: new} if pays and is_representable(new) else None
 
 
 def _column(below: Map | Table, term: Map) -> Table | None:

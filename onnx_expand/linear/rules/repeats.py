@@ -60,10 +60,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
     merged = part.merged(Span(0, 1))
     if not isinstance(merged, Merged):
         return None
-    before, after = part.as_is(Span(0, 1)), merged.price + once.price()
-    if policy.key(after.cost) >= policy.key(before.cost):
-        return None
-    if policy is not Policy.ALWAYS and not after.never_more(before):
+    if not policy.prefers(merged.price + once.price(), part.as_is(Span(0, 1))):
         return None
     new = merged_term(part, Span(0, 1))
     return None if isinstance(new, Refusal) else {term: new}

@@ -98,8 +98,4 @@ def _shared(
             before += part.as_is(Span(0, len(own) - 1))
         alone = Partition(part.term_at(len(own)), part.steps[len(own) :], policy, terms.facts)
         before += alone.choose()[0]
-    if policy.key(after.cost) >= policy.key(before.cost):
-        return None
-    if policy is not Policy.ALWAYS and not after.never_more(before):
-        return None
-    return after, parts
+    return (after, parts) if policy.prefers(after, before) else None

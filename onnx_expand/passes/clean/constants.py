@@ -24,7 +24,7 @@ from onnx_expand.graph.storage import (
 )
 from onnx_expand.graph.stored import stated_constant, stored_bytes
 from onnx_expand.lift import LINEAR_OPS
-from onnx_expand.passes.clean.idle import is_of_maps
+from onnx_expand.linear.terms.scaling.base import is_of_maps
 
 __all__ = ["lift_constants", "write_constants"]
 

@@ -12,8 +12,9 @@ from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.terms.noops import handed_on
+from onnx_expand.linear.terms.scaling.base import is_of_maps
 
-__all__ = ["drop_idle", "drop_unread", "is_of_maps"]
+__all__ = ["drop_idle", "drop_unread"]
 
 _NO_NUMBERS = {ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
@@ -120,9 +121,3 @@ def _is_all(tensor: ir.TensorProtocol, number: int) -> bool:
         return False
     array = read_tensor(tensor)
     return bool(array.flat[0] == number) and bool(np.all(array == number))
-
-
-def is_of_maps(value: ir.Value, facts: Facts) -> bool:
-    """Return whether a value has a type that linear maps process (float of 16 bits or more)."""
-    dtype = facts.dtype(value)
-    return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16

@@ -21,6 +21,7 @@ __all__ = [
     "broadcast_axes",
     "computed_slots",
     "elementwise",
+    "is_of_maps",
     "kept",
     "numbers_of",
     "operand",
@@ -86,13 +87,13 @@ def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
         return None
     if any(value is not None and facts.dtype(value) is None for value in node.inputs):
         return None
-    if not _is_float(node.outputs[0], facts) or facts.is_constant(node.outputs[0]):
+    if not is_of_maps(node.outputs[0], facts) or facts.is_constant(node.outputs[0]):
         return None
     scaling = describe(node, facts)
     if scaling is None:
         return None
     passing = [node.inputs[slot] for slot in scaling.degrees]
-    if any(value is None or not _is_float(value, facts) for value in passing):
+    if any(value is None or not is_of_maps(value, facts) for value in passing):
         return None
     return scaling
 
@@ -104,7 +105,7 @@ def elementwise(node: ir.Node, facts: Facts) -> Scaling | None:
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None  # it depends on the callers of its function
     x, y = node.inputs[0], node.outputs[0]
-    if x is None or facts.is_constant(x) or facts.is_constant(y) or not _is_float(x, facts):
+    if x is None or facts.is_constant(x) or facts.is_constant(y) or not is_of_maps(x, facts):
         return None
     bounds = [value for value in node.inputs[1:] if value is not None]
     if not all(facts.is_constant(value) and facts.dims(value) in {(), (1,)} for value in bounds):
@@ -115,7 +116,8 @@ def elementwise(node: ir.Node, facts: Facts) -> Scaling | None:
 _SINGLE = ops_with(Trait.ELEMENTWISE | Trait.KEEPS_RANK) - {"PRelu"}
 
 
-def _is_float(value: ir.Value, facts: Facts) -> bool:
+def is_of_maps(value: ir.Value, facts: Facts) -> bool:
+    """Return whether a value has a type that linear maps process (float of 16 bits or more)."""
     dtype = facts.dtype(value)
     return dtype is not None and dtype.is_floating_point() and dtype.bitwidth >= 16
 
