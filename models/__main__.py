@@ -76,6 +76,9 @@ def _command(entry: Entry) -> click.Command:
             default=option.default,
             show_default=True,
             help=option.help,
+            # A switch needs no value.
+            is_flag=False if option.type is bool else None,
+            flag_value=True if option.type is bool else None,
         )
         for option in entry.options
     ]

@@ -317,6 +317,17 @@ def test_the_command_writes_a_model(tmp_path: Path) -> None:
     assert failed.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "parameters"),
+    [("", 572_317), ("--norm", 572_941), ("--norm true", 572_941), ("--norm false", 572_317)],
+)
+def test_a_switch_needs_no_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, parameters: int
+) -> None:
+    assert main(["yololite", *words.split(), "-o", str(tmp_path / "net.onnx")]) == 0
+    assert f"{parameters:,} parameters" in capsys.readouterr().out
+
+
 def test_registration_refuses_what_the_command_cannot_offer() -> None:
     """A name registers once, and only with described keywords that have defaults."""
 

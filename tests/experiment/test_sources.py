@@ -226,22 +226,51 @@ def test_masks_go_with_images_of_their_name(tmp_path: Path, layout: str) -> None
 
 
 def test_wrong_masks_are_named(tmp_path: Path) -> None:
-    """A label out of range, a missing mask, other extents, and colours."""
+    """A label out of range, and how to ignore it."""
     segments(tmp_path)
     with pytest.raises(ModelError, match=r"label 1 is not in 0\.\.0.*--ignore-label 1$"):
         load_data(tmp_path, channels=3, classes=1)
     assert load_data(
         tmp_path, channels=3, classes=1, options=DataOptions(ignore_label=1)
     ).description
-    paint(tmp_path / "masks" / "2.png", np.zeros((4, 4)))
-    with pytest.raises(ModelError, match=r"2\.png: is \(4, 4\), its image \(8, 10\)"):
-        load_data(tmp_path, channels=3, classes=2)
-    paint(tmp_path / "masks" / "2.png", np.zeros((8, 10, 3)))
-    with pytest.raises(ModelError, match="not a mask"):
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((4, 4)), r"2\.png: is \(4, 4\), its image \(8, 10\)"),
+        (np.zeros((8, 10, 3)), r"2\.png: not a mask"),
+        (None, r"2\.png: has no mask"),
+    ],
+    ids=["extents", "colours", "missing"],
+)
+def test_an_image_without_its_mask_is_left_out_and_named(
+    tmp_path: Path, mask: Any, message: str
+) -> None:
+    """One wrong pair does not cost the set; with `strict` it is refused."""
+    segments(tmp_path)
+    whole = load_data(tmp_path, channels=3, classes=2)
+    file = tmp_path / "masks" / "2.png"
+    file.unlink()
+    if mask is not None:
+        paint(file, mask)
+    data = load_data(tmp_path, channels=3, classes=2)
+    assert len(data.train) + len(data.test) == len(whole.train) + len(whole.test) - 1
+    (problem,) = data.left_out
+    assert re.search(message, problem)
+    with pytest.raises(ModelError, match=message):
         load_data(tmp_path, channels=3, classes=2, options=DataOptions(strict=True))
-    (tmp_path / "masks" / "2.png").unlink()
-    with pytest.raises(ModelError, match=r"2\.png: has no mask"):
-        load_data(tmp_path, channels=3, classes=2)
+
+
+def test_masks_of_other_extents_are_left_out_where_they_are_read_late(tmp_path: Path) -> None:
+    """With no cache the masks are compared with their images in training."""
+    segments(tmp_path)
+    paint(tmp_path / "masks" / "2.png", np.zeros((4, 4)))
+    options = DataOptions(cache=0, mean=(0.5,), std=(0.5,))
+    data = load_data(tmp_path, channels=3, classes=2, options=options)
+    batch = data.train.fetch(np.arange(len(data.train)), None)
+    assert batch.unreadable == (2,)
+    assert batch.count == len(data.train) - 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -164,7 +164,7 @@ HOSTS: dict[str, tuple[str, Run]] = {
 
 def table() -> str:
     """Run all hosts, and say what came out of each."""
-    lines = ["| host | version | what came out |", "|---|---|---|"]
+    lines = ["| tool | version | result |", "|---|---|---|"]
     compact = smallnet.build(kernel=7, stages=3, classes=10)
     expanded = onnx_expand.expand(compact, strategy="ck+fc", rate=2)
     for name, (package, run) in HOSTS.items():

@@ -289,7 +289,7 @@ class PictureSamples(Samples):
         shown = recolour(resample(image, view, self.extents), view.gains)
         if draws is not None:
             shown = self.augment.last(shown, draws)
-        return shown, self.targets.seen(index, view, self.extents)
+        return shown, self.targets.seen(index, view, source, self.extents)
 
 
 class ItemSamples(Samples):

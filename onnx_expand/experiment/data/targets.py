@@ -67,7 +67,7 @@ class Labels:
         """Select the targets of some samples by index."""
         return Labels(self.values[picks])
 
-    def seen(self, index: int, view: ImageView, extents: Extents) -> torch.Tensor:
+    def seen(self, index: int, view: ImageView, source: Extents, extents: Extents) -> torch.Tensor:
         """Return the target of one sample in a view."""
         return torch.tensor(int(self.values[index]))
 
@@ -122,9 +122,19 @@ class Masks:
                 )
         return mask
 
-    def seen(self, index: int, view: ImageView, extents: Extents) -> torch.Tensor:
-        """Return the target of one sample in a view, [H, W]."""
+    def mismatch(self, index: int, found: tuple[int, ...], image: tuple[int, ...]) -> str:
+        """Describe a mask whose extents are not those of its image."""
+        return f"{self.pictures.paths[index]}: is {found}, its image {image} high and wide"
+
+    def seen(self, index: int, view: ImageView, source: Extents, extents: Extents) -> torch.Tensor:
+        """Return the target of one sample in a view, [H, W].
+
+        Raises:
+            UnreadableError: The mask is not as high and wide as its image.
+        """
         mask = torch.from_numpy(self.load(index))[None]
+        if mask.shape[1:] != source:
+            raise UnreadableError(self.mismatch(index, tuple(mask.shape[1:]), source))
         return resample(mask, view, extents, fill=self.ignore)[0]
 
 
@@ -148,7 +158,7 @@ class Boxes:
         """Select the targets of some samples by index."""
         return Boxes([self.values[int(pick)] for pick in picks])
 
-    def seen(self, index: int, view: ImageView, extents: Extents) -> torch.Tensor:
+    def seen(self, index: int, view: ImageView, source: Extents, extents: Extents) -> torch.Tensor:
         """Return [most, 6], with corners as shares of the view and unused rows of label -1."""
         result = torch.full((self.most, 6), -1.0)
         easy = self.values[index][:, 5] == 0

@@ -54,16 +54,19 @@ def masks(path: Path, request: Request) -> SourceData:
     are in `train/` and `trainannot/`, `val/` and `valannot/`, the layout of CamVid in SegNet.
 
     Raises:
-        ModelError: There are no pairs, or an image has no mask.
+        ModelError: There are no pairs; with `strict`, an image has no mask.
     """
     table: Array | None = None
     names: tuple[str, ...] = ()
     if (path / "gtFine").is_dir():
-        train, test, table, names = *_cityscapes(path), _table(), _CITYSCAPES
+        train, test, without = _cityscapes(path)
+        table, names = _table(), _CITYSCAPES
     else:
-        train, test = _pairs(path)
+        train, test, without = _pairs(path)
+    if without and (request.options.strict or not (train and test)):
+        raise ModelError(without[0])
     parts: list[Subset] = []
-    left_out: list[str] = []
+    left_out = list(without)
     for pairs in (train, test):
         part, problems = _part(pairs, path, request, table)
         parts.append(part)
@@ -85,17 +88,25 @@ def _part(
     marks, _, _ = gather([pairs[place][1] for place in places], None, options)
     ignore = options.ignore_label
     targets = Masks(marks, request.classes, ignore, table)
-    for index in range(len(images) if marks.kept else 0):
+    fitting = []
+    wrong = []
+    for index in range(len(places)):
+        if not marks.kept:
+            fitting.append(index)  # of many masks, each is compared with its image in training
+            continue
         targets.load(index)
-        if marks[index].shape[1:] != images[index].shape[1:]:
-            raise ModelError(
-                f"{marks.paths[index]}: is {marks[index].shape[1:]}, its image "
-                f"{images[index].shape[1:]} high and wide"
-            )
-    return Subset(images, targets), problems + more
+        sizes = marks[index].shape[1:], images[index].shape[1:]
+        if sizes[0] == sizes[1]:
+            fitting.append(index)
+        else:
+            wrong.append(targets.mismatch(index, *sizes))
+    if wrong and (options.strict or not fitting):
+        raise ModelError(wrong[0])
+    picks = np.asarray(fitting)
+    return Subset(images.part(picks), targets.part(picks)), (*problems, *more, *wrong)
 
 
-def _pairs(path: Path) -> tuple[Pairs, Pairs]:
+def _pairs(path: Path) -> tuple[Pairs, Pairs, list[str]]:
     for layout in ("{part}/{kind}", "{kind}/{part}", "{part}{note}"):
         found = []
         for part in ("train", *_TESTS):
@@ -106,43 +117,49 @@ def _pairs(path: Path) -> tuple[Pairs, Pairs]:
             if all(root.is_dir() for root in roots):
                 found.append(_match(*roots))
         if len(found) >= 2:
-            return found[0], found[1]
+            (train, missing), (test, more) = found[:2]
+            return train, test, missing + more
         if found:
             raise ModelError(f"{path}: has images and masks for train, but none for val or test")
     if not ((path / "images").is_dir() and (path / "masks").is_dir()):
         raise ModelError(f"{path}: {_WANTED}")
-    pairs = _match(path / "images", path / "masks")
-    if len(pairs) < 2:
+    pairs, missing = _match(path / "images", path / "masks")
+    if len(pairs) + len(missing) < 2:
         raise ModelError(f"{path}: one pair of image and mask is too few for training and testing")
     test = pairs[_EVERY - 1 :: _EVERY] or pairs[-1:]
-    return [pair for pair in pairs if pair not in test], test
+    return [pair for pair in pairs if pair not in test], test, missing
 
 
-def _match(images: Path, labels: Path) -> Pairs:
+def _match(images: Path, labels: Path) -> tuple[Pairs, list[str]]:
     by_stem = {file.stem: file for file in images_in(labels)}
     files = images_in(images)
     if not files:
         raise ModelError(f"{images}: contains no images")
-    for file in files:
-        if file.stem not in by_stem:
-            raise ModelError(f"{file}: has no mask of its name in {labels}")
-    return [(file, by_stem[file.stem]) for file in files]
+    pairs = [(file, by_stem[file.stem]) for file in files if file.stem in by_stem]
+    missing = [
+        f"{file}: has no mask of its name in {labels}"
+        for file in files
+        if file.stem not in by_stem
+    ]
+    return pairs, missing
 
 
-def _cityscapes(path: Path) -> tuple[Pairs, Pairs]:
+def _cityscapes(path: Path) -> tuple[Pairs, Pairs, list[str]]:
     parts = []
+    missing = []
     for part in ("train", "val"):
         pairs = []
         for image in sorted((path / "leftImg8bit" / part).glob("*/*_leftImg8bit.png")):
             stem = image.name.removesuffix("_leftImg8bit.png")
             mask = path / "gtFine" / part / image.parent.name / f"{stem}_gtFine_labelIds.png"
-            if not mask.is_file():
-                raise ModelError(f"{image}: has no {mask}")
-            pairs.append((image, mask))
-        if not pairs:
+            if mask.is_file():
+                pairs.append((image, mask))
+            else:
+                missing.append(f"{image}: has no {mask}")
+        if not (pairs or missing):
             raise ModelError(f"{path / 'leftImg8bit' / part}: contains no images")
         parts.append(pairs)
-    return parts[0], parts[1]
+    return parts[0], parts[1], missing
 
 
 def _table() -> Array:
