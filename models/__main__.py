@@ -20,6 +20,8 @@ from .registry import Entry, networks
 __all__ = ["main"]
 
 _NAME = "python -m models"
+# A switch needs no value, and takes one.
+_SWITCH: dict[str, Any] = {"is_flag": False, "flag_value": True}
 
 
 def main(arguments: Sequence[str] | None = None, name: str = _NAME) -> int:
@@ -76,9 +78,7 @@ def _command(entry: Entry) -> click.Command:
             default=option.default,
             show_default=True,
             help=option.help,
-            # A switch needs no value.
-            is_flag=False if option.type is bool else None,
-            flag_value=True if option.type is bool else None,
+            **(_SWITCH if option.type is bool else {}),
         )
         for option in entry.options
     ]
