@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 
 import onnx
@@ -17,8 +16,6 @@ __all__ = ["decompose", "inner_nodes", "missing"]
 # Larger weights do not affect type inference, and copying them would be expensive.
 _SMALL = 1024
 _DEPTH = 8
-
-_selected = inliner.inline_selected_functions
 
 
 def missing(model: ir.Model) -> list[ir.Node]:
@@ -84,10 +81,10 @@ def decompose(model: ir.Model) -> ir.Model:
 
 def _inline(proto: onnx.ModelProto, ids: list[tuple[str, str]]) -> onnx.ModelProto:
     local = inliner.inline_local_functions(proto)
-    if "inline_schema_functions" not in inspect.signature(_selected).parameters:
-        return local  # onnx before 1.19 does not provide the functions of schemas
     _fill_defaults(local, set(ids))
-    return _selected(local, ids, exclude=False, inline_schema_functions=True)
+    return inliner.inline_selected_functions(
+        local, ids, exclude=False, inline_schema_functions=True
+    )
 
 
 def _fill_defaults(proto: onnx.ModelProto, ids: set[tuple[str, str]]) -> None:

@@ -8,12 +8,7 @@ import torch
 from torch import fx
 
 from onnx_expand.train.module import OnnxModule
-from onnx_expand.train.ops.activation import (
-    log_softmax,
-    log_softmax_from,
-    softmax,
-    softmax_from,
-)
+from onnx_expand.train.ops.activation import softmax, softmax_from
 from onnx_expand.train.ops.elementwise import identity
 from onnx_expand.train.ops.shape import flatten, reshape, squeeze
 
@@ -21,7 +16,7 @@ __all__ = ["log_probabilities"]
 
 # The logarithm of an underflowed probability has no gradient, so a final softmax is replaced by
 # its logarithm instead of being followed by one.
-_LOGARITHMS: dict[Any, Any] = {softmax: log_softmax, softmax_from: log_softmax_from}
+_SOFTMAX = {softmax, softmax_from}
 _SAME = {identity}
 _TRANSPARENT = {flatten, identity, reshape, squeeze}
 
@@ -72,9 +67,7 @@ def log_probabilities(
     while end.op == "call_function" and end.target in (_SAME if dense else _TRANSPARENT):
         end = end.args[0]
     axes = {1, -3} if dense else {-1, 1}
-    if end.op == "call_function" and end.kwargs.get("axis", -1) in axes:
-        if end.target in _LOGARITHMS:
-            end.target = _LOGARITHMS[end.target]
-        if end.target in _LOGARITHMS.values():
-            return module.sharing(graph)
+    if end.op == "call_function" and end.target in _SOFTMAX and end.kwargs.get("axis", -1) in axes:
+        end.kwargs = {**end.kwargs, "log": True}
+        return module.sharing(graph)
     return _LogSoftmax(module, extras)

@@ -200,10 +200,6 @@ def _same_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
     return max(known.rank for known in inputs)
 
 
-def _gather_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
-    return inputs[1].rank if inputs[0].rank == 1 else 2
-
-
 def _list_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
     return 1 if inputs[0].rank == 1 else 2
 
@@ -211,14 +207,6 @@ def _list_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
 def _unsqueeze_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
     axes = inputs[1].value if len(inputs) == 2 else attributes["axes"]
     return 1 if inputs[0].rank == 0 and axes in ([0], [-1], 0, -1) else 2
-
-
-def _squeeze_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
-    return 0 if inputs[0].rank == 1 else 2
-
-
-def _reduce_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
-    return inputs[0].rank if attributes.get("keepdims", 1) else 0
 
 
 def _reshape_rank(inputs: Sequence[Known], attributes: Attributes) -> int:
@@ -231,13 +219,15 @@ _TABLE = {
     "Cast": HostOp(cast, _same_rank, None),
     "Concat": HostOp(concat, _list_rank),
     "Equal": HostOp(elementwise, _same_rank, None, ("Equal",)),
-    "Gather": HostOp(gather, _gather_rank),
+    "Gather": HostOp(gather, lambda known, _: known[1].rank if known[0].rank == 1 else 2),
     "Identity": HostOp(identity, _same_rank),
     "Mod": HostOp(mod, _same_rank),
-    "ReduceProd": HostOp(reduce_prod, _reduce_rank),
+    "ReduceProd": HostOp(
+        reduce_prod, lambda known, given: known[0].rank if given.get("keepdims", 1) else 0
+    ),
     "Reshape": HostOp(reshape, _reshape_rank),
     "Slice": HostOp(slices, _list_rank),
-    "Squeeze": HostOp(squeeze, _squeeze_rank),
+    "Squeeze": HostOp(squeeze, lambda known, _: 0 if known[0].rank == 1 else 2),
     "Unsqueeze": HostOp(unsqueeze, _unsqueeze_rank),
     "Where": HostOp(elementwise, _same_rank, 1, ("Where",)),
 }

@@ -27,9 +27,9 @@ from onnx_expand.train.registry import Translation
 from onnx_expand.train.tensors import DTYPES, to_tensor
 from onnx_expand.train.translations import (
     attributes_of,
-    detours,
     held_tensors,
     moving,
+    require_computable,
     settings_of,
     translations_of,
 )
@@ -110,7 +110,7 @@ class _Importer:
         self.opset = model.graph.opset_imports.get("", 1)
         self.facts = Facts(model)
         self.translations = translations_of(model)
-        self.detours = detours(model, self.translations, self.facts)
+        require_computable(model, self.translations, self.facts)
         self.frozen = frozen
         self.kinds = kinds
         self.moving = moving(model, self.translations, self.facts)
@@ -145,7 +145,7 @@ class _Importer:
         functions = {
             node: (translation, settings_of(node, translation, self.opset))
             for node, translation in self.translations.items()
-            if translation.is_function and node not in self.detours
+            if translation.is_function
         }
         lifter = Lifter(self.facts, functions, self.constants)
         chains, apart = find(self.graph, lifter)
@@ -259,12 +259,7 @@ class _Importer:
                 attributes["outputs"] = len(node.outputs)
             if "like" in translation.parameters:
                 attributes["like"] = self.like
-            way = self.detours.get(node)
-            if way is None:
-                result = self.fx.call_function(translation.target, tuple(args), attributes)
-            else:
-                args = [node.op_type, self.opset, *args]
-                result = self.fx.call_function(way, tuple(args), attributes)
+            result = self.fx.call_function(translation.target, tuple(args), attributes)
         result.meta[SOURCE] = f"'{label(node)}' ({node.op_type})"
         if "outputs" in translation.parameters:
             for slot, value in enumerate(node.outputs):

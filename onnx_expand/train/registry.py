@@ -13,8 +13,8 @@ constructor takes the attributes, and `forward` takes the inputs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -47,7 +47,9 @@ class Translation:
         static: Input slots of sizes, axes or other settings. Constants are passed there as Python
             numbers and lists, and are never trained.
         host_rank: The rank of the result, for functions that return Python numbers.
+        allowed: The supported values of some attributes.
         check: Returns why attributes cannot be translated, or an empty text.
+        preset: Arguments of the function that tell operators of one family apart.
         parameters: The names of the function's parameters.
     """
 
@@ -57,7 +59,9 @@ class Translation:
     frozen: frozenset[int] = frozenset()
     static: frozenset[int] = frozenset()
     host_rank: int | None = None
+    allowed: Mapping[str, Collection[Any]] = field(default_factory=dict)
     check: Check | None = None
+    preset: Attributes = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()
 
     @property
@@ -70,6 +74,15 @@ class Translation:
         """Whether the target is a function of tensors and attributes that returns one tensor."""
         special = self.parameters & {"outputs", "like"}
         return not self.is_module and self.host_rank is None and not special
+
+    def problem(self, attributes: Attributes) -> str:
+        """Return why a node with these attributes cannot be translated, or an empty text."""
+        for name, value in attributes.items():
+            if name not in self.parameters:
+                return f"attribute '{name}' is not supported"
+            if value not in self.allowed.get(name, (value,)):
+                return f"{name}={value!r} is not supported"
+        return self.check(attributes) if self.check is not None else ""
 
 
 COMPUTED = "onnx_expand.computed"
@@ -90,25 +103,21 @@ def op(
     frozen: tuple[int, ...] = (),
     static: tuple[int, ...] = (),
     host_rank: int | None = None,
+    allowed: Mapping[str, Collection[Any]] | None = None,
     check: Check | None = None,
+    **preset: Any,
 ) -> Callable[[Target], Target]:
     """Register the decorated function or module class as an operator's translation.
 
-    Args:
-        name: The operator's ONNX name.
-        domain: Its domain, by default ONNX's own.
-        since: See `Translation`, like the other arguments.
-        weights: See `Translation`.
-        frozen: See `Translation`.
-        static: See `Translation`.
-        host_rank: See `Translation`.
-        check: See `Translation`.
+    Domain and name are ONNX's; all else is an attribute of `Translation`.
     """
 
     def register(target: Target) -> Target:
-        parameters = frozenset(inspect.signature(target).parameters)
-        slots = frozenset(weights), frozenset(frozen), frozenset(static)
-        _add(domain, name, Translation(target, since, *slots, host_rank, check, parameters))
+        entry = Translation(
+            target, since, frozenset(weights), frozenset(frozen), frozenset(static), host_rank,
+            allowed or {}, check, preset, frozenset(inspect.signature(target).parameters),
+        )  # fmt: skip
+        _add(domain, name, entry)
         return target
 
     return register
@@ -121,14 +130,7 @@ def plain(
     frozen: tuple[int, ...] = (),
     **functions: Callable[..., torch.Tensor],
 ) -> None:
-    """Register torch functions that compute operators without attributes from their inputs.
-
-    Args:
-        since: See `Translation`, like the other arguments.
-        weights: See `Translation`.
-        frozen: See `Translation`.
-        functions: The function of each operator, by the operator's name.
-    """
+    """Register torch functions, by the names of operators without attributes."""
     for name, function in functions.items():
         _add("", name, Translation(function, since, frozenset(weights), frozenset(frozen)))
 

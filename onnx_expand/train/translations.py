@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -17,9 +17,23 @@ from onnx_expand.train import ops as _ops  # noqa: F401  (registers the translat
 from onnx_expand.train.decompose import inner_nodes
 from onnx_expand.train.registry import COMPUTED, STANDARDIZED, Translation, find
 from onnx_expand.train.tensors import DTYPES, to_tensor
-from onnx_expand.train.unsigned import UNSIGNED, detour, direct
 
-__all__ = ["attributes_of", "detours", "held_tensors", "moving", "settings_of", "translations_of"]
+__all__ = [
+    "attributes_of",
+    "held_tensors",
+    "moving",
+    "require_computable",
+    "settings_of",
+    "translations_of",
+]
+
+_UNSIGNED = {ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64}
+_MOVES = {
+    *("Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "DepthToSpace"),
+    *("DequantizeLinear", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Pow", "Range"),
+    *("Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
+    *("Transpose", "Unsqueeze", "Where"),
+}
 
 
 def translations_of(model: ir.Model) -> dict[ir.Node, Translation]:
@@ -137,60 +151,31 @@ def moving(
     return set(upstream(*filter(is_number, model.graph.outputs), through=moved))
 
 
-def detours(
+def require_computable(
     model: ir.Model, translations: Mapping[ir.Node, Translation], facts: Facts
-) -> dict[ir.Node, Callable[..., Any]]:
-    """Return the computation of nodes that read types on which torch does not compute.
+) -> None:
+    """Check that nodes only move or convert unsigned integers of more than 8 bits.
+
+    torch stores these, but computes hardly anything with them.
 
     Raises:
-        UnsupportedError: Some nodes cannot be computed.
+        UnsupportedError: Some nodes compute with them.
     """
-    wide = {kind for kind, dtype in DTYPES.items() if dtype in UNSIGNED}
-    if not wide & _kinds(model):
-        return {}
-    found, problems = {}, []
+    problems = []
     for node in translations:
-        kinds = (facts.dtype(value) for value in node.inputs if value is not None)
-        types = [kind for kind in kinds if kind is not None and kind in wide]
-        if not types:
-            continue
-        kind = types[0]
-        try:
-            way = detour(node.op_type, attributes_of(node), DTYPES[kind])
-        except NotImplementedError:
-            problems.append(f"{inner_nodes([node])}: torch does not compute it with {kind}")
-            continue
-        if way is not direct:
-            found[node] = way
+        types = {facts.dtype(value) for value in node.inputs if value is not None}
+        for dtype in types & _UNSIGNED if node.op_type not in _MOVES else ():
+            problems.append(f"{inner_nodes([node])}: torch does not compute it with {dtype}")
     if problems:
         raise UnsupportedError("cannot be trained: " + "; ".join(problems))
-    return found
-
-
-def _kinds(model: ir.Model) -> set[int]:
-    """Return the element types of inputs, constants and attributes."""
-    found = {int(value.dtype) for value in model.graph.inputs if value.dtype is not None}
-    for value in model.graph.initializers.values():
-        found |= set() if value.const_value is None else {int(value.const_value.dtype)}
-    for node in model.graph:
-        for name, attribute in node.attributes.items():
-            if attribute.type == ir.AttributeType.TENSOR:
-                found.add(int(attribute.as_tensor().dtype))
-            elif name in {"to", "dtype", "output_dtype"}:
-                found.add(attribute.as_int())
-    return found
 
 
 def _problem(node: ir.Node, translation: Translation) -> str:
-    attributes = attributes_of(node)
-    for name in attributes:
-        if name not in translation.parameters:
-            return f"attribute '{name}' is not supported"
     if "outputs" not in translation.parameters:
         for slot, value in enumerate(node.outputs[1:], 1):
             if value.uses() or value.is_graph_output():
                 return f"its output {slot} is not supported"
-    return translation.check(attributes) if translation.check is not None else ""
+    return translation.problem(attributes_of(node))
 
 
 def attributes_of(node: ir.Node) -> dict[str, Any]:
@@ -212,7 +197,7 @@ def settings_of(node: ir.Node, translation: Translation, opset: int) -> dict[str
         defaults = defaults_of(node.op_type, opset)
         given = {name: defaults[name] for name in translation.parameters & defaults.keys()}
         attributes = given | attributes
-    return attributes
+    return {**attributes, **translation.preset}
 
 
 def held_tensors(

@@ -60,12 +60,13 @@ def same(a: Array, b: Array) -> bool:
     return np.array_equal(a, b) if exact else np.allclose(a, b, rtol=1e-6, equal_nan=True)
 
 
-# At least this many of a type's nodes are translated; the others are refused.
+# At least this many of a type's nodes are translated; the others are refused. torch only moves and
+# converts unsigned integers of more than 8 bits.
 @pytest.mark.parametrize("opset", [17, 26])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_nodes_of_integers_match_onnxruntime(dtype: np.dtype[Any], opset: int) -> None:
-    """Sums wrap around, comparisons obey the type, ties go to the first, or it is refused."""
+    """Sums wrap around, ties go to the first, or the node is refused."""
     wrong, translated = [], 0
     for case in cases(dtype, opset):
         ours, theirs = computed(case), expected(case)
@@ -75,7 +76,7 @@ def test_nodes_of_integers_match_onnxruntime(dtype: np.dtype[Any], opset: int) -
         if not all(map(same, ours, theirs)):
             wrong.append(f"{case.name}: {ours} for {theirs}")
     assert not wrong, "\n".join(wrong)
-    assert translated >= 40
+    assert translated >= (20 if dtype.kind == "u" and dtype.itemsize > 1 else 40)
 
 
 @pytest.mark.parametrize("largest", [0, 1])

@@ -50,6 +50,12 @@ def selu(
     return gamma * F.elu(x, alpha)
 
 
+@op("ThresholdedRelu")
+def thresholded_relu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
+    """Compute x where it is above alpha, zero elsewhere."""
+    return torch.where(x > alpha, x, torch.zeros_like(x))
+
+
 @op("Gelu")
 def gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
     """Compute x * Phi(x), where Phi is the normal cumulative distribution function."""
@@ -66,12 +72,6 @@ def swish(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
 def hard_sigmoid(x: torch.Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> torch.Tensor:
     """Compute alpha * x + beta, clamped to [0, 1]."""
     return torch.clamp(alpha * x + beta, 0, 1)
-
-
-@op("ThresholdedRelu")
-def thresholded_relu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
-    """Compute x where it is above alpha, zero elsewhere."""
-    return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
 @op("Shrink")
@@ -96,25 +96,15 @@ def clip(
     return x
 
 
-@op("Softmax", since=13)
-def softmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
-    """Compute the softmax along an axis."""
-    return torch.softmax(x, axis)
+@op("Softmax", since=13, log=False)
+@op("LogSoftmax", since=13, log=True)
+def softmax(x: torch.Tensor, *, axis: int = -1, log: bool) -> torch.Tensor:
+    """Compute the softmax along an axis, or its logarithm."""
+    return torch.log_softmax(x, axis) if log else torch.softmax(x, axis)
 
 
-@op("LogSoftmax", since=13)
-def log_softmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
-    """Compute the logarithm of the softmax along an axis."""
-    return torch.log_softmax(x, axis)
-
-
-@op("Softmax")
-def softmax_from(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    """Compute the softmax over all axes from `axis` on, as before opset 13."""
-    return torch.softmax(x.flatten(axis % x.ndim), -1).reshape(x.shape)
-
-
-@op("LogSoftmax")
-def log_softmax_from(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    """Compute the logarithm of the softmax over all axes from `axis` on, as before opset 13."""
-    return torch.log_softmax(x.flatten(axis % x.ndim), -1).reshape(x.shape)
+@op("Softmax", log=False)
+@op("LogSoftmax", log=True)
+def softmax_from(x: torch.Tensor, *, axis: int = 1, log: bool) -> torch.Tensor:
+    """Compute `softmax` over all axes from `axis` on, as before opset 13."""
+    return softmax(x.flatten(axis % x.ndim), axis=-1, log=log).reshape(x.shape)

@@ -6,20 +6,13 @@ import math
 
 import torch
 
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 from onnx_expand.train.tensors import DTYPES
 
 _SOFTCAPPED, _MASKED, _PROBABILITIES = 1, 2, 3
 
 
-def _check(attributes: Attributes) -> str:
-    precision = attributes.get("softmax_precision")
-    if precision is not None and precision not in DTYPES:
-        return f"softmax_precision {precision}, a type that torch lacks"
-    return ""
-
-
-@op("Attention", check=_check)
+@op("Attention", allowed={"softmax_precision": DTYPES})
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

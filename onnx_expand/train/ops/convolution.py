@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.train.ops.windows import Windows, pad_spatial, spatial_rank_problem, windows
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE: dict[int, Any] = {
@@ -19,11 +19,7 @@ _TRANSPOSE: dict[int, Any] = {
 }
 
 
-def _check(attributes: Attributes) -> str:
-    return spatial_rank_problem(attributes.get("kernel_shape"))
-
-
-@op("Conv", weights=(1, 2), check=_check)
+@op("Conv", weights=(1, 2), check=spatial_rank_problem)
 def conv(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -48,7 +44,7 @@ def conv(
     return result
 
 
-@op("ConvTranspose", weights=(1, 2), check=_check)
+@op("ConvTranspose", weights=(1, 2), check=spatial_rank_problem)
 def conv_transpose(
     x: torch.Tensor,
     weight: torch.Tensor,

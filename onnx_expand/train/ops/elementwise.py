@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from onnx_expand.train.registry import Attributes, op, plain
+from onnx_expand.train.host import integers
+from onnx_expand.train.registry import op, plain
 from onnx_expand.train.tensors import DTYPES
 
 plain(
@@ -115,12 +116,7 @@ def identity(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _check_cast(attributes: Attributes) -> str:
-    to = attributes.get("to")
-    return "" if to in DTYPES else f"to={to}: torch has no such type"
-
-
-@op("Cast", since=6, check=_check_cast)
+@op("Cast", since=6, allowed={"to": DTYPES})
 def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> torch.Tensor:
     """Convert x to another element type."""
     return x.to(DTYPES[to])
@@ -134,17 +130,21 @@ def cast_like(
     return x.to(other.dtype)
 
 
-@op("CumSum", static=(1,))
-def cumulative_sum(
+@op("CumSum", static=(1,), product=False)
+@op("CumProd", static=(1,), product=True)
+def cumulate(
     x: torch.Tensor,
     axis: int | Sequence[int] | torch.Tensor,
     *,
     exclusive: int = 0,
     reverse: int = 0,
+    product: bool,
 ) -> torch.Tensor:
-    """Compute cumulative sums along an axis, without the element itself if `exclusive`."""
-    along = int(axis[0] if isinstance(axis, Sequence) else axis)
-    turned = x.flip(along) if reverse else x
-    sums = turned.cumsum(along, dtype=x.dtype)
-    sums = sums - turned if exclusive else sums
-    return sums.flip(along) if reverse else sums
+    """Compute sums or products up to each element, without the element itself if `exclusive`."""
+    (dim,) = integers(axis)
+    x = x.flip(dim) if reverse else x
+    if exclusive:
+        first = torch.full_like(x.narrow(dim, 0, min(1, x.shape[dim])), int(product))
+        x = torch.cat([first, x.narrow(dim, 0, max(0, x.shape[dim] - 1))], dim)
+    y = (torch.cumprod if product else torch.cumsum)(x, dim, dtype=x.dtype)
+    return y.flip(dim) if reverse else y

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from onnx_expand.train.host import integers
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 
 Positions = list[int | float] | torch.Tensor
 
@@ -41,15 +41,10 @@ def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) ->
     return x[(*batch, *(indices[..., i] for i in range(depth)))]
 
 
-def _check_scatter(attributes: Attributes) -> str:
-    reduction = attributes.get("reduction", "none")
-    return "" if reduction in {"none", *_REDUCTIONS} else f"reduction '{reduction}'"
-
-
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-@op("ScatterND", check=_check_scatter)
+@op("ScatterND", allowed={"reduction": {"none", *_REDUCTIONS}})
 def scatter_nd(
     x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, reduction: str = "none"
 ) -> torch.Tensor:
@@ -70,7 +65,7 @@ def scatter_nd(
 
 
 @op("Scatter")
-@op("ScatterElements", check=_check_scatter)
+@op("ScatterElements", allowed={"reduction": {"none", *_REDUCTIONS}})
 def scatter_elements(
     x: torch.Tensor,
     indices: torch.Tensor,
@@ -86,12 +81,7 @@ def scatter_elements(
     return x.scatter(axis, index, updates)
 
 
-def _check_cache(attributes: Attributes) -> str:
-    mode = attributes.get("mode", "linear")
-    return "" if mode in {"linear", "circular"} else f"mode '{mode}'"
-
-
-@op("TensorScatter", check=_check_cache)
+@op("TensorScatter", allowed={"mode": {"linear", "circular"}})
 def tensor_scatter(
     cache: torch.Tensor,
     update: torch.Tensor,

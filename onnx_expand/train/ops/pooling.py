@@ -11,14 +11,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.train.ops.windows import Windows, pad_spatial, spatial_rank_problem, windows
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 
 _MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-
-
-def _check(attributes: Attributes) -> str:
-    return spatial_rank_problem(attributes.get("kernel_shape"))
 
 
 def _torch_pads(geometry: Windows, ceil_mode: int) -> bool:
@@ -27,7 +23,7 @@ def _torch_pads(geometry: Windows, ceil_mode: int) -> bool:
     return geometry.symmetric and half and not ceil_mode
 
 
-@op("MaxPool", check=_check)
+@op("MaxPool", check=spatial_rank_problem)
 def max_pool(
     x: torch.Tensor,
     *,
@@ -78,7 +74,7 @@ def _counted(
     return total + channels.reshape(shape) * math.prod(size)
 
 
-@op("AveragePool", check=_check)
+@op("AveragePool", check=spatial_rank_problem)
 def average_pool(
     x: torch.Tensor,
     *,

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 from onnx_expand.train.tensors import DTYPES
 
 
-def _check(attributes: Attributes) -> str:
-    dtype = attributes.get("output_dtype", 0)
-    return "" if not dtype or dtype in DTYPES else f"output_dtype {dtype}"
-
-
-@op("DequantizeLinear", frozen=(1, 2), check=_check)
+@op("DequantizeLinear", frozen=(1, 2), allowed={"output_dtype": {0, *DTYPES}})
 def dequantize(
     x: torch.Tensor,
     scale: torch.Tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -10,9 +11,10 @@ import torch
 from onnx_expand.train.registry import Attributes, op
 
 State: TypeAlias = "tuple[torch.Tensor, ...]"
-Step: TypeAlias = "Callable[[torch.Tensor, State, int], State]"
+Activation: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+Step: TypeAlias = "Callable[[_Cell, torch.Tensor, State], State]"
 
-_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+_FUNCTIONS: dict[str, Activation] = {
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
     "Relu": torch.relu,
@@ -25,18 +27,13 @@ def _check(attributes: Attributes) -> str:
         return f"activation '{sorted(unknown)[0]}'"
     if attributes.get("activation_alpha") or attributes.get("activation_beta"):
         return "activation_alpha and activation_beta"
-    return "input_forget=1" if attributes.get("input_forget") else ""
-
-
-def _activations(
-    given: Sequence[str] | None, usual: Sequence[str], directions: int
-) -> list[Callable[[torch.Tensor], torch.Tensor]]:
-    return [_FUNCTIONS[name] for name in (given or [*usual] * directions)]
+    return ""
 
 
 def _unroll(
     x: torch.Tensor,
     states: list[State],
+    cells: Sequence[_Cell],
     step: Step,
     lengths: torch.Tensor | None,
     direction: str,
@@ -47,11 +44,11 @@ def _unroll(
     """
     count, results, last = x.shape[0], [], []
     backwards = [direction == "reverse"] if len(states) == 1 else [False, True]
-    for number, (state, reverse) in enumerate(zip(states, backwards, strict=True)):
+    for cell, state, reverse in zip(cells, states, backwards, strict=True):
         outputs: list[torch.Tensor] = [torch.empty(0)] * count
         for place in range(count):
             t = count - 1 - place if reverse else place
-            new = step(x[t], state, number)
+            new = step(cell, x[t], state)
             if lengths is not None:
                 runs = (lengths > t).reshape(-1, 1)
                 new = tuple(torch.where(runs, a, b) for a, b in zip(new, state, strict=True))
@@ -64,119 +61,74 @@ def _unroll(
     return torch.stack(results, 1), last
 
 
-def _clipped(x: torch.Tensor, clip: float | None) -> torch.Tensor:
-    return x if clip is None else x.clamp(-clip, clip)
+@dataclass(frozen=True)
+class _Cell:
+    """One direction of a layer with h units and g gates.
+
+    Attributes:
+        w: The weight of the input, [g h, m].
+        r: The weight of the state, [g h, h].
+        bias: The biases of the input and of the state, [2, g h].
+        peepholes: The weights of an LSTM's cell state in its gates i, o and f, [3 h], or None.
+        functions: The activations.
+        clip: The limit of what the activations get, or None.
+        resets_late: Whether a GRU applies its reset gate after the weight of the state.
+    """
+
+    w: torch.Tensor
+    r: torch.Tensor
+    bias: torch.Tensor
+    peepholes: torch.Tensor | None
+    functions: Sequence[Activation]
+    clip: float | None
+    resets_late: bool
+
+    def activate(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Apply one of the activations."""
+        return self.functions[number](x if self.clip is None else x.clamp(-self.clip, self.clip))
 
 
-def _begin(
-    given: torch.Tensor | None, like: torch.Tensor, directions: int, hidden: int
-) -> list[torch.Tensor]:
-    """Return the initial state of each direction."""
-    if given is None:
-        return [like.new_zeros(like.shape[1], hidden)] * directions
-    return list(given)
+def _rnn(cell: _Cell, x: torch.Tensor, state: State) -> State:
+    """Compute h = f(W x + R h + b)."""
+    return (cell.activate(0, x @ cell.w.t() + state[0] @ cell.r.t() + cell.bias.sum(0)),)
 
 
-def _finish(
-    y: torch.Tensor, last: list[State], layout: int, parts: int
-) -> tuple[torch.Tensor, ...]:
-    ends = [torch.stack([state[part] for state in last]) for part in range(parts)]
-    if layout:
-        return y.permute(2, 0, 1, 3), *(end.transpose(0, 1) for end in ends)
-    return y, *ends
-
-
-def _turned(
-    x: torch.Tensor, states: Sequence[torch.Tensor | None], layout: int
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """Move the time axis, and the direction axis of states, to the front."""
-    if not layout:
-        return x, list(states)
-    turned = [None if state is None else state.transpose(0, 1) for state in states]
-    return x.transpose(0, 1), turned
-
-
-@op("RNN", weights=(1, 2, 3), check=_check)
-def rnn(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    r: torch.Tensor,
-    b: torch.Tensor | None = None,
-    lengths: torch.Tensor | None = None,
-    h: torch.Tensor | None = None,
-    *,
-    hidden_size: int = 0,
-    direction: str = "forward",
-    activations: Sequence[str] | None = None,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    clip: float | None = None,
-    layout: int = 0,
-    outputs: int = 2,
-) -> tuple[torch.Tensor, ...]:
-    """Compute h = f(W x + R h + b) over time."""
-    x, (h,) = _turned(x, (h,), layout)
-    count, hidden = r.shape[0], r.shape[2]
-    functions = _activations(activations, ["Tanh"], count)
-
-    def step(now: torch.Tensor, state: State, d: int) -> State:
-        total = now @ w[d].t() + state[0] @ r[d].t()
-        if b is not None:
-            total = total + b[d, :hidden] + b[d, hidden:]
-        return (functions[d](_clipped(total, clip)),)
-
-    first: list[State] = [(state,) for state in _begin(h, x, count, hidden)]
-    y, last = _unroll(x, first, step, lengths, direction)
-    return _finish(y, last, layout, 1)[:outputs]
-
-
-@op("GRU", weights=(1, 2, 3), check=_check)
-def gru(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    r: torch.Tensor,
-    b: torch.Tensor | None = None,
-    lengths: torch.Tensor | None = None,
-    h: torch.Tensor | None = None,
-    *,
-    hidden_size: int = 0,
-    direction: str = "forward",
-    activations: Sequence[str] | None = None,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    clip: float | None = None,
-    layout: int = 0,
-    linear_before_reset: int = 0,
-    outputs: int = 2,
-) -> tuple[torch.Tensor, ...]:
+def _gru(cell: _Cell, x: torch.Tensor, state: State) -> State:
     """Compute a GRU with gates z (update), r (reset) and h, in ONNX's order."""
-    x, (h,) = _turned(x, (h,), layout)
-    count, hidden = r.shape[0], r.shape[2]
-    functions = _activations(activations, ["Sigmoid", "Tanh"], count)
-
-    def step(now: torch.Tensor, state: State, d: int) -> State:
-        before = state[0]
-        gate, squash = functions[2 * d : 2 * d + 2]
-        bias = w.new_zeros(6 * hidden) if b is None else b[d]
-        wz, wr, wh = (now @ w[d].t() + bias[: 3 * hidden]).chunk(3, -1)
-        rz, rr, rh = r[d].chunk(3)
-        bz, br, bh = bias[3 * hidden :].chunk(3)
-        z = gate(_clipped(wz + before @ rz.t() + bz, clip))
-        reset = gate(_clipped(wr + before @ rr.t() + br, clip))
-        if linear_before_reset:
-            inner = reset * (before @ rh.t() + bh)
-        else:
-            inner = (reset * before) @ rh.t() + bh
-        new = squash(_clipped(wh + inner, clip))
-        return ((1 - z) * new + z * before,)
-
-    first: list[State] = [(state,) for state in _begin(h, x, count, hidden)]
-    y, last = _unroll(x, first, step, lengths, direction)
-    return _finish(y, last, layout, 1)[:outputs]
+    h = state[0]
+    wz, wr, wh = (x @ cell.w.t() + cell.bias[0]).chunk(3, -1)
+    rz, rr, rh = cell.r.chunk(3)
+    bz, br, bh = cell.bias[1].chunk(3)
+    z = cell.activate(0, wz + h @ rz.t() + bz)
+    reset = cell.activate(0, wr + h @ rr.t() + br)
+    inner = reset * (h @ rh.t() + bh) if cell.resets_late else (reset * h) @ rh.t() + bh
+    return ((1 - z) * cell.activate(1, wh + inner) + z * h,)
 
 
-@op("LSTM", weights=(1, 2, 3, 7), check=_check)
-def lstm(
+def _lstm(cell: _Cell, x: torch.Tensor, state: State) -> State:
+    """Compute an LSTM with gates i, o, f, c, in this order."""
+    h, c = state
+    i, o, f, g = (x @ cell.w.t() + h @ cell.r.t() + cell.bias.sum(0)).chunk(4, -1)
+    p = None if cell.peepholes is None else cell.peepholes.chunk(3)
+    if p is not None:
+        i, f = i + p[0] * c, f + p[2] * c
+    new = cell.activate(0, f) * c + cell.activate(0, i) * cell.activate(1, g)
+    o = o if p is None else o + p[1] * new
+    return cell.activate(0, o) * cell.functions[2](new), new
+
+
+# The step of each layer, and its usual activations.
+_LAYERS: dict[str, tuple[Step, tuple[str, ...]]] = {
+    "RNN": (_rnn, ("Tanh",)),
+    "GRU": (_gru, ("Sigmoid", "Tanh")),
+    "LSTM": (_lstm, ("Sigmoid", "Tanh", "Tanh")),
+}
+
+
+@op("RNN", weights=(1, 2, 3), check=_check, layer="RNN")
+@op("GRU", weights=(1, 2, 3), check=_check, layer="GRU")
+@op("LSTM", weights=(1, 2, 3, 7), check=_check, allowed={"input_forget": {0}}, layer="LSTM")
+def recurrent(
     x: torch.Tensor,
     w: torch.Tensor,
     r: torch.Tensor,
@@ -194,28 +146,28 @@ def lstm(
     clip: float | None = None,
     input_forget: int = 0,
     layout: int = 0,
-    outputs: int = 3,
+    linear_before_reset: int = 0,
+    layer: str,
+    outputs: int,
 ) -> tuple[torch.Tensor, ...]:
-    """Compute an LSTM with gates i, o, f, c, in this order, and peepholes p to the first three."""
-    x, (h, c) = _turned(x, (h, c), layout)
-    count, hidden = r.shape[0], r.shape[2]
-    functions = _activations(activations, ["Sigmoid", "Tanh", "Tanh"], count)
-
-    def step(now: torch.Tensor, state: State, d: int) -> State:
-        before, cell = state
-        gate, squash, out = functions[3 * d : 3 * d + 3]
-        total = now @ w[d].t() + before @ r[d].t()
-        if b is not None:
-            total = total + b[d, : 4 * hidden] + b[d, 4 * hidden :]
-        i, o, f, g = total.chunk(4, -1)
-        if p is not None:
-            pi, po, pf = p[d].chunk(3)
-            i, f = i + pi * cell, f + pf * cell
-        new = gate(_clipped(f, clip)) * cell + gate(_clipped(i, clip)) * squash(_clipped(g, clip))
-        if p is not None:
-            o = o + po * new
-        return gate(_clipped(o, clip)) * out(new), new
-
-    pairs = zip(_begin(h, x, count, hidden), _begin(c, x, count, hidden), strict=True)
-    y, last = _unroll(x, list(pairs), step, lengths, direction)
-    return _finish(y, last, layout, 2)[:outputs]
+    """Run a layer over time, in all its directions; return outputs and last states."""
+    step, usual = _LAYERS[layer]
+    parts = [h, c] if layer == "LSTM" else [h]
+    if layout:  # the time axis, and the direction axis of states, belong to the front
+        x, parts = x.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in parts]
+    zeros = x.new_zeros(r.shape[0], x.shape[1], r.shape[2])
+    states = list(zip(*(zeros if part is None else part for part in parts), strict=True))
+    biases = w.new_zeros(len(r), 2, r.shape[1]) if b is None else b.reshape(len(b), 2, -1)
+    functions = [_FUNCTIONS[name] for name in activations or [*usual] * len(states)]
+    cells = [
+        _Cell(
+            w[d], r[d], biases[d], None if p is None else p[d],
+            functions[d * len(usual) : (d + 1) * len(usual)], clip, bool(linear_before_reset),
+        )
+        for d in range(len(states))
+    ]  # fmt: skip
+    y, last = _unroll(x, states, cells, step, lengths, direction)
+    ends = [torch.stack(part) for part in zip(*last, strict=True)]
+    if layout:
+        y, ends = y.permute(2, 0, 1, 3), [end.transpose(0, 1) for end in ends]
+    return (y, *ends)[:outputs]

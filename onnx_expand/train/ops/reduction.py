@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -11,6 +12,7 @@ from onnx_expand.train.host import integers
 from onnx_expand.train.registry import op
 
 Axes = int | Sequence[int] | torch.Tensor | None
+Dims = tuple[int, ...]
 
 
 def _axes(x: torch.Tensor, axes: Axes, noop: int) -> tuple[int, ...]:
@@ -37,55 +39,33 @@ def _as(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(y.isnan(), limits.min, inside)
 
 
-def _total(exact: torch.Tensor, axes: Axes, keepdims: int, noop: int) -> torch.Tensor:
-    dims = _axes(exact, axes, noop)
-    return exact.sum(dim=dims, keepdim=bool(keepdims), dtype=exact.dtype) if dims else exact
+def _sum(x: torch.Tensor, dims: Dims, keepdim: bool) -> torch.Tensor:
+    return x.sum(dims, keepdim, dtype=x.dtype)
 
 
-@op("ReduceSum", static=(1,))
-def reduce_sum(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the sum."""
-    if not _axes(x, axes, noop_with_empty_axes):
-        return x  # float64 would not hold every int64
-    return _as(_total(_exact(x), axes, keepdims, noop_with_empty_axes), x.dtype)
+def _product(x: torch.Tensor, dims: Dims, keepdim: bool) -> torch.Tensor:
+    for axis in sorted((dim % x.ndim for dim in dims), reverse=True):
+        x = x.prod(axis, keepdim, dtype=x.dtype)
+    return x
 
 
-@op("ReduceMean", static=(1,))
-def reduce_mean(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the mean."""
-    dims = _axes(x, axes, noop_with_empty_axes)
-    return _as(_exact(x).mean(dim=dims, keepdim=bool(keepdims)), x.dtype) if dims else x
+def _largest(x: torch.Tensor, dims: Dims, keepdim: bool) -> torch.Tensor:
+    return (
+        _of_nothing(x, dims, keepdim, largest=False) if _empty(x, dims) else x.amax(dims, keepdim)
+    )
 
 
-@op("ReduceMax", static=(1,))
-def reduce_max(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the maximum."""
-    dims = _axes(x, axes, noop_with_empty_axes)
-    if dims and any(x.shape[dim] == 0 for dim in dims):
-        return _of_nothing(x, dims, keepdims, largest=False)
-    return x.amax(dim=dims, keepdim=bool(keepdims)) if dims else x
+def _smallest(x: torch.Tensor, dims: Dims, keepdim: bool) -> torch.Tensor:
+    return (
+        _of_nothing(x, dims, keepdim, largest=True) if _empty(x, dims) else x.amin(dims, keepdim)
+    )
 
 
-@op("ReduceMin", static=(1,))
-def reduce_min(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the minimum."""
-    dims = _axes(x, axes, noop_with_empty_axes)
-    if dims and any(x.shape[dim] == 0 for dim in dims):
-        return _of_nothing(x, dims, keepdims, largest=True)
-    return x.amin(dim=dims, keepdim=bool(keepdims)) if dims else x
+def _empty(x: torch.Tensor, dims: Dims) -> bool:
+    return any(x.shape[dim] == 0 for dim in dims)
 
 
-def _of_nothing(
-    x: torch.Tensor, dims: Sequence[int], keepdims: int, *, largest: bool
-) -> torch.Tensor:
+def _of_nothing(x: torch.Tensor, dims: Dims, keepdim: bool, *, largest: bool) -> torch.Tensor:
     """Return the neutral element: the largest or smallest value of the type."""
     if x.dtype.is_floating_point:
         limit: float = math.inf if largest else -math.inf
@@ -93,85 +73,66 @@ def _of_nothing(
         limit = largest
     else:
         limit = torch.iinfo(x.dtype).max if largest else torch.iinfo(x.dtype).min
-    return x.sum(dim=list(dims), keepdim=bool(keepdims), dtype=x.dtype).fill_(limit)
+    return x.sum(dims, keepdim, dtype=x.dtype).fill_(limit)
 
 
-@op("ReduceProd", static=(1,))
-def reduce_prod(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+class _Reduction(NamedTuple):
+    """What to compute along the axes, of each element before, and of each result after."""
+
+    along: Callable[[torch.Tensor, Dims, bool], torch.Tensor]
+    before: Callable[[torch.Tensor], torch.Tensor] | None = None
+    after: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+_REDUCTIONS = {
+    "ReduceL1": _Reduction(_sum, before=torch.abs),
+    "ReduceL2": _Reduction(_sum, before=torch.square, after=torch.sqrt),
+    "ReduceLogSum": _Reduction(_sum, after=torch.log),
+    "ReduceLogSumExp": _Reduction(torch.logsumexp),
+    "ReduceMax": _Reduction(_largest),
+    "ReduceMean": _Reduction(torch.mean),
+    "ReduceMin": _Reduction(_smallest),
+    "ReduceProd": _Reduction(_product),
+    "ReduceSum": _Reduction(_sum),
+    "ReduceSumSquare": _Reduction(_sum, before=torch.square),
+}
+
+
+def reduce(
+    x: torch.Tensor,
+    axes: Axes = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+    operator: str,
 ) -> torch.Tensor:
-    """Compute the product."""
+    """Compute one of the reductions of ONNX; without axes, its elementwise part."""
+    along, before, after = _REDUCTIONS[operator]
     dims = _axes(x, axes, noop_with_empty_axes)
-    if not dims:
-        return x
-    dtype, x = x.dtype, _exact(x)
-    for axis in sorted((dim % x.ndim for dim in dims), reverse=True):
-        x = x.prod(dim=axis, keepdim=bool(keepdims), dtype=x.dtype)
-    return _as(x, dtype)
+    if not dims and before is after is None and along is not torch.logsumexp:
+        return x  # float64 would not hold every int64
+    y = x if along in {_largest, _smallest} else _exact(x)
+    y = y if before is None else before(y)
+    y = along(y, dims, bool(keepdims)) if dims else y
+    return _as(y if after is None else after(y), x.dtype)
 
 
-@op("ReduceL1", static=(1,))
-def reduce_l1(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+for _name in _REDUCTIONS:
+    op(_name, static=(1,), operator=_name)(reduce)
+
+
+@op("ArgMax", largest=True)
+@op("ArgMin", largest=False)
+def arg_extreme(
+    x: torch.Tensor,
+    *,
+    axis: int = 0,
+    keepdims: int = 1,
+    select_last_index: int = 0,
+    largest: bool,
 ) -> torch.Tensor:
-    """Compute the sum of absolute values."""
-    total = _total(_exact(x).abs(), axes, keepdims, noop_with_empty_axes)
-    return _as(total, x.dtype)
-
-
-@op("ReduceL2", static=(1,))
-def reduce_l2(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the Euclidean norm."""
-    squares = _total(_exact(x).square(), axes, keepdims, noop_with_empty_axes)
-    return _as(squares.sqrt(), x.dtype)
-
-
-@op("ReduceSumSquare", static=(1,))
-def reduce_sum_square(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the sum of squares."""
-    total = _total(_exact(x).square(), axes, keepdims, noop_with_empty_axes)
-    return _as(total, x.dtype)
-
-
-@op("ReduceLogSum", static=(1,))
-def reduce_log_sum(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the logarithm of the sum."""
-    total = _total(_exact(x), axes, keepdims, noop_with_empty_axes)
-    return _as(total.log(), x.dtype)
-
-
-@op("ReduceLogSumExp", static=(1,))
-def reduce_log_sum_exp(
-    x: torch.Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> torch.Tensor:
-    """Compute the logarithm of the sum of exponentials."""
-    dims = _axes(x, axes, noop_with_empty_axes)
-    exact = _exact(x)
-    sums = torch.logsumexp(exact, dim=dims, keepdim=bool(keepdims)) if dims else exact
-    return _as(sums, x.dtype)
-
-
-@op("ArgMax")
-def arg_max(
-    x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
-) -> torch.Tensor:
-    """Return the index of the largest element along an axis."""
+    """Return the index of the largest or smallest element along an axis."""
+    search = torch.argmax if largest else torch.argmin
     if not select_last_index:
-        return x.argmax(dim=axis, keepdim=bool(keepdims))
-    return x.shape[axis] - 1 - x.flip(axis).argmax(dim=axis, keepdim=bool(keepdims))
-
-
-@op("ArgMin")
-def arg_min(
-    x: torch.Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
-) -> torch.Tensor:
-    """Return the index of the smallest element along an axis."""
-    if not select_last_index:
-        return x.argmin(dim=axis, keepdim=bool(keepdims))
-    return x.shape[axis] - 1 - x.flip(axis).argmin(dim=axis, keepdim=bool(keepdims))
+        return search(x, axis, bool(keepdims))
+    return x.shape[axis] - 1 - search(x.flip(axis), axis, bool(keepdims))

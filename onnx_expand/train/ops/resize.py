@@ -9,7 +9,7 @@ import torch
 
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.train.host import integers, numbers
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 
 Setting = list[int | float] | torch.Tensor
 
@@ -22,14 +22,6 @@ _COORDINATES = {
     "tf_crop_and_resize",
 }
 _POLICIES = {"stretch": None, "not_larger": min, "not_smaller": max}
-
-
-def _check(attributes: Attributes) -> str:
-    transform = attributes.get("coordinate_transformation_mode", "half_pixel")
-    if transform not in _COORDINATES:
-        return f"coordinate_transformation_mode '{transform}'"
-    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
-    return "" if policy in _POLICIES else f"keep_aspect_ratio_policy '{policy}'"
 
 
 @op("Upsample", since=7, static=(1,))
@@ -46,7 +38,15 @@ def upsample(x: torch.Tensor, scales: Setting, *, mode: str = "nearest") -> torc
     )
 
 
-@op("Resize", since=11, static=(1, 2, 3), check=_check)
+@op(
+    "Resize",
+    since=11,
+    static=(1, 2, 3),
+    allowed={
+        "coordinate_transformation_mode": _COORDINATES,
+        "keep_aspect_ratio_policy": _POLICIES,
+    },
+)
 def resize(
     x: torch.Tensor,
     roi: Setting | None = None,

@@ -8,23 +8,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.host import integers
 from onnx_expand.train.ops.windows import pad_spatial, windows
-from onnx_expand.train.registry import Attributes, op, plain
-
-Positions = list[int | float] | torch.Tensor
+from onnx_expand.train.registry import op, plain
 
 plain(Det=torch.linalg.det)
 
 _MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
 
 
-def _check_grid(attributes: Attributes) -> str:
-    mode = attributes.get("mode", "linear")
-    return "" if mode in {*_MODES, *_MODES.values()} else f"mode '{mode}'"
-
-
-@op("GridSample", check=_check_grid)
+@op("GridSample", allowed={"mode": {*_MODES, *_MODES.values()}})
 def grid_sample(
     x: torch.Tensor,
     grid: torch.Tensor,
@@ -38,20 +30,6 @@ def grid_sample(
     return F.grid_sample(
         x, grid, mode=how, padding_mode=padding_mode, align_corners=bool(align_corners)
     )
-
-
-@op("CumProd", static=(1,))
-def cumulative_product(
-    x: torch.Tensor, axis: Positions, *, exclusive: int = 0, reverse: int = 0
-) -> torch.Tensor:
-    """Compute cumulative products along an axis."""
-    (dim,) = integers(axis)
-    x = x.flip(dim) if reverse else x
-    if exclusive:
-        before = x.narrow(dim, 0, x.shape[dim] - 1)
-        x = torch.cat([torch.ones_like(x.narrow(dim, 0, 1)), before], dim)
-    result = x.cumprod(dim, dtype=x.dtype)
-    return result.flip(dim) if reverse else result
 
 
 @op("Hardmax", since=13)
@@ -68,11 +46,7 @@ def lp_normalization(x: torch.Tensor, *, axis: int = -1, p: int = 2) -> torch.Te
     return torch.where(norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, 1, norm))
 
 
-def _check_pool(attributes: Attributes) -> str:
-    return "ceil_mode=1" if attributes.get("ceil_mode") else ""
-
-
-@op("LpPool", check=_check_pool)
+@op("LpPool", allowed={"ceil_mode": {0}})
 def lp_pool(
     x: torch.Tensor,
     *,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.train.host import integers, numbers
-from onnx_expand.train.registry import Attributes, op
+from onnx_expand.train.registry import op
 
 Sizes = list[int | float] | torch.Tensor
 
@@ -128,12 +128,10 @@ def arange(
     return torch.arange(first, last, step, dtype=dtype, device=device)
 
 
-def _check_pad(attributes: Attributes) -> str:
-    mode = attributes.get("mode", "constant")
-    return "" if mode in {"constant", "reflect", "edge", "wrap"} else f"mode '{mode}'"
+_PAD_MODES = {"constant", "reflect", "edge", "wrap"}
 
 
-@op("Pad", since=2, static=(1, 2, 3), check=_check_pad)
+@op("Pad", since=2, static=(1, 2, 3), allowed={"mode": _PAD_MODES})
 def pad(
     x: torch.Tensor,
     pads: Sizes,

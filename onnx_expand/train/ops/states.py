@@ -7,17 +7,10 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.registry import Attributes, op
-
-_RULES = {"linear", "gated", "delta", "gated_delta"}
+from onnx_expand.train.registry import op
 
 
-def _check_rule(attributes: Attributes) -> str:
-    rule = attributes.get("update_rule", "gated_delta")
-    return "" if rule in _RULES else f"update_rule '{rule}'"
-
-
-@op("LinearAttention", check=_check_rule)
+@op("LinearAttention", allowed={"update_rule": {"linear", "gated", "delta", "gated_delta"}})
 def linear_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -67,12 +60,7 @@ def linear_attention(
     return y, state.to(q.dtype if past is None else past.dtype)
 
 
-def _check_activation(attributes: Attributes) -> str:
-    name = attributes.get("activation", "none")
-    return "" if name in {"none", "silu", "swish"} else f"activation '{name}'"
-
-
-@op("CausalConvWithState", weights=(1, 2), check=_check_activation)
+@op("CausalConvWithState", weights=(1, 2), allowed={"activation": {"none", "silu", "swish"}})
 def causal_conv(
     x: torch.Tensor,
     w: torch.Tensor,

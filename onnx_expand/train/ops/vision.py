@@ -75,12 +75,7 @@ def max_unpool(
     return pad_spatial(y, [0] * rank, [w - s for w, s in zip(wanted, shape, strict=True)])
 
 
-def _check_roi(attributes: Attributes) -> str:
-    mode = attributes.get("mode", "avg")
-    return "" if mode in {"avg", "max"} else f"mode '{mode}'"
-
-
-@op("RoiAlign", check=_check_roi)
+@op("RoiAlign", allowed={"mode": {"avg", "max"}})
 def roi_align(
     x: torch.Tensor,
     rois: torch.Tensor,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from onnx_expand.train.registry import Attributes
+
 __all__ = ["Windows", "pad_spatial", "spatial_rank_problem", "windows"]
 
 
@@ -99,8 +101,7 @@ def pad_spatial(
     return F.pad(x, [amount for pair in pairs for amount in pair], value=value)
 
 
-def spatial_rank_problem(kernel_shape: Sequence[int] | None) -> str:
-    """Return why torch does not support windows of this rank, or an empty text."""
-    if kernel_shape is not None and not 1 <= len(kernel_shape) <= 3:
-        return f"a window over {len(kernel_shape)} axes; torch has 1 to 3"
-    return ""
+def spatial_rank_problem(attributes: Attributes) -> str:
+    """Return why torch does not support windows of a node's rank, or an empty text."""
+    rank = len(attributes.get("kernel_shape") or (1,))
+    return "" if rank <= 3 else f"a window over {rank} axes; torch has 1 to 3"
