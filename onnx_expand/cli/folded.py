@@ -21,14 +21,7 @@ _WIDE = 72  # characters; longer lists of names are shown as a pattern
 def print_fold(
     out: Console, report: FoldReport, *, written: bool = True, verbose: bool = False
 ) -> None:
-    """Print what fold did, or would do.
-
-    Args:
-        out: Where to print.
-        report: The report of fold.
-        written: Whether the result is written.
-        verbose: Print every site and every kept node.
-    """
+    """Print what fold did, or would do."""
     if report.sites:
         _print_sites(out, report, verbose=verbose)
         _print_ops(out, report)

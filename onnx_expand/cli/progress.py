@@ -71,12 +71,7 @@ def working(what: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 class _Bar:
-    """A progress bar with a text after it; hidden if the output is not a terminal.
-
-    Args:
-        out: The output.
-        title: The name of the work.
-    """
+    """A progress bar with a text after it; hidden if the output is not a terminal."""
 
     def __init__(self, out: Console, title: str) -> None:
         self._out = out
@@ -100,12 +95,7 @@ class _Bar:
 
 
 class Steps(_Bar):
-    """A progress bar over steps on a terminal, and a line for each step elsewhere.
-
-    Args:
-        out: The output.
-        title: The name of the work.
-    """
+    """A progress bar over steps on a terminal, and a line for each step elsewhere."""
 
     def done(self, what: str, count: int, total: int) -> None:
         """Show that a step is done."""
@@ -118,11 +108,6 @@ class TrainingBar(_Bar):
     """A progress bar over the epochs and steps of one run, with the last epoch's figures.
 
     If the output is not a terminal, each epoch gets a line instead.
-
-    Args:
-        out: The output.
-        title: The name of the trained model.
-        epochs: Number of epochs of the run.
     """
 
     def __init__(self, out: Console, title: str, epochs: int) -> None:

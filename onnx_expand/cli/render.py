@@ -87,13 +87,7 @@ def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str
 
 
 def print_line(out: Console, text: str, indent: int = 2) -> None:
-    """Print a sentence, wrapped at words with hanging indent if the output is a terminal.
-
-    Args:
-        out: Where to print.
-        text: The sentence.
-        indent: Indentation of the lines after the first.
-    """
+    """Print a sentence, wrapped at words with hanging indent if the output is a terminal."""
     if not out.is_terminal:
         out.print(text)
         return

@@ -22,11 +22,7 @@ __all__ = ["train"]
 
 
 class _Screen:
-    """Shows the progress of an experiment.
-
-    Args:
-        out: The output.
-    """
+    """Shows the progress of an experiment."""
 
     def __init__(self, out: Console) -> None:
         self._out = out

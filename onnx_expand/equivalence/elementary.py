@@ -46,12 +46,6 @@ _TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 def excess(node: ir.Node, dtype: ir.DataType, opset: int, runtime: Runtime) -> float:
     """Measure the error of a kernel beyond a few ulps of its results.
 
-    Args:
-        node: A node of one of the functions.
-        dtype: The type in which it computes.
-        opset: The opset version of the default domain.
-        runtime: The runtime that provides the kernel.
-
     Returns:
         The largest error over the function's range; 0 if one of the runtimes lacks it.
     """

@@ -135,15 +135,6 @@ def compare_rows(
 ) -> list[Figure]:
     """Run the parts that read tables on the rows that no input has read so far.
 
-    Args:
-        a: The reference model.
-        b: The model to compare.
-        names: The tensors that are equal in both.
-        demands: The constraints on integer inputs.
-        inputs: The inputs on which both ran.
-        provider: The providers of A and B.
-        tolerance: The criterion of equality.
-
     Returns:
         The worst figure of each part.
     """

@@ -85,12 +85,7 @@ class Verdict:
         )
 
     def excused(self, places: Set[Place], excuse: str) -> Verdict:
-        """Excuse the distances at some places as A's own rounding.
-
-        Args:
-            places: Where rounding explains the distance.
-            excuse: Why it does.
-        """
+        """Excuse the distances at some places as A's own rounding."""
         gone = [f for f in self.distances if f.place in places]
         if not gone:
             return self

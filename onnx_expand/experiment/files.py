@@ -20,11 +20,7 @@ Row = tuple[str, int, EpochResult]
 
 
 class Folder:
-    """The folder of an experiment.
-
-    Args:
-        path: Its path; `make` creates it.
-    """
+    """The folder of an experiment."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,9 +121,6 @@ class Folder:
 
 class EventWriter:
     """Writes events for TensorBoard, one directory for each run.
-
-    Args:
-        path: The parent of these directories.
 
     Raises:
         UnsupportedError: tensorboard is not installed.

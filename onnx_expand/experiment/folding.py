@@ -48,10 +48,6 @@ class Folded:
 def fold_and_check(model: ir.Model, label: str) -> Folded:
     """Fold a copy of a model and compare it with the model.
 
-    Args:
-        model: The model, which is not modified.
-        label: The name in error messages.
-
     Raises:
         DifferentError: The folded model does not compute the same, or does not run although the
             model does.

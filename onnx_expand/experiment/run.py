@@ -62,9 +62,6 @@ class Experiment:
     def run(self, watcher: Watcher | None = None) -> Report:
         """Run the experiment.
 
-        Args:
-            watcher: Notified of progress; by default nobody.
-
         Raises:
             UsageError: An option is invalid, or an output cannot be written.
             ModelError: The model or the data cannot be read, or do not fit.

@@ -17,11 +17,7 @@ __all__ = ["FoldLinear"]
 
 
 class FoldLinear(Transformation):  # type: ignore[misc]  # qonnx has no types
-    """Merge linear nodes, as `onnx_expand.fold` does.
-
-    Args:
-        options: The options of `onnx_expand.fold`.
-    """
+    """Merge linear nodes, as `onnx_expand.fold` does."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()

@@ -35,10 +35,6 @@ def validate(light: onnx.ModelProto, label: str) -> None:
     Ops of the default domain that the model's opset does not define, such as ops of newer opsets
     or of a runtime, stay as they are, with a warning, and do not make the model invalid.
 
-    Args:
-        light: The outline; it is not changed.
-        label: The model's name in messages.
-
     Raises:
         ModelError: It is not valid.
         UnsupportedError: Its functions call each other too often for any runtime.

@@ -20,14 +20,7 @@ __all__ = ["Curve", "Difference", "ModelRuns", "Sheet", "png", "training_page"]
 
 @dataclass(frozen=True)
 class Curve:
-    """The values of one run by epoch; None if not measured.
-
-    Attributes:
-        seed: The run's seed.
-        loss: Training loss.
-        train: Training score.
-        test: Test score.
-    """
+    """The values of one run by epoch; None if not measured."""
 
     seed: int
     loss: Sequence[float | None]

@@ -31,14 +31,7 @@ _OWN: Mapping[str, type[ir.passes.PassBase]] = {
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a pass.
-
-    Attributes:
-        name: Its name.
-        kind: The type of its values, in words.
-        default: Its default; `MISSING` if it is required.
-        help: Its description, if its class declares one.
-    """
+    """One option of a pass."""
 
     name: str
     kind: str
@@ -48,13 +41,7 @@ class Option:
 
 @dataclass(frozen=True)
 class NamedPass:
-    """A pass that can be named in a pipeline.
-
-    Attributes:
-        name: Its name.
-        kind: Its class, a subclass of `onnx_ir.passes.PassBase`.
-        origin: The package that defines it.
-    """
+    """A pass that can be named in a pipeline."""
 
     name: str
     kind: type[ir.passes.PassBase]

@@ -14,11 +14,7 @@ __all__ = ["StripNonlinear", "StripResult"]
 
 @dataclass
 class StripResult(ir.passes.PassResult):
-    """The result of `StripNonlinear`.
-
-    Attributes:
-        removed: The labels of the removed activations.
-    """
+    """The result of `StripNonlinear`."""
 
     removed: tuple[str, ...]
 

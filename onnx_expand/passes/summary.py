@@ -35,14 +35,7 @@ class SiteGroup:
 
 @dataclass(frozen=True)
 class ReasonGroup:
-    """Nodes that were kept for reasons that differ at most in names and numbers.
-
-    Attributes:
-        reason: The kind of reason.
-        example: The message of the first.
-        hint: How to change the outcome.
-        kept: The nodes, each with its reason.
-    """
+    """Nodes that were kept for reasons that differ at most in names and numbers."""
 
     reason: str
     example: str

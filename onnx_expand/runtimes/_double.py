@@ -25,9 +25,6 @@ def to_double(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
 
     Initializers of the main graph are removed, so that the proto of the model is small.
 
-    Args:
-        model: A private copy.
-
     Returns:
         The initializers of the main graph by name, in float64 if their type is rounded.
     """

@@ -17,10 +17,6 @@ __all__ = ["require_no_abort"]
 def require_no_abort(model: ir.Model, label: str) -> None:
     """Refuse to run a model on which onnxruntime fails an assertion of the C++ library.
 
-    Args:
-        model: The model.
-        label: How messages name it.
-
     Raises:
         UnsupportedError: An attribute of a node has a value that would end the process.
     """

@@ -24,9 +24,6 @@ class Session(Protocol):
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run the model once.
 
-        Args:
-            feeds: An array for every input, by name.
-
         Returns:
             An array for every output, by name, in the order of the model.
 

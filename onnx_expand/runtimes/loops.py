@@ -21,10 +21,6 @@ def require_end(model: ir.Model, label: str) -> None:
 
     A loop that may stop by its condition is run: its trip count is often the largest integer.
 
-    Args:
-        model: The model.
-        label: Its name in messages.
-
     Raises:
         UnsupportedError: Nested loops amount to too many iterations.
     """

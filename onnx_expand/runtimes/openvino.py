@@ -74,9 +74,6 @@ class OpenVinoSession:
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run the model once.
 
-        Args:
-            feeds: An array for each input, by name.
-
         Returns:
             An array for each output, by name.
 

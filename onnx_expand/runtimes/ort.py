@@ -120,9 +120,6 @@ class OrtSession:
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run the model once.
 
-        Args:
-            feeds: An array for each input, by name.
-
         Returns:
             An array for each output, by name.
 

@@ -91,11 +91,7 @@ class ReferenceSession:
         self._rounded = rounded
 
     def part(self, name: str) -> ReferenceSession:
-        """Return the part of this model that computes one output, with the same weights.
-
-        Args:
-            name: The output.
-        """
+        """Return the part of this model that computes one output, with the same weights."""
         wanted, nodes = {name}, []
         for node in reversed(self._inner.rt_nodes_):
             # Values of the outer graph that a body reads are not among its inputs.

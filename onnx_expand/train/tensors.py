@@ -35,10 +35,6 @@ DTYPES: dict[int, torch.dtype] = {
 def to_tensor(tensor: ir.TensorProtocol, label: str) -> torch.Tensor:
     """Return a torch tensor with an ONNX tensor's values and type, without sharing memory.
 
-    Args:
-        tensor: The tensor.
-        label: The name in error messages.
-
     Raises:
         UnsupportedError: torch has no such element type.
     """

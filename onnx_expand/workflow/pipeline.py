@@ -96,10 +96,6 @@ class Pipeline:
     ) -> tuple[ir.Model, list[Done]]:
         """Run the steps on a model, which they may modify in place.
 
-        Args:
-            model: The model.
-            progress: Called after each step with its result.
-
         Returns:
             The model after the last step, and the result of each step.
 

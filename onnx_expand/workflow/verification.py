@@ -119,10 +119,6 @@ def _broken(difference: str) -> Verification:
 def require_equal(found: Verification, label: str) -> Verification:
     """Return the verification unless it found a difference.
 
-    Args:
-        found: The result of `verify`.
-        label: The start of the error message.
-
     Raises:
         DifferentError: The two models differ.
     """

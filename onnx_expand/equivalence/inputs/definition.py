@@ -20,11 +20,7 @@ _SMALL = 8  # input extents from this on make no tensor empty
 
 
 class Definition:
-    """Decides at which sizes a model is defined.
-
-    Args:
-        model: The model.
-    """
+    """Decides at which sizes a model is defined."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model

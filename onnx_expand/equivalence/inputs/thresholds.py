@@ -39,14 +39,7 @@ _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 @dataclass(frozen=True)
 class Threshold:
-    """A value at which a node bends or jumps.
-
-    Attributes:
-        value: The value.
-        tensor: The tensor that the node compares with it.
-        node: The label of the node.
-        letter: A or B.
-    """
+    """A value at which a node bends or jumps."""
 
     value: float
     tensor: str
@@ -63,12 +56,7 @@ class Threshold:
 
 
 def thresholds(a: ir.Model, b: ir.Model) -> tuple[Threshold, ...]:
-    """Return the thresholds in the main graphs that only one of two models has.
-
-    Args:
-        a: The reference model.
-        b: The model to compare.
-    """
+    """Return the thresholds in the main graphs that only one of two models has."""
     left, right = (list(_thresholds(m, letter)) for m, letter in ((a, "A"), (b, "B")))
     found: list[Threshold] = []
     for own, others in ((left, right), (right, left)):
@@ -224,12 +212,7 @@ def _is_finite(array: npt.NDArray[np.generic]) -> bool:
 
 
 def narrowing(a: ir.Model, b: ir.Model) -> list[str]:
-    """Note the casts to narrower types that only B has; runtimes may leave them out.
-
-    Args:
-        a: The reference model.
-        b: The model to compare.
-    """
+    """Note the casts to narrower types that only B has; runtimes may leave them out."""
     before, after = (_narrowed(model) for model in (a, b))
     return [
         f"B has more casts to {kind.name.lower()} than A ({len(nodes)} and "

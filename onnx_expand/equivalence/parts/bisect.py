@@ -73,12 +73,6 @@ def bisect(
 
     A tensor agrees if the difference is within a few times the rounding error of A itself.
 
-    Args:
-        a: The reference model.
-        b: The model to compare.
-        feeds: An array for every input.
-        provider: Where to run.
-
     Returns:
         The first such tensor in A's order, or None if all agree.
 

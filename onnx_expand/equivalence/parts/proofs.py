@@ -153,13 +153,7 @@ def magnitudes(drawn: Mapping[str, Array]) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of probing a part.
-
-    Attributes:
-        proof: The proof, if there is one.
-        fault: The difference, empty if there is none.
-        reason: Why there is neither a proof nor a difference.
-    """
+    """The outcome of probing a part."""
 
     proof: Proof | None = None
     fault: str = ""

@@ -54,12 +54,6 @@ def run_inner(
 ) -> Tensors:
     """Run a model with inner tensors as additional outputs.
 
-    Args:
-        model: The model, which is not modified.
-        names: The tensors and their types.
-        feeds: An array for every input.
-        runtime: Where to run.
-
     Raises:
         UnsupportedError: The runtime cannot run the model this way.
     """

@@ -90,11 +90,7 @@ class Feed:
 
 
 class _Lazy:
-    """Requests that are created on demand, since those of an epoch may not fit in memory.
-
-    Args:
-        make: Creates a new iterator.
-    """
+    """Requests that are created on demand, since those of an epoch may not fit in memory."""
 
     def __init__(self, make: Callable[[], Iterator[Request]]) -> None:
         self.make = make

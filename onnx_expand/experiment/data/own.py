@@ -24,9 +24,6 @@ class Own:
     """A function of one image, such as a transform of torchvision's.
 
     The generators of torch, numpy and Python are seeded by the position of the image in the run.
-
-    Attributes:
-        spec: `package.module:function`.
     """
 
     spec: str

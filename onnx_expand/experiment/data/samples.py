@@ -297,10 +297,6 @@ class ItemSamples(Samples):
 
     The generators of torch, numpy and Python are seeded for each training sample by its position
     in the run, as for the built-in augmentation.
-
-    Args:
-        items: The dataset.
-        label: The name in error messages.
     """
 
     def __init__(self, items: Any, label: str = "") -> None:

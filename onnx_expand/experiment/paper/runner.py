@@ -42,11 +42,6 @@ def perform(job: Job, place: Path, progress: Progress | None = None) -> Mapping[
 
     A stopped run resumes after its last epoch. The result of a diverged run has no score.
 
-    Args:
-        job: The run.
-        place: The folder of the store.
-        progress: Notified of steps and epochs.
-
     Raises:
         ModelError: Network or data cannot be read, or do not fit.
         UsageError: A setting is invalid.

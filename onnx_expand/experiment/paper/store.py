@@ -15,9 +15,6 @@ __all__ = ["Store"]
 class Store:
     """A folder with one folder for each run: its result and models, or its checkpoint.
 
-    Args:
-        path: The folder, which is created.
-
     Raises:
         UsageError: It cannot be created.
     """

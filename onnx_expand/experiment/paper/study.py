@@ -146,14 +146,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """The results of a study.
-
-    Attributes:
-        study: The study.
-        setting: The data and schedule.
-        seeds: The seeds.
-        rows: One row for each arm.
-    """
+    """The results of a study."""
 
     study: Study
     setting: Setting

@@ -24,12 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; by default only this one.
-
-    Attributes:
-        rank: The rank of this process, from 0.
-        size: The number of processes.
-    """
+    """The processes of a run; by default only this one."""
 
     rank: int = 0
     size: int = 1

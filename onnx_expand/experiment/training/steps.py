@@ -28,13 +28,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Sums of one step over this process's share, as tensors, which avoids waiting for the device.
-
-    Attributes:
-        loss: The sum of losses.
-        right: The sum of correct predictions.
-        weight: The divisor of both.
-    """
+    """Sums of one step over this process's share, as tensors, which avoids waiting for the device."""
 
     loss: torch.Tensor
     right: torch.Tensor

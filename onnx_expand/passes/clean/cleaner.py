@@ -27,11 +27,6 @@ _ROUNDS = 8  # merging a pair may make its consumers equal; one round follows wh
 class Cleaner:
     """Clean the graphs of one model.
 
-    Args:
-        model: The model.
-        facts: Shapes, types and constants of the model.
-        rewriter: Applies the changes to the model.
-
     Attributes:
         done: The changes made so far.
         informs: Whether the changes may allow inferring more than `facts` contains.

@@ -23,11 +23,7 @@ _BROADCASTING = 7  # the first opset in which C of a Gemm broadcasts without an 
 
 @dataclass(frozen=True)
 class Rowed(Rewritten):
-    """Products that were rewritten.
-
-    Attributes:
-        names: The label of the Gemm that replaces each addition.
-    """
+    """Products that were rewritten."""
 
     names: dict[str, str]
 

@@ -149,13 +149,7 @@ class _Planner:
         self.forced = execution == "composed"
 
     def chain(self, chain: Chain, extents: tuple[int, ...], moves: bool) -> tuple[_Cost, Pieces]:
-        """Return the least cost of a chain, and how to run it at that cost.
-
-        Args:
-            chain: The chain.
-            extents: The spatial extents of its input.
-            moves: Whether the input has a gradient.
-        """
+        """Return the least cost of a chain, and how to run it at that cost."""
         sizes, moving = self._sizes(chain, extents, moves)
         costs: list[_Cost] = [(0, 0)]
         ways: list[Pieces] = [()]

@@ -21,13 +21,7 @@ _LONGEST = 24
 
 @dataclass(frozen=True)
 class Apart:
-    """Two neighbouring linear layers that do not form one map.
-
-    Attributes:
-        first: The label of the first layer.
-        second: The label of the second layer.
-        refusal: The reason.
-    """
+    """Two neighbouring linear layers that do not form one map."""
 
     first: str
     second: str
@@ -36,13 +30,7 @@ class Apart:
 
 @dataclass(frozen=True)
 class FoundChain:
-    """A chain in a graph.
-
-    Attributes:
-        chain: The chain.
-        root: The input of the chain.
-        nodes: Its nodes; the last one computes the result.
-    """
+    """A chain in a graph."""
 
     chain: Chain
     root: ir.Value

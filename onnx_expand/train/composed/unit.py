@@ -47,13 +47,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """How a chain runs.
-
-    Attributes:
-        pieces: Its stretches.
-        products: The multiply-accumulates of both passes.
-        apart: Those of running it layer by layer.
-    """
+    """How a chain runs."""
 
     pieces: Pieces
     products: int

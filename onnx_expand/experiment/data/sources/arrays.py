@@ -28,10 +28,6 @@ _PARTS = {"x_train", "y_train", "x_test", "y_test"}
 def npz(path: Path, request: Request) -> SourceData:
     """Load arrays `x` and `y`, or `x_train`, `y_train`, `x_test` and `y_test`.
 
-    Args:
-        path: The file.
-        request: See `from_arrays`.
-
     Raises:
         ModelError: The file is not an .npz file, or has other arrays, or arrays of a wrong shape
             or type.

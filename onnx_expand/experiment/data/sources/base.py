@@ -55,16 +55,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class SourceData:
-    """The data of a source.
-
-    Attributes:
-        train: The training data.
-        test: The test data.
-        classes: The names of the labels.
-        pixels: Whether the values are brightnesses, which should be normalized.
-        kind: The task of the labels.
-        left_out: The unreadable images, which are in neither part.
-    """
+    """The data of a source."""
 
     train: Subset
     test: Subset

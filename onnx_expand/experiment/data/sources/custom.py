@@ -20,10 +20,6 @@ __all__ = ["call", "find_function"]
 def find_function(spec: str, what: str) -> Callable[..., Any]:
     """Import the function that `package.module:function` names, also from the current directory.
 
-    Args:
-        spec: The name.
-        what: The option that names it, for errors.
-
     Raises:
         UsageError: There is no such function, or importing its module raises an exception.
     """

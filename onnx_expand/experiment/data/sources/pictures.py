@@ -104,11 +104,6 @@ def gather(
     Few images are all read and cached in memory. Of many, only a sample is read; the others are
     read in training, unless `strict` requires reading all of them first.
 
-    Args:
-        paths: The files.
-        mode: See `decode`.
-        options: `strict` and `cache`.
-
     Returns:
         The images, their indices in `paths`, and the errors of the others.
 

@@ -23,11 +23,6 @@ def first_output(outputs: Any) -> torch.Tensor:
 def check_labels(labels: torch.Tensor, classes: int, ignore: int | None = None) -> None:
     """Check that labels are classes of the model; a device would report an unspecific failure.
 
-    Args:
-        labels: Integers.
-        classes: The number of classes of the model.
-        ignore: A label that does not count.
-
     Raises:
         ModelError: A label is out of range.
     """
@@ -59,12 +54,7 @@ class Meter(ABC):
 
 
 class Task(ABC):
-    """A learning task.
-
-    Attributes:
-        metric: The name of the score.
-        greater: Whether greater scores are better.
-    """
+    """A learning task."""
 
     metric: str
     greater: bool = True

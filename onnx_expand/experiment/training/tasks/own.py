@@ -16,12 +16,7 @@ __all__ = ["OwnLoss"]
 
 
 class OwnLoss(Task):
-    """A user's function of outputs and targets that returns the mean loss of a batch.
-
-    Args:
-        function: The function.
-        label: The name in error messages.
-    """
+    """A user's function of outputs and targets that returns the mean loss of a batch."""
 
     metric = "test loss"
     greater = False
