@@ -50,11 +50,11 @@ def test_the_loss_of_pixels_is_torchs() -> None:
     scores, masks = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     masks[0, :2] = 255
     for smoothing in (0.0, 0.1):
-        task = Segment(255, smoothing)
+        task = Segment(smoothing, 255)
         mean = task.loss(scores.log_softmax(1), masks) / task.weight(masks)
         wanted = F.cross_entropy(scores, masks, ignore_index=255, label_smoothing=smoothing)
         torch.testing.assert_close(mean, wanted)
-    assert Segment(255).loss(scores[:, :, ::2, ::2].log_softmax(1), masks).isfinite()
+    assert Segment(ignore=255).loss(scores[:, :, ::2, ::2].log_softmax(1), masks).isfinite()
 
 
 def test_the_mean_intersection_over_union_by_hand() -> None:
@@ -62,7 +62,7 @@ def test_the_mean_intersection_over_union_by_hand() -> None:
     masks = torch.tensor([[[0, 0, 1, 1, 255]]])
     found = torch.tensor([[[0, 1, 1, 1, 0]]])
     scores = F.one_hot(found, 4).permute(0, 3, 1, 2).float()
-    meter = Segment(255).meter()
+    meter = Segment(ignore=255).meter()
     meter.update(scores, masks)
     meter.update(scores, masks)
     meter.merge(World())
@@ -88,7 +88,7 @@ def test_processes_combine_their_results() -> None:
     objects = targets((0, 0.1, 0.1, 0.32, 0.28, 0), (1, 0.3, 0.4, 0.9, 0.95, 0))
     tasks: list[tuple[Any, Any, Any]] = [
         (Classify(), torch.randn(6, 4), torch.arange(6) % 4),
-        (Segment(255), torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))),
+        (Segment(ignore=255), torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))),
         (Detect(ANCHORS, 2, ItemSamples([])), perfect(objects), objects),
         (OwnLoss(lambda a, b: (a - b).square().mean(), "own"), torch.ones(3), torch.zeros(3)),
     ]
@@ -249,7 +249,7 @@ def test_outputs_of_another_shape_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="3 anchors of 2 classes, and 2 are given"):
         task.probe(torch.zeros(1, 21, 3, 3), torch.zeros(1, 1, 6))
     with pytest.raises(UnsupportedError, match=r"needs \[N, classes, H, W\]"):
-        Segment(255).probe(torch.zeros(2, 3), torch.zeros(2, 4, 4))
+        Segment(ignore=255).probe(torch.zeros(2, 3), torch.zeros(2, 4, 4))
     with pytest.raises(UnsupportedError, match="one for each sample"):
         Classify().probe(torch.zeros(2, 3), torch.zeros(2, 4, 4))
 

@@ -41,16 +41,6 @@ class EpochResult:
     figures: Mapping[str, float] = field(default_factory=dict)
     unreadable: int = 0
 
-    @property
-    def train_accuracy(self) -> float:
-        """The training score of a classifier."""
-        return float("nan") if self.train_score is None else self.train_score
-
-    @property
-    def test_accuracy(self) -> float:
-        """The test score of a classifier."""
-        return self.test_score
-
 
 @dataclass(frozen=True)
 class History:
@@ -74,11 +64,6 @@ class History:
     def score(self) -> float:
         """The test score of the kept weights."""
         return self.epochs[self.kept - 1].test_score
-
-    @property
-    def accuracy(self) -> float:
-        """The test score of a classifier."""
-        return self.score
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the history as plain JSON types."""

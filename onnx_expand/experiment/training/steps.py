@@ -28,7 +28,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Sums of one step over this process's share, as tensors, which avoids waiting for the device."""
+    """Sums over this process's share of a step, as tensors, so that no device is waited for."""
 
     loss: torch.Tensor
     right: torch.Tensor

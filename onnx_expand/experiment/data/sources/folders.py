@@ -9,7 +9,6 @@ import numpy as np
 
 from onnx_expand.errors import ModelError
 from onnx_expand.experiment.data.sources.base import (
-    Array,
     Request,
     SourceData,
     Subset,
@@ -18,7 +17,7 @@ from onnx_expand.experiment.data.sources.base import (
 from onnx_expand.experiment.data.sources.pictures import gather, images_in, mode_of
 from onnx_expand.experiment.data.targets import Labels, Pictures
 
-__all__ = ["folder", "subset"]
+__all__ = ["folder"]
 
 _TESTS = ("test", "val", "valid", "validation")
 _WANTED = (
@@ -38,10 +37,12 @@ def folder(path: Path, request: Request) -> SourceData:
     if not (path / "train").is_dir():
         names = _classes(path)
         part, left_out = _read(path, names, names, request)
-        assert isinstance(part.x, Pictures)
-        assert isinstance(part.y, Labels)
-        test = every_fifth(part.y.values)
-        train, held = (subset(part, np.flatnonzero(mask)) for mask in (~test, test))
+        x, y = part.x, part.y
+        assert isinstance(x, Pictures)
+        assert isinstance(y, Labels)
+        test = every_fifth(y.values)
+        places = (np.flatnonzero(mask) for mask in (~test, test))
+        train, held = (Subset(x.part(picks), y.part(picks)) for picks in places)
         return SourceData(train, held, names, True, left_out=left_out)
     tests = [path / name for name in _TESTS if (path / name).is_dir()]
     if not tests:
@@ -54,15 +55,6 @@ def folder(path: Path, request: Request) -> SourceData:
     train, left_out = _read(path / "train", names, names, request)
     held, more = _read(tests[0], present, names, request)
     return SourceData(train, held, names, True, left_out=left_out + more)
-
-
-def subset(part: Subset, places: Sequence[int] | Array) -> Subset:
-    """Select some of the labelled images."""
-    assert isinstance(part.x, Pictures)
-    assert isinstance(part.y, Labels)
-    kept = {new: part.x.kept[int(old)] for new, old in enumerate(places) if old in part.x.kept}
-    pictures = Pictures([part.x.paths[int(place)] for place in places], part.x.decode, kept)
-    return Subset(pictures, Labels(part.y.values[np.asarray(places, dtype=np.int64)]))
 
 
 def _classes(path: Path) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def choose(options: TrainOptions, data: Dataset) -> Task:
     if name == "numbers":
         raise UsageError("the targets are numbers, not classes; specify the loss with --loss")
     if name == "segment":
-        return Segment(data.ignore_label, options.label_smoothing)
+        return Segment(options.label_smoothing, data.ignore_label)
     if name == "detect":
         return Detect(data.anchors, len(data.classes), data.train)
     return Classify(options.label_smoothing)

@@ -16,6 +16,7 @@ from onnx_expand.train.head import log_probabilities
 __all__ = ["Classify"]
 
 _TOP = 5
+_NONE = -100  # no label: torch's own for targets that do not count
 
 
 class Classify(Task):
@@ -23,55 +24,65 @@ class Classify(Task):
 
     Args:
         smoothing: The share of the target that is distributed over all classes.
+        ignore: The label of targets that do not count, if there is one.
     """
 
     metric = "accuracy"
+    name, rank, needed = "classification", 2, ("[N, classes]", "one for each sample")
 
-    def __init__(self, smoothing: float = 0.0) -> None:
-        self.smoothing = smoothing
+    def __init__(self, smoothing: float = 0.0, ignore: int | None = None) -> None:
+        self.smoothing, self.ignore = smoothing, ignore
         self.classes = 0
 
     def wrap(self, module: torch.nn.Module, extras: int = 0) -> torch.nn.Module:
-        """See `Task`: the first output becomes log probabilities."""
-        return log_probabilities(module, extras=extras)
+        """See `Task`: the first output becomes log probabilities over axis 1."""
+        return log_probabilities(module, dense=self.rank > 2, extras=extras)
+
+    def scores(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """Return the log probabilities for the targets, [N, classes, ...]."""
+        return _flat(first_output(outputs))
 
     def probe(self, outputs: Any, targets: Any) -> None:
         """See `Task`."""
         first = first_output(outputs)
-        scores = _flat(first)
-        if scores.ndim != 2 or scores.shape[0] != len(targets) or not scores.is_floating_point():
+        scores = _flat(first) if self.rank == 2 else first
+        fits = scores.ndim == self.rank and scores.shape[0] == len(targets)
+        if not fits or not scores.is_floating_point():
             raise UnsupportedError(
                 f"the first output of a batch of {len(targets)} is {list(first.shape)}; "
-                "classification needs [N, classes]"
+                f"{self.name} needs {self.needed[0]}"
             )
-        if targets.ndim != 1:
+        if targets.ndim != self.rank - 1:
             raise UnsupportedError(
-                f"the targets are {list(targets.shape)}; classification needs one for each sample"
+                f"the targets are {list(targets.shape)}; {self.name} needs {self.needed[1]}"
             )
         if targets.is_floating_point():
             raise UnsupportedError(
-                f"the targets are {targets.dtype}; classification needs integers, and other "
-                "targets a --loss"
+                f"the targets are {targets.dtype}; {self.name} needs integers, and other targets "
+                "a --loss"
             )
         self.classes = scores.shape[1]
 
     def inspect(self, targets: Any) -> None:
         """See `Task`."""
-        check_labels(targets, self.classes)
+        check_labels(targets, self.classes, self.ignore)
 
     def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
         """See `Task`."""
-        scores = _flat(first_output(outputs))
-        loss = F.nll_loss(scores, targets, reduction="sum")
+        scores, ignore = (
+            self.scores(outputs, targets),
+            _NONE if self.ignore is None else self.ignore,
+        )
+        loss = F.nll_loss(scores, targets, ignore_index=ignore, reduction="sum")
         if self.smoothing:
-            spread = -scores.mean(dim=1).sum()
+            spread = -(scores.mean(dim=1) * (targets != ignore)).sum()
             loss = (1 - self.smoothing) * loss + self.smoothing * spread
         return loss
 
     def right(self, outputs: Any, targets: Any) -> torch.Tensor:
         """See `Task`."""
-        found = _flat(first_output(outputs)).detach().argmax(dim=1)
-        right: torch.Tensor = (found == targets).sum()
+        scores = self.scores(outputs, targets).detach()
+        right: torch.Tensor = (scores.argmax(dim=1) == targets).sum()
         return right
 
     def meter(self) -> Meter:
