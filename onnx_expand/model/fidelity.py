@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ import onnx_ir as ir
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.model.outline import tensors
 from onnx_expand.model.sparse import Sparse, hold
+from onnx_expand.model.types import is_odd
 from onnx_expand.model.validity import ALIAS
 
 __all__ = [
@@ -48,7 +49,8 @@ class _Origin:
 
     Attributes:
         infos: value_info entries that describe no value of the graph.
-        empty: Names of inputs and outputs whose type is present but empty.
+        types: The types of inputs and outputs that onnx-ir does not represent: empty types, and
+            those that hold a map or an opaque value. `drop_types` removes the latter beforehand.
         annotations: quantization_annotation entries that onnx-ir does not write.
         sparse: Sparse initializers.
         held: The names of the sparse initializers that became initializers of the graph.
@@ -59,7 +61,7 @@ class _Origin:
     """
 
     infos: tuple[onnx.ValueInfoProto, ...]
-    empty: frozenset[str]
+    types: Mapping[str, onnx.TypeProto]
     annotations: tuple[onnx.TensorAnnotation, ...]
     sparse: tuple[onnx.SparseTensorProto, ...]
     imports: tuple[onnx.OperatorSetIdProto, ...]
@@ -93,7 +95,7 @@ def remember(model: ir.Model, source: onnx.ModelProto) -> onnx.ModelProto:
         is_main = graph is model.graph
         graph.meta[_ORIGIN] = _Origin(
             tuple(info for info in old.value_info if info.name not in values),
-            frozenset(i.name for i in (*own.input, *own.output) if _is_empty(i)),
+            {i.name: i.type for i in (*own.input, *own.output) if _is_empty(i) or is_odd(i)},
             tuple(n for n in own.quantization_annotation if n.tensor_name not in annotated),
             tuple(own.sparse_initializer),
             tuple(source.opset_import if is_main else getattr(old, "opset_import", ())),
@@ -295,8 +297,8 @@ def _restore_graph(origin: _Origin, graph: ir.Graph, proto: onnx.GraphProto) -> 
         if proto.value_info[index].name in held:
             del proto.value_info[index]
     for info in (*proto.input, *proto.output):
-        if info.name in origin.empty and not info.HasField("type"):
-            info.type.SetInParent()
+        if info.name in origin.types and not info.HasField("type"):
+            info.type.CopyFrom(origin.types[info.name])
     proto.quantization_annotation.extend(origin.annotations)
     proto.sparse_initializer.extend(sparse)
     for index in reversed(range(len(proto.initializer) if still else 0)):

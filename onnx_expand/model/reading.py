@@ -16,16 +16,12 @@ from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError, fi
 from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.comparing import difference, oddity
 from onnx_expand.model.decoded import decode_once, is_external
-from onnx_expand.model.fidelity import (
-    attach,
-    quiet,
-    remember,
-    restore,
-)
+from onnx_expand.model.fidelity import attach, quiet, remember, restore
 from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, is_small, outline, tensors
 from onnx_expand.model.payload import check_payloads
 from onnx_expand.model.tidying import tidy
+from onnx_expand.model.types import drop_types
 from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, validate
 
 __all__ = ["CHECKSUMS", "EXTERNAL", "admit", "load"]
@@ -109,7 +105,8 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     check_payloads(stored, label, base)
     light = outline(proto)
     validate(light, label)
-    twin = _deserialize(light, label)
+    bare = outline(proto) if drop_types(proto) else light
+    twin = _deserialize(bare, label)
     _check_fidelity(twin, light, label)
     is_whole = all(is_small(tensor) for _, tensor in stored)
     model = twin if is_whole else _deserialize(proto, label)
@@ -180,11 +177,6 @@ def _not_held(proto: onnx.ModelProto) -> Iterator[str]:
                 yield f"an attribute without a type ({where})"
             elif attribute.type == kinds.STRINGS and not all(map(_is_text, attribute.strings)):
                 yield f"text that is not UTF-8 ({where})"
-    for graph in graphs(proto):
-        for info in (*graph.input, *graph.output, *graph.value_info):
-            kind = _unheld_type(info.type)
-            if kind:
-                yield f"a value of {kind} type ('{info.name}')"
 
 
 def _contradictions(proto: onnx.ModelProto) -> Iterator[str]:
@@ -197,12 +189,6 @@ def _contradictions(proto: onnx.ModelProto) -> Iterator[str]:
             if versions.setdefault(domain, entry.version) != entry.version:
                 text = f"{versions[domain]} and {entry.version}"
                 yield f"the domain '{domain}' in the versions {text} (opset_import)"
-
-
-def _unheld_type(kind: onnx.TypeProto) -> str:
-    while kind.WhichOneof("value") in {"sequence_type", "optional_type"}:
-        kind = getattr(kind, str(kind.WhichOneof("value"))).elem_type
-    return {"map_type": "map", "opaque_type": "opaque"}.get(str(kind.WhichOneof("value")), "")
 
 
 def _is_text(content: bytes) -> bool:

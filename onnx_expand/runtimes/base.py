@@ -54,23 +54,36 @@ class Runtime(Protocol):
 
 
 def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:
-    """Map outputs to arrays; the elements of a sequence `q` are `q[0]`, `q[1]`, ...
+    """Map outputs to arrays.
+
+    The elements of a sequence `q` are `q[0]`, `q[1]`, ... A map `m`, or a sequence of maps, is
+    the arrays `m.keys` and `m.values`.
 
     Raises:
-        UnsupportedError: An output is a map or sparse tensor.
+        UnsupportedError: An output is a sparse tensor or opaque.
     """
     found = {}
     for name, value in zip(names, values, strict=True):
         if value is None:
             continue
-        parts = (
-            {f"{name}[{i}]": part for i, part in enumerate(value)}
-            if isinstance(value, list)
-            else {name: value}
-        )
-        for key, part in parts.items():
+        for key, part in _parts(name, value).items():
             if not isinstance(part, np.ndarray | np.generic):
                 kind = type(part).__name__
                 raise UnsupportedError(f"{label}: output '{key}' is a {kind}, not a tensor")
             found[key] = np.asarray(part)
     return found
+
+
+def _parts(name: str, value: Any) -> dict[str, Any]:
+    maps = value if isinstance(value, list) else [value]
+    if maps and all(isinstance(part, dict) for part in maps):
+        keys = [key for part in maps for key in part]
+        numbers = [number for part in maps for number in part.values()]
+        text = bool(keys) and isinstance(keys[0], str)
+        return {
+            f"{name}.keys": np.array(keys, object if text else np.int64),
+            f"{name}.values": np.array(numbers),
+        }
+    if isinstance(value, list):
+        return {f"{name}[{i}]": part for i, part in enumerate(value)}
+    return {name: value}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import onnx_expand
 from models import smallnet
@@ -410,3 +410,39 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
     series = parse("g (optional(seq(float[N])) x) => (bool y) {y = OptionalHasElement(x)}")
     with pytest.raises(UnsupportedError, match="input 'x' has no tensor type"):
         cpu(series, series)
+
+
+@pytest.mark.parametrize(
+    "labels", [{"classlabels_int64s": [7, 9]}, {"classlabels_strings": ["a", "b"]}]
+)
+def test_maps_are_compared_by_keys_and_values(labels: dict[str, Any]) -> None:
+    """A ZipMap, which ends the classifiers of scikit-learn, is folded up to and compared."""
+
+    def classifier(scale: float, **names: Any) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("Mul", ["h", "s"], ["y"]),
+            helper.make_node("ZipMap", ["y"], ["p"], domain="ai.onnx.ml", **names),
+        ]
+        weights = {"w": np.eye(3, 2, dtype=np.float32), "s": np.array([scale, 2], np.float32)}
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3])],
+            [onnx.ValueInfoProto(name="p")],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        )
+        entry = graph.output[0].type.sequence_type.elem_type.map_type
+        is_text = "classlabels_strings" in names
+        entry.key_type = onnx.TensorProto.STRING if is_text else onnx.TensorProto.INT64
+        entry.value_type.CopyFrom(helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
+        imports = [helper.make_opsetid("", 13), helper.make_opsetid("ai.onnx.ml", 1)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+    model = classifier(3, **labels)
+    folded = onnx_expand.fold(model, verify=True)
+    assert [node.op_type for node in folded.graph.node] == ["MatMul", "ZipMap"]
+    assert onnx_expand.check(model, folded).equal
+    assert not onnx_expand.check(model, classifier(3.01, **labels)).equal
+    other = {name: [*reversed(keys)] for name, keys in labels.items()}
+    assert not onnx_expand.check(model, classifier(3, **other)).equal

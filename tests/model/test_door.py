@@ -181,6 +181,46 @@ def test_a_sparse_weight_without_end_is_refused() -> None:
         onnx_expand.fold(model)
 
 
+def _of_map() -> onnx.TypeProto:
+    kind = onnx.TypeProto()
+    kind.map_type.key_type = TensorProto.INT64
+    kind.map_type.value_type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    return kind
+
+
+def _of_opaque() -> onnx.TypeProto:
+    kind = onnx.TypeProto()
+    kind.opaque_type.name = "image"
+    return kind
+
+
+@pytest.mark.parametrize("wrap", ["", "sequence", "optional"])
+@pytest.mark.parametrize("kind", [_of_map(), _of_opaque()], ids=["map", "opaque"])
+@pytest.mark.parametrize("field", ["input", "output", "value_info"])
+def test_types_that_onnx_ir_lacks_are_kept(
+    field: str, kind: onnx.TypeProto, wrap: str, tmp_path: Path
+) -> None:
+    """Maps and opaque values, alone or wrapped, stay declared; the rest of the model folds."""
+    model = small()
+    info = onnx.ValueInfoProto(name="odd", doc_string="said")
+    holder = getattr(info.type, f"{wrap}_type").elem_type if wrap else info.type
+    holder.CopyFrom(kind)
+    model.opset_import.add(domain="own", version=1)
+    ways = {"input": (["odd"], []), "output": (["x"], ["odd"]), "value_info": (["x"], ["odd"])}
+    read, made = ways[field]
+    model.graph.node.add(op_type="Other", domain="own", input=read, output=made)
+    getattr(model.graph, field).append(info)
+    large = numpy_helper.from_array(np.ones((300, 4), np.float32), "large")  # not in the outline
+    model.graph.initializer.append(large)
+    model.graph.node.add(op_type="Other", domain="own", input=["large"])
+    visit = door.visit(model)
+    assert differences(model, visit.leave(visit.model)) == []
+    onnx.save(model, tmp_path / "in.onnx")
+    result = onnx.load(onnx_expand.fold(tmp_path / "in.onnx", clean=False))
+    assert getattr(result.graph, field)[-1] == info
+    assert len(result.graph.node) < len(model.graph.node)
+
+
 # -- What is refused --------------------------------------------------------------------------
 
 
@@ -204,14 +244,6 @@ def _bytes(model: onnx.ModelProto) -> None:
     _custom(model, helper.make_attribute("value", [b"a", b"\xff"]))
 
 
-def _map(model: onnx.ModelProto) -> None:
-    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
-    info = model.graph.output.add(name="m")
-    info.type.map_type.key_type = TensorProto.INT64
-    info.type.map_type.value_type.CopyFrom(kind)
-    model.graph.node.add(op_type="ToMap", domain="own", input=["x"], output=["m"])
-
-
 def _unknown(model: onnx.ModelProto) -> None:
     model.graph.node[0].MergeFromString(b"\xfa\x3e\x01x")  # field 1007
 
@@ -229,7 +261,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "sparse attribute": (_sparse, r"sparse tensor \(attribute 'value' of node 'odd'\)"),
     "attribute without a type": (_undefined, "type"),
     "text that is not UTF-8": (_bytes, "not UTF-8.*'odd'"),
-    "map": (_map, r"map type \('m'\)"),
     "unknown field": (_unknown, r"does not know \(number 1007\)"),
     "two versions": (_two_opsets, "opset_import"),
     "one key twice": (_twice, "duplicate keys in metadata_props"),
