@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.cost.machine import MACHINE
-from onnx_expand.graph.attributes import int_of, text_of
+from onnx_expand.graph.attributes import flag_of, text_of
 from onnx_expand.graph.facts import Facts, Shape
 from onnx_expand.graph.ops import Trait, op_of, ops_with
 from onnx_expand.graph.stored import stated_constant
@@ -244,7 +244,7 @@ def _conv_transpose_products(node: ir.Node, facts: Facts) -> int | None:
 
 def _gemm_products(node: ir.Node, facts: Facts) -> int | None:
     outputs, a = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[0])
-    axis = 0 if int_of(node, "transA", facts.opset) else 1
+    axis = 0 if flag_of(node, "transA", facts.opset) else 1
     depth = a[axis] if a is not None and len(a) == 2 else None
     return None if outputs is None or depth is None else outputs * depth
 

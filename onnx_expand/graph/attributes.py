@@ -12,7 +12,16 @@ from typing import TypeAlias
 import onnx
 import onnx_ir as ir
 
-__all__ = ["NEWEST", "defaults_of", "float_of", "int_of", "ints_of", "schema_of", "text_of"]
+__all__ = [
+    "NEWEST",
+    "defaults_of",
+    "flag_of",
+    "float_of",
+    "int_of",
+    "ints_of",
+    "schema_of",
+    "text_of",
+]
 
 NEWEST = onnx.defs.onnx_opset_version()
 """The newest operator set that the installed onnx knows."""
@@ -72,6 +81,11 @@ def int_of(node: ir.Node, name: str, opset: int = NEWEST, missing: int = 0) -> i
     """Return an integer attribute of a node; see `float_of`."""
     default = _default(node.op_type, name, opset)
     return node.attributes.get_int(name, missing if default is None else int(default))  # type: ignore[arg-type]
+
+
+def flag_of(node: ir.Node, name: str, opset: int = NEWEST) -> int:
+    """Return an integer attribute that is a flag as 0 or 1: any value but 0 counts as 1."""
+    return int(int_of(node, name, opset) != 0)
 
 
 def text_of(node: ir.Node, name: str, opset: int = NEWEST, missing: str = "") -> str:

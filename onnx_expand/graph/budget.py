@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.attributes import flag_of, int_of, ints_of, text_of
 from onnx_expand.graph.ops import Trait, op_of
 
 __all__ = ["Budget", "Work", "work_of"]
@@ -234,8 +234,8 @@ def _matmul(node: ir.Node, inputs: Operands) -> Work:
 
 def _gemm(node: ir.Node, inputs: Operands) -> Work:
     a, b = _given(inputs[0]), _given(inputs[1])
-    m = a.shape[1 if int_of(node, "transA") else 0]
-    n = b.shape[0 if int_of(node, "transB") else 1]
+    m = a.shape[1 if flag_of(node, "transA") else 0]
+    n = b.shape[0 if flag_of(node, "transB") else 1]
     return Work(2 * m * n, a.size * n)
 
 

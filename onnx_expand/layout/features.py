@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.attributes import flag_of
 from onnx_expand.graph.facts import Facts
 
 __all__ = ["Features", "Operand", "features_before", "features_behind"]
@@ -228,15 +228,15 @@ class _Walk:
 
     def _rows(self, node: ir.Node) -> Operand | None:
         """Return the weight of a layer that reads features, None for other nodes."""
-        if not self._is_dense(node) or int_of(node, "transA", self._facts.opset):
+        if not self._is_dense(node) or flag_of(node, "transA", self._facts.opset):
             return None
-        return self._own(node, 1, int_of(node, "transB", self._facts.opset))
+        return self._own(node, 1, flag_of(node, "transB", self._facts.opset))
 
     def _columns(self, node: ir.Node) -> tuple[Operand, ...] | None:
         """Return the weight and bias of a layer that computes features, None for other nodes."""
         if not self._is_dense(node):
             return None
-        weight = self._own(node, 1, 1 - int_of(node, "transB", self._facts.opset))
+        weight = self._own(node, 1, 1 - flag_of(node, "transB", self._facts.opset))
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if weight is None or bias is None:
             return None if weight is None else (weight,)

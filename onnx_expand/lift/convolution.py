@@ -38,6 +38,12 @@ def _convolution(
     bias: ir.Value | None,
     numbers: Numbers,
 ) -> Linear:
+    x = facts.shape(node.inputs[0])
+    if x is not None and x[1] not in {None, geometry.in_channels}:
+        refuse(f"its weight takes {geometry.in_channels} channels, its input has {x[1]}")
+    kernel = ints_of(node, "kernel_shape")
+    if kernel and kernel != geometry.kernel:
+        refuse(f"kernel_shape is {list(kernel)}, its weight has {list(geometry.kernel)}")
     if bias is not None and facts.dims(bias) != (geometry.out_channels,):
         refuse(f"its bias has shape {list(facts.dims(bias))}, not [{geometry.out_channels}]")
     operands = (weight,) if bias is None else (weight, bias)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
-from onnx_expand.graph.attributes import float_of, int_of, text_of
+from onnx_expand.graph.attributes import flag_of, float_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.lift.base import (
     Array,
@@ -92,8 +92,8 @@ def gemm_product(node: ir.Node, facts: Facts) -> Linear:
     """
     a, b = input_of(node, 0), input_of(node, 1)
     alpha = float_of(node, "alpha", facts.opset)
-    trans_a = bool(int_of(node, "transA", facts.opset))
-    trans_b = bool(int_of(node, "transB", facts.opset))
+    trans_a = bool(flag_of(node, "transA", facts.opset))
+    trans_b = bool(flag_of(node, "transB", facts.opset))
     if facts.is_constant(b) or not facts.is_constant(a):
         slot, weight, transposed = 0, b, not trans_b
         axes = (0, 1) if trans_a else (1, 1)

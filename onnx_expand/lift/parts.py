@@ -37,7 +37,7 @@ def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
     if size is None or size > LARGEST:
         return []
     sizes = _sizes(split, size, facts)
-    if sum(sizes) != size or 0 in sizes:
+    if sum(sizes) != size or min(sizes, default=0) < 1:
         return []
     starts = [0, *(int(end) for end in np.cumsum(sizes))]
     parts = [

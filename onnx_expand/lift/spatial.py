@@ -175,8 +175,10 @@ def _gather(node: ir.Node, facts: Facts) -> Linear | None:
         return None
     if not facts.is_constant(chosen) or shape[1] is None or len(facts.dims(chosen)) != 1:
         return None
-    indices = np.array(integers_of(facts, chosen))
-    return selection(node, indices % shape[1], shape[1])
+    indices, m = np.array(integers_of(facts, chosen)), shape[1]
+    if np.any(indices < -m) or np.any(indices >= m):
+        refuse(f"an index of '{chosen.name}' lies outside of the {m} channels")
+    return selection(node, indices % m, m)
 
 
 def selection(

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import RefusedError, UsageError
-from onnx_expand.graph.attributes import float_of, int_of
+from onnx_expand.graph.attributes import flag_of, float_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.spill import Spill
 from onnx_expand.lift import Axes, conv_geometry, conv_transpose_geometry, swap_channels
@@ -146,7 +146,7 @@ def _write_gemm(
 ) -> list[ir.Node]:
     node = template.node
     alpha, beta = float_of(node, "alpha"), float_of(node, "beta")
-    transposed = [int_of(node, "transA"), int_of(node, "transB")]
+    transposed = [flag_of(node, "transA"), flag_of(node, "transB")]
     right = template.slot == 0
     own_axes = (1 - transposed[0], 1) if right else (transposed[1], 0)
     if own_axes != axes or alpha == 0 or beta == 0:

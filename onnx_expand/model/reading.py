@@ -20,6 +20,7 @@ from onnx_expand.model.fidelity import attach, quiet, remember, restore
 from onnx_expand.model.files import holders
 from onnx_expand.model.outline import graphs, is_small, outline, tensors
 from onnx_expand.model.payload import check_payloads
+from onnx_expand.model.scopes import refuse_ambiguous, unite_initializers
 from onnx_expand.model.tidying import tidy
 from onnx_expand.model.types import drop_types
 from onnx_expand.model.validity import ALIAS, DEFAULT, default_version, validate
@@ -101,10 +102,12 @@ def admit(proto: onnx.ModelProto, label: str, base: Path | None = None) -> ir.Mo
     if problem:
         raise UnsupportedError(f"{label}: holds {problem}, {_KEEP}")
     tidy(proto)
+    unite_initializers(proto)
     stored = list(tensors(proto))
     check_payloads(stored, label, base)
     light = outline(proto)
     validate(light, label)
+    refuse_ambiguous(light, label)
     bare = outline(proto) if drop_types(proto) else light
     twin = _deserialize(bare, label)
     _check_fidelity(twin, light, label)

@@ -1,7 +1,8 @@
 """Repair models that runtimes accept although they break ONNX's rules.
 
-Identical duplicates of initializers and metadata entries are removed, and nodes are sorted
-topologically. Contradictory entries stay as they are and are refused later.
+Identical duplicates of initializers and metadata entries are removed, as are empty names after the
+last output of a node, and nodes are sorted topologically. Contradictory entries stay as they are
+and are refused later.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ def tidy(model: onnx.ModelProto) -> None:
     _drop_repeats(model.metadata_props, "key")
     for graph in graphs(model):
         _drop_repeats(graph.initializer, "name")
+    for nodes in (*(graph.node for graph in graphs(model)), *(f.node for f in model.functions)):
+        for node in nodes:
+            while len(node.output) > 1 and not node.output[-1]:
+                del node.output[-1]  # the same as an output that is not listed, as onnx-ir has it
     _sort(model.graph)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-from onnx_expand.errors import ModelError, UnsupportedError, first_line
+from onnx_expand.errors import ModelError, UnsupportedError
 from onnx_expand.model.outline import without_data
 
 __all__ = ["ALIAS", "DEFAULT", "default_version", "settle_domains", "validate"]
@@ -27,6 +28,8 @@ _LARGEST = 5_000
 
 _REPEATED = 100
 """So many times as many nodes as are written down may calls make of them."""
+
+_AT_NODE = re.compile(r"Bad node spec for node\. Name: (.*) OpType: (.*)")
 
 
 def validate(light: onnx.ModelProto, label: str) -> None:
@@ -48,10 +51,20 @@ def validate(light: onnx.ModelProto, label: str) -> None:
     try:
         onnx.checker.check_model(copy)
     except Exception as error:  # ValidationError, or any exception of the C++ code
-        raise ModelError(f"{label}: not a valid ONNX model: {first_line(error)}") from None
+        raise ModelError(f"{label}: not a valid ONNX model: {_complaint(error)}") from None
     if strange:
         message = f"ONNX has no {', '.join(strange)} in the opset of the model; left as it is"
         warnings.warn(f"{label}: {message}", stacklevel=2)
+
+
+def _complaint(error: Exception) -> str:
+    """Return the complaint of ONNX's checker as one line that names the node."""
+    complaint, *context = str(error).split("==> Context: ")
+    line = " ".join(complaint.split()) or type(error).__name__
+    node = _AT_NODE.search(context[0]) if context else None
+    if node is None or not node[1]:
+        return line
+    return f"{line.rstrip('.')} (node '{node[1]}', {node[2]})"
 
 
 def _complete(model: onnx.ModelProto) -> None:

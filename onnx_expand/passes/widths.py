@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.attributes import flag_of, int_of, ints_of
 from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
@@ -138,7 +138,7 @@ class _Scribe:
             return None
         axis = 0
         if node.op_type == "Gemm":
-            axis = 0 if int_of(node, "transB", self._facts.opset) else 1
+            axis = 0 if flag_of(node, "transB", self._facts.opset) else 1
         elif int_of(node, "group", self._facts.opset, 1) != 1:
             return None
         if (

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.attributes import flag_of
 from onnx_expand.model import ModelLike, read
 
 __all__ = ["initialize"]
@@ -49,7 +49,7 @@ def _fan_in(node: ir.Node, shape: tuple[int, ...]) -> int:
     if node.op_type == "MatMul":
         return shape[-2] if len(shape) > 1 else shape[0]
     if node.op_type == "Gemm":
-        flipped = int_of(node, "transB")
+        flipped = flag_of(node, "transB")
         return shape[1] if flipped else shape[0]
     return math.prod(shape[1:])
 

@@ -16,7 +16,7 @@ from onnx_expand.lift.base import LIFTERS
 from tests.support.graphs_text import fold, graph, ops
 
 SOURCE = Path(onnx_expand.__file__).parent
-READERS = {"float_of", "int_of", "text_of"}
+READERS = {"flag_of", "float_of", "int_of", "text_of"}
 OPSETS = range(1, onnx.defs.onnx_opset_version() + 1)
 
 
@@ -93,3 +93,29 @@ def test_a_normalization_in_float64_folds_with_its_epsilon(stated: str) -> None:
     folded, _ = fold(model)
     assert ops(folded) == ["Gemm"]
     assert onnx_expand.check(model, folded)
+
+
+@pytest.mark.parametrize("flag", [0, 1, 2, -1, 7])
+@pytest.mark.parametrize("first", [True, False])
+def test_any_number_but_zero_transposes(flag: int, first: bool) -> None:
+    """A Gemm's flags are read by their truth, by fold and by check, as onnxruntime reads them."""
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    shape = (6, 5) if flag else (5, 6)
+    constants = {"w": rng.standard_normal(shape), "v": rng.standard_normal((4, 4))}
+    text = (
+        f"{{ t = Gemm <transA = {flag}> (w, x) y = Gemm(t, v) }}"
+        if first
+        else f"{{ s = Gemm(x, v) y = Gemm <transB = {flag}> (s, w) }}"
+    )
+    shapes = ("6,4", "5,4") if first else ("N,4", "N,6")
+    if not first:
+        constants["v"] = rng.standard_normal((4, 5))
+    model = graph(
+        f"g (float[{shapes[0]}] x) => (float[{shapes[1]}] y) {text}",
+        {name: array.astype(np.float32) for name, array in constants.items()},
+    )
+    model.graph.input[0].type.tensor_type.shape.dim[0 if first else 1].Clear()
+    folded = onnx_expand.fold(model, verify=True)
+    assert onnx_expand.check(model, folded)
+    assert first or ops(folded) == ["Gemm"]

@@ -321,6 +321,30 @@ def test_what_is_there_twice_is_there_once() -> None:
     assert differences(plain, out) == []
 
 
+def test_an_output_that_is_not_wanted_may_have_an_empty_name() -> None:
+    """At the end of a list it says no more than its absence: in graphs, branches and functions."""
+    source: onnx.ModelProto = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+        g (float[N,4,8,8] x, bool k) => (float[N,4,8,8] y) {
+            a = Dropout(x)
+            b = If(k) <then_branch = t () => (o) { o = Dropout(a) }, else_branch = e () => (p)
+                { p = Dropout(a) }>
+            y = own.f(b)
+        }
+        <domain: "own", opset_import: ["" : 17]> f (x) => (y) { y = Dropout(x) }
+        """
+    )
+    plain = onnx.ModelProto()
+    plain.CopyFrom(source)
+    for graph in (source.graph, _branch(source), _branch(source, 1), _function(source)):
+        for node in graph.node:
+            if node.op_type == "Dropout":
+                node.output.append("")
+    assert source != plain
+    assert differences(plain, door.to_proto(door.read(source))) == []
+
+
 @pytest.mark.parametrize("other", ["", "ai.onnx"])
 def test_two_versions_of_one_domain_are_refused(other: str) -> None:
     """Which of the two holds is anybody's guess."""

@@ -12,6 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnx_expand
+from onnx_expand.errors import ModelError
 from onnx_expand.graph.facts import Facts
 from onnx_expand.passes import Fold
 from tests.support.graphs_text import graph
@@ -90,6 +91,27 @@ CONTRADICTIONS = {
         w=np.ones((0, 4, 1, 1)),
         v=np.ones((4, 0, 1, 1)),
     ),
+    "another kernel": unchecked(
+        IMAGE + "{ a = Conv <kernel_shape = [3, 3]> (x, w) y = Conv(a, w) }", w=ONES
+    ),
+    "groups of other channels": unchecked(
+        IMAGE + "{ a = Conv <group = 2> (x, w) y = Conv(a, w) }", w=ONES
+    ),
+    "an index beyond the channels": unchecked(
+        IMAGE + "{ a = Conv(x, w) b = Gather <axis = 1> (a, i) y = Conv(b, w) }",
+        w=ONES,
+        i=np.array([0, 1, 2, 4]),
+    ),
+    "an index far below zero": unchecked(
+        IMAGE + "{ a = Conv(x, w) b = Gather <axis = 1> (a, i) y = Conv(b, w) }",
+        w=ONES,
+        i=np.array([0, 1, 2, -5]),
+    ),
+    "parts of fewer than no channels": unchecked(
+        IMAGE + "{ a = Conv(x, w) b, c = Split <axis = 1> (a, i) y = Conv(b, w) }",
+        w=ONES,
+        i=np.array([-1, 5]),
+    ),
     "group of none": unchecked(IMAGE + "{ a = Conv <group = 0> (x, w) y = Conv(a, w) }", w=ONES),
     "a product of an image": unchecked(
         "g (float[N] x) => (float[N] y) { a = Gemm(x, w) y = Gemm(a, w) }", w=np.ones((4, 4))
@@ -123,6 +145,27 @@ def test_contradictions_are_left_as_they_are(case: str) -> None:
     model = CONTRADICTIONS[case]
     onnx_expand.inspect(model)
     assert differences(model, onnx_expand.fold(model)) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ("[fault] y = Conv <strides = 2> (x, w)", "node 'fault', Conv"),
+        ("[fault] y = Conv <no_such = 1> (x, w)", "node 'fault', Conv"),
+        ("[fault] y = Conv(x)", "node 'fault', Conv"),
+        ("[fault] y = Conv(z, w)", "'z' of node: name: fault OpType: Conv is not output of any"),
+    ],
+)
+def test_invalid_models_are_refused_by_the_name_of_a_node(body: str, place: str) -> None:
+    """The checker's complaint becomes one line, with the node of its second line."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> {IMAGE} {{ {body} }}'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(ONES.astype(np.float32), "w"))
+    with pytest.raises(ModelError) as error:
+        onnx_expand.fold(model)
+    assert place in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_merge_that_gains_nothing_is_not_made_again_and_again() -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.equivalence.parts.cells import inlined
 from onnx_expand.errors import UsageError
-from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.attributes import flag_of, int_of, ints_of
 from onnx_expand.graph.facts import Facts
 
 __all__ = ["fix_extents", "known_shapes"]
@@ -230,8 +230,8 @@ def _gemm(index: int) -> Callable[[ir.Node, Facts], Wanted | None]:
         dims = _dims(node, 1 - index, facts)
         if dims is None or len(dims) != 2:
             return None
-        mine = int_of(node, "transB" if index else "transA", facts.opset)
-        others = int_of(node, "transA" if index else "transB", facts.opset)
+        mine = flag_of(node, "transB" if index else "transA", facts.opset)
+        others = flag_of(node, "transA" if index else "transB", facts.opset)
         # The inner extent is the last of the left operand and the first of the right one.
         inner = dims[(1 - others) if index else others]
         return 2, {(mine if index else 1 - mine): inner}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnx_expand.equivalence.parts.magnitude import is_float, products
-from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.attributes import flag_of, int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.upstream import upstream
 
@@ -143,7 +143,7 @@ def _keeps_rows(
         return list(places) == [0] and facts.rank(node.inputs[1]) == 2
     if node.op_type == "Gemm":
         bias = fixed[1:] if len(node.inputs) > 2 else []
-        plain = not int_of(node, "transA")
+        plain = not flag_of(node, "transA")
         alike = all(_only(value, facts, lambda axis, rank: axis == rank - 1) for value in bias)
         return plain and list(places) == [0] and alike
     return _along(node, facts, last=True)

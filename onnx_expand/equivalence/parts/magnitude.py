@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import float_of, int_of, ints_of, text_of
+from onnx_expand.graph.attributes import flag_of, float_of, int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 
 __all__ = [
@@ -188,7 +188,7 @@ def _contraction(node: ir.Node, facts: Facts) -> int | None:
     dims = facts.shape(node.inputs[0])
     if not dims:
         return None
-    axis = -2 if node.op_type == "Gemm" and int_of(node, "transA", facts.opset) else -1
+    axis = -2 if node.op_type == "Gemm" and flag_of(node, "transA", facts.opset) else -1
     inner = dims[axis]
     return None if inner is None else inner + 3
 

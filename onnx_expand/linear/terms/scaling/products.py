@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import float_of, int_of, text_of
+from onnx_expand.graph.attributes import flag_of, float_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.terms.scaling.base import (
     SCALING,
@@ -62,7 +62,7 @@ def _gemm(node: ir.Node, facts: Facts) -> Scaling | None:
     if operand(node, 2) is not None and float_of(node, "beta", facts.opset):
         return None  # the added operand has no factor
     slots = [slot for slot in computed_slots(node, facts) if slot < 2]
-    rows = int_of(node, "transA", facts.opset), 1 - int_of(node, "transB", facts.opset)
+    rows = flag_of(node, "transA", facts.opset), 1 - flag_of(node, "transB", facts.opset)
     channels = {slot: {rows[slot]: slot} for slot in slots}
     return Scaling(dict.fromkeys(slots, 1), channels=channels)
 
