@@ -158,8 +158,7 @@ def _readers(value: ir.Value, axes: Axes, facts: Facts) -> Iterator[tuple[ir.Nod
         for node, index in current.uses():
             if node.domain not in {"", "ai.onnx"}:
                 continue
-            reader = _READERS.get((node.op_type, index))
-            said = reader(node, facts) if reader is not None else None
+            said = _said(node, index, facts)
             if said is not None:
                 yield node, own, said
             after = _after(node, index, own, facts)
@@ -188,115 +187,82 @@ def _after(node: ir.Node, index: int, axes: Axes, facts: Facts) -> Axes | None:
     return None
 
 
-def _dims(node: ir.Node, index: int, facts: Facts) -> tuple[int, ...] | None:
-    """Return the extents of an operand if all are known."""
-    shape = facts.shape(node.inputs[index]) if len(node.inputs) > index else None
-    if shape is None or any(extent is None for extent in shape):
+def _said(node: ir.Node, index: int, facts: Facts) -> Wanted | None:
+    """Return the constraint of a node on the extents of an input, by those of another."""
+    place, rule = _RULES.get((node.op_type, index), (0, None))
+    if rule is None or len(node.inputs) <= place:
         return None
-    return tuple(extent for extent in shape if extent is not None)
-
-
-def _conv(weight: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    def said(node: ir.Node, facts: Facts) -> Wanted | None:
-        dims = _dims(node, weight, facts)
-        if dims is None or len(dims) < 3:
-            return None
-        return len(dims), {1: dims[1] * int_of(node, "group", facts.opset)}
-
-    return said
-
-
-def _conv_transpose(node: ir.Node, facts: Facts) -> Wanted | None:
-    dims = _dims(node, 1, facts)
-    return None if dims is None or len(dims) < 3 else (len(dims), {1: dims[0]})
-
-
-def _matrix(other: int, own: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    """Return the constraint of a matrix product on its left (`own` 0) or right (1) operand."""
-
-    def said(node: ir.Node, facts: Facts) -> Wanted | None:
-        dims = _dims(node, other, facts)
-        if dims is None or not dims:
-            return None
-        if own == 0:
-            return (2, {-1: dims[-2] if len(dims) > 1 else dims[0]})
-        return (2, {-2: dims[-1]})
-
-    return said
-
-
-def _gemm(index: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    def said(node: ir.Node, facts: Facts) -> Wanted | None:
-        dims = _dims(node, 1 - index, facts)
-        if dims is None or len(dims) != 2:
-            return None
-        mine = flag_of(node, "transB" if index else "transA", facts.opset)
-        others = flag_of(node, "transA" if index else "transB", facts.opset)
-        # The inner extent is the last of the left operand and the first of the right one.
-        inner = dims[(1 - others) if index else others]
-        return 2, {(mine if index else 1 - mine): inner}
-
-    return said
-
-
-def _channels(index: int, axis: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    def said(node: ir.Node, facts: Facts) -> Wanted | None:
-        dims = _dims(node, index, facts)
-        return None if dims is None or len(dims) != 1 else (0, {axis: dims[0]})
-
-    return said
-
-
-def _last_axes(node: ir.Node, facts: Facts) -> Wanted | None:
-    dims = _dims(node, 1, facts)
-    if dims is None:
+    dims = facts.shape(node.inputs[place])
+    if not dims or (node.op_type in _PAIRS and not facts.is_constant(node.inputs[place])):
         return None
+    known = tuple(extent for extent in dims if extent is not None)
+    return rule(known, node, facts.opset) if len(known) == len(dims) else None
+
+
+Rule: TypeAlias = Callable[[tuple[int, ...], ir.Node, int], Wanted | None]
+
+
+def _conv(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    return (len(dims), {1: dims[1] * int_of(node, "group", opset)}) if len(dims) > 2 else None
+
+
+def _conv_transpose(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    return (len(dims), {1: dims[0]}) if len(dims) > 2 else None
+
+
+def _left(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted:
+    return 2, {-1: dims[-2] if len(dims) > 1 else dims[0]}
+
+
+def _right(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted:
+    return 2, {-2: dims[-1]}
+
+
+def _gemm_left(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    own, other = flag_of(node, "transA", opset), flag_of(node, "transB", opset)
+    return (2, {1 - own: dims[other]}) if len(dims) == 2 else None
+
+
+def _gemm_right(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    own, other = flag_of(node, "transB", opset), flag_of(node, "transA", opset)
+    return (2, {own: dims[1 - other]}) if len(dims) == 2 else None
+
+
+def _channels(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    return (0, {1: dims[0]}) if len(dims) == 1 else None
+
+
+def _last_axes(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted:
+    """Return the constraint of broadcasting, where an extent of one says nothing."""
     return 0, {place - len(dims): extent for place, extent in enumerate(dims) if extent > 1}
 
 
-def _recurrent(node: ir.Node, facts: Facts) -> Wanted | None:
-    dims = _dims(node, 1, facts)
-    return None if dims is None or len(dims) != 3 else (3, {2: dims[2]})
+def _recurrent(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    return (3, {2: dims[2]}) if len(dims) == 3 else None
 
 
-def _state(node: ir.Node, facts: Facts) -> Wanted | None:
-    dims = _dims(node, 2, facts)
-    return None if dims is None or len(dims) != 3 else (3, {0: dims[0], 2: dims[2]})
+def _state(dims: tuple[int, ...], node: ir.Node, opset: int) -> Wanted | None:
+    return (3, {0: dims[0], 2: dims[2]}) if len(dims) == 3 else None
 
 
-def _operand(index: int) -> Callable[[ir.Node, Facts], Wanted | None]:
-    """Return the constraint of an elementwise operation with a constant."""
-
-    def said(node: ir.Node, facts: Facts) -> Wanted | None:
-        if len(node.inputs) != 2 or not facts.is_constant(node.inputs[1 - index]):
-            return None
-        dims = _dims(node, 1 - index, facts) or ()
-        return 0, {place - len(dims): extent for place, extent in enumerate(dims) if extent > 1}
-
-    return said
-
-
-_READERS: dict[tuple[str, int], Callable[[ir.Node, Facts], Wanted | None]] = {
-    ("Conv", 0): _conv(1),
-    ("ConvInteger", 0): _conv(1),
-    ("QLinearConv", 0): _conv(3),
-    ("ConvTranspose", 0): _conv_transpose,
-    ("MatMul", 0): _matrix(1, 0),
-    ("MatMul", 1): _matrix(0, 1),
-    ("MatMulInteger", 0): _matrix(1, 0),
-    ("QLinearMatMul", 0): _matrix(3, 0),
-    ("Gemm", 0): _gemm(0),
-    ("Gemm", 1): _gemm(1),
-    ("BatchNormalization", 0): _channels(1, 1),
-    ("InstanceNormalization", 0): _channels(1, 1),
-    ("LayerNormalization", 0): _last_axes,
-    ("RMSNormalization", 0): _last_axes,
-    ("LSTM", 0): _recurrent,
-    ("GRU", 0): _recurrent,
-    ("RNN", 0): _recurrent,
-    ("LSTM", 5): _state,
-    ("LSTM", 6): _state,
-    ("GRU", 5): _state,
-    ("RNN", 5): _state,
-    **{(op, index): _operand(index) for op in _PAIRS for index in (0, 1)},
+# By op and input: the other input that constrains it, and how.
+_RULES: dict[tuple[str, int], tuple[int, Rule]] = {
+    ("Conv", 0): (1, _conv),
+    ("ConvInteger", 0): (1, _conv),
+    ("QLinearConv", 0): (3, _conv),
+    ("ConvTranspose", 0): (1, _conv_transpose),
+    ("MatMul", 0): (1, _left),
+    ("MatMul", 1): (0, _right),
+    ("MatMulInteger", 0): (1, _left),
+    ("QLinearMatMul", 0): (3, _left),
+    ("Gemm", 0): (1, _gemm_left),
+    ("Gemm", 1): (0, _gemm_right),
+    ("BatchNormalization", 0): (1, _channels),
+    ("InstanceNormalization", 0): (1, _channels),
+    ("LayerNormalization", 0): (1, _last_axes),
+    ("RMSNormalization", 0): (1, _last_axes),
+    **{(op, 0): (1, _recurrent) for op in ("LSTM", "GRU", "RNN")},
+    **{(op, 5): (2, _state) for op in ("LSTM", "GRU", "RNN")},
+    ("LSTM", 6): (2, _state),
+    **{(op, index): (1 - index, _last_axes) for op in _PAIRS for index in (0, 1)},
 }

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.documents import table
-from onnx_expand.equivalence.compare import FACTOR, distance, largest
+from onnx_expand.equivalence.compare import Figure, Place, Tolerance, compare, distance
 from onnx_expand.equivalence.parts.cells import common_tensors
 from onnx_expand.equivalence.parts.regions import run_inner
 from onnx_expand.errors import UnsupportedError
@@ -22,7 +22,8 @@ from onnx_expand.runtimes.named import named_runtime
 
 __all__ = ["Divergence", "bisect"]
 
-_UNITS = 2.0
+_FEW = Tolerance()
+_TERMS = 64  # of a typical sum
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,9 @@ def bisect(
     agreed: list[str] = []
     for name in names:
         x, y = (found[name] for found in values)
-        tolerance = _tolerance(x, noise[name])
-        error = _error(x, y)
-        if error > tolerance:
-            return _found(left, right, name, error, tolerance, agreed, len(names))
+        figure = compare(Place(name, "", provider), x, y, None, *_rounding(x, noise[name]), _FEW)
+        if not figure.equal:
+            return _found(left, right, figure, agreed, len(names))
         agreed.append(name)
     return None
 
@@ -104,35 +104,22 @@ def _moved(feeds: Tensors) -> Tensors:
     }
 
 
-def _tolerance(x: Any, moved: Any) -> float:
-    if x.dtype.kind != "f" or x.size == 0:
-        return 0.0
-    own = distance(x, moved) if x.shape == moved.shape else 0.0
-    eps = float(np.finfo(x.dtype).eps)
+def _rounding(x: Any, moved: Any) -> tuple[float, float]:
+    """Return the change of a tensor when the inputs move, and the epsilon of its type."""
+    if x.dtype.kind != "f" or x.shape != moved.shape:
+        return 0.0, 0.0
     # The rounding error of a sum of n terms is about sqrt(n) roundings.
-    return FACTOR * max(own, _UNITS * 8 * eps * largest(x), float(np.finfo(x.dtype).tiny))
-
-
-def _error(x: Any, y: Any) -> float:
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return float("inf")
-    if x.dtype.kind != "f":
-        return float(np.max(x != y, initial=False))
-    odd = ~np.isfinite(x) | ~np.isfinite(y)
-    if np.any(odd & (x != y) & ~(np.isnan(x) & np.isnan(y))):
-        return float("inf")
-    return distance(x, y)
+    return distance(x, moved), _TERMS**0.5 * float(np.finfo(x.dtype).eps)
 
 
 def _found(
     a: ir.Model,
     b: ir.Model,
-    name: str,
-    error: float,
-    tolerance: float,
+    figure: Figure,
     agreed: Sequence[str],
     compared: int,
 ) -> Divergence:
+    name = figure.place.output
     left, right = _producer(a, name), _producer(b, name)
     mine = {out.name for node in b.graph for out in node.outputs}
     known = set(agreed)
@@ -153,7 +140,8 @@ def _found(
             replaced.append(label(node))
     names = left.name or left.op_type, right.name or right.op_type
     merged = tuple(replaced) if len(replaced) > 1 else ()
-    return Divergence(name, *names, error, tolerance, tuple(behind), merged, compared)
+    numbers = figure.max_error, figure.tolerance
+    return Divergence(name, *names, *numbers, tuple(behind), merged, compared)
 
 
 def _producer(model: ir.Model, name: str) -> ir.Node:
