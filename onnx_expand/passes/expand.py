@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -143,30 +143,16 @@ class Expand(ir.passes.InPlacePass):
 
     def __post_init__(self) -> None:
         settle(self)
-        how = How(
-            self.strategy,
-            self.rate,
-            self.layers,
-            self.first_width,
-            self.norm,
-            self.branches,
-            self.rank,
-        )
-        select = Select(
-            tuple(self.ops),
-            tuple(parse_kernel(list(k) if isinstance(k, tuple) else k) for k in self.kernels),
-            tuple(self.strides),
-            self.depthwise,
-            self.residual,
-            self.place,
-            self.path,
-            self.include,
-            self.exclude,
-        )
+        kernels = tuple(map(parse_kernel, self.kernels))
         plan = load_plan(self.plan) if isinstance(self.plan, str) else self.plan
-        for name, value in (("_how", how), ("_select", select), ("_plan", plan)):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_how", How(**self._shared(How)))
+        object.__setattr__(self, "_select", Select(**{**self._shared(Select), "kernels": kernels}))
+        object.__setattr__(self, "_plan", plan)
         self._check_options()
+
+    def _shared(self, kind: type) -> dict[str, Any]:
+        """Return the options that are also fields of another class."""
+        return {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
 
     def _check_options(self) -> None:
         if self.seed < 0:

@@ -153,21 +153,24 @@ def _kinds(entry: _Entry) -> list[list[Site]]:
 
 def _not_faster(ratio: tuple[float, float, float], result: Result, contest: Contest) -> Refusal:
     middle, low, high = ratio
-    message = (
+    return _measured(
         f"measured at {contest.extents}: with this folded the model takes {middle:.3f} of the "
-        f"time ({low:.3f} to {high:.3f}), which is no more than noise ({result.noise:.3f})"
+        f"time ({low:.3f} to {high:.3f}), which is no more than noise ({result.noise:.3f})",
+        ratio,
+        result,
     )
-    numbers = {"ratio": middle, "low": low, "high": high, "noise": result.noise}
-    return Refusal(Reason.COST, message, numbers, "fold with --policy cheapest")
 
 
 def _nothing(source: ir.Model, result: Result, contest: Contest) -> Kept:
     """Report that no folding is faster than the source."""
-    middle, low, high = result.ratio("chosen", _SOURCE)
+    ratio = middle, low, high = result.ratio("chosen", _SOURCE)
     message = (
         f"nothing is faster: measured at {contest.extents}, the folded model takes {middle:.3f} "
         f"({low:.3f} to {high:.3f}) of the model's time, and noise is {result.noise:.3f}"
     )
-    numbers = {"ratio": middle, "low": low, "high": high, "noise": result.noise}
-    refusal = Refusal(Reason.COST, message, numbers, "fold with --policy cheapest")
-    return Kept((source.graph.name or "the model",), refusal)
+    return Kept((source.graph.name or "the model",), _measured(message, ratio, result))
+
+
+def _measured(message: str, ratio: tuple[float, float, float], result: Result) -> Refusal:
+    numbers = dict(zip(("ratio", "low", "high"), ratio, strict=True)) | {"noise": result.noise}
+    return Refusal(Reason.COST, message, numbers, "fold with --policy cheapest")

@@ -39,7 +39,7 @@ from onnx_expand.passes.functions import (
     inline_single_calls,
 )
 from onnx_expand.passes.provenance import begin, finish
-from onnx_expand.passes.report import FoldReport, Kept, Site, kept_of
+from onnx_expand.passes.report import FoldReport, Kept, Site
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.stopwatch import Stopwatch
 
@@ -174,8 +174,8 @@ class Fold(ir.passes.InPlacePass):
         finish(model, state=self.provenance)
         after = inspect_model(model) if self.measure else None
         kept = [kept for run in runs for kept in run.kept]
-        kept += [kept_of(b) for graph in model.graphs() for b in calls_with_weights(graph, model)]
-        kept += [Kept(tuple(map(label, nodes)), why) for nodes, why in nonlinear_units(model)]
+        kept += [call for graph in model.graphs() for call in calls_with_weights(graph, model)]
+        kept += [Kept.of(nodes, why) for nodes, why in nonlinear_units(model)]
         sites = _with_op_types([site for run in runs for site in run.sites], types, model)
         if given_back and not sites:
             kept.insert(0, Kept((model.graph.name or "the model",), _GIVEN_BACK))

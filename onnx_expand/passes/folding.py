@@ -37,7 +37,7 @@ from onnx_expand.passes.clean import Cleaner
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.raising import raise_composites
 from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
-from onnx_expand.passes.report import Break, Kept, Site, kept_of
+from onnx_expand.passes.report import Kept, Site
 from onnx_expand.passes.rows import as_rows
 from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
@@ -210,8 +210,7 @@ class FoldRun:
     def explain(self, graph: ir.Graph) -> None:
         """Find a reason for each linear node of a folded graph that has none yet."""
         named = {name for kept in self.kept for name in kept.nodes}
-        found = unexplained(graph, self.facts, named, self.policy)
-        self.kept += [kept_of(found_break) for found_break in found]
+        self.kept += unexplained(graph, self.facts, named, self.policy)
 
     def _write(self, terms: Terms, refused: Iterable[tuple[tuple[Term, ...], Refusal]]) -> None:
         """Write the changed terms; report them and those that were kept."""
@@ -231,9 +230,9 @@ class FoldRun:
         for composite in () if terms.composites is None else reversed(terms.composites.found):
             linear = [n for n in composite.nodes[::-1] if is_linear_kind(n, self.facts)]
             if linear:
-                self.kept.append(Kept(tuple(map(label, linear)), composite.refusal))
+                self.kept.append(Kept.of(linear, composite.refusal))
         for node, refusal in terms.refused:
-            self.kept.append(kept_of(refined(Break((node,), refusal), self.facts)))
+            self.kept.append(Kept.of([node], refined(node, refusal, self.facts)))
         for b in reasons:
             value = None if b.value is None else writer.value_of(b.value)
             between = "" if value is None else value.name or ""

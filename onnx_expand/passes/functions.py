@@ -18,7 +18,7 @@ from onnx_expand.errors import ModelError, Reason, Refusal
 from onnx_expand.graph.ops import op_of
 from onnx_expand.graph.shapes import BODY
 from onnx_expand.lift import LINEAR_OPS
-from onnx_expand.passes.report import Break
+from onnx_expand.passes.report import Kept
 
 __all__ = [
     "as_constants",
@@ -176,8 +176,8 @@ def as_constants(graph: ir.Graph) -> None:
             graph.insert_before(first, node)
 
 
-def calls_with_weights(graph: ir.Graph, model: ir.Model) -> Iterator[Break]:
-    """Yield a break for each call that passes constants to linear nodes of its function."""
+def calls_with_weights(graph: ir.Graph, model: ir.Model) -> Iterator[Kept]:
+    """Yield the reason of each call that passes constants to linear nodes of its function."""
     for node in graph:
         function = model.functions.get(node.op_identifier())
         if function is None:
@@ -191,4 +191,4 @@ def calls_with_weights(graph: ir.Graph, model: ir.Model) -> Iterator[Break]:
         if any(len(n.inputs) > 1 and n.inputs[1] in given for n in weighted):
             message = f"the weights of the function '{node.op_type}' come from its callers"
             hint = "fold with --inline, or inline the functions of the model first"
-            yield Break((node,), Refusal(Reason.DYNAMIC, message, hint=hint))
+            yield Kept.of([node], Refusal(Reason.DYNAMIC, message, hint=hint))

@@ -114,7 +114,7 @@ def parse_kernel(value: Any) -> tuple[int, ...]:
     Raises:
         UsageError: An extent is not a number.
     """
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         value = "x".join(map(str, value))
     try:
         return tuple(int(part) for part in str(value).lower().split("x"))

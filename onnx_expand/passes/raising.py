@@ -110,37 +110,14 @@ class _Scribe:
         assert self._x is not None
         return self._x
 
-    def gelu(self) -> ir.Node:
-        """Create the exact Gelu."""
-        return self.operator("Gelu")
-
-    def tanh_gelu(self) -> ir.Node:
-        """Create the tanh approximation of Gelu."""
-        return self.operator("Gelu", approximate="tanh")
-
-    def hard_swish(self) -> ir.Node:
-        """Create a HardSwish."""
-        return self.operator("HardSwish")
-
-    def hard_sigmoid(self) -> ir.Node:
-        """Create a HardSigmoid with the slope 1/6 of the patterns."""
-        return self.operator("HardSigmoid", alpha=1 / 6, beta=0.5)
-
     def relu6(self) -> ir.Node:
         """Create a Clip, which runtimes fuse into the preceding convolution."""
         if self._facts.opset < 11:
             return self.operator("Clip", min=0.0, max=6.0)
         return self.operator("Clip", self._constant(0.0), self._constant(6.0))
 
-    def layer_norm(self) -> ir.Node | None:
-        """Create a LayerNormalization over the last axis."""
-        return self._norm("LayerNormalization")
-
-    def rms_norm(self) -> ir.Node | None:
-        """Create an RMSNormalization over the last axis."""
-        return self._norm("RMSNormalization")
-
-    def _norm(self, op: str) -> ir.Node | None:
+    def norm(self, op: str) -> ir.Node | None:
+        """Create a normalization over the last axis."""
         values = self._composite.values
         shape = self._facts.shape(self.x)
         constants = [values[name] for name in ("scale", "shift") if name in values]
@@ -217,15 +194,15 @@ class _Scribe:
 
 
 _OPERATORS: dict[str, tuple[float, Callable[[_Scribe], ir.Node | None]]] = {
-    "Gelu": (20, _Scribe.gelu),
-    "Gelu (tanh)": (20, _Scribe.tanh_gelu),
-    "HardSwish": (14, _Scribe.hard_swish),
-    "HardSigmoid": (6, _Scribe.hard_sigmoid),
-    "LayerNormalization": (17, _Scribe.layer_norm),
+    "Gelu": (20, lambda s: s.operator("Gelu")),
+    "Gelu (tanh)": (20, lambda s: s.operator("Gelu", approximate="tanh")),
+    "HardSwish": (14, lambda s: s.operator("HardSwish")),
+    "HardSigmoid": (6, lambda s: s.operator("HardSigmoid", alpha=1 / 6, beta=0.5)),
+    "LayerNormalization": (17, lambda s: s.norm("LayerNormalization")),
     "ReLU6": (6, _Scribe.relu6),
-    "RMSNormalization": (23, _Scribe.rms_norm),
+    "RMSNormalization": (23, lambda s: s.norm("RMSNormalization")),
 }
-"""By pattern: the first opset that has the operator, and the method that creates it."""
+"""By pattern: the first opset that has the operator, and what creates it."""
 
 _SPELLINGS: dict[str, Callable[[_Scribe], None]] = {
     "Gelu": _Scribe.spell_gelu,

@@ -8,6 +8,7 @@ model computes. Each question about a node or about two neighbours is one functi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -21,7 +22,7 @@ from onnx_expand.lift import LINEAR_OPS, Linear, lift, lift_parts
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import NOT_MARKED
 from onnx_expand.linear.terms.views import find_view
-from onnx_expand.passes.report import Break
+from onnx_expand.passes.report import Kept
 
 __all__ = ["is_linear_kind", "refined", "unexplained"]
 
@@ -52,7 +53,7 @@ def is_linear_kind(node: ir.Node, facts: Facts) -> bool:
 
 def unexplained(
     graph: ir.Graph, facts: Facts, named: Collection[str], policy: Policy
-) -> Iterator[Break]:
+) -> Iterator[Kept]:
     """Find reasons for the linear nodes that have none yet.
 
     Args:
@@ -62,23 +63,21 @@ def unexplained(
         policy: The policy of the fold.
 
     Yields:
-        A break for each node that has a linear neighbour or a weight that callers may replace.
+        A reason for each node that has a linear neighbour or a weight that callers may replace.
     """
     for node in graph:
         if label(node) in named or not is_linear_kind(node, facts):
             continue
         weight = overridable(node, facts)
-        found = _apart(node, facts) if weight is None else Break((node,), weight)
+        found = _apart(node, facts) if weight is None else Kept.of([node], weight)
         if found is not None:
-            yield Break(found.nodes, NOT_MARKED, found.value) if policy is Policy.MARKED else found
+            yield replace(found, refusal=NOT_MARKED) if policy is Policy.MARKED else found
 
 
-def refined(found: Break, facts: Facts) -> Break:
-    """Refine the reason of a break where an operand is dynamic because callers may replace it."""
-    if found.refusal.reason is not Reason.DYNAMIC or len(found.nodes) != 1:
-        return found
-    weight = overridable(found.nodes[0], facts)
-    return found if weight is None else Break(found.nodes, weight, found.value)
+def refined(node: ir.Node, refusal: Refusal, facts: Facts) -> Refusal:
+    """Refine the reason of a node with an operand that is dynamic since callers may replace it."""
+    weight = overridable(node, facts) if refusal.reason is Reason.DYNAMIC else None
+    return weight or refusal
 
 
 def overridable(node: ir.Node, facts: Facts) -> Refusal | None:
@@ -116,16 +115,16 @@ def _refusal_of(value: ir.Value, facts: Facts) -> Refusal | None:
     return None
 
 
-def _apart(node: ir.Node, facts: Facts) -> Break | None:
+def _apart(node: ir.Node, facts: Facts) -> Kept | None:
     """Return why a node and a linear neighbour did not merge, or None without such a neighbour."""
     pairs = list(_neighbours(node, facts))
     if not pairs:
         return None
     obstacle = _obstacle(node, facts)
     if obstacle is not None:
-        return Break((node,), obstacle)
+        return Kept.of([node], obstacle)
     first, value, second = pairs[0]
-    return Break((first, second), _between(first, value, second, facts), value.name or "")
+    return Kept.of([first, second], _between(first, value, second, facts), value.name or "")
 
 
 def _neighbours(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value, ir.Node]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnx_expand.linear.rules.bridges import Border
 from onnx_expand.linear.writing.copies import Copy
 from onnx_expand.passes.clean.outcome import Cleaned
 
-__all__ = ["Break", "FoldReport", "Kept", "Site", "Verification", "kept_of"]
+__all__ = ["FoldReport", "Kept", "Site", "Verification"]
 
 
 @dataclass(frozen=True)
@@ -43,27 +44,17 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Break:
-    """Why nodes did not merge, or why a node of a linear op is not a map.
-
-    Attributes:
-        nodes: The nodes concerned.
-        refusal: The reason.
-        value: The name of the tensor between them, if there is one.
-    """
-
-    nodes: tuple[ir.Node, ...]
-    refusal: Refusal
-    value: str = ""
-
-
-@dataclass(frozen=True)
 class Kept:
     """Nodes that were not merged, the reason, and the tensor between them if there is one."""
 
     nodes: tuple[str, ...]
     refusal: Refusal
     value: str = ""
+
+    @classmethod
+    def of(cls, nodes: Sequence[ir.Node], refusal: Refusal, value: str = "") -> Kept:
+        """Name the nodes by their labels."""
+        return cls(tuple(map(label, nodes)), refusal, value)
 
 
 @dataclass(frozen=True)
@@ -119,8 +110,3 @@ class FoldReport:
             {"nodes": list(k.nodes), "value": k.value, **k.refusal.as_dict()} for k in self.kept
         ]
         return {"schema": 1, "folded": own.pop("sites"), **own, "kept": kept}
-
-
-def kept_of(found: Break) -> Kept:
-    """Convert a break to the form of the report."""
-    return Kept(tuple(map(label, found.nodes)), found.refusal, found.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from onnx_expand.documents import table
 
@@ -33,14 +33,7 @@ class Cleaned:
         return any((self.constants, self.duplicates, self.idle, self.unread, self.lifted))
 
     def __add__(self, other: Cleaned) -> Cleaned:
-        return Cleaned(
-            self.constants + other.constants,
-            self.duplicates + other.duplicates,
-            self.idle + other.idle,
-            self.unread + other.unread,
-            self.lifted + other.lifted,
-            self.grown + other.grown,
-        )
+        return Cleaned(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
     def text(self) -> str:
