@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnx_expand.cli.pages import command_words, write_page
 from onnx_expand.pages.page import provenance
-from onnx_expand.pages.training import Curve, Difference, ModelRuns, Sheet, training_page
+from onnx_expand.pages.training import Curve, Difference, training_page
 from onnx_expand.workflow.certificate import digests
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onnx_expand.experiment import Comparison, Report
+    from onnx_expand.experiment import Report
     from onnx_expand.experiment.demo import DemoResult
-    from onnx_expand.experiment.gallery import Gallery
     from onnx_expand.recipes import Setup
 
 __all__ = ["write_demo", "write_training"]
@@ -33,25 +32,27 @@ def write_training(path: str, report: Report, setup: Setup, files: Mapping[str, 
     from onnx_expand.experiment.telling import conclusion
 
     lines = conclusion(report, setup)
-    compared = report.comparison
-    text = compared.summary() if compared is not None else lines[-1]
+    text, difference = lines[-1], None
+    if (found := report.comparison) is not None:
+        text = found.summary()
+        seeds = tuple(dict.fromkeys(seed for _, seed, _ in report.runs))
+        difference = Difference(found.names, seeds, found.differences, found.interval, text)
     hashes = {what: digests(file) for what, file in files.items()}
-    seeds = tuple(dict.fromkeys(seed for _, seed, _ in report.runs))
     verdict = None if report.folded is None else report.folded.report.verification
     page = training_page(
         "train",
         text,
         report.history.metric,
         _arms(report),
-        [*provenance(command_words(), hashes), *_trainers(), ("data", report.data)],
+        [*provenance(command_words(), hashes), _torch(), ("data", report.data)],
         good=None if verdict is None else verdict.equal,
         lines=[
             *(line for line in lines if line != text),
             *([] if report.folded is None else [f"folded: {report.folded.summary()}"]),
         ],
         tables=[_runs(report)],
-        difference=None if compared is None else _difference(compared, seeds),
-        sheet=_sheet(report.gallery),
+        difference=difference,
+        gallery=report.gallery,
         settings=list(_flat(report.settings)),
     )
     write_page(path, page)
@@ -63,10 +64,10 @@ def write_demo(path: Path, found: DemoResult, files: Mapping[str, str]) -> None:
 
     report = found.report
     gain, runs = report["comparison"], report["runs"]
-    arms = [
-        ModelRuns(kind, tuple(_curve(run["seed"], run[kind]["curve"]) for run in runs))
+    arms = {
+        kind: [Curve(run["seed"], *zip(*run[kind]["curve"], strict=True)) for run in runs]
         for kind in ("expanded", "compact")
-    ]
+    }
     shares = [value / 100 for value in gain["per_seed"]]
     difference = Difference(
         ("folded", "compact"),
@@ -84,23 +85,22 @@ def write_demo(path: Path, found: DemoResult, files: Mapping[str, str]) -> None:
         else "Expanded, trained, folded, checked",
         "accuracy",
         arms,
-        [*origin, *_trainers(), ("data", report["data"]), ("cores", report["machine"])],
+        [*origin, _torch(), ("data", report["data"]), ("cores", report["machine"])],
         good=True if wins and report["equal"] else None,
         lines=[_ABOUT.format(seeds=len(runs)), *sentences(report)],
         cards=_cards(report),
         tables=[("The three models", *table(report)), _seeds(report)],
         difference=difference,
-        sheet=_sheet(found.gallery),
+        gallery=found.gallery,
         settings=list(_flat(report["options"])),
     )
     write_page(str(path), page)
 
 
-def _trainers() -> list[tuple[str, str]]:
-    """Return the version of torch."""
+def _torch() -> tuple[str, str]:
     import torch
 
-    return [("torch", torch.__version__)]
+    return "torch", torch.__version__
 
 
 _ABOUT = (
@@ -142,29 +142,12 @@ def _seeds(report: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     return "Seed by seed", header, rows
 
 
-def _arms(report: Report) -> list[ModelRuns]:
-    names = dict.fromkeys(name for name, _, _ in report.runs)
-    return [
-        ModelRuns(
-            name,
-            tuple(
-                Curve(
-                    seed,
-                    [epoch.loss for epoch in history.epochs],
-                    [epoch.train_score for epoch in history.epochs],
-                    [epoch.test_score for epoch in history.epochs],
-                )
-                for who, seed, history in report.runs
-                if who == name
-            ),
-        )
-        for name in names
-    ]
-
-
-def _curve(seed: int, points: Sequence[Sequence[float | None]]) -> Curve:
-    loss, train, test = zip(*points, strict=True)
-    return Curve(seed, loss, train, test)
+def _arms(report: Report) -> dict[str, list[Curve]]:
+    arms: dict[str, list[Curve]] = {}
+    for name, seed, history in report.runs:
+        figures = ((e.loss, e.train_score, e.test_score) for e in history.epochs)
+        arms.setdefault(name, []).append(Curve(seed, *zip(*figures, strict=True)))
+    return arms
 
 
 def _runs(report: Report) -> tuple[str, list[str], list[list[str]]]:
@@ -177,14 +160,6 @@ def _runs(report: Report) -> tuple[str, list[str], list[list[str]]]:
                      f"{seconds:.0f}"])  # fmt: skip
     named = list(report.history.epochs[report.history.kept - 1].figures)
     return "Runs", ["model", "seed", "epoch kept", "loss", *named, "seconds"], rows
-
-
-def _difference(found: Comparison, seeds: tuple[int, ...]) -> Difference:
-    return Difference(found.names, seeds, found.differences, found.interval, found.summary())
-
-
-def _sheet(gallery: Gallery | None) -> Sheet | None:
-    return None if gallery is None else Sheet(gallery.images, gallery.truth, gallery.predicted)
 
 
 def _flat(settings: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, str]]:

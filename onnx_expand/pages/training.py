@@ -7,15 +7,18 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.pages.reports import Rows, page_of
 
-__all__ = ["Curve", "Difference", "ModelRuns", "Sheet", "png", "training_page"]
+if TYPE_CHECKING:
+    from onnx_expand.experiment.gallery import Gallery
+
+__all__ = ["Curve", "Difference", "png", "training_page"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,6 @@ class Curve:
     loss: Sequence[float | None]
     train: Sequence[float | None]
     test: Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class ModelRuns:
-    """The runs of one model."""
-
-    name: str
-    curves: tuple[Curve, ...]
 
 
 @dataclass(frozen=True)
@@ -55,26 +50,11 @@ class Difference:
     text: str
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Samples to show.
-
-    Attributes:
-        images: Bytes [N, H, W, 3].
-        truth: The label of each; empty if unknown.
-        predicted: The prediction of the model; empty if there is none.
-    """
-
-    images: npt.NDArray[np.uint8]
-    truth: Sequence[str] = ()
-    predicted: Sequence[str] = ()
-
-
 def training_page(
     kind: str,
     text: str,
     metric: str,
-    arms: Sequence[ModelRuns],
+    arms: Mapping[str, Sequence[Curve]],
     origin: Rows,
     *,
     good: bool | None = None,
@@ -82,7 +62,7 @@ def training_page(
     cards: Sequence[tuple[str, str, str]] = (),
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (),
     difference: Difference | None = None,
-    sheet: Sheet | None = None,
+    gallery: Gallery | None = None,
     settings: Rows = (),
 ) -> str:
     """Return the page of training runs.
@@ -91,22 +71,25 @@ def training_page(
         kind: `train` or `demo`.
         text: The result in one line.
         metric: The name of the score; all but losses are fractions of one.
-        arms: The models.
+        arms: The runs of each model, by its name.
         origin: The origin of the report, from `provenance`.
         good: Whether the result is as expected; None if nothing was expected.
         lines: Further results, in sentences.
         cards: Figures, each with its name, value and note.
         tables: Tables, each with its title, header and rows.
         difference: The first model minus the second.
-        sheet: Samples to show.
+        gallery: Samples to show.
         settings: The options, by name.
     """
     training = {
         "metric": metric,
         "share": "loss" not in metric,
-        "arms": [_arm(arm) for arm in arms],
-        "difference": None if difference is None else _difference(difference),
-        "samples": [] if sheet is None else _samples(sheet),
+        "arms": [
+            {"name": name, "curves": [_finite(asdict(curve)) for curve in curves]}
+            for name, curves in arms.items()
+        ],
+        "difference": None if difference is None else _finite(asdict(difference)),
+        "samples": [] if gallery is None else _samples(gallery),
         "lines": list(lines),
         "cards": [{"name": name, "value": value, "note": note} for name, value, note in cards],
         "tables": [
@@ -131,42 +114,21 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def _arm(arm: ModelRuns) -> Mapping[str, Any]:
-    return {
-        "name": arm.name,
-        "curves": [
-            {
-                "seed": curve.seed,
-                "loss": _finite(curve.loss),
-                "train": _finite(curve.train),
-                "test": _finite(curve.test),
-            }
-            for curve in arm.curves
-        ],
-    }
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinite numbers, which JSON cannot represent, by None."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _finite(values: Sequence[float | None]) -> list[float | None]:
-    """Replace NaN and infinite values, which JSON cannot represent, by None."""
-    return [v if v is not None and math.isfinite(v) else None for v in values]
-
-
-def _difference(found: Difference) -> Mapping[str, Any]:
-    return {
-        "names": list(found.names),
-        "seeds": list(found.seeds),
-        "values": _finite(found.values),
-        "interval": None if found.interval is None else _finite(found.interval),
-        "text": found.text,
-    }
-
-
-def _samples(sheet: Sheet) -> list[Mapping[str, Any]]:
+def _samples(gallery: Gallery) -> list[Mapping[str, Any]]:
     return [
         {
             "image": f"data:image/png;base64,{base64.b64encode(png(image)).decode()}",
-            "truth": sheet.truth[i] if sheet.truth else None,
-            "predicted": sheet.predicted[i] if sheet.predicted else None,
+            "truth": gallery.truth[i] if gallery.truth else None,
+            "predicted": gallery.predicted[i] if gallery.predicted else None,
         }
-        for i, image in enumerate(sheet.images)
+        for i, image in enumerate(gallery.images)
     ]

@@ -20,7 +20,7 @@ from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.loading import load_data
 from onnx_expand.experiment.gallery import Gallery
 from onnx_expand.model import load
-from onnx_expand.pages.training import Curve, Difference, ModelRuns, Sheet, png, training_page
+from onnx_expand.pages.training import Curve, Difference, png, training_page
 from onnx_expand.runtimes import OnnxRuntime
 from tests.support.browser import CHROMIUM, browse, data_of
 from tests.support.networks import network, write_stripes
@@ -114,23 +114,19 @@ def test_a_png_is_the_image() -> None:
 
 HARD = (
     # One epoch, one seed, nothing but what has to be there.
-    training_page(
-        "train", "t", "accuracy", [ModelRuns("a", (Curve(0, [1.0], [None], [0.5]),))], []
-    ),
+    training_page("train", "t", "accuracy", {"a": [Curve(0, [1.0], [None], [0.5])]}, []),
     # What is not finite, scores that never change, names that want to be run.
     training_page(
         "train",
         "</script><script>window.hacked = 1</script>",
         "test loss",
-        [
-            ModelRuns("<b>", (Curve(0, [1.0, float("nan"), 0.0], [None] * 3, [0.5, 0.5, 0.5]),)),
-            ModelRuns(
-                "b", (Curve(0, [9.0, 1.0, 1e-9], [0.1, 0.2, 0.3], [0.5, float("inf"), 0.5]),)
-            ),
-        ],
+        {
+            "<b>": [Curve(0, [1.0, float("nan"), 0.0], [None] * 3, [0.5, 0.5, 0.5])],
+            "b": [Curve(0, [9.0, 1.0, 1e-9], [0.1, 0.2, 0.3], [0.5, float("inf"), 0.5])],
+        },
         [("</td>", "<img src=x onerror='window.hacked = 2'>")],
         difference=Difference(("<b>", "b"), (0,), (0.0,), None, "nothing is told"),
-        sheet=Sheet(np.zeros((2, 1, 1, 3), np.uint8), ("<i>", "b"), ("b", "b")),
+        gallery=Gallery(np.zeros((2, 1, 1, 3), np.uint8), ("<i>", "b"), ("b", "b")),
         tables=[("Rows", ["a", "b"], [["1", "2"], ["", "x" * 300]])],
         settings=[("one", "two")],
     ),
