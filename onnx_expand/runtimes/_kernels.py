@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
+from onnx_expand.algebra.windows import Windows
 from onnx_expand.runtimes._semantics import SEMANTICS
-from onnx_expand.runtimes._windows import Windows
 
 __all__ = ["KERNELS"]
 
@@ -48,14 +48,15 @@ class Conv(OpRun):
     ) -> tuple[Array]:
         groups = group or 1
         windows = Windows.of(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
-        padded = windows.pad(x, 0)
+        counts = windows.counts(x.shape[2:])
+        padded = _padded(x, windows, counts)
         batch, rows = x.shape[0], w.shape[0] // groups
         blocks = w.reshape(groups, rows, w.shape[1], *w.shape[2:])
-        y = np.zeros((batch, groups, rows, math.prod(windows.output)), x.dtype)
-        for tap, seen in windows.taps():
+        y = np.zeros((batch, groups, rows, math.prod(counts)), x.dtype)
+        for tap, seen in windows.taps(counts):
             part = padded[seen].reshape(batch, groups, w.shape[1], y.shape[-1])
             y += _product(_tap(blocks, tap), part)
-        result = y.reshape(batch, w.shape[0], *windows.output)
+        result = y.reshape(batch, w.shape[0], *counts)
         return (result if b is None else result + _per_channel(b, result.ndim),)
 
 
@@ -79,23 +80,18 @@ class ConvTranspose(OpRun):
     ) -> tuple[Array]:
         if output_shape is not None or (auto_pad or "NOTSET") not in {"NOTSET", "VALID"}:
             raise NotImplementedError("ConvTranspose with output_shape or auto_pad")
-        rank, groups, kernel = x.ndim - 2, group or 1, w.shape[2:]
-        steps = tuple(strides or (1,) * rank)
-        holes = tuple(dilations or (1,) * rank)
-        extra = tuple(output_padding or (0,) * rank)
-        cut = tuple(pads or (0,) * (2 * rank))
-        full = tuple(
-            (size - 1) * steps[i] + (kernel[i] - 1) * holes[i] + 1 + extra[i]
-            for i, size in enumerate(x.shape[2:])
-        )
+        groups, kernel, size = group or 1, w.shape[2:], x.shape[2:]
+        windows = Windows.of(size, kernel, strides, dilations, pads)
+        extra = output_padding or (0,) * len(kernel)
+        spans = zip(size, windows.strides, windows.extents, extra, strict=True)
+        full = [(length - 1) * step + extent + more for length, step, extent, more in spans]
         y = np.zeros((x.shape[0], w.shape[1] * groups, *full), x.dtype)
         blocks = w.reshape(groups, w.shape[0] // groups, w.shape[1], *kernel)
         source = x.reshape(x.shape[0], groups, w.shape[0] // groups, -1)
-        for tap, seen in Windows(kernel, steps, holes, (0,) * rank, x.shape[2:]).taps():
+        for tap, seen in windows.taps(size):
             part = _product(_tap(blocks, tap).swapaxes(1, 2), source)
-            y[seen] += part.reshape(*y.shape[:2], *x.shape[2:])
-        keep = [slice(cut[i], full[i] - cut[i + rank]) for i in range(rank)]
-        y = y[(slice(None), slice(None), *keep)]
+            y[seen] += part.reshape(*y.shape[:2], *size)
+        y = _framed(y, [-crop for crop in windows.begin], [-crop for crop in windows.end])
         return (y if b is None else y + _per_channel(b, y.ndim),)
 
 
@@ -114,27 +110,20 @@ class MaxPool(OpRun):
         storage_order: int | None = None,
         strides: Ints = None,
     ) -> tuple[Array, ...]:
-        windows = Windows.of(
-            x.shape[2:],
-            kernel_shape or (),
-            strides,
-            dilations,
-            pads,
-            auto_pad,
-            ceil_mode=bool(ceil_mode),
-        )
+        windows = Windows.of(x.shape[2:], kernel_shape or (), strides, dilations, pads, auto_pad)
+        counts = windows.counts(x.shape[2:], ceil_mode=bool(ceil_mode))
         lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-        padded = windows.pad(x, lowest)
-        y = np.full((*x.shape[:2], *windows.output), lowest, x.dtype)
+        padded = _padded(x, windows, counts, lowest)
+        y = np.full((*x.shape[:2], *counts), lowest, x.dtype)
         if len(self.output) == 1:
-            for _, seen in windows.taps():
+            for _, seen in windows.taps(counts):
                 np.maximum(y, padded[seen], out=y)
             return (y,)
         if storage_order:
             raise NotImplementedError("MaxPool with column-major indices")
-        places = windows.pad(np.arange(x.size).reshape(x.shape), -1)
+        places = _padded(np.arange(x.size).reshape(x.shape), windows, counts, -1)
         where = np.full(y.shape, -1, np.int64)
-        for _, seen in windows.taps():
+        for _, seen in windows.taps(counts):
             better = padded[seen] > y
             y, where = np.where(better, padded[seen], y), np.where(better, places[seen], where)
         return y, where
@@ -155,28 +144,23 @@ class AveragePool(OpRun):
         pads: Ints = None,
         strides: Ints = None,
     ) -> tuple[Array]:
-        kernel, sizes = kernel_shape or (), x.shape[2:]
-        windows = Windows.of(
-            sizes, kernel, strides, dilations, pads, auto_pad, ceil_mode=bool(ceil_mode)
-        )
-        inside = np.ones((1, 1, *sizes), x.dtype)
-        if count_include_pad and pads:
-            # Only `pads` counts, not the elements that ceil_mode reads beyond it.
-            rank = len(sizes)
-            widths = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
-            inside = np.pad(inside, widths, constant_values=1)
-            shifted = Windows(
-                windows.kernel, windows.strides, windows.dilations, (0,) * rank, windows.output
-            )
-            counted = shifted.pad(inside, 0)
-        else:
-            counted = windows.pad(inside, 0)
-        padded = windows.pad(x, 0)
-        total = np.zeros((*x.shape[:2], *windows.output), x.dtype)
-        count = np.zeros((1, 1, *windows.output), x.dtype)
-        for _, seen in windows.taps():
+        size = x.shape[2:]
+        windows = Windows.of(size, kernel_shape or (), strides, dilations, pads, auto_pad)
+        counts = windows.counts(size, ceil_mode=bool(ceil_mode))
+        ends = windows.fit(size, counts)
+        inside, begins = np.ones((1, 1, *size), x.dtype), windows.begin
+        if count_include_pad:
+            # The declared padding counts; positions that ceil_mode adds after it do not.
+            inside = _framed(inside, begins, windows.end, 1)
+            ends = [end - declared for end, declared in zip(ends, windows.end, strict=True)]
+            begins = (0,) * len(size)
+        inside = _framed(inside, begins, ends)
+        padded = _padded(x, windows, counts)
+        total = np.zeros((*x.shape[:2], *counts), x.dtype)
+        count = np.zeros((1, 1, *counts), x.dtype)
+        for _, seen in windows.taps(counts):
             total += padded[seen]
-            count += counted[seen]
+            count += inside[seen]
         return (total / count,)
 
 
@@ -255,6 +239,19 @@ def _product(left: Array, right: Array) -> Array:
         return left[None] * right
     product: Array = np.matmul(left[None], right)
     return product
+
+
+def _padded(x: Array, windows: Windows, counts: Sequence[int], fill: float = 0) -> Array:
+    """Pad an input exactly as far as these numbers of windows reach."""
+    return _framed(x, windows.begin, windows.fit(x.shape[2:], counts), fill)
+
+
+def _framed(x: Array, begins: Sequence[int], ends: Sequence[int], fill: float = 0) -> Array:
+    """Pad the spatial axes of `x`; negative amounts crop."""
+    pairs = list(zip(x.shape[2:], begins, ends, strict=True))
+    kept: Any = (..., *(slice(max(-begin, 0), size + min(end, 0)) for size, begin, end in pairs))
+    widths = [(max(begin, 0), max(end, 0)) for _, begin, end in pairs]
+    return np.pad(x[kept], [(0, 0), (0, 0), *widths], constant_values=fill)
 
 
 def _tap(weight: Array, tap: tuple[int, ...]) -> Array:

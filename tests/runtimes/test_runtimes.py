@@ -69,14 +69,18 @@ CASES = {
         "g (float[2,3,7,9] x) => (float[n,c,h,u] y, int64[n,c,h,u] z) {y, z = MaxPool"
         "<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], dilations=[2,1]>(x)}"
     ),
-    "average pool without padding counted": (
-        "g (float[2,3,10,9] x) => (float[n,c,h,u] y) {y = AveragePool"
-        "<kernel_shape=[3,2], strides=[2,1], pads=[1,0,1,1]>(x)}"
-    ),
-    "average pool with padding counted": (
-        "g (float[2,3,10,9] x) => (float[n,c,h,u] y) {y = AveragePool"
-        "<kernel_shape=[3,2], strides=[2,1], pads=[1,0,1,1], count_include_pad=1>(x)}"
-    ),
+    **{
+        f"average pool: {pads}, count_include_pad={counted}, ceil_mode={partial}": (
+            "g (float[2,3,10,9] x) => (float[n,c,h,u] y) {y = AveragePool<kernel_shape=[3,2], "
+            f"strides=[2,1], count_include_pad={counted}, ceil_mode={partial}, {pads}>(x)}}"
+        )
+        for pads in (
+            *("pads=[1,0,1,1]", "pads=[0,1,2,0]"),
+            *('auto_pad="SAME_UPPER"', 'auto_pad="SAME_LOWER"', 'auto_pad="VALID"'),
+        )
+        for counted in (0, 1)
+        for partial in (0, 1)
+    },
     "error function": "g (float[50] x) => (float[50] y) {y = Erf(x)}",
     "constants of several kinds": (
         "g (float[5] x) => (float[5] y) {c = Constant<value_float=0.1>() "

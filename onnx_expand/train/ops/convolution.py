@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.ops.windows import Windows, pad_spatial, spatial_rank_problem, windows
+from onnx_expand.algebra.windows import Windows
+from onnx_expand.train.ops.windows import pad_spatial, spatial_rank_problem
 from onnx_expand.train.registry import op
 
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -34,7 +35,7 @@ def conv(
 ) -> torch.Tensor:
     """Convolve [N, m, ...] with [n, m / group, ...]."""
     kernel = weight.shape[2:]
-    geometry = windows(x.shape[2:], kernel, strides, dilations, auto_pad, pads)
+    geometry = Windows.of(x.shape[2:], kernel, strides, dilations, pads, auto_pad)
     padding: Sequence[int] = geometry.begin
     if not geometry.symmetric:
         x, padding = pad_spatial(x, geometry.begin, geometry.end), [0] * len(kernel)
@@ -64,8 +65,9 @@ def conv_transpose(
     rank = len(kernel)
     extra = list(output_padding or [0] * rank)
     explicit = auto_pad == "NOTSET"
-    geometry = windows(x.shape[2:], kernel, strides, dilations, "NOTSET", pads)
-    begin, end = geometry.begin, geometry.end
+    geometry = Windows.of(x.shape[2:], kernel, strides, dilations, pads)
+    begin: Sequence[int] = geometry.begin
+    end: Sequence[int] = geometry.end
     if output_shape is not None or not (explicit or auto_pad == "VALID"):
         begin, end = _wanted(x.shape[2:], geometry, extra, output_shape, auto_pad)
     whole = _TRANSPOSE[rank](x, weight, None, geometry.strides, 0, 0, group, geometry.dilations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.ops.windows import Windows, pad_spatial, spatial_rank_problem, windows
+from onnx_expand.algebra.windows import Windows
+from onnx_expand.train.ops.windows import pad_spatial, spatial_rank_problem
 from onnx_expand.train.registry import op
 
 _MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -38,13 +39,13 @@ def max_pool(
 ) -> tuple[torch.Tensor, ...]:
     """Compute the maximum of each window, and its flat index in x."""
     size = x.shape[2:]
-    geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
+    geometry = Windows.of(size, kernel_shape, strides, dilations, pads, auto_pad)
     padding: Sequence[int] = geometry.begin
-    before = [0] * len(size)  # positions added before the input
+    before: Sequence[int] = [0] * len(size)  # positions added before the input
     if not _torch_pads(geometry, ceil_mode):
-        end = geometry.fit(size, geometry.counts(size, bool(ceil_mode)))
+        end = geometry.fit(size, geometry.counts(size, ceil_mode=bool(ceil_mode)))
         x = pad_spatial(x, geometry.begin, end, _lowest(x.dtype))
-        before, padding = list(geometry.begin), [0] * len(end)
+        before, padding = geometry.begin, [0] * len(end)
     run = _MAX[len(geometry.kernel)]
     settings = (geometry.kernel, geometry.strides, padding, geometry.dilations)
     if outputs == 1:
@@ -88,7 +89,7 @@ def average_pool(
 ) -> torch.Tensor:
     """Compute the mean of each window."""
     size = x.shape[2:]
-    geometry = windows(size, kernel_shape, strides, dilations, auto_pad, pads)
+    geometry = Windows.of(size, kernel_shape, strides, dilations, pads, auto_pad)
     if _torch_pads(geometry, ceil_mode) and set(geometry.dilations) == {1}:
         result: torch.Tensor = _AVERAGE[len(size)](
             x,
@@ -98,37 +99,22 @@ def average_pool(
             count_include_pad=bool(count_include_pad),
         )
         return result
-    counts = geometry.counts(size, bool(ceil_mode))
-    ones = x.new_ones((1, 1, *size))
+    counts = geometry.counts(size, ceil_mode=bool(ceil_mode))
+    ends = geometry.fit(size, counts)
+    begins, beyond, ones = geometry.begin, ends, x.new_ones((1, 1, *size))
     if count_include_pad:
         # The declared padding counts; positions that ceil_mode adds after it do not.
-        ones = pad_spatial(ones, geometry.begin, geometry.end, 1.0)
-        inside = _window_sums(ones, geometry, counts, geometry.begin)
-    else:
-        inside = _window_sums(ones, geometry, counts, [0] * len(size))
-    return _window_sums(x, geometry, counts, [0] * len(size)) / inside
+        ones = pad_spatial(ones, begins, geometry.end, 1.0)
+        begins = (0,) * len(size)
+        beyond = [end - declared for end, declared in zip(ends, geometry.end, strict=True)]
+    total = _window_sums(pad_spatial(x, geometry.begin, ends), geometry, counts)
+    return total / _window_sums(pad_spatial(ones, begins, beyond), geometry, counts)
 
 
-def _window_sums(
-    x: torch.Tensor, geometry: Windows, counts: Sequence[int], present: Sequence[int]
-) -> torch.Tensor:
-    """Sum each window by slices; x already has `present` positions of padding at its start."""
-    begin = [p - held for p, held in zip(geometry.begin, present, strict=True)]
-    steps = zip(counts, geometry.strides, geometry.extents, strict=True)
-    length = [(n - 1) * s + e for n, s, e in steps]
-    end = [n - b - m for n, b, m in zip(length, begin, x.shape[2:], strict=True)]
-    x = pad_spatial(x, begin, end)
-    total: torch.Tensor | None = None
-    for taps in itertools.product(*(range(k) for k in geometry.kernel)):
-        part = x
-        for axis, tap in enumerate(taps):
-            first = tap * geometry.dilations[axis]
-            stride = geometry.strides[axis]
-            last = first + (counts[axis] - 1) * stride + 1
-            part = part[(slice(None),) * (axis + 2) + (slice(first, last, stride),)]
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+def _window_sums(x: torch.Tensor, geometry: Windows, counts: Sequence[int]) -> torch.Tensor:
+    """Sum each window of a padded input by slices."""
+    parts = [x[seen] for _, seen in geometry.taps(counts)]
+    return functools.reduce(torch.add, parts)
 
 
 def _lowest(dtype: torch.dtype) -> float:

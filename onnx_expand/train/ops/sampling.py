@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.train.ops.windows import pad_spatial, windows
+from onnx_expand.algebra.windows import Windows
+from onnx_expand.train.ops.windows import pad_spatial
 from onnx_expand.train.registry import op, plain
 
 plain(Det=torch.linalg.det)
@@ -60,7 +61,7 @@ def lp_pool(
 ) -> torch.Tensor:
     """Compute the p-norm of each window."""
     rank = len(kernel_shape)
-    geometry = windows(x.shape[2:], kernel_shape, strides, dilations, auto_pad, pads)
+    geometry = Windows.of(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
     powers = pad_spatial(x.abs().pow(p), geometry.begin, geometry.end)
     kernel = x.new_ones(x.shape[1], 1, *kernel_shape)
     run: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from onnx_expand.algebra.windows import Windows
 from onnx_expand.train.host import integers
-from onnx_expand.train.ops.windows import pad_spatial, windows
+from onnx_expand.train.ops.windows import pad_spatial
 from onnx_expand.train.registry import Attributes, op
 
 Setting = list[int | float] | torch.Tensor
@@ -34,17 +35,13 @@ def col2im(
 ) -> torch.Tensor:
     """Sum overlapping blocks: [N, C blocks, L] to [N, C, image]."""
     size, kernel = integers(image_shape), integers(block_shape)
-    geometry = windows(size, kernel, strides, dilations, "NOTSET", pads)
-    counts = geometry.counts(size, ceil_mode=False)
+    geometry = Windows.of(size, kernel, strides, dilations, pads)
+    counts = geometry.counts(size)
     padded = [n + b + e for n, b, e in zip(size, geometry.begin, geometry.end, strict=True)]
     blocks = x.reshape(x.shape[0], -1, math.prod(kernel), *counts)
     image = x.new_zeros((x.shape[0], blocks.shape[1], *padded))
-    for place, taps in enumerate(itertools.product(*(range(k) for k in kernel))):
-        where = [slice(None), slice(None)]
-        for axis, tap in enumerate(taps):
-            first, step = tap * geometry.dilations[axis], geometry.strides[axis]
-            where.append(slice(first, first + (counts[axis] - 1) * step + 1, step))
-        image[tuple(where)] += blocks[:, :, place]
+    for place, (_, seen) in enumerate(geometry.taps(counts)):
+        image[seen] += blocks[:, :, place]
     return pad_spatial(image, [-b for b in geometry.begin], [-e for e in geometry.end])
 
 
@@ -60,7 +57,7 @@ def max_unpool(
 ) -> torch.Tensor:
     """Place values at the flat indices from which MaxPool took them."""
     rank = len(kernel_shape)
-    geometry = windows(x.shape[2:], kernel_shape, strides, None, "NOTSET", pads)
+    geometry = Windows.of(x.shape[2:], kernel_shape, strides, None, pads)
     shape = [
         (n - 1) * s - b - e + k
         for n, s, b, e, k in zip(
@@ -158,7 +155,7 @@ def deform_conv(
 ) -> torch.Tensor:
     """Convolve with taps that are moved by offsets and weighted by a mask at each position."""
     kernel = list(kernel_shape or w.shape[2:])
-    geometry = windows(x.shape[2:], kernel, strides, dilations, "NOTSET", pads)
+    geometry = Windows.of(x.shape[2:], kernel, strides, dilations, pads)
     taps, (batch, channels) = math.prod(kernel), x.shape[:2]
     size = offset.shape[2:]
     moves = offset.reshape(batch * offset_group, *kernel, 2, *size)
