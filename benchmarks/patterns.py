@@ -1,8 +1,8 @@
 """Composite patterns before and after fold, in onnxruntime: `python -m benchmarks.patterns`.
 
 Every row is a pattern between two matrix products on [1, 196, 512], at an operator set, in a
-spelling that is drawn at random and in one that onnxruntime fuses. Ratios of process time, one
-thread, in turns, with a 95 % interval, and what two sessions of the source differ by.
+spelling that is drawn at random and in one that onnxruntime fuses. Ratios of the time of one
+thread, over blocks of new sessions in turns, with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _OPSETS = (13, 17, 23)
 
 
 def row(source: onnx.ModelProto) -> str:
-    """Time of the folded model by the source's, and what two sessions of the source differ by."""
+    """Time of the folded model by the source's."""
     held = {
         "source": ir.serde.deserialize_model(source),
         "folded": ir.serde.deserialize_model(onnx_expand.fold(source)),
     }
     result = Contest(held["source"], "cpu", seconds=_SECONDS).time(held)
     middle, low, high = result.ratio("folded", "source")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f}), noise {result.noise:.2f}"
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:

@@ -43,6 +43,8 @@ class FoldKeywords(TypedDict, total=False):
     policy: Policy | str
     border: Border | str
     provider: str | None
+    seconds: float
+    threads: int
     inline: bool
     clean: bool
     provenance: bool

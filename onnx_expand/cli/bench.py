@@ -42,7 +42,7 @@ _TITLES = ("model", "provider", "median", "p95", "ratio", "95 %", "memory")
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
-    help="Measuring time for each provider, a fifth of it as warm-up.",
+    help="Measuring time for each provider, with the time to make sessions; at least six times.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for one operator.")
 @click.option("--as-written", is_flag=True, help="Turn onnxruntime's graph optimizations off.")

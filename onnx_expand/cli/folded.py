@@ -37,6 +37,8 @@ def print_fold(
         more = len(report.copies) - _GROUPS
         out.print(f"grew by {stored:,} bytes: {more} more weights; -v lists all")
     out.print(f"policy {report.policy}: {len(report.sites)} folded, {len(report.kept)} kept")
+    if report.measured is not None and (report.sites or report.cleaned):
+        out.print(f"the folded model takes {report.measured.text}")
     if verbose:
         for kept in report.kept:
             print_line(out, f"kept: {_nodes(kept)}: {kept.refusal}")

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from onnx_expand.errors import Refusal
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
-from onnx_expand.linear.chains.partition import Clock
 from onnx_expand.linear.chains.stretches import Stretches
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Fill, Map, Read, Term, View
@@ -43,7 +42,6 @@ class Terms(Stretches):
         done: Runs of terms that were partitioned already.
         dropped: Terms that were removed as identities.
         stuck: Maps whose factors cannot move, each with the reason.
-        clock: Measures the time of spans, for the policy `latency`.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class Terms(Stretches):
         self.done: set[tuple[Term, ...]] = set()
         self.dropped: list[Map | View] = []
         self.stuck: dict[Term, Refusal] = {}
-        self.clock: Clock | None = None
         looks_inside = policy in {Policy.ALWAYS, Policy.MARKED}
         self.composites = None if looks_inside else Composites(graph, facts)
         built = Builder(graph, facts, self.composites, locked)

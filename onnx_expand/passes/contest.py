@@ -1,14 +1,17 @@
-"""Time whole models in turns on equal inputs, to decide which is faster by more than noise.
+"""Time whole models in turns on equal inputs, until it is clear which one is faster.
 
-On the CPU the models run on one thread and the process time is measured, which other load on the
-machine disturbs least.
+Models are timed in blocks, each with new sessions in an order of its own. After 8, 12, 18, 27, 40
+and 60 blocks the intervals of the ratios are looked at, each with a sixth of the probability of
+an error of 5 % in all (Bonferroni), so that to stop as soon as they are clear claims nothing that
+chance explains.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -21,17 +24,18 @@ from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.equivalence.inputs.sizes import symbols_of
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.progress import tell
-from onnx_expand.runtimes import OnnxRuntime, Tensors, detect_providers, timings
-from onnx_expand.runtimes.latency import ratio_of
+from onnx_expand.runtimes import OnnxRuntime, Tensors, detect_providers
+from onnx_expand.runtimes.latency import Ratio, block, ratio_of
 
 __all__ = ["Contest", "Result"]
 
-_SECONDS = 2.0
-_BLOCKS = 12  # of sessions of each model
-_ROUNDS = 3  # the minimum number of rounds in a block, however long they take
+_LOOKS = (8, 12, 18, 27, 40, 60)  # numbers of blocks after which intervals are looked at
+_SURE = 1 - 0.05 / len(_LOOKS)
+_LITTLE = 0.005  # a gain that is not worth to be looked for
+_PER_MODEL = 0.05  # seconds of runs of each model in a block
+_FEWEST = 3  # runs of each model in a block, however long they take
 # Candidates for extents that are neither static nor given, at a batch size of one.
 _EXTENTS = (224, 128, 64, 32)
-_AGAIN = " again"
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,48 @@ class Result:
     """The times of several models, measured in turns.
 
     Attributes:
-        times: Seconds by model name; the n-th times of all models were taken together.
-        noise: The relative difference that one model shows from itself.
+        times: Seconds by model name, the median of each block; the n-th times of all models were
+            taken together. A model that left the contest has fewer.
     """
 
     times: Mapping[str, Sequence[float]]
-    noise: float
 
-    def ratio(self, name: str, other: str) -> tuple[float, float, float]:
-        """Return the ratio of one model's time to another's, with a 95 % interval."""
-        return ratio_of(self.times[name], self.times[other])
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return max(map(len, self.times.values()))
+
+    @property
+    def is_decisive(self) -> bool:
+        """Whether there are enough blocks to decide anything."""
+        return self.blocks >= _LOOKS[0]
+
+    def ratio(self, name: str, other: str) -> Ratio:
+        """Return the ratio of one model's time to another's, with its interval."""
+        pairs = list(zip(self.times[name], self.times[other], strict=False))
+        return ratio_of(*zip(*pairs, strict=True), sure=_SURE)
 
     def is_faster(self, name: str, other: str) -> bool:
-        """Return whether one model is faster than another by more than noise."""
-        return self.ratio(name, other)[2] < 1 - self.noise
+        """Return whether one model is certainly faster than another."""
+        return self.ratio(name, other).high < 1
+
+    def is_clear(self, name: str, other: str) -> bool:
+        """Return whether more blocks would not show a model to be faster by what matters."""
+        ratio = self.ratio(name, other)
+        return ratio.high < 1 or ratio.low > 1 - _LITTLE
+
+    def fastest(self, names: Sequence[str]) -> tuple[str, bool]:
+        """Return the first of some models than which no later one is certainly faster.
+
+        Returns:
+            Its name, and whether this is clear.
+        """
+        best, clear = names[0], True
+        for name in names[1:]:
+            if self.is_faster(name, best):
+                best = name
+            clear = clear and self.is_clear(name, best)
+        return best, clear
 
 
 @dataclass
@@ -63,54 +95,85 @@ class Contest:
         source: The model that defines the inputs.
         provider: `cpu` or `cuda`.
         shapes: Extents of inputs by name; a string is a symbolic extent.
-        seconds: The approximate duration of one measurement.
+        seconds: How long all measurements may take; each takes at least eight blocks.
+        threads: Threads of an operator on the CPU. The time of one thread is what it computes,
+            which other work on the machine disturbs least; more threads are timed by the clock.
     """
 
     source: ir.Model
     provider: str | None = None
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
-    seconds: float = _SECONDS
+    seconds: float = 60.0
+    threads: int = 1
 
     def __post_init__(self) -> None:
         self.provider = self.provider or next(iter(detect_providers()), "cpu")
-        threads = 1 if self.provider == "cpu" else None
-        self._runtime = OnnxRuntime(self.provider, optimize=True, threads=threads)
+        on_cpu = self.provider == "cpu"
+        self._runtime = OnnxRuntime(self.provider, True, self.threads if on_cpu else None)
+        alone = on_cpu and self.threads == 1
+        self._clock = time.thread_time if alone else time.perf_counter
+        self._spent = 0.0
         self.feeds = self._inputs()
 
     @property
-    def extents(self) -> str:
-        """The extents of the inputs, for messages."""
+    def conditions(self) -> str:
+        """Where the models are timed, for messages."""
         shapes = ("x".join(map(str, array.shape)) or "1" for array in self.feeds.values())
-        return ", ".join(shapes)
+        threads = f", {self.threads} threads" if self.threads > 1 else ""
+        return f"{', '.join(shapes)} on {self.provider}{threads}"
 
-    def time(self, models: Mapping[str, ir.Model]) -> Result:
-        """Time models in turns, the first of them twice.
+    @property
+    def left(self) -> float:
+        """The seconds that are left for measurements."""
+        return max(0.0, self.seconds - self._spent)
 
-        Two sessions of one model differ by 1 to 4 %. Each block therefore has sessions of its own,
-        and the times are the medians of the blocks, so that intervals include that difference.
+    def time(
+        self,
+        models: Mapping[str, ir.Model],
+        clear: Callable[[Result], Collection[str]] = lambda _: (),
+        *,
+        share: float = 1.0,
+    ) -> Result:
+        """Time models in turns until it is clear what they are timed for.
+
+        Args:
+            models: The models.
+            clear: The models that need no more blocks; all of them ends the contest.
+            share: The part of the remaining time that may be used. If it is not all, and does not
+                suffice to decide anything, the result is not decisive.
 
         Raises:
             UnsupportedError: A model does not run.
         """
-        first = next(iter(models))
-        asked = {**models, first + _AGAIN: models[first]}
-        tell(f"timing {len(models)} models")
-        times: dict[str, list[float]] = {name: [] for name in asked}
-        names = list(asked)
-        for block in range(_BLOCKS):
-            turned = names[block % len(names) :] + names[: block % len(names)]
-            sessions = {name: self._runtime.session(asked[name], name) for name in turned}
-            found = timings(
-                sessions,
-                dict.fromkeys(sessions, self.feeds),
-                seconds=self.seconds / _BLOCKS,
-                fewest=_ROUNDS,
-                clock=time.process_time if self.provider == "cpu" else time.perf_counter,
-            )
-            for name, values in found.items():
+        begin, allowed = time.perf_counter(), self.left * share
+        times: dict[str, list[float]] = {name: [] for name in models}
+        result, going = Result(times), dict(models)
+        for number in range(_LOOKS[-1]):
+            spent = time.perf_counter() - begin
+            blocks = max(number, _LOOKS[0])  # that are needed to decide anything
+            if number and spent * blocks > allowed * number and (share < 1 or number >= blocks):
+                break
+            tell(f"timing {len(going)} models", round(self._spent + spent), round(self.seconds))
+            for name, values in self._block(going, number).items():
                 times[name].append(float(np.median(values)))
-        low, high = ratio_of(times[first + _AGAIN], times[first])[1:]
-        return Result(times, max(abs(low - 1), abs(high - 1)))
+            if number + 1 in _LOOKS:
+                for name in clear(result):
+                    going.pop(name, None)
+            if not going:
+                break
+        self._spent += time.perf_counter() - begin
+        return result
+
+    def _block(self, models: Mapping[str, ir.Model], number: int) -> Mapping[str, list[float]]:
+        make = {n: partial(self._runtime.session, model, n) for n, model in models.items()}
+        return block(
+            make,
+            dict.fromkeys(make, self.feeds),
+            number,
+            seconds=_PER_MODEL * len(make),
+            fewest=_FEWEST,
+            clock=self._clock,
+        )
 
     def _inputs(self) -> Tensors:
         """Return random inputs on which the source runs as it is timed, at realistic extents.

@@ -3,8 +3,10 @@
 Whole models are timed in turns with all of the runtime's optimizations, because the time of a
 stretch alone does not predict that of a model whose runtime fuses the stretch with its
 surroundings. The fastest of the tried foldings is refined: each kind of site is left out in turn,
-and stays unfolded unless folding it makes the model faster by more than noise. If no folding is
-faster than the source, the source stays.
+and stays unfolded unless folding it certainly makes the model faster. The source, the refined
+folding, the fastest one and the default are then timed anew, since the fastest of several
+measurements is so by luck, too. Of these the first is taken than which no later one is certainly
+faster.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ import onnx_ir as ir
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.linear.policy import Policy
 from onnx_expand.passes.contest import Contest, Result
-from onnx_expand.passes.report import Kept, Site
+from onnx_expand.passes.report import Kept, Measured, Site
+from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.widths import Width
+from onnx_expand.progress import tell
 
 __all__ = ["Fastest", "Variant", "choose"]
 
 _KINDS = 8  # kinds of sites that are measured one by one; the rest are measured together
-_SOURCE, _DEFAULT = "source", "default"
+_SOURCE, _DEFAULT, _CHOSEN = "source", "default", "chosen"
+_TO_FIND = 0.3  # of the time: to find the fastest of several foldings
+_TO_REFINE = 0.5  # of the time left then
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ class Variant:
     """How to fold a model.
 
     Attributes:
-        policy: The policy of merging; `latency` measures each stretch alone.
+        policy: The policy of merging; `always` is followed by `cheapest`.
         width: How to write products of one input.
-        locked: The labels of nodes that must not change.
+        locked: The labels of nodes that must not change under `policy`.
     """
 
     policy: Policy = Policy.CHEAPEST
@@ -47,12 +53,14 @@ class Fastest:
     """The fastest folding.
 
     Attributes:
-        variant: How to fold; None if no folding is faster than the source.
+        variant: How to fold; None if no folding is certainly faster than the source.
         kept: The nodes that the measurements left unfolded.
+        measured: The time of the folding relative to the source; None if there is nothing to fold.
     """
 
     variant: Variant | None
     kept: tuple[Kept, ...] = ()
+    measured: Measured | None = None
 
 
 @dataclass
@@ -62,6 +70,7 @@ class _Entry:
     variant: Variant
     model: ir.Model
     sites: Sequence[Site] = field(default_factory=tuple)
+    kept: tuple[Kept, ...] = ()
 
 
 def choose(
@@ -76,57 +85,98 @@ def choose(
     """
 
     def tried(variant: Variant) -> _Entry:
+        tell("folding to try")
         model = source.clone()
         return _Entry(variant, model, fold(model, variant))
 
+    entries = _foldings(tried)
+    if not entries:
+        return Fastest(None)
+    best = _best(entries, contest)
+    refined = _refined(entries[best], tried, contest)
+    last = {_CHOSEN: refined, best: entries[best]}
+    entries = _distinct({**last, **{n: e for n, e in entries.items() if n == _DEFAULT}})
+    names = [_SOURCE, *entries]
+
+    def clear(result: Result) -> Sequence[str]:
+        return names if result.fastest(names)[1] else ()
+
+    result = contest.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}}, clear)
+    name, is_clear = result.fastest(names)
+    against = name if name != _SOURCE else min(entries, key=lambda n: result.ratio(n, _SOURCE))
+    measured = _measured(result, against, contest, is_clear=is_clear)
+    if name == _SOURCE:
+        return Fastest(None, (_nothing(source, measured),), measured)
+    return Fastest(entries[name].variant, entries[name].kept, measured)
+
+
+def _foldings(tried: Callable[[Variant], _Entry]) -> dict[str, _Entry]:
+    """Fold a model in several ways; return those that differ and fold something."""
     default = tried(Variant())
-    entries = {_DEFAULT: default, "measured": tried(Variant(Policy.LATENCY))}
+    entries = {_DEFAULT: default, "always": tried(Variant(Policy.ALWAYS))}
     for width in (Width.WIDER, Width.NARROWER):
         entry = tried(Variant(width=width))
         if len(entry.sites) > len(default.sites):
             entries[str(width)] = entry
-    entries = {name: entry for name, entry in entries.items() if entry.sites}
-    if not entries:
-        return Fastest(None)
-    result = contest.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}})
-    best = min(entries, key=lambda name: result.ratio(name, _SOURCE)[0])
-    chosen, kept = _without_what_gains_nothing(entries[best], tried, contest)
-    last = {_SOURCE: source, "chosen": chosen.model, best: entries[best].model}
-    if best != _DEFAULT and default.sites:
-        last[_DEFAULT] = default.model
-    result = contest.time(last)
-    for name in (best, _DEFAULT):
-        if name in last and result.is_faster(name, "chosen"):
-            chosen, kept = entries[name], ()
-            result = Result({**result.times, "chosen": result.times[name]}, result.noise)
-    if not result.is_faster("chosen", _SOURCE):
-        return Fastest(None, (_nothing(source, result, contest),))
-    return Fastest(chosen.variant, kept)
+    return _distinct(entries)
 
 
-def _without_what_gains_nothing(
-    entry: _Entry, tried: Callable[[Variant], _Entry], contest: Contest
-) -> tuple[_Entry, tuple[Kept, ...]]:
-    """Drop the kinds of sites that do not make a model faster; return these as kept, too."""
+def _distinct(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """Drop entries that fold nothing, or whose models equal an earlier one's."""
+    found: dict[str, _Entry] = {}
+    contents: list[Snapshot] = []
+    for name, entry in entries.items():
+        if not entry.sites:
+            continue
+        content = Snapshot.of(entry.model)
+        if content not in contents:
+            found[name] = entry
+            contents.append(content)
+    return found
+
+
+def _best(entries: dict[str, _Entry], contest: Contest) -> str:
+    """Return the first folding than which no later one is certainly faster."""
+    names = list(entries)
+    if len(names) == 1:
+        return names[0]
+
+    def clear(result: Result) -> Sequence[str]:
+        best, is_clear = result.fastest(names)
+        return names if is_clear else [n for n in names if n != best and result.is_faster(best, n)]
+
+    models = {name: entry.model for name, entry in entries.items()}
+    return contest.time(models, clear, share=_TO_FIND).fastest(names)[0]
+
+
+def _refined(entry: _Entry, tried: Callable[[Variant], _Entry], contest: Contest) -> _Entry:
+    """Leave out the kinds of sites that do not certainly make a model faster."""
     kinds = _kinds(entry)
     others = [replace(entry.variant, locked=_labels(kind)) for kind in kinds]
     if entry.variant.width is not Width.AS_IS:
         kinds.append([site for site in entry.sites if _is_width(site)])
         others.append(replace(entry.variant, width=Width.AS_IS))
     if len(kinds) < 2:
-        return entry, ()
+        return entry
     names = [f"without {i}" for i in range(len(others))]
     models = {name: tried(variant).model for name, variant in zip(names, others, strict=True)}
-    result = contest.time({"all": entry.model, **models})
+
+    def clear(result: Result) -> Sequence[str]:
+        done = [name for name in names if result.is_clear("all", name)]
+        return done if len(done) < len(names) else ["all", *names]
+
+    result = contest.time({"all": entry.model, **models}, clear, share=_TO_REFINE)
+    if not result.is_decisive:
+        return entry
     variant, kept = entry.variant, list[Kept]()
     for kind, name, other in zip(kinds, names, others, strict=True):
         if result.is_faster("all", name):
             continue
         width = other.width if other.width is Width.AS_IS else variant.width
         variant = replace(variant, locked=variant.locked | other.locked, width=width)
-        refusal = _not_faster(result.ratio("all", name), result, contest)
+        refusal = _not_faster(name, result, contest)
         kept += [Kept(site.nodes, refusal) for site in kind]
-    return (tried(variant), tuple(kept)) if kept else (entry, ())
+    return replace(tried(variant), kept=tuple(kept)) if kept else entry
 
 
 def _is_width(site: Site) -> bool:
@@ -151,26 +201,26 @@ def _kinds(entry: _Entry) -> list[list[Site]]:
     return kinds
 
 
-def _not_faster(ratio: tuple[float, float, float], result: Result, contest: Contest) -> Refusal:
-    middle, low, high = ratio
-    return _measured(
-        f"measured at {contest.extents}: with this folded the model takes {middle:.3f} of the "
-        f"time ({low:.3f} to {high:.3f}), which is no more than noise ({result.noise:.3f})",
-        ratio,
-        result,
+def _measured(result: Result, name: str, contest: Contest, *, is_clear: bool) -> Measured:
+    blocks = len(result.times[name])
+    return Measured(*result.ratio(name, _SOURCE), blocks, contest.conditions, is_clear)
+
+
+def _not_faster(name: str, result: Result, contest: Contest) -> Refusal:
+    """Report that a kind of site does not certainly make the model faster."""
+    measured = Measured(
+        *result.ratio("all", name),
+        len(result.times[name]),
+        contest.conditions,
+        result.is_clear("all", name),
     )
+    message = f"with this folded the model takes {measured.text}, which is not certainly less"
+    return Refusal(Reason.COST, message, measured.numbers, "fold with --policy cheapest")
 
 
-def _nothing(source: ir.Model, result: Result, contest: Contest) -> Kept:
-    """Report that no folding is faster than the source."""
-    ratio = middle, low, high = result.ratio("chosen", _SOURCE)
-    message = (
-        f"nothing is faster: measured at {contest.extents}, the folded model takes {middle:.3f} "
-        f"({low:.3f} to {high:.3f}) of the model's time, and noise is {result.noise:.3f}"
-    )
-    return Kept((source.graph.name or "the model",), _measured(message, ratio, result))
-
-
-def _measured(message: str, ratio: tuple[float, float, float], result: Result) -> Refusal:
-    numbers = dict(zip(("ratio", "low", "high"), ratio, strict=True)) | {"noise": result.noise}
-    return Refusal(Reason.COST, message, numbers, "fold with --policy cheapest")
+def _nothing(source: ir.Model, measured: Measured) -> Kept:
+    """Report that no folding is certainly faster than the source."""
+    message = f"nothing is faster: the folded model takes {measured.text}"
+    hint = "fold with --policy cheapest" if measured.is_clear else "give more --seconds"
+    refusal = Refusal(Reason.COST, message, measured.numbers, hint)
+    return Kept((source.graph.name or "the model",), refusal)

@@ -26,7 +26,7 @@ from onnx_expand.lower.units import (
     note_folded,
 )
 from onnx_expand.model.collector import rare_collections
-from onnx_expand.options import option, settle
+from onnx_expand.options import option, require, settle
 from onnx_expand.passes.clean import Cleaned, Cleaner
 from onnx_expand.passes.contest import Contest
 from onnx_expand.passes.fastest import Variant, choose
@@ -41,7 +41,6 @@ from onnx_expand.passes.functions import (
 from onnx_expand.passes.provenance import begin, finish
 from onnx_expand.passes.report import FoldReport, Kept, Site
 from onnx_expand.passes.snapshot import Snapshot
-from onnx_expand.passes.stopwatch import Stopwatch
 
 __all__ = ["Fold", "FoldReport", "FoldResult", "Kept", "Site"]
 
@@ -105,6 +104,15 @@ class Fold(ir.passes.InPlacePass):
         "Inline all local functions first. Functions that are called once are always inlined "
         "where something could merge.",
     )
+    seconds: float = option(
+        60.0,
+        "How long the policy latency may measure. It stops when it is sure, and says how sure.",
+    )
+    threads: int = option(
+        1,
+        "Threads of an operator where the policy latency measures on the CPU. The time of several "
+        "is that of the clock, which other programs disturb.",
+    )
     shapes: Mapping[str, Sequence[int | str]] | None = None
     clean: bool = option(
         True,
@@ -119,21 +127,26 @@ class Fold(ir.passes.InPlacePass):
 
     def __post_init__(self) -> None:
         settle(self)
+        require(self, seconds=(1e-3, 1e6, "positive"), threads=(1, 1024, "from 1 to 1024"))
 
     def call(self, model: ir.Model) -> FoldResult:
         """Fold a model in place."""
         if self.policy is not Policy.LATENCY:
             return self._call(model)
         before = inspect_model(model) if self.measure else None
-        choice = choose(model, self._by_variant, Contest(model, self.provider, self.shapes or {}))
+        shapes = self.shapes or {}
+        contest = Contest(model, self.provider, shapes, self.seconds, self.threads)
+        choice = choose(model, self._by_variant, contest)
         if choice.variant is None:
-            report = FoldReport(self.policy, (), choice.kept, before, before)
+            kept, timed = choice.kept, choice.measured
+            report = FoldReport(self.policy, (), kept, before, before, measured=timed)
             return FoldResult(model, False, report)
         result = self._call(model, choice.variant)
         report = result.report
         left = _op_types(model).keys()  # cleaning removes what does nothing, measured or not
         kept = tuple(k for k in choice.kept if not left.isdisjoint(k.nodes)) + report.kept
-        return FoldResult(model, result.modified, replace(report, policy=self.policy, kept=kept))
+        report = replace(report, policy=self.policy, kept=kept, measured=choice.measured)
+        return FoldResult(model, result.modified, report)
 
     def _by_variant(self, model: ir.Model, variant: Variant) -> tuple[Site, ...]:
         """Fold a model in place by a variant; return the sites."""
@@ -156,6 +169,10 @@ class Fold(ir.passes.InPlacePass):
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
         runs = last = self._runs(model, policy, variant)
+        if variant is not None and policy is Policy.ALWAYS:
+            policy, variant = Policy.CHEAPEST, None  # where `always` was locked
+            last = self._runs(model, policy)
+            runs = _followed(runs, last)
         for _ in range(_ROUNDS if policy is not Policy.MARKED else 0):
             if not last[0].sites or not _is_less_known(model, last[0]):
                 break
@@ -185,7 +202,9 @@ class Fold(ir.passes.InPlacePass):
         _LOG.info("fold, policy %s: %d sites folded, %d kept", policy, len(sites), len(kept))
         return FoldResult(model, Snapshot.of(model) != given, report)
 
-    def _runs(self, model: ir.Model, policy: Policy, variant: Variant | None) -> list[FoldRun]:
+    def _runs(
+        self, model: ir.Model, policy: Policy, variant: Variant | None = None
+    ) -> list[FoldRun]:
         """Fold the graphs of a model and of its functions."""
         runs = [self._fold(model, policy, variant)]
         for function in model.functions.values() if policy is not Policy.MARKED else ():
@@ -207,8 +226,6 @@ class Fold(ir.passes.InPlacePass):
         run = FoldRun(model, policy, self.border, self.image, cleaner)
         if variant is not None:
             run.locked = variant.locked
-        if policy is Policy.LATENCY:
-            run.stopwatch = Stopwatch(run.facts, self.provider)
         run.fold_graphs(None if variant is None else variant.width, cleans=cleans)
         for graph in list(model.graphs()):
             run.explain(graph)

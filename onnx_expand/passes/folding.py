@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal
-from onnx_expand.graph.editing import Rewritten, detach, label
+from onnx_expand.graph.editing import Rewritten, label
 from onnx_expand.graph.shapes import Dim, Inference
 from onnx_expand.layout import straighten_layouts
-from onnx_expand.linear.chains.merge import merged_term
-from onnx_expand.linear.chains.partition import Clock, Partition
-from onnx_expand.linear.chains.steps import Span
 from onnx_expand.linear.driver import Terms, rewrite
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import breaks
@@ -31,7 +28,6 @@ from onnx_expand.linear.rules.sharing import share
 from onnx_expand.linear.rules.turns import turn
 from onnx_expand.linear.terms.base import Map, Term
 from onnx_expand.linear.writing.copies import Copy
-from onnx_expand.linear.writing.nodes import scratch
 from onnx_expand.linear.writing.placing import Writer
 from onnx_expand.passes.clean import Cleaner
 from onnx_expand.passes.extents import state_extents
@@ -39,7 +35,6 @@ from onnx_expand.passes.raising import raise_composites
 from onnx_expand.passes.reasons import is_linear_kind, refined, unexplained
 from onnx_expand.passes.report import Kept, Site
 from onnx_expand.passes.rows import as_rows
-from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.weights import freeze_weights
 from onnx_expand.passes.widths import Width, resize
 from onnx_expand.progress import counted
@@ -87,7 +82,6 @@ class FoldRun:
         self.sites: list[Site] = []
         self.kept: list[Kept] = []
         self.copies: list[Copy] = []
-        self.stopwatch: Stopwatch | None = None
         self.locked: frozenset[str] = frozenset()
 
     def fold_graphs(self, width: Width | None, *, cleans: bool) -> None:
@@ -150,8 +144,6 @@ class FoldRun:
             Whether borders were bridged, by nodes that may merge with others.
         """
         terms = Terms(graph, self.facts, self.policy, locked=self.locked)
-        if self.stopwatch is not None:
-            terms.clock = self._clock(terms, self.stopwatch)
         rewrite(terms, _RULES)
         while terms.ask_sources():  # terms that nothing reads no longer keep others apart
             rewrite(terms, _RULES)
@@ -240,29 +232,6 @@ class FoldRun:
         for old, refusal in refused:
             kept = Kept(_labels(writer, old), refusal)
             self.kept += [] if kept in self.kept else [kept]
-
-    def _clock(self, terms: Terms, stopwatch: Stopwatch) -> Clock:
-        facts = self.facts
-
-        def taken(nodes: Sequence[ir.Node] | None) -> int | None:
-            if not nodes:
-                return None
-            nanoseconds = stopwatch.nanoseconds(nodes)
-            detach(node for node in nodes if node.graph is None)
-            return nanoseconds
-
-        def measure(part: Partition, span: Span, merge: bool) -> int | None:
-            if merge:
-                term = merged_term(part, span)
-                return None if isinstance(term, Refusal) else taken(scratch(term, facts))
-            times = [
-                taken([t.node] if t.node is not None else scratch(t, facts))
-                for t in part.steps[span.first].terms
-            ]
-            known = [t for t in times if t is not None]
-            return sum(known) if len(known) == len(times) else None
-
-        return measure
 
 
 def _labels(writer: Writer, terms: Iterable[Term]) -> tuple[str, ...]:

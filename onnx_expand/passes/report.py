@@ -17,7 +17,7 @@ from onnx_expand.linear.rules.bridges import Border
 from onnx_expand.linear.writing.copies import Copy
 from onnx_expand.passes.clean.outcome import Cleaned
 
-__all__ = ["FoldReport", "Kept", "Site", "Verification"]
+__all__ = ["FoldReport", "Kept", "Measured", "Site", "Verification"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,42 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The time of a folded model relative to another, measured in turns.
+
+    Attributes:
+        ratio: The estimate.
+        low: The lower end of its 95 % interval, which holds at any time that one stops at.
+        high: The upper end.
+        blocks: The number of blocks of new sessions.
+        conditions: The extents of the inputs and the provider.
+        is_clear: Whether more blocks would not change the decision.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    blocks: int
+    conditions: str
+    is_clear: bool
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The figures, for programs."""
+        return {"ratio": self.ratio, "low": self.low, "high": self.high, "blocks": self.blocks}
+
+    @property
+    def text(self) -> str:
+        """The figures in one line."""
+        doubt = "" if self.is_clear else "; the time did not suffice to be sure"
+        return (
+            f"{self.ratio:.3f} of the time ({self.low:.3f} to {self.high:.3f} with 95 % "
+            f"confidence, {self.blocks} blocks of new sessions, measured at {self.conditions}"
+            f"{doubt})"
+        )
+
+
+@dataclass(frozen=True)
 class Verification:
     """The outcome of comparing a pass's result with its input.
 
@@ -91,6 +127,7 @@ class FoldReport:
         after: The folded model, if it was inspected.
         copies: Weights that are now stored in two versions, and by how much the model grew.
         cleaned: The changes of cleaning.
+        measured: The time of the folded model, by the policy `latency`.
         verification: Whether both models compute the same; the pass itself runs no model.
     """
 
@@ -101,6 +138,7 @@ class FoldReport:
     after: Inspection | None
     copies: tuple[Copy, ...] = ()
     cleaned: Cleaned = field(default_factory=Cleaned)
+    measured: Measured | None = None
     verification: Verification = field(default_factory=Verification)
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,15 @@ from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.model import load
 from onnx_expand.progress import tell
-from onnx_expand.runtimes import OnnxRuntime, detect_providers, named_runtime, timings
-from onnx_expand.runtimes.latency import ratio_of
+from onnx_expand.runtimes import OnnxRuntime, detect_providers, named_runtime
+from onnx_expand.runtimes.base import Runtime, Session
+from onnx_expand.runtimes.latency import block, ratio_of
 from onnx_expand.runtimes.loops import require_end
 
 __all__ = ["Bench", "Timing", "bench"]
+
+_FEWEST, _BLOCKS, _MOST = 6, 12, 60  # blocks: the least for an interval, the usual, the most
+_RUNS = 3  # of a session in a block, however long they take
 
 # The peak memory before the model is loaded is subtracted.
 _PROBE = (
@@ -45,8 +51,8 @@ class Timing:
         provider: The provider that ran it.
         median: Median time of a run, in seconds.
         p95: 95th percentile of the time of a run, in seconds.
-        ratio: Median of the ratio to the first model's run of the same turn.
-        interval: 95 % interval of `ratio`, by resampling the turns.
+        ratio: The ratio to the first model's time, over blocks of new sessions.
+        interval: 95 % interval of `ratio`.
         runs: Number of measured runs.
         memory: Additional peak memory of a process that runs the model on the CPU, in bytes; None
             if the system does not report it.
@@ -127,11 +133,12 @@ def bench(
     for provider in providers or detect_providers():
         runtime = named_runtime(provider, optimize=optimize, threads=threads)
         pairs = zip(names, paths, strict=True)
-        sessions = {name: runtime.session(load(path), path) for name, path in pairs}
+        make = {name: partial(_session, runtime, path) for name, path in pairs}
         tell(f"timing on {provider}")
-        times = timings(sessions, feeds, seconds=seconds)
+        blocks = _blocks(make, feeds, seconds)
         for name, path in zip(names, paths, strict=True):
-            found.append(_timing(path, provider, times[name], times[names[0]], seed))
+            own, first = ([block[n] for block in blocks] for n in (name, names[0]))
+            found.append(_timing(path, provider, own, first))
     if memory:
         used = {name: _memory(path, feeds[name]) for name, path in zip(names, paths, strict=True)}
         by_path = {path: used[name] for name, path in zip(names, paths, strict=True)}
@@ -165,18 +172,38 @@ def _feeds(
     return probe.feeds(probe.size(), Regime.NORMAL, 0)
 
 
+def _session(runtime: Runtime, path: str) -> Session:
+    return runtime.session(load(path), path)
+
+
+def _blocks(
+    make: Mapping[str, Callable[[], Session]],
+    feeds: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+    seconds: float,
+) -> list[dict[str, list[float]]]:
+    """Time new sessions block by block for some seconds."""
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"seconds is {seconds}; it must be positive and finite")
+    found: list[dict[str, list[float]]] = []
+    end = time.perf_counter() + seconds
+    while len(found) < _FEWEST or (time.perf_counter() < end and len(found) < _MOST):
+        found.append(block(make, feeds, len(found), seconds=seconds / _BLOCKS, fewest=_RUNS))
+    return found
+
+
 def _timing(
-    path: str, provider: str, own: Sequence[float], first: Sequence[float], seed: int
+    path: str, provider: str, own: Sequence[list[float]], first: Sequence[list[float]]
 ) -> Timing:
-    ratio, low, high = ratio_of(own, first, seed=seed)
+    ratio, low, high = ratio_of([np.median(t) for t in own], [np.median(t) for t in first])
+    runs = np.concatenate(own)
     return Timing(
         path,
         provider,
-        float(np.median(own)),
-        float(np.quantile(own, 0.95)),
+        float(np.median(runs)),
+        float(np.quantile(runs, 0.95)),
         ratio,
         (low, high),
-        len(own),
+        len(runs),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +16,6 @@ from onnx_expand.graph.editing import label
 from onnx_expand.passes import Fold, Policy
 from onnx_expand.passes.contest import Contest, Result
 from onnx_expand.passes.fastest import Variant
-from onnx_expand.passes.stopwatch import Stopwatch
 from onnx_expand.passes.widths import Width
 from onnx_expand.runtimes import OnnxRuntime, Session
 from onnx_expand.runtimes.base import Source
@@ -29,7 +28,7 @@ pytest.importorskip("onnxruntime")
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for less long, where what is faster is several times as fast."""
-    monkeypatch.setattr("onnx_expand.passes.fold.Contest", partial(Contest, seconds=0.5))
+    monkeypatch.setattr("onnx_expand.passes.contest._PER_MODEL", 0.01)
 
 
 @pytest.mark.usefixtures("_brief")
@@ -71,19 +70,17 @@ def test_a_wide_middle_is_merged() -> None:
     assert onnx_expand.check(model, folded, samples=1)
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, taken: Mapping[str, float]) -> None:
-    """Replace measurements by given times per op, alone and in whole models."""
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, taken: Mapping[str, float], noise: float = 0.0
+) -> None:
+    """Replace measurements of whole models by given times per op, with noise if asked."""
+    rng = np.random.default_rng(0)
 
-    def read(self: Stopwatch, nodes: Sequence[ir.Node]) -> int:
-        del self
-        return round(sum(taken.get(node.op_type, 1) for node in nodes))
-
-    def time(self: Contest, models: Mapping[str, ir.Model]) -> Result:
+    def time(self: Contest, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Result:
         del self
         totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
-        return Result({name: [total] * 9 for name, total in totals.items()}, 0.01)
+        return Result({n: list(t * rng.lognormal(0, noise, 12)) for n, t in totals.items()})
 
-    monkeypatch.setattr(Stopwatch, "nanoseconds", read)
     monkeypatch.setattr(Contest, "time", time)
 
 
@@ -111,13 +108,17 @@ def test_where_nothing_is_faster_the_source_is_written(monkeypatch: pytest.Monke
         "{ a = Conv(x, v) b = Identity(a) c = Relu(b) y = Neg(c) }",
         weights(v=(4, 4, 1, 1)),
     )
-    pretend(monkeypatch, {"Conv": 1000, "Identity": 5, "Relu": 100, "Neg": 10})
+    pretend(monkeypatch, {"Conv": 1000, "Identity": 5, "Relu": 100, "Neg": 10}, noise=0.02)
     folded, report = fold(model, Policy.LATENCY)
     assert ops(folded) == ops(model)
     assert not report.sites
     (kept,) = report.kept
     assert "nothing is faster" in kept.refusal.message
-    assert kept.refusal.numbers["ratio"] == pytest.approx(1110 / 1115)
+    assert kept.refusal.numbers["ratio"] == pytest.approx(1110 / 1115, rel=0.02)
+    assert kept.refusal.numbers["low"] < 1 < kept.refusal.numbers["high"]
+    assert report.measured is not None
+    assert not report.measured.is_clear
+    assert "did not suffice" in kept.refusal.message
 
 
 def test_each_kind_of_site_must_gain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +169,7 @@ def test_it_measures_at_the_sizes_that_are_given() -> None:
         graph("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { y = Relu(x) }", {})
     )
     contest = Contest(model, "cpu", {"x": [2, 4, 9, 7]})
-    assert contest.extents == "2x4x9x7"
+    assert contest.conditions == "2x4x9x7 on cpu"
     with pytest.raises(UsageError, match="z"):
         Contest(model, "cpu", {"z": [2, 4, 9, 7]})
 
@@ -230,7 +231,7 @@ def test_it_measures_where_the_source_runs_with_all_optimizations() -> None:
         """,
         weights(w=(4, 1)) | {"same": np.array([0, 0, -1])},
     )
-    assert Contest(ir.serde.deserialize_model(model), "cpu").extents == "1x4x32"
+    assert Contest(ir.serde.deserialize_model(model), "cpu").conditions == "1x4x32 on cpu"
 
 
 def test_every_block_has_sessions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,3 +250,77 @@ def test_every_block_has_sessions_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     counts = {name: made[name] for name in result.times}
     assert set(counts.values()) == {len(result.times["one"])}
     assert min(counts.values()) > 1
+
+
+class Clocked:
+    """A runtime whose sessions take given times, each session another, by a clock of its own.
+
+    Attributes:
+        now: The time.
+        spread: How much sessions of one model differ, as the deviation of a logarithm.
+    """
+
+    def __init__(self, taken: Mapping[str, float], spread: float, seed: int) -> None:
+        self.now, self.spread, self.taken = 0.0, spread, taken
+        self.rng = np.random.default_rng(seed)
+
+    def session(self, source: Source, name: str) -> Session:
+        """Make a session, a little slower or faster than the last one."""
+        del source
+        took = self.taken[name] * float(self.rng.lognormal(0, self.spread))
+        return _Waiting(self, took)
+
+
+class _Waiting:
+    def __init__(self, runtime: Clocked, took: float) -> None:
+        self._runtime, self._took = runtime, took
+
+    def run(self, feeds: object) -> dict[str, np.ndarray]:
+        """Let the time pass."""
+        del feeds
+        self._runtime.now += self._took * float(self._runtime.rng.lognormal(0, 0.05))
+        return {}
+
+
+def contest_of(taken: Mapping[str, float], spread: float, seed: int = 0) -> Contest:
+    """Return a contest of models that take given times."""
+    text = "g (float[1,8] x) => (float[1,8] y) { y = Relu(x) }"
+    contest = Contest(ir.serde.deserialize_model(graph(text, {})), "cpu", seconds=1e3)
+    runtime = Clocked(taken, spread, seed)
+    contest._runtime = runtime  # type: ignore[assignment]
+    contest._clock = lambda: runtime.now
+    return contest
+
+
+def raced(contest: Contest, *names: str) -> Result:
+    """Time models until it is clear which is faster."""
+    models = dict.fromkeys(names, contest.source)
+    return contest.time(models, lambda result: names if result.fastest(names)[1] else ())
+
+
+def test_a_contest_ends_as_soon_as_it_is_clear() -> None:
+    """Half of the time is clear after eight blocks, three percent later, and nothing is missed."""
+    blocks = []
+    for ratio in (0.5, 0.97):
+        result = raced(contest_of({"a": 0.01, "b": 0.01 * ratio}, spread=0.02), "a", "b")
+        assert result.fastest(("a", "b")) == ("b", True)
+        blocks.append(result.blocks)
+    assert blocks[0] == 8 < blocks[1]
+
+
+def test_equal_models_are_rarely_told_apart() -> None:
+    """However often it looks at the intervals, one in twenty times at most."""
+    found = [
+        raced(contest_of({"a": 0.01, "b": 0.01}, 0.03, seed), "a", "b").is_faster("b", "a")
+        for seed in range(60)
+    ]
+    assert sum(found) <= 3
+
+
+def test_a_contest_keeps_to_its_time() -> None:
+    """It ends with the time that it may take, but not before it can decide anything."""
+    contest = contest_of({"a": 0.01, "b": 0.01}, 0.1)
+    contest.seconds = 0.0
+    assert raced(contest, "a", "b").blocks == 8
+    models = dict.fromkeys("ab", contest.source)
+    assert not contest.time(models, share=0.5).is_decisive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import subprocess
 import sys
 import tempfile
@@ -350,6 +351,30 @@ def _like(op: str) -> str:
 
 def test_runs_within_a_tick_of_the_clock_have_a_ratio() -> None:
     """A clock that does not move on during a run makes no infinity of it."""
-    assert ratio_of([0.0, 0.0], [0.0, 0.0]) == (1.0, 1.0, 1.0)
-    middle, low, high = ratio_of([0.0, 2e-3, 2e-3], [1e-3, 0.0, 1e-3])
+    assert ratio_of([0.0] * 6, [0.0] * 6) == (1.0, 1.0, 1.0)
+    middle, low, high = ratio_of([0.0, 2e-3, 2e-3] * 3, [1e-3, 0.0, 1e-3] * 3)
     assert 1 <= low <= middle <= high <= 2
+
+
+def test_few_pairs_have_no_interval() -> None:
+    """Five pairs differ in one direction by chance more often than once in twenty times."""
+    assert ratio_of([2.0] * 5, [1.0] * 5)[1:] == (0.0, math.inf)
+    assert ratio_of([2.0] * 6, [1.0] * 6) == pytest.approx((2.0, 2.0, 2.0))
+
+
+@pytest.mark.parametrize("count", [6, 8, 12, 30])
+def test_an_interval_misses_as_seldom_as_it_says(count: int) -> None:
+    """Times of one distribution, with the long tail that times have, count as different rarely."""
+    rng, rounds, missed = np.random.default_rng(count), 1000, 0
+    for _ in range(rounds):
+        a, b = rng.lognormal(0, 0.03, (2, count)) + rng.exponential(0.02, (2, count))
+        found = ratio_of(a, b)
+        missed += not found.low <= 1 <= found.high
+    assert missed / rounds < 0.05 + 3 * math.sqrt(0.05 * 0.95 / rounds)
+
+
+def test_an_interval_finds_what_differs() -> None:
+    """Three percent between medians of blocks that vary by as much are found in 27 blocks."""
+    rng = np.random.default_rng(0)
+    found = [ratio_of(0.97 * a, b) for a, b in rng.lognormal(0, 0.02, (200, 2, 27))]
+    assert np.mean([ratio.high < 1 for ratio in found]) > 0.9

@@ -7,9 +7,8 @@ Intervals instead of pairs find merges that only pay off for three or more layer
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx_expand.algebra.geometry import Geometry
@@ -22,7 +21,7 @@ from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Hub, Map, Price, Term
 from onnx_expand.lower import Form, form_of
 
-__all__ = ["Clock", "Partition"]
+__all__ = ["Partition"]
 
 # Longer spans with spatial kernels are not tried: networks do not have that many consecutive ones,
 # and the work grows with the square.
@@ -38,21 +37,15 @@ class _Piece:
     merge: bool
 
 
-Clock = Callable[["Partition", Span, bool], int | None]
-
-
 @dataclass(eq=False)
 class Partition(Spans):
     """Chooses the partition of one stretch.
 
     Attributes:
         longest: The maximum length of a span.
-        clock: Measures what a span takes, merged or as it is, in nanoseconds; None where it does
-            not run. Needed for the policy `latency`, which is `cheapest` without one.
     """
 
     longest: int = sys.maxsize
-    clock: Clock | None = None
 
     def forbid(self, span: Span, refusal: Refusal) -> None:
         """Exclude a span whose values cannot be merged.
@@ -132,31 +125,11 @@ class Partition(Spans):
         merged = self.merged(span)
         if not isinstance(merged, Merged):
             return False
-        if self.policy is Policy.LATENCY and not self._is_less(span, merged):
-            return False  # measurements vary
         if self.policy is Policy.ALWAYS or len(self._positions_at[0]) == 1:
             return True
         return merged.price.never_more(self.as_is(span))
 
-    def _is_less(self, span: Span, merged: Merged) -> bool:
-        """Return whether a span as one map has fewer nodes, or costs less by any count."""
-        before, after = self.as_is(span).cost, merged.price.cost
-        if after.nodes < before.nodes:
-            return True
-        return Policy.CHEAPEST.key(after) < Policy.CHEAPEST.key(before)
-
     def _piece_price(self, piece: _Piece) -> Price:
-        price = self._counted(piece)
-        if self.policy is not Policy.LATENCY or self.clock is None:
-            return price
-        if piece not in self._timed:
-            self._timed[piece] = self.clock(self, piece.span, piece.merge)
-        taken = self._timed[piece]
-        if taken is None:
-            taken = sys.maxsize if piece.merge else 0
-        return Price(price.cost._replace(macs=taken))
-
-    def _counted(self, piece: _Piece) -> Price:
         if not piece.merge:
             return self._own[piece.span.first]
         merged = self.merged(piece.span)
@@ -176,10 +149,6 @@ class Partition(Spans):
             following = span.last + 1
         rest = range(following, len(self.steps))
         return pieces + [_Piece(Span(i, i), merge=False) for i in rest]
-
-    @functools.cached_property
-    def _timed(self) -> dict[_Piece, int | None]:
-        return {}
 
 
 def _is_pair(first: Term, second: Term) -> bool:

@@ -108,7 +108,7 @@ def _added(
     step = join_step(join, branches)
     if step is None:
         return None
-    policy = terms.policy.counting
+    policy = terms.policy
     part = Partition(root, [step], policy, terms.facts)
     _, spans = part.choose()
     if not spans:

@@ -44,8 +44,7 @@ def _gains_nothing(terms: Terms, term: Term, swap: Swap) -> bool:
     if not swap.keys() <= set(gone):
         return False
     keys = [
-        terms.policy.counting.key(sum((t.price() for t in chain), Price()).cost)
-        for chain in (new, gone)
+        terms.policy.key(sum((t.price() for t in chain), Price()).cost) for chain in (new, gone)
     ]
     return keys[0] >= keys[1]
 

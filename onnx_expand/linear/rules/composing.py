@@ -109,9 +109,7 @@ def compose(terms: Terms, term: Term) -> Swap | None:
     root = stretch.root
     for run in runs_of(stretch.steps):
         if len(run) > 1 or run[0].branches:
-            part = Partition(
-                root, run, terms.policy, terms.facts, clock=terms.clock, known=terms.forbidden
-            )
+            part = Partition(root, run, terms.policy, terms.facts, known=terms.forbidden)
             key = (root, *(t for s in run for t in s.terms))
             if key not in terms.done:
                 terms.done.add(key)
@@ -150,8 +148,8 @@ def _costs_less(part: Partition, span: Span, new: Term) -> bool:
     merged = part.merged(span)
     if not isinstance(merged, Merged) or merged.layout is None:
         return True
-    if part.policy in {Policy.LATENCY, Policy.MARKED}:
-        return True  # the clock or the record decides
+    if part.policy is Policy.MARKED:
+        return True  # the record decides
     below, price = part.term_at(span.first), Price()
     current = new
     while current is not below and current.args:

@@ -160,7 +160,7 @@ def _merged(terms: Terms, first: Term, second: Map | None) -> Map | None:
     lined = aligned(steps)
     if lined is None:
         return None
-    policy = terms.policy.counting
+    policy = terms.policy
     part = Partition(first.args[0], lined, policy, terms.facts, may_shift=False)
     merged = part.merged(Span(0, 1))
     if not isinstance(merged, Merged) or merged.form is not Form.GEMM:

@@ -98,7 +98,7 @@ def permute(terms: Terms, term: Term) -> Swap | None:
 
     Applied if the layer costs no more than before, so that the permutation is saved.
     """
-    if terms.policy in {Policy.MARKED, Policy.LATENCY}:
+    if terms.policy is Policy.MARKED:
         return None
     order = _order(terms, term)
     if order is None:
@@ -224,7 +224,7 @@ def _swap(
     news = {t: _permuted(terms, t, places) for t in path}
     before = sum((t.price() for t in path), order.step.price() + way.before)
     after = sum((t.price() if new is None else new.price() for t, new in news.items()), way.after)
-    policy = terms.policy.counting
+    policy = terms.policy
     if policy.key(after.cost) >= policy.key(before.cost) or not after.never_more(before):
         raise RefusedError(Refusal(Reason.COST, "a layer with this order of channels costs more"))
     swap: Swap = {t: new for t, new in news.items() if new is not None}
@@ -288,7 +288,7 @@ def _taken_in(
     run = runs_of([step for step in steps if step is not None])[0]
     if len(run) < len(steps):
         return None
-    part = Partition(root, run, terms.policy.counting, terms.facts, may_shift=False)
+    part = Partition(root, run, terms.policy, terms.facts, may_shift=False)
     merged = part.merged(Span(0, 1))
     if not isinstance(merged, Merged):
         return None

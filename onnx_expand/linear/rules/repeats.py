@@ -52,7 +52,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
     once = _joined(join, roots)
     if spread is None or once is None:
         return None
-    policy = terms.policy.counting
+    policy = terms.policy
     lined = aligned([spread, layer])
     if lined is None:
         return None

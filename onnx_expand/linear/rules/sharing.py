@@ -36,7 +36,7 @@ def share(terms: Terms, term: Term) -> Swap | None:
         return None
     terms.done.add(key)
     best: tuple[Price, list[Partition], int] | None = None
-    policy = terms.policy.counting
+    policy = terms.policy
     for start in range(max(0, len(shared.steps) - _SHARED), len(shared.steps)):
         found = _shared(terms, shared.root, shared.steps, start, readers, policy)
         if found is not None and (

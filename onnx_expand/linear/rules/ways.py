@@ -151,7 +151,7 @@ class Search:
         self.terms = terms
         self.source = source
         self.refusals: list[Refusal] = []
-        self._policy = terms.policy.counting
+        self._policy = terms.policy
         self._left = _FAR
 
     def step(self, term: Term) -> bool:
