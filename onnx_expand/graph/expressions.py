@@ -3,9 +3,9 @@
     x = Value("x")
     gelu = x * 0.5 * (apply("Erf", x / math.sqrt(2)) + 1)
 
-Sums and products match with their operands in either order, and all occurrences of a name must
-match the same value. Settings that are attributes in some opsets and inputs in others (the bounds
-of Clip, the axes of ReduceMean) match in both forms.
+Sums, products, maxima and minima match with their operands in either order, and all occurrences
+of a name must match the same value. Settings that are attributes in some opsets and inputs in
+others (the bounds of Clip, the axes of ReduceMean) match in both forms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "matches",
 ]
 
-_COMMUTATIVE = frozenset({"Add", "Mul"})
+_COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min"})
 # onnxruntime compares float32 constants with about this tolerance, float16 with a larger one.
 _NEAR, _NEAR_IN_HALF = 1e-5, 2e-3
 _SIXTEEN = 16  # width in bits of the types in which constants are coarse

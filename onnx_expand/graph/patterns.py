@@ -11,7 +11,7 @@ tensor and costs five.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -39,11 +39,13 @@ class Pattern:
         name: Its name in messages.
         spelling: The pattern of its spellings.
         fused: The spellings that onnxruntime fuses; None if there is no choice between spellings.
+        since: The first opset in which it is one; before, nothing would fuse it.
     """
 
     name: str
     spelling: Expression
     fused: Expression | None = None
+    since: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,25 +121,37 @@ def _fused_tanh_gelu() -> Expression:
     return (x * 0.5) * (apply("Tanh", cubic) + 1)
 
 
+def _relu6(x: Expression) -> Either:
+    """The expression clipped to [0, 6], as Clip or as tf2onnx writes it."""
+    positive, least = apply("Max", x, 0) | apply("Relu", x), apply("Min", x, 6)
+    either = Either((apply("Min", positive, 6), apply("Max", least, 0), apply("Relu", least)))
+    return apply("Clip", x, 0, 6) | either
+
+
 def _hard_sigmoid() -> Expression:
     """The sum x + 3 clipped to [0, 6], divided by six; or the equal form clipped to [0, 1]."""
-    six = apply("Clip", _X + 3, 0, 6)
+    six = _relu6(_X + 3)
     one = apply("Clip", _X * (1 / 6) + 0.5 | _X / 6 + 0.5, 0, 1)
     return Either((six / 6, six * (1 / 6), one))
 
 
 def _hard_swish() -> Expression:
-    x, six = _X, apply("Clip", _X + 3, 0, 6)
+    x, six = _X, _relu6(_X + 3)
     sixth = Either(((x * six) / 6, (x * six) * (1 / 6), (x / 6) * six, (x * (1 / 6)) * six))
     return sixth | x * _hard_sigmoid()
 
 
-def _over_deviation(x: Expression, centred: Expression) -> Expression:
-    """The quotient of x and the root of the mean of squares plus epsilon."""
+def _deviation(centred: Expression) -> tuple[Expression, Expression]:
+    """The root of the mean of squares plus epsilon, and its inverse."""
     squares = centred**2 | centred * centred
     variance = apply("ReduceMean", squares) + _EPSILON
     root = apply("Sqrt", variance) | variance**0.5
-    inverse = Either((apply("Reciprocal", root), 1 / root, variance**-0.5))
+    return root, Either((apply("Reciprocal", root), 1 / root, variance**-0.5))
+
+
+def _over_deviation(x: Expression, centred: Expression) -> Expression:
+    """The quotient of x and the root of the mean of squares plus epsilon."""
+    root, inverse = _deviation(centred)
     return Either((x / root, x * inverse))
 
 
@@ -146,22 +160,31 @@ def _over_root(x: Expression, centred: Expression) -> Expression:
     return x / apply("Sqrt", apply("ReduceMean", centred**2) + _EPSILON)
 
 
+def _scaled(x: Expression, centred: Expression) -> Expression:
+    """The quotient times the scale, with the scale in any place."""
+    root, inverse = _deviation(centred)
+    moved = Either((x * (inverse * _SCALE), (x * _SCALE) * inverse, (x * _SCALE) / root))
+    return _cast(_over_deviation(x, centred)) * _SCALE | moved
+
+
 def _cast(inner: Expression) -> Expression:
     """An expression, or a Cast of it: normalizations of float16 compute in float32."""
     return inner | apply("Cast", inner)
 
 
-_Quotient = Callable[[Expression, Expression], Expression]
+_CENTRED = _X - apply("ReduceMean", _X)
 
 
-def _layer_norm(quotient: _Quotient) -> Expression:
-    centred = _X - apply("ReduceMean", _X)
-    scaled = _cast(quotient(centred, centred)) * _SCALE
+def _layer_norm() -> Expression:
+    scaled = _scaled(_CENTRED, _CENTRED)
+    factor = _deviation(_CENTRED)[1] * _SCALE  # Keras applies it to x and to the mean
+    keras = _X * factor + (_SHIFT - apply("ReduceMean", _X) * factor)
+    return Either((scaled + _SHIFT, keras, scaled))
+
+
+def _fused_layer_norm() -> Expression:
+    scaled = _cast(_over_root(_CENTRED, _CENTRED)) * _SCALE
     return Either((scaled + _SHIFT, scaled))
-
-
-def _rms_norm(quotient: _Quotient) -> Expression:
-    return _cast(quotient(_X, _X)) * _SCALE
 
 
 def _attention() -> Expression:
@@ -179,27 +202,17 @@ def _new_hard_swish() -> Expression:
     return _X * apply("HardSigmoid", _X)
 
 
-def _relu6() -> Expression:
-    """The input clipped to [0, 6], as tf2onnx writes it."""
-    positive = Either((apply("Max", _X, 0), apply("Max", 0, _X), apply("Relu", _X)))
-    least = Either((apply("Min", _X, 6), apply("Min", 6, _X)))
-    return Either(
-        (
-            *(apply("Min", positive, 6), apply("Min", 6, positive)),
-            *(apply("Max", least, 0), apply("Max", 0, least), apply("Relu", least)),
-        )
-    )
-
-
 PATTERNS = (
-    Pattern("LayerNormalization", _layer_norm(_over_deviation), _layer_norm(_over_root)),
-    Pattern("RMSNormalization", _rms_norm(_over_deviation), _rms_norm(_over_root)),
+    Pattern("LayerNormalization", _layer_norm(), _fused_layer_norm()),
+    Pattern("RMSNormalization", _scaled(_X, _X), _cast(_over_root(_X, _X)) * _SCALE),
+    Pattern("LayerNormalization, no scale", _over_deviation(_CENTRED, _CENTRED), since=17),
+    Pattern("RMSNormalization, no scale", _over_deviation(_X, _X), since=23),
     Pattern("Gelu", _erf_gelu(), _fused_gelu()),
     Pattern("Gelu (tanh)", _tanh_gelu(), _fused_tanh_gelu()),
     Pattern("Gelu (sigmoid)", _swish()),
     Pattern("HardSwish", _hard_swish(), _new_hard_swish()),
     Pattern("HardSigmoid", _hard_sigmoid()),
-    Pattern("ReLU6", _relu6()),
+    Pattern("ReLU6", _relu6(_X)),
     Pattern("attention", _attention()),
 )
 """The patterns; of two that end at one node the first that matches is taken."""
@@ -248,6 +261,8 @@ class Composites:
 
 def _composite(node: ir.Node, facts: Facts) -> Composite | None:
     for pattern in _BY_END.get(node.op_type, ()):
+        if facts.opset < pattern.since:
+            continue
         for match in matches(pattern.spelling, node.outputs[0], facts):
             if _is_closed(match.nodes, facts):
                 return Composite(pattern, match.nodes, match.values)

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.expressions import matches
-from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.facts import Facts, Shape
 from onnx_expand.graph.patterns import Composite, Composites
 from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["raise_composites"]
+
+Array = npt.NDArray[Any]
 
 
 def raise_composites(
@@ -82,6 +86,8 @@ class _Scribe:
     def write(self, *, respell: bool) -> list[ir.Node] | None:
         """Return the replacement nodes, or None if the composite stays unchanged."""
         pattern = self._composite.pattern
+        if not self._keeps_rank():
+            return None
         since, operator = _OPERATORS.get(pattern.name, (math.inf, None))
         if operator is not None and self._facts.opset >= since:
             node = operator(self)
@@ -91,6 +97,18 @@ class _Scribe:
             return None
         spell(self)
         return self._nodes
+
+    def _keeps_rank(self) -> bool:
+        """Return whether no number has more axes than the input, which it would broadcast."""
+        ranks = [
+            self._facts.rank(value) or 0
+            for node in self._composite.nodes
+            for value in node.inputs
+            if value is not None and self._facts.is_constant(value)
+            if self._facts.dtype(value) == ir.DataType.FLOAT
+        ]
+        most = self._facts.rank(self._x) if self._x is not None else None
+        return max(ranks, default=0) <= (most or 0)
 
     def _is_fused(self) -> bool:
         """Return whether the composite is already spelled as onnxruntime fuses it."""
@@ -118,15 +136,23 @@ class _Scribe:
 
     def norm(self, op: str) -> ir.Node | None:
         """Create a normalization over the last axis."""
-        values = self._composite.values
-        shape = self._facts.shape(self.x)
-        constants = [values[name] for name in ("scale", "shift") if name in values]
-        if not shape or any(self._facts.dims(c) != shape[-1:] for c in constants):
+        values, shape = self._composite.values, self._facts.shape(self.x)
+        if not shape or not isinstance(shape[-1], int):
             return None
+        parts = [self._row(values[n], shape) for n in ("scale", "shift") if n in values]
+        rows = [row for row in parts or [np.ones(shape[-1], np.float32)] if row is not None]
         epsilon = read_tensor(self._facts.tensor(values["epsilon"]))
-        if epsilon.size != 1 or not np.isfinite(epsilon).all():
+        if len(rows) < len(parts) or epsilon.size != 1 or not np.isfinite(epsilon).all():
             return None
+        constants = [self._stored(row) if isinstance(row, np.ndarray) else row for row in rows]
         return self.operator(op, *constants, axis=-1, epsilon=float(epsilon.reshape(())))
+
+    def _row(self, value: ir.Value, shape: Shape) -> ir.Value | Array | None:
+        """Return a constant that holds a number for each feature, as a vector."""
+        dims = self._facts.dims(value)
+        if len(dims) > len(shape) or dims[-1:] != shape[-1:] or any(d != 1 for d in dims[:-1]):
+            return None
+        return value if len(dims) == 1 else read_tensor(self._facts.tensor(value)).reshape(-1)
 
     # -- Spellings ------------------------------------------------------------------------
 
@@ -139,8 +165,11 @@ class _Scribe:
         return made.outputs[0]
 
     def _constant(self, number: float) -> ir.Value:
+        return self._stored(np.array(number, np.float32))
+
+    def _stored(self, array: Array) -> ir.Value:
         name = self._rewriter.unique(f"{self._stem}.constant")
-        return ir.val(name, const_value=ir.Tensor(np.array(number, np.float32), name=name))
+        return ir.val(name, const_value=ir.Tensor(array, name=name))
 
     def spell_gelu(self) -> None:
         """Write x / 2 (1 + erf(x / sqrt(2)))."""
@@ -199,8 +228,10 @@ _OPERATORS: dict[str, tuple[float, Callable[[_Scribe], ir.Node | None]]] = {
     "HardSwish": (14, lambda s: s.operator("HardSwish")),
     "HardSigmoid": (6, lambda s: s.operator("HardSigmoid", alpha=1 / 6, beta=0.5)),
     "LayerNormalization": (17, lambda s: s.norm("LayerNormalization")),
+    "LayerNormalization, no scale": (17, lambda s: s.norm("LayerNormalization")),
     "ReLU6": (6, _Scribe.relu6),
     "RMSNormalization": (23, lambda s: s.norm("RMSNormalization")),
+    "RMSNormalization, no scale": (23, lambda s: s.norm("RMSNormalization")),
 }
 """By pattern: the first opset that has the operator, and what creates it."""
 

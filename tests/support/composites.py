@@ -28,7 +28,7 @@ def spelled(pattern: Expression, rng: np.random.Generator) -> Expression:
     if not isinstance(pattern, Apply):
         return pattern
     args = tuple(spelled(arg, rng) for arg in pattern.args)
-    if pattern.op in {"Add", "Mul"} and rng.integers(2):
+    if pattern.op in {"Add", "Mul", "Max", "Min"} and rng.integers(2):
         args = args[::-1]
     return Apply(pattern.op, args)
 
