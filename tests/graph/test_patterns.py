@@ -140,8 +140,8 @@ def mutated(model: onnx.ModelProto, rng: np.random.Generator) -> str:
     if kind == "axes":
         for axes in (a for node in nodes for a in node.attribute if a.name == "axes"):
             axes.ints[0] = -2
-        for axes in (c for c in model.graph.initializer if c.name == "axes"):
-            axes.CopyFrom(numpy_helper.from_array(np.array([-2]), "axes"))
+        for axis in (c for c in model.graph.initializer if c.name == "axes"):
+            axis.CopyFrom(numpy_helper.from_array(np.array([-2]), "axes"))
     elif kind == "operand":
         node = nodes[rng.integers(len(nodes))]
         place = int(rng.integers(len(node.input)))
