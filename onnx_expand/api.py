@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 from onnx_expand.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import onnx
-    import onnx_graphsurgeon as gs
     from onnx_ir import Model
-    from torch.onnx import ONNXProgram
 
     from onnx_expand.cost import Inspection
     from onnx_expand.equivalence import Verdict
@@ -24,8 +19,8 @@ if TYPE_CHECKING:
     from onnx_expand.passes import ExpandReport, FoldReport, Verification
     from onnx_expand.workflow.pipeline import Done, StepLike
 
-    # A model in memory is returned as the type it was given in; for a file, a path is returned.
-    Held = TypeVar("Held", onnx.ModelProto, Model, gs.Graph, ONNXProgram)
+    # A result is of the type of the model, which for a file is the type of its path.
+    Kind = TypeVar("Kind", bound=ModelLike)
     FilePath = str | os.PathLike[str]
 
 __all__ = ["check", "expand", "fold", "inspect", "run", "strip_nonlinear"]
@@ -33,39 +28,23 @@ __all__ = ["check", "expand", "fold", "inspect", "run", "strip_nonlinear"]
 
 @overload
 def expand(
-    model: Held,
-    output: None = None,
-    *,
-    report: Literal[False] = False,
-    **options: Unpack[ExpandCall],
-) -> Held: ...
-@overload
-def expand(
-    model: Held,
-    output: None = None,
-    *,
-    report: Literal[True],
-    **options: Unpack[ExpandCall],
-) -> tuple[Held, ExpandReport]: ...
-@overload
-def expand(
-    model: FilePath,
+    model: Kind,
     output: FilePath | None = None,
     *,
     report: Literal[False] = False,
     **options: Unpack[ExpandCall],
-) -> Path: ...
+) -> Kind: ...
 @overload
 def expand(
-    model: FilePath,
+    model: Kind,
     output: FilePath | None = None,
     *,
     report: Literal[True],
     **options: Unpack[ExpandCall],
-) -> tuple[Path, ExpandReport]: ...
+) -> tuple[Kind, ExpandReport]: ...
 def expand(
     model: ModelLike,
-    output: str | os.PathLike[str] | None = None,
+    output: FilePath | None = None,
     *,
     verify: bool | int = False,
     shapes: Shapes | None = None,
@@ -115,11 +94,7 @@ def expand(
     return (left, replace(result.report, verification=found)) if report else left
 
 
-@overload
-def strip_nonlinear(model: Held, output: None = None) -> Held: ...
-@overload
-def strip_nonlinear(model: FilePath, output: FilePath | None = None) -> Path: ...
-def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = None) -> Any:
+def strip_nonlinear(model: Kind, output: FilePath | None = None) -> Kind:
     """Remove the activations that `expand(..., nonlinear=...)` put between layers.
 
     The linear expansion that remains keeps the weights of its non-linear counterpart.
@@ -138,44 +113,29 @@ def strip_nonlinear(model: ModelLike, output: str | os.PathLike[str] | None = No
     from onnx_expand.passes import StripNonlinear
 
     guest = visit(model, output, suffix="linear")
-    return guest.leave(StripNonlinear()(guest.model).model)
+    left: Kind = guest.leave(StripNonlinear()(guest.model).model)
+    return left
 
 
 @overload
 def fold(
-    model: Held,
-    output: None = None,
-    *,
-    report: Literal[False] = False,
-    **options: Unpack[FoldCall],
-) -> Held: ...
-@overload
-def fold(
-    model: Held,
-    output: None = None,
-    *,
-    report: Literal[True],
-    **options: Unpack[FoldCall],
-) -> tuple[Held, FoldReport]: ...
-@overload
-def fold(
-    model: FilePath,
+    model: Kind,
     output: FilePath | None = None,
     *,
     report: Literal[False] = False,
     **options: Unpack[FoldCall],
-) -> Path: ...
+) -> Kind: ...
 @overload
 def fold(
-    model: FilePath,
+    model: Kind,
     output: FilePath | None = None,
     *,
     report: Literal[True],
     **options: Unpack[FoldCall],
-) -> tuple[Path, FoldReport]: ...
+) -> tuple[Kind, FoldReport]: ...
 def fold(
     model: ModelLike,
-    output: str | os.PathLike[str] | None = None,
+    output: FilePath | None = None,
     *,
     verify: bool | int = False,
     shapes: Shapes | None = None,
@@ -251,52 +211,33 @@ def _verified(
         return Verification()
     if not isinstance(asked, int) or asked < 1:
         raise UsageError(f"verify is {asked!r}; give True, False or a number of inputs")
-    from onnx_expand.workflow.verification import require_equal, verify, verify_runs
+    from onnx_expand.workflow.verification import require_equal, verify
 
     samples = None if asked is True else asked
-    if exact:
-        found = verify(before, after, samples=samples, shapes=shapes)
-    else:
-        found = verify_runs(before, after, shapes=shapes)
+    found = verify(before, after, samples=samples, shapes=shapes, exact=exact)
     return require_equal(found, f"{label}: the {what} model differs")
 
 
 @overload
 def run(
-    model: Held,
-    passes: str | Sequence[StepLike],
-    output: None = None,
-    *,
-    report: Literal[False] = False,
-) -> Held: ...
-@overload
-def run(
-    model: Held,
-    passes: str | Sequence[StepLike],
-    output: None = None,
-    *,
-    report: Literal[True],
-) -> tuple[Held, list[Done]]: ...
-@overload
-def run(
-    model: FilePath,
+    model: Kind,
     passes: str | Sequence[StepLike],
     output: FilePath | None = None,
     *,
     report: Literal[False] = False,
-) -> Path: ...
+) -> Kind: ...
 @overload
 def run(
-    model: FilePath,
+    model: Kind,
     passes: str | Sequence[StepLike],
     output: FilePath | None = None,
     *,
     report: Literal[True],
-) -> tuple[Path, list[Done]]: ...
+) -> tuple[Kind, list[Done]]: ...
 def run(
     model: ModelLike,
     passes: str | Sequence[StepLike],
-    output: str | os.PathLike[str] | None = None,
+    output: FilePath | None = None,
     *,
     report: bool = False,
 ) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import onnx_ir as ir
 
 from onnx_expand.cli import render
 from onnx_expand.cli.options import (
@@ -29,11 +28,11 @@ from onnx_expand.passes import (
     Expand,
     ExpandReport,
     StripNonlinear,
-    Verification,
     assume_constant,
 )
 from onnx_expand.passes.named_plans import PLANS
 from onnx_expand.passes.plan_files import plan_text
+from onnx_expand.workflow.verification import verify
 
 __all__ = ["expand"]
 
@@ -105,7 +104,9 @@ def expand(
     out = render.console(quiet=quiet or report == "-")
     if not dry_run and checks != 0:
         with working("checking", quiet=quiet):
-            found = _verify(source, model, outcome, checks, shapes)
+            before = load(source)  # not shared with `model`, so that changes in place are found
+            exact = outcome.is_exact
+            found = verify(before, model, samples=checks, shapes=shapes, exact=exact)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the expanded model differs", target)
     if target is not None and not dry_run:
@@ -120,22 +121,6 @@ def expand(
     render.print_expansion(out, outcome, written=not dry_run)
     if not dry_run:
         render.print_line(out, outcome.verification.text)
-
-
-def _verify(
-    source: str,
-    expanded: ir.Model,
-    outcome: ExpandReport,
-    checks: int | None,
-    shapes: dict[str, tuple[int | str, ...]] | None,
-) -> Verification:
-    """Check that the expanded model computes the same, or only that it runs if it should not."""
-    from onnx_expand.workflow.verification import verify, verify_runs
-
-    before = load(source)  # not shared with `expanded`, so that changes in place are found
-    if outcome.is_exact:
-        return verify(before, expanded, samples=checks, shapes=shapes)
-    return verify_runs(before, expanded, shapes)
 
 
 def _strip(source: str, target: str | None, *, dry_run: bool) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-import onnx_ir as ir
 
 from onnx_expand.cli import render
 from onnx_expand.cli.folded import print_fold
@@ -28,8 +27,9 @@ from onnx_expand.cli.progress import working
 from onnx_expand.errors import UsageError
 from onnx_expand.model import load, save
 from onnx_expand.options import split
-from onnx_expand.passes import Fold, FoldReport, Preprocess, Verification, assume_constant
+from onnx_expand.passes import Fold, FoldReport, Preprocess, assume_constant
 from onnx_expand.workflow.certificate import certify
+from onnx_expand.workflow.verification import verify
 
 __all__ = ["fold"]
 
@@ -98,7 +98,10 @@ def fold(
     out = render.console(quiet=quiet or report == "-")
     if target is not None and checks != 0:
         with working("checking", quiet=quiet):
-            found = _verify(source, preprocess, model, checks, shapes)
+            before = load(source)  # not shared with `model`, so that changes in place are found
+            if preprocess is not None:
+                preprocess.call(before)
+            found = verify(before, model, samples=checks, shapes=shapes)
         outcome = replace(outcome, verification=found)
         render.refuse_difference(out, found, f"{source}: the folded model differs", target)
     if report:
@@ -141,19 +144,3 @@ def _write_page(path: str, outcome: FoldReport, source: str, target: str) -> Non
     from onnx_expand.cli.pages import write_fold  # slow to import
 
     write_fold(path, outcome, source, target)
-
-
-def _verify(
-    source: str,
-    preprocess: Preprocess | None,
-    folded: ir.Model,
-    checks: int | None,
-    shapes: dict[str, tuple[int | str, ...]] | None,
-) -> Verification:
-    """Compare the folded model with the source, which is read again."""
-    from onnx_expand.workflow.verification import verify
-
-    before = load(source)  # not shared with `folded`, so that changes in place are found
-    if preprocess is not None:
-        preprocess.call(before)
-    return verify(before, folded, samples=checks, shapes=shapes)

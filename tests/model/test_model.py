@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ import onnx_expand
 from models import smallnet
 from onnx_expand import model as door
 from onnx_expand.errors import ModelError, UsageError
+from onnx_expand.passes import FoldReport
 from tests.support.graphs_text import bn, graph, weights
 
 
@@ -93,7 +94,21 @@ def test_what_is_no_model_is_refused() -> None:
 def test_an_output_goes_with_a_path_only(tiny: onnx.ModelProto) -> None:
     """A file name beside a model in memory makes no sense, and says so."""
     with pytest.raises(UsageError, match="path"):
-        onnx_expand.fold(tiny, "out.onnx")  # type: ignore[call-overload]
+        onnx_expand.fold(tiny, "out.onnx")
+
+
+def test_a_result_is_of_the_type_of_the_model(tiny: onnx.ModelProto, tmp_path: Path) -> None:
+    """A type checker knows, too, what a call returns."""
+    path = tmp_path / "net.onnx"
+    onnx.save(tiny, path)
+    folded, report = onnx_expand.fold(tiny, report=True)
+    assert_type(folded, onnx.ModelProto)
+    assert_type(report, FoldReport)
+    assert_type(onnx_expand.run(door.read(tiny), "fold"), ir.Model)
+    assert_type(onnx_expand.expand(str(path)), str)
+    assert_type(onnx_expand.strip_nonlinear(path), Path)
+    for place in (path, str(path)):
+        assert type(onnx_expand.fold(place)) is type(place)
 
 
 # -- Writing ----------------------------------------------------------------------------------
