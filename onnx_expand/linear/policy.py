@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from onnx_expand.cost import MACHINE, Cost
+from onnx_expand.cost import Cost
 from onnx_expand.linear.terms.base import Price
 
 __all__ = ["Policy"]
@@ -23,18 +23,6 @@ class Policy(StrEnum):
     """Only the nodes made by expand: the original model is restored."""
     LATENCY = "latency"
     """The least time, measured in onnxruntime on this machine; no graph is folded by it."""
-
-    @property
-    def weights(self) -> tuple[tuple[int, ...], ...]:
-        """The costs to minimize in order, as weights of the counts of a chain of matrices.
-
-        The counts are macs, parameters, nodes, elementwise steps, elements read and products.
-        """
-        if self is Policy.ALWAYS:
-            places = (2, 0, 3, 1)
-            return tuple(tuple(int(i == place) for i in range(6)) for place in places)
-        m = MACHINE
-        return ((1, 0, 0, 0, 0, 0), (0, m.stored, m.launch, m.elementwise, m.copied, m.start))
 
     def prefers(self, after: Price, before: Price) -> bool:
         """Return whether a price is lower: except for `always`, with no more products anywhere."""

@@ -8,18 +8,16 @@ Intervals instead of pairs find merges that only pay off for three or more layer
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Refusal
-from onnx_expand.linear.chains.matrices import MatrixChain
 from onnx_expand.linear.chains.spans import Merged, Spans
 from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.chains.units import units_of
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Hub, Map, Price, Term
-from onnx_expand.lower import Form, form_of
 
 __all__ = ["Partition"]
 
@@ -65,60 +63,66 @@ class Partition(Spans):
         if self.policy is Policy.MARKED:
             pieces = self._marked()
             return Price.sum(self._piece_price(piece) for piece in pieces), pieces
-        if len(self.steps) > _LONGEST and self._is_matrix_chain():
-            return self._choose_matrices()
-        # Per prefix: its key with the number of merges, its price, its last piece. Of equal
-        # partitions the one with fewer merges and shorter spans wins: what gains nothing stays.
-        best: list[tuple[tuple[int, ...], Price, _Piece | None]] = [((0,), Price(), None)]
-        for last in range(len(self.steps)):
-            found: tuple[tuple[int, ...], Price, _Piece | None] | None = None
-            for piece in self._pieces_ending(last):
-                price = self._piece_price(piece)
+        every = range(len(self.steps) + 1)
+        found = None if self.forbidden else self._cheapest(self._bottlenecks)
+        found = found or self._cheapest(every)
+        assert found is not None  # each step alone is a piece
+        return found
+
+    def _cheapest(self, cuts: Sequence[int]) -> tuple[Price, list[_Piece]] | None:
+        """Return the best partition whose pieces end at some of the cuts; None if there is none.
+
+        Args:
+            cuts: Numbers of steps, from none to all of them.
+        """
+        # Per cut: the key of its prefix with the number of merges, the price, the last piece. Of
+        # equal partitions the one with fewer merges and shorter spans wins: what gains nothing
+        # stays.
+        best: dict[int, tuple[tuple[int, ...], Price, _Piece | None]] = {0: ((0,), Price(), None)}
+        for i, end in enumerate(cuts[1:], 1):
+            for piece in self._pieces_ending(end - 1, cuts[:i]):
+                if piece.span.first not in best:
+                    continue
                 before = best[piece.span.first]
-                total = before[1] + price
+                total = before[1] + self._piece_price(piece)
                 key = (*self.policy.key(total.cost), before[0][-1] + piece.merge)
-                if found is None or key < found[0]:
-                    found = key, total, piece
-            assert found is not None
-            best.append(found)
+                if end not in best or key < best[end][0]:
+                    best[end] = key, total, piece
+        if cuts[-1] not in best:
+            return None
         backwards: list[_Piece] = []
-        chosen = best[-1][2]
+        chosen = best[cuts[-1]][2]
         while chosen is not None:
             backwards.append(chosen)
             chosen = best[chosen.span.first][2]
-        return best[-1][1], backwards[::-1]
+        return best[cuts[-1]][1], backwards[::-1]
 
-    def _is_matrix_chain(self) -> bool:
-        axes = self.steps[0].axes
-        if self.rank_at(0) is None or axes is None or not all(map(_is_matrix, self.steps)):
-            return False
-        bias = any(isinstance(s.geometry, Geometry) and s.geometry.bias for s in self.steps)
-        form = form_of(Geometry(2, 2, bias=bias), axes, self.rank_at(0), self.writable)
-        return form is (Form.GEMM if self.rank_at(0) == 2 else Form.MATMUL)
+    @property
+    def _bottlenecks(self) -> Sequence[int]:
+        """Return where to cut: in long chains of matrices only where they have fewest channels.
 
-    def _choose_matrices(self) -> tuple[Price, list[_Piece]]:
-        chain = MatrixChain(
-            geometries=[s.geometry for s in self.steps if isinstance(s.geometry, Geometry)],
-            shift_only=[step.shift_only for step in self.steps],
-            own=[price.cost for price in self._own],
-            positions=self._positions_at[0][0],
-            gemm=self.rank_at(0) == 2,
-        )
-        forbidden = {(span.first, span.last) for span in self.forbidden}
-        cost, spans = chain.partition(self.policy.weights, forbidden, self.longest)
-        return Price(cost), [_Piece(Span(a, b), merge=a < b) for a, b in spans]
+        Of two cuts that leave a and b channels, a <= b, the second only adds products: the pieces
+        multiply `m a + a b + b n` numbers, and without it `m a + a n`.
+        """
+        every = range(len(self.steps) + 1)
+        if len(self.steps) <= _LONGEST or not all(map(_is_matrix, self.steps)):
+            return every
+        counts = [step.channels[1] for step in self.steps[:-1]]
+        first, last = counts.index(min(counts)), counts[::-1].index(min(counts))
+        return sorted({0, first + 1, len(counts) - last, len(self.steps)})
 
-    def _pieces_ending(self, last: int) -> Iterator[_Piece]:
+    def _pieces_ending(self, last: int, cuts: Sequence[int]) -> Iterator[_Piece]:
         """Yield the pieces that end at a step: unchanged, or merged with steps before it."""
-        yield _Piece(Span(last, last), merge=False)
+        if last == cuts[-1]:
+            yield _Piece(Span(last, last), merge=False)
         if isinstance(self.steps[last].top, Hub):
             return  # the argument of a split is not a value by itself
         if self.steps[last].branches and self._merges(Span(last, last)):
             yield _Piece(Span(last, last), merge=True)
-        for first in range(last - 1, max(-1, last - min(_LONGEST, self.longest)), -1):
+        for first in reversed(cuts[-min(_LONGEST, self.longest) :]):
             if first == last - 1 and _is_pair(self.steps[first].top, self.steps[last].top):
                 continue  # one map that takes these two nodes
-            if self._merges(Span(first, last)):
+            if first < last and self._merges(Span(first, last)):
                 yield _Piece(Span(first, last), merge=True)
 
     def _merges(self, span: Span) -> bool:
