@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import weakref
 from collections.abc import Sequence
@@ -94,7 +93,7 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
         message = "the rank of its input is not known"
         raise RefusedError(Refusal(Reason.UNKNOWN_SHAPE, message))
     form = _form(merged, affine.geometry, part, arg.tensor.rank, tensor)
-    stays = {n for t in shared for n in _nodes(t)}
+    stays = {n for t in shared for n in t.sources}
     axes = merged.axes
     if not unit and form is Form.ELEMENTWISE and affine.geometry.out_channels == 1:
         axes = None  # a single value fits any axis
@@ -108,9 +107,9 @@ def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], t
         axes,
         memoized(load, affine),
         all(s.shift_only for s in inside if s.view is None),
-        tuple({id(k): k for s in inside for k in s.links if k.node not in stays}.values()),
-        tuple(dict.fromkeys(itertools.chain.from_iterable(s.origins for s in inside))),
         form,
+        links=tuple({id(k): k for s in inside for k in s.links if k.node not in stays}.values()),
+        origins=tuple(dict.fromkeys(node for s in inside for node in s.origins)),
         unit=unit,
         before=sum((before_cost(s) for s in inside), Cost()),
     )
@@ -212,10 +211,6 @@ def single_nodes(whole: Map) -> Map:
     )
 
 
-def _nodes(term: Term) -> tuple[ir.Node, ...]:
-    return term.origins if isinstance(term, Map) else () if term.node is None else (term.node,)
-
-
 def _form(
     merged: Merged, geometry: Geometry, part: Partition, rank: int | None, tensor: Tensor
 ) -> Form:
@@ -262,28 +257,18 @@ def _shift(part: Partition, span: Span, merged: Merged, arg: Term) -> Map:
         assert shift is not None
         return AffineConv.per_channel(np.ones_like(shift), shift)
 
-    affine = load()
-    tensor = replace(arg.tensor, dtype=arg.tensor.dtype or steps[-1].top.tensor.dtype)
-    assert tensor.dtype is not None
-    check_numbers(affine, tensor.dtype, lambda: _least_of(steps))
-    axis = merged.axes[0]
+    affine, top, axis = load(), steps[-1].top, merged.axes[0]
     form = form_of(affine.geometry, (axis, axis), arg.tensor.rank, part.writable, scales=False)
     if isinstance(form, Refusal):
         raise RefusedError(form)
-    return Map(
-        (arg,),
-        tensor,
-        None,
-        None,
-        steps[-1].top.anchor,
-        affine.geometry,
-        (axis, axis) if affine.geometry.out_channels > 1 else None,
-        memoized(load, affine),
-        True,
-        form=form,
-        origins=(),
-        before=Cost(),
-        names_like=tuple(n for s in steps for n in s.origins),
+    added = Map.made(
+        arg, affine, axis if affine.geometry.out_channels > 1 else None, top, top.tensor.dtype
+    )
+    assert added.tensor.dtype is not None
+    check_numbers(affine, added.tensor.dtype, lambda: _least_of(steps))
+    names = tuple(n for s in steps for n in s.origins)
+    return replace(
+        added, load=memoized(load, affine), shift_only=True, form=form, names_like=names
     )
 
 

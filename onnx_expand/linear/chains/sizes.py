@@ -8,6 +8,7 @@ refuse a size that they accept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -26,14 +27,6 @@ _FAR = 64  # maximum number of nodes to follow upwards
 _MOST = 64  # maximum extent of inputs for which larger kernels are tested
 
 
-class _PartialError(Exception):
-    """A window lies partly outside of its input."""
-
-
-class _FailsError(Exception):
-    """A node fails."""
-
-
 def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | None:
     """Return why a convolution refuses sizes that some steps accept; None if it does not.
 
@@ -49,7 +42,6 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
         is_static = all(isinstance(extent, int) for extent in extents)
         if not is_static and _op(steps[0].top) not in _CONVOLUTIONS and _may_be_empty(root):
             return _refused(0, 0, known=False)
-    pools = any(_op(term) in _POOLS for step in steps for term in step.terms)
     for axis in range(geometry.rank):
         extent = None if extents is None else extents[axis]
         known = isinstance(extent, int)
@@ -59,9 +51,8 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
         most = min(geometry.reach[axis], _MOST)
         sizes = [extent] if isinstance(extent, int) else range(least, most)
         for size in sizes:
-            if not _takes(geometry, axis, size) and not _fail(steps, axis, size):
-                return _refused(axis, size, known=known)
-            if pools and _are_partial(steps, axis, size):
+            takes, own = size > 0 and _extent(geometry, axis, size) > 0, _run(steps, axis, size)
+            if own is not None and (not takes or own.is_partial):
                 return _refused(axis, size, known=known)
     return None
 
@@ -113,67 +104,52 @@ def _refused(axis: int, size: int, *, known: bool) -> Refusal:
     return Refusal(reason, message, {"axis": axis, "size": size}, hint)
 
 
-def _takes(geometry: Geometry, axis: int, size: int) -> bool:
-    """Return whether a convolution runs on a size."""
-    return size > 0 and _extent(geometry, axis, size) > 0
-
-
 def _extent(geometry: Geometry, axis: int, size: int) -> int:
     return geometry.output_extents([size] * geometry.rank)[axis]
 
 
-def _fail(steps: Sequence[Step], axis: int, size: int) -> bool:
-    try:
-        _after(steps, axis, size)
-    except _FailsError:
-        return True
-    except _PartialError:
-        return False
-    return False
+@dataclass(frozen=True)
+class _Run:
+    """The result of some nodes along an axis.
 
-
-def _are_partial(steps: Sequence[Step], axis: int, size: int) -> bool:
-    try:
-        _after(steps, axis, size, strict=True)
-    except _PartialError:
-        return not _fail(steps, axis, size)
-    except _FailsError:
-        return False
-    return False
-
-
-def _after(steps: Sequence[Step], axis: int, size: int, *, strict: bool = False) -> int:
-    """Return the output extent of steps, as their nodes compute it.
-
-    Raises:
-        _FailsError: One of them fails.
-        _PartialError: With `strict`, a window of a pooling does not fit.
+    Attributes:
+        extent: The extent of their output.
+        is_partial: Whether a window of a pooling lies partly outside of its input.
     """
+
+    extent: int
+    is_partial: bool = False
+
+
+def _run(steps: Sequence[Step], axis: int, size: int) -> _Run | None:
+    """Run steps on an extent, as their nodes compute it; None if one of them fails."""
+    is_partial = False
     for step in steps:
+        runs: list[_Run | None] = []
         if step.branches:
-            sizes = [_after(branch, axis, size, strict=strict) for branch in step.branches]
-            size = sizes[0]
+            runs = [_run(branch, axis, size) for branch in step.branches]
         elif step.frame is not None:
             rank = len(step.frame.pads) // 2
             size += step.frame.pads[axis] + step.frame.pads[rank + axis]
         elif isinstance(step.geometry, Geometry) and step.geometry.rank:
-            size = _one(step, step.geometry, axis, size, strict=strict)
-    return size
+            runs = [_run_node(_op(step.top), step.geometry, axis, size)]
+        known = [run for run in runs if run is not None]
+        if len(known) < len(runs):
+            return None
+        size = known[0].extent if known else size
+        is_partial = is_partial or any(run.is_partial for run in known)
+    return _Run(size, is_partial)
 
 
-def _one(step: Step, geometry: Geometry, axis: int, size: int, *, strict: bool) -> int:
-    if _op(step.top) in _POOLS:
+def _run_node(op: str, geometry: Geometry, axis: int, size: int) -> _Run | None:
+    """Run one node on an extent; None if it fails."""
+    if op in _POOLS:
         room = size + geometry.begins[axis] + geometry.ends[axis] - geometry.reach[axis]
-        if strict and room < 0:
-            raise _PartialError
         after = _windows(room, geometry.strides[axis])
-        if size <= 0 or after < 0:
-            raise _FailsError
-        return after
+        return None if size <= 0 or after < 0 else _Run(after, is_partial=room < 0)
     after = _extent(geometry, axis, size)
-    if _op(step.top) in _CONVOLUTIONS and (size <= 0 or after <= 0):
-        raise _FailsError
-    return after
+    fails = op in _CONVOLUTIONS and (size <= 0 or after <= 0)
+    return None if fails else _Run(after)
 
 
 def _op(term: Term) -> str:

@@ -7,7 +7,6 @@ one map. Its channel axes are those of the stretch.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ from onnx_expand.lift import Axes, Linear
 from onnx_expand.linear.terms.base import Fill, Hub, Load, Map, Price, Term, View
 from onnx_expand.linear.terms.views import ViewOp
 
-__all__ = ["Span", "Step", "all_steps", "origins_of", "step_of"]
+__all__ = ["Span", "Step", "all_steps", "step_of"]
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,12 @@ class Step:
     @functools.cached_property
     def links(self) -> tuple[Linear, ...]:
         """The records of the source nodes that it replaces."""
-        links = (t.links for t in self.terms if isinstance(t, Map))
-        return tuple(itertools.chain.from_iterable(links))
+        return tuple(link for term in self.terms for link in term.links)
 
     @functools.cached_property
     def origins(self) -> tuple[ir.Node, ...]:
         """The source nodes that it replaces, in order."""
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(map(origins_of, self.terms))))
+        return tuple(dict.fromkeys(node for term in self.terms for node in term.sources))
 
     def price(self) -> Price:
         """The cost of all its terms without merging."""
@@ -120,15 +118,6 @@ class Step:
             return AffineConv.per_channel(np.repeat(affine.weight, channels), shift)
 
         return replace(self, geometry=geometry, axes=(axis, axis), load=load)
-
-
-def origins_of(term: Term) -> tuple[ir.Node, ...]:
-    """Return the source nodes that a term replaces."""
-    if isinstance(term, Map) and term.origins:
-        return term.origins
-    if isinstance(term, Fill):
-        return term.frame.nodes
-    return () if term.node is None else (term.node,)
 
 
 def _resolved(term: Map, step: Step) -> Map:

@@ -67,7 +67,7 @@ def associate(terms: Terms, term: Term) -> Swap | None:
     inner = [max(factor.shape[-2:], default=1) for factor in (first, second)]
     if not terms.facts.budget.compose(math.prod(whole.shape) * max(inner)):
         return None
-    origins = dict.fromkeys((*_origins(below), *_origins(term)))
+    origins = dict.fromkeys((*_sources(below), *_sources(term)))
     like = term.like if isinstance(term, Homogeneous) else below
     like = below.like if isinstance(below, Homogeneous) else like
     assert isinstance(like, ir.Node)
@@ -77,12 +77,12 @@ def associate(terms: Terms, term: Term) -> Swap | None:
         term.value,
         None,
         term.anchor,
-        like,
         (0,),
         product_scaling(below.args[0].tensor, term.tensor, right=is_right),
         is_right,
         whole.shape,
         whole.numbers,
+        like=like,
         origins=tuple(origins),
         before=_price(below, first).cost + _price(term, second).cost,
     )
@@ -180,9 +180,6 @@ def _is_matrix(geometry: Geometry) -> bool:
     return math.prod((geometry.out_channels, geometry.in_channels)) <= LARGEST
 
 
-def _origins(term: Term) -> tuple[ir.Node, ...]:
-    known = term.origins if isinstance(term, Map | Stack) else ()
-    if known or isinstance(term, Stack):
-        return known
-    node = term.like if isinstance(term, Homogeneous) else term.node
-    return () if node is None else (node,)
+def _sources(term: Term) -> tuple[ir.Node, ...]:
+    is_source = isinstance(term, Homogeneous) and not isinstance(term, Stack)
+    return (term.like,) if is_source and term.like is not None else term.sources

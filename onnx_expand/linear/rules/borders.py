@@ -10,7 +10,6 @@ import onnx_ir as ir
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.graph.editing import detach
-from onnx_expand.lift import Linear
 from onnx_expand.linear.chains.composed import chain_affine
 from onnx_expand.linear.chains.merge import before_cost
 from onnx_expand.linear.chains.partition import Partition
@@ -41,11 +40,6 @@ class Bridge(Term):
     second: Load
     extents: Sequence[int | None]
     after: Cost
-    links: tuple[Linear, ...] = ()
-    origins: tuple[ir.Node, ...] = ()
-    names_like: tuple[ir.Node, ...] = ()
-    before: Cost | None = None
-    unit: bool = False
 
     def price(self) -> Price:
         """The cost of computing it from its arguments."""
@@ -139,8 +133,8 @@ def _bridged(
             lambda: chain_affine(second),
             extents,
             after,
-            tuple(link for s in inside for link in s.links),
-            tuple(n for s in inside for n in s.origins),
+            links=tuple(link for s in inside for link in s.links),
+            origins=tuple(n for s in inside for n in s.origins),
             before=sum((before_cost(s) for s in inside), Cost()),
         )
     assert refusal is not None

@@ -65,17 +65,8 @@ def straighten(terms: Terms, term: Term) -> Swap | None:
     op = _joined(below.op, term.op, terms.facts)
     if op is None:
         return None
-    return {
-        term: View(
-            below.args,
-            term.tensor,
-            term.value,
-            None,
-            term.anchor,
-            op,
-            below.origins + term.origins,
-        )
-    }
+    origins = below.origins + term.origins
+    return {term: replace(term, args=below.args, node=None, op=op, origins=origins)}
 
 
 def _undoes(op: ViewOp, before: ViewOp) -> bool:
@@ -156,9 +147,3 @@ def _costs_less(part: Partition, span: Span, new: Term) -> bool:
         price += current.price()
         current = current.args[0]
     return part.policy.key(price.cost) < part.policy.key(part.as_is(span).cost)
-
-
-# -- Joins ------------------------------------------------------------------------------------
-
-
-# -- Shared maps ------------------------------------------------------------------------------

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import onnx_ir as ir
 
-from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal
-from onnx_expand.lift import Linear
 from onnx_expand.linear.chains.composed import aligned
 from onnx_expand.linear.chains.merge import merged_term
 from onnx_expand.linear.chains.partition import Partition
@@ -46,9 +43,9 @@ def lay(terms: Terms, term: Term) -> Swap | None:
     new = replace(
         new,
         node=None,
-        links=tuple({id(k): k for k in (*_links(below), *_links(term))}.values()),
-        origins=tuple(dict.fromkeys((*_origins(below), *_origins(term)))),
-        before=_cost(below) + _cost(term),
+        links=tuple({id(k): k for k in (*below.links, *term.links)}.values()),
+        origins=tuple(dict.fromkeys((*below.sources, *term.sources))),
+        before=below.source_cost + term.source_cost,
     )
     pays = terms.policy.prefers(new.price(), term.price() + below.price())
     return {term: new} if pays and is_representable(new) else None
@@ -167,17 +164,3 @@ def _merged(terms: Terms, first: Term, second: Map | None) -> Map | None:
         return None
     new = merged_term(part, Span(0, 1))
     return None if isinstance(new, Refusal) or not isinstance(new, Map) else new
-
-
-def _links(term: Term) -> tuple[Linear, ...]:
-    return term.links if isinstance(term, Map | Table) else ()
-
-
-def _origins(term: Term) -> tuple[ir.Node, ...]:
-    known = term.origins if isinstance(term, Map | Table) else ()
-    return known or (() if term.node is None else (term.node,))
-
-
-def _cost(term: Term) -> Cost:
-    known = term.before if isinstance(term, Map | Table) else None
-    return term.price().cost if known is None else known

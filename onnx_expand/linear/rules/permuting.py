@@ -7,7 +7,7 @@ layers in between can process the channels in the original order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,19 +15,16 @@ import numpy.typing as npt
 
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
-from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.graph.ops import Trait, ops_with
 from onnx_expand.lift.base import LARGEST
-from onnx_expand.linear.chains.merge import merged_term
 from onnx_expand.linear.chains.partition import Partition
 from onnx_expand.linear.chains.runs import runs_of
-from onnx_expand.linear.chains.spans import Merged
 from onnx_expand.linear.chains.steps import Span, Step, step_of
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.rules.ways import copy_of
-from onnx_expand.linear.terms.base import Cat, Homogeneous, Hub, Map, Price, Term, View
+from onnx_expand.linear.rules.ways import Way, copy_of, merged_way
+from onnx_expand.linear.terms.base import Cat, Homogeneous, Hub, Map, Term, View
 from onnx_expand.lower import form_of
 
 __all__ = ["permute"]
@@ -63,34 +60,9 @@ class _Order:
 
     def map_of(self, arg: Term, place: Term) -> Map:
         """Return the permutation of another term, in the place of a term."""
-        tensor = replace(arg.tensor, dtype=arg.tensor.dtype or self.step.top.tensor.dtype)
-        return Map(
-            (arg,),
-            tensor,
-            None,
-            None,
-            place.anchor,
-            self.affine.geometry,
-            (self.axis, self.axis),
-            lambda: self.affine,
-            origins=self.step.origins,
-            before=Cost(),
-        )
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A layer that absorbs a permutation.
-
-    Attributes:
-        before: The cost of the layer.
-        after: Its cost with the permutation.
-        build: Creates the layer.
-    """
-
-    before: Price
-    after: Price
-    build: Callable[[], Term]
+        dtype = self.step.top.tensor.dtype
+        found = Map.made(arg, self.affine, self.axis, place, dtype)
+        return replace(found, origins=self.step.origins)
 
 
 def permute(terms: Terms, term: Term) -> Swap | None:
@@ -105,13 +77,14 @@ def permute(terms: Terms, term: Term) -> Swap | None:
         return None
     refusals: list[Refusal] = []
     for find in (_behind, _before):
-        for path, layer, way in find(terms, term, order):
+        for path, way in find(terms, term, order):
             try:
-                swap = _swap(terms, order, path, layer, way, behind=find is _behind)
+                swap = _swap(terms, order, path, way, behind=find is _behind)
             except RefusedError as error:
                 refusals.append(error.refusal)
                 continue
-            terms.scaled.update(path if find is _behind else (*path, layer))
+            terms.scaled.update(path)
+            terms.scaled.update(layer for layer, _ in way.swap if find is _before)
             return swap
     if refusals and isinstance(term, Map):
         terms.stuck[term] = refusals[0]
@@ -207,14 +180,11 @@ def _permuted(terms: Terms, term: Term, places: Places) -> Term | None:
     form = form_of(term.geometry, term.axes, term.tensor.rank, writable, scales=scales)
     if isinstance(form, Refusal):
         raise RefusedError(form)
-    before = term.price().cost if term.before is None else term.before
-    new = replace(term, node=None, value=None, load=permuted, form=form, own=None, before=before)
-    return replace(new, like=None)
+    new = replace(term, node=None, value=None, like=None, load=permuted, form=form, own=None)
+    return replace(new, before=term.source_cost)
 
 
-def _swap(
-    terms: Terms, order: _Order, path: Sequence[Term], layer: Term, way: _Way, *, behind: bool
-) -> Swap:
+def _swap(terms: Terms, order: _Order, path: Sequence[Term], way: Way, *, behind: bool) -> Swap:
     """Return the replacements of all terms on a way.
 
     Raises:
@@ -228,7 +198,7 @@ def _swap(
     if policy.key(after.cost) >= policy.key(before.cost) or not after.never_more(before):
         raise RefusedError(Refusal(Reason.COST, "a layer with this order of channels costs more"))
     swap: Swap = {t: new for t, new in news.items() if new is not None}
-    swap[layer] = way.build()
+    swap |= {layer: build() for layer, build in way.swap}
     if behind:
         swap[order.step.top] = order.root
     else:
@@ -241,7 +211,7 @@ def _swap(
 # -- Layers that absorb it ---------------------------------------------------------------------
 
 
-def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Term, _Way]]:
+def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Way]]:
     """Yield the layers after a permutation that may absorb it, with the terms in between."""
     path: list[Term] = []
     below = term
@@ -252,14 +222,14 @@ def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
             steps = step_of(order.map_of(below, above)), step_of(above)
             way = _taken_in(terms, below, steps, above, own=1)
             if way is not None:
-                yield list(path), above, way
+                yield list(path), way
         if not _passes(above, order.axis):
             return
         path.append(above)
         below = above
 
 
-def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Term, _Way]]:
+def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Way]]:
     """Yield the layers before a permutation that may absorb it, with the terms in between."""
     path: list[Term] = []
     below = order.root
@@ -274,7 +244,7 @@ def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
             steps = step_of(below), step_of(order.map_of(below, below))
             way = _taken_in(terms, below.args[0], steps, below, own=0)
             if way is not None:
-                yield list(path), below, way
+                yield list(path), way
         if not _passes(below, order.axis):
             return
         path.append(below)
@@ -283,21 +253,10 @@ def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
 
 def _taken_in(
     terms: Terms, root: Term, steps: Sequence[Step | None], layer: Term, own: int
-) -> _Way | None:
+) -> Way | None:
     """Merge a layer and a permutation to one layer."""
     run = runs_of([step for step in steps if step is not None])[0]
     if len(run) < len(steps):
         return None
     part = Partition(root, run, terms.policy, terms.facts, may_shift=False)
-    merged = part.merged(Span(0, 1))
-    if not isinstance(merged, Merged):
-        return None
-
-    def build() -> Term:
-        new = merged_term(part, Span(0, 1), place=layer)
-        if isinstance(new, Refusal):
-            raise RefusedError(new)
-        new.value = None
-        return new
-
-    return _Way(part.as_is(Span(own, own)), merged.price, build)
+    return merged_way(part, Span(0, 1), Span(own, own), layer)

@@ -106,7 +106,7 @@ def _joined(join: Cat, roots: Sequence[Term]) -> Cat | None:
         sizes=tuple((*size[:at], total, *size[at + 1 :]) for size in sizes),
     )
     like = join.like or join.node
-    return Cat(tuple(roots), tensor, None, None, join.anchor, at, like)
+    return Cat(tuple(roots), tensor, None, None, join.anchor, at, like=like)
 
 
 def _spread(join: Cat, parts: Sequence[_Part], roots: Sequence[Term]) -> Step | None:

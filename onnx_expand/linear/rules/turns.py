@@ -54,7 +54,7 @@ def turn(terms: Terms, term: Term) -> Swap | None:
             own=None,
             like=None,
             origins=(origins + product.origins) if before else (product.origins + origins),
-            before=_cost(product) + (view.price().cost if view.node is not None else Cost()),
+            before=product.source_cost + (view.price().cost if view.node is not None else Cost()),
         )
     }
 
@@ -67,7 +67,3 @@ def _is_product(terms: Terms, term: Map) -> bool:
         return False
     form = form_of(geometry, term.axes, 2, terms.facts.writable(term.tensor.dtype))
     return form is Form.GEMM and not geometry.is_per_channel
-
-
-def _cost(term: Map) -> Cost:
-    return term.price().cost if term.before is None else term.before

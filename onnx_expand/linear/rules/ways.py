@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.cost import Cost
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.linear.chains.merge import merged_term, single_nodes
 from onnx_expand.linear.chains.partition import Partition
@@ -20,7 +19,7 @@ from onnx_expand.linear.rules.diagonal import Diagonal, fits
 from onnx_expand.linear.terms.base import Cat, Map, Price, Sum, Term
 from onnx_expand.lower import Form, form_of
 
-__all__ = ["Search", "Way", "copy_of", "op_name", "refused"]
+__all__ = ["Search", "Way", "copy_of", "merged_way", "op_name", "refused"]
 
 _FAR = 48  # maximum number of terms to visit for one map
 _NARROW = 16  # bits of types in which a sum of values of different magnitude loses precision
@@ -121,15 +120,13 @@ def _as_nodes(term: Term) -> Term:
 
 def copy_of(term: Term, args: tuple[Term, ...]) -> Term:
     """Copy a source term with other arguments."""
-    new = replace(term, args=args, node=None, value=None)
-    if isinstance(new, Sum | Cat | Map):
-        new.like = new.like or term.node
-    return new
+    like = term.like or (term.node if isinstance(term, Sum | Cat | Map) else None)
+    return replace(term, args=args, node=None, value=None, like=like)
 
 
 def op_name(term: Term) -> str:
     """Return the op of a term, for messages."""
-    node = term.node or getattr(term, "like", None) or term.anchor
+    node = term.node or term.like or term.anchor
     return "an input" if node is None else node.op_type
 
 
@@ -218,20 +215,9 @@ class Search:
 
     def mapped(self, arg: Term, diagonal: Diagonal, place: Term) -> Map:
         """Return a diagonal map of a term, in the place of another term."""
-        affine = diagonal.affine()
-        return Map(
-            (arg,),
-            replace(arg.tensor, dtype=arg.tensor.dtype or self.source.tensor.dtype),
-            None,
-            None,
-            place.anchor,
-            affine.geometry,
-            None if diagonal.axis is None else (diagonal.axis, diagonal.axis),
-            lambda: affine,
-            shift_only=not diagonal.scales,
-            origins=self.source.origins,
-            before=Cost(),
-        )
+        dtype, affine = self.source.tensor.dtype, diagonal.affine()
+        found = Map.made(arg, affine, diagonal.axis, place, dtype)
+        return replace(found, shift_only=not diagonal.scales, origins=self.source.origins)
 
     def node(
         self, arg: Term, diagonal: Diagonal, place: Term, *, anywhere: bool = False
@@ -269,26 +255,35 @@ class Search:
             spans: Spans, each with its price without the moving map.
             place: Returns the term that a span replaces.
         """
-        ways = [self._one(part, span, own, place(span)) for span, own in spans]
+        ways = [merged_way(part, span, own, place(span)) for span, own in spans]
         way = self.best(ways)
         why = part.merged(spans[0][0]) if spans and way is None else None
         if isinstance(why, Refusal):
             self.refusals.append(why)
         return way
 
-    def _one(self, part: Partition, span: Span, own: Span, place: Term) -> Way | None:
-        found = part.merged(span)
-        if not isinstance(found, Merged):
-            return None
 
-        def build() -> Term:
-            new = merged_term(part, span, place=place)
-            if isinstance(new, Refusal):
-                raise RefusedError(new)
-            new.value = None  # the value of the term that it replaces
-            return new
+def merged_way(part: Partition, span: Span, own: Span, place: Term) -> Way | None:
+    """Return the way that writes a span as one map; None if it is not one.
 
-        return Way(part.as_is(own), found.price, ((place, build),))
+    Args:
+        part: A partition.
+        span: The span, including the moving map.
+        own: The span without the moving map, for the cost that it has now.
+        place: The term that the span replaces.
+    """
+    found = part.merged(span)
+    if not isinstance(found, Merged):
+        return None
+
+    def build() -> Term:
+        new = merged_term(part, span, place=place)
+        if isinstance(new, Refusal):
+            raise RefusedError(new)
+        new.value = None  # the value of the term that it replaces
+        return new
+
+    return Way(part.as_is(own), found.price, ((place, build),))
 
 
 def _is_narrow(dtype: ir.DataType | None) -> bool:

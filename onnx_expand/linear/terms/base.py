@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -75,6 +75,12 @@ class Term:
         value: The value of the source graph that it equals, if any.
         node: The unchanged source node that computes it; None after a rewrite.
         anchor: The source node at whose place it is written.
+        like: A source node that computes it from other arguments.
+        links: The records of the source nodes that it replaces.
+        origins: The source nodes that it replaces, in order.
+        names_like: The source nodes whose names it derives, if it replaces none.
+        before: The cost of the source nodes that it replaces.
+        unit: Whether it is a whole expanded unit, to be written as the layer that it replaced.
     """
 
     args: tuple[Term, ...]
@@ -82,6 +88,12 @@ class Term:
     value: ir.Value | None
     node: ir.Node | None
     anchor: ir.Node | None
+    like: ir.Node | None = field(default=None, kw_only=True)
+    links: tuple[Linear, ...] = field(default=(), kw_only=True)
+    origins: tuple[ir.Node, ...] = field(default=(), kw_only=True)
+    names_like: tuple[ir.Node, ...] = field(default=(), kw_only=True)
+    before: Cost | None = field(default=None, kw_only=True)
+    unit: bool = field(default=False, kw_only=True)
     reads: tuple[ir.Value | None, ...] = field(default=(), init=False, repr=False)
     order: int = field(default=0, init=False)
 
@@ -98,6 +110,16 @@ class Term:
             return False
         pairs = zip(self.args, self.reads, strict=True)
         return all(a.value is r and (r is not None or isinstance(a, Hub)) for a, r in pairs)
+
+    @property
+    def sources(self) -> tuple[ir.Node, ...]:
+        """The source nodes that it replaces, or the one that computes it."""
+        return self.origins or (() if self.node is None else (self.node,))
+
+    @property
+    def source_cost(self) -> Cost:
+        """The cost of the source nodes that it replaces, or of the term itself."""
+        return self.price().cost if self.before is None else self.before
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""
@@ -119,7 +141,7 @@ class Homogeneous(Term):
         scaling: How factors pass it.
     """
 
-    like: ir.Node
+    like: ir.Node = field(kw_only=True)
     slots: tuple[int, ...]
     scaling: Scaling
     is_opaque: ClassVar[bool] = True
@@ -134,31 +156,46 @@ class Map(Term):
         axes: The channel axes in input and output, None if it fits any axis.
         load: Returns the values.
         shift_only: Whether it only adds.
-        links: The records of the source nodes that it replaces.
-        origins: The source nodes that it replaces, in order.
         form: The form in which it is written; None while the source node computes it.
         nothing: Whether the source node returns its input.
         stays: Elements of its weight that the model still stores after the node is removed.
-        unit: Whether it is a whole expanded unit, to be written as the layer that it replaced.
-        like: A source node that computes it from another argument.
     """
 
     geometry: Geometry
     axes: Axes | None
     load: Load
     shift_only: bool = False
-    links: tuple[Linear, ...] = ()
-    origins: tuple[ir.Node, ...] = ()
     form: Form | None = None
-    unit: bool = False
     own: Cost | None = None
     is_part: bool = False
     nothing: bool = False
     stays: int = 0
-    before: Cost | None = None
-    names_like: tuple[ir.Node, ...] = ()
     pair: Map | None = None
-    like: ir.Node | None = None
+
+    @classmethod
+    def made(
+        cls,
+        arg: Term,
+        affine: AffineConv,
+        axis: int | None,
+        place: Term,
+        dtype: ir.DataType | None,
+    ) -> Map:
+        """Return a map of another term that keeps its shape, in the place of a term.
+
+        Args:
+            arg: The other term.
+            affine: The map.
+            axis: The channel axis; None if it fits any axis.
+            place: The term in whose place it is written.
+            dtype: The type of its elements if that of the other term is not known.
+        """
+        axes = None if axis is None else (axis, axis)
+        tensor = replace(arg.tensor, dtype=arg.tensor.dtype or dtype)
+        geometry, anchor = affine.geometry, place.anchor
+        return cls(
+            (arg,), tensor, None, None, anchor, geometry, axes, lambda: affine, before=Cost()
+        )
 
     def positions(self) -> tuple[int, ...]:
         """The number of positions at which it multiplies, per scenario."""
@@ -203,7 +240,6 @@ class Sum(Term):
 
     factors: tuple[float, ...]
     same: bool = False
-    like: ir.Node | None = None
     is_join: ClassVar[bool] = True
 
     def price(self) -> Price:
@@ -218,7 +254,6 @@ class Cat(Term):
     """A concatenation of terms along an axis."""
 
     axis: int
-    like: ir.Node | None = None
     is_join: ClassVar[bool] = True
     _placed: tuple[tuple[Term, ...], dict[Term, range]] | None = field(
         default=None, init=False, repr=False
@@ -255,12 +290,6 @@ class View(Term):
     """A term with other axes and unchanged elements."""
 
     op: ViewOp
-    origins: tuple[ir.Node, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.origins and self.node is not None:
-            self.origins = (self.node,)
 
     def price(self) -> Price:
         """What computing it from its arguments costs."""

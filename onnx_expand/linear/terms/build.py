@@ -89,7 +89,7 @@ class Builder:
             assert x is not None
             arg = self.read(x)
             tensor = replace(self._tensor(y), sizes=arg.tensor.viewed(view).sizes)
-            return [View((arg,), tensor, y, node, node, view)]
+            return [View((arg,), tensor, y, node, node, view, origins=(node,))]
         linear = lift(node, self._facts)
         if isinstance(linear, Linear):
             return [self._map(linear)]
@@ -114,7 +114,7 @@ class Builder:
         )
         args = tuple(self.read(value) for i in slots if (value := node.inputs[i]) is not None)
         y = node.outputs[0]
-        return [Homogeneous(args, self._tensor(y), y, node, node, node, slots, scaling)]
+        return [Homogeneous(args, self._tensor(y), y, node, node, slots, scaling, like=node)]
 
     def read(self, value: ir.Value) -> Term:
         """Return the term of a value; a `Read` if no linear node computes it."""
@@ -150,8 +150,8 @@ class Builder:
             linear.axes,
             linear.load,
             linear.shift_only,
-            (linear,),
-            (linear.node,),
+            links=(linear,),
+            origins=(linear.node,),
             own=Cost() if linear.is_part else Cost.of_node(linear, self._facts),
             is_part=linear.is_part,
             stays=0 if weight is None else stays(weight, linear.node, self._facts),
@@ -168,7 +168,8 @@ class Builder:
             return None
         layer = None if added.product is None else self._map(added.product)
         links = () if added.product is None else (added.product,)
-        return Table((x,), tensor, y, node, node, layer, lambda: added.numbers, links, (node,))
+        load, origins = (lambda: added.numbers), (node,)
+        return Table((x,), tensor, y, node, node, layer, load, links=links, origins=origins)
 
     def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:
         """Return the identity map of a node that returns its input, for types of maps."""
@@ -217,7 +218,8 @@ class Builder:
     def _fill(self, frame: Frame) -> Fill:
         last = frame.nodes[-1]
         y = last.outputs[0]
-        return Fill((self.read(frame.x),), self._tensor(y), y, last, last, frame)
+        x = self.read(frame.x)
+        return Fill((x,), self._tensor(y), y, last, last, frame, origins=frame.nodes)
 
     def _join(self, node: ir.Node) -> list[Term]:
         if node.op_type != "Concat" and Trait.SUM not in op_of(node).traits:

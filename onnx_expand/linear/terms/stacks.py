@@ -35,11 +35,6 @@ class Stack(Homogeneous):
     right: bool
     shape: tuple[int, ...]
     numbers: Callable[[], Array]
-    links: tuple[()] = ()
-    origins: tuple[ir.Node, ...] = ()
-    names_like: tuple[ir.Node, ...] = ()
-    before: Cost | None = None
-    unit: bool = False
 
     @property
     def inner(self) -> int:

@@ -40,11 +40,6 @@ class Table(Term):
 
     layer: Map | None
     numbers: Callable[[], Array]
-    links: tuple[Linear, ...] = ()
-    origins: tuple[ir.Node, ...] = ()
-    names_like: tuple[ir.Node, ...] = ()
-    before: Cost | None = None
-    unit: bool = False
     is_opaque: ClassVar[bool] = True
 
     def price(self) -> Price:

@@ -65,9 +65,7 @@ class Writer:
     def write(self) -> bool:
         """Update the graph to its terms; return whether it changed."""
         live = list(self.terms.live())
-        stays = {t.node for t in live if t.is_source} | {
-            n for t in live if t.is_source for n in getattr(getattr(t, "frame", None), "nodes", ())
-        }
+        stays = {n for t in live if t.is_source for n in (t.node, *t.sources)}
         every = [*self.terms.nodes, *self.terms.frames]
         self._going = {node for node in every if node not in stays}
         position = {node: i for i, node in enumerate(self.terms.graph)}
@@ -135,8 +133,9 @@ class Writer:
         nodes = self._maker.make(term, [self._values[arg] for arg in term.args])
         if isinstance(term, Map) and term.like is None:
             self._made.append(Made.of(term, nodes))
-        origins = term.origins if isinstance(term, _Whole | View) else ()
-        labels = tuple(self._called.get(node) or label(node) for node in dict.fromkeys(origins))
+        labels = tuple(
+            self._called.get(node) or label(node) for node in dict.fromkeys(term.origins)
+        )
         self._insert(term, nodes)
         new = tuple(map(label, nodes))
         if isinstance(term, _Whole) and labels and not self._maker.is_second(term):
@@ -176,11 +175,10 @@ class Writer:
                 if old is not None:
                     self._facts.transfer(old, out)
         assert term.anchor is not None
-        sources = term.origins if isinstance(term, _Whole) else ()
-        is_unit = isinstance(term, Map) and term.unit
-        entry = self.rewriter.record(
-            nodes, sources or (term.anchor,), whole=is_unit, origins=_origins(term)
-        )
+        replaced = term.origins if isinstance(term, _Whole) and term.origins else (term.anchor,)
+        origins = term.origins or term.names_like or (term.anchor,)
+        origins = origins if term.like is None else (term.like,)
+        entry = self.rewriter.record(nodes, replaced, whole=term.unit, origins=origins)
         self._entries.append(entry)
         graph.insert_before(term.anchor, nodes)
         y.name = name
@@ -237,15 +235,3 @@ class Writer:
     def value_of(self, term: Term) -> ir.Value | None:
         """Return the value of a term that was written, or that stays."""
         return self._values.get(term, term.value)
-
-
-def _origins(term: Term) -> tuple[ir.Node, ...]:
-    """Return the source nodes that a new term replaces."""
-    like = getattr(term, "like", None)
-    if like is not None:
-        return (like,)
-    found = term.origins if isinstance(term, _Whole | View) else ()
-    if isinstance(term, Map):
-        found = found or tuple(term.names_like)
-    assert term.anchor is not None
-    return found or (term.anchor,)
