@@ -79,7 +79,7 @@ class Choice:
     size: Callable[[ir.Value], int]
     fixed: Collection[ir.Node] = ()
     faces: dict[ir.Value, int] = field(default_factory=dict)
-    turning: set[ir.Node] = field(default_factory=set)
+    turning: dict[ir.Node, None] = field(default_factory=dict)
     turns: dict[ir.Node, Turn] = field(default_factory=dict)
     chosen: dict[ir.Node, int] = field(default_factory=dict)
     _own: dict[ir.Node, int] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class Choice:
             known = self.faces.get(y, 1 - begin) == 1 - begin
             is_its = order_of(node, self.facts) == self._orders[begin]
             if x is not None and is_its and known and self.faces.get(x, begin) == begin:
-                self.turning.add(node)
+                self.turning[node] = None
                 yield from ((x, begin), (y, 1 - begin))
                 return
         turn = self._turn(node, face)

@@ -154,6 +154,22 @@ def test_constants_that_one_node_reads_twice_or_in_parts() -> None:
         assert onnx_expand.check(model, folded)
 
 
+def test_parts_of_a_weight_are_stored_in_the_order_of_the_graph() -> None:
+    """No order depends on where objects lie in memory: fold is deterministic."""
+    count = 12
+    names = [f"p{i}" for i in range(count)]
+    reads = [f"m{i} = MatMul(x, p{i}) y{i} = Relu(m{i})" for i in range(count)]
+    ports = ", ".join(f"float[N,4] y{i}" for i in range(count))
+    model = graph(
+        f"g (float[N,4] x) => ({ports}) {{"
+        f"  {', '.join(names)} = Split <axis = 1> (w) {' '.join(reads)} }}",
+        weights(w=(4, 4 * count)),
+        opset=13,
+    )
+    folded, _ = fold(model)
+    assert [constant.name for constant in folded.graph.initializer] == names
+
+
 SHARED = (
     "g (float[N,64] x) => (float[N,64] y) { a = MatMul(x, w) b = Mul(a, k) c = Tanh(b) "
     "d = MatMul(c, w) e = Mul(d, %s) y = Tanh(e) }"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -88,7 +88,7 @@ class Writer:
                 name = term.value.name or "scaled"
                 term.value.name = self.rewriter.unique(name, free=free)
         self._redirect()
-        self._settle_constants()
+        self._store_constants(going)
         self._ask_others()
         self._remove(position)
         for entry in self._entries:
@@ -206,9 +206,9 @@ class Writer:
         if moved:
             self.terms.graph.sort()
 
-    def _settle_constants(self) -> None:
+    def _store_constants(self, going: Iterable[ir.Node]) -> None:
         """Store constants that other nodes compute from the shape or type of removed values."""
-        for value in (out for node in self._going for out in node.outputs):
+        for value in (out for node in going for out in node.outputs):
             for reader in list(value.consumers()):
                 if reader not in self._going:
                     for known in self._facts.fixed_values(reader) or ():

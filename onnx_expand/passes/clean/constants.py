@@ -72,7 +72,7 @@ def write_constants(
     return gone, stored_bytes(graph) - stored if gone else 0
 
 
-def _parts(values: Iterable[ir.Value], graph: ir.Graph, facts: Facts) -> set[ir.Value]:
+def _parts(values: Iterable[ir.Value], graph: ir.Graph, facts: Facts) -> dict[ir.Value, None]:
     """Return the constants that together take no more bytes than what they are parts of.
 
     The projections of an attention are such parts of one stored weight. Each alone would be stored
@@ -83,11 +83,11 @@ def _parts(values: Iterable[ir.Value], graph: ir.Graph, facts: Facts) -> set[ir.
         source = copied(value, facts)
         if source is not None:
             whole.setdefault(source, []).append(value)
-    found: set[ir.Value] = set()
+    found: dict[ir.Value, None] = {}  # in the order of the graph
     for parts in whole.values():
         taken = sum(facts.tensor(value).nbytes for value in parts)
         if len(parts) > 1 and taken <= released_together(parts, graph, facts):
-            found.update(parts)
+            found.update(dict.fromkeys(parts))
     return found
 
 
