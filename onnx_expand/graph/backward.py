@@ -9,12 +9,12 @@ import onnx
 from onnx_expand.graph.claims import MADE_UP, describe
 from onnx_expand.graph.ranks import prove_channels, prove_ranks, prove_types
 
-__all__ = ["declared_types", "state_proved", "types_of"]
+__all__ = ["declare_proved", "declared_types", "types_of"]
 
 _Tensor = onnx.TypeProto.Tensor
 
 
-def state_proved(
+def declare_proved(
     graph: onnx.GraphProto,
     inferred: onnx.GraphProto,
     types: Mapping[str, _Tensor],

@@ -109,7 +109,7 @@ class Facts:
         known = self._inferred.get(value)
         return _plain(value.shape) if known is None and value not in self._described else known
 
-    def state(self, value: ir.Value, dims: Sequence[Hashable]) -> None:
+    def set_extents(self, value: ir.Value, dims: Sequence[Hashable]) -> None:
         """Set the extents of a new value, which may be extents of others as of `extents`.
 
         The shape stored in the value has the dimension names of the model.
@@ -118,7 +118,7 @@ class Facts:
         self._inferred[value] = known
         value.shape = ir.Shape([self._names.spell(d) if isinstance(d, str) else d for d in known])
 
-    def settle(self, model: ir.Model) -> None:
+    def correct_shapes(self, model: ir.Model) -> None:
         """Correct the declared shapes of inner values in a rewritten model that are refuted.
 
         Runtimes may rely on a declared shape; nodes that were removed may have prevented this.
@@ -129,7 +129,7 @@ class Facts:
             for value in (*inputs, *(out for node in graph for out in node.outputs)):
                 known = self._inferred.get(value)
                 if known is not None and value not in outputs and _is_refuted(value, known):
-                    self.state(value, known)
+                    self.set_extents(value, known)
                     value.meta.pop(DESCRIBED, None)
 
     def extents(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:

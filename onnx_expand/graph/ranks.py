@@ -14,9 +14,9 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 import onnx
 
-from onnx_expand.graph.classes import Classes
 from onnx_expand.graph.guards import HIDDEN
 from onnx_expand.graph.ops import Trait, ops_with
+from onnx_expand.graph.union_find import UnionFind
 
 __all__ = ["prove_channels", "prove_ranks", "prove_types"]
 
@@ -43,7 +43,7 @@ def prove_ranks(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
     Returns:
         The ranks of further values; empty if nodes contradict each other.
     """
-    find = Classes[str]()
+    find = UnionFind[str]()
     for node in graph.node:
         for one, other in _alike(node, known):
             find.join(one, other)
@@ -118,7 +118,7 @@ def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, i
         graph: The graph; the graphs within its nodes are not looked at.
         known: The element types that are known, 0 where one is not.
     """
-    find = Classes[str]()
+    find = UnionFind[str]()
     for node in graph.node:
         for one, other in itertools.pairwise(_of_one_type(node)):
             find.join(one, other)

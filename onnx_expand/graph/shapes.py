@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.graph.backward import declared_types, state_proved, types_of
+from onnx_expand.graph.backward import declare_proved, declared_types, types_of
 from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
@@ -161,7 +161,7 @@ class Inference:
         known = outer | {
             name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
         }
-        found = state_proved(graph, inferred, types, known)
+        found = declare_proved(graph, inferred, types, known)
         for node, same in zip(graph.node, inferred.node, strict=True):
             for one, other in zip(node.attribute, same.attribute, strict=True):
                 if one.HasField("g"):

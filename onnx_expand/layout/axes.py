@@ -1,4 +1,4 @@
-"""Turns of ops that work along one axis, or have one parameter per axis."""
+"""Reorderings of ops that work along one axis, or have one parameter per axis."""
 
 from __future__ import annotations
 
@@ -8,87 +8,95 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import int_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.layout.turns import TURNS, Order, Turn, at, integers, keeps_order, tensor_of
+from onnx_expand.layout.reorderings import (
+    REORDERINGS,
+    Order,
+    Reordering,
+    integers,
+    keeps_order,
+    new_axis,
+    tensor_of,
+)
 
 __all__: list[str] = []
 
 
-@TURNS.register("ArgMax", "ArgMin")
-def _arg(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axis; if the result drops it, the order must not permute the others."""
+@REORDERINGS.register("ArgMax", "ArgMin")
+def _arg(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axis; if the result drops it, the order must not permute the others."""
     axis = int_of(node, "axis", facts.opset)
     kept = bool(int_of(node, "keepdims", facts.opset))
     if not kept and not keeps_order(order, {axis % len(order)}):
         return None
-    return Turn((0,), (0,) if kept else (), {"axis": at(axis, order)})
+    return Reordering((0,), (0,) if kept else (), {"axis": new_axis(axis, order)})
 
 
-@TURNS.register("TopK")
-def _top_k(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axis of both results."""
+@REORDERINGS.register("TopK")
+def _top_k(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axis of both results."""
     if facts.opset < _TOP_READS:
         return None
-    return Turn((0,), (0, 1), {"axis": at(int_of(node, "axis", facts.opset), order)})
+    return Reordering((0,), (0, 1), {"axis": new_axis(int_of(node, "axis", facts.opset), order)})
 
 
 _TOP_READS = 10  # from this opset on, K is an input
 
 
-@TURNS.register("CumSum")
-def _cum_sum(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axis, which is an input."""
+@REORDERINGS.register("CumSum")
+def _cum_sum(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axis, which is an input."""
     axis = integers(node, 1, facts)
     if axis is None or len(axis) != 1:
         return None
-    return Turn(constants={1: ir.Tensor(np.array(at(axis[0], order), np.int64))})
+    return Reordering(constants={1: ir.Tensor(np.array(new_axis(axis[0], order), np.int64))})
 
 
-@TURNS.register("Gather")
-def _gather(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axis; a scalar index drops it, so the order must not permute the others."""
+@REORDERINGS.register("Gather")
+def _gather(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axis; a scalar index drops it, so the order must not permute the others."""
     axis, rank = int_of(node, "axis", facts.opset), facts.rank(node.inputs[1])
     if rank == 1:
-        return Turn(attributes={"axis": at(axis, order)})
+        return Reordering(attributes={"axis": new_axis(axis, order)})
     if rank == 0 and keeps_order(order, {axis % len(order)}):
-        return Turn((0,), (), {"axis": at(axis, order)})
+        return Reordering((0,), (), {"axis": new_axis(axis, order)})
     return None
 
 
-@TURNS.register("Tile")
-def _tile(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+@REORDERINGS.register("Tile")
+def _tile(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the repeats."""
     repeats = integers(node, 1, facts)
     if repeats is None or len(repeats) != len(order):
         return None
-    return Turn(constants={1: tensor_of([repeats[axis] for axis in order])})
+    return Reordering(constants={1: tensor_of([repeats[axis] for axis in order])})
 
 
-@TURNS.register("Expand")
-def _expand(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+@REORDERINGS.register("Expand")
+def _expand(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the target extents, which are aligned by the last axes."""
     wanted = integers(node, 1, facts)
     if wanted is None or len(wanted) > len(order):
         return None
     wanted = [1] * (len(order) - len(wanted)) + wanted
-    return Turn(constants={1: tensor_of([wanted[axis] for axis in order])})
+    return Reordering(constants={1: tensor_of([wanted[axis] for axis in order])})
 
 
-@TURNS.register("QuantizeLinear", "DequantizeLinear")
-def _quantize(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axis of the scales, if there is one; block scales are not supported."""
+@REORDERINGS.register("QuantizeLinear", "DequantizeLinear")
+def _quantize(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axis of the scales, if there is one; block scales are not supported."""
     rank = facts.rank(node.inputs[1])
     if rank == 0 or facts.shape(node.inputs[1]) == (1,):
-        return Turn()
+        return Reordering()
     if rank != 1 or facts.opset < _BY_AXIS or int_of(node, "block_size", facts.opset):
         return None
-    return Turn(attributes={"axis": at(int_of(node, "axis", facts.opset), order)})
+    return Reordering(attributes={"axis": new_axis(int_of(node, "axis", facts.opset), order)})
 
 
 _BY_AXIS = 13
 
 
-@TURNS.register("Resize")
-def _resize(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+@REORDERINGS.register("Resize")
+def _resize(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the scales or extents.
 
     onnxruntime interpolates along the last axes only and fails at run time for others, so the
@@ -105,13 +113,13 @@ def _resize(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     numbers = read_tensor(facts.tensor(value)).reshape(-1)
     if len(numbers) != len(order):
         return None
-    turned = Turn(constants={slot: ir.Tensor(np.ascontiguousarray(numbers[list(order)]))})
+    reordered = Reordering(constants={slot: ir.Tensor(np.ascontiguousarray(numbers[list(order)]))})
     if text_of(node, "mode", facts.opset) == "nearest":
-        return turned
+        return reordered
     extents = facts.shape(node.inputs[0]) or (None,) * len(order)
     same = (1,) * len(order) if slot == 2 else extents
-    resized = {at(axis, order) for axis in range(len(order)) if numbers[axis] != same[axis]}
-    return turned if resized == set(range(len(order) - len(resized), len(order))) else None
+    resized = {new_axis(axis, order) for axis in range(len(order)) if numbers[axis] != same[axis]}
+    return reordered if resized == set(range(len(order) - len(resized), len(order))) else None
 
 
 _RESIZE_SIZES = 11  # from this opset on, extents are an input

@@ -1,10 +1,11 @@
 """Choose which nodes work in another axis order, so that the fewest bytes are transposed.
 
 Let q be the permutation of some Transposes. The input and the output of such a Transpose have the
-same elements in two axis orders, called faces. Nodes that can work on either face may choose; all
-others require the face that they have. A value costs a Transpose if some consumer requires another
-face than the one in which it is produced. The choice of least cost is a minimum cut, with the
-nodes of one face on one side (Kolmogorov and Zabih, 2004, characterize such costs).
+same elements in two axis orders, called layouts 0 and 1. Nodes that can work in either layout may
+choose; all others require the layout that they have. A value costs a Transpose if some consumer
+requires another layout than the one in which it is produced. The choice of least cost is a minimum
+cut, with the nodes of one layout on one side (Kolmogorov and Zabih, 2004, characterize such
+costs).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from onnx_expand.graph.attributes import ints_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.layout.cut import Cut
-from onnx_expand.layout.turns import Order, Turn, turn_of
+from onnx_expand.layout.reorderings import Order, Reordering, reordering_of
 
 __all__ = ["Choice", "inverse", "orders_of"]
 
@@ -57,19 +58,19 @@ def orders_of(graph: ir.Graph, facts: Facts) -> list[Order]:
 
 @dataclass(eq=False)
 class Choice:
-    """The faces of the values around the Transposes of one permutation, and the nodes' choices.
+    """The layouts of the values around the Transposes of one permutation, and the nodes' choices.
 
     Attributes:
         graph: The graph.
         facts: Facts about the model.
-        order: The permutation of the Transposes, from face 0 to face 1.
+        order: The permutation of the Transposes, from layout 0 to layout 1.
         composites: Patterns whose nodes choose together.
         size: Estimates the bytes of a value.
         fixed: Nodes that must not change: those of frames, and locked ones.
-        faces: The face of each value that has one.
-        turning: The Transposes from one face to the other.
-        turns: For each node that may choose, how it works on the other face.
-        chosen: The chosen face of each of these nodes.
+        layouts: The layout of each value that has one.
+        transposes: The Transposes from one layout to the other.
+        reorderings: For each node that may choose, how it works in the other layout.
+        chosen: The chosen layout of each of these nodes.
     """
 
     graph: ir.Graph
@@ -78,175 +79,186 @@ class Choice:
     composites: Composites
     size: Callable[[ir.Value], int]
     fixed: Collection[ir.Node] = ()
-    faces: dict[ir.Value, int] = field(default_factory=dict)
-    turning: dict[ir.Node, None] = field(default_factory=dict)
-    turns: dict[ir.Node, Turn] = field(default_factory=dict)
+    layouts: dict[ir.Value, int] = field(default_factory=dict)
+    transposes: dict[ir.Node, None] = field(default_factory=dict)
+    reorderings: dict[ir.Node, Reordering] = field(default_factory=dict)
     chosen: dict[ir.Node, int] = field(default_factory=dict)
-    _own: dict[ir.Node, int] = field(default_factory=dict)
-    _roots: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    _original: dict[ir.Node, int] = field(default_factory=dict)
+    _origins: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._orders = (self.order, inverse(self.order))
         for node in self.graph:
             order = None if node in self.fixed else order_of(node, self.facts)
-            if order in self._orders and node not in self.turning:
+            if order in self._orders and node not in self.transposes:
                 x = node.inputs[0]
                 assert x is not None
-                if x not in self.faces:
+                if x not in self.layouts:
                     self._spread(x, self._orders.index(order))
         self._keep_composites()
 
     def decide(self) -> bool:
         """Choose; return whether fewer bytes are transposed, or equally many by fewer nodes."""
-        before = [self.size(node.outputs[0]) for node in self.turning]
+        before = [self.size(node.outputs[0]) for node in self.transposes]
         if not before:
             return False
         self._cut()
-        after = [self.size(root) for root in self._members if self.is_turned(root)]
-        gathers = [n for n, turn in self.turns.items() if turn.gathered and self.turns_over(n)]
+        after = [self.size(origin) for origin in self._members if self.needs_transpose(origin)]
+        gathers = [
+            n for n, how in self.reorderings.items() if how.gathered and self.is_reordered(n)
+        ]
         count = len(after) + len(gathers)
         return count <= len(before) and (sum(after), count) < (sum(before), len(before))
 
-    # -- Faces ------------------------------------------------------------------------------
+    # -- Layouts ----------------------------------------------------------------------------
 
-    def _spread(self, value: ir.Value, face: int) -> None:
-        """Assign a face to a value and to all values that nodes with a choice connect with it."""
-        self.faces[value] = face
+    def _spread(self, value: ir.Value, layout: int) -> None:
+        """Assign a layout to a value and to all that nodes with a choice connect with it."""
+        self.layouts[value] = layout
         pending = [value]
         while pending:
             current = pending.pop()
-            face = self.faces[current]
-            maker = current.producer()
+            layout = self.layouts[current]
+            producer = current.producer()
             users = [use.node for use in current.uses() if use.node.graph is self.graph]
-            for node in dict.fromkeys([*users, *([] if maker is None else [maker])]):
-                for other, its in self._neighbors(node, current, face):
-                    if other not in self.faces:
-                        self.faces[other] = its
+            for node in dict.fromkeys([*users, *([] if producer is None else [producer])]):
+                for other, its in self._neighbors(node, current, layout):
+                    if other not in self.layouts:
+                        self.layouts[other] = its
                         pending.append(other)
 
     def _neighbors(
-        self, node: ir.Node, value: ir.Value, face: int
+        self, node: ir.Node, value: ir.Value, layout: int
     ) -> Iterator[tuple[ir.Value, int]]:
-        """Yield the values that a node connects with a value, and their faces."""
-        if node in self.turning or node in self._own or node in self.fixed:
+        """Yield the values that a node connects with a value, and their layouts."""
+        if node in self.transposes or node in self._original or node in self.fixed:
             return
         if node.graph is not self.graph:
             return
         if order_of(node, self.facts) in self._orders:
             x, y = node.inputs[0], node.outputs[0]
-            begin = face if value is x else 1 - face
-            known = self.faces.get(y, 1 - begin) == 1 - begin
+            begin = layout if value is x else 1 - layout
+            known = self.layouts.get(y, 1 - begin) == 1 - begin
             is_its = order_of(node, self.facts) == self._orders[begin]
-            if x is not None and is_its and known and self.faces.get(x, begin) == begin:
-                self.turning[node] = None
+            if x is not None and is_its and known and self.layouts.get(x, begin) == begin:
+                self.transposes[node] = None
                 yield from ((x, begin), (y, 1 - begin))
                 return
-        turn = self._turn(node, face)
-        if turn is None:
+        reordering = self._reorder_node(node, layout)
+        if reordering is None:
             return
-        ports = [node.inputs[i] for i in turn.inputs] + [node.outputs[i] for i in turn.outputs]
-        if value not in ports or any(self.faces.get(p, face) != face for p in ports if p):
+        ports = [node.inputs[i] for i in reordering.inputs] + [
+            node.outputs[i] for i in reordering.outputs
+        ]
+        if value not in ports or any(self.layouts.get(p, layout) != layout for p in ports if p):
             return
-        self.turns[node], self._own[node] = turn, face
-        yield from ((port, face) for port in ports if port is not None)
+        self.reorderings[node], self._original[node] = reordering, layout
+        yield from ((port, layout) for port in ports if port is not None)
 
-    def _turn(self, node: ir.Node, face: int) -> Turn | None:
+    def _reorder_node(self, node: ir.Node, layout: int) -> Reordering | None:
         composite = self.composites.of(node)
         if composite is not None and composite.pattern.name in _AXES:
             return None
-        turn = turn_of(node, self._orders[face], self.facts)
-        if turn is not None and turn.features is not None:
-            return None if any(o.node in self.fixed for o in turn.features.operands) else turn
-        return turn
+        reordering = reordering_of(node, self._orders[layout], self.facts)
+        if reordering is not None and reordering.features is not None:
+            return (
+                None
+                if any(o.node in self.fixed for o in reordering.features.operands)
+                else reordering
+            )
+        return reordering
 
     def _keep_composites(self) -> None:
         """Fix all nodes of a composite pattern if one of them may not choose."""
         for composite in self.composites.found:
-            if not all(node in self.turns for node in composite.nodes):
+            if not all(node in self.reorderings for node in composite.nodes):
                 for node in composite.nodes:
-                    self.turns.pop(node, None)
-                    self._own.pop(node, None)
+                    self.reorderings.pop(node, None)
+                    self._original.pop(node, None)
 
-    def order_from(self, face: int) -> Order:
-        """Return the permutation of a Transpose from a face to the other."""
-        return self._orders[face]
+    def order_from(self, layout: int) -> Order:
+        """Return the permutation of a Transpose from a layout to the other."""
+        return self._orders[layout]
 
-    def root(self, value: ir.Value) -> ir.Value:
+    def origin(self, value: ir.Value) -> ir.Value:
         """Return the value of which a value is a Transpose, through any number of them."""
         chain: list[ir.Value] = []
-        while value not in self._roots:
+        while value not in self._origins:
             chain.append(value)
             node = value.producer()
-            x = node.inputs[0] if node is not None and node in self.turning else None
-            self._roots[value] = value
+            x = node.inputs[0] if node is not None and node in self.transposes else None
+            self._origins[value] = value
             value = value if x is None else x
-        root = self._roots[value]
-        self._roots.update(dict.fromkeys(chain, root))
-        return root
+        origin = self._origins[value]
+        self._origins.update(dict.fromkeys(chain, origin))
+        return origin
 
     def adopt(self, new: ir.Value, old: ir.Value) -> None:
-        """Assign the face and the root of a value to the one that replaces it."""
-        if old in self.faces:
-            self.faces[new], self._roots[new] = self.faces[old], self.root(old)
+        """Assign the layout and the origin of a value to the one that replaces it."""
+        if old in self.layouts:
+            self.layouts[new], self._origins[new] = self.layouts[old], self.origin(old)
 
     @property
     def members(self) -> dict[ir.Value, list[ir.Value]]:
-        """The values with the same elements, in either face, by their root."""
+        """The values with the same elements, in either layout, by their origin."""
         found: dict[ir.Value, list[ir.Value]] = {}
-        for value in self.faces:
-            found.setdefault(self.root(value), []).append(value)
+        for value in self.layouts:
+            found.setdefault(self.origin(value), []).append(value)
         return found
 
-    def own(self, node: ir.Node) -> int:
-        """Return the face that a node with a choice has in the source."""
-        return self._own[node]
+    def original_layout(self, node: ir.Node) -> int:
+        """Return the layout that a node with a choice has in the source."""
+        return self._original[node]
 
     # -- Choosing ---------------------------------------------------------------------------
 
-    def maker(self, root: ir.Value) -> ir.Node | int:
-        """Return the node whose choice is the face in which a value is produced, or that face."""
-        node = root.producer()
-        if node in self.turns and self.turns[node].outputs:
+    def producer_of(self, origin: ir.Value) -> ir.Node | int:
+        """Return the node whose choice is the layout of a value as produced, or that layout."""
+        node = origin.producer()
+        if node in self.reorderings and self.reorderings[node].outputs:
             return node
-        return self.faces[root]
+        return self.layouts[origin]
 
     def demands(self, value: ir.Value) -> Iterator[ir.Node | int]:
-        """Yield, for each consumer of a value, the node if it may choose, else its face."""
+        """Yield, for each consumer of a value, the node if it may choose, else its layout."""
         if value.is_graph_output():
-            yield self.faces[value]
+            yield self.layouts[value]
         for use in value.uses():
-            node, turn = use.node, self.turns.get(use.node)
-            if node in self.turning:
+            node, reordering = use.node, self.reorderings.get(use.node)
+            if node in self.transposes:
                 continue
-            if turn is None or use.idx not in turn.inputs:
-                yield self.faces[value]
-            elif turn.outputs:
+            if reordering is None or use.idx not in reordering.inputs:
+                yield self.layouts[value]
+            elif reordering.outputs:
                 yield node
 
-    def face(self, choice: ir.Node | int) -> int:
-        """Return the face that a node chose, or the face itself."""
+    def layout(self, choice: ir.Node | int) -> int:
+        """Return the layout that a node chose, or the layout itself."""
         return choice if isinstance(choice, int) else self.chosen[choice]
 
-    def is_turned(self, root: ir.Value) -> bool:
+    def needs_transpose(self, origin: ir.Value) -> bool:
         """Return whether a value needs a Transpose."""
-        made = self.face(self.maker(root))
+        made = self.layout(self.producer_of(origin))
         return any(
-            self.face(demand) != made for v in self._members[root] for demand in self.demands(v)
+            self.layout(demand) != made
+            for v in self._members[origin]
+            for demand in self.demands(v)
         )
 
-    def turns_over(self, node: ir.Node) -> bool:
-        """Return whether a node with a choice works on the other face."""
-        if self.turns[node].outputs:
-            return self.chosen[node] != self._own[node]
+    def is_reordered(self, node: ir.Node) -> bool:
+        """Return whether a node with a choice works in the other layout."""
+        if self.reorderings[node].outputs:
+            return self.chosen[node] != self._original[node]
         x = node.inputs[0]
         assert x is not None
-        # The node reads the available face; if both are available, it does not change.
-        root = self.root(x)
-        return self.face(self.maker(root)) != self._own[node] and not self.is_turned(root)
+        # The node reads the available layout; if both are available, it does not change.
+        origin = self.origin(x)
+        is_other = self.layout(self.producer_of(origin)) != self._original[node]
+        return is_other and not self.needs_transpose(origin)
 
     def _cut(self) -> None:
         self._members = self.members
-        choosing = [node for node, turn in self.turns.items() if turn.outputs]
+        choosing = [node for node, reordering in self.reorderings.items() if reordering.outputs]
         cut = Cut()
         vertices: dict[ir.Node | int, int] = {0: 0, 1: 1}
         # Minimize bytes, then the number of Transposes, then the number of changed nodes.
@@ -254,14 +266,14 @@ class Choice:
         scale = each * (len(self._members) + 1)
         for node in choosing:
             vertices[node] = cut.vertex()
-            if self._own[node]:
+            if self._original[node]:
                 cut.charge(vertices[node], 1, 1)
             else:
                 cut.charge(0, vertices[node], 1)
-        for root, values in self._members.items():
+        for origin, values in self._members.items():
             demands = {vertices[demand] for value in values for demand in self.demands(value)}
-            cost = self.size(root) * scale + each
-            _charge(cut, vertices[self.maker(root)], demands, cost)
+            cost = self.size(origin) * scale + each
+            _charge(cut, vertices[self.producer_of(origin)], demands, cost)
         for composite in self.composites.found:
             together = [vertices[node] for node in composite.nodes if node in vertices]
             for one, other in itertools.pairwise(together):
@@ -271,18 +283,18 @@ class Choice:
         self.chosen = {node: int(second[vertices[node]]) for node in choosing}
 
 
-def _charge(cut: Cut, maker: int, demands: set[int], cost: int) -> None:
+def _charge(cut: Cut, producer: int, demands: set[int], cost: int) -> None:
     """Charge a cost once if any consumer is on another side than the producer."""
-    demands = demands - {maker}
+    demands = demands - {producer}
     if len(demands) < 2:
         for demand in demands:
-            cut.charge(maker, demand, cost)
-            cut.charge(demand, maker, cost)
+            cut.charge(producer, demand, cost)
+            cut.charge(demand, producer, cost)
         return
     # `some` is on the second side if any consumer is, `every` if all consumers are.
     some, every = cut.vertex(), cut.vertex()
-    cut.charge(maker, some, cost)
-    cut.charge(every, maker, cost)
+    cut.charge(producer, some, cost)
+    cut.charge(every, producer, cost)
     for demand in demands:
         cut.charge(some, demand, _ENDLESS)
         cut.charge(demand, every, _ENDLESS)

@@ -1,6 +1,6 @@
 """Reshapes between images and features that can work in either axis order.
 
-A turn reorders the features, which dense layers absorb in their weights:
+Another axis order reorders the features, which dense layers absorb in their weights:
 
     Reshape(transpose(x, q)) W = Reshape(x) W'         rows of W reordered
     transpose(Reshape(x W + b), q) = Reshape(x W' + b')    columns of W and b reordered
@@ -118,8 +118,8 @@ def _places(
         if len(own) < len(extents) - first or math.prod(own) != (*count, None)[0]:
             continue
         if tuple(order[:first]) == tuple(range(first)) and 0 not in own:
-            turned = [axis - first for axis in order[first:]]
-            return np.arange(math.prod(own)).reshape(own).transpose(turned).reshape(-1)
+            reordered = [axis - first for axis in order[first:]]
+            return np.arange(math.prod(own)).reshape(own).transpose(reordered).reshape(-1)
     return None
 
 

@@ -15,7 +15,7 @@ from onnx_expand.graph.patterns import Composites
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.layout.choice import Choice, bytes_of, orders_of
 from onnx_expand.layout.features import Features
-from onnx_expand.layout.turns import Turn
+from onnx_expand.layout.reorderings import Reordering
 from onnx_expand.lower import node_like
 
 __all__ = ["straighten_layouts"]
@@ -75,49 +75,49 @@ class _Writer:
         """Rewrite the graph according to the choice."""
         choice = self.choice
         for node in list(choice.graph):
-            turn = choice.turns.get(node)
-            if turn is not None and choice.turns_over(node):
-                self._turn(node, turn)
+            reordering = choice.reorderings.get(node)
+            if reordering is not None and choice.is_reordered(node):
+                self._reorder_node(node, reordering)
         gone = set(self._old)
-        for value in list(choice.faces):
-            face = choice.faces[value]
+        for value in list(choice.layouts):
+            layout = choice.layouts[value]
             for use in list(value.uses()):
-                if use.node not in gone and use.node not in choice.turning:
-                    use.node.replace_input_with(use.idx, self._of(value, face))
+                if use.node not in gone and use.node not in choice.transposes:
+                    use.node.replace_input_with(use.idx, self._of(value, layout))
             if value.is_graph_output():
-                self._replace_output(value, self._of(value, face))
-        labels = {node: label(node) for node in choice.turning}
+                self._replace_output(value, self._of(value, layout))
+        labels = {node: label(node) for node in choice.transposes}
         self._remove()
-        left = [node for node in choice.turning if node.graph is None]
+        left = [node for node in choice.transposes if node.graph is None]
         choice.graph.sort()
         gone_labels = (*(labels[node] for node in left), *self._gathering)
         return Rewritten(gone_labels, tuple(self._new))
 
     # -- Values -----------------------------------------------------------------------------
 
-    def _of(self, value: ir.Value, face: int) -> ir.Value:
-        """Return the value with the same elements in a face, adding a Transpose if needed."""
-        choice, root = self.choice, self.choice.root(value)
-        if (root, face) in self._made:
-            return self._made[root, face]
-        made = choice.face(choice.maker(root))
-        source = self._made.setdefault((root, made), root)
-        if face == made:
+    def _of(self, value: ir.Value, layout: int) -> ir.Value:
+        """Return the value with the same elements in a layout, adding a Transpose if needed."""
+        choice, origin = self.choice, self.choice.origin(value)
+        if (origin, layout) in self._made:
+            return self._made[origin, layout]
+        made = choice.layout(choice.producer_of(origin))
+        source = self._made.setdefault((origin, made), origin)
+        if layout == made:
             return source
-        for known in self._members[root]:
+        for known in self._members[origin]:
             node = known.producer()
-            if node in choice.turning and node.inputs[0] is source:
+            if node in choice.transposes and node.inputs[0] is source:
                 found = known
                 break
         else:
-            found = self._transposed(root, source, made)
-        self._made[root, face] = found
+            found = self._transposed(origin, source, made)
+        self._made[origin, layout] = found
         return found
 
-    def _transposed(self, root: ir.Value, source: ir.Value, face: int) -> ir.Value:
+    def _transposed(self, origin: ir.Value, source: ir.Value, layout: int) -> ir.Value:
         """Insert a Transpose of a value directly after its producer."""
-        graph, order = self.choice.graph, self.choice.order_from(face)
-        old = next((v for v in self._members[root] if self.choice.faces[v] != face), root)
+        graph, order = self.choice.graph, self.choice.order_from(layout)
+        old = next((v for v in self._members[origin] if self.choice.layouts[v] != layout), origin)
         stem = label(old.producer()) if old.producer() is not None else old.name  # type: ignore[arg-type]
         name = self.rewriter.unique(f"{stem}.transpose")
         node = ir.node("Transpose", [source], {"perm": order}, name=name)
@@ -140,15 +140,15 @@ class _Writer:
             value.dtype = dtype
         extents = facts.extents(like)
         if extents is not None:
-            facts.state(value, [extents[axis] for axis in order])
+            facts.set_extents(value, [extents[axis] for axis in order])
 
     def _replace_output(self, value: ir.Value, new: ir.Value) -> None:
         """Replace a graph output by another value, under the name of the output."""
         if value is new:
             return
-        graph, maker = self.choice.graph, new.producer()
+        graph, producer = self.choice.graph, new.producer()
         # A value of an outer graph cannot be an output of this one.
-        if maker is None or maker.graph is not graph or new.is_graph_output():
+        if producer is None or producer.graph is not graph or new.is_graph_output():
             node = ir.node("Identity", [new], name=self.rewriter.unique(f"{value.name}.out"))
             graph.append(node)
             new = node.outputs[0]
@@ -163,36 +163,36 @@ class _Writer:
 
     # -- Nodes ------------------------------------------------------------------------------
 
-    def _turn(self, node: ir.Node, turn: Turn) -> None:
+    def _reorder_node(self, node: ir.Node, reordering: Reordering) -> None:
         """Write a node in the other axis order."""
         choice = self.choice
-        face = 1 - choice.own(node)
+        layout = 1 - choice.original_layout(node)
         inputs = list(node.inputs)
-        for i in turn.inputs:
+        for i in reordering.inputs:
             value = inputs[i]
             assert value is not None
-            inputs[i] = self._of(value, face)
-        for i, tensor in turn.constants.items():
+            inputs[i] = self._of(value, layout)
+        for i, tensor in reordering.constants.items():
             inputs[i] = self._constant(node, i, tensor)
-        new = node_like(node, inputs, max(turn.outputs, default=0) + 1)
-        for name, number in turn.attributes.items():
+        new = node_like(node, inputs, max(reordering.outputs, default=0) + 1)
+        for name, number in reordering.attributes.items():
             is_list = not isinstance(number, int)
             made = ir.AttrInt64s(name, list(number)) if is_list else ir.AttrInt64(name, number)  # type: ignore[arg-type]
             new.attributes[name] = made
         choice.graph.insert_before(node, new)
         self._old.append(node)
-        order = choice.order_from(choice.own(node))
-        if turn.outputs:
-            for i in turn.outputs:
+        order = choice.order_from(choice.original_layout(node))
+        if reordering.outputs:
+            for i in reordering.outputs:
                 out = node.outputs[i]
                 self._describe(new.outputs[i], out, order)
-                self._made[choice.root(out), face] = new.outputs[i]
-        elif turn.gathered:
+                self._made[choice.origin(out), layout] = new.outputs[i]
+        elif reordering.gathered:
             self._gather(node, new, order)
         else:
             self._replace(node.outputs[0], new.outputs[0])
-        if turn.features is not None:
-            self._reorder(turn.features, () if turn.outputs else new.outputs)
+        if reordering.features is not None:
+            self._reorder(reordering.features, () if reordering.outputs else new.outputs)
 
     def _reorder(self, features: Features, results: Sequence[ir.Value]) -> None:
         """Reorder the weights of dense layers, and rename the values with reordered features."""
@@ -218,15 +218,15 @@ class _Writer:
         new.metadata_props.update(old.metadata_props)
         new.meta.update(old.meta)
         self.choice.facts.transfer(old, new)
-        if old in self.choice.faces:
-            self._made[self.choice.root(old), self.choice.faces[old]] = new
+        if old in self.choice.layouts:
+            self._made[self.choice.origin(old), self.choice.layouts[old]] = new
             self.choice.adopt(new, old)
         old.name = None
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name = name
 
     def _gather(self, node: ir.Node, new: ir.Node, order: Sequence[int]) -> None:
-        """Append a Gather that restores the order of the extents of a turned value."""
+        """Append a Gather that restores the order of the extents of a reordered value."""
         numbers = np.array([order.index(axis) for axis in range(len(order))], dtype=np.int64)
         out = new.outputs[0]
         out.name = self.rewriter.unique(f"{node.outputs[0].name}.turned")
@@ -253,14 +253,14 @@ class _Writer:
     def _remove(self) -> None:
         """Remove the nodes that have been replaced."""
         graph, choice = self.choice.graph, self.choice
-        gone = {*self._old, *choice.turning}
+        gone = {*self._old, *choice.transposes}
         for node in reversed([n for n in graph if n in gone]):
             if any(out.uses() or out.is_graph_output() for out in node.outputs):
                 continue
             read = [value for value in node.inputs if value is not None]
             graph.remove(node, safe=True)
             for value in read:
-                if value not in choice.faces:
+                if value not in choice.layouts:
                     self.rewriter.drop(value)
         for new, old in self._named:  # new constants reuse the names of removed ones
             if old.name and old.name not in graph.initializers:

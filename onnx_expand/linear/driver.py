@@ -12,7 +12,7 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.linear.chains.stretches import Stretches
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.terms.base import Fill, Map, Read, Term, View
+from onnx_expand.linear.terms.base import ConstantPad, Map, Read, Term, View
 from onnx_expand.linear.terms.build import Builder
 from onnx_expand.linear.terms.uses import Swap
 
@@ -63,23 +63,25 @@ class Terms(Stretches):
         built = Builder(graph, facts, self.composites, locked)
         self.refused = built.refused
         self.nodes = built.nodes
-        self.frames = {n for t in built.of.values() if isinstance(t, Fill) for n in t.frame.nodes}
+        self.frames = {
+            n for t in built.of.values() if isinstance(t, ConstantPad) for n in t.frame.nodes
+        }
         inside = self.nodes.keys() | self.frames
         for value, term in list(built.of.items()):
             if term.node is None:
                 continue
             outside = [n for n in facts.readers(value) if n not in inside]
-            if outside and not value.is_graph_output() and all(map(_asks_for_shape, outside)):
-                twin = self._twin(value, built.of)
-                self.askers.setdefault(twin, []).extend((node, value) for node in outside)
-                if not isinstance(twin, Read):
-                    self.roots.setdefault(twin, [])
+            if outside and not value.is_graph_output() and all(map(_reads_only_shape, outside)):
+                other = self._of_same_extents(value, built.of)
+                self.shape_readers.setdefault(other, []).extend((node, value) for node in outside)
+                if not isinstance(other, Read):
+                    self.roots.setdefault(other, [])
             elif value.is_graph_output() or outside:
                 self.roots.setdefault(term, []).append(value)
         for term in self.roots:
             self._admit(term)
 
-    def _twin(self, value: ir.Value, of: Mapping[ir.Value, Term]) -> Term:
+    def _of_same_extents(self, value: ir.Value, of: Mapping[ir.Value, Term]) -> Term:
         """Return a term of the same extents that remains whatever happens to a value."""
         term = of[value]
         while keeps_extents(term):
@@ -95,22 +97,22 @@ class Terms(Stretches):
             term = user
         return term
 
-    def ask_sources(self) -> bool:
+    def redirect_shape_readers(self) -> bool:
         """Redirect consumers of shapes to the arguments of maps that preserve extents.
 
         Returns:
             Whether any consumer was redirected.
         """
         moved = False
-        for term in [t for t in self.askers if t in self.users and keeps_extents(t)]:
-            twin = term.args[0]
-            while keeps_extents(twin):
-                twin = twin.args[0]
-            if not twin.is_opaque:
+        for term in [t for t in self.shape_readers if t in self.users and keeps_extents(t)]:
+            other = term.args[0]
+            while keeps_extents(other):
+                other = other.args[0]
+            if not other.is_opaque:
                 continue
-            self.askers.setdefault(twin, []).extend(self.askers.pop(term))
-            if not isinstance(twin, Read):
-                self.roots.setdefault(twin, [])
+            self.shape_readers.setdefault(other, []).extend(self.shape_readers.pop(term))
+            if not isinstance(other, Read):
+                self.roots.setdefault(other, [])
             if self.roots.get(term) == []:
                 del self.roots[term]
                 self._joins.clear()
@@ -119,7 +121,7 @@ class Terms(Stretches):
         return moved
 
 
-def _asks_for_shape(node: ir.Node) -> bool:
+def _reads_only_shape(node: ir.Node) -> bool:
     """Return whether a node reads only the extents of a value."""
     return node.domain == "" and node.op_type in {"Shape", "Size"}
 

@@ -15,7 +15,7 @@ from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Homogeneous, Map, Price, Read, Term
-from onnx_expand.linear.terms.tables import Table
+from onnx_expand.linear.terms.matrix_bias import MatrixBias
 
 __all__ = ["NOT_MARKED", "Break", "breaks"]
 
@@ -86,7 +86,7 @@ def _above(terms: Terms, root: Term) -> Iterator[Break]:
     count = terms.count(root)
     if any(value.is_graph_output() for value in values):
         refusal = Refusal(Reason.OUTPUT, f"'{_name(root)}' in between is an output of the graph")
-    elif count == 1 and isinstance(root, Table):
+    elif count == 1 and isinstance(root, MatrixBias):
         message = f"the constant added in '{_name(root)}' in between differs between rows"
         refusal = Refusal(Reason.GEOMETRY, message)
     elif count == 1 and root.is_join and root.value is not None:

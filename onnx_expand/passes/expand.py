@@ -182,7 +182,7 @@ class Expand(ir.passes.InPlacePass):
         for site in counted("expanding", run.within_budget(self._chosen(sites, run))):
             run.expand(site)
         if run.expanded:
-            facts.settle(model)
+            facts.correct_shapes(model)
         rewriter.finish()
         after = inspect_model(model) if run.expanded else before
         expanded = run.report(counts, node_counts(model))

@@ -230,7 +230,7 @@ class Fold(ir.passes.InPlacePass):
         for graph in list(model.graphs()):
             run.explain(graph)
         if run.sites or cleaner.done:
-            run.facts.settle(model)
+            run.facts.correct_shapes(model)
         run.rewriter.finish()
         return run
 

@@ -16,16 +16,16 @@ from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.reasons import breaks
 from onnx_expand.linear.rules import composing as rules
 from onnx_expand.linear.rules.adding import add
-from onnx_expand.linear.rules.associating import associate
 from onnx_expand.linear.rules.borders import Bridge, bridge_borders
 from onnx_expand.linear.rules.bridges import Border
 from onnx_expand.linear.rules.carry import carry
-from onnx_expand.linear.rules.laying import lay
+from onnx_expand.linear.rules.duplicating import duplicate
+from onnx_expand.linear.rules.matrix_bias import fuse_matrix_bias
 from onnx_expand.linear.rules.permuting import permute
 from onnx_expand.linear.rules.pools import pad_average
+from onnx_expand.linear.rules.reassociating import reassociate
 from onnx_expand.linear.rules.repeats import join_once
-from onnx_expand.linear.rules.sharing import share
-from onnx_expand.linear.rules.turns import turn
+from onnx_expand.linear.rules.transposes import fuse_transpose
 from onnx_expand.linear.terms.base import Map, Term
 from onnx_expand.linear.writing.copies import Copy
 from onnx_expand.linear.writing.placing import Writer
@@ -46,14 +46,14 @@ _RULES = (
     rules.drop,
     rules.straighten,
     pad_average,
-    share,
+    duplicate,
     carry,
     permute,
     add,
     join_once,
-    lay,
-    associate,
-    turn,
+    fuse_matrix_bias,
+    reassociate,
+    fuse_transpose,
 )
 
 
@@ -145,7 +145,9 @@ class FoldRun:
         """
         terms = Terms(graph, self.facts, self.policy, locked=self.locked)
         rewrite(terms, _RULES)
-        while terms.ask_sources():  # terms that nothing reads no longer keep others apart
+        while (
+            terms.redirect_shape_readers()
+        ):  # terms that nothing reads no longer keep others apart
             rewrite(terms, _RULES)
         refused: list[tuple[tuple[Term, ...], Refusal]] = []
         bridges = self.border is not Border.EXACT or self.image is not None

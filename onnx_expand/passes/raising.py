@@ -58,7 +58,7 @@ def raise_composites(
         for node in new[:-1] if extents is not None else ():
             assert extents is not None
             of_means = node.op_type == "ReduceMean" or node.meta.get(_OF_MEANS)
-            facts.state(node.outputs[0], [*extents[:-1], 1] if of_means else extents)
+            facts.set_extents(node.outputs[0], [*extents[:-1], 1] if of_means else extents)
             node.outputs[0].dtype = ir.DataType.FLOAT
         rewriter.replace(old, new)
         facts.transfer(before, new[-1].outputs[0])

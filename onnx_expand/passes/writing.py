@@ -125,7 +125,7 @@ class _Written:
         value = self.nodes[-1].outputs[0]
         value.name = self._rewriter.unique(name)
         if dims is not None:
-            self._facts.state(value, dims)
+            self._facts.set_extents(value, dims)
         value.type = ir.TensorType(self._dtype)
         return value
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 import onnx_expand
 from onnx_expand.graph.facts import Facts
-from onnx_expand.linear.terms.noops import handed_on
+from onnx_expand.linear.terms.noops import forwarded
 from tests.support.graphs_text import graph
 
 _TYPES = {
@@ -40,7 +40,7 @@ def test_a_detour_over_a_wider_type_is_the_value(own: str, other: str) -> None:
     whole = helper.make_graph(nodes, "g", ports[:1], ports[1:])
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     read = ir.serde.deserialize_model(model)
-    found = handed_on(read.graph[1], Facts(read))
+    found = forwarded(read.graph[1], Facts(read))
     there, back = np.dtype(_TYPES[other]), np.dtype(_TYPES[own])
     holds = np.can_cast(back, there, "safe")
     assert found is None or (found.name == "x" and holds)

@@ -16,7 +16,7 @@ from onnx_expand.errors import Reason, Refusal
 from onnx_expand.lift import Axes
 from onnx_expand.linear.chains.composed import aligned, chain_affine, chain_geometry
 from onnx_expand.linear.chains.steps import Step
-from onnx_expand.linear.terms.base import Cat, Sum, Term
+from onnx_expand.linear.terms.base import Concat, Sum, Term
 from onnx_expand.linear.terms.tensors import Tensor
 
 __all__ = ["JoinStep", "join_step"]
@@ -34,7 +34,7 @@ class JoinStep(Step):
         ends = [(b[0].channels[0], b[-1].channels[1]) for b in self.branches if b]
         m = next((m for m, _ in ends), 1)
         outs = [b[-1].channels[1] if b else m for b in self.branches]
-        return m, sum(outs) if isinstance(self.top, Cat) else outs[0]
+        return m, sum(outs) if isinstance(self.top, Concat) else outs[0]
 
     def on(self, axis: int, channels: int) -> Step:
         """Return the step for a channel axis and count, if it fits any axis."""
@@ -73,7 +73,7 @@ def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
     if len(ends) > 1:
         return None
     axes = next(iter(ends), None)
-    if axes is None and isinstance(join, Cat):
+    if axes is None and isinstance(join, Concat):
         place = _cat_place(join, branches)
         if place is None:
             return None
@@ -83,7 +83,7 @@ def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
     free = any(not b or b[0].axes is None for b in lined)
     if free and axes[0] != axes[1]:
         return None
-    if isinstance(join, Cat) and join.axis != axes[1]:
+    if isinstance(join, Concat) and join.axis != axes[1]:
         return None
     lined = [tuple(s.on(axes[0], m) for s in branch) for branch in lined]
     if any(b[0].channels[0] != m for b in lined if b):
@@ -91,7 +91,7 @@ def join_step(join: Term, branches: Sequence[Sequence[Step]]) -> Step | None:
     return _joined(join, lined, axes, m)
 
 
-def _cat_place(join: Cat, branches: Sequence[Sequence[Step]]) -> tuple[int, int] | None:
+def _cat_place(join: Concat, branches: Sequence[Sequence[Step]]) -> tuple[int, int] | None:
     """Return the channel axis for branches of a concatenation that fit any axis, if known."""
     branch = branches[0]
     root = branch[0].terms[0].args[0] if branch else join.args[0]
@@ -106,7 +106,7 @@ def _joined(
     join: Term, branches: Sequence[tuple[Step, ...]], axes: Axes | None, m: int
 ) -> Step | None:
     outs = [b[-1].channels[1] if b else m for b in branches]
-    n = sum(outs) if isinstance(join, Cat) else outs[0]
+    n = sum(outs) if isinstance(join, Concat) else outs[0]
     if isinstance(join, Sum) and len(set(outs)) > 1:
         return None
     geometry = _joint_geometry(join, branches, m, n)
@@ -116,7 +116,7 @@ def _joined(
         maps = [chain_affine(b) if b else AffineConv.identity(m) for b in branches]
         more = _levels([a.geometry for a in maps], join)
         maps = [_longer(a, ends) for a, ends in zip(maps, more, strict=True)]
-        if isinstance(join, Cat):
+        if isinstance(join, Concat):
             return functools.reduce(AffineConv.__add__, _stacked(maps))
         assert isinstance(join, Sum)
         parts = zip(maps, join.factors, strict=True)
@@ -137,7 +137,7 @@ def _joint_geometry(
         parts.append(part)
     total: Geometry | None = None
     for part, ends in zip(parts, _levels(parts, join), strict=True):
-        if isinstance(join, Cat):
+        if isinstance(join, Concat):
             part = replace(part, out_channels=n, group=1)
         part = _longer(part, ends)
         joined = part if total is None else total.plus(part)
@@ -145,7 +145,7 @@ def _joint_geometry(
             return _for_some_sizes(parts, join) or joined
         total = joined
     assert total is not None
-    blocks = _blocks(branches, m, n) if isinstance(join, Cat) else None
+    blocks = _blocks(branches, m, n) if isinstance(join, Concat) else None
     return total if blocks is None else replace(total, group=blocks)
 
 
@@ -180,7 +180,7 @@ def _levels(parts: Sequence[Geometry], join: Term) -> list[tuple[int, ...]]:
     nothing = [(0,) * rank] * len(parts)
     extents = [_static(arg.tensor) for arg in join.args]
     known = extents[0] is not None and len(set(extents)) == 1
-    equal = known or isinstance(join, Cat)
+    equal = known or isinstance(join, Concat)
     if not equal or any(p.rank != rank or p.is_anchored for p in parts):
         return nothing
     strides = parts[0].strides

@@ -14,7 +14,7 @@ from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.linear.chains.steps import Step
-from onnx_expand.linear.terms.passages import Passage
+from onnx_expand.linear.terms.axis_maps import AxisMap
 from onnx_expand.linear.terms.views import ViewOp, without_detours
 
 __all__ = ["Layout", "layouts_of"]
@@ -110,10 +110,10 @@ def _holds(layout: Layout) -> bool:
         first = layout.before[0].channels[0]
     for views, channels in ((layout.before, first), (layout.after, last)):
         for view in views:
-            passage = view.passage
-            if passage is None or not view.holds(channels):
+            axis_map = view.axis_map
+            if axis_map is None or not view.holds(channels):
                 return False
-            channels = passage.after(channels)
+            channels = axis_map.after(channels)
     return True
 
 
@@ -123,53 +123,53 @@ def _moved(step: Step, views: Sequence[ViewOp], *, forward: bool) -> Step | None
     if isinstance(geometry, Refusal):
         return None
     if step.axes is None:
-        axes, passages = None, []
+        axes, axis_maps = None, []
     elif step.axes[0] != step.axes[1]:
         return None  # it permutes the other axes as well, which views cannot express
     else:
         if any(view.axes is None for view in views):
             return None
-        passages = list(_passages(views))
+        axis_maps = list(_axis_maps(views))
         ends = views[-1].axes if forward else views[0].axes
         assert ends is not None
         axis = ends[1] if forward else ends[0]
         axes = (axis, axis)
-    spreads = [passage for passage in passages if not passage.is_plain]
-    if any(passage.gathers == forward for passage in spreads):
+    spreads = [axis_map for axis_map in axis_maps if not axis_map.is_plain]
+    if any(axis_map.gathers == forward for axis_map in spreads):
         return None
     if spreads and forward and not geometry.is_per_channel:
         return None
     if not forward:
         spreads.reverse()  # from the step towards its destination
-    for passage in spreads:
-        geometry = _spread(geometry, passage)
+    for axis_map in spreads:
+        geometry = _spread(geometry, axis_map)
 
     def load() -> AffineConv:
         affine = step.load()
         matrix = AffineConv(
             affine.weight.reshape(affine.weight.shape[:2]), affine.bias, group=affine.group
         )
-        for passage in spreads:
-            matrix = _spread_numbers(matrix, passage)
+        for axis_map in spreads:
+            matrix = _spread_numbers(matrix, axis_map)
         return matrix
 
     return replace(step, geometry=_matrix(geometry), axes=axes, load=load, branches=())
 
 
-def _spread(geometry: Geometry, passage: Passage) -> Geometry:
-    """Return a map of the fewer channels of a passage as a map of the more channels."""
-    times = passage.repeat * passage.tile
+def _spread(geometry: Geometry, axis_map: AxisMap) -> Geometry:
+    """Return a map of the fewer channels of an axis map as a map of the more channels."""
+    times = axis_map.repeat * axis_map.tile
     n, m = geometry.out_channels * times, geometry.in_channels * times
     group = n if geometry.is_per_channel else 1
     return replace(geometry, in_channels=m, out_channels=n, group=group)
 
 
-def _spread_numbers(affine: AffineConv, passage: Passage) -> AffineConv:
-    shift = None if affine.bias is None else passage.spread(affine.bias)
+def _spread_numbers(affine: AffineConv, axis_map: AxisMap) -> AffineConv:
+    shift = None if affine.bias is None else axis_map.spread(affine.bias)
     if affine.geometry.is_per_channel:
-        return AffineConv.per_channel(passage.spread(affine.weight.reshape(-1)), shift)
+        return AffineConv.per_channel(axis_map.spread(affine.weight.reshape(-1)), shift)
     dense = affine.embedded(replace(affine.geometry, group=1))
-    return AffineConv(passage.spread_matrix(dense.weight), shift)
+    return AffineConv(axis_map.spread_matrix(dense.weight), shift)
 
 
 def _matrix(geometry: Geometry) -> Geometry:
@@ -179,9 +179,9 @@ def _matrix(geometry: Geometry) -> Geometry:
     )
 
 
-def _passages(views: Sequence[ViewOp]) -> Iterator[Passage]:
-    """Return the passages of some views."""
+def _axis_maps(views: Sequence[ViewOp]) -> Iterator[AxisMap]:
+    """Return how channels pass some views."""
     for view in views:
-        passage = view.passage
-        assert passage is not None
-        yield passage
+        axis_map = view.axis_map
+        assert axis_map is not None
+        yield axis_map

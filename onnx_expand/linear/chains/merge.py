@@ -20,7 +20,7 @@ from onnx_expand.linear.chains.partition import Partition
 from onnx_expand.linear.chains.spans import Merged
 from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.chains.units import units_of
-from onnx_expand.linear.terms.base import Hub, Load, Map, Term, View
+from onnx_expand.linear.terms.base import Load, Map, SplitInput, Term, View
 from onnx_expand.linear.terms.tensors import Tensor
 from onnx_expand.linear.terms.views import ViewOp
 from onnx_expand.lower import Form, check_numbers, form_of, least_channel
@@ -60,7 +60,7 @@ def merged_term(
 def _term(part: Partition, span: Span, merged: Merged, shared: Sequence[Term], top: Term) -> Term:
     inside = part.inside(span)
     arg = part.term_at(span.first)
-    while isinstance(arg, Hub):
+    while isinstance(arg, SplitInput):
         arg = arg.args[0]
     layout = merged.layout
     refusal = _too_much(part, span, merged)
@@ -288,9 +288,9 @@ def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | Non
     target = list(op.target)
     after = channels
     if op.axes is not None and channels is not None:
-        passage = op.passage
-        assert passage is not None
-        after = passage.after(channels)
+        axis_map = op.axis_map
+        assert axis_map is not None
+        after = axis_map.after(channels)
         source[op.axes[0]], target[op.axes[1]] = channels, after
     op = replace(op, source=tuple(source), target=tuple(target))
     if op.axes is not None and channels is not None and after is not None:

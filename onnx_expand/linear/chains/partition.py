@@ -17,7 +17,7 @@ from onnx_expand.linear.chains.spans import Merged, Spans
 from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.chains.units import units_of
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.terms.base import Hub, Map, Price, Term
+from onnx_expand.linear.terms.base import Map, Price, SplitInput, Term
 
 __all__ = ["Partition"]
 
@@ -115,7 +115,7 @@ class Partition(Spans):
         """Yield the pieces that end at a step: unchanged, or merged with steps before it."""
         if last == cuts[-1]:
             yield _Piece(Span(last, last), merge=False)
-        if isinstance(self.steps[last].top, Hub):
+        if isinstance(self.steps[last].top, SplitInput):
             return  # the argument of a split is not a value by itself
         if self.steps[last].branches and self._merges(Span(last, last)):
             yield _Piece(Span(last, last), merge=True)

@@ -18,7 +18,7 @@ from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.frames import Frame
 from onnx_expand.lift import Axes, Linear
-from onnx_expand.linear.terms.base import Fill, Hub, Load, Map, Price, Term, View
+from onnx_expand.linear.terms.base import ConstantPad, Load, Map, Price, SplitInput, Term, View
 from onnx_expand.linear.terms.views import ViewOp
 
 __all__ = ["Span", "Step", "all_steps", "step_of"]
@@ -141,10 +141,10 @@ def step_of(term: Term) -> Step | None:
         refusal = Refusal(Reason.GEOMETRY, f"{term.op.node.op_type} changes the layout in between")
         op = replace(term.op, axes=None, channels=(1, 1))
         return Step(term, (term,), refusal, None, _refusing(refusal), view=op)
-    if isinstance(term, Fill):
+    if isinstance(term, ConstantPad):
         refusal = Refusal(Reason.BORDER, "padding with constants alone is not a convolution")
         return Step(term, (term,), refusal, (1, 1), _refusing(refusal), frame=term.frame)
-    if isinstance(term, Hub):
+    if isinstance(term, SplitInput):
         one = AffineConv.identity(1)
         return Step(term, (term,), one.geometry, None, lambda: one, shift_only=True)
     return None

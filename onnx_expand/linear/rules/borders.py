@@ -107,7 +107,7 @@ def _bridged(
     assert dtype is not None
     x = ir.val("x", dtype=dtype)
     if arg.tensor.extents is not None:
-        terms.facts.state(x, arg.tensor.extents)
+        terms.facts.set_extents(x, arg.tensor.extents)
     target = Target(x, dtype, Names("n", "w", "b", "a"), terms.facts)
     for way in ways:
         try:

@@ -14,8 +14,8 @@ from onnx_expand.errors import RefusedError
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules.diagonal import Diagonal
-from onnx_expand.linear.rules.downstream import Downstream
-from onnx_expand.linear.rules.upstream import Upstream
+from onnx_expand.linear.rules.hoisting import Hoisting
+from onnx_expand.linear.rules.sinking import Sinking
 from onnx_expand.linear.terms.base import Map, Price, Term, View
 
 __all__ = ["carry"]
@@ -67,19 +67,19 @@ def carry(terms: Terms, term: Term) -> Swap | None:
     diagonal = Diagonal.of(term)
     if diagonal is None or diagonal.does_nothing:
         return None
-    searches = Upstream(terms, term), Downstream(terms, term)
-    ways = [(s, way) for s in searches if (way := s.way(diagonal)) is not None]
-    for search, way in sorted(ways, key=lambda pair: pair[0].gain(pair[1])):
-        if not search.is_worth(way):
+    searches = Hoisting(terms, term), Sinking(terms, term)
+    moves = [(s, move) for s in searches if (move := s.move(diagonal)) is not None]
+    for search, move in sorted(moves, key=lambda pair: pair[0].gain(pair[1])):
+        if not search.is_worth(move):
             continue
         try:
-            swap = way.taken()
+            swap = move.replacements()
         except RefusedError as error:
             search.refusals.insert(0, error.refusal)
             continue
         if _gains_nothing(terms, term, swap):
             continue
-        terms.scaled.update(way.scaled)
+        terms.scaled.update(move.scaled)
         return swap
     refusals = [refusal for search in searches for refusal in search.refusals]
     if refusals:

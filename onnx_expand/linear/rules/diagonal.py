@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import RefusedError
+from onnx_expand.linear.terms.axis_maps import AxisMap
 from onnx_expand.linear.terms.base import Map
-from onnx_expand.linear.terms.passages import Passage
 from onnx_expand.linear.terms.scaling import Channels
 
 __all__ = ["Diagonal", "commuted", "fits"]
@@ -144,14 +144,14 @@ class Diagonal:
         ways = {b: a for a, b in pairs} if back else dict(pairs)
         return self.on(ways.get(self.axis))
 
-    def spread(self, passage: Passage | None) -> Diagonal | None:
+    def spread(self, axis_map: AxisMap | None) -> Diagonal | None:
         """Return the map on the other side of a view."""
         if self.axis is None:
             return self
-        if passage is None:
+        if axis_map is None:
             return None
-        shift = None if self.shift is None else passage.spread(self.shift)
-        return Diagonal(passage.axis, passage.spread(self.scale), shift)
+        shift = None if self.shift is None else axis_map.spread(self.shift)
+        return Diagonal(axis_map.axis, axis_map.spread(self.scale), shift)
 
     def part(self, first: int, count: int) -> Diagonal:
         """Return the map for some of its channels."""

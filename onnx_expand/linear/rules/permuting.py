@@ -23,8 +23,8 @@ from onnx_expand.linear.chains.runs import runs_of
 from onnx_expand.linear.chains.steps import Span, Step, step_of
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.rules.ways import Way, copy_of, merged_way
-from onnx_expand.linear.terms.base import Cat, Homogeneous, Hub, Map, Term, View
+from onnx_expand.linear.rules.moves import Move, copy_of, merged_move
+from onnx_expand.linear.terms.base import Concat, Homogeneous, Map, SplitInput, Term, View
 from onnx_expand.lower import form_of
 
 __all__ = ["permute"]
@@ -77,14 +77,14 @@ def permute(terms: Terms, term: Term) -> Swap | None:
         return None
     refusals: list[Refusal] = []
     for find in (_behind, _before):
-        for path, way in find(terms, term, order):
+        for path, move in find(terms, term, order):
             try:
-                swap = _swap(terms, order, path, way, behind=find is _behind)
+                swap = _swap(terms, order, path, move, behind=find is _behind)
             except RefusedError as error:
                 refusals.append(error.refusal)
                 continue
             terms.scaled.update(path)
-            terms.scaled.update(layer for layer, _ in way.swap if find is _before)
+            terms.scaled.update(layer for layer, _ in move.swap if find is _before)
             return swap
     if refusals and isinstance(term, Map):
         terms.stuck[term] = refusals[0]
@@ -95,7 +95,7 @@ def _order(terms: Terms, term: Term) -> _Order | None:
     """Return the permutation that ends at a term; None if there is none."""
     node = term.node
     moves = isinstance(term, Map) and node is not None and node.op_type in _MOVES
-    if not moves and not isinstance(term, View | Cat):
+    if not moves and not isinstance(term, View | Concat):
         return None
     steps = terms.stretch(term).steps
     step = steps[-1] if steps else None
@@ -130,7 +130,7 @@ def _root(step: Step) -> Term | None:
 
 def _uncut(term: Term) -> Term:
     """Return the term that a node splits."""
-    return term.args[0] if isinstance(term, Hub) else term
+    return term.args[0] if isinstance(term, SplitInput) else term
 
 
 # -- Past ops that treat channels alike --------------------------------------------------------
@@ -184,21 +184,21 @@ def _permuted(terms: Terms, term: Term, places: Places) -> Term | None:
     return replace(new, before=term.source_cost)
 
 
-def _swap(terms: Terms, order: _Order, path: Sequence[Term], way: Way, *, behind: bool) -> Swap:
-    """Return the replacements of all terms on a way.
+def _swap(terms: Terms, order: _Order, path: Sequence[Term], move: Move, *, behind: bool) -> Swap:
+    """Return the replacements of all terms of a move.
 
     Raises:
         RefusedError: It would save nothing, or a term cannot be written.
     """
     places = np.argsort(order.places) if behind else order.places
     news = {t: _permuted(terms, t, places) for t in path}
-    before = sum((t.price() for t in path), order.step.price() + way.before)
-    after = sum((t.price() if new is None else new.price() for t, new in news.items()), way.after)
+    before = sum((t.price() for t in path), order.step.price() + move.before)
+    after = sum((t.price() if new is None else new.price() for t, new in news.items()), move.after)
     policy = terms.policy
     if policy.key(after.cost) >= policy.key(before.cost) or not after.never_more(before):
         raise RefusedError(Refusal(Reason.COST, "a layer with this order of channels costs more"))
     swap: Swap = {t: new for t, new in news.items() if new is not None}
-    swap |= {layer: build() for layer, build in way.swap}
+    swap |= {layer: build() for layer, build in move.swap}
     if behind:
         swap[order.step.top] = order.root
     else:
@@ -211,7 +211,7 @@ def _swap(terms: Terms, order: _Order, path: Sequence[Term], way: Way, *, behind
 # -- Layers that absorb it ---------------------------------------------------------------------
 
 
-def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Way]]:
+def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Move]]:
     """Yield the layers after a permutation that may absorb it, with the terms in between."""
     path: list[Term] = []
     below = term
@@ -220,31 +220,33 @@ def _behind(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
         terms.watch(above, term)
         if path and isinstance(above, Map) and not above.unit:
             steps = step_of(order.map_of(below, above)), step_of(above)
-            way = _taken_in(terms, below, steps, above, own=1)
-            if way is not None:
-                yield list(path), way
+            move = _taken_in(terms, below, steps, above, own=1)
+            if move is not None:
+                yield list(path), move
         if not _passes(above, order.axis):
             return
         path.append(above)
         below = above
 
 
-def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Way]]:
+def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term], Move]]:
     """Yield the layers before a permutation that may absorb it, with the terms in between."""
     path: list[Term] = []
     below = order.root
-    readers = {arg if isinstance(arg, Hub) else t for t in order.step.terms for arg in t.args}
+    readers = {
+        arg if isinstance(arg, SplitInput) else t for t in order.step.terms for arg in t.args
+    }
     edges = sum(t.args.count(below) for t in readers)
-    cut = [t for t in readers if isinstance(t, Hub)]
-    if any(not terms.users[hub].keys() <= set(order.step.terms) for hub in cut):
+    cut = [t for t in readers if isinstance(t, SplitInput)]
+    if any(not terms.users[split].keys() <= set(order.step.terms) for split in cut):
         return
     while len(path) < _FAR and below not in terms.roots and terms.count(below) == edges:
         terms.watch(below, term)
         if path and isinstance(below, Map) and not below.unit and not below.is_part:
             steps = step_of(below), step_of(order.map_of(below, below))
-            way = _taken_in(terms, below.args[0], steps, below, own=0)
-            if way is not None:
-                yield list(path), way
+            move = _taken_in(terms, below.args[0], steps, below, own=0)
+            if move is not None:
+                yield list(path), move
         if not _passes(below, order.axis):
             return
         path.append(below)
@@ -253,10 +255,10 @@ def _before(terms: Terms, term: Term, order: _Order) -> Iterator[tuple[list[Term
 
 def _taken_in(
     terms: Terms, root: Term, steps: Sequence[Step | None], layer: Term, own: int
-) -> Way | None:
+) -> Move | None:
     """Merge a layer and a permutation to one layer."""
     run = runs_of([step for step in steps if step is not None])[0]
     if len(run) < len(steps):
         return None
     part = Partition(root, run, terms.policy, terms.facts, may_shift=False)
-    return merged_way(part, Span(0, 1), Span(own, own), layer)
+    return merged_move(part, Span(0, 1), Span(own, own), layer)

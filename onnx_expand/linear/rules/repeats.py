@@ -17,7 +17,7 @@ from onnx_expand.linear.chains.spans import Merged
 from onnx_expand.linear.chains.steps import Span, Step, step_of
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.terms.base import Cat, Map, Term
+from onnx_expand.linear.terms.base import Concat, Map, Term
 
 __all__ = ["join_once"]
 
@@ -35,7 +35,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
     if terms.policy is Policy.MARKED or not isinstance(term, Map) or term.unit:
         return None
     join = term.args[0]
-    if not isinstance(join, Cat) or not terms.is_inner(join) or term.axes is None:
+    if not isinstance(join, Concat) or not terms.is_inner(join) or term.axes is None:
         return None
     rank, layer = join.tensor.rank, step_of(term)
     if rank is None or layer is None or term.axes[0] % rank != join.axis:
@@ -66,7 +66,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
     return None if isinstance(new, Refusal) else {term: new}
 
 
-def _parts(terms: Terms, join: Cat) -> list[_Part]:
+def _parts(terms: Terms, join: Concat) -> list[_Part]:
     """Return the joined values as maps of terms, if some of the terms are equal."""
     found = [_Part(*_down(terms, arg)) for arg in join.args]
     roots = [part.root for part in found]
@@ -92,7 +92,7 @@ def _channels(term: Term, axis: int) -> int | None:
     return count if isinstance(count, int) and count > 0 else None
 
 
-def _joined(join: Cat, roots: Sequence[Term]) -> Cat | None:
+def _joined(join: Concat, roots: Sequence[Term]) -> Concat | None:
     """Join each of some terms once."""
     counts = [_channels(root, join.axis) for root in roots]
     known = [count for count in counts if count is not None]
@@ -106,10 +106,10 @@ def _joined(join: Cat, roots: Sequence[Term]) -> Cat | None:
         sizes=tuple((*size[:at], total, *size[at + 1 :]) for size in sizes),
     )
     like = join.like or join.node
-    return Cat(tuple(roots), tensor, None, None, join.anchor, at, like=like)
+    return Concat(tuple(roots), tensor, None, None, join.anchor, at, like=like)
 
 
-def _spread(join: Cat, parts: Sequence[_Part], roots: Sequence[Term]) -> Step | None:
+def _spread(join: Concat, parts: Sequence[_Part], roots: Sequence[Term]) -> Step | None:
     """Return the map from the terms, each joined once, to the original join."""
     counts = {root: _channels(root, join.axis) for root in roots}
     chains: list[list[Step]] = []

@@ -25,7 +25,18 @@ from onnx_expand.linear.terms.tensors import Tensor
 from onnx_expand.linear.terms.views import ViewOp
 from onnx_expand.lower import Form
 
-__all__ = ["Cat", "Fill", "Homogeneous", "Hub", "Map", "Price", "Read", "Sum", "Term", "View"]
+__all__ = [
+    "Concat",
+    "ConstantPad",
+    "Homogeneous",
+    "Map",
+    "Price",
+    "Read",
+    "SplitInput",
+    "Sum",
+    "Term",
+    "View",
+]
 
 Load = Callable[[], AffineConv]
 
@@ -109,7 +120,7 @@ class Term:
         if self.node is None:
             return False
         pairs = zip(self.args, self.reads, strict=True)
-        return all(a.value is r and (r is not None or isinstance(a, Hub)) for a, r in pairs)
+        return all(a.value is r and (r is not None or isinstance(a, SplitInput)) for a, r in pairs)
 
     @property
     def sources(self) -> tuple[ir.Node, ...]:
@@ -250,7 +261,7 @@ class Sum(Term):
 
 
 @dataclass(eq=False)
-class Cat(Term):
+class Concat(Term):
     """A concatenation of terms along an axis."""
 
     axis: int
@@ -298,7 +309,7 @@ class View(Term):
 
 
 @dataclass(eq=False)
-class Fill(Term):
+class ConstantPad(Term):
     """A term padded with one constant per channel."""
 
     frame: Frame
@@ -309,7 +320,7 @@ class Fill(Term):
 
 
 @dataclass(eq=False)
-class Hub(Term):
+class SplitInput(Term):
     """A term that one node splits; each part is a map of it."""
 
     def price(self) -> Price:

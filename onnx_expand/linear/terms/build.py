@@ -18,10 +18,20 @@ from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.graph.storage import stays
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
-from onnx_expand.linear.terms.base import Cat, Fill, Homogeneous, Hub, Map, Read, Sum, Term, View
-from onnx_expand.linear.terms.noops import handed_on
+from onnx_expand.linear.terms.base import (
+    Concat,
+    ConstantPad,
+    Homogeneous,
+    Map,
+    Read,
+    SplitInput,
+    Sum,
+    Term,
+    View,
+)
+from onnx_expand.linear.terms.matrix_bias import MatrixBias, added_constant
+from onnx_expand.linear.terms.noops import forwarded
 from onnx_expand.linear.terms.scaling import elementwise, scaling_of
-from onnx_expand.linear.terms.tables import Table, added_by
 from onnx_expand.linear.terms.tensors import Tensor, broadcast
 from onnx_expand.linear.terms.views import find_view
 
@@ -77,7 +87,7 @@ class Builder:
         if node in self._framed:
             frame = self._framed[node]
             return [self._fill(frame)] if node is frame.nodes[-1] else []
-        same = handed_on(node, self._facts)
+        same = forwarded(node, self._facts)
         if same is not None and (identity := self._identity(node, same)) is not None:
             return [identity]
         parts = lift_parts(node, self._facts)
@@ -93,9 +103,9 @@ class Builder:
         linear = lift(node, self._facts)
         if isinstance(linear, Linear):
             return [self._map(linear)]
-        table = self._table(node)
-        if table is not None:
-            return [table]
+        added = self._matrix_bias(node)
+        if added is not None:
+            return [added]
         if linear is not None:
             self.refused.append((node, linear))
         elif node.domain == "" and len(node.inputs) > 1 and (join := self._join(node)):
@@ -157,9 +167,9 @@ class Builder:
             stays=0 if weight is None else stays(weight, linear.node, self._facts),
         )
 
-    def _table(self, node: ir.Node) -> Table | None:
+    def _matrix_bias(self, node: ir.Node) -> MatrixBias | None:
         """Return the term of a node that adds a constant which differs between rows."""
-        added = added_by(node, self._facts)
+        added = added_constant(node, self._facts)
         y = node.outputs[0] if node.outputs else None
         if added is None or y is None or self._facts.is_constant(y):
             return None
@@ -169,7 +179,7 @@ class Builder:
         layer = None if added.product is None else self._map(added.product)
         links = () if added.product is None else (added.product,)
         load, origins = (lambda: added.numbers), (node,)
-        return Table((x,), tensor, y, node, node, layer, load, links=links, origins=origins)
+        return MatrixBias((x,), tensor, y, node, node, layer, load, links=links, origins=origins)
 
     def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:
         """Return the identity map of a node that returns its input, for types of maps."""
@@ -200,26 +210,26 @@ class Builder:
         """Return a part of a split node, whose own term is created once."""
         cutting = parts[0].entry or node
         found: list[Term] = []
-        hub = next((t for t in self.nodes.get(cutting, []) if isinstance(t, Hub)), None)
-        if hub is None:
+        split = next((t for t in self.nodes.get(cutting, []) if isinstance(t, SplitInput)), None)
+        if split is None:
             x = self.read(parts[0].x)
-            hub = Hub((x,), x.tensor, None, cutting, cutting)
+            split = SplitInput((x,), x.tensor, None, cutting, cutting)
             if cutting is node:
-                found.append(hub)
+                found.append(split)
             else:
-                self.nodes.setdefault(cutting, []).append(hub)
+                self.nodes.setdefault(cutting, []).append(split)
         for part in parts:
-            term = self._map(part, hub)
+            term = self._map(part, split)
             if cutting is not node:
                 term.own = Cost(0, 0, 1)
             found.append(term)
         return found
 
-    def _fill(self, frame: Frame) -> Fill:
+    def _fill(self, frame: Frame) -> ConstantPad:
         last = frame.nodes[-1]
         y = last.outputs[0]
         x = self.read(frame.x)
-        return Fill((x,), self._tensor(y), y, last, last, frame, origins=frame.nodes)
+        return ConstantPad((x,), self._tensor(y), y, last, last, frame, origins=frame.nodes)
 
     def _join(self, node: ir.Node) -> list[Term]:
         if node.op_type != "Concat" and Trait.SUM not in op_of(node).traits:
@@ -241,7 +251,7 @@ class Builder:
                 if tensor.rank is None:
                     return []
                 axis += tensor.rank
-            return [Cat(args, self._stacked(args, axis, tensor), y, node, node, axis)]
+            return [Concat(args, self._stacked(args, axis, tensor), y, node, node, axis)]
         factors = (1.0,) * len(inputs)
         if node.op_type == "Sub":
             factors = (1.0, -1.0)

@@ -11,12 +11,12 @@ from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.lift import CONTRADICTIONS
 
-__all__ = ["handed_on"]
+__all__ = ["forwarded"]
 
 _FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of several large integers
 
 
-def handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
+def forwarded(node: ir.Node, facts: Facts) -> ir.Value | None:
     """Return the value that a node always returns unchanged; None for other nodes.
 
     This is its input, or the value from which its input was losslessly converted.

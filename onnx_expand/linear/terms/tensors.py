@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.lift import Axes
-from onnx_expand.linear.terms.passages import Extent
+from onnx_expand.linear.terms.axis_maps import Extent
 from onnx_expand.linear.terms.views import ViewOp
 
 __all__ = ["NOMINAL", "SCENARIOS", "Tensor", "broadcast"]

@@ -23,8 +23,8 @@ class Uses:
         users: For each live term the terms that have it as an argument, once per use.
         roots: The terms of values with consumers that are not terms, with these values.
         equal: Further values of the source that equal a term, by the term.
-        askers: By a term with the extents of a value, the nodes that read only the shape of that
-        value, and the value.
+        shape_readers: By a term with the extents of a value, the nodes that read only the shape
+        of that value, and the value.
         scaled: Terms whose contents differ from the source value that they replace.
     """
 
@@ -32,7 +32,7 @@ class Uses:
         self.users: dict[Term, Counter[Term]] = {}
         self.roots: dict[Term, list[ir.Value]] = {}
         self.equal: dict[Term, list[ir.Value]] = {}
-        self.askers: dict[Term, list[tuple[ir.Node, ir.Value]]] = {}
+        self.shape_readers: dict[Term, list[tuple[ir.Node, ir.Value]]] = {}
         self.scaled: set[Term] = set()
         self._watchers: dict[Term, set[Term]] = {}
         self._use_count: Counter[Term] = Counter()  # a user counts once per use
@@ -129,11 +129,11 @@ class Uses:
         for old in swap:
             new = final(old)
             if old in self.users:
-                touched += self._hand_over(old, new)
+                touched += self._move_users(old, new)
         touched += self._release(swap)
         return self._around(touched, set(admitted))
 
-    def _hand_over(self, old: Term, new: Term) -> list[Term]:
+    def _move_users(self, old: Term, new: Term) -> list[Term]:
         """Move the users of one term to another; return these users."""
         touched = list(self.users[old])
         if new.value is None and new.node is None:
@@ -153,8 +153,8 @@ class Uses:
             self.scaled.add(new)
         if old in self.roots:
             self.roots.setdefault(new, []).extend(self.roots.pop(old))
-        if old in self.askers:
-            self.askers.setdefault(new, []).extend(self.askers.pop(old))
+        if old in self.shape_readers:
+            self.shape_readers.setdefault(new, []).extend(self.shape_readers.pop(old))
         return touched
 
     def _around(self, touched: Iterable[Term], new: Container[Term]) -> list[Term]:

@@ -20,7 +20,7 @@ from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.products import are_zero_together, spelled
-from onnx_expand.linear.terms.passages import Extent, Passage, left_over, passage_of, quotient
+from onnx_expand.linear.terms.axis_maps import AxisMap, Extent, axis_map_of, left_over, quotient
 
 __all__ = ["ViewOp", "find_view", "without_detours"]
 
@@ -38,7 +38,7 @@ class ViewOp:
         channels: The numbers of input and output channels.
         wanted: The operand of a Reshape as it is spelled, if known.
         gone: The axes that a Squeeze removes or an Unsqueeze inserts, if known.
-        blocks: The passage of the channels of a DepthToSpace; None for other nodes.
+        blocks: How the channels of a DepthToSpace pass; None for other nodes.
     """
 
     node: ir.Node
@@ -49,7 +49,7 @@ class ViewOp:
     channels: tuple[int, int] = (1, 1)
     wanted: tuple[Extent, ...] | None = None
     gone: tuple[int, ...] | None = None
-    blocks: Passage | None = None
+    blocks: AxisMap | None = None
 
     @property
     def keeps_order(self) -> bool:
@@ -77,11 +77,11 @@ class ViewOp:
         """Return the view for channels on an axis of its input, if they pass."""
         if self.axes is not None:
             return self
-        passage = self.forward(axis)
-        if passage is None or (passage.gathers and channels % (passage.repeat * passage.tile)):
+        axis_map = self.forward(axis)
+        if axis_map is None or (axis_map.gathers and channels % (axis_map.repeat * axis_map.tile)):
             return self
         return replace(
-            self, axes=(axis, passage.axis), channels=(channels, passage.after(channels))
+            self, axes=(axis, axis_map.axis), channels=(channels, axis_map.after(channels))
         )
 
     def onto(self, axis: int, channels: int) -> ViewOp | None:
@@ -93,8 +93,8 @@ class ViewOp:
         return replace(self, axes=(source.axis, axis), channels=(before, channels))
 
     @functools.cached_property
-    def passage(self) -> Passage | None:
-        """The passage of the channels, if their axes are known."""
+    def axis_map(self) -> AxisMap | None:
+        """How the channels pass, if their axes are known."""
         if self.axes is None:
             return None
         first, last = self.axes
@@ -104,31 +104,31 @@ class ViewOp:
                 return found
         return None
 
-    def _gathering(self, axis: int) -> Passage | None:
+    def _gathering(self, axis: int) -> AxisMap | None:
         source = self.backward(axis)
         assert self.axes is not None
         if source is None or source.axis != self.axes[0]:
             return None
         return replace(source, axis=axis)
 
-    def forward(self, axis: int) -> Passage | None:
-        """Return the passage of the channels on an axis of the input; None if they mix."""
+    def forward(self, axis: int) -> AxisMap | None:
+        """Return how the channels pass on an axis of the input; None if they mix."""
         axis = axis if axis >= 0 else axis + len(self.source)
         if self.perm is not None:
-            return Passage(self.perm.index(axis)) if axis < len(self.perm) else None
+            return AxisMap(self.perm.index(axis)) if axis < len(self.perm) else None
         if self.blocks is not None:
             return self.blocks if axis == 1 else None
-        return passage_of(self.source, self.target, axis, self._moved(axis, "Unsqueeze"))
+        return axis_map_of(self.source, self.target, axis, self._moved(axis, "Unsqueeze"))
 
-    def backward(self, axis: int) -> Passage | None:
+    def backward(self, axis: int) -> AxisMap | None:
         """Return the input axis from which all channels on an axis of the output come, if any."""
         axis = axis if axis >= 0 else axis + len(self.target)
         if self.perm is not None:
-            return Passage(self.perm[axis]) if axis < len(self.perm) else None
+            return AxisMap(self.perm[axis]) if axis < len(self.perm) else None
         if self.blocks is not None:
             return self.blocks if axis == 1 else None
-        passage = passage_of(self.target, self.source, axis, self._moved(axis, "Squeeze"))
-        return None if passage is None else replace(passage, gathers=not passage.is_plain)
+        axis_map = axis_map_of(self.target, self.source, axis, self._moved(axis, "Squeeze"))
+        return None if axis_map is None else replace(axis_map, gathers=not axis_map.is_plain)
 
     def _moved(self, axis: int, growing: str) -> int:
         """Return where the node's attributes move an axis, whatever its extent.
@@ -148,17 +148,17 @@ class ViewOp:
         """Return whether another number of channels passes the node."""
         if self.axes is None or channels == self.source[self.axes[0]] or self.perm is not None:
             return True
-        passage = self.passage
-        if passage is None or self.blocks is not None:
-            return passage is not None
+        axis_map = self.axis_map
+        if axis_map is None or self.blocks is not None:
+            return axis_map is not None
         source, target = list(self.source), list(self.target)
         source[self.axes[0]] = channels
-        target[self.axes[1]] = passage.after(channels)
+        target[self.axes[1]] = axis_map.after(channels)
         op = replace(self, source=tuple(source), target=tuple(target))
-        return op.is_as_spelled or (self.node.op_type == "Reshape" and op.spelled() is not None)
+        return op.fits_node or (self.node.op_type == "Reshape" and op.spelled() is not None)
 
     @property
-    def is_as_spelled(self) -> bool:
+    def fits_node(self) -> bool:
         """Whether the unchanged node maps the source extents to the target."""
         op_type, source = self.node.op_type, self.source
         if op_type == "Reshape":
@@ -241,7 +241,7 @@ def _depth_to_space(node: ir.Node, source: tuple[Extent, ...], facts: Facts) -> 
     columns = facts.opset >= 11 and text_of(node, "mode", facts.opset) == "CRD"
     repeat, tile = (block**2, 1) if columns else (1, block**2)
     target = (source[0], channels // block**2, *after[2:])
-    return ViewOp(node, source, target, blocks=Passage(1, repeat, tile, gathers=block > 1))
+    return ViewOp(node, source, target, blocks=AxisMap(1, repeat, tile, gathers=block > 1))
 
 
 _RANK_CHANGING = {"Squeeze", "Unsqueeze"}

@@ -12,7 +12,7 @@ from onnx_expand.graph.stored import stated_constant
 from onnx_expand.graph.upstream import upstream
 from onnx_expand.linear.terms.base import Map
 
-__all__ = ["Copy", "Made", "copies_of"]
+__all__ = ["Copy", "WrittenMap", "copies_of"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Made:
+class WrittenMap:
     """Nodes that compute a map, and the initializers that its weights come from.
 
     Attributes:
@@ -47,7 +47,7 @@ class Made:
     sources: frozenset[ir.Value]
 
     @classmethod
-    def of(cls, term: Map, nodes: Sequence[ir.Node]) -> Made:
+    def of(cls, term: Map, nodes: Sequence[ir.Node]) -> WrittenMap:
         """Record the sources of weights before the nodes that compute them may be removed."""
         weights = [link.weight for link in term.links if link.weight is not None]
         return cls(tuple(nodes), frozenset(_sources(weights)))
@@ -65,7 +65,7 @@ def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
             yield value
 
 
-def copies_of(written: Iterable[Made]) -> Iterator[Copy]:
+def copies_of(written: Iterable[WrittenMap]) -> Iterator[Copy]:
     """Yield the copies among written maps, each once.
 
     Args:

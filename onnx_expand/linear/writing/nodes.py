@@ -16,22 +16,22 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import same_bytes
 from onnx_expand.linear.rules.borders import Bridge
 from onnx_expand.linear.rules.bridges import bridge
-from onnx_expand.linear.terms.base import Cat, Homogeneous, Map, Sum, Term, View
-from onnx_expand.linear.terms.stacks import Stack
-from onnx_expand.linear.terms.tables import Table, with_table
+from onnx_expand.linear.terms.base import Concat, Homogeneous, Map, Sum, Term, View
+from onnx_expand.linear.terms.batched import BatchedProduct
+from onnx_expand.linear.terms.matrix_bias import MatrixBias, with_matrix_bias
 from onnx_expand.linear.terms.tensors import Tensor
 from onnx_expand.linear.terms.views import ViewOp
 from onnx_expand.lower import Form, Names, Target, Template, constant, lower, node_like
 from onnx_expand.lower.units import unit_member
 from onnx_expand.model import is_external
 
-__all__ = ["Maker", "scratch", "state"]
+__all__ = ["NodeBuilder", "annotate", "scratch"]
 
-_Whole = Map | Bridge | Stack | Table
+_Whole = Map | Bridge | BatchedProduct | MatrixBias
 
 
 @dataclass(eq=False)
-class Maker:
+class NodeBuilder:
     """Creates the nodes of new terms, which are not yet in a graph.
 
     Attributes:
@@ -73,7 +73,7 @@ class Maker:
         return nodes
 
     @make.register
-    def _(self, term: Stack, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _(self, term: BatchedProduct, xs: Sequence[ir.Value]) -> list[ir.Node]:
         """Create a MatMul with a batch of matrices."""
         target = self._target(term, xs[0], None)
         weight = constant(term.numbers(), target.names.weight, target.dtype, target.spill)
@@ -81,7 +81,7 @@ class Maker:
         return [ir.node("MatMul", operands, name=target.names.node)]
 
     @make.register
-    def _(self, term: Table, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _(self, term: MatrixBias, xs: Sequence[ir.Value]) -> list[ir.Node]:
         """Create a Gemm with a matrix as its C, or an Add."""
         layer = term.layer
         if layer is None:
@@ -97,7 +97,7 @@ class Maker:
         (node,) = lower(affine, Form.GEMM, layer.axes, target, template, judged=True)
         beta = float_of(node, "beta", self.facts.opset)
         added = constant(term.numbers() / beta, target.names.bias, target.dtype)
-        nodes = [with_table(node, added)]
+        nodes = [with_matrix_bias(node, added)]
         self.facts.note_rank(nodes[0].outputs[0], 2)
         self._keep_constants(term, nodes)
         return nodes
@@ -111,7 +111,7 @@ class Maker:
         return [self._again(old, inputs)]
 
     @make.register
-    def _(self, term: Cat, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _(self, term: Concat, xs: Sequence[ir.Value]) -> list[ir.Node]:
         if term.like is not None:
             return [self._again(term.like, xs)]
         name = self._unique("concat")
@@ -171,7 +171,7 @@ class Maker:
             self._keep_constants(term, nodes)
         return nodes
 
-    def _keep_constants(self, term: Map | Table, nodes: Sequence[ir.Node]) -> None:
+    def _keep_constants(self, term: Map | MatrixBias, nodes: Sequence[ir.Node]) -> None:
         """Reuse constants of the source that are unchanged."""
         old: dict[Hashable, list[ir.Value]] = {}
         for value in (v for link in term.links for v in (link.weight, link.bias)):
@@ -269,10 +269,10 @@ def _bias_name(weight: str) -> str:
     return f"{stem}{dot}bias" if last == "weight" else f"{weight}.bias"
 
 
-def state(value: ir.Value, tensor: Tensor, facts: Facts) -> None:
+def annotate(value: ir.Value, tensor: Tensor, facts: Facts) -> None:
     """Set the shape and type of a new value."""
     if tensor.extents is not None:
-        facts.state(value, tensor.extents)
+        facts.set_extents(value, tensor.extents)
     if tensor.dtype is not None:
         value.dtype = tensor.dtype
 
@@ -285,7 +285,7 @@ def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value
     """
     given = op.node.inputs[1]
     assert given is not None
-    if given.producer() is None and op.is_as_spelled:
+    if given.producer() is None and op.fits_node:
         return given
     numbers = op.spelled()
     if numbers is None:
@@ -325,7 +325,7 @@ def scratch(term: Term, facts: Facts) -> list[ir.Node] | None:
             inputs = [x, *old.inputs[1:]]
             made = [ir.Node(old.domain, old.op_type, inputs, list(old.attributes.values()))]
         for node in made:
-            state(node.outputs[0], current.tensor, facts)
+            annotate(node.outputs[0], current.tensor, facts)
         nodes += made
         x = nodes[-1].outputs[0]
     return nodes

@@ -13,16 +13,16 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.rules.borders import Bridge
 from onnx_expand.linear.rules.bridges import Border
-from onnx_expand.linear.terms.base import Hub, Map, Read, Term, View
-from onnx_expand.linear.terms.stacks import Stack
-from onnx_expand.linear.terms.tables import Table
-from onnx_expand.linear.writing.copies import Copy, Made, copies_of
-from onnx_expand.linear.writing.nodes import Maker, state
+from onnx_expand.linear.terms.base import Map, Read, SplitInput, Term, View
+from onnx_expand.linear.terms.batched import BatchedProduct
+from onnx_expand.linear.terms.matrix_bias import MatrixBias
+from onnx_expand.linear.writing.copies import Copy, WrittenMap, copies_of
+from onnx_expand.linear.writing.nodes import NodeBuilder, annotate
 from onnx_expand.lower.units import unmark
 
 __all__ = ["Writer", "Written"]
 
-_Whole = Map | Bridge | Stack | Table
+_Whole = Map | Bridge | BatchedProduct | MatrixBias
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Writer:
     rewriter: Rewriter
     written: list[Written] = field(default_factory=list)
     copies: tuple[Copy, ...] = ()
-    _made: list[Made] = field(default_factory=list)
+    _made: list[WrittenMap] = field(default_factory=list)
     _values: dict[Term, ir.Value] = field(default_factory=dict)
     _going: set[ir.Node] = field(default_factory=set)
-    _maker: Maker = field(init=False)
+    _builder: NodeBuilder = field(init=False)
     _entries: list[Entry] = field(default_factory=list)
     _called: dict[ir.Node, str] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ class Writer:
         # The values that new terms compute keep their names.
         kept = {term.value.name for term in live if term.value is not None}
         free = set(self.rewriter.own_names(going)) - kept
-        self._maker = Maker(self._facts, self.rewriter, self._going, free)
+        self._builder = NodeBuilder(self._facts, self.rewriter, self._going, free)
         # A node without a name is identified by its output, whose name the new node gets.
         self._called = {node: label(node) for node in going}
         for term in live:
@@ -89,7 +89,7 @@ class Writer:
                 term.value.name = self.rewriter.unique(name, free=free)
         self._redirect()
         self._store_constants(going)
-        self._ask_others()
+        self._redirect_shape_readers()
         self._remove(position)
         for entry in self._entries:
             self.rewriter.register(entry)
@@ -102,12 +102,12 @@ class Writer:
         computed = {term.value for term in live}
         for equal in (*self.terms.equal.values(), *self.terms.roots.values()):
             computed.update(equal)
-        askers = {node for asks in self.terms.askers.values() for node, _ in asks}
+        shape_readers = {node for asks in self.terms.shape_readers.values() for node, _ in asks}
         for node in sorted(self._going, key=position.__getitem__, reverse=True):
             readers = (n for out in node.outputs for n in self._facts.readers(out))
             if not computed.isdisjoint(node.outputs):
                 continue
-            if any(n not in self._going and n not in askers for n in readers):
+            if any(n not in self._going and n not in shape_readers for n in readers):
                 self._going.discard(node)
 
     # -- Values -----------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Writer:
         if term in self._values:
             return self._values[term]
         if isinstance(term, Read) or term.is_source:
-            assert term.value is not None or isinstance(term, Hub)
+            assert term.value is not None or isinstance(term, SplitInput)
             value = term.value if term.value is not None else self._values[term.args[0]]
         else:
             value = self._new(term)
@@ -130,15 +130,15 @@ class Writer:
             old.replace_all_uses_with(new)
 
     def _new(self, term: Term) -> ir.Value:
-        nodes = self._maker.make(term, [self._values[arg] for arg in term.args])
+        nodes = self._builder.make(term, [self._values[arg] for arg in term.args])
         if isinstance(term, Map) and term.like is None:
-            self._made.append(Made.of(term, nodes))
+            self._made.append(WrittenMap.of(term, nodes))
         labels = tuple(
             self._called.get(node) or label(node) for node in dict.fromkeys(term.origins)
         )
         self._insert(term, nodes)
         new = tuple(map(label, nodes))
-        if isinstance(term, _Whole) and labels and not self._maker.is_second(term):
+        if isinstance(term, _Whole) and labels and not self._builder.is_second(term):
             border = term.border if isinstance(term, Bridge) else Border.EXACT
             costs = term.before or Cost(), term.price().cost
             self.written.append(Written(labels, new, *costs, border))
@@ -167,7 +167,7 @@ class Writer:
             self._facts.transfer(old, y)
         else:
             name = self._fresh(f"{label(nodes[-1])}.out")
-            state(y, term.tensor, self._facts)
+            annotate(y, term.tensor, self._facts)
         for node in nodes[:-1]:
             out = node.outputs[0]
             if out.shape is None and node.op_type != "Pad":
@@ -192,17 +192,17 @@ class Writer:
             for value in values:
                 self._equal(value, self._values[term])
 
-    def _ask_others(self) -> None:
+    def _redirect_shape_readers(self) -> None:
         """Redirect nodes that read only a shape to a value that exists."""
         moved = False
-        asked = ((t, *ask) for t, asks in self.terms.askers.items() for ask in asks)
-        for twin, node, value in asked:
+        asked = ((t, *ask) for t, asks in self.terms.shape_readers.items() for ask in asks)
+        for other_term, node, value in asked:
             if value.producer() not in self._going or node.inputs[0] is not value:
                 continue
-            other = self._values.get(twin, twin.value)
+            other = self._values.get(other_term, other_term.value)
             assert other is not None
             node.replace_input_with(0, other)
-            moved = moved or not isinstance(twin, Read)
+            moved = moved or not isinstance(other_term, Read)
         if moved:
             self.terms.graph.sort()
 

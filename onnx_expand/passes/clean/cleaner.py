@@ -99,7 +99,7 @@ class Clean(ir.passes.InPlacePass):
             for graph in list(part.graphs()):
                 cleaner.clean(graph)
             if cleaner.done:
-                facts.settle(part)
+                facts.correct_shapes(part)
             rewriter.finish()
             if part is not model:
                 as_constants(part.graph)

@@ -11,7 +11,7 @@ from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.linear.terms.noops import handed_on
+from onnx_expand.linear.terms.noops import forwarded
 from onnx_expand.linear.terms.scaling.base import is_of_maps
 
 __all__ = ["drop_idle", "drop_unread"]
@@ -55,7 +55,7 @@ def _handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
         return node.inputs[0]
     if node.domain == "" and node.op_type == "Dropout" and _is_inference(node, facts):
         return node.inputs[0]
-    return handed_on(node, facts) or _combined_with_neutral(node, facts) or _chosen(node, facts)
+    return forwarded(node, facts) or _combined_with_neutral(node, facts) or _chosen(node, facts)
 
 
 def _is_inference(node: ir.Node, facts: Facts) -> bool:

@@ -10,11 +10,11 @@ from typing import Protocol
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of
-from onnx_expand.graph.classes import Classes
 from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.tensors import read_tensor
+from onnx_expand.graph.union_find import UnionFind
 
 __all__ = ["Finder", "Group", "Product", "Use", "Uses"]
 
@@ -107,7 +107,7 @@ class Finder:
         ):  # only nodes that lead to another product
             if isinstance(maker, ir.Node) and not any(map(self._stays_flat, value.uses())):
                 del self.flat[value]
-        classes = Classes[ir.Value]()
+        classes = UnionFind[ir.Value]()
         for value, maker in self.flat.items():
             reads = [maker.x] if isinstance(maker, Product) else self._operands(maker)
             for read in reads:

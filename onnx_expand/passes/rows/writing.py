@@ -84,7 +84,7 @@ class _Scribe:
         for node in group.between:
             value = node.outputs[0]
             outer = self._hand_over(value, node, uses[value])
-            self._facts.state(value, self._extents(value))
+            self._facts.set_extents(value, self._extents(value))
             value.type = self._type(value)
             value.meta.pop(DESCRIBED, None)
             new += outer
@@ -101,7 +101,7 @@ class _Scribe:
         assert source is not None
         extents = self._extents(product.x)
         node = self._reshape(source, f"{label(product.node)}.rows", [-1, extents[1]])
-        self._facts.state(node.outputs[0], extents)
+        self._facts.set_extents(node.outputs[0], extents)
         self._graph.insert_before(product.node, node)
         self._rewriter.register(self._rewriter.record([node], [replaced or product.node]))
         return node
@@ -126,7 +126,7 @@ class _Scribe:
         node = ir.node("Gemm", [rows, product.node.inputs[1], product.bias], name=name)
         out = node.outputs[0]
         out.name, out.type = self._rewriter.unique(f"{stem}.rows.out"), self._type(y)
-        self._facts.state(out, self._extents(y))
+        self._facts.set_extents(out, self._extents(y))
         self._graph.insert_before(product.add, node)
         self._rewriter.register(self._rewriter.record([node], [product.node, product.add]))
         return node
@@ -141,7 +141,7 @@ class _Scribe:
             out = outer[0].outputs[0]
             self._graph.insert_after(made, outer[0])
             self._rewriter.register(self._rewriter.record(outer, [made]))
-            self._facts.state(out, shape)
+            self._facts.set_extents(out, shape)
             for use in uses.others:
                 use.node.replace_input_with(use.idx, out)
             if value.is_graph_output():

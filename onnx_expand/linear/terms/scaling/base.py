@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Handlers, Trait, ops_with
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.linear.terms.passages import Extent
+from onnx_expand.linear.terms.axis_maps import Extent
 
 __all__ = [
     "SCALING",

@@ -1,7 +1,7 @@
-"""Turns: how a node is written for values with permuted axes.
+"""Reorderings: how a node is written for values with permuted axes.
 
-A turn by a permutation q replaces a value x by transpose(x, q): axis i of the result is axis q[i]
-of x. The function registered for an op returns which inputs and outputs of a node turn together,
+A permutation q replaces a value x by transpose(x, q): axis i of the result is axis q[i] of x. The
+function registered for an op returns which inputs and outputs of a node are permuted together,
 and the attributes and constants with which it computes the same elements. Each satisfies the law
 f'(transpose(x, q)) = transpose(f(x), q), or f'(transpose(x, q)) = f(x).
 """
@@ -21,19 +21,28 @@ from onnx_expand.graph.ops import Handlers
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.layout.features import SMALL, Features, features_before, features_behind
 
-__all__ = ["TURNS", "Order", "Turn", "at", "integers", "keeps_order", "tensor_of", "turn_of"]
+__all__ = [
+    "REORDERINGS",
+    "Order",
+    "Reordering",
+    "integers",
+    "keeps_order",
+    "new_axis",
+    "reordering_of",
+    "tensor_of",
+]
 
 Order = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Reordering:
     """The changes of a node that works in another axis order.
 
     Attributes:
-        inputs: The indices of the inputs that turn.
-        outputs: The indices of the outputs that turn; if there are none, the node computes the
-            same outputs from either order.
+        inputs: The indices of the inputs that are permuted.
+        outputs: The indices of the outputs that are permuted; if there are none, the node computes
+            the same outputs from either order.
         attributes: The new values of attributes that change.
         constants: The new constants by input index.
         gathered: Whether the output has one element per axis, whose order must be restored.
@@ -48,7 +57,7 @@ class Turn:
     features: Features | None = None
 
 
-def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+def reordering_of(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Return how a node works on turned values; None if it cannot.
 
     Args:
@@ -56,18 +65,20 @@ def turn_of(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
         order: The permutation of the axes.
         facts: Facts about the model.
     """
-    function = TURNS.get(node.op_type) if node.domain == "" else None
+    function = REORDERINGS.get(node.op_type) if node.domain == "" else None
     if function is None or any(a.is_ref() for a in node.attributes.values()):
         return None
-    turn = function(node, order, facts)
-    if turn is None:
+    reordering = function(node, order, facts)
+    if reordering is None:
         return None
-    values = [node.inputs[i] for i in turn.inputs] + [node.outputs[i] for i in turn.outputs]
-    return turn if all(facts.rank(value) == len(order) for value in values) else None
+    values = [node.inputs[i] for i in reordering.inputs] + [
+        node.outputs[i] for i in reordering.outputs
+    ]
+    return reordering if all(facts.rank(value) == len(order) for value in values) else None
 
 
-_Function = Callable[[ir.Node, Order, Facts], "Turn | None"]
-TURNS: Handlers[_Function] = Handlers("how does it work in another axis order?")
+_Function = Callable[[ir.Node, Order, Facts], "Reordering | None"]
+REORDERINGS: Handlers[_Function] = Handlers("how does it work in another axis order?")
 
 _UNARY = (
     *("Abs", "Cast", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu"),
@@ -77,17 +88,17 @@ _UNARY = (
 )
 
 
-@TURNS.register(*_UNARY)
-def _unary(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn input and output; further inputs are scalars or only give a dtype."""
-    return Turn()
+@REORDERINGS.register(*_UNARY)
+def _unary(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute input and output; further inputs are scalars or only give a dtype."""
+    return Reordering()
 
 
-@TURNS.register("Dropout")
-def _dropout(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn a Dropout as an elementwise op, if its mask is unused."""
+@REORDERINGS.register("Dropout")
+def _dropout(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute a Dropout as an elementwise op, if its mask is unused."""
     asked = any(out.uses() or out.is_graph_output() for out in node.outputs[1:])
-    return None if asked else Turn()
+    return None if asked else Reordering()
 
 
 _BROADCASTING = (
@@ -99,9 +110,9 @@ _BROADCASTING = (
 _ALIGNED = 8  # from this opset on, all of these broadcast by aligning the last axes
 
 
-@TURNS.register(*_BROADCASTING)
-def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn all operands; constants of lower rank get the missing axes."""
+@REORDERINGS.register(*_BROADCASTING)
+def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute all operands; constants of lower rank get the missing axes."""
     if facts.opset < _ALIGNED:
         return None  # older opsets have other broadcasting rules
     inputs: list[int] = []
@@ -113,7 +124,7 @@ def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
         if rank == 0:
             continue
         if facts.is_constant(value):
-            tensor = _turned_constant(value, node, order, facts)
+            tensor = _permuted_constant(value, node, order, facts)
             if tensor is None:
                 return None
             if tensor is not facts.tensor(value):
@@ -122,10 +133,10 @@ def _broadcasting(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
             inputs.append(i)
         else:
             return None
-    return Turn(tuple(inputs), constants=constants) if inputs else None
+    return Reordering(tuple(inputs), constants=constants) if inputs else None
 
 
-def _turned_constant(
+def _permuted_constant(
     value: ir.Value, node: ir.Node, order: Order, facts: Facts
 ) -> ir.TensorProtocol | None:
     """Return a constant with permuted axes; None if this needs a second copy or a conversion."""
@@ -140,58 +151,58 @@ def _turned_constant(
     return ir.Tensor(np.ascontiguousarray(array.transpose(order)), tensor.dtype)
 
 
-def at(axis: int, order: Order) -> int:
+def new_axis(axis: int, order: Order) -> int:
     """Return the index of an axis after the turn."""
     return order.index(axis % len(order))
 
 
-@TURNS.register("Concat")
-def _concat(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn all inputs, with constants, and the axis."""
+@REORDERINGS.register("Concat")
+def _concat(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute all inputs, with constants, and move the axis."""
     constants: dict[int, ir.TensorProtocol] = {}
     for i, value in enumerate(node.inputs):
         if value is not None and facts.is_constant(value):
-            tensor = _turned_constant(value, node, order, facts)
+            tensor = _permuted_constant(value, node, order, facts)
             if tensor is None or len(tensor.shape) != len(order):
                 return None
             constants[i] = tensor
-    axis = at(int_of(node, "axis", facts.opset, 1), order)
+    axis = new_axis(int_of(node, "axis", facts.opset, 1), order)
     inputs = tuple(i for i in range(len(node.inputs)) if i not in constants)
-    return Turn(inputs, (0,), {"axis": axis}, constants) if inputs else None
+    return Reordering(inputs, (0,), {"axis": axis}, constants) if inputs else None
 
 
-@TURNS.register("Split")
-def _split(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the input, all outputs and the axis."""
+@REORDERINGS.register("Split")
+def _split(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute the input and all outputs, and move the axis."""
     outputs = tuple(range(len(node.outputs)))
-    return Turn((0,), outputs, {"axis": at(int_of(node, "axis", facts.opset), order)})
+    return Reordering((0,), outputs, {"axis": new_axis(int_of(node, "axis", facts.opset), order)})
 
 
-@TURNS.register("Softmax", "LogSoftmax", "Hardmax")
-def _softmax(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axis; before opset 13 these ops flatten several axes."""
+@REORDERINGS.register("Softmax", "LogSoftmax", "Hardmax")
+def _softmax(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axis; before opset 13 these ops flatten several axes."""
     if facts.opset < _ONE_AXIS:
         return None
-    return Turn(attributes={"axis": at(int_of(node, "axis", facts.opset), order)})
+    return Reordering(attributes={"axis": new_axis(int_of(node, "axis", facts.opset), order)})
 
 
 _ONE_AXIS = 13
 
 
-@TURNS.register("Pad")
-def _pad(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
+@REORDERINGS.register("Pad")
+def _pad(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the pads."""
     if facts.opset < _PAD_READS:
         pads = ints_of(node, "pads")
         if len(pads) != 2 * len(order):
             return None
-        return Turn(attributes={"pads": _permuted_pads(pads, order)})
+        return Reordering(attributes={"pads": _permuted_pads(pads, order)})
     if len(node.inputs) > _CHOSEN and node.inputs[_CHOSEN] is not None:
         return None
     given = integers(node, 1, facts)
     if given is None or len(given) != 2 * len(order):
         return None
-    return Turn(constants={1: tensor_of(_permuted_pads(given, order))})
+    return Reordering(constants={1: tensor_of(_permuted_pads(given, order))})
 
 
 _PAD_READS = 11  # from this opset on, pads are an input
@@ -209,45 +220,45 @@ _REDUCING = (
 )
 
 
-@TURNS.register(*_REDUCING)
-def _reduce(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axes; if the result drops them, the order must not permute the others."""
+@REORDERINGS.register(*_REDUCING)
+def _reduce(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axes; if the result drops them, the order must not permute the others."""
     chosen = _axes(node, facts)
     if not chosen:
         return None
-    axes = sorted(at(axis, order) for axis in chosen)
+    axes = sorted(new_axis(axis, order) for axis in chosen)
     if int_of(node, "keepdims", facts.opset):
         return _with_axes(node, axes, (0,))
     in_order = keeps_order(order, {axis % len(order) for axis in chosen})
     return _with_axes(node, axes, ()) if in_order else None
 
 
-@TURNS.register("Squeeze")
-def _squeeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axes, if the order does not permute the others."""
+@REORDERINGS.register("Squeeze")
+def _squeeze(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axes, if the order does not permute the others."""
     chosen = _axes(node, facts)
     if not chosen or not keeps_order(order, {axis % len(order) for axis in chosen}):
         return None
-    return _with_axes(node, sorted(at(axis, order) for axis in chosen), ())
+    return _with_axes(node, sorted(new_axis(axis, order) for axis in chosen), ())
 
 
-@TURNS.register("Unsqueeze")
-def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the new axes, if the order does not permute the others."""
+@REORDERINGS.register("Unsqueeze")
+def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the new axes, if the order does not permute the others."""
     chosen = _axes(node, facts)
     if not chosen or not keeps_order(order, {axis % len(order) for axis in chosen}):
         return None
-    turn = _with_axes(node, sorted(at(axis, order) for axis in chosen), (0,))
-    return replace(turn, inputs=())
+    reordering = _with_axes(node, sorted(new_axis(axis, order) for axis in chosen), (0,))
+    return replace(reordering, inputs=())
 
 
-@TURNS.register("Transpose")
-def _transpose(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Compose the permutation with the turn; the output does not change."""
+@REORDERINGS.register("Transpose")
+def _transpose(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Compose the permutation with the order; the output does not change."""
     perm = ints_of(node, "perm") or tuple(range(len(order)))[::-1]
     if sorted(perm) != list(range(len(order))):
         return None
-    return Turn((0,), (), {"perm": [at(axis, order) for axis in perm]})
+    return Reordering((0,), (), {"perm": [new_axis(axis, order) for axis in perm]})
 
 
 def keeps_order(order: Order, without: set[int]) -> bool:
@@ -256,10 +267,10 @@ def keeps_order(order: Order, without: set[int]) -> bool:
     return kept == sorted(kept)
 
 
-def _with_axes(node: ir.Node, axes: Sequence[int], outputs: tuple[int, ...]) -> Turn:
+def _with_axes(node: ir.Node, axes: Sequence[int], outputs: tuple[int, ...]) -> Reordering:
     if len(node.inputs) > 1 and node.inputs[1] is not None:
-        return Turn((0,), outputs, constants={1: tensor_of(axes)})
-    return Turn((0,), outputs, {"axes": axes})
+        return Reordering((0,), outputs, constants={1: tensor_of(axes)})
+    return Reordering((0,), outputs, {"axes": axes})
 
 
 def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
@@ -269,9 +280,9 @@ def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
     return list(ints_of(node, "axes")) or None
 
 
-@TURNS.register("Flatten", "Reshape")
-def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the input if only axes of extent 1 move, which keeps the order of the elements.
+@REORDERINGS.register("Flatten", "Reshape")
+def _reshape(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute the input if only axes of extent 1 move, which keeps the order of the elements.
 
     Otherwise the result has reordered features, which dense layers may absorb.
     """
@@ -286,11 +297,15 @@ def _reshape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
     if node.op_type == "Flatten":
         axis = int_of(node, "axis", facts.opset)
         same = features is not None or (axis in {0, 1} and order[0] == 0)
-        return Turn((0,), (), features=features) if same else None
+        return Reordering((0,), (), features=features) if same else None
     wanted = facts.extents_in(node.inputs[1])
     if wanted is None or any(_copies(i, wanted, extents, order) for i in range(len(wanted))):
         return None
-    return Turn((0,), (), features=features) if facts.rank(node.outputs[0]) is not None else None
+    return (
+        Reordering((0,), (), features=features)
+        if facts.rank(node.outputs[0]) is not None
+        else None
+    )
 
 
 def _is_elementwise(facts: Facts) -> Callable[[ir.Node], bool]:
@@ -309,8 +324,8 @@ def _is_in_order(extents: Sequence[Hashable], order: Order) -> bool:
     return keeps_order(order, {i for i, extent in enumerate(extents) if extent == 1})
 
 
-def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the output of a Reshape and permute its target extents, by the laws of `_reshape`."""
+def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute the output and the target extents of a Reshape, by the laws of `_reshape`."""
     extents, wanted = facts.extents(node.outputs[0]), integers(node, 1, facts)
     if extents is None or wanted is None or not len(extents) == len(wanted) == len(order):
         return None
@@ -322,7 +337,7 @@ def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
         if features is None:
             return None
     constants = {1: tensor_of([wanted[axis] for axis in order])}
-    return Turn((), (0,), constants=constants, features=features)
+    return Reordering((), (0,), constants=constants, features=features)
 
 
 def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], order: Order) -> bool:
@@ -335,26 +350,26 @@ def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], ord
     return extents[order[i]] != extents[i] if i < len(order) else wanted[i] == 0
 
 
-@TURNS.register("Slice")
-def _slice(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the axes, which must be given."""
+@REORDERINGS.register("Slice")
+def _slice(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Move the axes, which must be given."""
     if facts.opset < _SLICE_READS or len(node.inputs) <= _CHOSEN:
         return None
     axes = integers(node, _CHOSEN, facts)
     if axes is None:
         return None
-    return Turn(constants={_CHOSEN: tensor_of([at(axis, order) for axis in axes])})
+    return Reordering(constants={_CHOSEN: tensor_of([new_axis(axis, order) for axis in axes])})
 
 
 _SLICE_READS = 10
 
 
-@TURNS.register("Shape")
-def _shape(node: ir.Node, order: Order, facts: Facts) -> Turn | None:
-    """Turn the input; the extents are then gathered in their original order."""
+@REORDERINGS.register("Shape")
+def _shape(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
+    """Permute the input; the extents are then gathered in their original order."""
     if int_of(node, "start", facts.opset) or "end" in node.attributes:
         return None
-    return Turn((0,), (), gathered=True)
+    return Reordering((0,), (), gathered=True)
 
 
 def integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:

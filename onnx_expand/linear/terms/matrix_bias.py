@@ -23,13 +23,13 @@ from onnx_expand.lift.matrix import gemm_product
 from onnx_expand.linear.terms.base import Map, Price, Term
 from onnx_expand.lower import Form
 
-__all__ = ["Added", "Table", "added_by", "with_table"]
+__all__ = ["Added", "MatrixBias", "added_constant", "with_matrix_bias"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(eq=False)
-class Table(Term):
+class MatrixBias(Term):
     """A matrix product plus a constant that differs from row to row.
 
     Attributes:
@@ -65,7 +65,7 @@ class Added:
     numbers: Array
 
 
-def added_by(node: ir.Node, facts: Facts) -> Added | None:
+def added_constant(node: ir.Node, facts: Facts) -> Added | None:
     """Return the constant that a node adds if it differs between rows; else None."""
     shape = facts.shape(node.outputs[0]) if node.domain == "" and node.outputs else None
     if shape is None or len(shape) != 2 or any(size is None or size < 2 for size in shape):
@@ -120,7 +120,7 @@ def _aligned(facts: Facts, c: ir.Value, shape: tuple[int | None, ...]) -> Array 
     return array if fits else None
 
 
-def with_table(node: ir.Node, added: ir.Value) -> ir.Node:
+def with_matrix_bias(node: ir.Node, added: ir.Value) -> ir.Node:
     """Copy a Gemm that is removed, with a matrix instead of its C."""
     inputs = [*node.inputs[:2], added]
     for slot in range(len(node.inputs)):

@@ -1,4 +1,4 @@
-"""The rules of tables: a constant added after a matrix product is its C."""
+"""Fuse a constant matrix that is added after a matrix product as the C of a Gemm."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from onnx_expand.linear.chains.spans import Merged
 from onnx_expand.linear.chains.steps import Span, step_of
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.rules.associating import is_representable
+from onnx_expand.linear.rules.reassociating import is_representable
 from onnx_expand.linear.terms.base import Map, Term
-from onnx_expand.linear.terms.tables import Array, Table
+from onnx_expand.linear.terms.matrix_bias import Array, MatrixBias
 from onnx_expand.lower import Form, form_of
 
-__all__ = ["lay"]
+__all__ = ["fuse_matrix_bias"]
 
 
-def lay(terms: Terms, term: Term) -> Swap | None:
+def fuse_matrix_bias(terms: Terms, term: Term) -> Swap | None:
     """Merge a constant added after a matrix product as its C: (L x) + C = Gemm(x, L, C).
 
     A product before or after it is merged too: L (K x + b) + C = (L K) x + (L b + C), and M (L x +
@@ -31,11 +31,11 @@ def lay(terms: Terms, term: Term) -> Swap | None:
     if terms.policy is Policy.MARKED or not term.args or not terms.is_inner(term.args[0]):
         return None
     below = term.args[0]
-    new: Table | None = None
-    if isinstance(term, Table):
+    new: MatrixBias | None = None
+    if isinstance(term, MatrixBias):
         new = _onto(terms, below, term) if term.layer is None else _after(terms, below, term)
-    elif isinstance(term, Map) and isinstance(below, Map | Table) and not term.unit:
-        new = _before(terms, below, term) if isinstance(below, Table) else None
+    elif isinstance(term, Map) and isinstance(below, Map | MatrixBias) and not term.unit:
+        new = _before(terms, below, term) if isinstance(below, MatrixBias) else None
         added = _column(below, term) if new is None else None
         new = new if added is None else _onto(terms, below, added)
     if new is None:
@@ -51,9 +51,9 @@ def lay(terms: Terms, term: Term) -> Swap | None:
     return {term: new} if pays and is_representable(new) else None
 
 
-def _column(below: Map | Table, term: Map) -> Table | None:
-    """Return the table of a product that maps columns, whose bias is a shift of each row."""
-    shape, layer = term.tensor.extents, below.layer if isinstance(below, Table) else below
+def _column(below: Map | MatrixBias, term: Map) -> MatrixBias | None:
+    """Return the shift of each row of a product that maps columns as a matrix bias."""
+    shape, layer = term.tensor.extents, below.layer if isinstance(below, MatrixBias) else below
     if not term.shift_only or term.axes is None or shape is None or len(shape) != 2:
         return None
     axis, rows = term.axes[0] % 2, term.geometry.out_channels
@@ -66,18 +66,18 @@ def _column(below: Map | Table, term: Map) -> Table | None:
         shift = term.load().bias
         return (np.zeros(rows) if shift is None else shift).reshape(-1, *(1,) * (1 - axis))
 
-    return Table((below,), term.tensor, term.value, None, term.anchor, None, numbers)
+    return MatrixBias((below,), term.tensor, term.value, None, term.anchor, None, numbers)
 
 
-def _onto(terms: Terms, below: Term, term: Table) -> Table | None:
-    """Return the table of a constant that is added to a product or to a table."""
+def _onto(terms: Terms, below: Term, term: MatrixBias) -> MatrixBias | None:
+    """Return a constant that is added to a product or to a matrix bias as one matrix bias."""
     if isinstance(below, Map) and _is_product(terms, below):
         layer: Map | None = _bare(below)
 
         def held() -> Array:
             return _bias(below)
 
-    elif isinstance(below, Table):
+    elif isinstance(below, MatrixBias):
         layer, held = below.layer, below.numbers
     else:
         return None
@@ -115,14 +115,14 @@ def _is_product(terms: Terms, layer: Map) -> bool:
     return form_of(replace(layer.geometry, bias=True), layer.axes, 2, writable) is Form.GEMM
 
 
-def _after(terms: Terms, below: Term, term: Table) -> Table | None:
-    """Merge a table with the product before it."""
+def _after(terms: Terms, below: Term, term: MatrixBias) -> MatrixBias | None:
+    """Merge a matrix bias with the product before it."""
     merged = _merged(terms, below, term.layer)
     return None if merged is None else _onto(terms, merged, replace(term, layer=None))
 
 
-def _before(terms: Terms, below: Table, term: Map) -> Table | None:
-    """Merge a table with the map after it."""
+def _before(terms: Terms, below: MatrixBias, term: Map) -> MatrixBias | None:
+    """Merge a matrix bias with the map after it."""
     if below.layer is None or term.axes is None or term.axes[0] != term.axes[1]:
         return None
     merged = _merged(terms, replace(below.layer, args=below.args), _bare(term))

@@ -1,4 +1,4 @@
-"""The rule of stacks: products with matrices and batches of matrices are associative."""
+"""Reassociate products with constant matrices and batches of matrices."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from onnx_expand.lift.base import LARGEST
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Homogeneous, Map, Price, Term
-from onnx_expand.linear.terms.stacks import (
+from onnx_expand.linear.terms.batched import (
     Array,
-    Stack,
+    BatchedProduct,
+    batched_matmul,
     product_price,
     product_scaling,
-    stacked_by,
 )
-from onnx_expand.linear.terms.tables import Table
+from onnx_expand.linear.terms.matrix_bias import MatrixBias
 from onnx_expand.lower import constant
 
-__all__ = ["associate", "is_representable"]
+__all__ = ["is_representable", "reassociate"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Factor:
     scales: bool = False
 
 
-def associate(terms: Terms, term: Term) -> Swap | None:
+def reassociate(terms: Terms, term: Term) -> Swap | None:
     """Combine products with constants: (x @ A) @ B = x @ (A @ B).
 
     Each constant may be one matrix, or a scale of rows or columns; at least one of them is a batch
@@ -71,7 +71,7 @@ def associate(terms: Terms, term: Term) -> Swap | None:
     like = term.like if isinstance(term, Homogeneous) else below
     like = below.like if isinstance(below, Homogeneous) else like
     assert isinstance(like, ir.Node)
-    new = Stack(
+    new = BatchedProduct(
         below.args,
         term.tensor,
         term.value,
@@ -109,21 +109,21 @@ def _product(first: _Factor, second: _Factor) -> _Factor | None:
 
 def _side(terms: Terms, term: Term) -> bool | None:
     """Return whether a term has a batch of matrices on its right; None if it has none."""
-    if isinstance(term, Stack):
+    if isinstance(term, BatchedProduct):
         return term.right
-    known = stacked_by(term.like, terms.facts) if isinstance(term, Homogeneous) else None
+    known = batched_matmul(term.like, terms.facts) if isinstance(term, Homogeneous) else None
     return None if known is None else known.right
 
 
 def _price(term: Term, factor: _Factor) -> Price:
     """Return the cost of a product, whether it is new or from the source."""
-    if isinstance(term, Stack) or not isinstance(term, Homogeneous):
+    if isinstance(term, BatchedProduct) or not isinstance(term, Homogeneous):
         return term.price()
     inner = factor.shape[-1] if factor.is_left else factor.shape[-2]
     return product_price(term.tensor, factor.shape, inner)
 
 
-def is_representable(new: Stack | Table) -> bool:
+def is_representable(new: BatchedProduct | MatrixBias) -> bool:
     """Return whether the type of a new term can represent its values."""
     try:
         if new.tensor.dtype is not None:
@@ -135,10 +135,10 @@ def is_representable(new: Stack | Table) -> bool:
 
 def _factor(terms: Terms, term: Term, right: bool) -> _Factor | None:
     """Return the factor that a term multiplies its argument with."""
-    if isinstance(term, Stack):
+    if isinstance(term, BatchedProduct):
         return _Factor(term.shape, term.numbers, not right) if term.right == right else None
     if isinstance(term, Homogeneous):
-        known, facts = stacked_by(term.like, terms.facts), terms.facts
+        known, facts = batched_matmul(term.like, terms.facts), terms.facts
         if known is None or known.right != right:
             return None
         return _Factor(facts.dims(known.weight), lambda: facts.array(known.weight), not right)
@@ -181,5 +181,5 @@ def _is_matrix(geometry: Geometry) -> bool:
 
 
 def _sources(term: Term) -> tuple[ir.Node, ...]:
-    is_source = isinstance(term, Homogeneous) and not isinstance(term, Stack)
+    is_source = isinstance(term, Homogeneous) and not isinstance(term, BatchedProduct)
     return (term.like,) if is_source and term.like is not None else term.sources

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Classes"]
+__all__ = ["UnionFind"]
 
 T = TypeVar("T", bound=Hashable)
 
 
-class Classes(Generic[T]):
+class UnionFind(Generic[T]):
     """Disjoint classes, each represented by one of its members.
 
     An unseen member forms its own class. The search halves paths (van Leeuwen and Tarjan, 1984).

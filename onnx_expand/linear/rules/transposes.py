@@ -10,10 +10,10 @@ from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Map, Term, View
 from onnx_expand.lower import Form, form_of
 
-__all__ = ["turn"]
+__all__ = ["fuse_transpose"]
 
 
-def turn(terms: Terms, term: Term) -> Swap | None:
+def fuse_transpose(terms: Terms, term: Term) -> Swap | None:
     """Merge a transposition before or after a Gemm: A x^T = Gemm<transB=1>(A, x).
 
     onnxruntime does this too, but if it merges a Transpose before a product whose result is both

@@ -17,13 +17,13 @@ from onnx_expand.linear.terms.base import Homogeneous, Price
 from onnx_expand.linear.terms.scaling import Scaling
 from onnx_expand.linear.terms.tensors import Tensor
 
-__all__ = ["Stack", "Stacked", "product_price", "product_scaling", "stacked_by"]
+__all__ = ["BatchedMatMul", "BatchedProduct", "batched_matmul", "product_price", "product_scaling"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(eq=False)
-class Stack(Homogeneous):
+class BatchedProduct(Homogeneous):
     """A product with a batch of matrices that no node of the source computes.
 
     Attributes:
@@ -72,7 +72,7 @@ def product_price(result: Tensor, shape: tuple[int, ...], inner: int) -> Price:
 
 
 @dataclass(frozen=True)
-class Stacked:
+class BatchedMatMul:
     """A MatMul with a constant batch of matrices.
 
     Attributes:
@@ -86,7 +86,7 @@ class Stacked:
     right: bool
 
 
-def stacked_by(node: ir.Node, facts: Facts) -> Stacked | None:
+def batched_matmul(node: ir.Node, facts: Facts) -> BatchedMatMul | None:
     """Return a node as a product with a batch of constant matrices without other consumers."""
     if node.domain or node.op_type != "MatMul" or len(node.inputs) != 2:
         return None
@@ -104,4 +104,4 @@ def stacked_by(node: ir.Node, facts: Facts) -> Stacked | None:
     if rank is None or min(rank, len(shape) - 1) < 2 or 0 in shape or set(shape[:-2]) == {1}:
         return None
     is_own = facts.readers(weight) == [node] and not weight.is_graph_output()
-    return Stacked(x, weight, right) if is_own else None
+    return BatchedMatMul(x, weight, right) if is_own else None

@@ -1,4 +1,4 @@
-"""Move diagonal maps towards the inputs: into the producers of their arguments, or past them."""
+"""Hoist diagonal maps towards the inputs: into the producers of their arguments, or past them."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from onnx_expand.errors import Reason
 from onnx_expand.linear.chains.runs import runs_of
 from onnx_expand.linear.chains.steps import Span, step_of
 from onnx_expand.linear.rules.diagonal import Diagonal, commuted
-from onnx_expand.linear.rules.ways import Search, Way, copy_of, op_name
-from onnx_expand.linear.terms.base import Cat, Homogeneous, Hub, Map, Sum, Term, View
+from onnx_expand.linear.rules.moves import Move, Search, copy_of, op_name
+from onnx_expand.linear.terms.base import Concat, Homogeneous, Map, SplitInput, Sum, Term, View
 
-__all__ = ["Upstream"]
+__all__ = ["Hoisting"]
 
 _NEAR = 4  # steps before a map that may merge with it
 
 _PARTS = 64  # parts of a split value, which are compared pairwise
 
 
-class Upstream(Search):
+class Hoisting(Search):
     """Searches for where one map can move towards the inputs."""
 
-    def way(self, diagonal: Diagonal) -> Way | None:
-        """Return the best way to move the map before the producer of its argument."""
+    def move(self, diagonal: Diagonal) -> Move | None:
+        """Return the best move of the map before the producer of its argument."""
         source = self.source
         top = source.args[0]
-        way = self._into(top, diagonal, source, may_rest=False)
-        if way is None:
+        move = self._into(top, diagonal, source, may_rest=False)
+        if move is None:
             return None
-        without = Way(swap=((source, lambda: top),))
-        if any(old is top for old, _ in way.swap):
-            return without + replace(way, scaled=tuple(t for t in way.scaled if t is not top))
+        without = Move(swap=((source, lambda: top),))
+        if any(old is top for old, _ in move.swap):
+            return without + replace(move, scaled=tuple(t for t in move.scaled if t is not top))
         if isinstance(top, Map) and top.is_part:
             values = self.terms.roots.get(source, ())
-            return None if any(v.is_graph_output() for v in values) else without + way
+            return None if any(v.is_graph_output() for v in values) else without + move
         # The term that takes over the map's value is written again, so that the name keeps its
         # values.
-        edges = tuple((source if r is top else r, a, b) for r, a, b in way.edges)
-        scaled = tuple(t for t in way.scaled if t is not top)
-        copied = Way(swap=((source, lambda: copy_of(top, top.args)),))
-        return copied + replace(way, edges=edges, scaled=scaled)
+        edges = tuple((source if r is top else r, a, b) for r, a, b in move.edges)
+        scaled = tuple(t for t in move.scaled if t is not top)
+        copied = Move(swap=((source, lambda: copy_of(top, top.args)),))
+        return copied + replace(move, edges=edges, scaled=scaled)
 
-    def absorbing(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
+    def absorbing(self, term: Term, diagonal: Diagonal, above: Term) -> Move | None:
         """Return the best way to apply a diagonal map after a term without a separate node."""
         return self._into(term, diagonal, above, may_rest=False)
 
     def _into(
         self, term: Term, diagonal: Diagonal, above: Term, *, may_rest: bool = True
-    ) -> Way | None:
+    ) -> Move | None:
         """Return the best way to apply a diagonal map after a term.
 
         Args:
@@ -59,7 +59,7 @@ class Upstream(Search):
         """
         diagonal = diagonal.simplest()
         if diagonal.does_nothing:
-            return Way()
+            return Move()
         if not self.step(term):
             return None
         found = [self._rest(term, diagonal, above)] if may_rest else []
@@ -73,23 +73,23 @@ class Upstream(Search):
         """Return whether a term is the only consumer of another."""
         return term not in self.terms.roots and set(self.terms.users[term]) == {above}
 
-    def _taken_in(self, term: Term, diagonal: Diagonal) -> list[Way | None]:
-        """Yield the ways to merge a map into a term or its arguments."""
+    def _taken_in(self, term: Term, diagonal: Diagonal) -> list[Move | None]:
+        """Return the moves that merge a map into a term or its arguments."""
         found = self._absorbed(term, diagonal) if isinstance(term, Map) else None
         if found is not None and found.is_free:
             return [found]
         return [found, self._past(term, diagonal)]
 
-    def _rest(self, term: Term, diagonal: Diagonal, above: Term) -> Way | None:
+    def _rest(self, term: Term, diagonal: Diagonal, above: Term) -> Move | None:
         """Write the map as a node between a term and its consumer."""
-        if not isinstance(above, Homogeneous | View | Sum | Cat):
+        if not isinstance(above, Homogeneous | View | Sum | Concat):
             return None
         node = self.node(term, diagonal, above)
         if node is None:
             return None
-        return Way(after=node.price(), edges=((above, term, lambda: node),))
+        return Move(after=node.price(), edges=((above, term, lambda: node),))
 
-    def _absorbed(self, term: Map, diagonal: Diagonal) -> Way | None:
+    def _absorbed(self, term: Map, diagonal: Diagonal) -> Move | None:
         """Merge the map into the one that it would follow."""
         stretch = self.terms.stretch(term)
         follows = step_of(self.mapped(term, diagonal, term))
@@ -102,21 +102,21 @@ class Upstream(Search):
         root = stretch.steps[first - 1].top if first else stretch.root
         part = self.partition(root, run)
         spans = [(Span(i, last), Span(i, last - 1)) for i in range(last - 1, -1, -1)]
-        way = self.merged(part, spans, lambda span: term)
-        return None if way is None else replace(way, scaled=(term,))
+        move = self.merged(part, spans, lambda span: term)
+        return None if move is None else replace(move, scaled=(term,))
 
     # -- Past ops that are not maps ------------------------------------------------------------
 
-    def _past(self, term: Term, diagonal: Diagonal) -> Way | None:
+    def _past(self, term: Term, diagonal: Diagonal) -> Move | None:
         """Return the best way to move a map from after a term to before it."""
         if isinstance(term, View):
-            passage = None if diagonal.axis is None else term.op.backward(diagonal.axis)
-            return self._before(term, [(term.args[0], diagonal.spread(passage))])
+            axis_map = None if diagonal.axis is None else term.op.backward(diagonal.axis)
+            return self._before(term, [(term.args[0], diagonal.spread(axis_map))])
         if isinstance(term, Homogeneous):
             return self._before_op(term, diagonal)
-        if isinstance(term, Sum | Cat):
+        if isinstance(term, Sum | Concat):
             return self._before_join(term, diagonal)
-        if isinstance(term, Map) and isinstance(term.args[0], Hub):
+        if isinstance(term, Map) and isinstance(term.args[0], SplitInput):
             return self._before_part(term, diagonal)
         if isinstance(term, Map):
             return self._before(term, [(term.args[0], commuted(term, diagonal, back=True))])
@@ -126,7 +126,7 @@ class Upstream(Search):
             self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
         return None
 
-    def _before(self, term: Term, moved: Sequence[tuple[Term, Diagonal | None]]) -> Way | None:
+    def _before(self, term: Term, moved: Sequence[tuple[Term, Diagonal | None]]) -> Move | None:
         """Replace a map after a term by maps of some of its arguments."""
         known: list[tuple[Term, Diagonal]] = []
         for arg, diagonal in moved:
@@ -136,17 +136,17 @@ class Upstream(Search):
             if not self.holds(arg, diagonal):
                 return None
             known.append((arg, diagonal.simplest()))
-        ways = [Way(scaled=(term,))]
-        for way in self._ways_before(term, known):
-            if way is None:
+        moves = [Move(scaled=(term,))]
+        for move in self._moves_before(term, known):
+            if move is None:
                 return None
-            ways.append(way)
-        return Way.together(ways)
+            moves.append(move)
+        return Move.together(moves)
 
-    def _ways_before(
+    def _moves_before(
         self, above: Term, moved: Sequence[tuple[Term, Diagonal]]
-    ) -> Iterator[Way | None]:
-        """Combine the ways of maps of arguments; maps of parts of one value become one map."""
+    ) -> Iterator[Move | None]:
+        """Combine the moves of maps of arguments; maps of parts of one value become one map."""
         parts: dict[Term, list[tuple[Term, Diagonal]]] = {}
         for arg, diagonal in moved:
             found = self._is_only(arg, above) and self._whole(arg, diagonal)
@@ -160,15 +160,15 @@ class Upstream(Search):
             for _, other in same[1:]:
                 whole = None if whole is None else other.after(whole)
             args = [arg for arg, _ in same]
-            way = self._before_whole(args, x, whole)
-            if way is not None:
+            move = self._before_whole(args, x, whole)
+            if move is not None:
                 together.update(args)
-                yield way
+                yield move
         for arg, diagonal in moved:
             if arg not in together:
                 yield self._into(arg, diagonal, above)
 
-    def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Way | None:
+    def _before_op(self, term: Homogeneous, diagonal: Diagonal) -> Move | None:
         scaling = term.scaling
         if not scaling.degrees:
             self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no factor pass")
@@ -197,7 +197,7 @@ class Upstream(Search):
             if diagonal.axis is None and len(term.args) == 1 and self._takes_alone(term, x):
                 part = term.scaling.part
                 whole = diagonal.within(part.axis, part.places, part.size)
-        elif isinstance(term, Map) and isinstance(x, Hub):
+        elif isinstance(term, Map) and isinstance(x, SplitInput):
             picks = term.links[0].picks if term.links else None
             rank, users = x.tensor.rank, self.terms.users[x]
             apart = len(users) <= _PARTS and all(_is_apart(term, other) for other in users)
@@ -222,23 +222,23 @@ class Upstream(Search):
                 return False
         return x not in self.terms.roots
 
-    def _before_part(self, term: Map | Homogeneous, diagonal: Diagonal) -> Way | None:
+    def _before_part(self, term: Map | Homogeneous, diagonal: Diagonal) -> Move | None:
         """Move a map before a value of which a term is a part, for that part only."""
         found = self._whole(term, diagonal)
         if found is None:
-            hub = term.args[0]
-            self.refuse_readers(hub.args[0] if isinstance(hub, Hub) else hub)
+            split = term.args[0]
+            self.refuse_readers(split.args[0] if isinstance(split, SplitInput) else split)
             return None
         return self._before_whole([term], *found)
 
-    def _before_whole(self, parts: Sequence[Term], x: Term, whole: Diagonal | None) -> Way | None:
+    def _before_whole(self, parts: Sequence[Term], x: Term, whole: Diagonal | None) -> Move | None:
         """Like `_before`, but other consumers read parts of the argument that must not change."""
         if whole is None or not self.holds(x, whole) or not self.step(x):
             return None
-        way = self.best(self._taken_in(x, whole.simplest()))
-        return None if way is None else Way(scaled=tuple(parts)).joined(way)
+        move = self.best(self._taken_in(x, whole.simplest()))
+        return None if move is None else Move(scaled=tuple(parts)).joined(move)
 
-    def _before_join(self, term: Sum | Cat, diagonal: Diagonal) -> Way | None:
+    def _before_join(self, term: Sum | Concat, diagonal: Diagonal) -> Move | None:
         """Apply `s (a + b) + t = (s a + t) + s b` and `s [a, b] + t = [s1 a + t1, s2 b + t2]`."""
         if len(set(term.args)) < len(term.args):
             return None
@@ -246,7 +246,7 @@ class Upstream(Search):
         first = 0
         for i, arg in enumerate(term.args):
             own: Diagonal | None = diagonal
-            if isinstance(term, Cat):
+            if isinstance(term, Concat):
                 extents = arg.tensor.extents
                 count = None if extents is None else extents[term.axis]
                 if diagonal.axis == term.axis:

@@ -1,4 +1,4 @@
-"""Move diagonal maps towards the outputs: into their consumers, or past them."""
+"""Sink diagonal maps towards the outputs: into their consumers, or past them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from onnx_expand.errors import Reason
 from onnx_expand.linear.chains.runs import runs_of
 from onnx_expand.linear.chains.steps import Span, step_of
 from onnx_expand.linear.rules.diagonal import Diagonal, commuted
-from onnx_expand.linear.rules.upstream import Upstream
-from onnx_expand.linear.rules.ways import Search, Way, copy_of, op_name
-from onnx_expand.linear.terms.base import Cat, Homogeneous, Map, Price, Sum, Term, View
+from onnx_expand.linear.rules.hoisting import Hoisting
+from onnx_expand.linear.rules.moves import Move, Search, copy_of, op_name
+from onnx_expand.linear.terms.base import Concat, Homogeneous, Map, Price, Sum, Term, View
 
-__all__ = ["Downstream"]
+__all__ = ["Sinking"]
 
 _SEVERAL = 2
 _NEAR = 4  # steps after a map that may merge with it
 
 
-class Downstream(Search):
+class Sinking(Search):
     """Searches for where one map can move towards the outputs."""
 
-    def way(self, diagonal: Diagonal) -> Way | None:
-        """Return the best way to move the map past its consumers."""
+    def move(self, diagonal: Diagonal) -> Move | None:
+        """Return the best move of the map past its consumers."""
         return self.best([self._along(diagonal), self._in_all(diagonal)])
 
-    def _in_all(self, diagonal: Diagonal) -> Way | None:
-        """Return the way that merges the scale into all consumers and adds the shift before them.
+    def _in_all(self, diagonal: Diagonal) -> Move | None:
+        """Return the move that merges the scale into all consumers and adds the shift before them.
 
         `s x + t = s (x + t / s)`: only the scale maps the zeros of a border to zeros.
         """
@@ -46,24 +46,24 @@ class Downstream(Search):
         added = None if shift is None else self.node(arg, shift, source, anywhere=True)
         if added is None or not self.holds(source, replace(diagonal, shift=None), comes=False):
             return None
-        ways = [Way(before, added.price(), ((source, lambda: added),), (source,))]
+        moves = [Move(before, added.price(), ((source, lambda: added),), (source,))]
         scale = replace(diagonal, shift=None)
         for reader in readers:
             assert isinstance(reader, Map)
-            way = self._taken_in(reader, added, scale, [source])
-            if way is None:
+            move = self._taken_in(reader, added, scale, [source])
+            if move is None:
                 return None
-            ways.append(replace(way, scaled=()))
-        return Way.together(ways)
+            moves.append(replace(move, scaled=()))
+        return Move.together(moves)
 
-    def _along(self, diagonal: Diagonal) -> Way | None:
-        """Return the best way to move the map along the path that starts at its only consumer."""
+    def _along(self, diagonal: Diagonal) -> Move | None:
+        """Return the best move of the map along the path that starts at its only consumer."""
         source = self.source
         below: Term = source
         moved = diagonal
         path: list[Term] = []
-        found: list[Way | None] = []
-        beside = Way()
+        found: list[Move | None] = []
+        beside = Move()
         while self.step(below):
             users = self.terms.users[below]
             if below in self.terms.roots or len(users) != 1:
@@ -86,31 +86,31 @@ class Downstream(Search):
             found.append(_both(beside, self._left_behind(above, moved, path)))
             path.append(above)
             below = above
-        way = self.best(found)
-        return None if way is None else Way(swap=((source, lambda: source.args[0]),)) + way
+        move = self.best(found)
+        return None if move is None else Move(swap=((source, lambda: source.args[0]),)) + move
 
-    def _beside(self, above: Sum, below: Term, diagonal: Diagonal) -> Way | None:
+    def _beside(self, above: Sum, below: Term, diagonal: Diagonal) -> Move | None:
         """Merge the inverse scale into the other terms of a sum: s a + b = s (a + b / s)."""
         inverse = replace(diagonal, shift=None).root(-1)
         if inverse is None:
             return None
-        search = Upstream(self.terms, self.source)
-        ways: list[Way] = []
+        search = Hoisting(self.terms, self.source)
+        moves: list[Move] = []
         for other in above.args:
             if other is below:
                 continue
-            way = search.absorbing(other, inverse, above) if self.holds(other, inverse) else None
-            if way is None:
+            move = search.absorbing(other, inverse, above) if self.holds(other, inverse) else None
+            if move is None:
                 self.refusals += search.refusals
                 return None
-            ways.append(way)
-        total = Way.together(ways)
+            moves.append(move)
+        total = Move.together(moves)
         self.refusals += search.refusals if total is None else ()
         return total
 
     def _taken_in(
         self, above: Map, below: Term, diagonal: Diagonal, path: Sequence[Term]
-    ) -> Way | None:
+    ) -> Move | None:
         """Merge the map into the one that would follow it."""
         arg = below if path else self.source.args[0]
         steps = [step_of(self.mapped(arg, diagonal, above)), step_of(above)]
@@ -123,12 +123,12 @@ class Downstream(Search):
         run = runs_of([step for step in steps if step is not None])[0]
         part = self.partition(arg, run)
         spans = [(Span(0, last), Span(1, last)) for last in range(1, len(run))]
-        way = self.merged(part, spans, lambda span: run[span.last].top)
-        return None if way is None else replace(way, scaled=tuple(path))
+        move = self.merged(part, spans, lambda span: run[span.last].top)
+        return None if move is None else replace(move, scaled=tuple(path))
 
-    def _left_behind(self, above: Term, diagonal: Diagonal, path: Sequence[Term]) -> Way | None:
+    def _left_behind(self, above: Term, diagonal: Diagonal, path: Sequence[Term]) -> Move | None:
         """Write the map as a node after a term that it has passed."""
-        if not isinstance(above, Homogeneous | View | Sum | Cat):
+        if not isinstance(above, Homogeneous | View | Sum | Concat):
             return None
         node = self.node(above, diagonal, above)
         if node is None:
@@ -139,19 +139,19 @@ class Downstream(Search):
             args = tuple(source.args[0] if arg is source else arg for arg in above.args)
             return replace(node, args=(copy_of(above, args),))
 
-        return Way(after=node.price(), swap=((above, build),), scaled=tuple(path))
+        return Move(after=node.price(), swap=((above, build),), scaled=tuple(path))
 
     def _behind(self, above: Term, below: Term, diagonal: Diagonal) -> Diagonal | None:
         """Return a map of an argument after the term that reads it."""
         found: Diagonal | None = None
         times = self.terms.users[below][above]
         if isinstance(above, View):
-            passage = None if diagonal.axis is None else above.op.forward(diagonal.axis)
-            mixed = passage is not None and passage.gathers
-            found = diagonal.spread(None if mixed else passage)
+            axis_map = None if diagonal.axis is None else above.op.forward(diagonal.axis)
+            mixed = axis_map is not None and axis_map.gathers
+            found = diagonal.spread(None if mixed else axis_map)
         elif isinstance(above, Homogeneous):
             found = _power(above, below, diagonal)
-        elif isinstance(above, Cat):
+        elif isinstance(above, Concat):
             found = _stacked(above, below, times, diagonal)
         elif isinstance(above, Sum):
             found = _added(above, below, times, diagonal)
@@ -164,9 +164,9 @@ class Downstream(Search):
         return found
 
 
-def _both(beside: Way, way: Way | None) -> Way | None:
-    """Combine a way with the changes of other arguments that it needs."""
-    return None if way is None else beside.joined(way)
+def _both(beside: Move, move: Move | None) -> Move | None:
+    """Combine a move with the changes of other arguments that it needs."""
+    return None if move is None else beside.joined(move)
 
 
 def _added(term: Sum, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
@@ -199,7 +199,7 @@ def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
     return found[0] if len(axes) == 1 else None
 
 
-def _stacked(term: Cat, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
+def _stacked(term: Concat, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
     """Return a map of one argument of a concatenation after the concatenation."""
     if arg not in term.places or times != 1:
         return None

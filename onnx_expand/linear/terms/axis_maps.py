@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Extent", "Passage", "left_over", "passage_of", "quotient"]
+__all__ = ["AxisMap", "Extent", "axis_map_of", "left_over", "quotient"]
 
 Extent = Hashable
 """An integer, or a symbol for an extent that is not static."""
 
 
 @dataclass(frozen=True)
-class Passage:
+class AxisMap:
     """The axis of a view's output to which channels pass.
 
     Channel t of the output is channel `t // repeat % channels` of the input. If channels are
@@ -54,10 +54,10 @@ class Passage:
         return np.kron(np.eye(self.tile), np.kron(matrix, np.eye(self.repeat)))
 
 
-def passage_of(
+def axis_map_of(
     source: Sequence[Extent], target: Sequence[Extent], axis: int, likely: int
-) -> Passage | None:
-    """Return the passage of an axis through a reshape.
+) -> AxisMap | None:
+    """Return how an axis passes a reshape.
 
     Each index of axis j of the target belongs to one channel if the number of elements after the
     axis is `repeat` times that after axis j, or the number before it is `tile` times that before
@@ -79,7 +79,7 @@ def passage_of(
         if tile is None and repeat is not None and size % (channels * repeat) == 0:
             tile = size // (channels * repeat)
         if repeat is not None and tile is not None and repeat * tile * channels == size:
-            return Passage(j, repeat, tile)
+            return AxisMap(j, repeat, tile)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Ways to remove a map from its place, and their costs."""
+"""Moves of a map to another place, and their costs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules.diagonal import Diagonal, fits
-from onnx_expand.linear.terms.base import Cat, Map, Price, Sum, Term
+from onnx_expand.linear.terms.base import Concat, Map, Price, Sum, Term
 from onnx_expand.lower import Form, form_of
 
-__all__ = ["Search", "Way", "copy_of", "merged_way", "op_name", "refused"]
+__all__ = ["Move", "Search", "copy_of", "merged_move", "op_name", "refused"]
 
 _FAR = 48  # maximum number of terms to visit for one map
 _NARROW = 16  # bits of types in which a sum of values of different magnitude loses precision
@@ -29,8 +29,8 @@ Build = Callable[[], Term]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to remove a map from its place.
+class Move:
+    """One way to move a map to another place.
 
     Attributes:
         before: The cost of the removed terms.
@@ -46,15 +46,15 @@ class Way:
     scaled: tuple[Term, ...] = ()
     edges: tuple[tuple[Term, Term, Build], ...] = ()
 
-    def __add__(self, other: Way) -> Way:
-        """Combine both ways.
+    def __add__(self, other: Move) -> Move:
+        """Combine both moves.
 
         Raises:
             ValueError: Both change the same term.
         """
         if not self.is_apart(other):
-            raise ValueError("two ways change the same term")
-        return Way(
+            raise ValueError("two moves change the same term")
+        return Move(
             self.before + other.before,
             self.after + other.after,
             self.swap + other.swap,
@@ -63,25 +63,25 @@ class Way:
         )
 
     @classmethod
-    def together(cls, ways: Sequence[Way]) -> Way | None:
+    def together(cls, moves: Sequence[Move]) -> Move | None:
         """All at once; None where two of them change the same term."""
-        changed = [place for way in ways for place in way._changed]
+        changed = [place for move in moves for place in move._changed]
         if len(set(changed)) < len(changed):
             return None
         return cls(
-            Price.sum(way.before for way in ways),
-            Price.sum(way.after for way in ways),
-            tuple(swap for way in ways for swap in way.swap),
-            tuple(term for way in ways for term in way.scaled),
-            tuple(edge for way in ways for edge in way.edges),
+            Price.sum(move.before for move in moves),
+            Price.sum(move.after for move in moves),
+            tuple(swap for move in moves for swap in move.swap),
+            tuple(term for move in moves for term in move.scaled),
+            tuple(edge for move in moves for edge in move.edges),
         )
 
-    def joined(self, other: Way) -> Way | None:
+    def joined(self, other: Move) -> Move | None:
         """Combine both; return None if they change the same term."""
         return self + other if self.is_apart(other) else None
 
-    def is_apart(self, other: Way) -> bool:
-        """Return whether two ways change different terms."""
+    def is_apart(self, other: Move) -> bool:
+        """Return whether two moves change different terms."""
         return not (self._changed & other._changed)
 
     @property
@@ -95,7 +95,7 @@ class Way:
         before, after = self.before.cost, self.after.cost
         return after.macs <= before.macs and after.elementwise <= before.elementwise
 
-    def taken(self) -> Swap:
+    def replacements(self) -> Swap:
         """Return the rewrite.
 
         Raises:
@@ -120,7 +120,7 @@ def _as_nodes(term: Term) -> Term:
 
 def copy_of(term: Term, args: tuple[Term, ...]) -> Term:
     """Copy a source term with other arguments."""
-    like = term.like or (term.node if isinstance(term, Sum | Cat | Map) else None)
+    like = term.like or (term.node if isinstance(term, Sum | Concat | Map) else None)
     return replace(term, args=args, node=None, value=None, like=like)
 
 
@@ -171,33 +171,33 @@ class Search:
 
     # -- Weighing ---------------------------------------------------------------------------
 
-    def gain(self, way: Way) -> tuple[int, ...]:
-        """Return the change of the cost by a way; negative if it saves."""
-        before, after = self._policy.key(way.before.cost), self._policy.key(way.after.cost)
+    def gain(self, move: Move) -> tuple[int, ...]:
+        """Return the change of the cost by a move; negative if it saves."""
+        before, after = self._policy.key(move.before.cost), self._policy.key(move.after.cost)
         return tuple(a - b for a, b in zip(after, before, strict=True))
 
-    def best(self, ways: Iterable[Way | None]) -> Way | None:
-        """Return the way of least cost."""
-        return min((way for way in ways if way is not None), key=self.gain, default=None)
+    def best(self, moves: Iterable[Move | None]) -> Move | None:
+        """Return the move of least cost."""
+        return min((move for move in moves if move is not None), key=self.gain, default=None)
 
-    def is_worth(self, way: Way) -> bool:
-        """Return whether a way costs less than the map, and no more products at any size.
+    def is_worth(self, move: Move) -> bool:
+        """Return whether a move costs less than the map, and no more products at any size.
 
         Additional stored elements are weighed against the saved pass over a tensor.
         """
         own = self.source.price()
-        total = replace(way, before=way.before + own)
+        total = replace(move, before=move.before + own)
         gain = self.gain(total)
         most = total.before.cost.parameters + own.cost.elementwise
         if self._policy is Policy.ALWAYS:
             return gain < (0,) * len(gain)
         # If it becomes several nodes, these together must process at most half of the elements.
-        more = way.after.cost.elementwise - way.before.cost.elementwise
-        is_nearer = len(way.edges) < _SEVERAL or 2 * more <= own.cost.elementwise
-        if gain >= (0,) * len(gain) or way.after.cost.parameters > most or not is_nearer:
+        more = move.after.cost.elementwise - move.before.cost.elementwise
+        is_nearer = len(move.edges) < _SEVERAL or 2 * more <= own.cost.elementwise
+        if gain >= (0,) * len(gain) or move.after.cost.parameters > most or not is_nearer:
             self.refuse(Reason.COST, "it would cost as much there")
             return False
-        return way.after.never_more(total.before)
+        return move.after.never_more(total.before)
 
     def holds(self, term: Term, diagonal: Diagonal, *, comes: bool = True) -> bool:
         """Return whether the values of a term may change by a map that is added or removed."""
@@ -247,7 +247,7 @@ class Search:
 
     def merged(
         self, part: Partition, spans: Sequence[tuple[Span, Span]], place: Callable[[Span], Term]
-    ) -> Way | None:
+    ) -> Move | None:
         """Return the best of some spans as one map.
 
         Args:
@@ -255,16 +255,16 @@ class Search:
             spans: Spans, each with its price without the moving map.
             place: Returns the term that a span replaces.
         """
-        ways = [merged_way(part, span, own, place(span)) for span, own in spans]
-        way = self.best(ways)
-        why = part.merged(spans[0][0]) if spans and way is None else None
+        moves = [merged_move(part, span, own, place(span)) for span, own in spans]
+        move = self.best(moves)
+        why = part.merged(spans[0][0]) if spans and move is None else None
         if isinstance(why, Refusal):
             self.refusals.append(why)
-        return way
+        return move
 
 
-def merged_way(part: Partition, span: Span, own: Span, place: Term) -> Way | None:
-    """Return the way that writes a span as one map; None if it is not one.
+def merged_move(part: Partition, span: Span, own: Span, place: Term) -> Move | None:
+    """Return the move that writes a span as one map; None if it is not one.
 
     Args:
         part: A partition.
@@ -283,7 +283,7 @@ def merged_way(part: Partition, span: Span, own: Span, place: Term) -> Way | Non
         new.value = None  # the value of the term that it replaces
         return new
 
-    return Way(part.as_is(own), found.price, ((place, build),))
+    return Move(part.as_is(own), found.price, ((place, build),))
 
 
 def _is_narrow(dtype: ir.DataType | None) -> bool:

@@ -11,19 +11,19 @@ from onnx_expand.linear.chains.runs import runs_of
 from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.terms.base import Cat, Map, Price, Sum, Term
+from onnx_expand.linear.terms.base import Concat, Map, Price, Sum, Term
 
-__all__ = ["share"]
+__all__ = ["duplicate"]
 
 
-def share(terms: Terms, term: Term) -> Swap | None:
+def duplicate(terms: Terms, term: Term) -> Swap | None:
     """Merge a map into each of its consumers: g(f(x)), h(f(x)) = (g f)(x), (h f)(x).
 
     Applied if all consumers can absorb it and the total cost falls.
     """
     if terms.policy is Policy.MARKED or term in terms.roots or terms.count(term) < 2:
         return None
-    if not isinstance(term, Map | Sum | Cat):
+    if not isinstance(term, Map | Sum | Concat):
         return None
     readers = _readers(terms, term)
     if readers is None:
