@@ -29,7 +29,7 @@ def write_training(path: str, report: Report, setup: Setup, files: Mapping[str, 
         setup: The settings.
         files: The models that were read and written, by their role.
     """
-    from onnx_expand.experiment.telling import conclusion
+    from onnx_expand.experiment.messages import conclusion
 
     lines = conclusion(report, setup)
     text, difference = lines[-1], None

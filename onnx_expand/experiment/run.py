@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.experiment import meaning, telling, weights
+from onnx_expand.experiment import messages, metadata, weights
 from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.loading import ImageInput, image_input, load_data
 from onnx_expand.experiment.files import EventWriter, Folder
@@ -22,9 +22,9 @@ from onnx_expand.experiment.training.checkpoint import Checkpoints
 from onnx_expand.experiment.training.distill import Distiller, with_output
 from onnx_expand.experiment.training.history import EpochResult, History, Progress
 from onnx_expand.experiment.training.loop import rehearse, train
-from onnx_expand.experiment.training.parallel import World, device_of, joined
+from onnx_expand.experiment.training.parallel import World, device_of, process_group
 from onnx_expand.experiment.training.trial import first_readable
-from onnx_expand.experiment.watching import Both, Nobody, Watcher
+from onnx_expand.experiment.watcher import ProgressWithCallback, SilentWatcher, Watcher
 from onnx_expand.lower.units import has_note, is_given_back
 from onnx_expand.model import check_output, load, save
 from onnx_expand.recipes import Setup
@@ -73,7 +73,7 @@ class Experiment:
             if path is not None:
                 check_output(path)
         if settings.weights is not None or settings.save_weights is not None:
-            weights.needed()
+            weights.require_safetensors()
         if (
             settings.then_fold
             and Path(settings.then_fold).resolve() == Path(self.target).resolve()
@@ -81,8 +81,8 @@ class Experiment:
             raise UsageError(f"{self.target}: is also what then_fold names; name two files")
         if settings.folder is not None and Path(settings.folder).is_file():
             raise UsageError(f"{settings.folder}: is a file; name a folder")
-        with joined(settings.device) as world:
-            experimenter = _Experimenter(self, watcher or Nobody(), world)
+        with process_group(settings.device) as world:
+            experimenter = _Experimenter(self, watcher or SilentWatcher(), world)
             try:
                 return experimenter.run()
             finally:
@@ -108,7 +108,7 @@ class _Experimenter:
         """See `Experiment.run`."""
         model = load(self.experiment.source)
         if self.settings.weights is not None:
-            model, line = weights.taken(model, Path(self.settings.weights))
+            model, line = weights.load_weights(model, Path(self.settings.weights))
             self._say(line)
         baseline = self._baseline(model)
         images = self._input(model)
@@ -120,12 +120,12 @@ class _Experimenter:
             options=self.setup.data,
             numbers=self.setup.train.loss is not None,
         )
-        for line in telling.introduction(
+        for line in messages.introduction(
             model, data, self.setup, self.world.size, self.device.type
         ):
             self._say(line)
-        data = meaning.settled(data, model, self.setup.train)
-        for line in meaning.lines(data):
+        data = metadata.with_anchors(data, model, self.setup.train)
+        for line in metadata.lines(data):
             self._say(line)
         if baseline is not None:
             self._rehearse(baseline, data)
@@ -140,7 +140,7 @@ class _Experimenter:
                 if source is not None:
                     history, trained = self._train(name, source, data, seed)
                     runs.append((name, seed, history))
-                    meaning.note(written.setdefault(name, trained), data)
+                    metadata.write(written.setdefault(name, trained), data)
         return self._finish(written, runs, data)
 
     def _input(self, model: ir.Model) -> ImageInput:
@@ -273,7 +273,7 @@ class _Experimenter:
                     self._say(f"{when}: {folded.summary()}")
 
         with self.watcher.bar(title, self.setup.train.epochs) as bar:
-            yield Both(bar, after)
+            yield ProgressWithCallback(bar, after)
 
     def _finish(
         self, written: dict[str, ir.Model], runs: list[tuple[str, int, History]], data: Dataset
@@ -284,7 +284,7 @@ class _Experimenter:
             # The trained model is written even if folding it fails.
             save(trained, self.experiment.target)
             if self.settings.save_weights is not None:
-                weights.put(trained, Path(self.settings.save_weights))
+                weights.save_weights(trained, Path(self.settings.save_weights))
             if _BASELINE in written:
                 place = self.folder.path / "baseline.onnx"
                 save(written[_BASELINE], place)
@@ -301,13 +301,13 @@ class _Experimenter:
         if self.settings.compare_baseline is not None:
             names = (Path(self.experiment.source).name, "the compact model")
             parts = ([h for who, _, h in runs if who == name] for name in (_MAIN, _BASELINE))
-            comparison, losses = telling.compared(names, *parts)
+            comparison, losses = messages.compare(names, *parts)
         report = Report(
             data.description, tuple(runs), comparison, folded, self.setup.as_dict(),
-            (data.normalization.mean, data.normalization.std), losses, meaning.facts(data),
+            (data.normalization.mean, data.normalization.std), losses, metadata.as_dict(data),
             Gallery.of(data, trained) if self.experiment.gallery else None,
         )  # fmt: skip
-        for line in telling.conclusion(report, self.setup):
+        for line in messages.conclusion(report, self.setup):
             self._say(line)
         return report
 

@@ -14,12 +14,12 @@ from onnx_expand.model import read, replacing
 from onnx_expand.plugins import optional
 from onnx_expand.train.tensors import DTYPES, from_torch, to_tensor
 
-__all__ = ["needed", "put", "taken"]
+__all__ = ["load_weights", "require_safetensors", "save_weights"]
 
 _SHOWN = 3
 
 
-def needed() -> Any:
+def require_safetensors() -> Any:
     """Import and return the safetensors library.
 
     Raises:
@@ -29,7 +29,7 @@ def needed() -> Any:
     return optional("safetensors.torch", missing)
 
 
-def taken(model: ir.Model, path: Path) -> tuple[ir.Model, str]:
+def load_weights(model: ir.Model, path: Path) -> tuple[ir.Model, str]:
     """Return a copy of a model with the tensors of a file, and a summary in one line.
 
     Initializers that the file lacks do not change. Values are cast to the types of the model.
@@ -43,7 +43,7 @@ def taken(model: ir.Model, path: Path) -> tuple[ir.Model, str]:
             shape or kind, or has none of the model's tensors.
         UnsupportedError: safetensors is not installed.
     """
-    library = needed()
+    library = require_safetensors()
     try:
         found = library.load_file(path)
     except Exception as error:
@@ -78,14 +78,14 @@ def _fitting(
     return ir.tensor(from_torch(new, ir.DataType(old.dtype)), ir.DataType(old.dtype), name=name)
 
 
-def put(model: ir.Model, path: Path) -> None:
+def save_weights(model: ir.Model, path: Path) -> None:
     """Write the initializers of a model whose types torch supports.
 
     Raises:
         UnsupportedError: safetensors is not installed.
         UsageError: The file cannot be written.
     """
-    library = needed()
+    library = require_safetensors()
     tensors = {
         name: to_tensor(value.const_value, name)
         for name, value in model.graph.initializers.items()

@@ -50,7 +50,7 @@ def raise_composites(
         labels = tuple(map(label, old))
         if not locked.isdisjoint(labels) or not _is_single(composite, facts):
             continue
-        new = _Scribe(composite, facts, rewriter).write(respell=respell)
+        new = _Builder(composite, facts, rewriter).write(respell=respell)
         if new is None:
             continue
         before = old[-1].outputs[0]
@@ -74,7 +74,7 @@ def _is_single(composite: Composite, facts: Facts) -> bool:
     return all(facts.dtype(value) == ir.DataType.FLOAT for value in values)
 
 
-class _Scribe:
+class _Builder:
     """Writes the replacement of one composite."""
 
     def __init__(self, composite: Composite, facts: Facts, rewriter: Rewriter) -> None:
@@ -222,23 +222,23 @@ class _Scribe:
             self.node("Add", y, values["shift"])
 
 
-_OPERATORS: dict[str, tuple[float, Callable[[_Scribe], ir.Node | None]]] = {
+_OPERATORS: dict[str, tuple[float, Callable[[_Builder], ir.Node | None]]] = {
     "Gelu": (20, lambda s: s.operator("Gelu")),
     "Gelu (tanh)": (20, lambda s: s.operator("Gelu", approximate="tanh")),
     "HardSwish": (14, lambda s: s.operator("HardSwish")),
     "HardSigmoid": (6, lambda s: s.operator("HardSigmoid", alpha=1 / 6, beta=0.5)),
     "LayerNormalization": (17, lambda s: s.norm("LayerNormalization")),
     "LayerNormalization, no scale": (17, lambda s: s.norm("LayerNormalization")),
-    "ReLU6": (6, _Scribe.relu6),
+    "ReLU6": (6, _Builder.relu6),
     "RMSNormalization": (23, lambda s: s.norm("RMSNormalization")),
     "RMSNormalization, no scale": (23, lambda s: s.norm("RMSNormalization")),
 }
 """By pattern: the first opset that has the operator, and what creates it."""
 
-_SPELLINGS: dict[str, Callable[[_Scribe], None]] = {
-    "Gelu": _Scribe.spell_gelu,
-    "Gelu (tanh)": _Scribe.spell_tanh_gelu,
-    "HardSwish": _Scribe.spell_hard_swish,
-    "LayerNormalization": _Scribe.spell_layer_norm,
-    "RMSNormalization": _Scribe.spell_rms_norm,
+_SPELLINGS: dict[str, Callable[[_Builder], None]] = {
+    "Gelu": _Builder.spell_gelu,
+    "Gelu (tanh)": _Builder.spell_tanh_gelu,
+    "HardSwish": _Builder.spell_hard_swish,
+    "LayerNormalization": _Builder.spell_layer_norm,
+    "RMSNormalization": _Builder.spell_rms_norm,
 }

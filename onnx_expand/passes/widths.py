@@ -82,14 +82,14 @@ def resize(
         width: Whether to merge or to split.
         locked: The labels of nodes that must not change.
     """
-    scribe = _Scribe(graph, facts, rewriter, locked)
+    writer = _Writer(graph, facts, rewriter, locked)
     if width is Width.WIDER:
-        yield from scribe.widen()
+        yield from writer.widen()
     elif width is Width.NARROWER:
-        yield from scribe.narrow()
+        yield from writer.narrow()
 
 
-class _Scribe:
+class _Writer:
     """Rewrites the products of one graph."""
 
     def __init__(

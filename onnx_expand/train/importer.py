@@ -27,8 +27,8 @@ from onnx_expand.train.registry import Translation
 from onnx_expand.train.tensors import DTYPES, to_tensor
 from onnx_expand.train.translations import (
     attributes_of,
+    contributing,
     held_tensors,
-    moving,
     require_computable,
     settings_of,
     translations_of,
@@ -113,7 +113,7 @@ class _Importer:
         require_computable(model, self.translations, self.facts)
         self.frozen = frozen
         self.kinds = kinds
-        self.moving = moving(model, self.translations, self.facts)
+        self.moving = contributing(model, self.translations, self.facts)
         self.held: dict[ir.Node, tuple[ir.Value, torch.Tensor]] = {}
         for node in model.graph:
             name = (node.outputs[0].name or "") if node.outputs else ""

@@ -20,8 +20,8 @@ from onnx_expand.train.tensors import DTYPES, to_tensor
 
 __all__ = [
     "attributes_of",
+    "contributing",
     "held_tensors",
-    "moving",
     "require_computable",
     "settings_of",
     "translations_of",
@@ -128,7 +128,7 @@ def _is_of_weights(node: ir.Node) -> bool:
     return all(v.producer() is not None or v.const_value is not None for v in behind)
 
 
-def moving(
+def contributing(
     model: ir.Model, translations: Mapping[ir.Node, Translation], facts: Facts
 ) -> set[ir.Value]:
     """Return the values that affect outputs by their content, not as sizes or settings.

@@ -18,7 +18,7 @@ from onnx_expand.experiment.data.augment import (  # noqa: E402
     ImageView,
     boxes_seen,
     center,
-    recolour,
+    color_jitter,
     resample,
     shift,
     whole,
@@ -116,12 +116,12 @@ def test_masks_are_never_mixed() -> None:
 def test_colours_change_by_their_gains() -> None:
     """Brightness scales, contrast preserves the mean, saturation 0 gives gray."""
     image = torch.rand(3, 4, 4) * 0.4 + 0.2
-    torch.testing.assert_close(recolour(image, (1.5, 1, 1)), image * 1.5)
-    grey = recolour(image, (1, 1, 0))
+    torch.testing.assert_close(color_jitter(image, (1.5, 1, 1)), image * 1.5)
+    grey = color_jitter(image, (1, 1, 0))
     torch.testing.assert_close(grey[0], grey[1])
-    flat = recolour(image, (1, 0, 1))
+    flat = color_jitter(image, (1, 0, 1))
     assert float(flat.std()) < 1e-6
-    assert torch.equal(recolour(image, (1, 1, 1)), image)
+    assert torch.equal(color_jitter(image, (1, 1, 1)), image)
 
 
 def test_augmentation_depends_on_a_samples_numbers_only() -> None:

@@ -24,7 +24,7 @@ from onnx_expand.experiment import (  # noqa: E402
     train,
 )
 from onnx_expand.experiment.data.samples import Batch  # noqa: E402
-from onnx_expand.experiment.training.steps import moved  # noqa: E402
+from onnx_expand.experiment.training.steps import to_device  # noqa: E402
 from onnx_expand.train import to_torch, write_back  # noqa: E402
 from tests.support.networks import network, plain, write_stripes  # noqa: E402
 from tests.support.torch_graphs import images, parse, reference, with_weights  # noqa: E402
@@ -304,8 +304,8 @@ def test_gradients_are_clipped_together(data: Dataset) -> None:
     before = to_torch(network())
     after = weights(network(), data, epochs=1, batch=120, lr=1.0, momentum=0.0, clip=0.01)
     trained = [name for name, _ in before.named_parameters()]
-    moved = torch.cat([(after[n] - before.get_parameter(n)).flatten() for n in trained])
-    assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
+    change = torch.cat([(after[n] - before.get_parameter(n)).flatten() for n in trained])
+    assert float(change.detach().norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_arrays_are_data_too(data: Dataset) -> None:
@@ -351,7 +351,7 @@ def test_images_have_their_channels_last_in_memory() -> None:
     squares, rows = torch.randn(2, 3, 4, 5), torch.randn(2, 3)
     for inputs in (squares, rows, squares.to(torch.int64)):
         batch = Batch(inputs, torch.zeros(2), 2)
-        found, _ = moved(batch, torch.device("cpu"), torch.float32)
+        found, _ = to_device(batch, torch.device("cpu"), torch.float32)
         assert torch.equal(found, inputs)
         last = inputs.ndim == 4 and inputs.is_floating_point()
         assert found.is_contiguous() != last

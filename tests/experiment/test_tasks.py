@@ -24,12 +24,12 @@ from onnx_expand.experiment.training.parallel import World  # noqa: E402
 from onnx_expand.experiment.training.tasks.boxes import (  # noqa: E402
     anchors_of,
     average_precision,
-    overlap,
-    suppress,
+    iou,
+    nms,
 )
 from onnx_expand.experiment.training.tasks.classify import Classify  # noqa: E402
+from onnx_expand.experiment.training.tasks.custom import CustomLoss  # noqa: E402
 from onnx_expand.experiment.training.tasks.detect import Detect  # noqa: E402
-from onnx_expand.experiment.training.tasks.own import OwnLoss  # noqa: E402
 from onnx_expand.experiment.training.tasks.segment import Segment  # noqa: E402
 from onnx_expand.train import to_torch  # noqa: E402
 from tests.support.networks import network, stripes  # noqa: E402
@@ -90,7 +90,7 @@ def test_processes_combine_their_results() -> None:
         (Classify(), torch.randn(6, 4), torch.arange(6) % 4),
         (Segment(ignore=255), torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))),
         (Detect(ANCHORS, 2, ItemSamples([])), perfect(objects), objects),
-        (OwnLoss(lambda a, b: (a - b).square().mean(), "own"), torch.ones(3), torch.zeros(3)),
+        (CustomLoss(lambda a, b: (a - b).square().mean(), "own"), torch.ones(3), torch.zeros(3)),
     ]
     for task, outputs, wanted in tasks:
         figures = []
@@ -120,17 +120,17 @@ box = st.tuples(corner, corner, corner, corner)
 def test_overlap_is_symmetric_and_a_share(a: Any, b: Any) -> None:
     """It is between 0 and 1, 1 for equal nonempty boxes, and symmetric."""
     first, second = torch.tensor(a).double(), torch.tensor(b).double()
-    value = float(overlap(first, second))
+    value = float(iou(first, second))
     assert 0 <= value <= 1
-    assert value == float(overlap(second, first))
-    own = float(overlap(first, first))
+    assert value == float(iou(second, first))
+    own = float(iou(first, first))
     assert own == pytest.approx(1 if a[2] > a[0] and a[3] > a[1] else 0)
 
 
 def test_overlap_by_hand() -> None:
     """A common quarter of each is a seventh of the union."""
     a, b = torch.tensor([0.0, 0, 2, 2]), torch.tensor([1.0, 1, 3, 3])
-    assert float(overlap(a, b)) == pytest.approx(1 / 7)
+    assert float(iou(a, b)) == pytest.approx(1 / 7)
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 12))
@@ -141,13 +141,12 @@ def test_suppression_keeps_the_best_of_each_cluster(seed: int, count: int) -> No
     low = rng.random((count, 2))
     boxes = torch.from_numpy(np.concatenate([low, low + rng.random((count, 2))], axis=1))
     scores = torch.from_numpy(rng.random(count))
-    stays = suppress(boxes, scores, 0.3).tolist()
+    stays = nms(boxes, scores, 0.3).tolist()
     for i, j in itertools.combinations(stays, 2):
-        assert float(overlap(boxes[i], boxes[j])) <= 0.3
+        assert float(iou(boxes[i], boxes[j])) <= 0.3
     for gone in set(range(count)) - set(stays):
         assert any(
-            float(overlap(boxes[gone], boxes[i])) > 0.3 and scores[i] >= scores[gone]
-            for i in stays
+            float(iou(boxes[gone], boxes[i])) > 0.3 and scores[i] >= scores[gone] for i in stays
         )
 
 

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from onnx_expand.cli import main  # noqa: E402
 from onnx_expand.errors import ModelError, UsageError  # noqa: E402
-from onnx_expand.experiment.weights import put, taken  # noqa: E402
+from onnx_expand.experiment.weights import load_weights, save_weights  # noqa: E402
 from onnx_expand.model import load, save  # noqa: E402
 from onnx_expand.recipes import RunOptions  # noqa: E402
 from tests.support.networks import network, write_stripes  # noqa: E402
@@ -41,7 +41,7 @@ def test_weights_are_written_and_read(library: Any, tmp_path: Path) -> None:
     assert set(stored) == set(trained)
     for name, tensor in stored.items():
         assert np.array_equal(tensor.numpy(), trained[name])
-    model, line = taken(load(tmp_path / "net.onnx"), tmp_path / "w.safetensors")
+    model, line = load_weights(load(tmp_path / "net.onnx"), tmp_path / "w.safetensors")
     assert f"{len(trained)} of {len(trained)} initializers" in line
     save(model, tmp_path / "again.onnx")
     for name, array in _values(tmp_path / "again.onnx").items():
@@ -59,7 +59,7 @@ def test_mismatches_are_one_line(library: Any, tmp_path: Path) -> None:
     """Names, shapes, types and damaged files; weights absent from the file are named."""
     onnx.save(network(), tmp_path / "net.onnx")
     model, path = load(tmp_path / "net.onnx"), tmp_path / "w.safetensors"
-    put(model, path)
+    save_weights(model, path)
     whole = library.load_file(path)
     name = max(whole, key=lambda key: whole[key].numel())
     for tensors, reason in (
@@ -70,9 +70,9 @@ def test_mismatches_are_one_line(library: Any, tmp_path: Path) -> None:
     ):
         library.save_file(tensors, path)
         with pytest.raises(ModelError, match=reason):
-            taken(model, path)
+            load_weights(model, path)
     library.save_file({name: whole[name].double() + 1}, path)
-    some, line = taken(model, path)
+    some, line = load_weights(model, path)
     assert "1 of" in line
     assert "not in it: " in line
     kept = some.graph.initializers[name].const_value
@@ -81,7 +81,7 @@ def test_mismatches_are_one_line(library: Any, tmp_path: Path) -> None:
     path.write_bytes(b"damaged")
     for place in (path, tmp_path / "nowhere"):
         with pytest.raises(ModelError, match="cannot be read as safetensors"):
-            taken(model, place)
+            load_weights(model, place)
 
 
 def test_a_missing_library_is_named(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.equivalence.inputs.demand import LENGTHS, Demand, Dims, Meaning
-from onnx_expand.equivalence.inputs.readers import said_by
+from onnx_expand.equivalence.inputs.readers import demand_at
 from onnx_expand.equivalence.parts.cells import inlined
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.shapes import Dim
@@ -104,7 +104,7 @@ def _demand(value: ir.Value, facts: Facts) -> Demand | None:
     while pending:
         number = pending.pop()
         for node, index in number.value.uses():
-            said = said_by(node, index, number.value, facts)
+            said = demand_at(node, index, number.value, facts)
             if said is not None:
                 found.append(_before(said, number))
                 continue

@@ -13,10 +13,10 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.shapes import Dim
 from onnx_expand.graph.tensors import read_tensor
 
-__all__ = ["said_by"]
+__all__ = ["demand_at"]
 
 
-def said_by(node: ir.Node, index: int, value: ir.Value, facts: Facts) -> Demand | None:
+def demand_at(node: ir.Node, index: int, value: ir.Value, facts: Facts) -> Demand | None:
     """Return the constraint of a node on the value at an input."""
     op = node.op_type
     if (node.domain, op, index) == ("ai.onnx.ml", "ArrayFeatureExtractor", 1):

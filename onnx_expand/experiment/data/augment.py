@@ -25,7 +25,7 @@ __all__ = [
     "ImageView",
     "boxes_seen",
     "center",
-    "recolour",
+    "color_jitter",
     "resample",
     "shift",
     "whole",
@@ -231,7 +231,7 @@ def _window(
     return F.pad(inner, pads, value=fill) if any(pads) else inner
 
 
-def recolour(image: torch.Tensor, gains: tuple[float, float, float]) -> torch.Tensor:
+def color_jitter(image: torch.Tensor, gains: tuple[float, float, float]) -> torch.Tensor:
     """Change brightness, contrast and saturation of an image [C, H, W] in [0, 1]."""
     bright, contrast, saturation = gains
     if bright != 1:

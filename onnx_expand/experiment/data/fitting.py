@@ -12,10 +12,10 @@ from onnx_expand.errors import ModelError, UsageError
 from onnx_expand.experiment.data import sources
 from onnx_expand.experiment.data.augment import Augment
 from onnx_expand.experiment.data.dataset import Dataset
-from onnx_expand.experiment.data.own import Own
 from onnx_expand.experiment.data.samples import ArraySamples, Normalization, PictureSamples
 from onnx_expand.experiment.data.sources.custom import find_function
 from onnx_expand.experiment.data.targets import Boxes, Labels, Masks, Pictures, UnreadableError
+from onnx_expand.experiment.data.user_augment import UserAugment
 
 __all__ = ["by", "fit"]
 
@@ -44,7 +44,7 @@ def fit(found: sources.SourceData, label: str, request: sources.Request) -> Data
         if not request.channels:
             raise UsageError(f"{label}: transform '{own}' needs images; the model takes none")
         find_function(own, "transform")
-        augment = replace(augment, own=Own(own))
+        augment = replace(augment, own=UserAugment(own))
     if isinstance(found.train.x, Pictures):
         train, test = _pictures(found, request)
     else:

@@ -18,12 +18,11 @@ from onnx_expand.errors import ModelError, OnnxExpandError
 from onnx_expand.experiment.data.augment import (
     Augment,
     center,
-    recolour,
+    color_jitter,
     resample,
     shift,
     whole,
 )
-from onnx_expand.experiment.data.own import borrowed, seed_all
 from onnx_expand.experiment.data.targets import (
     Boxes,
     Extents,
@@ -32,7 +31,8 @@ from onnx_expand.experiment.data.targets import (
     Pictures,
     UnreadableError,
 )
-from onnx_expand.experiment.foreign import blamed
+from onnx_expand.experiment.data.user_augment import preserved_random_state, seed_all
+from onnx_expand.experiment.user_code import user_errors
 
 __all__ = [
     "ArraySamples",
@@ -198,7 +198,7 @@ class ArraySamples(Samples):
         views = [self.augment.view(extents, extents, row) for row in draws]
         pixels = torch.from_numpy(x.astype(np.float32) / scale)
         for image, view, row in zip(pixels, views, draws, strict=True):
-            seen = recolour(resample(image, view, extents), view.gains)
+            seen = color_jitter(resample(image, view, extents), view.gains)
             images.append(self.augment.last(seen, row))
         if self.masks:
             marks = zip(torch.from_numpy(y)[:, None], views, strict=True)
@@ -286,7 +286,7 @@ class PictureSamples(Samples):
             view = center(source, self.extents, self.middle)
         else:
             view = whole(source)
-        shown = recolour(resample(image, view, self.extents), view.gains)
+        shown = color_jitter(resample(image, view, self.extents), view.gains)
         if draws is not None:
             shown = self.augment.last(shown, draws)
         return shown, self.targets.seen(index, view, source, self.extents)
@@ -304,7 +304,7 @@ class ItemSamples(Samples):
         self.label = f"data '{label}'" if label else "the dataset"
 
     def __len__(self) -> int:
-        with blamed(self.label):
+        with user_errors(self.label):
             return len(self.items)
 
     def fetch(self, picks: Picks, draws: Draws | None) -> Batch:
@@ -315,7 +315,7 @@ class ItemSamples(Samples):
             ModelError: A sample is not a pair, or samples have different shapes.
         """
         pairs = []
-        with contextlib.nullcontext() if draws is None else borrowed():
+        with contextlib.nullcontext() if draws is None else preserved_random_state():
             for row, index in enumerate(picks):
                 if draws is not None:
                     seed_all(int(draws[row, 0] * 2**32))
@@ -326,7 +326,7 @@ class ItemSamples(Samples):
         )
 
     def _pair(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        with blamed(f"{self.label}, sample {index},"):
+        with user_errors(f"{self.label}, sample {index},"):
             pair = self.items[index]
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ModelError(

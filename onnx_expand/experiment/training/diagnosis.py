@@ -14,7 +14,7 @@ from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.module import OnnxModule
 from onnx_expand.train.names import SOURCE
 
-__all__ = ["described", "explained", "where_not_finite"]
+__all__ = ["advice_on", "tensor_label", "where_not_finite"]
 
 
 class _FoundError(Exception):
@@ -48,7 +48,7 @@ def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Colle
     state = module.state_dict()
     for name in sound:
         if not bool(torch.isfinite(state[name]).all()):
-            return f"; {described(module, name)} is no longer finite"
+            return f"; {tensor_label(module, name)} is no longer finite"
     if not isinstance(module, OnnxModule):
         return ""
     watch = _Watch(module)
@@ -57,7 +57,7 @@ def where_not_finite(module: torch.nn.Module, inputs: torch.Tensor, sound: Colle
     return f"; the first node that gave it is {watch.found}" if watch.found else ""
 
 
-def described(module: torch.nn.Module, key: str) -> str:
+def tensor_label(module: torch.nn.Module, key: str) -> str:
     """Return the name of a tensor of the state, with the ONNX node that uses it where known."""
     if not isinstance(module, OnnxModule):
         return f"the tensor '{key}'"
@@ -69,7 +69,7 @@ def described(module: torch.nn.Module, key: str) -> str:
     return f"the tensor '{name}'"
 
 
-def explained(error: Exception, options: TrainOptions) -> UnsupportedError | None:
+def advice_on(error: Exception, options: TrainOptions) -> UnsupportedError | None:
     """Return advice for some of torch's errors; None for others."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from onnx_expand.errors import UnsupportedError, UsageError
-from onnx_expand.experiment.training.parallel import joined_rows
+from onnx_expand.experiment.training.parallel import gather_rows
 from onnx_expand.experiment.training.tasks.base import first_output
 from onnx_expand.model import ModelLike, read
 from onnx_expand.recipes import DistillOptions
@@ -149,8 +149,8 @@ class Distiller(torch.nn.Module):
         if self.options.distill == "hint":
             return self._hint(own, other)
         kept = slice(count)
-        features, mine = joined_rows(own.flatten(1)[kept])
-        return _pkt(features, joined_rows(other.flatten(1)[kept])[0], mine)
+        features, mine = gather_rows(own.flatten(1)[kept])
+        return _pkt(features, gather_rows(other.flatten(1)[kept])[0], mine)
 
     def _teach(self, inputs: torch.Tensor) -> Any:
         """Return the teacher's outputs, whose float type may differ from the student's."""

@@ -17,14 +17,19 @@ from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.feed import Feed, epoch_order
 from onnx_expand.experiment.data.samples import Batch
 from onnx_expand.experiment.training.checkpoint import Checkpoints, digest
-from onnx_expand.experiment.training.diagnosis import described, explained, where_not_finite
+from onnx_expand.experiment.training.diagnosis import advice_on, tensor_label, where_not_finite
 from onnx_expand.experiment.training.distill import Distiller
 from onnx_expand.experiment.training.history import DivergedError, EpochResult, History, Progress
 from onnx_expand.experiment.training.parallel import World
-from onnx_expand.experiment.training.steps import Outcome, Stepper, moved
+from onnx_expand.experiment.training.steps import Outcome, Stepper, to_device
 from onnx_expand.experiment.training.synchronous import synchronous
 from onnx_expand.experiment.training.tasks import Task, choose
-from onnx_expand.experiment.training.trial import few, figures_of, probe, unused
+from onnx_expand.experiment.training.trial import (
+    figures_of,
+    has_unused_weights,
+    probe,
+    two_samples,
+)
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.composed import composed
 
@@ -83,10 +88,10 @@ def train(
         ):
             return _Run(module, data, options, progress, teacher, checkpoints).finish()
     except (RuntimeError, ValueError) as error:
-        said = explained(error, options)
-        if said is None:
+        advice = advice_on(error, options)
+        if advice is None:
             raise
-        raise said from error
+        raise advice from error
     finally:
         module.train(was_training)
 
@@ -146,9 +151,9 @@ class _Run:
         wrapped = self.task.wrap(module, teacher.extras if teacher is not None else 0)
         self.runner = composed(wrapped, options.execution)
         outputs = probe(self.runner, self.task, data)
-        idle = unused(self.runner, data)
+        idle = has_unused_weights(self.runner, data)
         if teacher is not None:
-            inputs = few(self.runner, data)[0]
+            inputs = two_samples(self.runner, data)[0]
             named = self.task.metric in {"accuracy", "mIoU"}
             teacher.prepare(inputs, outputs, distributions=named)
             teacher.train()
@@ -259,7 +264,7 @@ class _Run:
     def _diverged(self, step: int, value: float) -> None:
         place = ""
         for part in self.last:
-            inputs, _ = moved(part, self.step.device, self.step.dtype)
+            inputs, _ = to_device(part, self.step.device, self.step.dtype)
             place = place or where_not_finite(self.module, inputs, self.sound)
         raise DivergedError(
             f"the loss is {value} in epoch {self.epoch + 1}, step {step}; lower the learning "
@@ -287,7 +292,7 @@ class _Run:
         broken = self._broken()
         if broken:
             raise DivergedError(
-                f"after epoch {self.epoch + 1} {described(self.module, broken)} is no "
+                f"after epoch {self.epoch + 1} {tensor_label(self.module, broken)} is no "
                 f"longer finite; lower the learning rate of {self.options.rate(self.epoch):g}"
                 f"{self._last_good()}"
             )

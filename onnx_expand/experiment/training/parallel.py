@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from onnx_expand.errors import UnsupportedError, UsageError
 
-__all__ = ["World", "device_of", "joined", "joined_rows", "summed"]
+__all__ = ["World", "all_reduce_sum", "device_of", "gather_rows", "process_group"]
 
 T = TypeVar("T")
 
@@ -88,13 +88,13 @@ class _AllReduce(torch.autograd.Function):
         return total
 
 
-def summed(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over all processes, with gradients that flow back to each."""
     result: torch.Tensor = _AllReduce.apply(tensor)  # type: ignore[no-untyped-call]
     return result
 
 
-def joined_rows(rows: torch.Tensor) -> tuple[torch.Tensor, slice]:
+def gather_rows(rows: torch.Tensor) -> tuple[torch.Tensor, slice]:
     """Concatenate the rows of all processes, in rank order.
 
     Args:
@@ -112,11 +112,11 @@ def joined_rows(rows: torch.Tensor) -> tuple[torch.Tensor, slice]:
     first = sum(every[: world.rank])
     last = first + len(rows)
     before, after = (rows.new_zeros(n, *rows.shape[1:]) for n in (first, sum(every) - last))
-    return summed(torch.cat([before, rows, after])), slice(first, last)
+    return all_reduce_sum(torch.cat([before, rows, after])), slice(first, last)
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[World]:
+def process_group(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, if it did, for the duration of the block.
 
     Args:

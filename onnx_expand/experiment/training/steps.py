@@ -21,7 +21,7 @@ from onnx_expand.experiment.training.tasks import Task
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train.composed import sharing_kernels
 
-__all__ = ["Outcome", "Stepper", "moved"]
+__all__ = ["Outcome", "Stepper", "to_device"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -112,7 +112,7 @@ class Stepper:
         self, part: Batch, everything: float, *, last: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.task.inspect(part.targets)
-        inputs, targets = moved(part, self.device, self.dtype)
+        inputs, targets = to_device(part, self.device, self.dtype)
         for layer in self.statistics:
             layer.counts = part.count > 0
         with self.autocast():
@@ -177,7 +177,7 @@ class Stepper:
             self.teacher.regressor.load_state_dict(state["regressor"])
 
 
-def moved(part: Batch, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
+def to_device(part: Batch, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
     """Move a batch to the device, with floating-point inputs in the model's type.
 
     On a CPU images are stored with channels last, without a change of shape. Layers preserve this

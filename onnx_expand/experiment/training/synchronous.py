@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from onnx_expand.experiment.training.parallel import summed
+from onnx_expand.experiment.training.parallel import all_reduce_sum
 from onnx_expand.train.ops.normalization import BatchNormalization
 
 __all__ = ["Synchronous", "synchronous"]
@@ -40,10 +40,10 @@ class Synchronous(BatchNormalization):
         shape = [1, -1, *(1 for _ in axes[1:])]
         wide = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
         share = 1.0 if self.counts else 0.0
-        count = summed(wide.new_full((), share * x.numel() / x.shape[1]))
-        center = summed(share * wide.sum(axes)) / count
+        count = all_reduce_sum(wide.new_full((), share * x.numel() / x.shape[1]))
+        center = all_reduce_sum(share * wide.sum(axes)) / count
         shifted = wide - center.reshape(shape)
-        spread = summed(share * shifted.square().sum(axes)) / count
+        spread = all_reduce_sum(share * shifted.square().sum(axes)) / count
         with torch.no_grad():
             new = 1 - self.momentum
             mean.lerp_(center.detach().to(mean.dtype), new)

@@ -13,10 +13,10 @@ from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.feed import testing
 from onnx_expand.experiment.data.samples import Batch, Samples
 from onnx_expand.experiment.training.parallel import World
-from onnx_expand.experiment.training.steps import moved
+from onnx_expand.experiment.training.steps import to_device
 from onnx_expand.experiment.training.tasks import Task
 
-__all__ = ["few", "figures_of", "first_readable", "probe", "unused"]
+__all__ = ["figures_of", "first_readable", "has_unused_weights", "probe", "two_samples"]
 
 
 def figures_of(
@@ -55,7 +55,7 @@ def figures_of(
                 continue
             count += part.count
             task.inspect(part.targets)
-            inputs, targets = moved(part, weight.device, weight.dtype)
+            inputs, targets = to_device(part, weight.device, weight.dtype)
             meter.update(runner(inputs), targets)
     if not world.sum(count):
         raise ModelError("none of the test images can be read")
@@ -64,10 +64,10 @@ def figures_of(
     return meter.figures()
 
 
-def few(runner: torch.nn.Module, data: Dataset) -> tuple[torch.Tensor, Any]:
+def two_samples(runner: torch.nn.Module, data: Dataset) -> tuple[torch.Tensor, Any]:
     """Return two training samples without augmentation."""
     weight = next(runner.parameters())
-    return moved(first_readable(data.train, 2), weight.device, weight.dtype)
+    return to_device(first_readable(data.train, 2), weight.device, weight.dtype)
 
 
 def first_readable(samples: Samples, count: int) -> Batch:
@@ -85,7 +85,7 @@ def first_readable(samples: Samples, count: int) -> Batch:
 
 def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
     """Run two samples, so that errors are reported before training starts."""
-    inputs, targets = few(runner, data)
+    inputs, targets = two_samples(runner, data)
     was_training = runner.training
     runner.eval()
     try:
@@ -122,13 +122,13 @@ def _check_classes(outputs: Any, data: Dataset, task: Task) -> None:
             )
 
 
-def unused(runner: torch.nn.Module, data: Dataset) -> bool:
+def has_unused_weights(runner: torch.nn.Module, data: Dataset) -> bool:
     """Return whether some weights have no gradient, which torch.distributed needs to know."""
     if World.current().size == 1:
         return False
     was_training = runner.training
     runner.eval()
-    outputs = runner(few(runner, data)[0])
+    outputs = runner(two_samples(runner, data)[0])
     every = outputs if isinstance(outputs, tuple) else (outputs,)
     trained = [p for p in runner.parameters() if p.requires_grad]
     total = sum(output.sum() for output in every if output.is_floating_point())

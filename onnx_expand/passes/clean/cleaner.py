@@ -11,7 +11,7 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.shapes import BODY
 from onnx_expand.passes.clean.constants import lift_constants, write_constants
 from onnx_expand.passes.clean.duplicates import merge_duplicates
-from onnx_expand.passes.clean.idle import drop_idle, drop_unread
+from onnx_expand.passes.clean.noops import drop_dead, drop_noops
 from onnx_expand.passes.clean.outcome import Cleaned
 from onnx_expand.passes.clean.slices import join_slices
 from onnx_expand.passes.extents import state_extents
@@ -52,7 +52,7 @@ class Cleaner:
             The changes to this graph; `done` accumulates those of all graphs.
         """
         facts, rewriter = self.facts, self.rewriter
-        unread = tuple(drop_unread(graph, rewriter))
+        unread = tuple(drop_dead(graph, rewriter))
         constants, grown = write_constants(graph, facts, rewriter, maps=maps)
         for gone, _ in state_extents(graph, facts, rewriter, everywhere=True):
             constants += gone
@@ -62,7 +62,7 @@ class Cleaner:
         idle: tuple[str, ...] = ()
         for _ in range(_ROUNDS):
             merged = tuple(merge_duplicates(graph, facts, rewriter))
-            dropped = tuple(drop_idle(graph, facts, rewriter, maps=maps))
+            dropped = tuple(drop_noops(graph, facts, rewriter, maps=maps))
             duplicates, idle = duplicates + merged, idle + dropped
             if not merged and not dropped:
                 break

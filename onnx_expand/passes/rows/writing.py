@@ -48,13 +48,13 @@ def as_rows(
     if facts.opset < _BROADCASTING:
         return
     finder = Finder(graph, facts, locked)
-    scribe = _Scribe(graph, facts, rewriter, finder)
+    writer = _Writer(graph, facts, rewriter, finder)
     for group in finder.groups():
         if finder.growth(group) <= 0:
-            yield scribe.write(group)
+            yield writer.write(group)
 
 
-class _Scribe:
+class _Writer:
     """Writes the products of one graph."""
 
     def __init__(self, graph: ir.Graph, facts: Facts, rewriter: Rewriter, finder: Finder) -> None:

@@ -9,7 +9,7 @@ The importer lifts the graph as fold does, and replaces each chain by one call.
 """
 
 from onnx_expand.train.composed.chain import Chain
-from onnx_expand.train.composed.find import Apart
+from onnx_expand.train.composed.find import SeparateLayers
 from onnx_expand.train.composed.module import (
     chains_of,
     composed,
@@ -20,8 +20,8 @@ from onnx_expand.train.composed.module import (
 )
 
 __all__ = [
-    "Apart",
     "Chain",
+    "SeparateLayers",
     "chains_of",
     "composed",
     "execution_of",

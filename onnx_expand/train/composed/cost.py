@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.train.composed.chain import Branches, Chain, Element
 
-__all__ = ["EXECUTIONS", "Piece", "Pieces", "Situation", "apart", "best", "products"]
+__all__ = ["EXECUTIONS", "Piece", "Pieces", "Situation", "best", "layer_by_layer", "products"]
 
 EXECUTIONS = ("auto", "composed", "layerwise")
 
@@ -117,7 +117,7 @@ def best(chain: Chain, situation: Situation, execution: str) -> Pieces:
     `layerwise` runs each layer separately.
     """
     if execution == "layerwise":
-        return apart(chain)
+        return layer_by_layer(chain)
     return _Planner(situation, execution).chain(chain, situation.extents, situation.input)[1]
 
 
@@ -127,12 +127,12 @@ def products(chain: Chain, pieces: Pieces, situation: Situation) -> int:
     return planner.price(chain, pieces, situation.extents, situation.input)
 
 
-def apart(chain: Chain) -> Pieces:
+def layer_by_layer(chain: Chain) -> Pieces:
     """Return the way to run a chain layer by layer."""
     pieces = []
     for index, element in enumerate(chain.elements):
         branches = element.branches if isinstance(element, Branches) else ()
-        ways = tuple(None if branch is None else apart(branch) for branch in branches)
+        ways = tuple(None if branch is None else layer_by_layer(branch) for branch in branches)
         pieces.append(Piece(index, index, False, ways))
     return tuple(pieces)
 

@@ -13,14 +13,14 @@ from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.train.composed.chain import Branches, Chain, Element
 from onnx_expand.train.composed.layers import Lifter, LinearNode, is_same
 
-__all__ = ["Apart", "FoundChain", "find"]
+__all__ = ["FoundChain", "SeparateLayers", "find"]
 
 # Longer chains are cut, because the number of stretches grows quadratically.
 _LONGEST = 24
 
 
 @dataclass(frozen=True)
-class Apart:
+class SeparateLayers:
     """Two neighbouring linear layers that do not form one map."""
 
     first: str
@@ -67,7 +67,7 @@ class _Segment:
         )
 
 
-def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[FoundChain], list[Apart]]:
+def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[FoundChain], list[SeparateLayers]]:
     """Return the chains of several layers or of branches, in graph order, and the layers apart."""
     finder = _Finder(lifter)
     for node in graph:
@@ -77,7 +77,7 @@ def find(graph: ir.Graph, lifter: Lifter) -> tuple[list[FoundChain], list[Apart]
     for segment in finder.segments.values():
         chain = segment.chain
         apart += [
-            Apart(chain.elements[i].label, chain.elements[i + 1].label, refusal)
+            SeparateLayers(chain.elements[i].label, chain.elements[i + 1].label, refusal)
             for i, refusal in sorted(chain.ends.items())
         ]
         if chain.composes and chain.is_weighted:
@@ -92,7 +92,7 @@ class _Finder:
         self.lifter = lifter
         self.segments: dict[ir.Value, _Segment] = {}
         self.normalized: dict[ir.Value, _Segment] = {}
-        self.apart: list[tuple[Apart, tuple[ir.Value, ...]]] = []
+        self.apart: list[tuple[SeparateLayers, tuple[ir.Value, ...]]] = []
 
     def visit(self, node: ir.Node) -> None:
         """Process the next node, in topological order."""
@@ -140,7 +140,7 @@ class _Finder:
             return
         if above.takes(layer):
             labels = above.elements[-1].label, layer.label
-            self.apart.append((Apart(*labels, refusal), (x, node.outputs[0])))
+            self.apart.append((SeparateLayers(*labels, refusal), (x, node.outputs[0])))
 
     def _join(self, node: ir.Node) -> bool:
         """Make one element of branches that a node sums; return whether the node sums any."""
@@ -171,7 +171,7 @@ class _Finder:
         element = Branches.of(branches, factors.get(node.op_type, (1.0,) * count))
         if isinstance(element, Refusal):
             labels = [s.chain.label for s in segments if s is not None]
-            apart = Apart(labels[0], labels[-1], element)
+            apart = SeparateLayers(labels[0], labels[-1], element)
             self.apart.append((apart, (node.outputs[0], root)))
             return
         inner: list[ir.Node] = []
@@ -197,7 +197,9 @@ class _Finder:
         known = [s.chain.label for s in segments if s is not None]
         if len(roots) == 1 and any(v in self.normalized for v in values):
             refusal = _normalized("stands in the branches")
-            self.apart.append((Apart(known[0], known[-1], refusal), (node.outputs[0], *roots)))
+            self.apart.append(
+                (SeparateLayers(known[0], known[-1], refusal), (node.outputs[0], *roots))
+            )
 
     def _alone(self, value: ir.Value, reader: ir.Node) -> _Segment | None:
         """Return the chain that ends at a value, if `reader` alone reads it, and once."""

@@ -12,7 +12,14 @@ import torch.nn.functional as F  # noqa: N812
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.lift import swap_channels
 from onnx_expand.train.composed.chain import Branches, Chain, wide
-from onnx_expand.train.composed.cost import Piece, Pieces, Situation, apart, best, products
+from onnx_expand.train.composed.cost import (
+    Piece,
+    Pieces,
+    Situation,
+    best,
+    layer_by_layer,
+    products,
+)
 from onnx_expand.train.composed.kernels import Numbers
 from onnx_expand.train.composed.layers import Tensors
 from onnx_expand.train.ops.convolution import conv, conv_transpose
@@ -96,7 +103,9 @@ class ComposedChain(torch.nn.Module):
         """Return how to run the chain on x, and the cost."""
         given = dict(zip(self.paths, tensors, strict=True))
         pieces, situation = self.plan(x, given), self._situation(x, given, 1)
-        own, layers = (products(self.chain, p, situation) for p in (pieces, apart(self.chain)))
+        own, layers = (
+            products(self.chain, p, situation) for p in (pieces, layer_by_layer(self.chain))
+        )
         return ChainPlan(pieces, own, layers)
 
     def _situation(self, x: torch.Tensor, tensors: Tensors, parts: int) -> Situation:

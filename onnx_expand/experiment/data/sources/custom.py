@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnx_expand.errors import UsageError
-from onnx_expand.experiment.foreign import blamed
+from onnx_expand.experiment.user_code import user_errors
 
 __all__ = ["call", "find_function"]
 
@@ -29,7 +29,7 @@ def find_function(spec: str, what: str) -> Callable[..., Any]:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    with blamed(f"{what} '{spec}': importing {module_name}"):
+    with user_errors(f"{what} '{spec}': importing {module_name}"):
         module = importlib.import_module(module_name)
     function = getattr(module, name, None)
     if not callable(function):
@@ -52,7 +52,7 @@ def call(spec: str, request: Any) -> Any:
     known = {
         "channels": request.channels, "size": request.size, "classes": request.classes
     }  # fmt: skip
-    with blamed(f"data '{spec}'"):
+    with user_errors(f"data '{spec}'"):
         parameters = inspect.signature(function).parameters
         result = function(**{name: value for name, value in known.items() if name in parameters})
     if isinstance(result, tuple | list) and len(result) == 4:

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["anchors_of", "average_precision", "overlap", "suppress"]
+__all__ = ["anchors_of", "average_precision", "iou", "nms"]
 
 Floats = npt.NDArray[np.float64]
 
 
-def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Compute the intersection over union of boxes (left, top, right, bottom) along the last axis.
 
     The other axes are broadcast. Boxes without extent have no overlap.
@@ -25,14 +25,14 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return inner / (areas[0] + areas[1] - inner).clamp(min=torch.finfo(inner.dtype).tiny)
 
 
-def suppress(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torch.Tensor:
+def nms(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torch.Tensor:
     """Select boxes by non-maximum suppression: each removes overlapping ones of lower score.
 
     Returns:
         The indices of the selected boxes, by decreasing score.
     """
     order = scores.argsort(descending=True, stable=True)
-    mutual = overlap(boxes[order][:, None], boxes[order][None])
+    mutual = iou(boxes[order][:, None], boxes[order][None])
     above = (mutual > limit).cpu().numpy()
     stays = np.ones(len(order), dtype=bool)
     for row in range(len(order)):

@@ -7,8 +7,8 @@ from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.sources.custom import find_function
 from onnx_expand.experiment.training.tasks.base import Task
 from onnx_expand.experiment.training.tasks.classify import Classify
+from onnx_expand.experiment.training.tasks.custom import CustomLoss
 from onnx_expand.experiment.training.tasks.detect import Detect
-from onnx_expand.experiment.training.tasks.own import OwnLoss
 from onnx_expand.experiment.training.tasks.segment import Segment
 from onnx_expand.recipes import TrainOptions
 
@@ -22,7 +22,7 @@ def choose(options: TrainOptions, data: Dataset) -> Task:
         UsageError: The data is labelled for another task, or the loss is not a function.
     """
     if options.loss is not None:
-        return OwnLoss(find_function(options.loss, "loss"), options.loss)
+        return CustomLoss(find_function(options.loss, "loss"), options.loss)
     name = data.kind if options.task == "auto" else options.task
     if name != data.kind and data.classes:
         raise UsageError(f"task is {name}, but the data is labelled to {data.kind}")

@@ -24,8 +24,8 @@ from onnx_expand.experiment.training.tasks.base import Meter, Task, check_labels
 from onnx_expand.experiment.training.tasks.boxes import (
     anchors_of,
     average_precision,
-    overlap,
-    suppress,
+    iou,
+    nms,
 )
 
 __all__ = ["Detect"]
@@ -95,7 +95,7 @@ class Detect(Task):
         grid = _Grid(first_output(outputs), self.anchors, self.classes)
         counted = (targets[..., 0] >= 0) & (targets[..., 5] == 0)
         with torch.no_grad():
-            everything = overlap(grid.boxes.flatten(1, 3)[:, :, None], targets[:, None, :, 1:5])
+            everything = iou(grid.boxes.flatten(1, 3)[:, :, None], targets[:, None, :, 1:5])
             known = (targets[..., 0] >= 0)[:, None]
             near = torch.where(known, everything, 0).amax(dim=2).reshape(grid.confidence.shape)
         empty = near <= _IGNORED_ABOVE
@@ -108,7 +108,7 @@ class Detect(Task):
             return nothing
         raw, goal, small = grid.raw[place], grid.goal(boxes, place), grid.smallness(boxes)
         box = (torch.cat([raw[:, :2].sigmoid(), raw[:, 2:4]], dim=1) - goal).square().sum(dim=1)
-        met = overlap(grid.boxes[place], boxes[:, 1:5].to(raw.dtype)).detach()
+        met = iou(grid.boxes[place], boxes[:, 1:5].to(raw.dtype)).detach()
         something = (grid.confidence[place] - met).square()
         kind = F.cross_entropy(raw[:, 5:], boxes[:, 0].long(), reduction="sum")
         return (small * box).sum() + _OBJECT * something.sum() + nothing + kind
@@ -158,7 +158,7 @@ class _Grid:
         row = (middle[:, 1] * self.rows).long().clamp(0, self.rows - 1)
         shape = boxes[:, 3:5] - boxes[:, 1:3]
         nothing = torch.zeros_like(shape)
-        fit = overlap(
+        fit = iou(
             torch.cat([nothing, shape], dim=1)[:, None],
             torch.cat([torch.zeros_like(self.anchors), self.anchors], dim=1)[None],
         )
@@ -233,7 +233,7 @@ def _detections(boxes: torch.Tensor, chances: torch.Tensor) -> npt.NDArray[np.fl
         likely = torch.nonzero(chances[:, label] > _LEAST).flatten()
         if not len(likely):
             continue
-        stays = likely[suppress(boxes[likely], chances[likely, label], _SAME)]
+        stays = likely[nms(boxes[likely], chances[likely, label], _SAME)]
         scores = chances[stays, label]
         labels = torch.full_like(scores, float(label))
         rows.append(torch.cat([torch.stack([labels, scores], dim=1), boxes[stays]], dim=1))
@@ -257,7 +257,7 @@ def _matches(
     for row in found:
         best, at = 0.0, -1
         if len(objects):
-            met = overlap(torch.from_numpy(row[None, 2:]), torch.from_numpy(objects[:, 1:5]))
+            met = iou(torch.from_numpy(row[None, 2:]), torch.from_numpy(objects[:, 1:5]))
             at = int(met.argmax())
             best = float(met[at])
         if best < _HIT:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from onnx_expand.errors import UnsupportedError
-from onnx_expand.experiment.foreign import blamed
 from onnx_expand.experiment.training.parallel import World
 from onnx_expand.experiment.training.tasks.base import Meter, Task
+from onnx_expand.experiment.user_code import user_errors
 
-__all__ = ["OwnLoss"]
+__all__ = ["CustomLoss"]
 
 
-class OwnLoss(Task):
+class CustomLoss(Task):
     """A user's function of outputs and targets that returns the mean loss of a batch."""
 
     metric = "test loss"
@@ -39,7 +39,7 @@ class OwnLoss(Task):
         return self._called(outputs, targets).reshape(()) * len(targets)
 
     def _called(self, outputs: Any, targets: Any) -> torch.Tensor:
-        with blamed(f"loss '{self.label}'"):
+        with user_errors(f"loss '{self.label}'"):
             loss = self.function(outputs, targets)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise UnsupportedError(
@@ -53,7 +53,7 @@ class OwnLoss(Task):
 
 
 class _MeanLoss(Meter):
-    def __init__(self, task: OwnLoss) -> None:
+    def __init__(self, task: CustomLoss) -> None:
         self.task = task
         self.sums = torch.zeros(2, dtype=torch.float64)
 

@@ -17,7 +17,7 @@ from onnx_expand.experiment.data.augment import DRAWS  # noqa: E402
 from onnx_expand.recipes import DataOptions  # noqa: E402
 from tests.support.folders import noise, paint  # noqa: E402
 
-HERE = "tests.experiment.test_own"
+HERE = "tests.experiment.test_custom"
 
 
 def speckled(image: Any) -> Any:

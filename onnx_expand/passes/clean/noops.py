@@ -14,12 +14,12 @@ from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.terms.noops import forwarded
 from onnx_expand.linear.terms.scaling.base import is_of_maps
 
-__all__ = ["drop_idle", "drop_unread"]
+__all__ = ["drop_dead", "drop_noops"]
 
 _NO_NUMBERS = {ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
 
-def drop_unread(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
+def drop_dead(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
     """Remove the nodes of a graph whose outputs nothing reads; yield their labels."""
     for node in reversed(graph):
         if node.graph is graph and not any(map(_is_read, node.outputs)):
@@ -27,7 +27,7 @@ def drop_unread(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
             rewriter.remove(node)
 
 
-def drop_idle(graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, maps: bool) -> Iterator[str]:
+def drop_noops(graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, maps: bool) -> Iterator[str]:
     """Bypass the nodes that return an input unchanged; yield their labels.
 
     Args:

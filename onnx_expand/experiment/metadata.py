@@ -18,13 +18,13 @@ from onnx_expand.experiment.training.tasks.detect import Detect
 from onnx_expand.recipes import TrainOptions
 from onnx_expand.train import to_torch
 
-__all__ = ["facts", "lines", "note", "settled"]
+__all__ = ["as_dict", "lines", "with_anchors", "write"]
 
 _PREFIX = "onnx_expand."
 _SHOWN = 24
 
 
-def settled(data: Dataset, model: ir.Model, options: TrainOptions) -> Dataset:
+def with_anchors(data: Dataset, model: ir.Model, options: TrainOptions) -> Dataset:
     """Return the data with anchors, found from the training boxes if none are given.
 
     Raises:
@@ -51,7 +51,7 @@ def lines(data: Dataset) -> list[str]:
     return found
 
 
-def facts(data: Dataset) -> dict[str, Any]:
+def as_dict(data: Dataset) -> dict[str, Any]:
     """Return the interpretation as plain JSON types, without empty entries."""
     found: dict[str, Any] = {}
     if _named(data):
@@ -65,9 +65,9 @@ def facts(data: Dataset) -> dict[str, Any]:
     return found
 
 
-def note(model: ir.Model, data: Dataset) -> None:
+def write(model: ir.Model, data: Dataset) -> None:
     """Write the interpretation into a model's metadata, as JSON under `onnx_expand.*` keys."""
-    for name, value in facts(data).items():
+    for name, value in as_dict(data).items():
         model.metadata_props[_PREFIX + name] = json.dumps(value)
 
 

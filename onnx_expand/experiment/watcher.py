@@ -8,7 +8,7 @@ from typing import Protocol
 
 from onnx_expand.experiment.training.history import EpochResult, Progress
 
-__all__ = ["Both", "Nobody", "Watcher"]
+__all__ = ["ProgressWithCallback", "SilentWatcher", "Watcher"]
 
 
 class Watcher(Protocol):
@@ -21,7 +21,7 @@ class Watcher(Protocol):
         """Return a context that shows the progress of one run."""
 
 
-class Nobody:
+class SilentWatcher:
     """A watcher that ignores everything."""
 
     def say(self, line: str) -> None:
@@ -38,7 +38,7 @@ class Nobody:
         """Ignore the epoch."""
 
 
-class Both:
+class ProgressWithCallback:
     """A progress bar, with an action after each epoch."""
 
     def __init__(self, bar: Progress, after: Callable[[EpochResult], None]) -> None:

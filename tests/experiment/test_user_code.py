@@ -20,8 +20,8 @@ from onnx_expand.errors import ModelError, UsageError  # noqa: E402
 from onnx_expand.experiment import load_data  # noqa: E402
 from onnx_expand.experiment.data.feed import Feed  # noqa: E402
 from onnx_expand.experiment.data.samples import ItemSamples  # noqa: E402
-from onnx_expand.experiment.foreign import blamed  # noqa: E402
 from onnx_expand.experiment.training.parallel import World  # noqa: E402
+from onnx_expand.experiment.user_code import user_errors  # noqa: E402
 from tests.support.networks import network  # noqa: E402
 
 MODULE = """\
@@ -151,10 +151,10 @@ def test_debug_shows_the_traceback(
 def test_own_errors_are_not_attributed_to_users() -> None:
     """Errors of the package, and a lack of memory, pass unchanged."""
     for error in (ModelError("a"), MemoryError("b")):
-        with pytest.raises(type(error), match=str(error)), blamed("x"):
+        with pytest.raises(type(error), match=str(error)), user_errors("x"):
             raise error
-    place = r"^x raised OSError \(.*test_foreign\.py:\d+\)$"
-    with pytest.raises(UsageError, match=place), blamed("x"):
+    place = r"^x raised OSError \(.*test_user_code\.py:\d+\)$"
+    with pytest.raises(UsageError, match=place), user_errors("x"):
         raise OSError
 
 

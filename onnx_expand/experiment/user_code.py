@@ -11,7 +11,7 @@ from pathlib import Path
 
 from onnx_expand.errors import OnnxExpandError, UsageError
 
-__all__ = ["blamed"]
+__all__ = ["user_errors"]
 
 _OURS = Path(__file__).parents[1]
 # Directories of library code: its line numbers would not help the author of a loss.
@@ -21,7 +21,7 @@ _OTHERS = tuple(
 
 
 @contextlib.contextmanager
-def blamed(who: str) -> Iterator[None]:
+def user_errors(who: str) -> Iterator[None]:
     """Convert exceptions that user code raises in the block to usage errors.
 
     Args:

@@ -14,13 +14,13 @@ import torch
 
 from onnx_expand.errors import UsageError
 from onnx_expand.experiment.data.sources.custom import find_function
-from onnx_expand.experiment.foreign import blamed
+from onnx_expand.experiment.user_code import user_errors
 
-__all__ = ["Own", "borrowed", "seed_all"]
+__all__ = ["UserAugment", "preserved_random_state", "seed_all"]
 
 
 @dataclass(frozen=True)
-class Own:
+class UserAugment:
     """A function of one image, such as a transform of torchvision's.
 
     The generators of torch, numpy and Python are seeded by the position of the image in the run.
@@ -40,7 +40,7 @@ class Own:
                 image of the same shape.
         """
         function = _found(self.spec)
-        with borrowed(), blamed(f"transform '{self.spec}'"):
+        with preserved_random_state(), user_errors(f"transform '{self.spec}'"):
             seed_all(int(draw * 2**32))
             result = function(image)
         if not isinstance(result, torch.Tensor) or result.shape != image.shape:
@@ -58,7 +58,7 @@ def _found(spec: str) -> Any:
 
 
 @contextlib.contextmanager
-def borrowed() -> Iterator[None]:
+def preserved_random_state() -> Iterator[None]:
     """Restore the global random generators after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:

@@ -12,7 +12,7 @@ from onnx_expand.experiment.report import Report
 from onnx_expand.experiment.training.history import History
 from onnx_expand.recipes import Setup
 
-__all__ = ["compared", "conclusion", "introduction"]
+__all__ = ["compare", "conclusion", "introduction"]
 
 _SHOWN = 3  # images that are listed as left out
 
@@ -47,7 +47,7 @@ def introduction(
     return lines
 
 
-def compared(
+def compare(
     names: tuple[str, str], main: Sequence[History], base: Sequence[History]
 ) -> tuple[Comparison, Comparison]:
     """Compare two models by their scores, and by the training losses of the kept weights."""
