@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_expand.cli import render
-from onnx_expand.cli.options import Command
+from onnx_expand.cli.options import Command, Listed, given
 from onnx_expand.errors import UsageError
 from onnx_expand.recipes import RECIPES, scaled
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from onnx_expand.experiment.paper import Executor, Setting, Study
 
 __all__ = ["paper", "with_arms"]
-
-_ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
 
 
 @click.command(cls=Command)
@@ -49,6 +47,7 @@ _ENGINE = ("executor", "jobs", "address", "partition", "minutes", "cluster")
 @click.option("--ignore-label", type=int, help="As for `train`.")
 @click.option(
     "--lr",
+    type=Listed(float),
     metavar="R,..",
     help="Learning rates, of which each arm uses its best on held-out data; a single one is used "
     "directly.",
@@ -115,10 +114,12 @@ def paper(name: str | None, listing: bool, out: Path, **options: Any) -> None:
         render.print_table(screen, ("", "", "", ""), rows)
         return
     study = with_arms(study_of(name), options.pop("arms"))
-    executor = _executor(out, **{name: options.pop(name) for name in _ENGINE})
+    slurm = {name: options.pop(name) for name in ("minutes", "partition", "cluster")}
+    kind, jobs, address = (options.pop(name) for name in ("executor", "jobs", "address"))
+    engine = _executor(out, kind, jobs, address, slurm)
     seeds = range(options.pop("seeds"))
     setting = _setting(study, **options)
-    findings = run_study(study, setting, seeds, out / "runs", executor=executor, tell=screen.print)
+    findings = run_study(study, setting, seeds, out / "runs", executor=engine, tell=screen.print)
     written = write(findings, out)
     for line in written[0].read_text(encoding="utf-8").splitlines():
         screen.print(line)
@@ -126,14 +127,7 @@ def paper(name: str | None, listing: bool, out: Path, **options: Any) -> None:
 
 
 def _executor(
-    out: Path,
-    *,
-    executor: str,
-    jobs: int,
-    address: str | None,
-    partition: str | None,
-    minutes: int,
-    cluster: str,
+    out: Path, executor: str, jobs: int, address: str | None, slurm: Mapping[str, Any]
 ) -> Executor:
     from onnx_expand.experiment.paper import by_slurm, in_pool, in_process, in_ray
 
@@ -142,10 +136,8 @@ def _executor(
     if executor == "ray":
         return in_ray(address)
     if executor == "slurm":
-        chosen: dict[str, Any] = {"timeout_min": minutes}
-        if partition is not None:
-            chosen["slurm_partition"] = partition
-        return by_slurm(out / "slurm", chosen, cluster)
+        chosen = {"timeout_min": slurm["minutes"], "slurm_partition": slurm["partition"]}
+        return by_slurm(out / "slurm", given(chosen), slurm["cluster"])
     return in_process
 
 
@@ -178,20 +170,9 @@ def _split(text: str, known: Collection[str]) -> list[str]:
 
 
 def _setting(
-    study: Study,
-    *,
-    data: str | None,
-    recipe: str | None,
-    epochs: int | None,
-    images: int | None,
-    batch: int | None,
-    schedule: str | None,
-    size: int | None,
-    classes: int | None,
-    width: int | None,
-    ignore_label: int | None,
-    lr: str | None,
+    study: Study, data: str | None, recipe: str | None, lr: tuple[float, ...] | None, **own: Any
 ) -> Setting:
+    """Return the setting of a study with the user's own options, which are None if not given."""
     from onnx_expand.experiment.paper import EMBEDDED, published
 
     if data is not None:
@@ -200,29 +181,19 @@ def _setting(
         raise UsageError("--recipe needs --data; the embedded data have their own settings")
     else:
         setting = study.embedded or EMBEDDED
-    own = {"epochs": epochs, "batch": batch, "schedule": schedule}
-    given = {k: v for k, v in own.items() if v is not None}
-    train = {**setting.train, **scaled(setting.train, given), **given}
-    shape = {"size": size, "classes": classes, "width": width}
-    build = {**setting.build, **{k: v for k, v in shape.items() if v is not None}}
-    ignored = {} if ignore_label is None else {"ignore_label": ignore_label}
+    if lr is not None and not all(0 < rate < float("inf") for rate in lr):
+        text = ",".join(map(str, lr))
+        raise UsageError(f"--lr: '{text}' is not a list of rates; write one such as 0.01,0.03")
+
+    def given_of(*names: str) -> dict[str, Any]:
+        return given({name: own[name] for name in names})
+
+    train = given_of("epochs", "batch", "schedule")
     return replace(
         setting,
-        options={**setting.options, **ignored},
-        train=train,
-        build=build,
-        images=images,
-        rates=_rates(lr) or setting.rates,
+        options={**setting.options, **given_of("ignore_label")},
+        train={**setting.train, **scaled(setting.train, train), **train},
+        build={**setting.build, **given_of("size", "classes", "width")},
+        images=own["images"],
+        rates=lr or setting.rates,
     )
-
-
-def _rates(text: str | None) -> tuple[float, ...]:
-    if text is None:
-        return ()
-    try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        rates = ()
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise UsageError(f"--lr: '{text}' is not a list of rates; write one such as 0.01,0.03")
-    return rates

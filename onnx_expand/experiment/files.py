@@ -62,26 +62,12 @@ class Folder:
         extra = list(dict.fromkeys(name for _, _, r in self.rows for name in r.figures))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            [
-                "model",
-                "seed",
-                "epoch",
-                "lr",
-                "loss",
-                "train_score",
-                *extra,
-                "seconds",
-                "unreadable",
-            ]
-        )
+        first = ("model", "seed", "epoch", "lr", "loss", "train_score")
+        writer.writerow([*first, *extra, "seconds", "unreadable"])
         for name, seed, r in self.rows:
-            score = "" if r.train_score is None else repr(r.train_score)
-            figures = [repr(r.figures[key]) if key in r.figures else "" for key in extra]
-            writer.writerow(
-                [name, seed, r.epoch, repr(r.lr), repr(r.loss), score, *figures,
-                 f"{r.seconds:.3f}", r.unreadable]
-            )  # fmt: skip
+            values = (name, seed, r.epoch, r.lr, r.loss, r.train_score)
+            figures = (r.figures.get(key) for key in extra)
+            writer.writerow([*values, *figures, f"{r.seconds:.3f}", r.unreadable])
         with replacing(self.path / "history.csv") as partial:
             partial.write_text(text.getvalue(), encoding="utf-8")
 
