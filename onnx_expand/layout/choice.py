@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -29,6 +29,7 @@ _AXES = {"LayerNormalization", "RMSNormalization", "attention"}
 """Composite patterns that runtimes recognize in one axis order only."""
 
 _ENDLESS = 1 << 120
+_USUAL = 16  # an extent that nothing tells
 
 
 def inverse(order: Order) -> Order:
@@ -65,7 +66,8 @@ class Choice:
         facts: Facts about the model.
         order: The permutation of the Transposes, from layout 0 to layout 1.
         composites: Patterns whose nodes choose together.
-        size: Estimates the bytes of a value.
+        extents: The extents of a value for one sample, with 0 for unknown ones; empty for a value
+            of unknown rank.
         fixed: Nodes that must not change: those of frames, and locked ones.
         layouts: The layout of each value that has one.
         transposes: The Transposes from one layout to the other.
@@ -77,7 +79,7 @@ class Choice:
     facts: Facts
     order: Order
     composites: Composites
-    size: Callable[[ir.Value], int]
+    extents: Callable[[ir.Value], Sequence[int]]
     fixed: Collection[ir.Node] = ()
     layouts: dict[ir.Value, int] = field(default_factory=dict)
     transposes: dict[ir.Node, None] = field(default_factory=dict)
@@ -96,14 +98,35 @@ class Choice:
                 if x not in self.layouts:
                     self._spread(x, self._orders.index(order))
         self._keep_composites()
+        self._assumed = self._largest()
+
+    def _largest(self) -> list[int]:
+        """Return the largest extent that is known along each axis of layout 0, else a usual one."""
+        found = [0] * len(self.order)
+        for value, layout in self.layouts.items():
+            for i, extent in enumerate(self.extents(value)):
+                axis = self.order[i] if layout else i
+                found[axis] = max(found[axis], extent)
+        return [extent or _USUAL for extent in found]
+
+    def _bytes(self, value: ir.Value) -> int:
+        """Estimate the bytes of a value, whose unknown extents are those of values around it."""
+        assumed = self._assumed
+        if self.layouts.get(value):
+            assumed = [assumed[axis] for axis in self.order]
+        known = self.extents(value) or (0,) * len(assumed)
+        dtype = self.facts.dtype(value)
+        is_number = dtype is not None and dtype != ir.DataType.STRING
+        width = max(1, dtype.bitwidth // 8) if dtype is not None and is_number else 1
+        return math.prod(a or b for a, b in zip(known, assumed, strict=True)) * width
 
     def decide(self) -> bool:
         """Choose; return whether fewer bytes are transposed, or equally many by fewer nodes."""
-        before = [self.size(node.outputs[0]) for node in self.transposes]
+        before = [self._bytes(node.outputs[0]) for node in self.transposes]
         if not before:
             return False
         self._cut()
-        after = [self.size(origin) for origin in self._members if self.needs_transpose(origin)]
+        after = [self._bytes(origin) for origin in self._members if self.needs_transpose(origin)]
         gathers = [
             n for n, how in self.reorderings.items() if how.gathered and self.is_reordered(n)
         ]
@@ -272,7 +295,7 @@ class Choice:
                 cut.charge(0, vertices[node], 1)
         for origin, values in self._members.items():
             demands = {vertices[demand] for value in values for demand in self.demands(value)}
-            cost = self.size(origin) * scale + each
+            cost = self._bytes(origin) * scale + each
             _charge(cut, vertices[self.producer_of(origin)], demands, cost)
         for composite in self.composites.found:
             together = [vertices[node] for node in composite.nodes if node in vertices]
@@ -300,22 +323,13 @@ def _charge(cut: Cut, producer: int, demands: set[int], cost: int) -> None:
         cut.charge(demand, every, _ENDLESS)
 
 
-def bytes_of(
+def extents_of(
     value: ir.Value, facts: Facts, usual: Callable[[ir.Value], tuple[int, ...] | None]
-) -> int:
-    """Estimate the bytes of a value for one sample, with usual extents for dynamic ones."""
-    shape, dtype = facts.shape(value), facts.dtype(value)
-    known = usual(value)
+) -> tuple[int, ...]:
+    """Return the extents of a value, usual ones if they are dynamic, and 0 for unknown ones."""
+    shape, known = facts.shape(value), usual(value)
     if shape is None:
-        return 0
+        return ()
     if known is None or len(known) != len(shape):  # usual extents may be those of another rank
         known = (0,) * len(shape)
-    sizes = [
-        extent or _USUAL if size is None else size
-        for size, extent in zip(shape, known, strict=True)
-    ]
-    is_number = dtype is not None and dtype != ir.DataType.STRING
-    return math.prod(sizes) * (max(1, dtype.bitwidth // 8) if dtype and is_number else 1)
-
-
-_USUAL = 16
+    return tuple(b if a is None else a for a, b in zip(shape, known, strict=True))

@@ -13,7 +13,7 @@ from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.graph.tensors import read_tensor
-from onnx_expand.layout.choice import Choice, bytes_of, orders_of
+from onnx_expand.layout.choice import Choice, extents_of, orders_of
 from onnx_expand.layout.features import Features
 from onnx_expand.layout.reorderings import Reordering
 from onnx_expand.lower import node_like
@@ -50,10 +50,10 @@ def straighten_layouts(
     for order in orders:
         composites = Composites(graph, facts)
 
-        def size(value: ir.Value) -> int:
-            return bytes_of(value, facts, usual)
+        def extents(value: ir.Value) -> tuple[int, ...]:
+            return extents_of(value, facts, usual)
 
-        choice = Choice(graph, facts, order, composites, size, fixed)
+        choice = Choice(graph, facts, order, composites, extents, fixed)
         if choice.decide():
             yield _Writer(choice, rewriter).write()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,15 +12,16 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnx_expand.graph.editing import Rewriter
 from onnx_expand.graph.facts import Facts
 from onnx_expand.layout import straighten_layouts
 from onnx_expand.layout.cut import Cut
 from onnx_expand.passes import Policy
+from tests.support.composites import fused_ops
 from tests.support.graphs import Array, as_double, compute
-from tests.support.graphs_text import fold, ops, weights
+from tests.support.graphs_text import fold, graph, ops, weights
 from tests.support.random_nhwc import random_network
 from tests.support.random_turns import TurnedGraph
 
@@ -260,6 +262,22 @@ def test_a_transpose_moves_to_the_smaller_tensor() -> None:
     folded, _ = fold(model, Policy.CHEAPEST)
     assert ops(folded)[:2] == ["Conv", "Transpose"]
     agree(model, folded)
+
+
+def test_a_value_of_unknown_extents_is_as_large_as_its_copies(tmp_path: Path) -> None:
+    """A Transpose between a bias and a product, both of which onnxruntime fuses, stays there."""
+    model = graph(
+        "g (float[1,12,64] x, float[1,12,64] q) => (float[1,12,12] y) "
+        "{ a = Relu(x) b = Add(a, c) t = Transpose <perm = [0, 2, 1]> (b) y = MatMul(q, t) }",
+        weights(c=(64,)),
+        opset=17,
+    )
+    node = model.graph.node[0]
+    node.op_type, node.domain = "Gelu", "com.microsoft"  # whose results have no known shape
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    folded, _ = fold(model, Policy.CHEAPEST)
+    assert ops(folded) == ["Gelu", "Add", "Transpose", "MatMul"]
+    assert fused_ops(folded, tmp_path) == fused_ops(model, tmp_path)
 
 
 def test_a_normalization_over_the_last_axis_stays_there() -> None:

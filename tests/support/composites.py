@@ -17,7 +17,7 @@ __all__ = ["WIDTH", "fused_ops", "model_of", "spelled"]
 WIDTH = 8
 _OPERATORS = {
     *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "Gelu"),
-    *("HardSwish", "HardSigmoid", "QLinearConv", "QLinearMatMul"),
+    *("HardSwish", "HardSigmoid", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger"),
 }
 
 
