@@ -101,7 +101,7 @@ class Choice:
         self._assumed = self._largest()
 
     def _largest(self) -> list[int]:
-        """Return the largest extent that is known along each axis of layout 0, else a usual one."""
+        """Return the largest extent that is known along each axis of layout 0, or a usual one."""
         found = [0] * len(self.order)
         for value, layout in self.layouts.items():
             for i, extent in enumerate(self.extents(value)):
