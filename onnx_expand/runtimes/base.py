@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -10,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.errors import UnsupportedError
+from onnx_expand.errors import UnsupportedError, first_line
 
-__all__ = ["Runtime", "Session", "Source", "Tensors", "only_arrays"]
+__all__ = ["Runtime", "Session", "Source", "Tensors", "as_unsupported", "only_arrays"]
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Source: TypeAlias = ir.Model | Path
@@ -51,6 +52,18 @@ class Runtime(Protocol):
         Raises:
             UnsupportedError: The runtime is missing, or cannot load the model.
         """
+
+
+@contextlib.contextmanager
+def as_unsupported(text: str) -> Iterator[None]:
+    """Report any exception of a runtime as `UnsupportedError`, in one line after `text`.
+
+    The exceptions of a runtime have no common base class.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UnsupportedError(f"{text}: {first_line(error)}") from error
 
 
 def only_arrays(names: list[str], values: list[Any], label: str) -> dict[str, npt.NDArray[Any]]:

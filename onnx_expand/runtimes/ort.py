@@ -10,10 +10,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from onnx_expand.errors import UnsupportedError, UsageError, first_line
+from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.plugins import optional
 from onnx_expand.runtimes.aborts import require_no_abort
-from onnx_expand.runtimes.base import Source, Tensors, only_arrays
+from onnx_expand.runtimes.base import Source, Tensors, as_unsupported, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
 
 __all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]
@@ -53,34 +53,22 @@ class OnnxRuntime:
         return f"onnxruntime on {PROVIDERS[self.provider]}"
 
     def session(self, source: Source, label: str = "model") -> OrtSession:
-        """Prepare a model.
-
-        Args:
-            source: The model, which is not modified, or its binary ONNX file.
-            label: The name of the model in messages.
-
-        Raises:
-            UnsupportedError: onnxruntime is missing, lacks the provider, or cannot load the model.
-        """
+        """Prepare a model; see `Runtime`."""
         ort = _import()
         wanted = PROVIDERS[self.provider] + _SUFFIX
         _require(wanted, ort.get_available_providers())
         if isinstance(source, ir.Model):
             require_no_abort(source, label)
         content, directory = content_of(source)
+        providers = [(wanted, _OPTIONS.get(wanted, {}))]
         try:
-            inner = ort.InferenceSession(
-                content,
-                self._options(ort),
-                providers=[(wanted, _OPTIONS.get(wanted, {}))],
-                enable_fallback=0,
-            )
-        except Exception as error:
-            # onnxruntime's exceptions have no common base class.
+            with as_unsupported(f"{label}: {self.name} cannot load it"):
+                inner = ort.InferenceSession(
+                    content, self._options(ort), providers=providers, enable_fallback=0
+                )
+        except UnsupportedError:
             discard(directory)
-            raise UnsupportedError(
-                f"{label}: {self.name} cannot load it: {first_line(error)}"
-            ) from error
+            raise
         session = OrtSession(inner, label, self.name)
         if directory is not None:
             # The session may map weights from the files as long as it exists.
@@ -118,21 +106,9 @@ class OrtSession:
         return tuple(self._inner.get_providers())
 
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
-        """Run the model once.
-
-        Returns:
-            An array for each output, by name.
-
-        Raises:
-            UnsupportedError: onnxruntime cannot run the model on these arrays.
-        """
-        try:
+        """Run the model once; see `Session`."""
+        with as_unsupported(f"{self._label}: {self._runtime} cannot run it"):
             values = self._inner.run(None, dict(feeds))
-        except Exception as error:
-            # onnxruntime's exceptions have no common base class.
-            raise UnsupportedError(
-                f"{self._label}: {self._runtime} cannot run it: {first_line(error)}"
-            ) from error
         return only_arrays(self._names, values, self._label)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_expand.errors import UnsupportedError, first_line
+from onnx_expand.errors import UnsupportedError
 from onnx_expand.model import load, to_proto
 from onnx_expand.runtimes._double import ROUNDED, to_double
-from onnx_expand.runtimes.base import Source, Tensors, only_arrays
+from onnx_expand.runtimes.base import Source, Tensors, as_unsupported, only_arrays
 
 __all__ = ["Reference", "ReferenceSession"]
 
@@ -34,26 +34,13 @@ class Reference:
         return "float64 reference"
 
     def session(self, source: Source, label: str = "model") -> ReferenceSession:
-        """Prepare a model.
-
-        Args:
-            source: The model, which is not modified, or its binary ONNX file.
-            label: The name of the model in messages.
-
-        Raises:
-            UnsupportedError: The reference lacks one of the model's operators.
-        """
+        """Prepare a model; see `Runtime`."""
         model = source.clone() if hasattr(source, "clone") else load(source)
         floats = {value.name for value in model.graph.inputs if value.dtype in ROUNDED}
         rounded = {value.name for value in model.graph.outputs if value.dtype in ROUNDED}
-        try:
+        with as_unsupported(f"{label}: the {self.name} cannot load it"):
             weights = to_double(model)
             inner = _evaluator()(to_proto(model, plain=True))
-        except Exception as error:
-            # The evaluator reports unsupported models by arbitrary exceptions.
-            raise UnsupportedError(
-                f"{label}: the {self.name} cannot load it: {first_line(error)}"
-            ) from error
         return ReferenceSession(inner, label, weights, floats, rounded)
 
 
@@ -73,22 +60,20 @@ def _evaluator() -> Callable[[onnx.ModelProto], Any]:
     return Evaluator
 
 
+@dataclass(frozen=True, eq=False)
 class ReferenceSession:
-    """A model in float64."""
+    """A model in float64.
 
-    def __init__(
-        self,
-        inner: Any,
-        label: str,
-        weights: dict[str, npt.NDArray[Any]],
-        floats: set[str | None],
-        rounded: set[str | None],
-    ) -> None:
-        self._inner = inner
-        self._label = label
-        self._weights = weights
-        self._floats = floats
-        self._rounded = rounded
+    Attributes:
+        floats: The inputs that are converted to float64.
+        rounded: The outputs that have a rounded type in the model.
+    """
+
+    _inner: Any
+    _label: str
+    _weights: dict[str, npt.NDArray[Any]]
+    floats: set[str | None]
+    rounded: set[str | None]
 
     def part(self, name: str) -> ReferenceSession:
         """Return the part of this model that computes one output, with the same weights."""
@@ -101,32 +86,21 @@ class ReferenceSession:
         inner = copy.copy(self._inner)
         inner.rt_nodes_, inner.output_names_ = nodes[::-1], [name]
         weights = {key: array for key, array in self._weights.items() if key in wanted}
-        return ReferenceSession(inner, self._label, weights, self._floats, self._rounded)
+        return replace(self, _inner=inner, _weights=weights)
 
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
-        """Run the model once.
-
-        Args:
-            feeds: An array for each input, by name, of the model's own types.
-
-        Returns:
-            An array for each output, by name; float64 where the model has a rounded type.
+        """Run the model once; see `Session`. Values of rounded types are float64.
 
         Raises:
             UnsupportedError: The reference lacks an operator, or computes a value in another type.
         """
         values: dict[str, Any] = dict(self._weights)
         for name, array in feeds.items():
-            values[name] = array.astype(np.float64) if name in self._floats else array
+            values[name] = array.astype(np.float64) if name in self.floats else array
         names = list(self._inner.output_names)
-        try:
-            with np.errstate(all="ignore"):
-                results = self._inner.run(None, values, intermediate=True)
-        except Exception as error:
-            # The evaluator reports unsupported models by arbitrary exceptions.
-            raise UnsupportedError(
-                f"{self._label}: the float64 reference cannot run it: {first_line(error)}"
-            ) from error
+        text = f"{self._label}: the float64 reference cannot run it"
+        with as_unsupported(text), np.errstate(all="ignore"):
+            results = self._inner.run(None, values, intermediate=True)
         for name, value in results.items():
             if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16):
                 raise UnsupportedError(
@@ -134,6 +108,6 @@ class ReferenceSession:
                 )
         outputs = only_arrays(names, [results[name] for name in names], self._label)
         return {
-            name: np.asarray(value, np.float64) if name in self._rounded else value
+            name: np.asarray(value, np.float64) if name in self.rounded else value
             for name, value in outputs.items()
         }
