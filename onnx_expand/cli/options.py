@@ -163,11 +163,7 @@ else:
 
 
 class Listed(_Parameter):
-    """A list of values of one type, separated by commas.
-
-    Args:
-        kind: The type.
-    """
+    """A list of values of one type, separated by commas."""
 
     name = "list"
 

@@ -20,15 +20,7 @@ _SHOWN = 3  # images that are listed as left out
 def introduction(
     model: ir.Model, data: Dataset, setup: Setup, processes: int, device: str
 ) -> list[str]:
-    """Describe the data and the training settings.
-
-    Args:
-        model: The model to train.
-        data: The data.
-        setup: The settings.
-        processes: The number of processes that share each step.
-        device: The kind of device that they run on.
-    """
+    """Describe the data and the training settings."""
     lines = [f"data: {data.description}"]
     lines += [f"left out: {line}" for line in data.left_out[:_SHOWN]]
     if data.normalization.mean:

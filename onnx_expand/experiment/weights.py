@@ -34,10 +34,6 @@ def load_weights(model: ir.Model, path: Path) -> tuple[ir.Model, str]:
 
     Initializers that the file lacks do not change. Values are cast to the types of the model.
 
-    Args:
-        model: The model, which is not modified.
-        path: The file, with tensors under the names of initializers.
-
     Raises:
         ModelError: The file cannot be read, has a tensor that the model lacks or has in another
             shape or kind, or has none of the model's tensors.

@@ -54,12 +54,7 @@ def begin(model: ir.Model) -> None:
 
 
 def finish(model: ir.Model, *, state: bool) -> None:
-    """Stop tracking, and record the origin of new nodes.
-
-    Args:
-        model: The model.
-        state: Whether to write the metadata; otherwise they are removed.
-    """
+    """Stop tracking, and write the origin of new nodes into their metadata if `state` is set."""
     for node in _nodes(model):
         origin = take_origin(node)
         if origin is None or not origin.is_new:

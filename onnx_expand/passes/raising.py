@@ -37,12 +37,8 @@ def raise_composites(
 ) -> Iterator[Rewritten]:
     """Write the composites of a graph in the form that runtimes compute fastest.
 
-    Args:
-        graph: The graph.
-        facts: Shapes, types and constants of the model.
-        rewriter: Replaces nodes.
-        locked: The labels of nodes that must not change.
-        respell: Whether to rewrite patterns that onnxruntime does not fuse.
+    Nodes of the labels `locked` stay. With `respell`, patterns that onnxruntime does not fuse are
+    rewritten, too.
     """
     position = {node: i for i, node in enumerate(graph)}
     for composite in Composites(graph, facts).found:

@@ -56,12 +56,6 @@ def unexplained(
 ) -> Iterator[Kept]:
     """Find reasons for the linear nodes that have none yet.
 
-    Args:
-        graph: The graph as it is after folding.
-        facts: Shapes, types and constants of the model.
-        named: The labels of nodes that already have a reason.
-        policy: The policy of the fold.
-
     Yields:
         A reason for each node that has a linear neighbour or a weight that callers may replace.
     """

@@ -73,15 +73,7 @@ def resize(
     width: Width,
     locked: frozenset[str] = frozenset(),
 ) -> Iterator[Rewritten]:
-    """Merge or split the products of a graph.
-
-    Args:
-        graph: The graph.
-        facts: Shapes, types and constants of the model.
-        rewriter: Chooses names and registers initializers.
-        width: Whether to merge or to split.
-        locked: The labels of nodes that must not change.
-    """
+    """Merge or split the products of a graph, except those of the labels `locked`."""
     writer = _Writer(graph, facts, rewriter, locked)
     if width is Width.WIDER:
         yield from writer.widen()

@@ -38,9 +38,6 @@ def state_keys(names: Iterable[str]) -> dict[str, str]:
     The path is the name, except where torch cannot express it: parts between dots must not be
     empty or reserved by Python or by modules, and a path cannot lead through a tensor. Such a part
     gets trailing underscores, and underscores replace quotes and control characters.
-
-    Args:
-        names: The initializers' names, in the model's order.
     """
     keys: dict[str, str] = {}
     tensors: set[str] = set()

@@ -78,13 +78,7 @@ class Swap:
 
 
 def common_tensors(a: ir.Model, b: ir.Model, facts: Facts | None = None) -> dict[str, ir.DataType]:
-    """Return names and types in A of the numeric tensors that nodes of both main graphs compute.
-
-    Args:
-        a: The first model.
-        b: The second model.
-        facts: The facts of A, if they are available.
-    """
+    """Return name and type in A of the numeric tensors that nodes of both main graphs compute."""
     others = {out.name for node in b.graph for out in node.outputs if out.name}
     facts = facts or Facts(a)
     found = {}
@@ -100,13 +94,7 @@ def common_tensors(a: ir.Model, b: ir.Model, facts: Facts | None = None) -> dict
 
 
 def differing_cells(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Cell]:
-    """Return the cells in which the nodes of the two models differ.
-
-    Args:
-        a: The first model.
-        b: The second model.
-        names: The tensors that bound the cells, besides the inputs of the models.
-    """
+    """Return the cells between inputs and tensors in which the nodes of two models differ."""
     return [
         _cell(name, left, right)
         for name, left, right in _walks(a, b, names)

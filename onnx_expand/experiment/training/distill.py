@@ -53,10 +53,6 @@ class Distiller(torch.nn.Module):
       map if the channels differ.
     - `pkt` (Passalis, Tefas 2018): the divergence of the distributions of cosine similarities
       between the samples of a batch.
-
-    Args:
-        teacher: A model with the same inputs as the student.
-        options: The method and its parameters.
     """
 
     def __init__(self, teacher: ModelLike, options: DistillOptions) -> None:

@@ -38,14 +38,7 @@ class Outcome:
 class Stepper:
     """Updates the weights of a module, step by step.
 
-    Args:
-        module: The module whose weights are trained.
-        runner: A module with the same weights and the outputs for the task.
-        task: The task.
-        options: The settings.
-        world: The processes that share each step.
-        teacher: The teacher to distill.
-        unused: Whether some weights get no gradient.
+    The runner has the same weights as the module, and the outputs for the task.
     """
 
     def __init__(

@@ -104,13 +104,7 @@ def lift_constants(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterato
 
 
 def _frontier(graph: ir.Graph, facts: Facts, most: int) -> Iterator[ir.Value]:
-    """Yield the constants computed by nodes that a node with a non-constant result reads.
-
-    Args:
-        graph: The graph.
-        facts: Shapes, types and constants of the model.
-        most: Bytes above which a constant is ignored.
-    """
+    """Yield the constants computed by nodes that a node with a non-constant result reads."""
     found = {node for node in graph if _is_constant(node, facts, most)}
     for node in graph:
         if node not in found or node.op_type == "Constant":

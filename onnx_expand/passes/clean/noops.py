@@ -30,11 +30,7 @@ def drop_dead(graph: ir.Graph, rewriter: Rewriter) -> Iterator[str]:
 def drop_noops(graph: ir.Graph, facts: Facts, rewriter: Rewriter, *, maps: bool) -> Iterator[str]:
     """Bypass the nodes that return an input unchanged; yield their labels.
 
-    Args:
-        graph: The graph.
-        facts: Shapes, types and constants of the model.
-        rewriter: Applies the changes to the model.
-        maps: Whether to include nodes whose output is in a type that linear maps process.
+    Without `maps`, nodes whose output is in a type that linear maps process stay.
     """
     for node in list(graph):
         value = _handed_on(node, facts)

@@ -80,11 +80,6 @@ class Uses:
 class Finder:
     """Finds the products of one graph.
 
-    Args:
-        graph: The graph.
-        facts: Shapes, types and constants of the model.
-        locked: The labels of nodes that must not change.
-
     Attributes:
         flat: The values that can be written as rows, each with the product or the elementwise
             node that computes it.

@@ -39,11 +39,7 @@ def as_rows(
 ) -> Iterator[Rowed]:
     """Write the products of a graph as products of rows where that needs no more nodes.
 
-    Args:
-        graph: The graph.
-        facts: Shapes, types and constants of the model.
-        rewriter: Chooses names and registers initializers.
-        locked: The labels of nodes that must not change.
+    Nodes of the labels `locked` stay.
     """
     if facts.opset < _BROADCASTING:
         return

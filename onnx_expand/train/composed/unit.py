@@ -62,13 +62,7 @@ class ChainPlan:
 
 
 class ComposedChain(torch.nn.Module):
-    """A chain of linear layers, whose tensors are passed as arguments.
-
-    Args:
-        chain: The chain.
-        first: Whether it maps an input of the whole module.
-        execution: How to run it.
-    """
+    """A chain of linear layers, whose tensors are passed as arguments."""
 
     def __init__(self, chain: Chain, first: bool, execution: str = "auto") -> None:
         super().__init__()
@@ -196,12 +190,7 @@ class ComposedChain(torch.nn.Module):
 
 
 class _Shared:
-    """A kernel that several backward passes reach, and one leaves.
-
-    Args:
-        numbers: The kernel, with the graph of its composition.
-        versions: The versions of the weights.
-    """
+    """A kernel that several backward passes reach, and one leaves."""
 
     def __init__(self, numbers: Numbers, versions: list[int]) -> None:
         self.versions = versions

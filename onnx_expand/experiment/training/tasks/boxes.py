@@ -44,13 +44,7 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torch.Tensor
 def average_precision(
     scores: Floats, hits: npt.NDArray[np.bool_], positives: int
 ) -> tuple[float, float]:
-    """Return the area under precision over recall, and its mean at 11 recalls as in VOC 2007.
-
-    Args:
-        scores: The scores of the detections of one class.
-        hits: Whether each of them found an object.
-        positives: The number of objects.
-    """
+    """Return the area under precision over recall, and its mean at 11 recalls as in VOC 2007."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(hits[order])
     recall = found / positives
