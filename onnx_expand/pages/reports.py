@@ -9,6 +9,7 @@ from onnx_expand.cost import Cost, Inspection
 from onnx_expand.documents import plain
 from onnx_expand.equivalence import Verdict
 from onnx_expand.equivalence.parts.region import Grade, Region
+from onnx_expand.errors import Refusal
 from onnx_expand.pages.graphs import Drawing
 from onnx_expand.pages.page import render_page
 from onnx_expand.passes import ExpandReport, FoldReport
@@ -37,22 +38,18 @@ def fold_page(
         bench: The timings of both models, the source first, if they were measured.
         sizes: The sizes of both models with their weights, in bytes.
     """
-    before, after = drawings
     verdict: Verdict | None = report.verification.verdict
     regions = {} if verdict is None else _by_node(verdict.regions)
     sites = [
-        {
-            "nodes": list(site.nodes),
-            "result": list(site.result),
-            "title": (
-                f"{op_counts(site.ops) or 'nodes'} -> {op_counts(site.result_ops) or 'nothing'}"
-            ),
-            "border": str(site.border),
-            "before": _cost(site.before),
-            "after": _cost(site.after),
-            "equation": [before.equation(site.nodes), after.equation(site.result)],
-            "proof": _proof([regions[name] for name in site.result if name in regions]),
-        }
+        _site(
+            drawings,
+            site.nodes,
+            site.result,
+            f"{op_counts(site.ops) or 'nodes'} -> {op_counts(site.result_ops) or 'nothing'}",
+            border=str(site.border),
+            costs=(_cost(site.before), _cost(site.after)),
+            proof=_proof([regions[name] for name in site.result if name in regions]),
+        )
         for site in report.sites
     ]
     place = {id(site): index for index, site in enumerate(report.sites)}
@@ -60,8 +57,8 @@ def fold_page(
         "text": report.verification.text,
         "good": report.verification.equal,
         "headline": _headline(report.before, report.after, sizes),
-        "bench": None if bench is None else _bench(bench),
-        "graphs": [before.as_dict(), after.as_dict()],
+        "bench": None if bench is None else bench.as_dict(),
+        "graphs": [drawing.as_dict() for drawing in drawings],
         "sites": sites,
         "groups": [
             {
@@ -72,16 +69,9 @@ def fold_page(
             for group in group_sites(report.sites)
         ],
         "kept": [
-            {
-                "reason": group.reason,
-                "text": group.example,
-                "hint": group.hint,
-                "nodes": [list(kept.nodes) for kept in group.kept],
-                "numbers": [
-                    {name: str(value) for name, value in kept.refusal.numbers.items()}
-                    for kept in group.kept
-                ],
-            }
+            _kept(
+                group.reason, group.example, group.hint, [(k.nodes, k.refusal) for k in group.kept]
+            )
             for group in group_reasons(report.kept)
         ],
         "check": None if verdict is None else _check(verdict),
@@ -91,22 +81,17 @@ def fold_page(
 
 def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
     """Return the page of an expansion; its arguments are as for `fold_page`."""
-    before, after = drawings
     sites = [
-        {
-            "nodes": [e.node],
-            "result": list(e.result),
-            "title": f"{e.op} by {e.how.strategy}: channels {' -> '.join(map(str, e.widths))}",
-            "border": "exact",
-            "before": {"parameters": e.parameters[0], "macs": e.macs[0], "nodes": 1},
-            "after": {
-                "parameters": e.parameters[1],
-                "macs": e.macs[1],
-                "nodes": len(e.result),
-            },
-            "equation": [before.equation([e.node]), after.equation(e.result)],
-            "proof": None,
-        }
+        _site(
+            drawings,
+            (e.node,),
+            e.result,
+            f"{e.op} by {e.how.strategy}: channels {' -> '.join(map(str, e.widths))}",
+            costs=(
+                {"parameters": e.parameters[0], "macs": e.macs[0], "nodes": 1},
+                {"parameters": e.parameters[1], "macs": e.macs[1], "nodes": len(e.result)},
+            ),
+        )
         for e in report.expanded
     ]
     data = {
@@ -116,16 +101,12 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
         ),
         "good": report.verification.equal,
         "headline": _headline(report.before, report.after, None),
-        "graphs": [before.as_dict(), after.as_dict()],
+        "graphs": [drawing.as_dict() for drawing in drawings],
         "sites": sites,
         "kept": [
-            {
-                "reason": str(s.refusal.reason),
-                "text": s.refusal.message,
-                "hint": s.refusal.hint,
-                "nodes": [[s.node]],
-                "numbers": [{k: str(v) for k, v in s.refusal.numbers.items()}],
-            }
+            _kept(
+                str(s.refusal.reason), s.refusal.message, s.refusal.hint, [((s.node,), s.refusal)]
+            )
             for s in report.skipped
         ],
     }
@@ -135,19 +116,13 @@ def expand_page(report: ExpandReport, drawings: tuple[Drawing, Drawing], origin:
 def check_page(verdict: Verdict, drawings: tuple[Drawing, Drawing], origin: Rows) -> str:
     """Return the page of a comparison; its arguments are as for `fold_page`."""
     sites = [
-        {
-            "nodes": list(region.nodes_a),
-            "result": list(region.nodes_b),
-            "title": f"'{region.tensor}'",
-            "border": "exact",
-            "before": None,
-            "after": None,
-            "equation": [
-                drawings[0].equation(region.nodes_a),
-                drawings[1].equation(region.nodes_b),
-            ],
-            "proof": _proof([region]),
-        }
+        _site(
+            drawings,
+            region.nodes_a,
+            region.nodes_b,
+            f"'{region.tensor}'",
+            proof=_proof([region]),
+        )
         for region in verdict.regions
     ]
     data = {
@@ -164,7 +139,7 @@ def bench_page(bench: Bench, origin: Rows) -> str:
     """Return the page of timings."""
     data = {
         "text": "; ".join(map(_comparison, bench.timings[1:])) or "one model was timed",
-        "bench": _bench(bench),
+        "bench": bench.as_dict(),
     }
     return page_of("bench", data, origin)
 
@@ -198,6 +173,43 @@ def _headline(
 
 def _cost(cost: Cost) -> dict[str, Any]:
     return {"parameters": cost.parameters, "macs": cost.macs, "nodes": cost.nodes}
+
+
+def _site(
+    drawings: tuple[Drawing, Drawing],
+    nodes: Sequence[str],
+    result: Sequence[str],
+    title: str,
+    *,
+    border: str = "exact",
+    costs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
+    proof: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return nodes of the first graph and those of the second that compute the same."""
+    before, after = drawings
+    return {
+        "nodes": list(nodes),
+        "result": list(result),
+        "title": title,
+        "border": border,
+        "before": costs[0],
+        "after": costs[1],
+        "equation": [before.equation(nodes), after.equation(result)],
+        "proof": proof,
+    }
+
+
+def _kept(
+    reason: str, text: str, hint: str, kept: Sequence[tuple[Sequence[str], Refusal]]
+) -> dict[str, Any]:
+    """Return nodes that are kept for one reason, each with the numbers of its refusal."""
+    return {
+        "reason": reason,
+        "text": text,
+        "hint": hint,
+        "nodes": [list(nodes) for nodes, _ in kept],
+        "numbers": [{k: str(v) for k, v in refusal.numbers.items()} for _, refusal in kept],
+    }
 
 
 def _by_node(regions: Sequence[Region]) -> dict[str, Region]:
@@ -255,8 +267,3 @@ def _comparison(timing: Timing) -> str:
         f"{timing.model} takes {timing.ratio:.2f} times as long as the first model on "
         f"{timing.provider} (95 % interval {low:.2f} to {high:.2f})"
     )
-
-
-def _bench(bench: Bench) -> dict[str, Any]:
-    timings: list[Mapping[str, Any]] = [timing.as_dict() for timing in bench.timings]
-    return {"timings": timings, "shapes": bench.shapes, "threads": bench.threads}

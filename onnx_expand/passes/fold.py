@@ -168,21 +168,7 @@ class Fold(ir.passes.InPlacePass):
         if policy is not Policy.MARKED:
             (inline_functions if self.inline else inline_single_calls)(model)
             types |= _op_types(model)
-        runs = last = self._runs(model, policy, variant)
-        if variant is not None and policy is Policy.ALWAYS:
-            policy, variant = Policy.CHEAPEST, None  # where `always` was locked
-            last = self._runs(model, policy)
-            runs = _followed(runs, last)
-        for _ in range(_ROUNDS if policy is not Policy.MARKED else 0):
-            if not last[0].sites or not _is_less_known(model, last[0]):
-                break
-            last = self._runs(model, policy, variant)
-            runs = _followed(runs, last)
-        if policy is not Policy.MARKED and not self.inline:
-            # Folding may place maps next to calls, where they may merge with maps of the bodies.
-            while model.functions and inline_single_calls(model):
-                types |= _op_types(model)
-                runs = _followed(runs, self._runs(model, policy, variant))
+        policy, runs = self._all_runs(model, policy, variant, types)
         remains = drop_incomplete(model)
         if policy is not Policy.MARKED:
             drop_note(model)
@@ -201,6 +187,31 @@ class Fold(ir.passes.InPlacePass):
         report = FoldReport(policy, sites, tuple(kept), before, after, copies, cleaned)
         _LOG.info("fold, policy %s: %d sites folded, %d kept", policy, len(sites), len(kept))
         return FoldResult(model, Snapshot.of(model) != given, report)
+
+    def _all_runs(
+        self, model: ir.Model, policy: Policy, variant: Variant | None, types: dict[str, str]
+    ) -> tuple[Policy, list[FoldRun]]:
+        """Fold until nothing is left that a run made foldable; add to the op types by label.
+
+        Returns:
+            The policy of the last run, and all runs.
+        """
+        runs = last = self._runs(model, policy, variant)
+        if variant is not None and policy is Policy.ALWAYS:
+            policy, variant = Policy.CHEAPEST, None  # where `always` was locked
+            last = self._runs(model, policy)
+            runs = _followed(runs, last)
+        for _ in range(_ROUNDS if policy is not Policy.MARKED else 0):
+            if not last[0].sites or not _is_less_known(model, last[0]):
+                break
+            last = self._runs(model, policy, variant)
+            runs = _followed(runs, last)
+        if policy is not Policy.MARKED and not self.inline:
+            # Folding may place maps next to calls, where they may merge with maps of the bodies.
+            while model.functions and inline_single_calls(model):
+                types |= _op_types(model)
+                runs = _followed(runs, self._runs(model, policy, variant))
+        return policy, runs
 
     def _runs(
         self, model: ir.Model, policy: Policy, variant: Variant | None = None
