@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.linear.policy import Policy
-from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.benchmark import Benchmark, Timings
 from onnx_expand.passes.report import Kept, Measured, Site
 from onnx_expand.passes.snapshot import Snapshot
 from onnx_expand.passes.widths import Width
@@ -74,14 +74,14 @@ class _Entry:
 
 
 def choose(
-    source: ir.Model, fold: Callable[[ir.Model, Variant], Sequence[Site]], contest: Contest
+    source: ir.Model, fold: Callable[[ir.Model, Variant], Sequence[Site]], benchmark: Benchmark
 ) -> Fastest:
     """Find the fastest folding of a model.
 
     Args:
         source: The model, which is not modified.
         fold: Folds a model in place by a variant and returns the sites.
-        contest: Times the models.
+        benchmark: Times the models.
     """
 
     def tried(variant: Variant) -> _Entry:
@@ -92,19 +92,19 @@ def choose(
     entries = _foldings(tried)
     if not entries:
         return Fastest(None)
-    best = _best(entries, contest)
-    refined = _refined(entries[best], tried, contest)
+    best = _best(entries, benchmark)
+    refined = _refined(entries[best], tried, benchmark)
     last = {_CHOSEN: refined, best: entries[best]}
     entries = _distinct({**last, **{n: e for n, e in entries.items() if n == _DEFAULT}})
     names = [_SOURCE, *entries]
 
-    def clear(result: Result) -> Sequence[str]:
+    def clear(result: Timings) -> Sequence[str]:
         return names if result.fastest(names)[1] else ()
 
-    result = contest.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}}, clear)
+    result = benchmark.time({_SOURCE: source, **{n: e.model for n, e in entries.items()}}, clear)
     name, is_clear = result.fastest(names)
     against = name if name != _SOURCE else min(entries, key=lambda n: result.ratio(n, _SOURCE))
-    measured = _measured(result, against, contest, is_clear=is_clear)
+    measured = _measured(result, against, benchmark, is_clear=is_clear)
     if name == _SOURCE:
         return Fastest(None, (_nothing(source, measured),), measured)
     return Fastest(entries[name].variant, entries[name].kept, measured)
@@ -135,21 +135,21 @@ def _distinct(entries: dict[str, _Entry]) -> dict[str, _Entry]:
     return found
 
 
-def _best(entries: dict[str, _Entry], contest: Contest) -> str:
+def _best(entries: dict[str, _Entry], benchmark: Benchmark) -> str:
     """Return the first folding than which no later one is certainly faster."""
     names = list(entries)
     if len(names) == 1:
         return names[0]
 
-    def clear(result: Result) -> Sequence[str]:
+    def clear(result: Timings) -> Sequence[str]:
         best, is_clear = result.fastest(names)
         return names if is_clear else [n for n in names if n != best and result.is_faster(best, n)]
 
     models = {name: entry.model for name, entry in entries.items()}
-    return contest.time(models, clear, share=_TO_FIND).fastest(names)[0]
+    return benchmark.time(models, clear, share=_TO_FIND).fastest(names)[0]
 
 
-def _refined(entry: _Entry, tried: Callable[[Variant], _Entry], contest: Contest) -> _Entry:
+def _refined(entry: _Entry, tried: Callable[[Variant], _Entry], benchmark: Benchmark) -> _Entry:
     """Leave out the kinds of sites that do not certainly make a model faster."""
     kinds = _kinds(entry)
     others = [replace(entry.variant, locked=_labels(kind)) for kind in kinds]
@@ -161,11 +161,11 @@ def _refined(entry: _Entry, tried: Callable[[Variant], _Entry], contest: Contest
     names = [f"without {i}" for i in range(len(others))]
     models = {name: tried(variant).model for name, variant in zip(names, others, strict=True)}
 
-    def clear(result: Result) -> Sequence[str]:
+    def clear(result: Timings) -> Sequence[str]:
         done = [name for name in names if result.is_clear("all", name)]
         return done if len(done) < len(names) else ["all", *names]
 
-    result = contest.time({"all": entry.model, **models}, clear, share=_TO_REFINE)
+    result = benchmark.time({"all": entry.model, **models}, clear, share=_TO_REFINE)
     if not result.is_decisive:
         return entry
     variant, kept = entry.variant, list[Kept]()
@@ -174,7 +174,7 @@ def _refined(entry: _Entry, tried: Callable[[Variant], _Entry], contest: Contest
             continue
         width = other.width if other.width is Width.AS_IS else variant.width
         variant = replace(variant, locked=variant.locked | other.locked, width=width)
-        refusal = _not_faster(name, result, contest)
+        refusal = _not_faster(name, result, benchmark)
         kept += [Kept(site.nodes, refusal) for site in kind]
     return replace(tried(variant), kept=tuple(kept)) if kept else entry
 
@@ -201,17 +201,17 @@ def _kinds(entry: _Entry) -> list[list[Site]]:
     return kinds
 
 
-def _measured(result: Result, name: str, contest: Contest, *, is_clear: bool) -> Measured:
+def _measured(result: Timings, name: str, benchmark: Benchmark, *, is_clear: bool) -> Measured:
     blocks = len(result.times[name])
-    return Measured(*result.ratio(name, _SOURCE), blocks, contest.conditions, is_clear)
+    return Measured(*result.ratio(name, _SOURCE), blocks, benchmark.conditions, is_clear)
 
 
-def _not_faster(name: str, result: Result, contest: Contest) -> Refusal:
+def _not_faster(name: str, result: Timings, benchmark: Benchmark) -> Refusal:
     """Report that a kind of site does not certainly make the model faster."""
     measured = Measured(
         *result.ratio("all", name),
         len(result.times[name]),
-        contest.conditions,
+        benchmark.conditions,
         result.is_clear("all", name),
     )
     message = f"with this folded the model takes {measured.text}, which is not certainly less"

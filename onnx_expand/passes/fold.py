@@ -27,8 +27,8 @@ from onnx_expand.lower.units import (
 )
 from onnx_expand.model.collector import rare_collections
 from onnx_expand.options import option, require, settle
+from onnx_expand.passes.benchmark import Benchmark
 from onnx_expand.passes.clean import Cleaned, Cleaner
-from onnx_expand.passes.contest import Contest
 from onnx_expand.passes.fastest import Variant, choose
 from onnx_expand.passes.folding import FoldRun
 from onnx_expand.passes.functions import (
@@ -135,8 +135,8 @@ class Fold(ir.passes.InPlacePass):
             return self._call(model)
         before = inspect_model(model) if self.measure else None
         shapes = self.shapes or {}
-        contest = Contest(model, self.provider, shapes, self.seconds, self.threads)
-        choice = choose(model, self._by_variant, contest)
+        benchmark = Benchmark(model, self.provider, shapes, self.seconds, self.threads)
+        choice = choose(model, self._by_variant, benchmark)
         if choice.variant is None:
             kept, timed = choice.kept, choice.measured
             report = FoldReport(self.policy, (), kept, before, before, measured=timed)

@@ -14,7 +14,7 @@ import onnx_expand
 from onnx_expand.errors import UsageError
 from onnx_expand.graph.editing import label
 from onnx_expand.passes import Fold, Policy
-from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.benchmark import Benchmark, Timings
 from onnx_expand.passes.fastest import Variant
 from onnx_expand.passes.widths import Width
 from onnx_expand.runtimes import OnnxRuntime, Session
@@ -28,7 +28,7 @@ pytest.importorskip("onnxruntime")
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for less long, where what is faster is several times as fast."""
-    monkeypatch.setattr("onnx_expand.passes.contest._PER_MODEL", 0.01)
+    monkeypatch.setattr("onnx_expand.passes.benchmark._PER_MODEL", 0.01)
 
 
 @pytest.mark.usefixtures("_brief")
@@ -76,12 +76,12 @@ def pretend(
     """Replace measurements of whole models by given times per op, with noise if asked."""
     rng = np.random.default_rng(0)
 
-    def time(self: Contest, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Result:
+    def time(self: Benchmark, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Timings:
         del self
         totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
-        return Result({n: list(t * rng.lognormal(0, noise, 12)) for n, t in totals.items()})
+        return Timings({n: list(t * rng.lognormal(0, noise, 12)) for n, t in totals.items()})
 
-    monkeypatch.setattr(Contest, "time", time)
+    monkeypatch.setattr(Benchmark, "time", time)
 
 
 def test_measured_times_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,10 +168,10 @@ def test_it_measures_at_the_sizes_that_are_given() -> None:
     model = ir.serde.deserialize_model(
         graph("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { y = Relu(x) }", {})
     )
-    contest = Contest(model, "cpu", {"x": [2, 4, 9, 7]})
-    assert contest.conditions == "2x4x9x7 on cpu"
+    benchmark = Benchmark(model, "cpu", {"x": [2, 4, 9, 7]})
+    assert benchmark.conditions == "2x4x9x7 on cpu"
     with pytest.raises(UsageError, match="z"):
-        Contest(model, "cpu", {"z": [2, 4, 9, 7]})
+        Benchmark(model, "cpu", {"z": [2, 4, 9, 7]})
 
 
 COMPUTED = """
@@ -231,7 +231,7 @@ def test_it_measures_where_the_source_runs_with_all_optimizations() -> None:
         """,
         weights(w=(4, 1)) | {"same": np.array([0, 0, -1])},
     )
-    assert Contest(ir.serde.deserialize_model(model), "cpu").conditions == "1x4x32 on cpu"
+    assert Benchmark(ir.serde.deserialize_model(model), "cpu").conditions == "1x4x32 on cpu"
 
 
 def test_every_block_has_sessions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_every_block_has_sessions_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(OnnxRuntime, "session", session)
     text = "g (float[1,8] x) => (float[1,8] y) { a = MatMul(x, w) y = Relu(a) }"
     model = ir.serde.deserialize_model(graph(text, weights(w=(8, 8))))
-    result = Contest(model, "cpu", seconds=0.1).time({"one": model, "other": model.clone()})
+    result = Benchmark(model, "cpu", seconds=0.1).time({"one": model, "other": model.clone()})
     counts = {name: made[name] for name in result.times}
     assert set(counts.values()) == {len(result.times["one"])}
     assert min(counts.values()) > 1
@@ -282,27 +282,27 @@ class _Waiting:
         return {}
 
 
-def contest_of(taken: Mapping[str, float], spread: float, seed: int = 0) -> Contest:
-    """Return a contest of models that take given times."""
+def benchmark_of(taken: Mapping[str, float], spread: float, seed: int = 0) -> Benchmark:
+    """Return a benchmark of models that take given times."""
     text = "g (float[1,8] x) => (float[1,8] y) { y = Relu(x) }"
-    contest = Contest(ir.serde.deserialize_model(graph(text, {})), "cpu", seconds=1e3)
+    benchmark = Benchmark(ir.serde.deserialize_model(graph(text, {})), "cpu", seconds=1e3)
     runtime = Clocked(taken, spread, seed)
-    contest._runtime = runtime  # type: ignore[assignment]
-    contest._clock = lambda: runtime.now
-    return contest
+    benchmark._runtime = runtime  # type: ignore[assignment]
+    benchmark._clock = lambda: runtime.now
+    return benchmark
 
 
-def raced(contest: Contest, *names: str) -> Result:
+def raced(benchmark: Benchmark, *names: str) -> Timings:
     """Time models until it is clear which is faster."""
-    models = dict.fromkeys(names, contest.source)
-    return contest.time(models, lambda result: names if result.fastest(names)[1] else ())
+    models = dict.fromkeys(names, benchmark.source)
+    return benchmark.time(models, lambda result: names if result.fastest(names)[1] else ())
 
 
-def test_a_contest_ends_as_soon_as_it_is_clear() -> None:
+def test_a_benchmark_ends_as_soon_as_it_is_clear() -> None:
     """Half of the time is clear after eight blocks, three percent later, and nothing is missed."""
     blocks = []
     for ratio in (0.5, 0.97):
-        result = raced(contest_of({"a": 0.01, "b": 0.01 * ratio}, spread=0.02), "a", "b")
+        result = raced(benchmark_of({"a": 0.01, "b": 0.01 * ratio}, spread=0.02), "a", "b")
         assert result.fastest(("a", "b")) == ("b", True)
         blocks.append(result.blocks)
     assert blocks[0] == 8 < blocks[1]
@@ -311,16 +311,16 @@ def test_a_contest_ends_as_soon_as_it_is_clear() -> None:
 def test_equal_models_are_rarely_told_apart() -> None:
     """However often it looks at the intervals, one in twenty times at most."""
     found = [
-        raced(contest_of({"a": 0.01, "b": 0.01}, 0.03, seed), "a", "b").is_faster("b", "a")
+        raced(benchmark_of({"a": 0.01, "b": 0.01}, 0.03, seed), "a", "b").is_faster("b", "a")
         for seed in range(60)
     ]
     assert sum(found) <= 3
 
 
-def test_a_contest_keeps_to_its_time() -> None:
+def test_a_benchmark_keeps_to_its_time() -> None:
     """It ends with the time that it may take, but not before it can decide anything."""
-    contest = contest_of({"a": 0.01, "b": 0.01}, 0.1)
-    contest.seconds = 0.0
-    assert raced(contest, "a", "b").blocks == 8
-    models = dict.fromkeys("ab", contest.source)
-    assert not contest.time(models, share=0.5).is_decisive
+    benchmark = benchmark_of({"a": 0.01, "b": 0.01}, 0.1)
+    benchmark.seconds = 0.0
+    assert raced(benchmark, "a", "b").blocks == 8
+    models = dict.fromkeys("ab", benchmark.source)
+    assert not benchmark.time(models, share=0.5).is_decisive

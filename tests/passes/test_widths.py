@@ -12,7 +12,7 @@ import pytest
 from onnx_expand.graph.editing import Rewriter
 from onnx_expand.graph.facts import Facts
 from onnx_expand.passes import Policy
-from onnx_expand.passes.contest import Contest, Result
+from onnx_expand.passes.benchmark import Benchmark, Timings
 from onnx_expand.passes.widths import Width, resize
 from tests.support.graphs_text import fold, graph, ops, weights
 from tests.support.judge import Source, judge
@@ -127,13 +127,13 @@ def test_measured_times_decide(
 ) -> None:
     """Only the policy `latency` writes one wide product, if it is faster."""
 
-    def time(self: Contest, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Result:
+    def time(self: Benchmark, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Timings:
         del self
         taken = {"MatMul": product, "Split": split}
         totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
-        return Result({name: [total] * 9 for name, total in totals.items()})
+        return Timings({name: [total] * 9 for name, total in totals.items()})
 
-    monkeypatch.setattr(Contest, "time", time)
+    monkeypatch.setattr(Benchmark, "time", time)
     model = model_of("MatMul", 17)
     found = ops(fold(model, Policy.LATENCY)[0])
     assert found.count("MatMul") == (1 if wide else 3)

@@ -64,7 +64,7 @@ def certified(source: str, folder: Path, options: str) -> tuple[str, str, dict[s
 @pytest.fixture
 def _briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time whole models for a moment: which one is faster does not matter here."""
-    monkeypatch.setattr("onnx_expand.passes.contest._PER_MODEL", 0.005)
+    monkeypatch.setattr("onnx_expand.passes.benchmark._PER_MODEL", 0.005)
 
 
 @pytest.mark.usefixtures("_briefly")

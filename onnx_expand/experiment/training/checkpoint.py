@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from onnx_expand.errors import ModelError, UsageError
+from onnx_expand.errors import ModelError, UsageError, first_line
 from onnx_expand.model import replacing
 from onnx_expand.recipes import TrainOptions
 
@@ -81,7 +81,7 @@ class Checkpoints:
             # Only tensors and plain values are read, so that no file can run code.
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            reason = str(error).split("\n")[0]
+            reason = first_line(error)
             raise ModelError(
                 f"{self.path}: not a checkpoint, or a damaged one: {reason}"
             ) from None

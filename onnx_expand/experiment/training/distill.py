@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.errors import UnsupportedError, UsageError, first_line
 from onnx_expand.experiment.training.parallel import gather_rows
 from onnx_expand.experiment.training.tasks.base import first_output
 from onnx_expand.model import ModelLike, read
@@ -102,7 +102,7 @@ class Distiller(torch.nn.Module):
         try:
             taught = self._teach(inputs)
         except (RuntimeError, TypeError, IndexError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             raise UnsupportedError(
                 f"the teacher does not run on a batch of {list(inputs.shape)}: {reason}"
             ) from error

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.errors import UnsupportedError, UsageError, first_line
 
 __all__ = ["World", "all_reduce_sum", "device_of", "gather_rows", "process_group"]
 
@@ -144,7 +144,7 @@ def process_group(device: str) -> Iterator[World]:
         # gloo has no exception type of its own.
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise UnsupportedError(
             f"process {dist.get_rank()} lost another process, whose error explains why: {reason}"
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnx_expand.errors import ModelError, UnsupportedError
+from onnx_expand.errors import ModelError, UnsupportedError, first_line
 from onnx_expand.experiment.data.dataset import Dataset
 from onnx_expand.experiment.data.feed import testing
 from onnx_expand.experiment.data.samples import Batch, Samples
@@ -94,7 +94,7 @@ def probe(runner: torch.nn.Module, task: Task, data: Dataset) -> Any:
             # A graph of a fixed batch size might accept this batch by chance, but no other.
             runner(torch.cat([inputs, inputs[:1]]))
     except (RuntimeError, TypeError, IndexError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise UnsupportedError(
             f"the model does not run on a batch of {list(inputs.shape)}: {reason}; export it with "
             "a dynamic batch axis and one input, and give the image_size that it takes"

@@ -27,7 +27,7 @@ from onnx_expand.progress import tell
 from onnx_expand.runtimes import OnnxRuntime, Tensors, detect_providers
 from onnx_expand.runtimes.latency import Ratio, block, ratio_of
 
-__all__ = ["Contest", "Result"]
+__all__ = ["Benchmark", "Timings"]
 
 _LOOKS = (8, 12, 18, 27, 40, 60)  # numbers of blocks after which intervals are looked at
 _SURE = 1 - 0.05 / len(_LOOKS)
@@ -39,12 +39,12 @@ _EXTENTS = (224, 128, 64, 32)
 
 
 @dataclass(frozen=True)
-class Result:
+class Timings:
     """The times of several models, measured in turns.
 
     Attributes:
         times: Seconds by model name, the median of each block; the n-th times of all models were
-            taken together. A model that left the contest has fewer.
+            taken together. A model that left the benchmark has fewer.
     """
 
     times: Mapping[str, Sequence[float]]
@@ -88,7 +88,7 @@ class Result:
 
 
 @dataclass
-class Contest:
+class Benchmark:
     """Time models that take the same inputs.
 
     Attributes:
@@ -130,15 +130,15 @@ class Contest:
     def time(
         self,
         models: Mapping[str, ir.Model],
-        clear: Callable[[Result], Collection[str]] = lambda _: (),
+        clear: Callable[[Timings], Collection[str]] = lambda _: (),
         *,
         share: float = 1.0,
-    ) -> Result:
+    ) -> Timings:
         """Time models in turns until it is clear what they are timed for.
 
         Args:
             models: The models.
-            clear: The models that need no more blocks; all of them ends the contest.
+            clear: The models that need no more blocks; all of them ends the benchmark.
             share: The part of the remaining time that may be used. If it is not all, and does not
                 suffice to decide anything, the result is not decisive.
 
@@ -147,7 +147,7 @@ class Contest:
         """
         begin, allowed = time.perf_counter(), self.left * share
         times: dict[str, list[float]] = {name: [] for name in models}
-        result, going = Result(times), dict(models)
+        result, going = Timings(times), dict(models)
         for number in range(_LOOKS[-1]):
             spent = time.perf_counter() - begin
             blocks = max(number, _LOOKS[0])  # that are needed to decide anything
