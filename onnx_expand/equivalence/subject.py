@@ -12,6 +12,7 @@ from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.equivalence.ports import with_plain_ports
 from onnx_expand.model import ModelLike, load, read
 from onnx_expand.runtimes.base import Source
+from onnx_expand.runtimes.loops import may_be_endless
 
 __all__ = ["Subject"]
 
@@ -50,5 +51,6 @@ class Subject:
         model = with_plain_ports(own)
         label = f"{letter} ({path or own.graph.name or 'model'})"
         as_file = path is not None and path.suffix in _BINARY and model is own
+        as_file = as_file and not may_be_endless(model)  # runs of files have no limit of time
         source: Source = path if path is not None and as_file else model
         return cls(letter, label, source, model, Signature.of(model), Signature.of(own))

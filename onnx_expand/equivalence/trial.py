@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,19 +31,21 @@ from onnx_expand.errors import UnsupportedError, UsageError
 from onnx_expand.progress import counted
 from onnx_expand.runtimes.aborts import require_no_abort
 from onnx_expand.runtimes.base import Session, Tensors
-from onnx_expand.runtimes.loops import require_end
+from onnx_expand.runtimes.loops import may_be_endless, require_end
 from onnx_expand.runtimes.named import named_runtime
 from onnx_expand.runtimes.reference import Reference
 
-__all__ = ["NoReferenceError", "Trial", "double_session"]
+__all__ = ["NoReferenceError", "Trial"]
 
 REFERENCE = "reference"
 """The pseudo-provider that runs ONNX's reference implementation, as a second opinion."""
 
 _VAST = 1 << 16  # elements; above this, rounding is known from smaller sizes
+_LONG = 0.2  # seconds of a run with loops, for which the reference needs a minute
 _SIZES = 3  # sizes that are tried in all regimes; the others are tried once
 _NEXT_TO_NOTHING = 1e-6  # relative to the largest value of the same output on other inputs
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 _EPS = {
     int(ir.DataType.FLOAT): 2.0**-23,
     int(ir.DataType.FLOAT16): 2.0**-10,
@@ -67,6 +70,7 @@ class Trial:
         self.tolerance = tolerance
         self._limits = limits
         self._label = left.label
+        self._left, self._right = left, right
         self._model = left.model
         self._providers = {
             first if first == second else f"{first}/{second}": first for first, second in providers
@@ -89,6 +93,7 @@ class Trial:
         }
         self._unlike = exact_reference(left, right)
         self._light: set[str] = set()
+        self._seconds = 0.0  # of one run of A
         self.notes: list[str] = []
 
     def given(self, inputs: Given) -> list[tuple[str, Tensors]]:
@@ -130,7 +135,20 @@ class Trial:
                 if sum(array.size for array in feeds.values()) > _VAST:
                     self._light.add(label)
         self._require_determinism(found[0][1])
-        return found
+        return [*found, *self._overridden(found[0][1])]
+
+    def _overridden(self, feeds: Tensors) -> list[tuple[str, Tensors]]:
+        """Return inputs that also override the weights that both models let callers override."""
+        rng = np.random.default_rng(self._seed)
+        own = _overridable(self._model, self._right.model)
+        if not own:
+            return []
+        # Factors above zero keep variances positive.
+        drawn = {
+            name: np.asarray(array * rng.uniform(0.5, 1.5, array.shape), array.dtype)
+            for name, array in own.items()
+        }
+        return [("overridden weights", {**feeds, **drawn})]
 
     def verdict(
         self, inputs: Sequence[tuple[str, Tensors]], reference: Session | None, basis: str
@@ -151,6 +169,19 @@ class Trial:
             figures += measured.figures(sample, feeds, reference, floors, is_light)
         verdict = Verdict.of(figures, basis, tuple(self._sessions), dict(inputs))
         return replace(verdict, notes=(*verdict.notes, *self.notes))
+
+    def reference(self) -> Session:
+        """Load A in float64.
+
+        Raises:
+            NoReferenceError: The reference implementation cannot load it, or would take long.
+        """
+        if self._seconds > _LONG and may_be_endless(self._model):
+            raise NoReferenceError("the float64 reference would take long for its loops")
+        try:
+            return Reference().session(self._left.source, self._label)
+        except UnsupportedError as error:
+            raise NoReferenceError(str(error)) from error
 
     def without_cancelled(self, verdict: Verdict) -> Verdict:
         """Excuse distances that follow from the particular rounding of A's weights.
@@ -193,7 +224,9 @@ class Trial:
         return distance(array, moved) if moved.shape == array.shape else 0.0
 
     def _require_determinism(self, feeds: Tensors) -> None:
+        start = time.perf_counter()
         first, second = self._probe.run(feeds), self._probe.run(feeds)
+        self._seconds = (time.perf_counter() - start) / 2
         for name, array in first.items():
             if array.dtype.kind != "f":
                 same = np.array_equal(array, second[name])
@@ -248,18 +281,6 @@ def _disturbed(name: str, subject: Subject, as_deployed: bool, seed: int) -> Ses
         return None  # the runtime lacks the ops for the errors in this type
 
 
-def double_session(subject: Subject) -> Session:
-    """Load a model in float64.
-
-    Raises:
-        NoReferenceError: The reference implementation cannot load it.
-    """
-    try:
-        return Reference().session(subject.source, subject.label)
-    except UnsupportedError as error:
-        raise NoReferenceError(str(error)) from error
-
-
 def _session_or_obstacle(name: str, subject: Subject, as_deployed: bool) -> Session:
     """Load B; if onnxruntime cannot load it, return a session that fails at every size."""
     try:
@@ -286,6 +307,19 @@ class _Obstacle:
     def run(self, feeds: Tensors) -> dict[str, Any]:
         """Raise the error of its loading."""
         raise self._error
+
+
+def _overridable(a: ir.Model, b: ir.Model) -> dict[str, Any]:
+    """Return the weights in plain floating point that are inputs of both models, by name."""
+    shared = {v.name for v in a.graph.inputs} & {v.name for v in b.graph.inputs}
+    return {
+        name: value.const_value.numpy()
+        for name, value in a.graph.initializers.items()
+        if name in shared
+        and name in b.graph.initializers
+        and value.const_value is not None
+        and value.const_value.dtype in _FLOATS
+    }
 
 
 def _label(what: str, size: Mapping[str, int]) -> str:

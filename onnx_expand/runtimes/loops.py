@@ -1,4 +1,4 @@
-"""Refuse to run models whose loops are known to take too long."""
+"""Find loops that take too long, or that may."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError
 
-__all__ = ["require_end"]
+__all__ = ["may_be_endless", "require_end"]
 
 _INFINITE = 1 << 1000  # larger products would not fit a float
 _MOST = 50_000
@@ -19,16 +19,25 @@ _MOST = 50_000
 def require_end(model: ir.Model, label: str) -> None:
     """Refuse to run a model whose loops take too many iterations for any input.
 
-    A loop that may stop by its condition is run: its trip count is often the largest integer.
+    A loop that may stop by its condition is run, for a limited time: its trip count is often the
+    largest integer.
 
     Raises:
         UnsupportedError: Nested loops amount to too many iterations.
     """
     count = _iterations(model.graph, model, {})
     if count > _MOST:
+        many = f"take {count:.3g} iterations, which is too long to run"
         raise UnsupportedError(
-            f"{label}: its loops take {count:.3g} iterations, which is too long to run"
+            f"{label}: its loops {many if count < _INFINITE else 'never end, for any input'}"
         )
+
+
+def may_be_endless(model: ir.Model) -> bool:
+    """Return whether a model has a loop whose number of iterations may be too large."""
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    bounds = (_bound(n) for body in bodies for n in body.all_nodes() if n.op_type == "Loop")
+    return any(bound is None or bound > _MOST for bound in bounds)
 
 
 def _iterations(nodes: Iterable[ir.Node], model: ir.Model, known: dict[Any, int]) -> int:
@@ -50,20 +59,34 @@ def _iterations(nodes: Iterable[ir.Node], model: ir.Model, known: dict[Any, int]
 
 def _count(node: ir.Node, body: ir.Graph) -> int:
     """Return the number of iterations of a loop if it is certain, else 1."""
+    most = _bound(node)
+    if most is None or not _goes_on(node, body):
+        return 1
+    return max(1, most)
+
+
+def _bound(node: ir.Node) -> int | None:
+    """Return the most iterations of a loop, endless without a bound; None if it is computed."""
     count = node.inputs[0] if node.inputs else None
-    tensor = None if count is None else ir.convenience.get_const_tensor(count)
-    if count is None or tensor is None or count.is_graph_input() or tensor.size != 1:
-        return 1
-    if len(body.inputs) < 2 or not body.outputs:
-        return 1
+    if count is None:
+        return _INFINITE
+    tensor = ir.convenience.get_const_tensor(count)
+    if tensor is None or count.is_graph_input() or tensor.size != 1:
+        return None
+    return int(tensor.numpy().reshape(-1)[0])
+
+
+def _goes_on(node: ir.Node, body: ir.Graph) -> bool:
+    """Return whether the condition of a loop is always true."""
+    first = node.inputs[1] if len(node.inputs) > 1 else None
+    if len(body.inputs) < 2 or not body.outputs or (first is not None and not _is_true(first)):
+        return False
     going: ir.Value | None = body.outputs[0]
     while going is not None and (maker := going.producer()) is not None:
         if maker.op_type != "Identity":
             break
         going = maker.inputs[0]
-    if going is not body.inputs[1] and not _is_true(going):
-        return 1
-    return max(1, int(tensor.numpy().reshape(-1)[0]))
+    return going is body.inputs[1] or _is_true(going)
 
 
 def _is_true(value: ir.Value | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from onnx_expand.plugins import optional
 from onnx_expand.runtimes.aborts import require_no_abort
 from onnx_expand.runtimes.base import Source, Tensors, as_unsupported, only_arrays
 from onnx_expand.runtimes.content import content_of, discard
+from onnx_expand.runtimes.loops import may_be_endless
 
 __all__ = ["OnnxRuntime", "OrtSession", "detect_providers"]
 
@@ -24,6 +26,7 @@ PROVIDERS = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
 # The errors of TF32 would exceed the differences that a comparison is to find.
 _OPTIONS: dict[str, dict[str, str]] = {"CUDA" + _SUFFIX: {"use_tf32": "0"}}
 _FATAL = 4
+_PATIENCE = 2.0  # seconds for one run of a model whose loops may be endless
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class OnnxRuntime:
         except UnsupportedError:
             discard(directory)
             raise
-        session = OrtSession(inner, label, self.name)
+        patience = _PATIENCE if isinstance(source, ir.Model) and may_be_endless(source) else None
+        session = OrtSession(inner, label, self.name, patience)
         if directory is not None:
             # The session may map weights from the files as long as it exists.
             weakref.finalize(session, discard, directory)
@@ -94,8 +98,12 @@ class OnnxRuntime:
 class OrtSession:
     """A model that onnxruntime has loaded."""
 
-    def __init__(self, inner: Any, label: str, runtime: str) -> None:
+    def __init__(
+        self, inner: Any, label: str, runtime: str, patience: float | None = None
+    ) -> None:
         self._inner = inner
+        self._patience = patience
+        self._is_over = False
         self._label = label
         self._runtime = runtime
         self._names = [output.name for output in inner.get_outputs()]
@@ -108,8 +116,28 @@ class OrtSession:
     def run(self, feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run the model once; see `Session`."""
         with as_unsupported(f"{self._label}: {self._runtime} cannot run it"):
-            values = self._inner.run(None, dict(feeds))
+            values = self._run(dict(feeds))
         return only_arrays(self._names, values, self._label)
+
+    def _run(self, feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
+        """Run the model; after a run that took too long, none is tried again."""
+        if self._patience is None:
+            return list(self._inner.run(None, feeds))
+        options = _import().RunOptions()
+        watch = threading.Timer(self._patience, self._stop, [options])
+        watch.start()
+        try:
+            if not self._is_over:
+                return list(self._inner.run(None, feeds, options))
+        except Exception:
+            if not self._is_over:
+                raise
+        finally:
+            watch.cancel()
+        raise TimeoutError(f"a loop did not end within {self._patience:g} s")
+
+    def _stop(self, options: Any) -> None:
+        self._is_over = options.terminate = True
 
 
 def detect_providers() -> tuple[str, ...]:

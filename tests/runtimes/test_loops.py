@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 
@@ -38,7 +40,7 @@ def test_nested_loops_are_multiplied(count: int, depth: int, refused: bool) -> N
     """The product decides, even if it exceeds every float."""
     built = onnx.parser.parse_model(HEAD + f"{{ {nested(count, depth)} y = Neg(r0) }}")
     if refused:
-        with pytest.raises(UnsupportedError, match=r"its loops take \S+ iterations"):
+        with pytest.raises(UnsupportedError, match=r"its loops (take \S+ iter|never end)"):
             onnx_expand.check(built, built)
     else:
         assert onnx_expand.check(built, built, samples=1)
@@ -58,3 +60,51 @@ def test_loops_of_functions_count_in_the_loops_that_call_them(count: int, refuse
             onnx_expand.check(built, built)
     else:
         assert onnx_expand.check(built, built, samples=1)
+
+
+UNBOUNDED = """{{
+    t = Constant<value = bool {{1}}>() most = Constant<value = float {{{limit}}}>()
+    one = Constant<value = float {{1}}>()
+    y = Loop(, t, x) <body = b (int64 i, bool c, float[2] v) => (bool k, float[2] w)
+        {{ w = {step} m = ReduceMax<keepdims = 0>(w) k = {going} }}>
+}}"""
+
+
+def unbounded(step: str, going: str, limit: float = 50) -> onnx.ModelProto:
+    """A loop without a trip count."""
+    return onnx.parser.parse_model(HEAD + UNBOUNDED.format(limit=limit, step=step, going=going))
+
+
+def test_loops_without_a_bound_are_refused_if_their_condition_is_always_true() -> None:
+    """No input ends them."""
+    built = unbounded("Add(v, one)", "Identity(c)")
+    with pytest.raises(UnsupportedError, match="its loops never end, for any input"):
+        onnx_expand.check(built, built)
+
+
+def test_loops_that_do_not_end_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A condition that stays true is seen only in time: A is refused, and B differs."""
+    monkeypatch.setattr("onnx_expand.runtimes.ort._PATIENCE", 0.3)
+    endless = unbounded("Identity(v)", "Less(m, most)", 1e30)
+    ends = unbounded("Add(v, one)", "Less(m, most)")
+    assert onnx_expand.check(ends, ends)
+    with pytest.raises(UnsupportedError, match=r"a loop did not end within 0\.3 s"):
+        onnx_expand.check(endless, endless)
+    verdict = onnx_expand.check(ends, endless, samples=1)
+    assert not verdict
+    assert "a loop did not end within 0.3 s" in verdict.differences[0]
+    _, report = onnx_expand.fold(endless, verify=True, report=True)
+    assert "a loop did not end" in str(report.verification)
+
+
+def test_a_slow_loop_is_not_run_in_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference would need minutes; a file is timed like a model in memory."""
+    path = tmp_path / "slow.onnx"
+    onnx.save(unbounded("Add(v, one)", "Less(m, most)"), path)
+    assert onnx_expand.check(path, path, samples=1).basis == "float64 reference"
+    monkeypatch.setattr("onnx_expand.equivalence.trial._LONG", 0.0)
+    verdict = onnx_expand.check(path, path, samples=1)
+    assert verdict
+    assert "the float64 reference would take long for its loops" in verdict.basis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -18,7 +18,17 @@ from onnx_expand.equivalence.inputs.sizes import Sizes, extents_at
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.tensors import read_tensor
 
-__all__ = ["REACHES", "SCALES", "Limits", "Regime", "draw", "landmarks", "nudge"]
+__all__ = [
+    "REACHES",
+    "SCALES",
+    "Limits",
+    "Regime",
+    "compared_extents",
+    "draw",
+    "jumps",
+    "landmarks",
+    "nudge",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Feeds: TypeAlias = dict[str, Array]
@@ -33,6 +43,13 @@ _REACH = 1 << 15  # of integers in the regimes other than large
 _LANDMARKS = (0.0, -0.0, 0.5, 1.5, 2.5, 3.5, 1.0, 2.0, 3.0, 6.0, 1e-3, 1e-2, 10.0, 100.0)
 _FEW = 64  # elements; a larger constant is not taken as a limit or threshold
 _MOST = 256  # landmarks
+_JUMPS = 32
+_FEWEST = 4  # integers that are tried as extents
+_LONGEST = 1 << 12
+_NEAR = 1e4  # larger values would hide everything beside them
+_COMPARING = frozenset(
+    {"Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod"}
+)
 _SPREAD = (-4.0, 4.5)  # powers of ten of the values between the landmarks
 
 
@@ -44,11 +61,15 @@ class Limits:
         demands: The constraints on integer inputs, by name.
         ranges: The smallest and largest value of inputs by name; "" applies to all inputs.
         landmarks: Values at which the models may have kinks or jumps.
+        jumps: Values that the models compare with, which are drawn exactly.
+        extents: Numbers that the models may compare extents with, which are tried as sizes.
     """
 
     demands: Mapping[str, Demand] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     landmarks: tuple[float, ...] = ()
+    jumps: tuple[float, ...] = ()
+    extents: tuple[int, ...] = ()
 
 
 class Regime(StrEnum):
@@ -70,19 +91,46 @@ class Regime(StrEnum):
     """Subnormal values, which some devices flush to zero."""
 
 
+def jumps(models: Sequence[ir.Model]) -> tuple[float, ...]:
+    """Return the small constants that nodes of models compare values with."""
+    found = (number for tensor in _compared(models) for number in _numbers(tensor))
+    return tuple(sorted(set(found), key=abs)[:_JUMPS])
+
+
+def compared_extents(models: Sequence[ir.Model]) -> tuple[int, ...]:
+    """Return integers that nodes may compare extents with, and those just above them."""
+    tensors = (tensor for tensor in _compared(models) if tensor.dtype.is_integer())
+    whole = {int(number) for tensor in tensors for number in _numbers(tensor)}
+    near = sorted(number for number in whole if 0 < number <= _LONGEST)[:_FEWEST]
+    return tuple(sorted({extent for number in near for extent in (number, number + 1)}))
+
+
+def _compared(models: Sequence[ir.Model]) -> Iterator[ir.TensorProtocol]:
+    for model in models:
+        bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for node in (node for body in bodies for node in body.all_nodes()):
+            for value in node.inputs if node.op_type in _COMPARING and not node.domain else ():
+                tensor = None if value is None else ir.convenience.get_const_tensor(value)
+                if tensor is not None:
+                    yield tensor
+
+
 def landmarks(models: Sequence[ir.Model]) -> tuple[float, ...]:
     """Return the values in small constants and attributes of models: limits, thresholds, steps."""
     found: dict[float, None] = {}
     for model in models:
         for tensor in _tensors(model):
-            if tensor.size > _FEW or not (
-                tensor.dtype.is_floating_point() or tensor.dtype.is_integer()
-            ):
-                continue
-            for number in np.asarray(read_tensor(tensor), np.float64).reshape(-1):
-                if np.isfinite(number):
-                    found[float(number)] = None
+            found |= dict.fromkeys(_numbers(tensor))
     return tuple(sorted(found, key=abs)[:_MOST])
+
+
+def _numbers(tensor: ir.TensorProtocol) -> list[float]:
+    """Return the finite numbers of a tensor if they are few."""
+    is_number = tensor.dtype.is_floating_point() or tensor.dtype.is_integer()
+    if tensor.size > _FEW or not is_number:
+        return []
+    array = np.asarray(read_tensor(tensor), np.float64).reshape(-1)
+    return [float(number) for number in array if np.isfinite(number)]
 
 
 def _tensors(model: ir.Model) -> list[ir.TensorProtocol]:
@@ -140,7 +188,7 @@ def draw(
             feeds[port.name] = draw_integers(
                 port.dtype.numpy(), shape, known.demands.get(port.name, Demand()), rng,
                 sizes=sizes, reach=own, turn=turn, least=regime == Regime.ZEROS,
-                landmarks=known.landmarks if regime == Regime.EDGES else (),
+                landmarks=known.jumps or known.landmarks if regime == Regime.EDGES else (),
             )  # fmt: skip
             continue
         demand = known.demands.get(port.name)
@@ -149,6 +197,8 @@ def draw(
             feeds[port.name] = np.asarray(factors, port.dtype.numpy())
             continue
         array = _array(port, shape, regime, rng, scale, known.landmarks, turn)
+        if regime == Regime.EDGES and array.dtype.kind == "f" and scale == SCALES[0]:
+            array = _with_jumps(array, known.jumps, rng, turn)
         # 0-d arrays become scalars in arithmetic.
         feeds[port.name] = np.asarray(array if span is None else _within(array, span, rng))
     return feeds
@@ -249,3 +299,18 @@ def _edges(
     # A smaller scale also limits the largest values.
     limit = min(most, 10.0**4.5 if scale == SCALES[0] else scale)
     return np.asarray(np.clip(values, -limit, limit), kind)
+
+
+def _with_jumps(
+    array: Array, values: Sequence[float], rng: np.random.Generator, turn: int
+) -> Array:
+    """Put values and their neighbours into half of the elements; consecutive draws take turns."""
+    exact = np.asarray([v for v in values if abs(v) <= _NEAR], array.dtype)
+    if not exact.size or not array.size:
+        return array
+    beside = [np.nextafter(exact, array.dtype.type(end)) for end in (np.inf, -np.inf)]
+    marks = np.stack([exact, *beside, exact * 4], axis=1).reshape(-1)
+    count = -(-array.size // 2)
+    flat = array.reshape(-1)
+    flat[rng.permutation(array.size)[:count]] = marks[(turn + np.arange(count)) % marks.size]
+    return flat.reshape(array.shape)

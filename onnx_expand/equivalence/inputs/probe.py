@@ -75,11 +75,13 @@ class Probe:
     def _running(self, tried: list[Sizes]) -> Iterator[Sizes]:
         failure: UnsupportedError | None = None
         is_found = False
-        for place, choices in enumerate(plan_sizes(self._signature)):
-            if is_found and place >= PLANNED:
+        compared = self._limits.extents
+        planned = PLANNED + len(compared)
+        for place, choices in enumerate(plan_sizes(self._signature, compared)):
+            if is_found and place >= planned:
                 return
             for size in choices:
-                if self._is_vast(size, _VAST if place < PLANNED else _VASTEST):
+                if self._is_vast(size, _VAST if place < planned else _VASTEST):
                     continue
                 if not self._is_defined(size):
                     continue

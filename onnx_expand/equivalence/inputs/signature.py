@@ -90,6 +90,9 @@ class Signature:
             for name in left:
                 if name in right:
                     found += _port_differences(kind, left[name], right[name])
+        if not found and list(self.outputs) != list(other.outputs):
+            orders = (", ".join(signature.outputs) for signature in (self, other))
+            found.append("the order of the outputs is {} in A, {} in B".format(*orders))
         return found
 
 

@@ -50,15 +50,22 @@ def symbols_of(signature: Signature) -> tuple[list[str], list[str]]:
     return list(first), [symbol for symbol in others if symbol not in first]
 
 
-def plan_sizes(signature: Signature) -> Iterator[list[dict[str, int]]]:
+def plan_sizes(
+    signature: Signature, compared: Sequence[int] = ()
+) -> Iterator[list[dict[str, int]]]:
     """Yield sizes to try, best first: the extents of the symbolic dimensions by name.
 
     Each item also contains an alternative for models that do not run at the size: the same with a
     batch of one. An item is empty if it would repeat earlier sizes.
+
+    Args:
+        signature: The inputs.
+        compared: Numbers with which the models may compare extents, each tried on all axes.
     """
     first, others = symbols_of(signature)
     seen = set()
-    for batch, *extents in (*_MAIN, *_SMALL, *_OTHERS):
+    own = [(number,) * 3 for number in compared]
+    for batch, *extents in (*_MAIN, *own, *_SMALL, *_OTHERS):
         choices = []
         for count in dict.fromkeys((batch, 1)):
             size = dict.fromkeys(first, count)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,11 @@ from onnx_expand.runtimes.named import named_runtime
 
 __all__ = ["Threshold", "crossing", "narrowing", "thresholds"]
 
+Span: TypeAlias = tuple[float, float]
+
 _FEW = 64  # elements; a larger constant is not taken as a threshold
 _MOST = 32  # thresholds that are followed
+_VISIBLY = 0.01  # times the threshold, so that no rounding explains the difference
 _BEYOND = 4.0  # times the threshold, so that many values pass it
 _AT_ZERO = frozenset({"Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Abs", "Sign"})
 _WITH_CONSTANT = frozenset(
@@ -140,10 +144,14 @@ def crossing(
         span = first[threshold.letter].get(threshold.tensor, (0.0, 0.0))
         for scale in _scales(threshold.value, span) if scalable else ():
             feeds = _scaled(inputs[0][1], scale)
-            ran = [own.see(feeds, finite=True) for own in watches.values()]
-            if all(ran) and watch.is_passed(threshold):
-                found.append((f"{inputs[0][0]}, scaled by {scale:.2g}", feeds))
-                break
+            seen = [own.spans_on(feeds, finite=True) for own in watches.values()]
+            spans = seen["AB".index(threshold.letter)]
+            if None in seen or not watch.is_passed(threshold, spans):
+                continue
+            found.append((f"{inputs[0][0]}, scaled by {scale:.2g}", feeds))
+            for own in watches.values():
+                own.see(feeds)
+            break
         else:
             notes.append(threshold.note())
     return found, notes
@@ -160,7 +168,7 @@ class _Watch:
     """The ranges that inner tensors of a model take."""
 
     def __init__(self, model: ir.Model, provider: str, names: Sequence[str]) -> None:
-        self.spans: dict[str, tuple[float, float]] = {}
+        self.spans: dict[str, Span] = {}
         self._names = names
         self._session: Session | None = None
         if not names:
@@ -174,37 +182,48 @@ class _Watch:
         except UnsupportedError:
             return
 
-    def see(self, feeds: Tensors, finite: bool = False) -> bool:
-        """Run the model and widen the ranges; return whether it ran, and with finite values."""
+    def see(self, feeds: Tensors) -> None:
+        """Run the model and widen the ranges."""
+        for name, span in (self.spans_on(feeds) or {}).items():
+            self.spans[name] = _widened(self.spans.get(name), span)
+
+    def spans_on(self, feeds: Tensors, finite: bool = False) -> dict[str, Span] | None:
+        """Return the ranges on one input, or None if the model does not run, or not finitely."""
         if self._session is None:
-            return not self._names
+            return None if self._names else {}
         try:
             results = self._session.run(feeds)
         except UnsupportedError:
-            return False
+            return None
         if finite and not all(map(_is_finite, results.values())):
-            return False
+            return None
+        found = {}
         for name in self._names:
             array = results.get(name, feeds.get(name))
-            if array is None or not array.size or not np.isfinite(array).any():
-                continue
-            own = array[np.isfinite(array)].astype(float)
-            low, high = self.spans.get(name, (np.inf, -np.inf))
-            self.spans[name] = min(low, float(own.min())), max(high, float(own.max()))
-        return True
+            if array is not None and np.isfinite(array).any():
+                own = array[np.isfinite(array)].astype(float)
+                found[name] = float(own.min()), float(own.max())
+        return found
 
-    def is_passed(self, threshold: Threshold) -> bool:
-        """Return whether values lay on both sides of a threshold."""
-        low, high = self.spans[threshold.tensor]
-        return low < threshold.value < high
+    def is_passed(self, threshold: Threshold, also: Mapping[str, Span] | None = None) -> bool:
+        """Return whether values lay well on both sides of a threshold, with further ranges."""
+        name = threshold.tensor
+        low, high = _widened((also or {}).get(name), self.spans[name])
+        margin = _VISIBLY * abs(threshold.value)
+        return low < threshold.value - margin and threshold.value + margin < high
 
 
-def _scales(value: float, span: tuple[float, float]) -> Iterator[float]:
+def _widened(one: Span | None, other: Span) -> Span:
+    return other if one is None else (min(one[0], other[0]), max(one[1], other[1]))
+
+
+def _scales(value: float, span: Span) -> Iterator[float]:
     """Yield factors of the inputs that may take values of this range past a threshold."""
-    size = max(map(abs, span))
-    if size > 0 and value:
-        ratio = abs(value) / size
-        yield from (_BEYOND * ratio, _BEYOND * ratio**0.5)
+    for end in sorted(span, key=abs, reverse=True):
+        if end and value:
+            ratio = abs(value / end)
+            sign = 1 if (value > 0) == (end > 0) else -1
+            yield from (sign * _BEYOND * ratio, sign * _BEYOND * ratio**0.5)
 
 
 def _is_finite(array: npt.NDArray[np.generic]) -> bool:
