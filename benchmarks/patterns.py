@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 import onnx_expand
 from onnx_expand.graph.patterns import PATTERNS
-from onnx_expand.passes.contest import Contest
+from onnx_expand.passes.benchmark import Benchmark
 from tests.support.composites import model_of, spelled
 
 _SECONDS = 4.0
@@ -27,7 +27,7 @@ def row(source: onnx.ModelProto) -> str:
         "source": ir.serde.deserialize_model(source),
         "folded": ir.serde.deserialize_model(onnx_expand.fold(source)),
     }
-    result = Contest(held["source"], "cpu", seconds=_SECONDS).time(held)
+    result = Benchmark(held["source"], "cpu", seconds=_SECONDS).time(held)
     middle, low, high = result.ratio("folded", "source")
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
