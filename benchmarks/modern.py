@@ -16,7 +16,7 @@ import onnx
 import torch
 
 import onnx_expand
-from benchmarks.sites import Sketch
+from benchmarks.sketch import Sketch
 from benchmarks.train import Trainee
 from onnx_expand.train import to_torch
 from onnx_expand.train.composed import composed

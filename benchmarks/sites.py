@@ -5,68 +5,16 @@ What fold has to do at each site is the same, so its time should grow with the g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-__all__ = ["SITES", "Site", "Sketch", "gemms", "mixed"]
+from benchmarks.sketch import Sketch
 
-
-@dataclass
-class Sketch:
-    """A graph in the making.
-
-    Attributes:
-        seed: Decides the weights.
-        nodes: The nodes so far.
-        constants: The initializers so far.
-    """
-
-    seed: int = 0
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.random = np.random.default_rng(self.seed)
-
-    def weight(self, *shape: int, dtype: Any = np.float32) -> str:
-        """An initializer of random numbers."""
-        scale = np.sqrt(max(1, np.prod(shape[1:], dtype=int)))
-        return self.constant((self.random.standard_normal(shape) / scale).astype(dtype))
-
-    def constant(self, array: npt.ArrayLike) -> str:
-        """An initializer."""
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
-        return name
-
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """A node; the name of its output, or the names if there are more."""
-        index = len(self.nodes)
-        names = [f"v{index}_{i}" if i else f"v{index}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, names, f"n{index}", **attributes))
-        return names[0] if outputs == 1 else names
-
-    def model(
-        self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], opset: int = 17
-    ) -> onnx.ModelProto:
-        """The model, with float32 inputs and outputs of these extents."""
-        kind = onnx.TensorProto.FLOAT
-        graph = helper.make_graph(
-            self.nodes,
-            "sites",
-            [helper.make_tensor_value_info(n, kind, shape) for n, shape in inputs.items()],
-            [helper.make_tensor_value_info(n, kind, shape) for n, shape in outputs.items()],
-            self.constants,
-        )
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8
-        )
+__all__ = ["SITES", "Site", "gemms", "mixed"]
 
 
 def gemms(count: int) -> onnx.ModelProto:
@@ -227,6 +175,40 @@ def views(count: int) -> onnx.ModelProto:
     return s.model({"x": ["N", 8, 8, 4]}, {x: ["N", 8, 8, 4]})
 
 
+def row_of_views(count: int) -> onnx.ModelProto:
+    """Reshapes and Transposes in a row, which are one of each."""
+    s, x = Sketch(), "x"
+    split, joined = s.constant(np.array([-1, 2, 2])), s.constant(np.array([-1, 4]))
+    for _ in range(count // 4):
+        x = s.add("Reshape", s.add("Reshape", x, split), joined)
+        x = s.add("Transpose", s.add("Transpose", x, perm=[1, 0]), perm=[1, 0])
+    return s.model({"x": ["N", 4]}, {s.add("Relu", x): ["N", 4]})
+
+
+def permutations(count: int) -> onnx.ModelProto:
+    """Permutations of the channels in a row."""
+    s, x = Sketch(), "x"
+    for _ in range(count):
+        x = s.add("Gather", x, s.constant(np.array([1, 2, 3, 0])), axis=1)
+    return s.model({"x": ["N", 4]}, {s.add("Relu", x): ["N", 4]})
+
+
+def one_weight(count: int) -> onnx.ModelProto:
+    """Products with one weight in a row."""
+    s, x = Sketch(), "x"
+    weight = s.constant(np.linalg.qr(s.random.standard_normal((4, 4)))[0].astype(np.float32))
+    for _ in range(count):
+        x = s.add("MatMul", x, weight)
+    return s.model({"x": ["N", 4]}, {x: ["N", 4]})
+
+
+def concatenated(count: int) -> onnx.ModelProto:
+    """A Concat of many products of one input."""
+    s = Sketch()
+    y = s.add("Concat", *(s.add("MatMul", "x", s.weight(4, 4)) for _ in range(count)), axis=1)
+    return s.model({"x": ["N", 4]}, {s.add("Relu", y): ["N", 4 * count]})
+
+
 def shape_arithmetic(count: int) -> onnx.ModelProto:
     """Reshapes to extents that nodes compute."""
     s, x = Sketch(), "x"
@@ -340,6 +322,10 @@ SITES = {
     "spreads": Site(spreads, 400),
     "encoder layers": Site(encoders, 360),
     "views": Site(views, 800),
+    "row of views": Site(row_of_views, 800),
+    "permutations": Site(permutations, 800),
+    "one weight": Site(one_weight, 800),
+    "one wide Concat": Site(concatenated, 800),
     "shape arithmetic": Site(shape_arithmetic, 2_000),
     "claims": Site(claims, 2_000),
     "unknown ranks": Site(unknown_ranks, 2_000),

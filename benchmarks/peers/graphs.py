@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.sites import Sketch, gemms, mixed
+from benchmarks.sites import gemms, mixed
+from benchmarks.sketch import Sketch
 
 __all__ = ["GRAPHS", "Graph"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,12 +207,12 @@ class Facts:
             self._extents[id(tensor)] = known
         return known[1]
 
-    def readers(self, value: ir.Value) -> list[ir.Node]:
-        """Return the nodes that read a value's elements, one entry per use.
+    def readers(self, value: ir.Value) -> Iterator[ir.Node]:
+        """Yield the nodes that read a value's elements, once per use.
 
         Nodes with fixed values, such as a Shape of static extents, are left out.
         """
-        return [use.node for use in value.uses() if not self.is_fixed(use.node)]
+        return (use.node for use in value.uses() if not self.is_fixed(use.node))
 
     def is_fixed(self, node: ir.Node) -> bool:
         """Return whether a node's results are constant although its input is not."""

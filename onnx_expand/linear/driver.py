@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -139,12 +139,19 @@ def keeps_extents(term: Term) -> bool:
     return geometry.is_pointwise or (plain and not any(geometry.overhang))
 
 
-def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
+def rewrite(terms: Terms, rules: Sequence[Rule], tidying: Container[Rule] = ()) -> int:
     """Apply rules until none applies; return the number of rewrites.
 
     Earlier rules take precedence, each from the inputs of the graph on. After a rewrite only the
-    neighbours of changed terms are visited again.
+    neighbours of changed terms are visited again, and the ends of the stretches through them.
+
+    Args:
+        terms: The terms.
+        rules: The rules.
+        tidying: Those of which many may apply to one stretch. Its ends are visited again once
+            after all of them, since that takes as long as the stretch.
     """
+    last = max((i for i, rule in enumerate(rules) if rule in tidying), default=-1)
     queue: list[tuple[int, int, int, Term]] = []
     waiting: set[tuple[int, Term]] = set()
     serial = made = 0
@@ -161,7 +168,13 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
         push(term)
     # Equal costs that are computed differently on two sides of a view must not alternate forever.
     most = _REWRITES * (len(live) + 1)
-    while queue and made < most:
+    tidied: list[Term] = []
+    while (queue or tidied) and made < most:
+        if tidied and (not queue or queue[0][0] > last):
+            for end in terms.ends(term for term in tidied if terms.is_live(term)):
+                push(end)
+            tidied.clear()
+            continue
         index, _, _, term = heapq.heappop(queue)
         waiting.discard((index, term))
         if not terms.is_live(term):
@@ -172,6 +185,11 @@ def rewrite(terms: Terms, rules: Sequence[Rule]) -> int:
             made += 1
             touched = terms.take(swap)
             watching = [other for term in touched for other in terms.watchers(term)]
-            for near in (*touched, *watching, *terms.ends(touched)):
+            for near in (*touched, *watching):
                 push(near)
+            if rules[index] in tidying:
+                tidied += touched
+            else:
+                for end in terms.ends(touched):
+                    push(end)
     return made

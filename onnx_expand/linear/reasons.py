@@ -93,7 +93,7 @@ def _above(terms: Terms, root: Term) -> Iterator[Break]:
         message = f"'{_name(root)}' in between joins values that are not maps of one value"
         refusal = Refusal(Reason.BRANCHES, message)
     elif root.value is not None:
-        reads = max(count, len(terms.facts.readers(root.value)) if root.is_source else count)
+        reads = max(count, len(list(terms.facts.readers(root.value))) if root.is_source else count)
         refusal = Refusal(
             Reason.SHARED, f"'{_name(root)}' in between is read {reads} times", {"reads": reads}
         )

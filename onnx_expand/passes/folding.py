@@ -57,6 +57,8 @@ _RULES = (
 )
 
 
+_TIDYING = frozenset({rules.drop, rules.straighten})
+
 _USUAL = 224  # assumed extent of the spatial axes of an image
 _ROUNDS = 4
 
@@ -144,11 +146,10 @@ class FoldRun:
             Whether borders were bridged, by nodes that may merge with others.
         """
         terms = Terms(graph, self.facts, self.policy, locked=self.locked)
-        rewrite(terms, _RULES)
-        while (
-            terms.redirect_shape_readers()
-        ):  # terms that nothing reads no longer keep others apart
-            rewrite(terms, _RULES)
+        rewrite(terms, _RULES, _TIDYING)
+        # Terms that nothing reads no longer keep others apart.
+        while terms.redirect_shape_readers():
+            rewrite(terms, _RULES, _TIDYING)
         refused: list[tuple[tuple[Term, ...], Refusal]] = []
         bridges = self.border is not Border.EXACT or self.image is not None
         if self.policy is not Policy.MARKED and bridges:

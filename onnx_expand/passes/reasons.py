@@ -8,7 +8,7 @@ model computes. Each question about a node or about two neighbours is one functi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -59,11 +59,12 @@ def unexplained(
     Yields:
         A reason for each node that has a linear neighbour or a weight that callers may replace.
     """
+    relations = _Relations(facts)
     for node in graph:
         if label(node) in named or not is_linear_kind(node, facts):
             continue
         weight = overridable(node, facts)
-        found = _apart(node, facts) if weight is None else Kept.of([node], weight)
+        found = relations.apart(node) if weight is None else Kept.of([node], weight)
         if found is not None:
             yield replace(found, refusal=NOT_MARKED) if policy is Policy.MARKED else found
 
@@ -109,16 +110,51 @@ def _refusal_of(value: ir.Value, facts: Facts) -> Refusal | None:
     return None
 
 
-def _apart(node: ir.Node, facts: Facts) -> Kept | None:
-    """Return why a node and a linear neighbour did not merge, or None without such a neighbour."""
-    pairs = list(_neighbours(node, facts))
-    if not pairs:
-        return None
-    obstacle = _obstacle(node, facts)
-    if obstacle is not None:
-        return Kept.of([node], obstacle)
-    first, value, second = pairs[0]
-    return Kept.of([first, second], _between(first, value, second, facts), value.name or "")
+@dataclass(frozen=True)
+class _Relations:
+    """Why neighbours did not merge; what concerns one node or value is found out once."""
+
+    facts: Facts
+    _obstacles: dict[ir.Node, Refusal | None] = field(default_factory=dict)
+    _reads: dict[ir.Value, int] = field(default_factory=dict)
+
+    def apart(self, node: ir.Node) -> Kept | None:
+        """Return why a node and a linear neighbour did not merge; None without a neighbour."""
+        pair = next(_neighbours(node, self.facts), None)
+        if pair is None:
+            return None
+        obstacle = self._obstacle(node)
+        if obstacle is not None:
+            return Kept.of([node], obstacle)
+        first, value, second = pair
+        return Kept.of([first, second], self._between(first, value, second), value.name or "")
+
+    def _between(self, first: ir.Node, value: ir.Value, second: ir.Node) -> Refusal:
+        """Return why two neighbours, of which at least one is a map, did not merge."""
+        for node in (first, second):
+            obstacle = self._obstacle(node)
+            if obstacle is not None:
+                return obstacle
+        if value.is_graph_output():
+            return Refusal(Reason.OUTPUT, f"'{value.name}' in between is an output of the graph")
+        if value not in self._reads:
+            self._reads[value] = sum(1 for _ in self.facts.readers(value))
+        count = self._reads[value]
+        if count > 1:
+            message = f"'{value.name}' in between is read {count} times"
+            return Refusal(Reason.SHARED, message, {"reads": count})
+        if first.graph is not second.graph:
+            return Refusal(Reason.GEOMETRY, "the nodes lie in different graphs")
+        maps = [lift(node, self.facts) for node in (first, second)]
+        axes = [m.axes for m in maps if isinstance(m, Linear) and m.axes is not None]
+        if len(axes) > 1 and axes[0][1] != axes[1][0]:
+            return Refusal(Reason.GEOMETRY, f"the nodes map different axes of '{value.name}'")
+        return Refusal(Reason.COST, "merging would gain nothing")
+
+    def _obstacle(self, node: ir.Node) -> Refusal | None:
+        if node not in self._obstacles:
+            self._obstacles[node] = _obstacle(node, self.facts)
+        return self._obstacles[node]
 
 
 def _neighbours(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value, ir.Node]]:
@@ -131,27 +167,6 @@ def _neighbours(node: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value
         for reader in value.consumers():
             if is_linear_kind(reader, facts):
                 yield node, value, reader
-
-
-def _between(first: ir.Node, value: ir.Value, second: ir.Node, facts: Facts) -> Refusal:
-    """Return why two neighbours, of which at least one is a map, did not merge."""
-    for node in (first, second):
-        obstacle = _obstacle(node, facts)
-        if obstacle is not None:
-            return obstacle
-    if value.is_graph_output():
-        return Refusal(Reason.OUTPUT, f"'{value.name}' in between is an output of the graph")
-    count = len(facts.readers(value))
-    if count > 1:
-        message = f"'{value.name}' in between is read {count} times"
-        return Refusal(Reason.SHARED, message, {"reads": count})
-    if first.graph is not second.graph:
-        return Refusal(Reason.GEOMETRY, "the nodes lie in different graphs")
-    maps = [lift(node, facts) for node in (first, second)]
-    axes = [m.axes for m in maps if isinstance(m, Linear) and m.axes is not None]
-    if len(axes) > 1 and axes[0][1] != axes[1][0]:
-        return Refusal(Reason.GEOMETRY, f"the nodes map different axes of '{value.name}'")
-    return Refusal(Reason.COST, "merging would gain nothing")
 
 
 def _obstacle(node: ir.Node, facts: Facts) -> Refusal | None:

@@ -108,7 +108,8 @@ class Spans:
         """
         terms = [t for s in self.inside(span) for t in s.terms if isinstance(t, Map)]
         origins = {n for s in self.inside(span) for n in s.origins}
-        copied = sum(t.stays for t in terms if t.stays and not _is_all(t, origins))
+        is_all = functools.cache(lambda weight: _is_all(weight, origins))
+        copied = sum(t.stays for t in terms if t.stays and not is_all(_weight(t)))
         if not copied or sum(not t.shift_only for t in terms) < 2:
             return None  # a map that only adds does not change the weight
         before, after = self.as_is(span).cost, merged.price.cost
@@ -391,9 +392,12 @@ def _plus(price: Price, added: Price) -> Price:
     return Price(price.cost + added.cost, products)
 
 
-def _is_all(term: Map, origins: Collection[ir.Node]) -> bool:
-    """Return whether some nodes are the only consumers of the weight of a map."""
-    weight = term.links[0].weight if term.links else None
+def _weight(term: Map) -> ir.Value | None:
+    return term.links[0].weight if term.links else None
+
+
+def _is_all(weight: ir.Value | None, origins: Collection[ir.Node]) -> bool:
+    """Return whether some nodes are the only consumers of a weight."""
     if weight is None or weight.producer() is not None or weight.is_graph_output():
         return False
-    return all(node in origins for node in weight.consumers())
+    return all(use.node in origins for use in weight.uses())

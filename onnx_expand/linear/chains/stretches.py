@@ -86,6 +86,21 @@ class Stretches(Uses):
                 break
         return Stretch(current, with_shuffles(steps[::-1]))
 
+    def last_step(self, top: Term) -> Step | None:
+        """Return the last step of the stretch that ends at a term; None if it has none.
+
+        Only the views at its end matter, of which the last may be a shuffle.
+        """
+        steps: list[Step] = []
+        current = top
+        while (found := self._step(current)) is not None:
+            below, edges, step = found
+            steps.append(step)
+            if step.view is None or below in self.roots or self._use_count[below] != edges:
+                break
+            current = below
+        return with_shuffles(steps[::-1])[-1] if steps else None
+
     def _step(self, term: Term, depth: int = 0) -> tuple[Term, int, Step] | None:
         """Return a term as a step: the term that it reads, how often, and the step."""
         if not term.is_join:

@@ -97,8 +97,7 @@ def _order(terms: Terms, term: Term) -> _Order | None:
     moves = isinstance(term, Map) and node is not None and node.op_type in _MOVES
     if not moves and not isinstance(term, View | Concat):
         return None
-    steps = terms.stretch(term).steps
-    step = steps[-1] if steps else None
+    step = terms.last_step(term)
     if step is None or step.view is not None or step.top is not term or step.axes is None:
         return None
     geometry, root = step.geometry, _root(step)

@@ -103,5 +103,5 @@ def batched_matmul(node: ir.Node, facts: Facts) -> BatchedMatMul | None:
         return None
     if rank is None or min(rank, len(shape) - 1) < 2 or 0 in shape or set(shape[:-2]) == {1}:
         return None
-    is_own = facts.readers(weight) == [node] and not weight.is_graph_output()
+    is_own = list(facts.readers(weight)) == [node] and not weight.is_graph_output()
     return BatchedMatMul(x, weight, right) if is_own else None
