@@ -16,11 +16,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.equivalence.inputs.demands import demands_of
-from onnx_expand.equivalence.inputs.drawing import Limits, Regime
-from onnx_expand.equivalence.inputs.extents import known_shapes
+from onnx_expand.equivalence.inputs.drawing import Regime
 from onnx_expand.equivalence.inputs.probe import Probe
-from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.equivalence.inputs.sizes import symbols_of
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.progress import tell
@@ -181,12 +178,9 @@ class Benchmark:
         A runtime that optimizes takes declared shapes at their word, so that a model may run at
         fewer extents than without optimizations.
         """
-        signature = Signature.of(self.source)
         session = self._runtime.session(self.source, "model")
-        extents = known_shapes(self.source, signature, self.shapes)
-        signature = signature.with_shapes(extents)
-        probe = Probe(signature, session, None, Limits(demands_of(self.source)), 0)
-        batches, others = symbols_of(signature)
+        probe = Probe.of(self.source, session, self.shapes)
+        batches, others = symbols_of(probe.signature)
         for extent in _EXTENTS:
             sizes = {**dict.fromkeys(batches, 1), **dict.fromkeys(others, extent)}
             try:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_expand.documents import table
-from onnx_expand.equivalence.inputs.demands import demands_of
-from onnx_expand.equivalence.inputs.drawing import Limits, Regime
-from onnx_expand.equivalence.inputs.extents import known_shapes
+from onnx_expand.equivalence.inputs.drawing import Regime
 from onnx_expand.equivalence.inputs.probe import Probe
 from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.errors import UnsupportedError, UsageError
@@ -142,7 +140,7 @@ def bench(
     if memory:
         used = {name: _memory(path, feeds[name]) for name, path in zip(names, paths, strict=True)}
         by_path = {path: used[name] for name, path in zip(names, paths, strict=True)}
-        found = [Timing(**{**vars(timing), "memory": by_path[timing.model]}) for timing in found]
+        found = [replace(timing, memory=by_path[timing.model]) for timing in found]
     extents = {name: list(array.shape) for name, array in feeds[names[0]].items()}
     return Bench(tuple(found), extents, threads)
 
@@ -156,19 +154,17 @@ def _feeds(
     """Draw inputs as check does, or return those of the first model if this one runs on them."""
     model = load(path)
     require_end(model, path)
-    signature = Signature.of(model)
+    inputs = Signature.of(model).inputs
     session = OnnxRuntime("cpu").session(model, path)
-    if first is not None and first.keys() == signature.inputs.keys():
+    if first is not None and first.keys() == inputs.keys():
         try:
             session.run(first)
         except UnsupportedError:
             pass  # the model needs inputs of other shapes or types
         else:
             return first
-    wanted = {name: shape for name, shape in shapes.items() if name in signature.inputs}
-    extents = known_shapes(model, signature, shapes if first is None else wanted)
-    limits = Limits(demands_of(model))
-    probe = Probe(signature.with_shapes(extents), session, None, limits, seed)
+    own = {name: shape for name, shape in shapes.items() if name in inputs}
+    probe = Probe.of(model, session, shapes if first is None else own, seed)
     return probe.feeds(probe.size(), Regime.NORMAL, 0)
 
 

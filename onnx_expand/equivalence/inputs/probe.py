@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_ir as ir
 
 from onnx_expand.equivalence.inputs.definition import Definition
 from onnx_expand.equivalence.inputs.demand import Meaning
+from onnx_expand.equivalence.inputs.demands import demands_of
 from onnx_expand.equivalence.inputs.drawing import REACHES, SCALES, Limits, Regime, draw
+from onnx_expand.equivalence.inputs.extents import known_shapes
 from onnx_expand.equivalence.inputs.signature import Signature
 from onnx_expand.equivalence.inputs.sizes import PLANNED, Sizes, extents_at, plan_sizes
 from onnx_expand.errors import UnsupportedError
@@ -23,35 +27,47 @@ _VAST = 1 << 20  # elements in all inputs
 _VASTEST = 1 << 24
 
 
+@dataclass
 class Probe:
     """A model that is tried on inputs until it runs.
 
-    Args:
+    Attributes:
         signature: The signature of the model.
         session: The model.
         other: The model that it is compared with, if any.
         limits: The constraints on its inputs.
         seed: Seed of the inputs.
         definition: Decides at which sizes the model is defined; by default wherever it runs.
+        notes: What was found about sizes and values, in sentences.
     """
 
-    def __init__(
-        self,
-        signature: Signature,
+    signature: Signature
+    session: Session
+    other: Session | None
+    limits: Limits
+    seed: int = 0
+    definition: Definition | None = None
+    notes: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._has_free = _has_free_integers(self.signature, self.limits)
+
+    @classmethod
+    def of(
+        cls,
+        model: ir.Model,
         session: Session,
-        other: Session | None,
-        limits: Limits,
-        seed: int,
-        definition: Definition | None = None,
-    ) -> None:
-        self._definition = definition
-        self.notes: list[str] = []
-        self._signature = signature
-        self._session = session
-        self._other = other
-        self._limits = limits
-        self._seed = seed
-        self._has_free = _has_free_integers(signature, limits)
+        shapes: Mapping[str, Sequence[int | str]],
+        seed: int = 0,
+    ) -> Probe:
+        """Return the probe of a single model, with the extents that its graph or `shapes` tells.
+
+        Raises:
+            UsageError: A shape is invalid.
+        """
+        signature = Signature.of(model)
+        signature = signature.with_shapes(known_shapes(model, signature, shapes))
+        return cls(signature, session, None, Limits(demands_of(model)), seed)
 
     def sizes(self) -> list[Sizes]:
         """Return the sizes at which the model runs, best first.
@@ -75,9 +91,9 @@ class Probe:
     def _running(self, tried: list[Sizes]) -> Iterator[Sizes]:
         failure: UnsupportedError | None = None
         is_found = False
-        compared = self._limits.extents
+        compared = self.limits.extents
         planned = PLANNED + len(compared)
-        for place, choices in enumerate(plan_sizes(self._signature, compared)):
+        for place, choices in enumerate(plan_sizes(self.signature, compared)):
             if is_found and place >= planned:
                 return
             for size in choices:
@@ -118,7 +134,7 @@ class Probe:
         for scale, reach in self._steps(regime):
             feeds = self._draw(size, regime, place, scale, reach)
             try:
-                share = _finite(self._session.run(feeds))
+                share = _finite(self.session.run(feeds))
             except UnsupportedError as error:
                 failure = failure or error
                 continue
@@ -133,22 +149,22 @@ class Probe:
 
     def _is_vast(self, size: Sizes, most: int) -> bool:
         """Return whether the inputs would have too many elements to be tried."""
-        ports = self._signature.inputs.values()
+        ports = self.signature.inputs.values()
         shapes = [extents_at(p.symbols(), size) for p in ports if p.shape is not None]
         return bool(size) and sum(map(math.prod, shapes)) > most
 
     def _is_defined(self, size: Sizes) -> bool:
         """Return whether the model is defined at a size, even if a runtime accepts it."""
-        if self._definition is None or not size:
+        if self.definition is None or not size:
             return True
-        ports = (p for p in self._signature.inputs.values() if p.shape is not None)
-        return self._definition.holds({p.name: extents_at(p.symbols(), size) for p in ports})
+        ports = (p for p in self.signature.inputs.values() if p.shape is not None)
+        return self.definition.holds({p.name: extents_at(p.symbols(), size) for p in ports})
 
     def _draw(self, size: Sizes, regime: Regime, place: int, scale: float, reach: int) -> Tensors:
-        rng = np.random.default_rng([self._seed, place])
+        rng = np.random.default_rng([self.seed, place])
         return draw(
-            self._signature, size, regime, rng,
-            scale=scale, reach=reach, turn=place, limits=self._limits,
+            self.signature, size, regime, rng,
+            scale=scale, reach=reach, turn=place, limits=self.limits,
         )  # fmt: skip
 
     def _steps(self, regime: Regime) -> Iterator[tuple[float, int]]:
@@ -167,10 +183,10 @@ class Probe:
     def _note(self, failed: list[Sizes]) -> None:
         """Note the sizes at which only the other model runs, which is not a difference."""
         runs = []
-        for size in failed if self._other is not None else ():
+        for size in failed if self.other is not None else ():
             try:
-                assert self._other is not None
-                self._other.run(self._draw(size, Regime.NORMAL, 0, SCALES[0], REACHES[-1]))
+                assert self.other is not None
+                self.other.run(self._draw(size, Regime.NORMAL, 0, SCALES[0], REACHES[-1]))
             except UnsupportedError:
                 continue
             runs.append(_text(size))
