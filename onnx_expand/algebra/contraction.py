@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.algebra.geometry import Geometry
-from onnx_expand.errors import Refusal, RefusedError, UsageError
+from onnx_expand.errors import UsageError
 
 __all__ = ["compose_chain"]
 
@@ -40,11 +40,7 @@ def compose_chain(chain: Sequence[AffineConv], *, owned: bool = False) -> Affine
     if len(parts) > 1 and all(map(_is_matrix, parts)):
         parts = _contract_squares(_without_scales(parts, owned))
     while len(parts) > 1:
-        runs = [parts[i : i + _RUN] for i in range(0, len(parts), _RUN)]
-        try:
-            parts = [_contract_run(run) for run in runs]
-        except RefusedError:
-            return _contract_any_order(parts)
+        parts = [_contract_run(parts[i : i + _RUN]) for i in range(0, len(parts), _RUN)]
     return parts[0]
 
 
@@ -106,16 +102,11 @@ def _square(f: AffineConv) -> int | None:
 
 
 def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
-    # The weight shape of every sub-chain, composed from left to right.
-    geometry = {}
-    for i, f in enumerate(run):
-        product: Geometry | Refusal = f.geometry
-        for j in range(i, len(run)):
-            if j > i and isinstance(product, Geometry):
-                product = product.then(run[j].geometry)
-            if isinstance(product, Refusal):
-                break
-            geometry[i, j] = math.prod(product.weight_shape), product.weight_shape[0]
+    """Contract a run in the cheapest order that is exact.
+
+    Whether a border is exact depends on the order: a later map may crop the padding again.
+    """
+    geometry = {(i, i): f.geometry for i, f in enumerate(run)}
     cost = {(i, i): 0 for i in range(len(run))}
     split: dict[tuple[int, int], int] = {}
     for length in range(1, len(run)):
@@ -126,8 +117,11 @@ def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
                 for k in range(i, j)
                 if (i, k) in cost and (k + 1, j) in cost
             ]
-            if (i, j) in geometry and options:
-                cost[i, j], split[i, j] = min(options)
+            for total, k in sorted(options):
+                product = geometry[i, k].then(geometry[k + 1, j])
+                if isinstance(product, Geometry):
+                    geometry[i, j], cost[i, j], split[i, j] = product, total, k
+                    break
 
     def contract(i: int, j: int) -> AffineConv:
         # A run that composes in no order is contracted from the left, which raises its refusal.
@@ -139,41 +133,6 @@ def _contract_run(run: Sequence[AffineConv]) -> AffineConv:
     return contract(0, len(run) - 1)
 
 
-def _work(first: tuple[int, int], second: tuple[int, int]) -> int:
-    """Return the multiplications of composing two maps, given as (weight size, out channels)."""
-    return second[0] * (first[0] // first[1])
-
-
-def _contract_any_order(parts: Sequence[AffineConv]) -> AffineConv:
-    """Contract a chain that does not compose from the left, in the first order that is exact.
-
-    Whether a border is exact depends on the order: a later map may crop the padding again.
-    """
-    known: dict[tuple[int, int], AffineConv | RefusedError] = {}
-
-    def contract(i: int, j: int) -> AffineConv | RefusedError:
-        if i == j:
-            return parts[i]
-        if (i, j) not in known:
-            known[i, j] = join(i, j)
-        return known[i, j]
-
-    def join(i: int, j: int) -> AffineConv | RefusedError:
-        refusal: RefusedError | None = None
-        for k in reversed(range(i, j)):
-            first, second = contract(i, k), contract(k + 1, j)
-            if isinstance(first, RefusedError) or isinstance(second, RefusedError):
-                refused = first if isinstance(first, RefusedError) else second
-                refusal = refusal or (refused if isinstance(refused, RefusedError) else None)
-                continue
-            try:
-                return first.then(second)
-            except RefusedError as error:
-                refusal = refusal or error
-        assert refusal is not None
-        return refusal
-
-    whole = contract(0, len(parts) - 1)
-    if isinstance(whole, RefusedError):
-        raise whole
-    return whole
+def _work(first: Geometry, second: Geometry) -> int:
+    """Return the multiplications of composing two maps."""
+    return math.prod(second.weight_shape) * (math.prod(first.weight_shape) // first.out_channels)

@@ -13,7 +13,17 @@ from onnx_expand.graph.origins import inherit
 from onnx_expand.graph.spill import Spill
 from onnx_expand.graph.tensors import first_bytes, read_tensor, same_bytes
 
-__all__ = ["ACTIVATION_KEY", "UNIT_KEY", "Entry", "Rewriter", "Rewritten", "detach", "label"]
+__all__ = [
+    "ACTIVATION_KEY",
+    "UNIT_KEY",
+    "Entry",
+    "Rewriter",
+    "Rewritten",
+    "describe_like",
+    "detach",
+    "label",
+    "take_over",
+]
 
 UNIT_KEY = "onnx_expand.unit"
 ACTIVATION_KEY = "onnx_expand.activation"
@@ -31,6 +41,21 @@ def detach(nodes: Iterable[ir.Node]) -> None:
     for node in nodes:
         for slot in range(len(node.inputs)):
             node.replace_input_with(slot, None)
+
+
+def describe_like(new: ir.Value, old: ir.Value) -> None:
+    """Give a value the shape, type, documentation and metadata of another one."""
+    new.shape, new.type, new.doc_string = old.shape, old.type, old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)  # quantization annotations
+
+
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Replace a value by another one for all consumers, under its name."""
+    describe_like(new, old)
+    name, old.name = old.name, None
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name = name
 
 
 @dataclass(frozen=True)
@@ -186,10 +211,8 @@ class Rewriter:
         if not isinstance(graph, ir.Graph):
             raise ModelError(f"node '{old[0].name}' lies in no graph")
         before, after = old[-1].outputs[0], new[-1].outputs[0]
-        after.name, after.shape, after.type = before.name, before.shape, before.type
-        after.doc_string = before.doc_string
-        after.metadata_props.update(before.metadata_props)
-        after.meta.update(before.meta)  # quantization annotations
+        after.name = before.name
+        describe_like(after, before)
         for node in new[:-1]:
             out = node.outputs[0]
             out.name = out.name or self.unique(f"{label(node)}.out")
@@ -230,17 +253,12 @@ class Rewriter:
 
     def _put_out(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
         """Replace a graph output by a constant, written as a node as outputs need a producer."""
-        producer, name = value.producer(), value.name
+        producer = value.producer()
         assert producer is not None
-        constant = self.constant(graph, self.unique(f"{name}.constant"), tensor)
+        constant = self.constant(graph, self.unique(f"{value.name}.constant"), tensor)
         node = ir.node("Identity", [constant], name=producer.name)
-        out = node.outputs[0]
-        out.type, out.shape, out.doc_string = value.type, value.shape, value.doc_string
-        out.metadata_props.update(value.metadata_props)
         graph.insert_before(producer, node)
-        value.name = None
-        value.replace_all_uses_with(out, replace_graph_outputs=True)
-        out.name = name
+        take_over(value, node.outputs[0])
         if not any(o.uses() or o.is_graph_output() for o in producer.outputs):
             graph.remove(producer, safe=True)
 
@@ -302,12 +320,9 @@ class Rewriter:
     def give(self, old: ir.Value, new: ir.Value) -> None:
         """Replace a value for all consumers; a graph output passes on name, type and metadata."""
         if old.is_graph_output():
-            name, old.name = old.name, None
-            new.name, new.shape, new.type = name, old.shape, old.type
-            new.doc_string = old.doc_string
-            new.metadata_props.update(old.metadata_props)
-            new.meta.update(old.meta)
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
+            take_over(old, new)
+        else:
+            old.replace_all_uses_with(new)
 
     def remove(self, node: ir.Node) -> None:
         """Remove a node whose outputs have no consumers, and producers that only it consumes."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.frames import find_frames
-from onnx_expand.graph.editing import Rewriter, Rewritten, label
+from onnx_expand.graph.editing import Rewriter, Rewritten, label, take_over
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.patterns import Composites
 from onnx_expand.graph.tensors import read_tensor
@@ -152,13 +152,7 @@ class _Writer:
             node = ir.node("Identity", [new], name=self.rewriter.unique(f"{value.name}.out"))
             graph.append(node)
             new = node.outputs[0]
-        new.type, new.shape, name = value.type, value.shape, value.name
-        new.doc_string = value.doc_string
-        new.metadata_props.update(value.metadata_props)
-        new.meta.update(value.meta)
-        value.name = None
-        value.replace_all_uses_with(new, replace_graph_outputs=True)
-        new.name = name
+        take_over(value, new)
         self.choice.facts.transfer(value, new)
 
     # -- Nodes ------------------------------------------------------------------------------
@@ -212,18 +206,11 @@ class _Writer:
 
     def _replace(self, old: ir.Value, new: ir.Value) -> None:
         """Replace a value by an equal one."""
-        name = old.name
-        new.type, new.shape = old.type, old.shape
-        new.doc_string = old.doc_string
-        new.metadata_props.update(old.metadata_props)
-        new.meta.update(old.meta)
         self.choice.facts.transfer(old, new)
         if old in self.choice.layouts:
             self._made[self.choice.origin(old), self.choice.layouts[old]] = new
             self.choice.adopt(new, old)
-        old.name = None
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        new.name = name
+        take_over(old, new)
 
     def _gather(self, node: ir.Node, new: ir.Node, order: Sequence[int]) -> None:
         """Append a Gather that restores the order of the extents of a reordered value."""

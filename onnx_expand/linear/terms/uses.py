@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -60,36 +60,15 @@ class Uses:
 
     def live(self) -> Iterator[Term]:
         """Return the live terms in topological order."""
-        seen: set[Term] = set()
-        pending: list[tuple[Term, bool]] = [(t, False) for t in reversed(self.roots)]
-        while pending:
-            term, ready = pending.pop()
-            if ready:
-                yield term
-                continue
-            if term in seen:
-                continue
-            seen.add(term)
-            pending.append((term, True))
-            pending += [(arg, False) for arg in reversed(term.args)]
+        return _postorder(self.roots)
 
     def _admit(self, term: Term) -> list[Term]:
         """Add a term and its arguments; return those that are new."""
-        new: list[Term] = []
-        pending: list[tuple[Term, bool]] = [(term, False)]
-        while pending:
-            current, ready = pending.pop()
-            if ready:
-                self._count += 1
-                current.order = self._count
-                new.append(current)
-                continue
-            if current in self.users:
-                continue
-            self.users[current] = Counter()
-            pending.append((current, True))
-            pending += [(arg, False) for arg in reversed(current.args)]
+        new = list(_postorder([term], self.users))
         for current in new:
+            self._count += 1
+            current.order = self._count
+            self.users[current] = Counter()
             for arg in current.args:
                 self.users[arg][current] += 1
                 self._use_count[arg] += 1
@@ -122,7 +101,7 @@ class Uses:
             return term
 
         for new in swap.values():
-            for term in _tree(new, self.users):
+            for term in _postorder([new], self.users):
                 term.args = tuple(map(final, term.args))
         admitted = [t for new in dict.fromkeys(map(final, swap)) for t in self._admit(new)]
         touched = list(admitted)
@@ -195,14 +174,15 @@ def _replace(user: Term, old: Term, new: Term, times: int) -> None:
     user.args, user.reads = tuple(args), tuple(reads)
 
 
-def _tree(term: Term, live: Mapping[Term, object]) -> Iterator[Term]:
-    """Return a new term and the new terms that it depends on."""
+def _postorder(roots: Collection[Term], known: Container[Term] = ()) -> Iterator[Term]:
+    """Yield terms, each once and after its arguments, except those that are known."""
     seen: set[Term] = set()
-    pending = [term]
+    pending = [(term, False) for term in reversed(list(roots))]
     while pending:
-        current = pending.pop()
-        if current in live or current in seen:
-            continue
-        seen.add(current)
-        yield current
-        pending += current.args
+        term, ready = pending.pop()
+        if ready:
+            yield term
+        elif term not in seen and term not in known:
+            seen.add(term)
+            pending.append((term, True))
+            pending += [(arg, False) for arg in reversed(term.args)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnx_expand.cost import Cost
-from onnx_expand.graph.editing import Entry, Rewriter, label
+from onnx_expand.graph.editing import Entry, Rewriter, describe_like, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.linear.driver import Terms
 from onnx_expand.linear.rules.borders import Bridge
@@ -157,10 +157,7 @@ class Writer:
                     out.name = self._fresh(f"{label(node)}.out")
         old = term.value
         if old is not None:
-            y.shape, y.type = old.shape, old.type
-            y.doc_string = old.doc_string
-            y.metadata_props.update(old.metadata_props)
-            y.meta.update(old.meta)  # quantization annotations
+            describe_like(y, old)
             name, old.name = old.name, None
             if term in self.terms.scaled:
                 name = self._fresh(name or label(nodes[-1]))
