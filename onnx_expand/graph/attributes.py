@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 __all__ = [
     "NEWEST",
+    "default_of",
     "defaults_of",
     "flag_of",
     "float_of",
@@ -48,7 +49,8 @@ def schema_of(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
 
 
 @functools.cache
-def _default(op_type: str, name: str, opset: int) -> Default | None:
+def default_of(op_type: str, name: str, opset: int) -> Default | None:
+    """Return the default of an attribute in an opset; None if there is none."""
     schema = schema_of(op_type, opset)
     if schema is None or name not in schema.attributes:
         return None
@@ -73,13 +75,13 @@ def float_of(node: ir.Node, name: str, opset: int = NEWEST, missing: float = 0.0
     Raises:
         TypeError: The node has an attribute of that name with another type.
     """
-    default = _default(node.op_type, name, opset)
+    default = default_of(node.op_type, name, opset)
     return node.attributes.get_float(name, missing if default is None else float(default))  # type: ignore[arg-type]
 
 
 def int_of(node: ir.Node, name: str, opset: int = NEWEST, missing: int = 0) -> int:
     """Return an integer attribute of a node; see `float_of`."""
-    default = _default(node.op_type, name, opset)
+    default = default_of(node.op_type, name, opset)
     return node.attributes.get_int(name, missing if default is None else int(default))  # type: ignore[arg-type]
 
 
@@ -90,7 +92,7 @@ def flag_of(node: ir.Node, name: str, opset: int = NEWEST) -> int:
 
 def text_of(node: ir.Node, name: str, opset: int = NEWEST, missing: str = "") -> str:
     """Return a string attribute of a node; see `float_of`."""
-    default = _default(node.op_type, name, opset)
+    default = default_of(node.op_type, name, opset)
     return node.attributes.get_string(name, missing if default is None else str(default))
 
 
@@ -103,5 +105,5 @@ def defaults_of(op_type: str, opset: int) -> dict[str, Default]:
     """Return the attributes of an operator that have a default, by name."""
     schema = schema_of(op_type, opset)
     names = () if schema is None else schema.attributes
-    found = {name: _default(op_type, name, opset) for name in names}
+    found = {name: default_of(op_type, name, opset) for name in names}
     return {name: value for name, value in found.items() if value is not None}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import integers, setting, slices_of
 from onnx_expand.lift import CONTRADICTIONS
 
 __all__ = ["forwarded"]
@@ -64,14 +64,6 @@ def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:
     return x if ir.DataType(int_of(before, "to")) in _WITHIN.get(dtype, ()) else None
 
 
-def _constant(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
-    """Return the values of a constant operand; None if it is missing or computed."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or not facts.is_constant(value):
-        return None
-    return [float(v) for v in np.asarray(facts.tensor(value).numpy()).reshape(-1)]
-
-
 def _cast(node: ir.Node, facts: Facts) -> bool:
     x = node.inputs[0]
     assert x is not None
@@ -102,8 +94,8 @@ def _expand(node: ir.Node, facts: Facts) -> bool:
 
 
 def _tile(node: ir.Node, facts: Facts) -> bool:
-    repeats = _constant(node, 1, facts)
-    return facts.opset >= 6 and repeats is not None and set(repeats) <= {1.0}
+    repeats = integers(node, "repeats", facts)
+    return bool(repeats) and set(repeats or ()) == {1}
 
 
 def _reshape(node: ir.Node, facts: Facts) -> bool:
@@ -131,9 +123,9 @@ def _resize(node: ir.Node, facts: Facts) -> bool:
         return False
     if facts.opset >= 18 and int_of(node, "antialias", facts.opset):
         return False
-    scales, sizes = _constant(node, 2, facts), _constant(node, 3, facts)
-    if scales:
-        return set(scales) <= {1.0}
+    scales, sizes = setting(node, "scales", facts), integers(node, "sizes", facts)
+    if scales is not None and scales.size:
+        return bool((scales == 1).all())
     shape = facts.shape(node.inputs[0])
     if not sizes or shape is None:
         return False
@@ -150,30 +142,17 @@ def _pool(node: ir.Node, facts: Facts) -> bool:
 
 
 def _pad(node: ir.Node, facts: Facts) -> bool:
-    if facts.opset < 11:
-        return bool(ints_of(node, "pads")) and not any(ints_of(node, "pads"))
-    pads = _constant(node, 1, facts)
-    return pads is not None and not any(pads)
+    pads = integers(node, "pads", facts)
+    return bool(pads) and not any(pads or ())
 
 
 def _slice(node: ir.Node, facts: Facts) -> bool:
-    shape = facts.shape(node.inputs[0])
-    if facts.opset < 10 or shape is None:
-        return False
-    starts, ends = _constant(node, 1, facts), _constant(node, 2, facts)
-    if starts is None or ends is None or len(starts) != len(ends):
-        return False
-    axes: list[float] | range | None = range(len(starts))
-    steps: list[float] | None = [1.0] * len(starts)
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        axes = _constant(node, 3, facts)
-    if len(node.inputs) > 4 and node.inputs[4] is not None:
-        steps = _constant(node, 4, facts)
-    if axes is None or steps is None or set(steps) != {1.0} or len(axes) != len(starts):
+    shape, cuts = facts.shape(node.inputs[0]), slices_of(node, facts)
+    if shape is None or cuts is None:
         return False
     return all(
-        start == 0 and (end >= _FAR or (shape[int(axis)] or _FAR) <= end)
-        for start, end, axis in zip(starts, ends, axes, strict=True)
+        (cut.start, cut.step) == (0, 1) and (cut.stop >= _FAR or (shape[axis] or _FAR) <= cut.stop)
+        for axis, cut in cuts.items()
     )
 
 

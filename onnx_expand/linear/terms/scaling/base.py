@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import operand
 from onnx_expand.graph.ops import Handlers, Trait, ops_with
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.terms.axis_maps import Extent
@@ -24,7 +25,6 @@ __all__ = [
     "is_of_maps",
     "kept",
     "numbers_of",
-    "operand",
     "rank_of",
     "same_extent",
     "scaling_of",
@@ -123,11 +123,6 @@ def is_of_maps(value: ir.Value, facts: Facts) -> bool:
 
 
 # -- Operands ----------------------------------------------------------------------------------
-
-
-def operand(node: ir.Node, index: int) -> ir.Value | None:
-    """Return an input of a node; None if it is omitted."""
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def numbers_of(node: ir.Node, index: int, facts: Facts) -> list[float] | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import float_of, int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import integers, operand, setting, slices_of
 from onnx_expand.linear.terms.scaling.base import (
     SCALING,
     Channels,
@@ -16,7 +15,6 @@ from onnx_expand.linear.terms.scaling.base import (
     broadcast_axes,
     kept,
     numbers_of,
-    operand,
     rank_of,
 )
 
@@ -38,34 +36,22 @@ def _sums_and_zeros(node: ir.Node, facts: Facts) -> Scaling | None:
 @SCALING.register("Slice")
 def _slice(node: ir.Node, facts: Facts) -> Scaling | None:
     x = node.inputs[0]
-    rank = rank_of(x, facts)
-    starts: Sequence[float] | None
-    ends: Sequence[float] | None
-    axes: Sequence[float] | None
-    steps: Sequence[float] | None
-    if facts.opset < _SLICE_READS:
-        starts, ends = ints_of(node, "starts"), ints_of(node, "ends")
-        axes, steps = ints_of(node, "axes") or range(len(starts)), [1.0] * len(starts)
-    else:
-        starts, ends, axes, steps = (numbers_of(node, i, facts) for i in range(1, 5))
-        if starts is not None and operand(node, 3) is None:
-            axes = range(len(starts))
-        if starts is not None and operand(node, 4) is None:
-            steps = [1.0] * len(starts)
+    rank, shape = rank_of(x, facts), facts.shape(x)
+    starts, axes = integers(node, "starts", facts), integers(node, "axes", facts)
+    if axes == []:
+        axes = None if starts is None else list(range(len(starts)))
     if not rank or axes is None:
         return Scaling({0: 1}, gain=1)
-    cut = [int(axis) % rank for axis in axes]
-    part = None
-    shape = facts.shape(x)
-    if len(cut) == 1 and shape is not None and starts and ends and steps:
+    cut = [axis % rank for axis in axes]
+    cuts, part = slices_of(node, facts), None
+    if len(cut) == 1 and shape is not None and cuts:
         size = shape[cut[0]]
         if size is not None and size <= _LARGEST:
-            places = range(size)[slice(int(starts[0]), int(ends[0]), int(steps[0]))]
+            places = range(size)[cuts[axes[0]]]
             part = Part(cut[0], frozenset(places), size)
     return Scaling({0: 1}, gain=1, channels={0: kept(x, facts, cut)}, part=part)
 
 
-_SLICE_READS = 10  # the first opset in which Slice reads its bounds as inputs
 _LARGEST = 1 << 16  # maximum number of places of an axis to distinguish
 
 
@@ -92,7 +78,7 @@ def _expand(node: ir.Node, facts: Facts) -> Scaling | None:
 def _tile(node: ir.Node, facts: Facts) -> Scaling | None:
     if facts.opset < _TILE_REPEATS:
         return None
-    repeats = numbers_of(node, 1, facts) or []
+    repeats = integers(node, "repeats", facts) or []
     cut = [axis for axis, times in enumerate(repeats) if times != 1]
     known = kept(node.inputs[0], facts, cut) if repeats else {}
     return Scaling({0: 1}, gain=1, channels={0: known})
@@ -106,23 +92,17 @@ def _pad(node: ir.Node, facts: Facts) -> Scaling | None:
     """Zeros stay zeros; an edge or a mirror image is a copy."""
     x = node.inputs[0]
     mode = text_of(node, "mode", facts.opset, "constant")
-    if facts.opset < _PAD_READS:
-        pads: Sequence[float] | None = ints_of(node, "pads") or ints_of(node, "paddings")
-        value: float | None = float_of(node, "value", facts.opset)
-        axes: Sequence[float] | None = range(rank_of(x, facts))
-    else:
-        pads = numbers_of(node, 1, facts)
-        fill = numbers_of(node, 2, facts)
-        value = 0.0 if operand(node, 2) is None else fill[0] if fill else None
-        axes = numbers_of(node, 3, facts)
-        axes = range(rank_of(x, facts)) if operand(node, 3) is None else axes
-    if mode == "constant" and value != 0:
+    fill = setting(node, "constant_value" if facts.opset >= _PAD_READS else "value", facts)
+    if mode == "constant" and (fill is None or fill.any()):
         return None
     known: Channels = {}
-    if pads is not None and axes is not None and facts.rank(x) is not None:
-        half, rank = len(pads) // 2, rank_of(x, facts)
+    pads, axes = integers(node, "pads", facts), integers(node, "axes", facts)
+    pads = pads or list(ints_of(node, "paddings"))
+    rank = rank_of(x, facts)
+    if pads and axes is not None and rank:
+        half, axes = len(pads) // 2, axes or list(range(rank))
         ends = zip(axes, pads[:half], pads[half:], strict=True)
-        known = kept(x, facts, [int(axis) % rank for axis, a, b in ends if a or b])
+        known = kept(x, facts, [axis % rank for axis, a, b in ends if a or b])
     gain = None if mode == "constant" else 1.0
     return Scaling({0: 1}, gain=gain, channels={0: known})
 
@@ -141,8 +121,8 @@ def _resize(node: ir.Node, facts: Facts) -> Scaling | None:
             return None
         gain = None
     x, axes = node.inputs[0], ints_of(node, "axes") if crops else ()
-    slot = 2 if crops else 1
-    scales = numbers_of(node, slot, facts) or list(node.attributes.get_floats("scales", ()))
+    given = setting(node, "scales", facts)
+    scales = [] if given is None else given.tolist()
     before, after = facts.shape(x), facts.shape(node.outputs[0])
     known: Channels = {}
     if before is not None and mode != "tf_crop_and_resize":

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
-from onnx_expand.linear.terms.scaling.base import (
-    SCALING,
-    Channels,
-    Scaling,
-    numbers_of,
-    operand,
-)
+from onnx_expand.graph.operands import integers
+from onnx_expand.linear.terms.scaling.base import SCALING, Channels, Scaling
 
 
 @SCALING.register(
@@ -67,12 +61,7 @@ def _reduced(node: ir.Node, facts: Facts) -> list[int] | None:
     rank = facts.rank(node.inputs[0])
     if rank is None:
         return None
-    named: Sequence[float] = ints_of(node, "axes")
-    if operand(node, 1) is not None:
-        given = numbers_of(node, 1, facts)
-        if given is None:
-            return None
-        named = given
-    if not named and int_of(node, "noop_with_empty_axes", facts.opset):
-        return []
-    return sorted({int(axis) % rank for axis in named}) if named else list(range(rank))
+    named = integers(node, "axes", facts)
+    if not named and (named is None or int_of(node, "noop_with_empty_axes", facts.opset)):
+        return named
+    return sorted({axis % rank for axis in named}) if named else list(range(rank))

@@ -6,13 +6,13 @@ import onnx_ir as ir
 
 from onnx_expand.graph.attributes import flag_of, float_of, text_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import operand
 from onnx_expand.linear.terms.scaling.base import (
     SCALING,
     Channels,
     Scaling,
     broadcast_axes,
     computed_slots,
-    operand,
     same_extent,
 )
 

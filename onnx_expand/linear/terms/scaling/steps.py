@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import float_of
 from onnx_expand.graph.facts import Facts
-from onnx_expand.linear.terms.scaling.base import (
-    SCALING,
-    Scaling,
-    kept,
-    numbers_of,
-    operand,
-)
+from onnx_expand.graph.operands import setting
+from onnx_expand.linear.terms.scaling.base import SCALING, Scaling, kept
 
 
 @SCALING.register("Abs", "LeakyRelu", "PRelu", "Relu")
@@ -30,22 +22,12 @@ def _rectifier(node: ir.Node, facts: Facts) -> Scaling | None:
 @SCALING.register("Clip")
 def _clip(node: ir.Node, facts: Facts) -> Scaling | None:
     """A Clip with 0 as its only bound is a rectifier."""
-    bounds: list[float] = []
-    for i, (name, free) in enumerate((("min", -math.inf), ("max", math.inf))):
-        if facts.opset >= _CLIP_READS:
-            given = numbers_of(node, i + 1, facts)
-            if given is None and operand(node, i + 1) is not None:
-                return None
-            bounds.append(given[0] if given else free)
-        else:
-            bounds.append(float_of(node, name, facts.opset, free))
     largest = float(np.finfo(np.float32).max)
-    if not all(b == 0 or abs(b) >= largest for b in bounds):
-        return None
+    for name in ("min", "max"):
+        bound = setting(node, name, facts)
+        if bound is None or not all(b == 0 or abs(b) >= largest for b in bound.astype(float)):
+            return None
     return Scaling({0: 1}, positive=True, channels={0: kept(node.inputs[0], facts)})
-
-
-_CLIP_READS = 11  # the first opset in which Clip reads its bounds as inputs
 
 
 @SCALING.register("Cast", "CastLike")
