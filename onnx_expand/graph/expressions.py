@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.attributes import int_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import integers, setting
 
 __all__ = [
     "Apply",
@@ -201,16 +202,11 @@ def _number(value: ir.Value | None, facts: Facts) -> float | None:
 
 
 def _clip(node: ir.Node, expression: Apply, facts: Facts) -> bool:
-    """Match Clip, whose bounds are attributes before opset 11."""
     for slot, name in ((1, "min"), (2, "max")):
         wanted = expression.args[slot]
         assert isinstance(wanted, Number)
-        if facts.opset < 11:
-            attribute = node.attributes.get(name)
-            given = None if attribute is None else attribute.as_float()
-        else:
-            given = _number(node.inputs[slot] if slot < len(node.inputs) else None, facts)
-        if given is None or not np.isclose(given, wanted.number):
+        given = setting(node, name, facts)
+        if given is None or given.size != 1 or not np.isclose(float(given[0]), wanted.number):
             return False
     return True
 
@@ -219,15 +215,8 @@ def _mean(node: ir.Node, expression: Apply, facts: Facts) -> bool:
     """Match ReduceMean over the last axis with keepdims, the only form that fusions accept."""
     if not int_of(node, "keepdims", facts.opset, 1) or not node.inputs:
         return False
-    axes = ints_of(node, "axes")
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        given = node.inputs[1]
-        if not facts.is_constant(given):
-            return False
-        axes = tuple(int(axis) for axis in facts.tensor(given).numpy().reshape(-1))
-    rank = facts.rank(node.inputs[0])
-    last = {-1} if rank is None else {-1, rank - 1}
-    return len(axes) == 1 and axes[0] in last
+    axes, rank = integers(node, "axes", facts), facts.rank(node.inputs[0])
+    return axes in ([-1], [-1 if rank is None else rank - 1])
 
 
 _CHECKS: dict[str, Callable[[ir.Node, Apply, Facts], bool]] = {"Clip": _clip, "ReduceMean": _mean}

@@ -1,4 +1,4 @@
-"""Read the settings of nodes, which are attributes in some opsets and constant inputs in others."""
+"""Read settings of nodes, which are attributes in some opsets and constant inputs in others."""
 
 from __future__ import annotations
 

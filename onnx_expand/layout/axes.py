@@ -7,12 +7,12 @@ import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of, text_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import integers
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.layout.reorderings import (
     REORDERINGS,
     Order,
     Reordering,
-    integers,
     keeps_order,
     new_axis,
     tensor_of,
@@ -45,7 +45,7 @@ _TOP_READS = 10  # from this opset on, K is an input
 @REORDERINGS.register("CumSum")
 def _cum_sum(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Move the axis, which is an input."""
-    axis = integers(node, 1, facts)
+    axis = integers(node, "axis", facts)
     if axis is None or len(axis) != 1:
         return None
     return Reordering(constants={1: ir.Tensor(np.array(new_axis(axis[0], order), np.int64))})
@@ -65,7 +65,7 @@ def _gather(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
 @REORDERINGS.register("Tile")
 def _tile(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the repeats."""
-    repeats = integers(node, 1, facts)
+    repeats = integers(node, "repeats", facts)
     if repeats is None or len(repeats) != len(order):
         return None
     return Reordering(constants={1: tensor_of([repeats[axis] for axis in order])})
@@ -74,7 +74,7 @@ def _tile(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
 @REORDERINGS.register("Expand")
 def _expand(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the target extents, which are aligned by the last axes."""
-    wanted = integers(node, 1, facts)
+    wanted = integers(node, "shape", facts)
     if wanted is None or len(wanted) > len(order):
         return None
     wanted = [1] * (len(order) - len(wanted)) + wanted

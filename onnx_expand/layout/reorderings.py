@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnx_expand.graph.attributes import int_of, ints_of
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import integers, slot_of
 from onnx_expand.graph.ops import Handlers
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.layout.features import SMALL, Features, features_before, features_behind
@@ -25,7 +26,6 @@ __all__ = [
     "REORDERINGS",
     "Order",
     "Reordering",
-    "integers",
     "keeps_order",
     "new_axis",
     "reordering_of",
@@ -192,26 +192,11 @@ _ONE_AXIS = 13
 @REORDERINGS.register("Pad")
 def _pad(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the pads."""
-    if facts.opset < _PAD_READS:
-        pads = ints_of(node, "pads")
-        if len(pads) != 2 * len(order):
-            return None
-        return Reordering(attributes={"pads": _permuted_pads(pads, order)})
-    if len(node.inputs) > _CHOSEN and node.inputs[_CHOSEN] is not None:
+    pads, rank = integers(node, "pads", facts), len(order)
+    if pads is None or len(pads) != 2 * rank or integers(node, "axes", facts) != []:
         return None
-    given = integers(node, 1, facts)
-    if given is None or len(given) != 2 * len(order):
-        return None
-    return Reordering(constants={1: tensor_of(_permuted_pads(given, order))})
-
-
-_PAD_READS = 11  # from this opset on, pads are an input
-_CHOSEN = 3  # the index of the `axes` input of Pad and Slice
-
-
-def _permuted_pads(pads: Sequence[int], order: Order) -> list[int]:
-    rank = len(order)
-    return [pads[axis] for axis in order] + [pads[rank + axis] for axis in order]
+    permuted = [pads[axis] for axis in order] + [pads[rank + axis] for axis in order]
+    return _with_setting(node, "pads", permuted, facts)
 
 
 _REDUCING = (
@@ -223,33 +208,34 @@ _REDUCING = (
 @REORDERINGS.register(*_REDUCING)
 def _reduce(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Move the axes; if the result drops them, the order must not permute the others."""
-    chosen = _axes(node, facts)
+    chosen = integers(node, "axes", facts)
     if not chosen:
         return None
     axes = sorted(new_axis(axis, order) for axis in chosen)
     if int_of(node, "keepdims", facts.opset):
-        return _with_axes(node, axes, (0,))
+        return _with_setting(node, "axes", axes, facts)
     in_order = keeps_order(order, {axis % len(order) for axis in chosen})
-    return _with_axes(node, axes, ()) if in_order else None
+    return _with_setting(node, "axes", axes, facts, ()) if in_order else None
 
 
 @REORDERINGS.register("Squeeze")
 def _squeeze(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Move the axes, if the order does not permute the others."""
-    chosen = _axes(node, facts)
+    chosen = integers(node, "axes", facts)
     if not chosen or not keeps_order(order, {axis % len(order) for axis in chosen}):
         return None
-    return _with_axes(node, sorted(new_axis(axis, order) for axis in chosen), ())
+    axes = sorted(new_axis(axis, order) for axis in chosen)
+    return _with_setting(node, "axes", axes, facts, ())
 
 
 @REORDERINGS.register("Unsqueeze")
 def _unsqueeze(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Move the new axes, if the order does not permute the others."""
-    chosen = _axes(node, facts)
+    chosen = integers(node, "axes", facts)
     if not chosen or not keeps_order(order, {axis % len(order) for axis in chosen}):
         return None
-    reordering = _with_axes(node, sorted(new_axis(axis, order) for axis in chosen), (0,))
-    return replace(reordering, inputs=())
+    axes = sorted(new_axis(axis, order) for axis in chosen)
+    return replace(_with_setting(node, "axes", axes, facts), inputs=())
 
 
 @REORDERINGS.register("Transpose")
@@ -267,17 +253,14 @@ def keeps_order(order: Order, without: set[int]) -> bool:
     return kept == sorted(kept)
 
 
-def _with_axes(node: ir.Node, axes: Sequence[int], outputs: tuple[int, ...]) -> Reordering:
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        return Reordering((0,), outputs, constants={1: tensor_of(axes)})
-    return Reordering((0,), outputs, {"axes": axes})
-
-
-def _axes(node: ir.Node, facts: Facts) -> list[int] | None:
-    """Return the axes of a node; None if they are omitted or not constant."""
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        return integers(node, 1, facts)
-    return list(ints_of(node, "axes")) or None
+def _with_setting(
+    node: ir.Node, name: str, numbers: Sequence[int], facts: Facts, outputs: tuple[int, ...] = (0,)
+) -> Reordering:
+    """Return the reordering that replaces a setting, an attribute or an input."""
+    slot = slot_of(node.op_type, name, facts.opset)
+    if slot is None:
+        return Reordering((0,), outputs, {name: numbers})
+    return Reordering((0,), outputs, constants={slot: tensor_of(numbers)})
 
 
 @REORDERINGS.register("Flatten", "Reshape")
@@ -326,7 +309,7 @@ def _is_in_order(extents: Sequence[Hashable], order: Order) -> bool:
 
 def _reshape_to(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Permute the output and the target extents of a Reshape, by the laws of `_reshape`."""
-    extents, wanted = facts.extents(node.outputs[0]), integers(node, 1, facts)
+    extents, wanted = facts.extents(node.outputs[0]), integers(node, "shape", facts)
     if extents is None or wanted is None or not len(extents) == len(wanted) == len(order):
         return None
     if any(wanted[i] == 0 and order[i] != i for i in range(len(order))):
@@ -353,15 +336,10 @@ def _copies(i: int, wanted: Sequence[Hashable], extents: Sequence[Hashable], ord
 @REORDERINGS.register("Slice")
 def _slice(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Move the axes, which must be given."""
-    if facts.opset < _SLICE_READS or len(node.inputs) <= _CHOSEN:
+    axes = integers(node, "axes", facts)
+    if not axes:
         return None
-    axes = integers(node, _CHOSEN, facts)
-    if axes is None:
-        return None
-    return Reordering(constants={_CHOSEN: tensor_of([new_axis(axis, order) for axis in axes])})
-
-
-_SLICE_READS = 10
+    return _with_setting(node, "axes", [new_axis(axis, order) for axis in axes], facts)
 
 
 @REORDERINGS.register("Shape")
@@ -370,17 +348,6 @@ def _shape(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     if int_of(node, "start", facts.opset) or "end" in node.attributes:
         return None
     return Reordering((0,), (), gathered=True)
-
-
-def integers(node: ir.Node, index: int, facts: Facts) -> list[int] | None:
-    """Return the integers of a constant input; None for other inputs."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or not facts.is_constant(value):
-        return None
-    tensor = facts.tensor(value)
-    if not tensor.dtype.is_integer():
-        return None
-    return [int(number) for number in read_tensor(tensor).reshape(-1)]
 
 
 def tensor_of(numbers: Sequence[int]) -> ir.TensorProtocol:
