@@ -142,29 +142,20 @@ class Unit:
     def composed(self) -> Geometry | Refusal:
         """Return the geometry of the map that the unit computes."""
         channels = self.widths[0]
-        identity = Geometry(channels, channels, group=channels)
-        total: Geometry | Refusal | None = None
+        wholes: list[Geometry] = []
         for branch in self.branches:
-            whole: Geometry | Refusal = identity
-            if branch:
-                whole = functools.reduce(_then, (s.geometry for s in branch[1:]), _first(branch))
-            if isinstance(whole, Refusal) or isinstance(total, Refusal):
-                return whole if isinstance(whole, Refusal) else _known(total)
-            total = whole if total is None else total.plus(whole)
-        return _known(total)
-
-
-def _first(branch: Branch) -> Geometry | Refusal:
-    return branch[0].geometry
-
-
-def _then(first: Geometry | Refusal, second: Geometry) -> Geometry | Refusal:
-    return first if isinstance(first, Refusal) else first.then(second)
-
-
-def _known(geometry: Geometry | Refusal | None) -> Geometry | Refusal:
-    assert geometry is not None
-    return geometry
+            geometries = [s.geometry for s in branch]
+            geometries = geometries or [Geometry(channels, channels, group=channels)]
+            whole: Geometry | Refusal = geometries[0]
+            for geometry in geometries[1:]:
+                whole = whole if isinstance(whole, Refusal) else whole.then(geometry)
+            if isinstance(whole, Refusal):
+                return whole
+            wholes.append(whole)
+        total: Geometry | Refusal = wholes[0]
+        for whole in wholes[1:]:
+            total = total if isinstance(total, Refusal) else total.plus(whole)
+        return total
 
 
 Strategy = Callable[[Geometry, Options], Unit | Refusal]

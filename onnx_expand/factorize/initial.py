@@ -17,7 +17,7 @@ from onnx_expand.factorize.base import Average, Branch, Layer, Norm, Start, Unit
 from onnx_expand.factorize.condition import Path, condition
 from onnx_expand.factorize.kernels import Array, blocks, unblocked
 from onnx_expand.factorize.solve import Rounded, fit_chain
-from onnx_expand.factorize.starts import chain_start
+from onnx_expand.factorize.starts import CHAIN_STARTS
 
 __all__ = ["Filled", "Statistics", "as_affine", "preserve", "random_init", "random_unit"]
 
@@ -74,13 +74,7 @@ class Filled:
     @property
     def affine(self) -> AffineConv:
         """The map that the unit computes."""
-        channels = self.unit.widths[0]
-        maps = [
-            compose_chain([as_affine(part) for part in parts])
-            if parts
-            else AffineConv.identity(channels)
-            for parts in self.parts
-        ]
+        maps = (_composed(parts, self.unit.widths[0]) for parts in self.parts)
         return functools.reduce(AffineConv.__add__, maps)
 
 
@@ -120,7 +114,7 @@ def random_unit(
     (branch, *others) = unit.branches
     if start != "random" and not others and len(branch) > 1:
         return Filled(unit, (_started_chain(branch, start, target, rng),))
-    return Filled(unit, tuple(_random_branch(branch, target, rng) for branch in unit.branches))
+    return Filled(unit, tuple(tuple(_started(s, target, rng) for s in b) for b in unit.branches))
 
 
 def preserve(
@@ -176,18 +170,12 @@ def _grain(rounded: Rounded) -> float:
     return float(kept[-1])
 
 
-def _random_branch(
-    branch: Branch, target: AffineConv, rng: np.random.Generator
-) -> tuple[Part, ...]:
-    return tuple(_started(step, target, rng) for step in branch)
-
-
 def _started_chain(
     branch: Branch, start: str, target: AffineConv, rng: np.random.Generator
 ) -> tuple[Part, ...]:
     """Initialize a chain by one of the starts; the last layer's bias is the layer's default."""
     layers = [step.geometry for step in branch if isinstance(step, Layer)]
-    weights = chain_start(start, layers, rng)
+    weights = CHAIN_STARTS[start](layers, rng)
     own = random_init(replace(target.geometry, bias=True), rng).bias
     biases = [np.zeros(g.out_channels) if g.bias else None for g in layers]
     if layers[-1].bias:
@@ -236,12 +224,12 @@ def _with_remainder(
 ) -> list[tuple[Part, ...]]:
     """Initialize random side branches, and a main branch with the remainder of a layer."""
     sides = [
-        tuple(_rounded(part, rounded) for part in _random_branch(branch, target, rng))
+        tuple(_rounded(_started(step, target, rng), rounded) for step in branch)
         for branch in unit.branches[1:]
     ]
     rest = target
     for parts in sides:
-        rest = rest + -_composed(parts, target)
+        rest = rest + -_composed(parts, target.geometry.in_channels)
     main = unit.branches[0]
     layer = main[0]
     assert isinstance(layer, Layer)
@@ -257,10 +245,11 @@ def _with_remainder(
     return [(weight, replace(still, shift=bias)), *sides]
 
 
-def _composed(parts: Sequence[Part], target: AffineConv) -> AffineConv:
+def _composed(parts: Sequence[Part], channels: int) -> AffineConv:
+    """Compose the steps of a branch; an empty one is the identity of some channels."""
     if not parts:
-        return AffineConv.identity(target.geometry.in_channels, target.rank)
-    return compose_chain([as_affine(part) for part in parts]).at_rank(target.rank)
+        return AffineConv.identity(channels)
+    return compose_chain([as_affine(part) for part in parts])
 
 
 def _rounded(part: Part, rounded: Rounded) -> Part:
@@ -287,7 +276,7 @@ def _path(branch: Branch, parts: Sequence[Part], target: AffineConv) -> Path:
     if not kernels:  # the identity
         one = AffineConv.identity(target.geometry.in_channels, rank)
         kernels, trained = [blocks(regroup(one.weight, one.group, group), group)], [False]
-    whole = _composed(parts, target).geometry
+    whole = _composed(parts, target.geometry.in_channels).at_rank(rank).geometry
     place = tuple(
         slice((big - small) // step, (big - small) // step + size)
         for big, small, step, size in zip(

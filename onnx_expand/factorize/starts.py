@@ -17,7 +17,7 @@ import numpy as np
 from onnx_expand.algebra.geometry import Geometry
 from onnx_expand.factorize.kernels import Array, blocks, norm, unblocked
 
-__all__ = ["CHAIN_STARTS", "chain_start"]
+__all__ = ["CHAIN_STARTS"]
 
 Start = Callable[[Sequence[Geometry], np.random.Generator], list[Array]]
 
@@ -69,18 +69,7 @@ CHAIN_STARTS: Mapping[str, Start] = {
     "orthogonal": _orthogonal,
     "balanced": _balanced,
 }
-"""The starts by name: functions from the layers of a chain to their weights."""
-
-
-def chain_start(name: str, layers: Sequence[Geometry], rng: np.random.Generator) -> list[Array]:
-    """Return the initial weights of a chain's layers, in ONNX's layout for convolutions.
-
-    Args:
-        name: One of `CHAIN_STARTS`.
-        layers: The layers, first to last.
-        rng: The source of randomness.
-    """
-    return CHAIN_STARTS[name](layers, rng)
+"""The starts by name: functions from the layers of a chain, first to last, to their weights."""
 
 
 def _products(layer: Geometry) -> float:

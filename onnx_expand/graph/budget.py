@@ -148,32 +148,6 @@ def _given(array: Operand) -> npt.NDArray[Any]:
     return array
 
 
-def _no_more(node: ir.Node, inputs: Operands) -> Work:
-    """Bound the cost of ops that write no more elements than they read."""
-    del node
-    return Work(sum(a.size for a in inputs if a is not None))
-
-
-def _first(node: ir.Node, inputs: Operands) -> Work:
-    del node
-    return Work(_given(inputs[0]).size)
-
-
-def _constant_of_shape(node: ir.Node, inputs: Operands) -> Work:
-    del node
-    return Work(math.prod(_extents(inputs[0])))
-
-
-def _expand(node: ir.Node, inputs: Operands) -> Work:
-    del node
-    return Work(math.prod(_aligned(_given(inputs[0]).shape, _extents(inputs[1]))))
-
-
-def _tile(node: ir.Node, inputs: Operands) -> Work:
-    del node
-    return Work(_given(inputs[0]).size * math.prod(_extents(inputs[1])))
-
-
 def _range(node: ir.Node, inputs: Operands) -> Work:
     del node
     start, limit, delta = (float(_given(array).reshape(())) for array in inputs)
@@ -217,11 +191,6 @@ def _gather_nd(node: ir.Node, inputs: Operands) -> Work:
     data, indices = _given(inputs[0]), _given(inputs[1])
     named = indices.shape[-1] + int_of(node, "batch_dims")
     return Work(math.prod(indices.shape[:-1]) * math.prod(data.shape[named:]))
-
-
-def _gather_elements(node: ir.Node, inputs: Operands) -> Work:
-    del node
-    return Work(_given(inputs[1]).size)
 
 
 def _matmul(node: ir.Node, inputs: Operands) -> Work:
@@ -292,9 +261,10 @@ def _conv_transpose(node: ir.Node, inputs: Operands) -> Work:
 
 _Rule = Callable[[ir.Node, Operands], Work]
 _RULES: dict[str, _Rule] = {
+    # Ops that write no more elements than they read.
     **dict.fromkeys(
         ("Concat", "ScatterElements", "ScatterND", "Slice", "Split", "BatchNormalization"),
-        _no_more,
+        lambda node, inputs: Work(sum(a.size for a in inputs if a is not None)),
     ),
     **dict.fromkeys(
         (
@@ -302,17 +272,19 @@ _RULES: dict[str, _Rule] = {
             *("Trilu", "Unsqueeze", "Softmax", "ReduceMax", "ReduceMean", "ReduceMin"),
             *("ReduceProd", "ReduceSum", "ReduceSumSquare", "ReduceL2", "Shape", "Size"),
         ),
-        _first,
+        lambda node, inputs: Work(_given(inputs[0]).size),
     ),
-    "ConstantOfShape": _constant_of_shape,
-    "Expand": _expand,
-    "Tile": _tile,
+    "ConstantOfShape": lambda node, inputs: Work(math.prod(_extents(inputs[0]))),
+    "Expand": lambda node, inputs: Work(
+        math.prod(_aligned(_given(inputs[0]).shape, _extents(inputs[1])))
+    ),
+    "Tile": lambda node, inputs: Work(_given(inputs[0]).size * math.prod(_extents(inputs[1]))),
+    "GatherElements": lambda node, inputs: Work(_given(inputs[1]).size),
     "Range": _range,
     "Pad": _pad,
     "Resize": _resize,
     "Gather": _gather,
     "GatherND": _gather_nd,
-    "GatherElements": _gather_elements,
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,

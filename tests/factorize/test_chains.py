@@ -30,7 +30,6 @@ from onnx_expand.factorize import (
 from onnx_expand.factorize.condition import Path, condition
 from onnx_expand.factorize.corners import shifted_chain
 from onnx_expand.factorize.kernels import adjoint_first, adjoint_second, compose
-from onnx_expand.factorize.starts import chain_start
 from tests.support.graphs_text import ops
 from tests.support.strategies import with_numbers
 
@@ -80,7 +79,7 @@ def test_an_orthogonal_start_is_an_isometry() -> None:
     """Rows are orthonormal where there are no more of them than inputs, else columns are."""
     for outputs, group in ((8, 1), (200, 1), (64, 4)):
         layer = Geometry(16, outputs, (3, 3), group=group)
-        weight, _ = chain_start("orthogonal", [layer, layer], np.random.default_rng(0))
+        weight, _ = CHAIN_STARTS["orthogonal"]([layer, layer], np.random.default_rng(0))
         for block in weight.reshape(group, outputs // group, -1):
             gram = block @ block.T if len(block) <= block.shape[1] else block.T @ block
             wide = max(1.0, len(block) / block.shape[1])
