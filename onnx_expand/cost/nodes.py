@@ -231,15 +231,11 @@ def _products(node: ir.Node, facts: Facts) -> int | None:
 
 
 def _conv_products(node: ir.Node, facts: Facts) -> int | None:
-    positions, weight = _size(facts.shape(node.outputs[0])), facts.shape(node.inputs[1])
-    fan_in = None if weight is None else _size(weight[1:])
-    return None if positions is None or fan_in is None else positions * fan_in
-
-
-def _conv_transpose_products(node: ir.Node, facts: Facts) -> int | None:
-    inputs, weight = _size(facts.shape(node.inputs[0])), facts.shape(node.inputs[1])
-    fan_out = None if weight is None else _size(weight[1:])
-    return None if inputs is None or fan_out is None else inputs * fan_out
+    """Count one multiplication per weight of each output, or of each input if transposed."""
+    value = node.outputs[0] if node.op_type == "Conv" else node.inputs[0]
+    size, weight = _size(facts.shape(value)), facts.shape(node.inputs[1])
+    fan = None if weight is None else _size(weight[1:])
+    return None if size is None or fan is None else size * fan
 
 
 def _gemm_products(node: ir.Node, facts: Facts) -> int | None:
@@ -275,7 +271,7 @@ def _einsum_products(node: ir.Node, facts: Facts) -> int | None:
 
 _PRODUCTS: dict[str, Callable[[ir.Node, Facts], int | None]] = {
     "Conv": _conv_products,
-    "ConvTranspose": _conv_transpose_products,
+    "ConvTranspose": _conv_products,
     "Einsum": _einsum_products,
     "Gemm": _gemm_products,
     "MatMul": _matmul_products,

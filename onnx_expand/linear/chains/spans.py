@@ -79,6 +79,9 @@ class Spans:
     forbidden: dict[Span, Refusal] = field(default_factory=dict)
     may_shift: bool = True
     known: Mapping[tuple[Term, ...], Refusal] = field(default_factory=dict)
+    _can_shift: dict[Span, bool] = field(default_factory=dict, init=False)
+    _merged: dict[Span, Merged | Refusal] = field(default_factory=dict, init=False)
+    _geometries: dict[Span, Geometry | Refusal] = field(default_factory=dict, init=False)
 
     def key(self, span: Span) -> tuple[Term, ...]:
         """Return the key of a span, which does not depend on the partition around it."""
@@ -126,16 +129,12 @@ class Spans:
         inside = self.inside(span)
         if self._has_views(span):
             return self._across(span)
-        geometry = self._geometry(span)
+        geometry = self.exact(span)
         if isinstance(geometry, Refusal):
             shifted = self._shifted(span) if geometry.reason is Reason.BORDER else None
             return shifted or geometry
         ends = self._positions_at[span.first], self._positions_at[span.last + 1]
         return self._as_form(inside, geometry, ends, span.first)
-
-    def exact(self, span: Span) -> Geometry | Refusal:
-        """Return the map of a span without a separate shift before it."""
-        return self._geometry(span)
 
     def bridgeable(self) -> Iterator[Span]:
         """Return spans that only a bias before their padding last step keeps from merging.
@@ -148,7 +147,7 @@ class Spans:
                 first -= 1
             if self._has_views(Span(first, last)):
                 continue
-            before = self._geometry(Span(first, last - 1))
+            before = self.exact(Span(first, last - 1))
             if isinstance(before, Refusal) or isinstance(following, Refusal):
                 continue
             if before.is_anchored or following.is_anchored:
@@ -171,8 +170,8 @@ class Spans:
             return None
         last = span.first
         while last < span.last and self._moves_channels(Span(span.first, last)):
-            before = self._geometry(Span(span.first, last))
-            rest = self._geometry(Span(last + 1, span.last))
+            before = self.exact(Span(span.first, last))
+            rest = self.exact(Span(last + 1, span.last))
             last += 1
             if not isinstance(before, Geometry) or not isinstance(rest, Geometry):
                 continue
@@ -294,18 +293,19 @@ class Spans:
         return self._sums[span.last + 1] - self._sums[span.first]
 
     def _is_per_channel(self, span: Span) -> bool:
-        geometry = self._geometry(span)
+        geometry = self.exact(span)
         return isinstance(geometry, Geometry) and geometry.is_per_channel
 
     def _moves_channels(self, span: Span) -> bool:
         """Return whether a span may only scale, shift, select and permute channels."""
         if self._is_per_channel(span):
             return True
-        geometry = self._geometry(span)
+        geometry = self.exact(span)
         pointwise = isinstance(geometry, Geometry) and geometry.is_pointwise
         return pointwise and not self.as_is(span).cost.macs
 
-    def _geometry(self, span: Span) -> Geometry | Refusal:
+    def exact(self, span: Span) -> Geometry | Refusal:
+        """Return the map of a span without a separate shift before it."""
         known, end = self._geometries, span.last
         while end > span.first and Span(span.first, end) not in known:
             end -= 1
@@ -326,8 +326,8 @@ class Spans:
         Padding that prevents merging may be cropped again by a later step.
         """
         for middle in range(span.first, span.last - 1):
-            first = self._geometry(Span(span.first, middle))
-            second = self._geometry(Span(middle + 1, span.last))
+            first = self.exact(Span(span.first, middle))
+            second = self.exact(Span(middle + 1, span.last))
             if isinstance(first, Geometry) and isinstance(second, Geometry):
                 joined = first.then(second)
                 if isinstance(joined, Geometry):
@@ -353,18 +353,6 @@ class Spans:
     def _sums(self) -> list[Price]:
         """Return the total price before each step, and of all steps."""
         return list(itertools.accumulate(self._own, initial=Price()))
-
-    @functools.cached_property
-    def _can_shift(self) -> dict[Span, bool]:
-        return {}
-
-    @functools.cached_property
-    def _merged(self) -> dict[Span, Merged | Refusal]:
-        return {}
-
-    @functools.cached_property
-    def _geometries(self) -> dict[Span, Geometry | Refusal]:
-        return {}
 
     @functools.cached_property
     def _positions_at(self) -> list[tuple[int, ...]]:

@@ -15,9 +15,10 @@ from onnx_expand.linear.chains.steps import Span, step_of
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules.reassociating import is_representable
+from onnx_expand.linear.rules.transposes import is_matrix_product
 from onnx_expand.linear.terms.base import Map, Term
 from onnx_expand.linear.terms.matrix_bias import Array, MatrixBias
-from onnx_expand.lower import Form, form_of
+from onnx_expand.lower import Form
 
 __all__ = ["fuse_matrix_bias"]
 
@@ -71,7 +72,7 @@ def _column(below: Map | MatrixBias, term: Map) -> MatrixBias | None:
 
 def _onto(terms: Terms, below: Term, term: MatrixBias) -> MatrixBias | None:
     """Return a constant that is added to a product or to a matrix bias as one matrix bias."""
-    if isinstance(below, Map) and _is_product(terms, below):
+    if isinstance(below, Map) and is_matrix_product(terms, below):
         layer: Map | None = _bare(below)
 
         def held() -> Array:
@@ -102,17 +103,6 @@ def _bias(layer: Map) -> Array:
     if bias is None:
         return np.zeros((1, 1))
     return bias.reshape((1, -1) if layer.axes[1] % 2 else (-1, 1))
-
-
-def _is_product(terms: Terms, layer: Map) -> bool:
-    """Return whether a map is a Gemm or a MatMul, and may be written as a Gemm."""
-    ranks = {layer.tensor.rank, layer.args[0].tensor.rank}
-    if ranks != {2} or layer.axes is None or layer.unit or layer.is_part:
-        return False
-    if layer.geometry.is_per_channel or layer.geometry.rank:
-        return False
-    writable = terms.facts.writable(layer.tensor.dtype)
-    return form_of(replace(layer.geometry, bias=True), layer.axes, 2, writable) is Form.GEMM
 
 
 def _after(terms: Terms, below: Term, term: MatrixBias) -> MatrixBias | None:

@@ -112,7 +112,7 @@ def _side(terms: Terms, term: Term) -> bool | None:
     if isinstance(term, BatchedProduct):
         return term.right
     known = batched_matmul(term.like, terms.facts) if isinstance(term, Homogeneous) else None
-    return None if known is None else known.right
+    return None if known is None else known[1]
 
 
 def _price(term: Term, factor: _Factor) -> Price:
@@ -139,9 +139,10 @@ def _factor(terms: Terms, term: Term, right: bool) -> _Factor | None:
         return _Factor(term.shape, term.numbers, not right) if term.right == right else None
     if isinstance(term, Homogeneous):
         known, facts = batched_matmul(term.like, terms.facts), terms.facts
-        if known is None or known.right != right:
+        if known is None or known[1] != right:
             return None
-        return _Factor(facts.dims(known.weight), lambda: facts.array(known.weight), not right)
+        weight = known[0]
+        return _Factor(facts.dims(weight), lambda: facts.array(weight), not right)
     if not isinstance(term, Map) or term.unit or term.is_part or term.geometry.bias:
         return None
     rank, geometry = term.tensor.rank, term.geometry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,12 +22,8 @@ from onnx_expand.linear.terms.base import Concat, Map, Term
 __all__ = ["join_once"]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One of the joined values: pointwise maps of a term."""
-
-    root: Term
-    steps: tuple[Step, ...]
+_Part = tuple[Term, tuple[Step, ...]]
+"""One of the joined values: a term, and pointwise maps of it."""
 
 
 def join_once(terms: Terms, term: Term) -> Swap | None:
@@ -41,7 +37,7 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
     if rank is None or layer is None or term.axes[0] % rank != join.axis:
         return None
     parts = _parts(terms, join)
-    roots = list(dict.fromkeys(part.root for part in parts))
+    roots = list(dict.fromkeys(root for root, _ in parts))
     if not 1 < len(roots) < len(parts):
         return None  # a join of one root is a map already
     key = (term, *join.args)
@@ -68,10 +64,10 @@ def join_once(terms: Terms, term: Term) -> Swap | None:
 
 def _parts(terms: Terms, join: Concat) -> list[_Part]:
     """Return the joined values as maps of terms, if some of the terms are equal."""
-    found = [_Part(*_down(terms, arg)) for arg in join.args]
-    roots = [part.root for part in found]
+    found = [_down(terms, arg) for arg in join.args]
+    roots = [root for root, _ in found]
     pairs = zip(join.args, found, strict=True)
-    return [p if roots.count(p.root) > 1 else _Part(arg, ()) for arg, p in pairs]
+    return [part if roots.count(part[0]) > 1 else (arg, ()) for arg, part in pairs]
 
 
 def _down(terms: Terms, term: Term) -> tuple[Term, tuple[Step, ...]]:
@@ -114,9 +110,9 @@ def _spread(join: Concat, parts: Sequence[_Part], roots: Sequence[Term]) -> Step
     counts = {root: _channels(root, join.axis) for root in roots}
     chains: list[list[Step]] = []
     bias, n = False, 0
-    for part in parts:
-        m = counts[part.root]
-        lined = aligned(part.steps)
+    for root, steps in parts:
+        m = counts[root]
+        lined = aligned(steps)
         if m is None or lined is None:
             return None
         lined = [step.on(join.axis, m) for step in lined]
@@ -136,13 +132,13 @@ def _spread(join: Concat, parts: Sequence[_Part], roots: Sequence[Term]) -> Step
 
     def load() -> AffineConv:
         rows = []
-        for part, chain in zip(parts, chains, strict=True):
-            m = counts[part.root] or 0
+        for (root, _), chain in zip(parts, chains, strict=True):
+            m = counts[root] or 0
             own = chain_affine(chain) if chain else AffineConv.identity(m)
             own = own.embedded(replace(own.geometry, group=1))
             matrix = own.weight.reshape(-1, m)
             wide = np.zeros((len(matrix), total))
-            wide[:, starts[part.root] : starts[part.root] + m] = matrix
+            wide[:, starts[root] : starts[root] + m] = matrix
             shift = np.zeros(len(matrix)) if own.bias is None else own.bias
             rows.append((wide, shift))
         weight = np.concatenate([wide for wide, _ in rows])

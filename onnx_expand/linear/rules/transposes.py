@@ -10,7 +10,7 @@ from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.terms.base import Map, Term, View
 from onnx_expand.lower import Form, form_of
 
-__all__ = ["fuse_transpose"]
+__all__ = ["fuse_transpose", "is_matrix_product"]
 
 
 def fuse_transpose(terms: Terms, term: Term) -> Swap | None:
@@ -32,7 +32,7 @@ def fuse_transpose(terms: Terms, term: Term) -> Swap | None:
         product, view, before = below, term, False
     else:
         return None
-    if view.op.perm != (1, 0) or not _is_product(terms, product):
+    if view.op.perm != (1, 0) or not is_matrix_product(terms, product):
         return None
     assert product.axes is not None
     first, last = (axis % 2 for axis in product.axes)
@@ -59,7 +59,7 @@ def fuse_transpose(terms: Terms, term: Term) -> Swap | None:
     }
 
 
-def _is_product(terms: Terms, term: Map) -> bool:
+def is_matrix_product(terms: Terms, term: Map) -> bool:
     """Return whether a map of rows or columns is a matrix product, or may be written as one."""
     ranks = {term.tensor.rank, term.args[0].tensor.rank}
     geometry = term.geometry

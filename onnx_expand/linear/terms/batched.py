@@ -17,7 +17,7 @@ from onnx_expand.linear.terms.base import Homogeneous, Price
 from onnx_expand.linear.terms.scaling import Scaling
 from onnx_expand.linear.terms.tensors import Tensor
 
-__all__ = ["BatchedMatMul", "BatchedProduct", "batched_matmul", "product_price", "product_scaling"]
+__all__ = ["BatchedProduct", "batched_matmul", "product_price", "product_scaling"]
 
 Array = npt.NDArray[np.float64]
 
@@ -71,23 +71,12 @@ def product_price(result: Tensor, shape: tuple[int, ...], inner: int) -> Price:
     return Price(Cost(products[0], math.prod(shape), 1), products)
 
 
-@dataclass(frozen=True)
-class BatchedMatMul:
-    """A MatMul with a constant batch of matrices.
+def batched_matmul(node: ir.Node, facts: Facts) -> tuple[ir.Value, bool] | None:
+    """Return the batch of constant matrices that a MatMul alone reads; None for other nodes.
 
-    Attributes:
-        x: The other operand.
-        weight: The matrices.
-        right: Whether they are the right operand.
+    Returns:
+        The matrices, and whether they are the right operand.
     """
-
-    x: ir.Value
-    weight: ir.Value
-    right: bool
-
-
-def batched_matmul(node: ir.Node, facts: Facts) -> BatchedMatMul | None:
-    """Return a node as a product with a batch of constant matrices without other consumers."""
     if node.domain or node.op_type != "MatMul" or len(node.inputs) != 2:
         return None
     a, b = node.inputs
@@ -104,4 +93,4 @@ def batched_matmul(node: ir.Node, facts: Facts) -> BatchedMatMul | None:
     if rank is None or min(rank, len(shape) - 1) < 2 or 0 in shape or set(shape[:-2]) == {1}:
         return None
     is_own = list(facts.readers(weight)) == [node] and not weight.is_graph_output()
-    return BatchedMatMul(x, weight, right) if is_own else None
+    return (weight, right) if is_own else None

@@ -173,13 +173,15 @@ class Builder:
         y = node.outputs[0] if node.outputs else None
         if added is None or y is None or self._facts.is_constant(y):
             return None
-        x, tensor = self.read(added.x), self._tensor(y)
+        x, product, numbers = added
+        arg, tensor = self.read(x), self._tensor(y)
         if tensor.dtype is None or not tensor.dtype.is_floating_point():
             return None
-        layer = None if added.product is None else self._map(added.product)
-        links = () if added.product is None else (added.product,)
-        load, origins = (lambda: added.numbers), (node,)
-        return MatrixBias((x,), tensor, y, node, node, layer, load, links=links, origins=origins)
+        layer = None if product is None else self._map(product)
+        links, origins = () if product is None else (product,), (node,)
+        return MatrixBias(
+            (arg,), tensor, y, node, node, layer, lambda: numbers, links=links, origins=origins
+        )
 
     def _identity(self, node: ir.Node, x: ir.Value) -> Map | None:
         """Return the identity map of a node that returns its input, for types of maps."""

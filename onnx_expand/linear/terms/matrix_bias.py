@@ -50,19 +50,8 @@ class MatrixBias(Term):
         return replace(self.layer, node=None, form=Form.GEMM).price() + Price(Cost(0, size))
 
 
-@dataclass(frozen=True)
-class Added:
-    """The constant that a node adds to a matrix product or to its input.
-
-    Attributes:
-        x: Its input.
-        product: The product, if there is one.
-        numbers: The added values.
-    """
-
-    x: ir.Value
-    product: Linear | None
-    numbers: Array
+Added = tuple[ir.Value, Linear | None, Array]
+"""The input of a node, the product that it computes if it does, and the values that it adds."""
 
 
 def added_constant(node: ir.Node, facts: Facts) -> Added | None:
@@ -88,7 +77,7 @@ def _of_gemm(node: ir.Node, facts: Facts, shape: tuple[int | None, ...]) -> Adde
     numbers = _aligned(facts, c, shape)
     if numbers is None:
         return None
-    return Added(product.x, product, numbers * float_of(node, "beta", facts.opset))
+    return product.x, product, numbers * float_of(node, "beta", facts.opset)
 
 
 def _of_sum(node: ir.Node, facts: Facts, shape: tuple[int | None, ...]) -> Added | None:
@@ -101,7 +90,7 @@ def _of_sum(node: ir.Node, facts: Facts, shape: tuple[int | None, ...]) -> Added
     numbers = _aligned(facts, c, shape)
     if numbers is None or numbers.shape != shape or (node.op_type == "Sub" and known[0]):
         return None
-    return Added(x, None, -numbers if node.op_type == "Sub" else numbers)
+    return x, None, -numbers if node.op_type == "Sub" else numbers
 
 
 _BROADCASTS = 7  # the first opset in which Add and Gemm broadcast as numpy does

@@ -94,11 +94,15 @@ def _is_stored(value: ir.Value) -> bool:
     return graph is not None and graph.initializers.get(value.name or "") is value
 
 
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    return value.const_value if value.producer() is None else stated_constant(value)
+
+
 def _elements(value: ir.Value) -> int:
-    tensor = value.const_value if value.producer() is None else stated_constant(value)
+    tensor = _tensor(value)
     return 0 if tensor is None else tensor.size
 
 
 def _bytes(value: ir.Value) -> int:
-    tensor = value.const_value if value.producer() is None else stated_constant(value)
+    tensor = _tensor(value)
     return 0 if tensor is None else tensor.nbytes

@@ -154,16 +154,16 @@ class Writer:
             unmark(node)
             for out in node.outputs:
                 if out is not y and not out.name:
-                    out.name = self._fresh(f"{label(node)}.out")
+                    out.name = self.rewriter.unique(f"{label(node)}.out")
         old = term.value
         if old is not None:
             describe_like(y, old)
             name, old.name = old.name, None
             if term in self.terms.scaled:
-                name = self._fresh(name or label(nodes[-1]))
+                name = self.rewriter.unique(name or label(nodes[-1]))
             self._facts.transfer(old, y)
         else:
-            name = self._fresh(f"{label(nodes[-1])}.out")
+            name = self.rewriter.unique(f"{label(nodes[-1])}.out")
             annotate(y, term.tensor, self._facts)
         for node in nodes[:-1]:
             out = node.outputs[0]
@@ -224,10 +224,6 @@ class Writer:
         self.terms.graph.remove(gone, safe=True)
         for value in dict.fromkeys(read):
             self.rewriter.drop(value)
-
-    def _fresh(self, name: str) -> str:
-        """Return a name for a new value that the source does not use."""
-        return self.rewriter.unique(name)
 
     def value_of(self, term: Term) -> ir.Value | None:
         """Return the value of a term that was written, or that stays."""
