@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.errors import RefusedError
 from onnx_expand.linear.terms.axis_maps import AxisMap
-from onnx_expand.linear.terms.base import Map
+from onnx_expand.linear.terms.base import Homogeneous, Map, Term
 from onnx_expand.linear.terms.scaling import Channels
 
-__all__ = ["Diagonal", "commuted", "fits"]
+__all__ = ["Diagonal", "commuted", "fits", "through_op"]
 
 Array = npt.NDArray[np.float64]
 
@@ -238,3 +238,25 @@ def commuted(term: Map, diagonal: Diagonal, *, back: bool) -> Diagonal | None:
     if not np.all(gains == gains[0]):
         return None
     return diagonal.through(float(gains[0]), back=back)
+
+
+def through_op(term: Homogeneous, arg: Term, diagonal: Diagonal, *, back: bool) -> Diagonal | None:
+    """Return what a diagonal map of an argument of an op is after the op: `f(s x) = s^k f(x)`.
+
+    Args:
+        term: The op.
+        arg: Its argument.
+        diagonal: The diagonal map, without what the op does to shifts.
+        back: Whether it follows the op, and its counterpart before the op is returned.
+    """
+    scaling = term.scaling
+    slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
+    if any(slot not in scaling.degrees for slot in slots):
+        return None
+    degree = 1 if scaling.joint else sum(scaling.degrees[slot] for slot in slots)
+    whole = diagonal.root(degree) if back else diagonal.power(degree)
+    if whole is None:
+        return None
+    found = [whole.moved(scaling.channels.get(slot, {}), back=back) for slot in slots]
+    axes = {None if d is None else d.axis for d in found}
+    return found[0] if len(axes) == 1 else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx_expand.errors import Reason
 from onnx_expand.linear.chains.runs import runs_of
 from onnx_expand.linear.chains.steps import Span, step_of
-from onnx_expand.linear.rules.diagonal import Diagonal, commuted
+from onnx_expand.linear.rules.diagonal import Diagonal, commuted, through_op
 from onnx_expand.linear.rules.moves import Move, Search, copy_of, op_name
 from onnx_expand.linear.terms.base import Concat, Homogeneous, Map, SplitInput, Sum, Term, View
 
@@ -31,16 +31,17 @@ class Hoisting(Search):
             return None
         without = Move(swap=((source, lambda: top),))
         if any(old is top for old, _ in move.swap):
-            return without + replace(move, scaled=tuple(t for t in move.scaled if t is not top))
+            scaled = tuple(t for t in move.scaled if t is not top)
+            return without.joined(replace(move, scaled=scaled))
         if isinstance(top, Map) and top.is_part:
             values = self.terms.roots.get(source, ())
-            return None if any(v.is_graph_output() for v in values) else without + move
+            return None if any(v.is_graph_output() for v in values) else without.joined(move)
         # The term that takes over the map's value is written again, so that the name keeps its
         # values.
         edges = tuple((source if r is top else r, a, b) for r, a, b in move.edges)
         scaled = tuple(t for t in move.scaled if t is not top)
         copied = Move(swap=((source, lambda: copy_of(top, top.args)),))
-        return copied + replace(move, edges=edges, scaled=scaled)
+        return copied.joined(replace(move, edges=edges, scaled=scaled))
 
     def absorbing(self, term: Term, diagonal: Diagonal, above: Term) -> Move | None:
         """Return the best way to apply a diagonal map after a term without a separate node."""
@@ -182,7 +183,8 @@ class Hoisting(Search):
         if through is None:
             self.refuse(Reason.UNSUPPORTED, f"{op_name(term)} lets no shift pass")
             return None
-        moved = [(arg, _root(term, arg, through)) for arg in dict.fromkeys(term.args)]
+        args = dict.fromkeys(term.args)
+        moved = [(arg, through_op(term, arg, through, back=True)) for arg in args]
         if scaling.joint:
             return self._before(term, moved)
         return self.best(self._before(term, [one]) for one in moved if one[1] is not None)
@@ -284,18 +286,3 @@ def _broadcast(term: Sum, arg: Term, diagonal: Diagonal) -> Diagonal | None:
     if axis < 0 or own[axis] != diagonal.scale.size:
         return None
     return replace(diagonal, axis=axis)
-
-
-def _root(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
-    """Return the map of an argument that an op turns into a given map."""
-    slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
-    degrees = term.scaling.degrees
-    if any(slot not in degrees for slot in slots):
-        return None
-    degree = 1 if term.scaling.joint else sum(degrees[slot] for slot in slots)
-    whole = diagonal.root(degree)
-    if whole is None:
-        return None
-    found = [whole.moved(term.scaling.channels.get(slot, {}), back=True) for slot in slots]
-    axes = {None if d is None else d.axis for d in found}
-    return found[0] if len(axes) == 1 else None

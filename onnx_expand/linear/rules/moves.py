@@ -46,25 +46,9 @@ class Move:
     scaled: tuple[Term, ...] = ()
     edges: tuple[tuple[Term, Term, Build], ...] = ()
 
-    def __add__(self, other: Move) -> Move:
-        """Combine both moves.
-
-        Raises:
-            ValueError: Both change the same term.
-        """
-        if not self.is_apart(other):
-            raise ValueError("two moves change the same term")
-        return Move(
-            self.before + other.before,
-            self.after + other.after,
-            self.swap + other.swap,
-            self.scaled + other.scaled,
-            self.edges + other.edges,
-        )
-
     @classmethod
     def together(cls, moves: Sequence[Move]) -> Move | None:
-        """All at once; None where two of them change the same term."""
+        """Combine moves; return None if two of them change the same term."""
         changed = [place for move in moves for place in move._changed]
         if len(set(changed)) < len(changed):
             return None
@@ -78,11 +62,7 @@ class Move:
 
     def joined(self, other: Move) -> Move | None:
         """Combine both; return None if they change the same term."""
-        return self + other if self.is_apart(other) else None
-
-    def is_apart(self, other: Move) -> bool:
-        """Return whether two moves change different terms."""
-        return not (self._changed & other._changed)
+        return Move.together([self, other])
 
     @property
     def _changed(self) -> set[Term | tuple[Term, Term]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx_expand.errors import Reason
 from onnx_expand.linear.chains.runs import runs_of
 from onnx_expand.linear.chains.steps import Span, step_of
-from onnx_expand.linear.rules.diagonal import Diagonal, commuted
+from onnx_expand.linear.rules.diagonal import Diagonal, commuted, through_op
 from onnx_expand.linear.rules.hoisting import Hoisting
 from onnx_expand.linear.rules.moves import Move, Search, copy_of, op_name
 from onnx_expand.linear.terms.base import Concat, Homogeneous, Map, Price, Sum, Term, View
@@ -87,7 +87,7 @@ class Sinking(Search):
             path.append(above)
             below = above
         move = self.best(found)
-        return None if move is None else Move(swap=((source, lambda: source.args[0]),)) + move
+        return _both(Move(swap=((source, lambda: source.args[0]),)), move)
 
     def _beside(self, above: Sum, below: Term, diagonal: Diagonal) -> Move | None:
         """Merge the inverse scale into the other terms of a sum: s a + b = s (a + b / s)."""
@@ -182,21 +182,12 @@ def _added(term: Sum, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | N
 def _power(term: Homogeneous, arg: Term, diagonal: Diagonal) -> Diagonal | None:
     """Return a map of an argument after an op."""
     scaling = term.scaling
-    slots = [s for s, a in zip(term.slots, term.args, strict=True) if a is arg]
-    if any(slot not in scaling.degrees for slot in slots):
-        return None
     if scaling.positive and not diagonal.is_positive:
         return None
     if scaling.joint and len(set(term.args)) > 1:
         return None
     through = diagonal.through(scaling.gain)
-    degree = 1 if scaling.joint else sum(scaling.degrees[slot] for slot in slots)
-    whole = None if through is None else through.power(degree)
-    if whole is None:
-        return None
-    found = [whole.moved(scaling.channels.get(slot, {})) for slot in slots]
-    axes = {None if d is None else d.axis for d in found}
-    return found[0] if len(axes) == 1 else None
+    return None if through is None else through_op(term, arg, through, back=False)
 
 
 def _stacked(term: Concat, arg: Term, times: int, diagonal: Diagonal) -> Diagonal | None:
