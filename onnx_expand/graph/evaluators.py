@@ -79,7 +79,9 @@ def by_onnxruntime(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | N
         return None
     session, narrow = kernel
     feeds = {
-        f"i{index}": _carried(array) for index, array in enumerate(inputs) if array is not None
+        _carried_name(f"i{index}", _type_of(array)): _carried(array)
+        for index, array in enumerate(inputs)
+        if array is not None
     }
     try:
         results = session.run(None, feeds)
@@ -151,6 +153,11 @@ def _carried(array: Array) -> Array:
     return array if carrier is None else array.astype(carrier.numpy())
 
 
+def _carried_name(name: str, dtype: ir.DataType | None) -> str:
+    """Return the name of the wider value that carries one of a type without a numpy name."""
+    return f"{name}w" if dtype in _CARRIERS else name
+
+
 @functools.cache
 def _onnxruntime() -> Any:
     try:
@@ -168,52 +175,22 @@ def _kernel(
     node = onnx.NodeProto.FromString(content)
     names = [name for name in node.output if name]
     given = {f"i{i}": dtype for i, dtype in enumerate(types) if dtype is not None}
-    is_narrow = any(dtype in _CARRIERS for dtype in given.values())
-    session = None if is_narrow else _session([node], given, names, version)
-    if session is not None:
-        found = [_stated(output.type) for output in session.get_outputs()]
-        if not any(dtype in _CARRIERS for dtype in found):
-            return session, [None] * len(found)
     found = _inferred(node, given, names, version)
-    if any(dtype is None for dtype in found):
-        return None
-    nodes = [node]
-    narrow = [dtype if dtype in _CARRIERS else None for dtype in found]
+    nodes, narrow = [node], [dtype if dtype in _CARRIERS else None for dtype in found]
     for name, own in given.items():
         if own in _CARRIERS:
             cast = onnx.helper.make_node("Cast", [f"{name}w"], [name], to=int(own))
             if own.name.startswith("FLOAT8"):
                 cast.attribute.append(onnx.helper.make_attribute("saturate", 0))  # keep infinity
             nodes.insert(0, cast)
-    for i, dtype in enumerate(narrow):
+    for name, dtype in zip(names, narrow, strict=True):
         if dtype is not None:
             carrier = int(_CARRIERS[dtype])
-            nodes.append(onnx.helper.make_node("Cast", [names[i]], [f"{names[i]}w"], to=carrier))
-    session = _session(
-        nodes,
-        {
-            f"{name}w" if dtype in _CARRIERS else name: _CARRIERS.get(dtype, dtype)
-            for name, dtype in given.items()
-        },
-        [name if dtype is None else f"{name}w" for name, dtype in zip(names, narrow, strict=True)],
-        version,
-    )
-    return None if session is None else (_Renamed(session, given), narrow)
-
-
-class _Renamed:
-    """A session whose inputs of narrow types are renamed."""
-
-    def __init__(self, session: Any, given: dict[str, ir.DataType]) -> None:
-        self._session = session
-        self._names = {n: f"{n}w" if dtype in _CARRIERS else n for n, dtype in given.items()}
-
-    def run(self, outputs: None, feeds: dict[str, Array]) -> list[Any]:
-        """Run the session; see onnxruntime's `InferenceSession.run`."""
-        found: list[Any] = self._session.run(
-            outputs, {self._names[name]: array for name, array in feeds.items()}
-        )
-        return found
+            nodes.append(onnx.helper.make_node("Cast", [name], [f"{name}w"], to=carrier))
+    inputs = {_carried_name(name, own): _CARRIERS.get(own, own) for name, own in given.items()}
+    outputs = [_carried_name(name, dtype) for name, dtype in zip(names, narrow, strict=True)]
+    session = _session(nodes, inputs, outputs, version)
+    return None if session is None else (session, narrow)
 
 
 def _session(
@@ -241,23 +218,17 @@ def _session(
         return None
 
 
-def _stated(text: str) -> ir.DataType | None:
-    """Return the type that onnxruntime reports as `tensor(bfloat16)`, if it is a narrow one."""
-    inner = text.removeprefix("tensor(").removesuffix(")")
-    return next((dtype for dtype in _CARRIERS if dtype.name.lower() == inner), None)
-
-
 def _inferred(
     node: onnx.NodeProto, given: dict[str, ir.DataType], names: Sequence[str], version: int
 ) -> list[ir.DataType | None]:
-    """Infer the types of a node's outputs."""
+    """Infer the types of a node's outputs, None where ONNX does not."""
     model = _model([node], list(given), names, version)
     for value in model.graph.input:
         value.type.tensor_type.elem_type = int(given[value.name])
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
     except Exception:  # the node is inconsistent
-        return [None]
+        return [None] * len(names)
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.output}
     return [ir.DataType(types[name]) if types.get(name) else None for name in names]
 

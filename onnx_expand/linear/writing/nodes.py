@@ -25,7 +25,7 @@ from onnx_expand.lower import Form, Names, Target, Template, constant, lower, no
 from onnx_expand.lower.units import unit_member
 from onnx_expand.model import is_external
 
-__all__ = ["NodeBuilder", "annotate", "scratch"]
+__all__ = ["NodeBuilder", "annotate"]
 
 _Whole = Map | Bridge | BatchedProduct | MatrixBias
 
@@ -60,9 +60,9 @@ class NodeBuilder:
     def _(self, term: Map, xs: Sequence[ir.Value]) -> list[ir.Node]:
         if term.like is None:
             return self._map(term, xs[0])
-        node = _like(term, xs[0])
-        node.name = self._unique(node.name) if node.name else node.name
-        return [node]
+        inputs = list(term.like.inputs) or [None]
+        inputs[term.links[0].slot] = xs[0]
+        return [self._again(term.like, inputs)]
 
     @make.register
     def _(self, term: Bridge, xs: Sequence[ir.Value]) -> list[ir.Node]:
@@ -256,14 +256,6 @@ class NodeBuilder:
         return self.rewriter.unique(name, free=self.free)
 
 
-def _like(term: Map, x: ir.Value) -> ir.Node:
-    """Copy the node of the source that a map is like, with another input."""
-    assert term.like is not None
-    inputs = list(term.like.inputs) or [None]
-    inputs[term.links[0].slot] = x
-    return node_like(term.like, inputs)
-
-
 def _bias_name(weight: str) -> str:
     stem, dot, last = weight.rpartition(".")
     return f"{stem}{dot}bias" if last == "weight" else f"{weight}.bias"
@@ -297,35 +289,3 @@ def _operand(op: ViewOp, facts: Facts, unique: Callable[[str], str]) -> ir.Value
         raise RefusedError(Refusal(Reason.DYNAMIC, message))
     name = unique(given.name or "shape")
     return ir.val(name, const_value=ir.Tensor(np.array(numbers, dtype=np.int64), name=name))
-
-
-def scratch(term: Term, facts: Facts) -> list[ir.Node] | None:
-    """Create the nodes of a map and the views around it; None if there are none.
-
-    The nodes are for measuring and get placeholder names.
-    """
-    chain: list[Term] = []
-    while term.node is None and isinstance(term, Map | View):
-        chain.append(term)
-        term = term.args[0]
-    if term.value is None:
-        return None
-    x, nodes = term.value, list[ir.Node]()
-    for current in reversed(chain):
-        if isinstance(current, Map) and current.like is not None:
-            made = [_like(current, x)]
-        elif isinstance(current, Map):
-            assert current.form is not None
-            dtype = current.tensor.dtype or ir.DataType.FLOAT
-            target = Target(x, dtype, Names("n", "w", "b", "a"), facts)
-            made = lower(current.load(), current.form, current.axes, target, judged=True)
-        else:
-            assert isinstance(current, View)
-            old = current.op.node
-            inputs = [x, *old.inputs[1:]]
-            made = [ir.Node(old.domain, old.op_type, inputs, list(old.attributes.values()))]
-        for node in made:
-            annotate(node.outputs[0], current.tensor, facts)
-        nodes += made
-        x = nodes[-1].outputs[0]
-    return nodes
