@@ -48,6 +48,16 @@ def test_fatal_attributes_are_refused(call: str, place: str) -> None:
     assert report.verification.verdict is None
 
 
+@pytest.mark.parametrize("source", ["t", "x"])
+def test_omitted_parts_are_refused(source: str) -> None:
+    """A Split of a constant is not evaluated, and one of an activation is not run."""
+    built = model(PORTS + TABLES + f"{{ o, r = Split<num_outputs = 2>({source}) y = Sub(x, r) }}")
+    built.graph.node[0].output[0] = ""
+    with pytest.raises(UnsupportedError, match="Split has an omitted output"):
+        onnx_expand.check(built, built)
+    assert onnx_expand.fold(built).graph.node
+
+
 @pytest.mark.parametrize(
     ("call", "refused"),
     [("draw<top = 0.5>(x)", True), ("draw<top = 2.0>(x)", False), ("draw(x)", True)],
