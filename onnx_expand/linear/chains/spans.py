@@ -26,7 +26,7 @@ from onnx_expand.linear.chains.layouts import Layout, layouts_of
 from onnx_expand.linear.chains.sizes import misfit
 from onnx_expand.linear.chains.steps import Span, Step
 from onnx_expand.linear.policy import Policy
-from onnx_expand.linear.terms.base import Map, Price, Term
+from onnx_expand.linear.terms.base import Map, Price, Term, map_price
 from onnx_expand.lower import Form, form_of
 
 __all__ = ["Merged", "Spans"]
@@ -223,11 +223,8 @@ class Spans:
         if form is Form.GEMM and not geometry.bias and self.writable.needs("Gemm", 2):
             one = one._replace(parameters=one.parameters + geometry.out_channels)
         positions = ends[0] if geometry.transposed else ends[1]
-        products = tuple(one.macs * count for count in positions)
-        cost = one._replace(macs=products[0], elementwise=one.elementwise * positions[0])
-        if one.macs:
-            cost = cost._replace(copied=ends[0][0] * geometry.in_channels, starts=1)
-        return Merged(geometry, form, axes, Price(cost, products))
+        price = map_price(one, positions, ends[0][0] * geometry.in_channels)
+        return Merged(geometry, form, axes, price)
 
     def _has_views(self, span: Span) -> bool:
         at = bisect.bisect_left(self._views, span.first)

@@ -36,6 +36,7 @@ __all__ = [
     "Sum",
     "Term",
     "View",
+    "map_price",
 ]
 
 Load = Callable[[], AffineConv]
@@ -223,21 +224,29 @@ class Map(Term):
             one = Cost.of_form(self.form, self.geometry, 1, self.shift_only)
         else:
             return Price()
-        positions = self.positions()
-        counts = tuple(one.macs * count for count in positions)
-        elementwise, copied, starts = one.elementwise * positions[0], one.copied, one.starts
-        if one.macs:
-            # The weight determines the input channels if the shape does not.
-            axis = None if self.axes is None else self.axes[0]
-            channels = 1 if axis is None else self.geometry.in_channels
-            copied, starts = copied + self.args[0].tensor.positions(axis)[0] * channels, 1
-        elif not elementwise and not self.nothing and not self.is_part:
+        if not (one.macs or one.elementwise or self.nothing or self.is_part):
             # It selects or pools channels and positions.
-            copied += self.tensor.positions(None)[0]
-        parameters, nodes, moved = one.parameters, one.nodes, one.transposed
-        return Price(
-            Cost(counts[0], parameters, nodes, elementwise, copied, moved, starts), counts
-        )
+            one = one._replace(copied=one.copied + self.tensor.positions(None)[0])
+        # The weight determines the input channels if the shape does not.
+        axis = None if self.axes is None else self.axes[0]
+        channels = 1 if axis is None else self.geometry.in_channels
+        reads = self.args[0].tensor.positions(axis)[0] * channels
+        return map_price(one, self.positions(), reads)
+
+
+def map_price(one: Cost, positions: tuple[int, ...], reads: int) -> Price:
+    """Return the cost of a map.
+
+    Args:
+        one: Its cost at one position.
+        positions: The number of positions, per scenario.
+        reads: The elements that it reads if it multiplies.
+    """
+    products = tuple(one.macs * count for count in positions)
+    cost = one._replace(macs=products[0], elementwise=one.elementwise * positions[0])
+    if one.macs:
+        cost = cost._replace(copied=one.copied + reads, starts=1)
+    return Price(cost, products)
 
 
 @dataclass(eq=False)
