@@ -105,10 +105,7 @@ _FAR = 64  # the largest number of producers followed
 def sizes_of(value: ir.Value, facts: Facts, base: ir.Value) -> tuple[Size, ...] | None:
     """Return the extents of a value as sums of those of a base value, which are the symbols.
 
-    Args:
-        value: The value.
-        facts: Facts about the model.
-        base: A value whose extents are all at least 1.
+    All extents of the base value are at least 1.
     """
     shape = facts.named_shape(value)
     if shape is None:

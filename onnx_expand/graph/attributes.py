@@ -35,10 +35,6 @@ Default: TypeAlias = float | int | str | list[float | int | str]
 def schema_of(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
     """Return an operator's schema in an opset; opsets later than the newest known count as that.
 
-    Args:
-        op_type: The operator.
-        opset: The opset of the default domain.
-
     Returns:
         The schema, or None if the operator does not exist.
     """

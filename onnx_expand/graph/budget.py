@@ -67,9 +67,7 @@ class Budget:
     def take(self, node: ir.Node, inputs: Operands) -> bool:
         """Charge the cost of a node; return whether the budget sufficed.
 
-        Args:
-            node: A node of a pure op.
-            inputs: What it reads, None for an input that is left out.
+        Inputs that the node leaves out are None.
         """
         work = work_of(node, inputs)
         if work is None:

@@ -82,9 +82,6 @@ class Claims:
         Only outputs of nodes that inference can never type are declared; the rest may follow from
         these.
 
-        Args:
-            inferred: The graph after inference.
-
         Returns:
             Whether any type was declared.
         """

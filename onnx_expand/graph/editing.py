@@ -90,9 +90,6 @@ class Rewriter:
 
     New initializers take the positions of those that they replace, so that undoing a rewrite
     restores the same file.
-
-    Args:
-        model: The model to rewrite, in place.
     """
 
     def __init__(self, model: ir.Model) -> None:

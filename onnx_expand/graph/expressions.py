@@ -125,11 +125,7 @@ def matches(
 ) -> Iterator[Match]:
     """Yield the ways in which a value matches an expression.
 
-    Args:
-        expression: The expression.
-        value: The value; None for an omitted operand, which matches nothing.
-        facts: The facts of the model.
-        so_far: The match of the surrounding expression.
+    An omitted operand (None) matches nothing; `so_far` is the match around the expression.
     """
     found = Match() if so_far is None else so_far
     if value is None:

@@ -167,9 +167,7 @@ def is_endless(model: onnx.ModelProto) -> bool:
 def defuse(model: onnx.ModelProto, longest: int = _LONGEST) -> bool:
     """Remove claims and nodes of excessively long lists before inference runs on a model.
 
-    Args:
-        model: The model.
-        longest: The allowed length of a list of integers.
+    A list of integers may have up to `longest` elements.
 
     Returns:
         Whether there were any.

@@ -262,11 +262,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 class Handlers(dict[str, _F]):
-    """Functions that answer one question about nodes, by op type.
-
-    Args:
-        question: The question, for messages.
-    """
+    """Functions that answer one question about nodes, by op type."""
 
     def __init__(self, question: str) -> None:
         super().__init__()

@@ -182,12 +182,7 @@ def _computed(op_type: str, numbers: tuple[int, ...]) -> int | None:
 def reshaped(
     data: tuple[Hashable, ...] | None, wanted: tuple[Hashable, ...] | None
 ) -> tuple[Hashable, ...] | None:
-    """Return the output extents of a Reshape; None for its -1 unless dynamic extents cancel.
-
-    Args:
-        data: The extents of the input.
-        wanted: The target.
-    """
+    """Return the output extents of a Reshape; None for its -1 unless dynamic extents cancel."""
     if wanted is None or 0 in wanted or wanted.count(-1) > 1:
         return None
     inferred = None

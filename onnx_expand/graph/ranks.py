@@ -114,9 +114,7 @@ def _multiplied(left: str, right: str, known: _Extents) -> Iterator[tuple[str, i
 def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:
     """Infer the types of values that are combined with values of known type, such as weights.
 
-    Args:
-        graph: The graph; the graphs within its nodes are not looked at.
-        known: The element types that are known, 0 where one is not.
+    Subgraphs are not examined; an unknown type is 0.
     """
     find = UnionFind[str]()
     for node in graph.node:

@@ -115,8 +115,7 @@ class Inference:
     def run(self, *, proves: bool = True) -> None:
         """Run inference until it finds nothing new.
 
-        Args:
-            proves: Whether nodes may tell what their inputs are.
+        Nodes tell what their inputs are only if `proves`.
         """
         inferred = self._infer()
         while inferred is not None and self._learn(inferred.graph, proves=proves):

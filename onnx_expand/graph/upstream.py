@@ -18,10 +18,7 @@ def upstream(
 ) -> Iterator[ir.Value]:
     """Yield values and all that they are computed from, each once.
 
-    Args:
-        values: Where to start.
-        through: Returns the values to follow from the node that computes one, by default all that
-            it reads.
+    By default all that a node reads is followed; `through` returns other values for a node.
     """
     pending, seen = list(values), set[ir.Value]()
     while pending:

@@ -63,11 +63,7 @@ def features_behind(
 ) -> Features | None:
     """Return the features into which a turned value is reshaped, if only dense layers read them.
 
-    Args:
-        node: A Reshape or a Flatten.
-        order: The axis order of its input.
-        facts: Facts about the model.
-        is_elementwise: Returns whether a node is elementwise.
+    The node is a Reshape or a Flatten; `order` is the axis order of its input.
     """
     walk = _begun(node.outputs[0], node.inputs[0], order, facts, is_elementwise)
     return walk.found() if walk is not None and walk.forward() else None
@@ -78,11 +74,7 @@ def features_before(
 ) -> Features | None:
     """Return the features that are reshaped into a turned value, if dense layers compute them.
 
-    Args:
-        node: A Reshape.
-        order: The axis order of its output.
-        facts: Facts about the model.
-        is_elementwise: Returns whether a node is elementwise.
+    The node is a Reshape; `order` is the axis order of its output.
     """
     walk = _begun(node.inputs[0], node.outputs[0], order, facts, is_elementwise)
     return walk.found() if walk is not None and walk.backward(node) else None
@@ -108,10 +100,7 @@ def _places(
 ) -> npt.NDArray[np.int64] | None:
     """Return the former index of each feature if the axes of the image are permuted.
 
-    Args:
-        count: The number of features.
-        extents: The extents of the axes; the last ones are those of the features.
-        order: The permutation, which must not move the other axes.
+    The last extents are those of the features; the order must not move the other axes.
     """
     for first in range(len(order)):
         own = [extent for extent in extents[first:] if isinstance(extent, int)]

@@ -58,13 +58,7 @@ class Reordering:
 
 
 def reordering_of(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
-    """Return how a node works on turned values; None if it cannot.
-
-    Args:
-        node: The node.
-        order: The permutation of the axes.
-        facts: Facts about the model.
-    """
+    """Return how a node works on turned values; None if it cannot."""
     function = REORDERINGS.get(node.op_type) if node.domain == "" else None
     if function is None or any(a.is_ref() for a in node.attributes.values()):
         return None

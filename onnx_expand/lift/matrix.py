@@ -202,11 +202,7 @@ def _einsum(node: ir.Node, facts: Facts) -> Linear | None:
 def _check_extent(facts: Facts, x: ir.Value, axis: int, wanted: int) -> None:
     """Refuse an axis whose extent is not the weight's or unknown: Einsum broadcasts extent 1.
 
-    Args:
-        facts: Facts about the model.
-        x: The value.
-        axis: The axis.
-        wanted: The extent of the weight along this axis.
+    `wanted` is the extent of the weight along this axis.
     """
     shape = facts.shape(x)
     size = None if shape is None else shape[axis]

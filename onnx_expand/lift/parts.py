@@ -20,9 +20,7 @@ __all__ = ["lift_parts"]
 def lift_parts(node: ir.Node, facts: Facts) -> list[Linear]:
     """Return the maps of a node that splits an axis, one for each part.
 
-    Args:
-        node: A Split, or a SequenceAt that selects one part of a SplitToSequence.
-        facts: Facts about the model.
+    The node is a Split, or a SequenceAt that selects one part of a SplitToSequence.
     """
     sequence = node.inputs[0] if node.op_type == "SequenceAt" and node.inputs else None
     split = node if sequence is None else sequence.producer()

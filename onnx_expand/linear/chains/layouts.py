@@ -45,8 +45,7 @@ class Layout:
 def layouts_of(steps: Sequence[Step]) -> list[Layout] | Refusal:
     """Return the layouts in which steps and views are one map, those with fewest views first.
 
-    Args:
-        steps: The steps in order, with known channel axes if they have any.
+    The channel axes of the steps are known if they have any.
     """
     cuts = [i for i, s in enumerate(steps) if s.view is not None]
     starts = [0, *(i + 1 for i in cuts)]

@@ -162,9 +162,7 @@ def _too_much(part: Partition, span: Span, merged: Merged) -> Refusal | None:
 def _products(parts: Sequence[Geometry], most: int) -> int:
     """Estimate the multiply-accumulates of composing maps one by one.
 
-    Args:
-        parts: The maps, starting from either end.
-        most: The maximum number of elements of a channel of the result.
+    From either end; a channel of the result has at most `most` elements.
     """
     total, fan = 0, 1
     for i, part in enumerate(parts):

@@ -30,10 +30,8 @@ _MOST = 64  # maximum extent of inputs for which larger kernels are tested
 def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | None:
     """Return why a convolution refuses sizes that some steps accept; None if it does not.
 
-    Args:
-        steps: Consecutive steps, without views.
-        geometry: Their composition.
-        root: Their input.
+    The steps are consecutive, without views; `geometry` is their composition and `root` their
+    input.
     """
     extents = None if root.tensor.extents is None else root.tensor.extents[2:]
     if extents is not None and not geometry.rank:

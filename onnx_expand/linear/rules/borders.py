@@ -51,10 +51,8 @@ def bridge_borders(
 ) -> list[tuple[tuple[Term, ...], Refusal]]:
     """Merge across borders by the requested rewrite; return the attempts that were refused.
 
-    Args:
-        terms: The terms, after all other rules.
-        border: The rewrite.
-        image: The name of an input after which the cheapest applicable rewrite is used.
+    All other rules come first. After the input named `image` the cheapest applicable rewrite is
+    used.
     """
     refused: dict[tuple[Term, ...], Refusal] = {}
     changed = True

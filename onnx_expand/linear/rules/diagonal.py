@@ -164,10 +164,7 @@ class Diagonal:
     def within(self, axis: int, places: range | frozenset[int], size: int) -> Diagonal | None:
         """Return the map of a whole axis that applies this map to some places only.
 
-        Args:
-            axis: The axis.
-            places: The places of its channels, in order.
-            size: The extent of the axis.
+        Its channels are the places, in order; `size` is the extent of the axis.
         """
         if self.axis not in {None, axis}:
             return None
@@ -210,12 +207,8 @@ def commuted(term: Map, diagonal: Diagonal, *, back: bool) -> Diagonal | None:
     """Return a diagonal map on the other side of a map; None if there is no such law.
 
     A single scale passes every map without a bias; scales per channel pass maps that do not mix
-    channels. A shift is multiplied by the sum of the kernel, unless the map pads.
-
-    Args:
-        term: The map.
-        diagonal: The diagonal map.
-        back: Whether it follows the map and is to precede it.
+    channels. A shift is multiplied by the sum of the kernel, unless the map pads. With `back` the
+    diagonal map follows the map and is to precede it.
     """
     geometry, rank = term.geometry, term.tensor.rank
     if geometry.bias:

@@ -153,10 +153,7 @@ def _passes(term: Term, axis: int) -> bool:
 def _permuted(terms: Terms, term: Term, places: Places) -> Term | None:
     """Return a term with its channels permuted; None if it treats all channels alike.
 
-    Args:
-        terms: All terms.
-        term: The term.
-        places: Channel i of the result is channel `places[i]` of the term.
+    Channel i of the result is channel `places[i]` of the term.
 
     Raises:
         RefusedError: No single node computes it.

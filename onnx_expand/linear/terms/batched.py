@@ -62,10 +62,7 @@ def product_scaling(x: Tensor, result: Tensor, *, right: bool) -> Scaling:
 def product_price(result: Tensor, shape: tuple[int, ...], inner: int) -> Price:
     """Return the cost of a product with a batch of matrices.
 
-    Args:
-        result: The result.
-        shape: The shape of the matrices.
-        inner: The length of the sums.
+    `inner` is the length of the sums.
     """
     products = tuple(count * inner for count in result.positions(None))
     return Price(Cost(products[0], math.prod(shape), 1), products)

@@ -133,9 +133,7 @@ class ViewOp:
     def _moved(self, axis: int, growing: str) -> int:
         """Return where the node's attributes move an axis, whatever its extent.
 
-        Args:
-            axis: The axis.
-            growing: The op that has more axes on the other side.
+        `growing` is the op that has more axes on the other side.
         """
         if self.gone is None:
             return axis

@@ -68,8 +68,7 @@ def _sources(values: Sequence[ir.Value]) -> Iterator[ir.Value]:
 def copies_of(written: Iterable[WrittenMap]) -> Iterator[Copy]:
     """Yield the copies among written maps, each once.
 
-    Args:
-        written: The maps, after they were inserted and the replaced nodes removed.
+    The maps were inserted, and the replaced nodes removed.
     """
     seen: set[ir.Value] = set()
     for made in written:

@@ -151,11 +151,7 @@ def same_extent(a: Extent, b: Extent) -> bool:
 def broadcast_axes(node: ir.Node, slot: int, facts: Facts, spared: int = 0) -> Channels:
     """Map the axes of an operand to those of a broadcast result, aligned from the back.
 
-    Args:
-        node: The node.
-        slot: The operand.
-        facts: Facts about the model.
-        spared: The number of trailing axes that are not broadcast.
+    The last `spared` axes are not broadcast.
     """
     own, out = facts.extents(node.inputs[slot]), facts.extents(node.outputs[0])
     if own is None or out is None or len(own) > len(out):
