@@ -13,7 +13,6 @@ from onnx_expand.recipes import rates
 __all__ = [
     "Amp",
     "DataOptions",
-    "Decay",
     "DistillOptions",
     "Execution",
     "Keep",
@@ -22,13 +21,14 @@ __all__ = [
     "Optimizer",
     "RunOptions",
     "Schedule",
+    "Target",
     "TaskName",
     "TrainOptions",
 ]
 
 Schedule = Literal["constant", "step", "cosine", "poly", "restarts", "one-cycle"]
 Optimizer = Literal["sgd", "adamw"]
-Decay = Literal["layer", "product"]
+Target = Literal["layer", "product"]
 Execution = Literal["auto", "layerwise", "composed"]
 Amp = Literal["off", "bf16", "fp16"]
 Keep = Literal["last", "best"]
@@ -81,7 +81,12 @@ class TrainOptions:
         None, "Epochs between the restarts of `restarts`. [default: a quarter of all]"
     )
     warmup: float = option(0.0, "Epochs in which the rate grows linearly from nearly zero.")
-    decay: Decay = option(
+    lr_on: Target = option(
+        "layer",
+        "What moves at the learning rate. layer: each weight. product (sgd): for an expanded "
+        "chain, at its initial values, the kernel that it folds to; otherwise each weight.",
+    )
+    decay: Target = option(
         "layer",
         "The weights that --weight-decay penalizes. layer: each weight. product: for an expanded "
         "chain the kernel that it folds to, otherwise each weight.",
@@ -150,6 +155,11 @@ class TrainOptions:
             raise UsageError(f"betas is {self.betas}; it must be two numbers from 0 to below 1")
         if any(epoch < 1 for epoch in self.milestones):
             raise UsageError(f"milestones is {self.milestones}; epochs count from 1")
+        if self.lr_on == "product" and self.optimizer != "sgd":
+            raise UsageError(
+                f"lr-on product is for sgd; the steps of {self.optimizer} do not grow with the "
+                "gradient"
+            )
         if self.nesterov and not self.momentum:
             raise UsageError("nesterov needs a momentum above 0")
         if self.accumulate > self.batch:

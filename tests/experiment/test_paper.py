@@ -48,6 +48,7 @@ _KINDS = {
     "table7": ("CK, 20% random labels", "CL, 80% random labels"),
     "table6": ("FC, r = 2, layerwise", "CK, r = 4, composed", "CL, r = 2, composed"),
     "starts": ("CK", "CL, orthogonal", "FC at the compact layer's own random numbers"),
+    "lr-on": ("CK, product", "CL", "CK+FC, product"),
     "decay": ("CK, layer 0.0005", "CK, product 0.005", "compact, 0.0005"),
 }
 # The smallest data for networks of other tasks, and of four stages.

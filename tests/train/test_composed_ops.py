@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 import torch
 
 from onnx_expand.experiment import TrainOptions
-from onnx_expand.experiment.training.decay import Penalty
+from onnx_expand.experiment.training.products import Penalty
 from onnx_expand.train import OnnxModule, to_torch
 from onnx_expand.train.composed import chains_of, composed, plans_of
 from tests.support import table

@@ -195,6 +195,7 @@ def test_checkpointed_activations() -> None:
         {"accumulate": 3},
         {"ema": 0.9, "clip": 0.05, "optimizer": "adamw"},
         {"weight_decay": 0.01, "decay": "product"},
+        {"lr_on": "product"},
     ],
     ids=lambda options: " ".join(options) or "plain",
 )

@@ -190,6 +190,24 @@ _DECAY = Study(
     ),
 )
 
+_LR_ON = Study(
+    "lr-on",
+    "Should the learning rate be that of each layer of an expansion, or that of their product?",
+    "Beyond the paper",
+    "smallnet",
+    (
+        Arm("compact", against="CK"),
+        *(
+            arm
+            for name, expand in (("CK", _CK), ("CL", _CL), ("CK+FC", _CK_FC))
+            for arm in (
+                Arm(name, expand, against=name),
+                Arm(f"{name}, product", expand, train={"lr_on": "product"}, against=name),
+            )
+        ),
+    ),
+)
+
 # The teacher's tensor has the extents of the student's at any image size.
 _HINT = {
     "distill": "hint",
@@ -300,7 +318,7 @@ STUDIES: Mapping[str, Study] = {
     study.name: study
     for study in (
         *(_TABLE_1, _TABLE_6, _TABLE_7, _TABLE_8, _TABLE_9, *_LARGER),
-        *(_FIGURE_3, _FIGURE_4, _NONLINEAR, _TRANSFER, _STARTS, _DECAY),
+        *(_FIGURE_3, _FIGURE_4, _NONLINEAR, _TRANSFER, _STARTS, _DECAY, _LR_ON),
     )
 }
 

@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.experiment.data.samples import Batch
 from onnx_expand.experiment.training.averaging import ExponentialAverage
-from onnx_expand.experiment.training.decay import Penalty
 from onnx_expand.experiment.training.distill import Distiller
 from onnx_expand.experiment.training.parallel import World
+from onnx_expand.experiment.training.products import Penalty, rate_shares
 from onnx_expand.experiment.training.synchronous import Synchronous
 from onnx_expand.experiment.training.tasks import Task
 from onnx_expand.recipes import TrainOptions
@@ -62,7 +62,9 @@ class Stepper:
         learners: list[torch.nn.Parameter] = list(self.parameters)
         if teacher is not None and teacher.regressor is not None:
             learners += list(teacher.regressor.parameters())
-        self.optimizer = _optimizer(learners, options, self.penalty)
+        covered = self.penalty.covered if self.penalty is not None else []
+        shares = rate_shares(module, options)
+        self.optimizer = _optimizer(learners, options, {id(p) for p in covered}, shares)
         self.device = self.parameters[0].device
         self.dtype = self.parameters[0].dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
@@ -74,7 +76,7 @@ class Stepper:
     def run(self, parts: Sequence[Batch], rate: float) -> Outcome:
         """Run one step with this process's parts of a batch."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         weights = [self.task.weight(part.targets) if part.count else 0.0 for part in parts]
         total = torch.tensor(sum(weights), dtype=torch.float64, device=self.device)
         everything = float(self.world.sum(total.clone()).clamp(min=1.0))
@@ -195,15 +197,28 @@ def _full(outputs: Any) -> Any:
 
 
 def _optimizer(
-    parameters: Sequence[torch.nn.Parameter], options: TrainOptions, penalty: Penalty | None
+    parameters: Sequence[torch.nn.Parameter],
+    options: TrainOptions,
+    covered: set[int],
+    shares: dict[torch.nn.Parameter, float],
 ) -> torch.optim.Optimizer:
-    """Create the optimizer; weights whose product is penalized have no decay of their own."""
-    covered = {id(p) for p in penalty.covered} if penalty is not None else set()
-    groups: list[dict[str, Any]] = []
-    for inside, decay in ((False, options.weight_decay), (True, 0.0)):
-        members = [p for p in parameters if (id(p) in covered) == inside]
-        if members:
-            groups.append({"params": members, "weight_decay": decay})
+    """Create the optimizer.
+
+    Args:
+        parameters: What is trained.
+        options: The settings.
+        covered: The identities of weights whose product is penalized; they have no decay of their
+            own.
+        shares: Factors of the learning rate.
+    """
+    grouped: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        decay = 0.0 if id(parameter) in covered else options.weight_decay
+        grouped.setdefault((decay, shares.get(parameter, 1.0)), []).append(parameter)
+    groups = [
+        {"params": members, "weight_decay": decay, "share": share, "lr": options.lr * share}
+        for (decay, share), members in grouped.items()
+    ]
     if options.optimizer == "adamw":
         betas = (options.betas[0], options.betas[1])
         return torch.optim.AdamW(groups, lr=options.lr, betas=betas)
