@@ -177,19 +177,15 @@ def _random(
     return [kernel * gain for kernel in kernels]
 
 
-def _stirred(
-    kernels: Sequence[Array], rng: np.random.Generator, noise: float = _NOISE
-) -> list[Array]:
+def _stirred(kernels: Sequence[Array], rng: np.random.Generator) -> list[Array]:
     """Return kernels of equal gain, with noise and random rotations of the inner channels."""
     gains = [norm(k) / np.sqrt(min(k.shape[1:3])) or 1.0 for k in kernels]
     mean = float(np.exp(np.mean(np.log(gains))))
     found = []
     for kernel, gain in zip(kernels, gains, strict=True):
         kernel = kernel * (mean / gain)
-        if noise:
-            drawn = rng.standard_normal(kernel.shape)
-            kernel = kernel + drawn * (noise * norm(kernel) / (norm(drawn) or 1.0))
-        found.append(kernel)
+        drawn = rng.standard_normal(kernel.shape)
+        found.append(kernel + drawn * (_NOISE * norm(kernel) / (norm(drawn) or 1.0)))
     for i in range(len(found) - 1):
         turn = rotation(found[i].shape[0], found[i].shape[1], rng)
         shape = (*turn.shape, *(1,) * (found[i].ndim - 3))

@@ -298,9 +298,8 @@ def _set_batch(graph: onnx.GraphProto) -> None:
 def _set_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
     """Set the extents of inputs."""
     for value in graph.input:
-        for dim, size in zip(
-            value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False
-        ):
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, shapes.get(value.name, ()), strict=False):
             dim.dim_value = size
 
 

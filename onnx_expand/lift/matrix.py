@@ -38,7 +38,7 @@ def _gemm(node: ir.Node, facts: Facts) -> Linear | None:
     assert product.axes is not None
     n = product.geometry.out_channels
     beta = float_of(node, "beta", facts.opset)
-    bias = _broadcast_bias(facts, c, product.axes[1], n, 2) * beta
+    bias = _broadcast_bias(facts, c, product.axes[1], n) * beta
 
     assert isinstance(product.numbers, functools.partial)
     plain, weight = product.numbers, product.operands[0]
@@ -230,10 +230,10 @@ def _einsum_terms(equation: str, slot: int, rank: int) -> tuple[str, str, str] |
     return found if all(len(set(term)) == len(term) for term in found) else None
 
 
-def _broadcast_bias(facts: Facts, c: ir.Value, axis: int, n: int, rank: int) -> Array:
+def _broadcast_bias(facts: Facts, c: ir.Value, axis: int, n: int) -> Array:
     array = facts.array(c)
-    aligned = (1,) * (rank - array.ndim) + array.shape
-    if len(aligned) > rank or any(d != 1 for i, d in enumerate(aligned) if i != axis):
+    aligned = (1,) * (2 - array.ndim) + array.shape
+    if len(aligned) > 2 or any(d != 1 for i, d in enumerate(aligned) if i != axis):
         refuse(f"'{c.name}' of shape {list(array.shape)} varies along the batch")
     flat = array.reshape(-1)
     return flat if flat.size == n else np.broadcast_to(flat, (n,))

@@ -284,15 +284,13 @@ def view_term(op: ViewOp, arg: Term, channels: int | None, anchor: ir.Node | Non
     pairs = zip(arg.tensor.extents or op.source, op.source, strict=True)
     source = [new if isinstance(new, int) or isinstance(old, int) else old for new, old in pairs]
     target = list(op.target)
-    after = channels
     if op.axes is not None and channels is not None:
         axis_map = op.axis_map
         assert axis_map is not None
         after = axis_map.after(channels)
         source[op.axes[0]], target[op.axes[1]] = channels, after
-    op = replace(op, source=tuple(source), target=tuple(target))
-    if op.axes is not None and channels is not None and after is not None:
         op = replace(op, channels=(channels, after))
+    op = replace(op, source=tuple(source), target=tuple(target))
     tensor = arg.tensor.viewed(op)
     return View((arg,), tensor, None, None, anchor, op)
 

@@ -77,10 +77,10 @@ def _together(
 _KINDS = 16  # geometries of maps that are added
 
 
-def _flat(terms: Terms, term: Sum, factor: float = 1.0) -> list[tuple[Term, float]]:
+def _flat(terms: Terms, term: Sum) -> list[tuple[Term, float]]:
     """Return the terms of a sum of sums from left to right."""
     found: list[tuple[Term, float]] = []
-    pending: list[tuple[Term, float]] = [(term, factor)]
+    pending: list[tuple[Term, float]] = [(term, 1.0)]
     while pending:
         current, times = pending.pop()
         inside = current is term or terms.is_inner(current)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from onnx_expand.graph.facts import Facts
-from onnx_expand.graph.operands import operand
 from onnx_expand.graph.ops import Handlers, Trait, ops_with
-from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.terms.axis_maps import Extent
 
 __all__ = [
@@ -24,7 +21,6 @@ __all__ = [
     "elementwise",
     "is_of_maps",
     "kept",
-    "numbers_of",
     "rank_of",
     "same_extent",
     "scaling_of",
@@ -123,14 +119,6 @@ def is_of_maps(value: ir.Value, facts: Facts) -> bool:
 
 
 # -- Operands ----------------------------------------------------------------------------------
-
-
-def numbers_of(node: ir.Node, index: int, facts: Facts) -> list[float] | None:
-    """Return the values of a constant operand; None if it is missing or computed."""
-    value = operand(node, index)
-    if value is None or not facts.is_constant(value):
-        return None
-    return [float(number) for number in np.asarray(read_tensor(facts.tensor(value))).reshape(-1)]
 
 
 def rank_of(value: ir.Value | None, facts: Facts) -> int:

@@ -14,7 +14,6 @@ from onnx_expand.linear.terms.scaling.base import (
     Scaling,
     broadcast_axes,
     kept,
-    numbers_of,
     rank_of,
 )
 
@@ -63,9 +62,9 @@ def _gather(node: ir.Node, facts: Facts) -> Scaling | None:
         return Scaling({0: 1}, gain=1)
     at = int_of(node, "axis", facts.opset) % len(shape)
     channels = {axis: axis + (rank - 1) * (axis > at) for axis in range(len(shape)) if axis != at}
-    numbers, size, part = numbers_of(node, 1, facts), shape[at], None
+    numbers, size, part = integers(node, "indices", facts), shape[at], None
     if numbers and size is not None and size <= _LARGEST and max(map(abs, numbers)) <= size:
-        part = Part(at, frozenset(int(n) % size for n in numbers), size)
+        part = Part(at, frozenset(n % size for n in numbers), size)
     return Scaling({0: 1}, gain=1, channels={0: channels}, part=part)
 
 
