@@ -49,7 +49,7 @@ class Computed:
         self._unknowns: dict[Hashable, int] = {}
         self._marked: dict[int, Hashable] = {}
 
-    def look_again(self) -> None:
+    def retry(self) -> None:
         """Evaluate once more what turned out to be no constant: more shapes are known."""
         self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
         self._partial.clear()

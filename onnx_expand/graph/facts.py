@@ -72,7 +72,7 @@ class Facts:
             filled = inference.fill_in(self._number)
             if not filled and not stated and not inference.prove():
                 break
-            self._computed.look_again()
+            self._computed.retry()
             inference.run(proves=inference.is_told)
         self.is_told = inference.is_told
         self._dialect = Dialect(self.opset, self._held(graphs))

@@ -14,20 +14,20 @@ from onnx_expand.graph.stored import stated_constant
 from onnx_expand.graph.upstream import upstream
 
 __all__ = [
-    "behind",
     "computes",
     "copied",
+    "exclusive_producers",
     "is_narrow",
     "released_bytes",
     "released_together",
-    "stays",
+    "remaining_elements",
 ]
 
 _MOVING = ops_with(Trait.MOVES)
 _PLAIN = _MOVING | {"Constant", "CastLike", "Expand", "Shape"}
 
 
-def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
+def remaining_elements(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
     """Return how many elements of a constant remain stored once a node no longer reads it.
 
     All of it if it has other consumers, none if it has not. A weight that is computed from a
@@ -41,7 +41,7 @@ def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
         return int(tensor.size)
     if value.producer() is None:
         return 0
-    nodes, initializers = behind(value, facts)
+    nodes, initializers = exclusive_producers(value, facts)
     if computes(nodes) and not is_narrow(initializers, tensor):
         return 0  # results of arithmetic are stored in any case
     missing = tensor.nbytes - released_bytes(nodes, initializers, facts)
@@ -51,7 +51,7 @@ def stays(value: ir.Value, reader: ir.Node, facts: Facts) -> int:
 def released_bytes(
     nodes: Iterable[ir.Node], initializers: Iterable[ir.Value], facts: Facts
 ) -> int:
-    """Return the bytes of the nodes and initializers that `behind` returned."""
+    """Return the bytes of the nodes and initializers that `exclusive_producers` returned."""
     held = [v.const_value for v in initializers if v.const_value is not None]
     outs = (n.outputs[0] for n in nodes if n.op_type == "Constant" and n.domain == "")
     held += [facts.tensor(out) for out in outs if facts.is_constant(out)]
@@ -71,28 +71,28 @@ def is_narrow(initializers: Iterable[ir.Value], tensor: ir.TensorProtocol) -> bo
     )
 
 
-def behind(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]]:
+def exclusive_producers(value: ir.Value, facts: Facts) -> tuple[list[ir.Node], list[ir.Value]]:
     """Return the nodes and initializers that serve only to compute a constant."""
     nodes: list[ir.Node] = []
-    given_up: list[ir.Value] = []
+    freed: list[ir.Value] = []
     pending = [value]
     while pending:
         current = pending.pop()
         producer = current.producer()
         if producer is None:
             if current.is_initializer() and not current.is_graph_input():
-                given_up.append(current)
+                freed.append(current)
             continue
         nodes.append(producer)
         fixed, inside = facts.is_fixed(producer), set(nodes)
         for v in producer.inputs:
             if fixed and not facts.is_constant(v):
                 continue
-            if v is None or v in given_up or v in pending or v.is_graph_output():
+            if v is None or v in freed or v in pending or v.is_graph_output():
                 continue
             if v is value or all(user in inside for user in v.consumers()):
                 pending.append(v)
-    return nodes[::-1], given_up
+    return nodes[::-1], freed
 
 
 def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Facts) -> int:
@@ -103,7 +103,7 @@ def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Fact
         outs = [out for out in node.outputs if out not in taken]
         if not any(out.is_graph_output() or not gone.issuperset(out.consumers()) for out in outs):
             gone.add(node)
-    given_up = {
+    freed = {
         value
         for node in gone
         for value in node.inputs
@@ -113,7 +113,7 @@ def released_together(values: Collection[ir.Value], graph: ir.Graph, facts: Fact
         and not value.is_graph_output()
         and gone.issuperset(value.consumers())
     }
-    return released_bytes(gone, given_up, facts)
+    return released_bytes(gone, freed, facts)
 
 
 def copied(value: ir.Value, facts: Facts) -> ir.Value | None:

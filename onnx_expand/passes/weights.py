@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
-from onnx_expand.graph.storage import behind, computes, is_narrow, released_bytes
+from onnx_expand.graph.storage import computes, exclusive_producers, is_narrow, released_bytes
 from onnx_expand.lift import Linear, lift
 
 __all__ = ["Frozen", "freeze_weights"]
@@ -58,13 +58,13 @@ def freeze_weights(
             producer = value.producer()
             if producer is None or producer.op_type == "Constant" or not facts.is_constant(value):
                 continue
-            nodes, given_up = behind(value, facts)
+            nodes, freed = exclusive_producers(value, facts)
             if not locked.isdisjoint(map(label, nodes)):
                 continue
             tensor = facts.tensor(value)
-            grows = tensor.nbytes > max(released_bytes(nodes, given_up, facts), _SMALL)
-            if not grows or (computes(nodes) and not is_narrow(given_up, tensor)):
+            grows = tensor.nbytes > max(released_bytes(nodes, freed, facts), _SMALL)
+            if not grows or (computes(nodes) and not is_narrow(freed, tensor)):
                 labels = tuple(map(label, nodes))
-                before = sum(v.const_value.size for v in given_up if v.const_value is not None)
+                before = sum(v.const_value.size for v in freed if v.const_value is not None)
                 name = rewriter.freeze(value, tensor)
                 yield Frozen(labels, name, (tensor.size, before))

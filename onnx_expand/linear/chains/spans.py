@@ -112,7 +112,7 @@ class Spans:
         terms = [t for s in self.inside(span) for t in s.terms if isinstance(t, Map)]
         origins = {n for s in self.inside(span) for n in s.origins}
         is_all = functools.cache(lambda weight: _is_all(weight, origins))
-        copied = sum(t.stays for t in terms if t.stays and not is_all(_weight(t)))
+        copied = sum(t.remaining for t in terms if t.remaining and not is_all(_weight(t)))
         if not copied or sum(not t.shift_only for t in terms) < 2:
             return None  # a map that only adds does not change the weight
         before, after = self.as_is(span).cost, merged.price.cost

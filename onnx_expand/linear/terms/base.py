@@ -170,7 +170,7 @@ class Map(Term):
         shift_only: Whether it only adds.
         form: The form in which it is written; None while the source node computes it.
         nothing: Whether the source node returns its input.
-        stays: Elements of its weight that the model still stores after the node is removed.
+        remaining: Elements of its weight that the model still stores after the node is removed.
     """
 
     geometry: Geometry
@@ -181,7 +181,7 @@ class Map(Term):
     own: Cost | None = None
     is_part: bool = False
     nothing: bool = False
-    stays: int = 0
+    remaining: int = 0
     pair: Map | None = None
 
     @classmethod

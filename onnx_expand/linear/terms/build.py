@@ -16,7 +16,7 @@ from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.patterns import Composites
-from onnx_expand.graph.storage import stays
+from onnx_expand.graph.storage import remaining_elements
 from onnx_expand.lift import CONTRADICTIONS, Linear, contradiction, lift, lift_parts
 from onnx_expand.linear.terms.base import (
     Concat,
@@ -150,6 +150,7 @@ class Builder:
             constants = [v for v in (linear.weight, linear.bias) if v is not None]
             known = (arg.tensor.dtype, *map(self._facts.dtype, constants))
             tensor = replace(tensor, dtype=next((d for d in known if d is not None), None))
+        remaining = 0 if weight is None else remaining_elements(weight, linear.node, self._facts)
         return Map(
             (arg,),
             tensor,
@@ -164,7 +165,7 @@ class Builder:
             origins=(linear.node,),
             own=Cost() if linear.is_part else Cost.of_node(linear, self._facts),
             is_part=linear.is_part,
-            stays=0 if weight is None else stays(weight, linear.node, self._facts),
+            remaining=remaining,
         )
 
     def _matrix_bias(self, node: ir.Node) -> MatrixBias | None:

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.storage import (
-    behind,
     copied,
+    exclusive_producers,
     released_bytes,
     released_together,
 )
@@ -58,9 +58,9 @@ def write_constants(
     for value in frontier:
         if value in parts or (not maps and _is_weight(value, facts)):
             continue
-        nodes, given_up = behind(value, facts)
+        nodes, freed = exclusive_producers(value, facts)
         tensor = facts.tensor(value)
-        if tensor.nbytes <= max(released_bytes(nodes, given_up, facts), _SMALL):
+        if tensor.nbytes <= max(released_bytes(nodes, freed, facts), _SMALL):
             rewriter.freeze(value, tensor)
         elif copied(value, facts) is None:
             large.append(value)
