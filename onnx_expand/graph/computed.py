@@ -1,4 +1,4 @@
-"""Constants that nodes compute, and extents that nodes move about."""
+"""Evaluate constants, and follow symbolic extents through nodes that move or combine them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Computed"]
 
-# Numbers from here down stand for extents that are not static: no graph computes with such.
+# Numbers up to this one represent extents that are not static.
 _UNKNOWN = -(1 << 62)
 _ELEMENTWISE = {"Add", "Div", "Equal", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"}
 _FEW = 16  # no tensor has more axes
@@ -30,9 +30,9 @@ class Computed:
 
     Args:
         opset: The version of the default domain.
-        budget: What may be spent.
-        extents: Gives the extents of a value, and what stands for those that are not static.
-        dtype: Gives the type of a value.
+        budget: The budget for evaluation.
+        extents: Returns the extents of a value, with an identifier for each dynamic extent.
+        dtype: Returns the type of a value.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Computed:
         self._marked: dict[int, Hashable] = {}
 
     def retry(self) -> None:
-        """Evaluate once more what turned out to be no constant: more shapes are known."""
+        """Forget which values are not constant, since more shapes are known now."""
         self._known = {v: tensor for v, tensor in self._known.items() if tensor is not None}
         self._partial.clear()
 
     def has_extents(self, value: ir.Value) -> bool:
-        """Whether some of a value's numbers are extents that are not static."""
+        """Return whether some elements of a value are extents that are not static."""
         return value in self._partial
 
     def extents_in(self, value: ir.Value) -> tuple[Hashable, ...] | None:
-        """The extents that the numbers of a value are, None where they are not known."""
+        """Return the elements of a tensor of extents; None if they are not known."""
         constant = self._constant(value)
         array = self._partial.get(value) if constant is None else constant
         if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
@@ -67,7 +67,7 @@ class Computed:
         return tuple(self._marked.get(int(number), int(number)) for number in array)
 
     def constant(self, value: ir.Value) -> ir.TensorProtocol | None:
-        """The constant that a value is; None if it is none, or callers may replace it."""
+        """Return the tensor of a constant that callers cannot override; else None."""
         if value.is_graph_input():
             return None
         if value.is_initializer() and value.const_value is not None:
@@ -79,7 +79,7 @@ class Computed:
         return None if tensor is None else read_tensor(tensor)
 
     def _computed(self, value: ir.Value) -> ir.TensorProtocol | None:
-        """The constant that nodes compute, None if what they compute is none."""
+        """Return the tensor that nodes compute from constants; None for other values."""
         pending = [value]
         while pending:
             current = pending[-1]
@@ -93,7 +93,7 @@ class Computed:
         return self._known[value]
 
     def _missing(self, value: ir.Value) -> list[ir.Value]:
-        """Inputs of a value's node that have to be looked at first."""
+        """Return the inputs of a value's node that must be evaluated first."""
         node = value.producer()
         if value in self._known or node is None or not _is_pure(node):
             return []
@@ -126,7 +126,7 @@ class Computed:
             self._known[output] = ir.Tensor(np.asarray(array), name=output.name)
 
     def _evaluate_extents(self, node: ir.Node) -> bool:
-        """Follow extents through a node that only moves them; whether that was all to do."""
+        """Follow extents through a node that moves or combines them; return whether it is done."""
         if node.domain or not node.outputs:
             return False
         if node.op_type == "Shape":
@@ -150,7 +150,7 @@ class Computed:
         if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
             return True
         if node.op_type != "Concat" and any(v in self._partial for v in node.inputs[1:]):
-            return True  # where to move numbers, not numbers to move
+            return True  # extents that say where to move elements are not followed
         results = evaluate(node, arrays, self._opset, self._budget)
         outputs = [out for out in node.outputs if out.name]
         for output, array in zip(outputs, results or (), strict=False):
@@ -169,7 +169,7 @@ class Computed:
             self._known[value] = ir.Tensor(array, name=value.name)
 
     def _mark(self, extent: Hashable) -> int:
-        """The number that stands for an extent while it is moved about."""
+        """Return the number that represents an extent while nodes move it."""
         if isinstance(extent, int):
             return extent
         mark = self._unknowns.setdefault(extent, _UNKNOWN - len(self._unknowns))
@@ -197,13 +197,13 @@ class Computed:
             self._note(node.outputs[0], found)
 
     def _operands(self, node: ir.Node) -> list[npt.NDArray[Any] | None] | None:
-        """The constants that a node reads, None if one of its inputs is none."""
+        """Return the constants that a node reads; None if one of its inputs is not constant."""
         if node.op_type in {"Shape", "Size"}:
             extents = self._extents(node.inputs[0])
             shape = [e for e in extents or () if isinstance(e, int)]
             if extents is None or len(shape) < len(extents):
                 return None
-            # Only the extents matter: a view of one number has them without the memory.
+            # Only the extents matter; a broadcast view of one element takes no memory.
             return [np.broadcast_to(np.zeros(()), shape)]
         arrays: list[npt.NDArray[Any] | None] = []
         for index, value in enumerate(node.inputs):

@@ -22,11 +22,11 @@ __all__ = ["carry"]
 
 
 def _gains_nothing(terms: Terms, term: Term, swap: Swap) -> bool:
-    """Whether what would come costs as much as what is there by the measure of terms themselves.
+    """Return whether a move gains nothing by the prices of the terms themselves.
 
-    A scale and a shift are one map, and a product and its bias are, which are written as two nodes
-    again; and views leave the number of numbers, of which more may be known on one side. What is
-    reckoned for one map must not be undone when it is two. Chains alone are looked at.
+    A scale and a shift are one map but are written as two nodes, as are a product and its bias,
+    and more extents may be known on one side of a view. Without this comparison a later rewrite
+    could undo the move. Only chains of terms with one argument are compared.
     """
     old = list(_chain(term))
     places = {t: i for i, t in enumerate(old)}
