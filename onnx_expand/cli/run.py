@@ -104,14 +104,14 @@ def passes(as_json: bool, verbose: bool) -> None:
                         "takes": option.kind,
                         "help": option.help,
                         "required": option.default is MISSING,
-                        "default": None if option.default is MISSING else _plain(option.default),
+                        "default": None if option.default is MISSING else option.default,
                     }
                     for option in named.options
                 ],
             }
             for named in found
         ]
-        click.echo(json.dumps(listed, indent=2))
+        click.echo(json.dumps(listed, indent=2, default=str, skipkeys=True))
         return
     out = render.console()
     for named in found:
@@ -133,14 +133,5 @@ def _print_options(out: Console, options: Sequence[Option], *, verbose: bool) ->
 def _shown(default: object) -> str:
     if default is MISSING:
         return " (required)"
-    plain = _plain(default)
-    return "" if plain in (None, [], "") else f" [{json.dumps(plain).strip(chr(34))}]"
-
-
-def _plain(value: object) -> object:
-    """Return a default as plain JSON types."""
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
+    text = json.dumps(default, default=str, skipkeys=True)
+    return "" if text in {"null", "[]", '""'} else f" [{text.strip(chr(34))}]"
