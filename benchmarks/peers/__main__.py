@@ -86,9 +86,7 @@ def compare(
             return {"graph": graph.name, "problem": problem, "rows": {}}
     rows = _transform(folder, source, tools, rounds)
     feeds, meant = folder / "feeds.npz", folder / "meant.npz"
-    rng = np.random.default_rng(0)
-    arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in graph.shapes.items()}
-    np.savez(feeds, **arrays)  # type: ignore[arg-type]
+    np.savez(feeds, **graph.feeds())  # type: ignore[arg-type]
     if graph.runs and not meant.exists():
         _ask(folder, "reference", path=str(source), feeds=str(feeds), target=str(meant))
     for tool, row in rows.items():

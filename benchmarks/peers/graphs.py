@@ -8,16 +8,18 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from benchmarks.sites import gemms, mixed
 from benchmarks.sketch import Sketch
+from benchmarks.styles import Optimum, Paddle
 
 __all__ = ["GRAPHS", "Graph"]
 
@@ -32,6 +34,7 @@ class Graph:
         shapes: The extents of its inputs when it runs.
         is_large: Whether it takes minutes or gigabytes.
         runs: Whether its results are run and timed.
+        below: For inputs that are integers, what they are less than.
     """
 
     name: str
@@ -39,6 +42,17 @@ class Graph:
     shapes: dict[str, list[int]]
     is_large: bool = False
     runs: bool = True
+    below: Mapping[str, int] = field(default_factory=dict)
+
+    def feeds(self) -> dict[str, npt.NDArray[Any]]:
+        """Draw inputs."""
+        rng = np.random.default_rng(0)
+        return {
+            name: rng.integers(0, self.below[name], shape)
+            if name in self.below
+            else rng.standard_normal(shape).astype(np.float32)
+            for name, shape in self.shapes.items()
+        }
 
 
 def _export(
@@ -144,6 +158,24 @@ def heavy(path: Path) -> None:
     ir.save(ir.Model(graph, ir_version=8), path, external_data=f"{path.name}.data")
 
 
+def _paddle(net: str, size: list[Any]) -> Callable[[Path], None]:
+    """Return what writes a network as paddle2onnx does."""
+
+    def write(path: Path) -> None:
+        onnx.save(getattr(Paddle("p2o.", 32), net)(size, depth=6), path)
+
+    return write
+
+
+def _optimum(opset: int) -> Callable[[Path], None]:
+    """Return what writes an encoder as Optimum does."""
+
+    def write(path: Path) -> None:
+        onnx.save(Optimum("/", 192, heads=3, opset=opset).network(4, words=1000), path)
+
+    return write
+
+
 def _all() -> list[Graph]:
     image = (1, 3, 224, 224)
     tokens = (1, 64, 192)
@@ -176,6 +208,20 @@ def _all() -> list[Graph]:
     found += [
         _torch("ConvNeXt, dynamo 20", "convnets", image, "dynamo", 20, "convnext"),
         _scripted("channels last", channels_last, [1, 96, 96, 3]),
+        *(
+            Graph(f"Paddle {net}, {kind}", _paddle(net, size), {"x": [1, 3, 320, 320]})
+            for net in ("classifier", "detector")
+            for kind, size in (("static", [1, 3, 320, 320]), ("dynamic", ["N", 3, "H", "W"]))
+        ),
+        *(
+            Graph(
+                f"Optimum {opset}",
+                _optimum(opset),
+                {"ids": [1, 128], "mask": [1, 128]},
+                below={"ids": 1000, "mask": 2},
+            )
+            for opset in (14, 17)
+        ),
         _scripted("2,000 Gemms", lambda: gemms(2_000), [16, 8]),
         _scripted("100,000 nodes", lambda: mixed(100_000), [1, 4, 8, 8], is_large=True),
         Graph("3 GiB of weights", heavy, {"x": [1, 8192]}, is_large=True, runs=False),
