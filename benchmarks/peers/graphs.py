@@ -96,9 +96,9 @@ def _torch(
 
 
 def _scripted(
-    name: str, build: Callable[[], onnx.ModelProto], shape: list[int], **options: bool
+    name: str, build: Callable[[], onnx.ModelProto], shape: list[int], large: bool = False
 ) -> Graph:
-    return Graph(name, lambda path: onnx.save(build(), path), {"x": shape}, **options)
+    return Graph(name, lambda path: onnx.save(build(), path), {"x": shape}, is_large=large)
 
 
 def channels_last() -> onnx.ModelProto:
@@ -223,7 +223,7 @@ def _all() -> list[Graph]:
             for opset in (14, 17)
         ),
         _scripted("2,000 Gemms", lambda: gemms(2_000), [16, 8]),
-        _scripted("100,000 nodes", lambda: mixed(100_000), [1, 4, 8, 8], is_large=True),
+        _scripted("100,000 nodes", lambda: mixed(100_000), [1, 4, 8, 8], large=True),
         Graph("3 GiB of weights", heavy, {"x": [1, 8192]}, is_large=True, runs=False),
     ]
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -20,11 +20,15 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import flag_of, int_of, ints_of
 from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.ops import Trait, ops_with
 from onnx_expand.graph.tensors import read_tensor
 
 __all__ = ["Width", "resize"]
 
 _COUNTED = 13  # the first opset in which a Split takes its sizes as an input
+
+
+_ACTIVATIONS = ops_with(Trait.ELEMENTWISE | Trait.SOUND | Trait.KEEPS_RANK)
 
 
 class Width(StrEnum):
@@ -44,12 +48,14 @@ class _Product:
         add: The node that adds the bias of a MatMul, if there is one.
         axis: The axis of the weight along which its outputs lie.
         bias: The constant bias, if there is one.
+        act: The activation that alone reads the result, if there is one.
     """
 
     node: ir.Node
     add: ir.Node | None
     axis: int
     bias: ir.Value | None
+    act: ir.Node | None = None
 
     @property
     def weight(self) -> ir.Value:
@@ -59,11 +65,11 @@ class _Product:
 
     @property
     def y(self) -> ir.Value:
-        return (self.add or self.node).outputs[0]
+        return self.nodes[-1].outputs[0]
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
-        return (self.node,) if self.add is None else (self.node, self.add)
+        return tuple(n for n in (self.node, self.add, self.act) if n is not None)
 
 
 def resize(
@@ -94,17 +100,19 @@ class _Writer:
         """Replace products of one value by one wide product and a Split."""
         groups: dict[object, list[_Product]] = defaultdict(list)
         for node in self._graph:
-            product = self._product(node)
+            product = self._activated(node)
             if product is not None and self._locked.isdisjoint(map(label, product.nodes)):
                 groups[self._key(product)].append(product)
         for products in groups.values():
             if len(products) > 1 and len({p.weight for p in products}) == len(products):
+                if len({_kind(p.act) for p in products}) > 1:
+                    products = [replace(p, act=None) for p in products]
                 yield self._widened(products)
 
     def narrow(self) -> Iterator[Rewritten]:
         """Replace a product that a Split cuts by one product for each part."""
         for node in list(self._graph):
-            product = self._product(node)
+            product = self._activated(node)
             split = None if product is None else self._split(product)
             if product is None or split is None:
                 continue
@@ -112,6 +120,17 @@ class _Writer:
                 yield self._narrowed(product, *split)
 
     # -- Finding ----------------------------------------------------------------------------
+
+    def _activated(self, node: ir.Node) -> _Product | None:
+        """Return a product with the activation that alone reads it; runtimes fuse the two."""
+        product = self._product(node)
+        users = [] if product is None else list(product.y.uses())
+        if product is None or len(users) != 1 or product.y.is_graph_output():
+            return product
+        act = users[0].node
+        plain = act.op_type in _ACTIVATIONS and not act.domain and len(act.inputs) == 1
+        fits = plain and act.graph is self._graph and _kind(act) is not None
+        return replace(product, act=act) if fits else product
 
     def _product(self, node: ir.Node) -> _Product | None:
         """Return a node as a product whose outputs can be split, or None for other nodes."""
@@ -163,11 +182,10 @@ class _Writer:
     def _key(self, product: _Product) -> object:
         """Return the key on which products must agree to be merged."""
         node = product.node
-        plain = tuple(sorted(f"{name}={a.value}" for name, a in node.attributes.items()))
         dims = self._facts.dims(product.weight)
         rest = dims[: product.axis] + dims[product.axis + 1 :]
         traits = (product.add is None, product.bias is None, product.weight.dtype)
-        return (node.inputs[0], node.op_type, plain, rest, *traits)
+        return (node.inputs[0], _kind(node), rest, *traits)
 
     def _split(self, product: _Product) -> tuple[ir.Node, tuple[int, ...]] | None:
         """Return the Split along the channels that alone reads a product, and its sizes."""
@@ -234,6 +252,10 @@ class _Writer:
         if like.add is not None:
             name = self._rewriter.unique(label(like.add))
             nodes.append(ir.node("Add", [nodes[0].outputs[0], bias], name=name))
+        if like.act is not None:
+            name = self._rewriter.unique(label(like.act))
+            own = list(like.act.attributes.values())
+            nodes.append(ir.Node("", like.act.op_type, nodes[-1].outputs, own, name=name))
         return nodes
 
     def _constant(
@@ -297,3 +319,11 @@ class _Writer:
             self._rewriter.drop(value)
         self._rewriter.register(entry)
         return Rewritten(labels, tuple(map(label, new)))
+
+
+def _kind(node: ir.Node | None) -> tuple[str, ...] | None:
+    """Return what equal nodes of one input have in common; None for none."""
+    if node is None or any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None
+    own = sorted(f"{name}={attribute.value}" for name, attribute in node.attributes.items())
+    return (node.op_type, *own)

@@ -141,3 +141,50 @@ def test_measured_times_decide(
     narrow, _ = resized(model, Width.WIDER)
     found = ops(fold(narrow, Policy.LATENCY)[0])
     assert found.count("MatMul") == (1 if wide else 3)
+
+
+BRANCHES = """
+    g (float[N,12,9,9] x) => (float[N,24,9,9] y) {
+        s = Conv(x, w0, b0) t = Relu(s)
+        a = Conv(t, w1, b1) p = Relu(a) b = Conv(t, w2, b2) q = ACT(b) c = Conv(t, w3, b3)
+        r = Relu(c) d = Conv <pads = [1, 1, 1, 1]> (q, k1) e = Relu(d)
+        f = Conv <pads = [2, 2, 2, 2]> (r, k2) h = Relu(f)
+        m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (t) n = Conv(m, w4, b4)
+        o = Relu(n) y = Concat <axis = 1> (p, e, h, o)
+    }
+"""
+
+
+@pytest.mark.parametrize("act", ["Relu", "Sigmoid"])
+def test_branches_of_a_block_merge_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """The 1x1 layers of an Inception block read one value; equal activations stay with them."""
+
+    def time(self: Contest, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Result:
+        del self
+        taken = {"Conv": 100}
+        totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
+        return Result({name: [total] * 9 for name, total in totals.items()})
+
+    monkeypatch.setattr(Contest, "time", time)
+    constants = weights(w0=(8, 12, 1, 1), w1=(6, 8, 1, 1), w2=(4, 8, 1, 1), w3=(5, 8, 1, 1))
+    constants |= weights(w4=(6, 8, 1, 1), k1=(6, 4, 3, 3), k2=(6, 5, 5, 5))
+    constants |= weights(b0=(8,), b1=(6,), b2=(4,), b3=(5,), b4=(6,))
+    model = graph(BRANCHES.replace("ACT", act), constants, opset=17)
+    folded, _ = fold(model, Policy.LATENCY)
+    found = ops(folded)
+    assert (found.count("Conv"), found.count("Split")) == (5, 1)
+    # One Relu of the wide layer instead of three, or the three different ones.
+    assert found.count("Relu") + found.count("Sigmoid") == (5 if act == "Relu" else 7)
+    assert judge(Source(model, SIZES), folded) == []
+
+
+def test_kernels_of_other_sizes_stay() -> None:
+    """A Fire block's 1x1 and 3x3 would be one 3x3 of nine times the products of the 1x1."""
+    model = graph(
+        "g (float[N,8,9,9] x) => (float[N,10,9,9] y) { a = Conv(x, w1) p = Relu(a) "
+        "b = Conv <pads = [1, 1, 1, 1]> (x, w2) q = Relu(b) y = Concat <axis = 1> (p, q) }",
+        weights(w1=(4, 8, 1, 1), w2=(6, 8, 3, 3)),
+    )
+    assert resized(model, Width.WIDER)[1] == 0
