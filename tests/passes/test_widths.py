@@ -121,19 +121,23 @@ def test_a_wide_product_with_other_consumers_stays() -> None:
     assert resized(model, Width.NARROWER)[1] == 0
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, taken: Mapping[str, int]) -> None:
+    """Replace measurements of whole models by given times per op."""
+
+    def time(self: Benchmark, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Timings:
+        del self
+        totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
+        return Timings({name: [total] * 9 for name, total in totals.items()})
+
+    monkeypatch.setattr(Benchmark, "time", time)
+
+
 @pytest.mark.parametrize(("product", "split", "wide"), [(100, 10, True), (1, 500, False)])
 def test_measured_times_decide(
     monkeypatch: pytest.MonkeyPatch, product: int, split: int, wide: bool
 ) -> None:
     """Only the policy `latency` writes one wide product, if it is faster."""
-
-    def time(self: Benchmark, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Timings:
-        del self
-        taken = {"MatMul": product, "Split": split}
-        totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
-        return Timings({name: [total] * 9 for name, total in totals.items()})
-
-    monkeypatch.setattr(Benchmark, "time", time)
+    pretend(monkeypatch, {"MatMul": product, "Split": split})
     model = model_of("MatMul", 17)
     found = ops(fold(model, Policy.LATENCY)[0])
     assert found.count("MatMul") == (1 if wide else 3)
@@ -160,14 +164,7 @@ def test_branches_of_a_block_merge_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     """The 1x1 layers of an Inception block read one value; equal activations stay with them."""
-
-    def time(self: Contest, models: Mapping[str, ir.Model], *_: Any, **__: Any) -> Result:
-        del self
-        taken = {"Conv": 100}
-        totals = {n: sum(taken.get(x.op_type, 1) for x in m.graph) for n, m in models.items()}
-        return Result({name: [total] * 9 for name, total in totals.items()})
-
-    monkeypatch.setattr(Contest, "time", time)
+    pretend(monkeypatch, {"Conv": 100})
     constants = weights(w0=(8, 12, 1, 1), w1=(6, 8, 1, 1), w2=(4, 8, 1, 1), w3=(5, 8, 1, 1))
     constants |= weights(w4=(6, 8, 1, 1), k1=(6, 4, 3, 3), k2=(6, 5, 5, 5))
     constants |= weights(b0=(8,), b1=(6,), b2=(4,), b3=(5,), b4=(6,))
