@@ -120,7 +120,8 @@ def by_reference(node: ir.Node, inputs: Arrays, opset: int) -> list[Array] | Non
 
     proto = _bare(node, [None if array is None else _type_of(array) for array in inputs])
     feeds = {f"i{index}": array for index, array in enumerate(inputs) if array is not None}
-    model = _model([proto], list(feeds), [name for name in proto.output if name], opset)
+    given = {name: _type_of(array) for name, array in feeds.items()}
+    model = _model([proto], given, [name for name in proto.output if name], opset)
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(model).run(None, feeds)
@@ -201,9 +202,7 @@ def _session(
 ) -> Any:
     """Create a session of nodes without optimizations; None if onnxruntime refuses them."""
     ort = _onnxruntime()
-    model = _model(nodes, list(given), names, version)
-    for value in model.graph.input:
-        value.type.tensor_type.elem_type = int(given[value.name])
+    model = _model(nodes, given, names, version)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _FATAL
@@ -222,9 +221,7 @@ def _inferred(
     node: onnx.NodeProto, given: dict[str, ir.DataType], names: Sequence[str], version: int
 ) -> list[ir.DataType | None]:
     """Infer the types of a node's outputs, None where ONNX does not."""
-    model = _model([node], list(given), names, version)
-    for value in model.graph.input:
-        value.type.tensor_type.elem_type = int(given[value.name])
+    model = _model([node], given, names, version)
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
     except Exception:  # the node is inconsistent
@@ -234,13 +231,15 @@ def _inferred(
 
 
 def _model(
-    nodes: list[onnx.NodeProto], given: Sequence[str], names: Sequence[str], version: int
+    nodes: list[onnx.NodeProto],
+    given: dict[str, ir.DataType],
+    names: Sequence[str],
+    version: int,
 ) -> onnx.ModelProto:
-    """Build a model of nodes with untyped values."""
-    inputs, outputs = (
-        [onnx.helper.make_empty_tensor_value_info(name) for name in group]
-        for group in (given, names)
-    )
+    """Build a model of nodes, with inputs of these types and outputs of unknown ones."""
+    make = onnx.helper.make_tensor_value_info
+    inputs = [make(name, int(dtype), None) for name, dtype in given.items()]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in names]
     graph = onnx.helper.make_graph(nodes, "constant", inputs, outputs)
     opset = onnx.helper.make_opsetid("", version)
     form = _NARROW_IR if version > _FAMILIAR else 8

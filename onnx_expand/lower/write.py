@@ -78,9 +78,9 @@ def lower(
     if not judged:
         check_numbers(affine, target.dtype)
     if not restore:
-        shifts = affine.bias is not None and bool(np.any(affine.bias))
         scales = form is not Form.ELEMENTWISE or bool(np.any(affine.weight != 1))
-        refusal = target.facts.writable(target.dtype).refusal(*ops_of(form, shifts, scales=scales))
+        ops = ops_of(form, affine.geometry.bias, scales=scales)
+        refusal = target.facts.writable(target.dtype).refusal(*ops)
         if refusal is not None:
             raise RefusedError(refusal)
     rank = target.facts.rank(target.x)
@@ -113,8 +113,8 @@ def _multiplies_more(node: ir.Node, affine: AffineConv, form: Form) -> bool:
 def _may_follow(template: Template, form: Form, affine: AffineConv) -> bool:
     """Return whether the template's op costs the same as the form: MatMul as Gemm without bias."""
     op = template.node.op_type
-    biased = affine.bias is not None and bool(np.any(affine.bias))
-    return op == form.value or (op == "MatMul" and form is Form.GEMM and not biased)
+    is_product = op == "MatMul" and form is Form.GEMM and not affine.geometry.bias
+    return op == form.value or is_product
 
 
 def _write_conv(
@@ -181,7 +181,7 @@ def _write_matmul(
         weight = weight.reshape(template.weight)
     operands = [target.x, constant(weight, target.names.weight, target.dtype, target.spill)]
     shift = None
-    if affine.bias is not None and np.any(affine.bias):
+    if affine.bias is not None and affine.geometry.bias:
         bias = affine.bias if right else affine.bias.reshape(-1, 1)
         shift = constant(bias, target.names.bias, target.dtype)
     node = _written(template, operands if right else operands[::-1], target)
@@ -206,13 +206,12 @@ def _write_elementwise(
         shape = (-1, *(1,) * (-1 - place))
     # Constants come first: a refused value must not leave a half-written node.
     names = target.names
-    factor, shift = affine.weight.reshape(shape), None
-    shifts = affine.bias is not None and bool(np.any(affine.bias))
-    spreads = affine.geometry.in_channels < affine.geometry.out_channels and not shifts
-    scale = None
+    factor, geometry = affine.weight.reshape(shape), affine.geometry
+    scale = shift = None
+    spreads = geometry.in_channels < geometry.out_channels and not geometry.bias
     if np.any(factor != 1) or spreads:
         scale = constant(factor, names.weight, target.dtype)
-    if affine.bias is not None and np.any(affine.bias):
+    if affine.bias is not None and geometry.bias:
         shift = constant(affine.bias.reshape(shape), names.bias, target.dtype)
     nodes = [ir.node("Mul", [target.x, scale], name=names.node)] if scale is not None else []
     if shift is not None:
