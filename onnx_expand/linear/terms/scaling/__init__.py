@@ -7,7 +7,7 @@ function in one of these files and a row in its test.
 """
 
 # Importing a file registers its ops.
-from onnx_expand.linear.terms.scaling import moves, pools, products, steps
+from onnx_expand.linear.terms.scaling import moves, pools, products
 from onnx_expand.linear.terms.scaling.base import (
     SCALING,
     Channels,
@@ -27,5 +27,4 @@ __all__ = [
     "pools",
     "products",
     "scaling_of",
-    "steps",
 ]
