@@ -446,3 +446,28 @@ def test_maps_are_compared_by_keys_and_values(labels: dict[str, Any]) -> None:
     assert not onnx_expand.check(model, classifier(3.01, **labels)).equal
     other = {name: [*reversed(keys)] for name, keys in labels.items()}
     assert not onnx_expand.check(model, classifier(3, **other)).equal
+
+
+def test_the_unused_part_of_a_constant_may_differ() -> None:
+    """1 + scale, as in adaptive normalization, moves into a part of the bias before a Split."""
+    model = parse(
+        "g (float[N,4] x, float[N,2] z) => (float[N,2] y) { h = Gemm(x, w, b) "
+        "p, q = Split<axis=1>(h, halves) one = Add(q, plus) r = Mul(one, z) s = Tanh(p) "
+        "y = Add(s, r) }",
+        w=normal(4, 4),
+        b=normal(4, seed=1),
+        plus=np.ones(2, np.float32),
+        halves=np.array([2, 2]),
+    )
+    folded = onnx_expand.fold(model)
+    assert [node.op_type for node in folded.graph.node].count("Add") == 1
+    assert cpu(model, folded)
+    bias = next(t for t in folded.graph.initializer if t.name == "b")
+    for place in (0, 3):
+        wrong = numpy_helper.to_array(bias) + 1e-2 * np.eye(4, dtype=np.float32)[place]
+        other = onnx.ModelProto()
+        other.CopyFrom(folded)
+        next(t for t in other.graph.initializer if t.name == "b").CopyFrom(
+            numpy_helper.from_array(wrong, "b")
+        )
+        assert not cpu(model, other)

@@ -27,6 +27,10 @@ __all__ = [
 
 # Types that numpy and the runtimes exchange.
 _MANY = 256  # outputs of one node
+_CUTTING = {
+    *("Compress", "Gather", "GatherElements", "GatherND", "Pad", "Slice", "Split", "TopK"),
+}
+"""Ops whose output may lack elements of their first input, wherever these are."""
 _NUMBERS = {
     *(ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE),
     *(ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64),
@@ -168,6 +172,7 @@ def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:
     """Return the constants in which cells of otherwise equal nodes differ, if exactly one differs.
 
     Two different constants may compensate for each other, as the scales of consecutive layers do.
+    A constant of which the cell uses a part, such as the bias before a Split, may differ elsewhere.
     """
     found = []
     for name, left, right in _walks(a, b, names):
@@ -176,9 +181,23 @@ def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:
             x, y = pairs[0]
             assert x.const_value is not None
             assert y.const_value is not None
+            if _is_cut(left, x):
+                continue
             readers = frozenset((node.op_type, index) for node, index in x.uses())
             found.append(Swap(name, x.name or "", readers, x.const_value, y.const_value))
     return found
+
+
+def _is_cut(walk: Walk, constant: ir.Value) -> bool:
+    """Return whether a walk drops elements of what it computes from a constant."""
+    after = {constant}
+    for node in walk.nodes:
+        if after.isdisjoint(operands(node)):
+            continue
+        if node.op_type in _CUTTING and node.inputs[0] is not constant:
+            return True
+        after.update(node.outputs)
+    return False
 
 
 def _walks(a: ir.Model, b: ir.Model, names: Set[str]) -> Iterator[tuple[str, Walk, Walk]]:
