@@ -278,6 +278,7 @@ _RULES: dict[str, _Rule] = {
     ),
     "Tile": lambda node, inputs: Work(_given(inputs[0]).size * math.prod(_extents(inputs[1]))),
     "GatherElements": lambda node, inputs: Work(_given(inputs[1]).size),
+    "NonZero": lambda node, inputs: Work(_given(inputs[0]).size * max(1, _given(inputs[0]).ndim)),
     "Range": _range,
     "Pad": _pad,
     "Resize": _resize,

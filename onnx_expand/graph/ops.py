@@ -145,7 +145,7 @@ _RECORDS = (
     Op("Identity", T.PURE | T.MOVES | T.PLACES | T.SOUND | T.KEEPS_RANK | T.SHORTCUT),
     Op("InstanceNormalization", T.KEEPS_RANK, weights=(1, 2)),
     Op("IsInf", T.KEEPS_RANK),
-    Op("IsNaN", T.KEEPS_RANK),
+    Op("IsNaN", T.PURE | T.KEEPS_RANK),
     Op("LRN", T.KEEPS_RANK),
     Op("LSTM", T.UNCOUNTED),
     Op("LayerNormalization", T.SOUND | T.KEEPS_RANK, weights=(1, 2)),
@@ -169,6 +169,7 @@ _RECORDS = (
     Op("Mul", T.PURE | T.PLACES | T.STEP | T.ELEMENTWISE | T.SOUND | T.BROADCASTS),
     Op("Multinomial", T.VARIES),
     Op("Neg", T.PURE | T.STEP | T.SOUND | T.KEEPS_RANK),
+    Op("NonZero", T.PURE | T.RETYPES),
     Op("Not", T.PURE | T.SOUND),
     Op("Or", T.PURE | T.SOUND),
     Op("PRelu", T.ELEMENTWISE | T.SOUND | T.KEEPS_RANK, weights=(1,)),
@@ -233,6 +234,7 @@ _RECORDS = (
     Op("Unsqueeze", T.PURE | T.MOVES | T.PLACES | T.SOUND | T.VIEW, deciding=(1,)),
     Op("Upsample", T.KEEPS_RANK | T.UPSAMPLES, settings=(1,)),
     Op("Where", T.PURE | T.PLACES | T.SOUND | T.BROADCASTS),
+    Op("Xor", T.PURE),
 )
 
 OPS = {record.name: record for record in _RECORDS}

@@ -146,7 +146,8 @@ def draw_case(rng: np.random.Generator, op: str, opset: int, dtype: str) -> Case
 
 @_makes(
     *("Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "Identity", "Log", "Neg", "Not", "Reciprocal"),
-    *("Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Tanh", "Shape", "Size"),
+    *("Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Tanh", "Shape", "Size", "IsNaN"),
+    "NonZero",
 )
 def _unary(d: _Draw) -> tuple[list[Array | None], dict[str, Any]]:
     return [d.array(d.shape())], {}
