@@ -19,6 +19,7 @@ from onnx_expand.graph.claims import MADE_UP, Claims, describe
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
 from onnx_expand.graph.products import Names, expanded, reshaped
+from onnx_expand.graph.promises import state_promised
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.model import is_external, untyped
 
@@ -88,6 +89,7 @@ class Inference:
         if usual is not None:
             _set_extents(self._proto.graph, usual)
         self._claims = Claims(self._proto, is_body=is_body)
+        state_promised(self._proto)
         self.names = Names(self._claims.names, self._claims.spelled)
         self.is_told = False
         self._last: onnx.ModelProto | None = None
