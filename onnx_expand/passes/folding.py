@@ -197,7 +197,7 @@ class FoldRun:
     def clean(self, graph: ir.Graph) -> bool:
         """Clean a folded graph, its maps included; return whether it changed."""
         done = self.cleaner.clean(graph)
-        gone = {*done.constants, *done.duplicates, *done.idle, *done.unread}
+        gone = {*done.constants, *done.duplicates, *done.joined, *done.idle, *done.unread}
         if gone:
             self.kept = [kept for kept in self.kept if gone.isdisjoint(kept.nodes)]
         return bool(done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -11,7 +11,7 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.operands import integers, setting, slices_of
 from onnx_expand.lift import CONTRADICTIONS
 
-__all__ = ["forwarded"]
+__all__ = ["WIDER", "forwarded"]
 
 _FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of several large integers
 
@@ -34,7 +34,7 @@ def forwarded(node: ir.Node, facts: Facts) -> ir.Value | None:
         return None
 
 
-_WITHIN = {
+WIDER = {
     ir.DataType.FLOAT16: {ir.DataType.FLOAT, ir.DataType.DOUBLE},
     ir.DataType.BFLOAT16: {ir.DataType.FLOAT, ir.DataType.DOUBLE},
     ir.DataType.FLOAT: {ir.DataType.DOUBLE},
@@ -42,6 +42,7 @@ _WITHIN = {
     ir.DataType.UINT8: {ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64},
     ir.DataType.INT16: {ir.DataType.INT32, ir.DataType.INT64},
     ir.DataType.INT32: {ir.DataType.INT64, ir.DataType.DOUBLE},
+    ir.DataType.BOOL: {ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64},
 }
 """For each type the types that represent all of its values."""
 
@@ -61,7 +62,7 @@ def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:
     dtype = facts.dtype(x)
     if dtype is None or dtype != ir.DataType(int_of(node, "to")):
         return None
-    return x if ir.DataType(int_of(before, "to")) in _WITHIN.get(dtype, ()) else None
+    return x if ir.DataType(int_of(before, "to")) in WIDER.get(dtype, ()) else None
 
 
 def _cast(node: ir.Node, facts: Facts) -> bool:
@@ -108,6 +109,17 @@ def _reshape(node: ir.Node, facts: Facts) -> bool:
     same = {-1} if int_of(node, "allowzero", facts.opset) else {-1, 0}
     pairs = zip(wanted, extents, strict=True)
     return wanted.count(-1) <= 1 and all(w in same or w == size for w, size in pairs)
+
+
+def _reduce(node: ir.Node, facts: Facts) -> bool:
+    """A sum, mean, product or extremum of a single element is that element."""
+    shape = facts.shape(node.inputs[0])
+    if shape is None or not int_of(node, "keepdims", facts.opset, 1):
+        return False
+    axes: Sequence[float] = ints_of(node, "axes")
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        axes = _constant(node, 1, facts) or ()
+    return bool(axes) and all(shape[int(axis)] == 1 for axis in axes)
 
 
 def _transpose(node: ir.Node, facts: Facts) -> bool:
@@ -167,6 +179,11 @@ _CHECKS: dict[str, Callable[[ir.Node, Facts], bool]] = {
     "Mean": _of_one,
     "Min": _of_one,
     "Pad": _pad,
+    "ReduceMax": _reduce,
+    "ReduceMean": _reduce,
+    "ReduceMin": _reduce,
+    "ReduceProd": _reduce,
+    "ReduceSum": _reduce,
     "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,

@@ -13,6 +13,7 @@ from onnx_expand.passes.clean.constants import lift_constants, write_constants
 from onnx_expand.passes.clean.duplicates import merge_duplicates
 from onnx_expand.passes.clean.noops import drop_dead, drop_noops
 from onnx_expand.passes.clean.outcome import Cleaned
+from onnx_expand.passes.clean.pairs import join_pairs
 from onnx_expand.passes.clean.slices import join_slices
 from onnx_expand.passes.extents import state_extents
 from onnx_expand.passes.functions import as_constants, body_of
@@ -58,15 +59,16 @@ class Cleaner:
             constants += gone
             self.informs = True
         lifted = tuple(lift_constants(graph, facts, rewriter)) if self._lifts else ()
-        duplicates = tuple(join_slices(graph, facts, rewriter))
-        idle: tuple[str, ...] = ()
+        joined = tuple(join_slices(graph, facts, rewriter))
+        duplicates, idle = tuple[str, ...](), tuple[str, ...]()
         for _ in range(_ROUNDS):
             merged = tuple(merge_duplicates(graph, facts, rewriter))
             dropped = tuple(drop_noops(graph, facts, rewriter, maps=maps))
-            duplicates, idle = duplicates + merged, idle + dropped
-            if not merged and not dropped:
+            pairs = tuple(join_pairs(graph, facts, rewriter))
+            duplicates, idle, joined = duplicates + merged, idle + dropped, joined + pairs
+            if not merged and not dropped and not pairs:
                 break
-        done = Cleaned(constants, duplicates, idle, unread, lifted, grown)
+        done = Cleaned(constants, duplicates, joined, idle, unread, lifted, grown)
         self.done += done
         return done
 

@@ -66,11 +66,14 @@ def _is_inference(node: ir.Node, facts: Facts) -> bool:
     return facts.is_constant(mode) and not np.any(read_tensor(facts.tensor(mode)))
 
 
-_NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
+_NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1, "And": 1, "Or": 0}
+_SYMMETRIC = {"Add", "And", "Mul", "Or"}
 
 
 def _combined_with_neutral(node: ir.Node, facts: Facts) -> ir.Value | None:
-    """Return the operand x of x + 0, x - 0, 1 x or x / 1, or None for other nodes.
+    """Return the operand x of x + 0, x - 0, 1 x, x / 1, x ** 1, x and true, x or false.
+
+    It is None for other nodes.
 
     For x = -0, x + 0 is 0 rather than -0, which compare as equal.
     """
@@ -78,7 +81,7 @@ def _combined_with_neutral(node: ir.Node, facts: Facts) -> ir.Value | None:
     if neutral is None or len(node.inputs) != 2:
         return None
     pairs = [(node.inputs[0], node.inputs[1])]
-    if node.op_type in {"Add", "Mul"}:
+    if node.op_type in _SYMMETRIC:
         pairs.append((node.inputs[1], node.inputs[0]))
     for x, constant in pairs:
         if x is None or constant is None or not facts.is_constant(constant):

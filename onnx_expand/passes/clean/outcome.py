@@ -16,6 +16,7 @@ class Cleaned:
     Attributes:
         constants: Nodes that computed a constant, which is stored now.
         duplicates: Nodes that computed the same as another node.
+        joined: Nodes that were merged into another one.
         idle: Nodes that returned an input unchanged.
         unread: Nodes whose outputs nothing read.
         lifted: Constant nodes whose tensors are initializers now.
@@ -24,13 +25,15 @@ class Cleaned:
 
     constants: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     lifted: tuple[str, ...] = ()
     grown: int = 0
 
     def __bool__(self) -> bool:
-        return any((self.constants, self.duplicates, self.idle, self.unread, self.lifted))
+        lists = (self.constants, self.duplicates, self.joined, self.idle, self.unread, self.lifted)
+        return any(lists)
 
     def __add__(self, other: Cleaned) -> Cleaned:
         return Cleaned(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -42,6 +45,7 @@ class Cleaned:
             "computed constants": self.constants,
             "Constant nodes": self.lifted,
             "duplicates": self.duplicates,
+            "nodes merged into others": self.joined,
             "nodes that do nothing": self.idle,
             "unread nodes": self.unread,
         }
