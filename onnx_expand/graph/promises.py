@@ -7,6 +7,7 @@ as float for LinearRegressor.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import onnx
 
@@ -43,7 +44,7 @@ def _outputs(op: str, version: int, domain: str) -> tuple[int, ...]:
     return tuple(_element(variables.get(o.type_str, [o.type_str])) for o in schema.outputs)
 
 
-def _element(texts: list[str]) -> int:
+def _element(texts: Sequence[str]) -> int:
     """Return the element type that a text such as `tensor(float)` names, if it is the only one."""
     name = texts[0].removeprefix("tensor(").removesuffix(")").upper()
     is_fixed = len(texts) == 1 and texts[0].startswith("tensor(")

@@ -303,3 +303,20 @@ def test_wrong_types_are_not_believed() -> None:
     facts = Facts(own)
     assert {facts.dtype(out) for node in own.graph for out in node.outputs} == {ir.DataType.FLOAT}
     assert shapes(model)["a"] == (None, 4, 8, 8)
+
+
+@pytest.mark.parametrize("op", ["LinearRegressor", "Scaler", "TreeEnsembleRegressor"])
+def test_schemas_promise_types_where_inference_has_none(op: str) -> None:
+    """Such an op returns float whatever it reads; a Cast of its output to float does nothing."""
+    nodes = [
+        onnx.helper.make_node(op, ["x"], ["a"], domain="ai.onnx.ml"),
+        onnx.helper.make_node("Cast", ["a"], ["b"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Neg", ["b"], ["y"]),
+    ]
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, ["N", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", None])
+    imports = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", [x], [y]), opset_imports=imports, ir_version=8
+    )
+    assert [node.op_type for node in onnx_expand.fold(model).graph.node] == [op, "Neg"]

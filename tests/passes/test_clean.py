@@ -480,6 +480,11 @@ MADE = {
         "n = Gather <axis=0> (s, first) e = Reshape (t, n) y = GatherElements (e, i) }",
         ["GatherElements"],
     ),
+    "places of what is not zero": (
+        "g (int64[2,3] i) => (int64[2,3] y) { n = NonZero (ones) t = Transpose <perm=[1,0]> (n) "
+        "s = Squeeze (t, first1) u = Unsqueeze (s, first) y = GatherElements (u, i) }",
+        ["GatherElements"],
+    ),
     "a running sum": (
         "g (int64[2,3] i) => (int64[2,3] y) { c = CumSum (ones, one) y = Gather <axis=0> (c, i) }",
         ["Gather"],
@@ -490,7 +495,7 @@ MADE = {
 @pytest.mark.parametrize(("text", "left"), MADE.values(), ids=MADE)
 def test_constants_computed_from_constants_are_stored(text: str, left: list[str]) -> None:
     """Repetition, arithmetic and a consumer of the shape do not copy a stored constant."""
-    numbers = {"two": [2, 1], "first": [0], "ones": [1] * 9, "one": 0}
+    numbers = {"two": [2, 1], "first": [0], "first1": [1], "ones": [1] * 9, "one": 0}
     model = graph(
         text,
         {

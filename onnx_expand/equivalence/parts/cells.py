@@ -172,7 +172,7 @@ def swapped_constants(a: ir.Model, b: ir.Model, names: Set[str]) -> list[Swap]:
     """Return the constants in which cells of otherwise equal nodes differ, if exactly one differs.
 
     Two different constants may compensate for each other, as the scales of consecutive layers do.
-    A constant of which the cell uses a part, such as the bias before a Split, may differ elsewhere.
+    A constant of which the cell uses only a part, such as a bias before a Split, may differ, too.
     """
     found = []
     for name, left, right in _walks(a, b, names):
