@@ -121,11 +121,14 @@ def _fused_tanh_gelu() -> Expression:
     return (x * 0.5) * (apply("Tanh", cubic) + 1)
 
 
-def _relu6(x: Expression) -> Either:
-    """The expression clipped to [0, 6], as Clip or as tf2onnx writes it."""
+def _spelled_relu6(x: Expression) -> Either:
+    """The expression clipped to [0, 6] without a Clip, as tf2onnx writes it."""
     positive, least = apply("Max", x, 0) | apply("Relu", x), apply("Min", x, 6)
-    either = Either((apply("Min", positive, 6), apply("Max", least, 0), apply("Relu", least)))
-    return apply("Clip", x, 0, 6) | either
+    return Either((apply("Min", positive, 6), apply("Max", least, 0), apply("Relu", least)))
+
+
+def _relu6(x: Expression) -> Either:
+    return apply("Clip", x, 0, 6) | _spelled_relu6(x)
 
 
 def _hard_sigmoid() -> Expression:
@@ -212,7 +215,7 @@ PATTERNS = (
     Pattern("Gelu (sigmoid)", _swish()),
     Pattern("HardSwish", _hard_swish(), _new_hard_swish()),
     Pattern("HardSigmoid", _hard_sigmoid()),
-    Pattern("ReLU6", _relu6(_X)),
+    Pattern("ReLU6", _spelled_relu6(_X)),  # a Clip is the operator
     Pattern("attention", _attention()),
 )
 """The patterns; of two that end at one node the first that matches is taken."""

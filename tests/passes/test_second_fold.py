@@ -44,6 +44,12 @@ GRAPHS: dict[str, tuple[str, dict[str, Array]]] = {
         " {" + _GELU + " z = Mul(h, x) s = Sigmoid(z) y = Exp(s) }",
         _NUMBERS,
     ),
+    # A Clip to [0, 6] is what other spellings of it become.
+    "a Clip that is ReLU6": (
+        "g (float[N,4,H,W] x) => (float[N,4,H,W] y) <float z = {0}, float six = {6}>"
+        " { s = Sin(x) y = Clip(s, z, six) }",
+        {},
+    ),
     # The shift that stays before the border is a scalar: it has no channel axis.
     "a shift of one channel": (
         "g (float[1,3,7,7] x) => (float[1,1,147] y)"
