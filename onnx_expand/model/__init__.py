@@ -8,11 +8,12 @@ refused if it contains anything that would be lost when it is written again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -35,7 +36,7 @@ from onnx_expand.model.files import (
 from onnx_expand.model.graphsurgeon import export_graph, import_graph
 from onnx_expand.model.outline import inner_graphs, tensors
 from onnx_expand.model.reading import CHECKSUMS, EXTERNAL, admit, load
-from onnx_expand.model.validity import ALIAS, settle_domains
+from onnx_expand.model.validity import ALIAS, default_version, settle_domains
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -72,6 +73,10 @@ Caller = TypeVar("Caller")
 
 # The first IR version in which an initializer need not be a graph input.
 _PLAIN_INITIALIZERS = 4
+# The first opset in which a Constant may hold other than floating-point numbers.
+_CONSTANTS_OF_ANY_TYPE = 9
+_EXACT = 1 << 53  # integers up to here are exact in double
+_INTEGERS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
 # A protobuf message must be smaller than 2 GiB; larger models need external data.
 _INLINE_LIMIT = (1 << 31) - (1 << 24)
 
@@ -119,21 +124,41 @@ def to_proto(model: ir.Model, *, plain: bool = False) -> onnx.ModelProto:
         settle_domains(proto)
     if proto.ir_version < _PLAIN_INITIALIZERS:
         for graph in inner_graphs(proto.graph):
-            _hold_in_nodes(graph)
+            _hold_in_nodes(graph, default_version(proto.opset_import))
     return proto
 
 
-def _hold_in_nodes(graph: onnx.GraphProto) -> None:
-    """Turn initializers that are no inputs into Constant nodes, as old IR versions require."""
+def _hold_in_nodes(graph: onnx.GraphProto, opset: int) -> None:
+    """Turn initializers that are no inputs into nodes, as old IR versions require."""
     inputs = {info.name for info in graph.input}
     plain = [tensor for tensor in graph.initializer if tensor.name not in inputs]
     if not plain:
         return
-    made = [onnx.helper.make_node("Constant", [], [t.name], name=t.name, value=t) for t in plain]
+    taken = {name for node in graph.node for name in node.output}
+    made = [node for tensor in plain for node in _constant_nodes(tensor, opset, taken)]
     nodes, tensors = list(graph.node), [t for t in graph.initializer if t.name in inputs]
     del graph.node[:], graph.initializer[:]
     graph.node.extend([*made, *nodes])
     graph.initializer.extend(tensors)
+
+
+def _constant_nodes(
+    tensor: onnx.TensorProto, opset: int, taken: set[str]
+) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes that compute a constant; old Constants hold only floating-point numbers."""
+    name, node = tensor.name, onnx.helper.make_node
+    is_old = opset < _CONSTANTS_OF_ANY_TYPE and tensor.data_type in _INTEGERS
+    numbers = onnx.numpy_helper.to_array(tensor) if is_old else None
+    if numbers is None or np.any(np.abs(numbers) > _EXACT):
+        yield node("Constant", [], [name], name=name, value=tensor)
+        return
+    wide = f"{name}.double"
+    while wide in taken:
+        wide += "_"
+    taken.add(wide)
+    value = onnx.numpy_helper.from_array(numbers.astype(np.float64), wide)
+    yield node("Constant", [], [wide], name=wide, value=value)
+    yield node("Cast", [wide], [name], name=name, to=tensor.data_type)
 
 
 @dataclass(frozen=True)

@@ -337,6 +337,26 @@ def test_old_files_keep_their_constants_in_nodes() -> None:
     assert not cleaned
 
 
+@pytest.mark.parametrize("opset", [7, 8, 9])
+def test_old_constants_are_no_integers(opset: int) -> None:
+    """Before opset 9 a Constant holds floating-point numbers, which a Cast converts."""
+    text = (
+        f'<ir_version: 3, opset_import: ["" : {opset}]> g (float[2,3,4] x) => (float[A,B] y) {{'
+        " s = Shape(x) c = Constant <value: tensor = float[1] {-1}> () r = Cast <to = 7> (c)"
+        " d = Constant <value: tensor = float[1] {6}> () q = Cast <to = 7> (d)"
+        " t = Concat <axis = 0> (q, r) a = Reshape(x, t) e = Exp(a) y = Sin(e) }"
+    )
+    model = onnx.parser.parse_model(text)
+    folded = onnx_expand.fold(model)
+    onnx.checker.check_model(folded, full_check=True)
+    left = ["Reshape", "Exp", "Sin"]
+    assert [n.op_type for n in folded.graph.node if n.op_type not in {"Constant", "Cast"}] == left
+    assert folded.ir_version == 3
+    assert not folded.graph.initializer
+    assert onnx_expand.fold(folded) == folded
+    _same(x=X, models=[model, folded])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_models_compute_the_same(kind: str) -> None:
     """Results are bitwise equal at every size, no node is added, and cleaning is idempotent."""
