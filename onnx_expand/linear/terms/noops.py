@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -116,10 +116,8 @@ def _reduce(node: ir.Node, facts: Facts) -> bool:
     shape = facts.shape(node.inputs[0])
     if shape is None or not int_of(node, "keepdims", facts.opset, 1):
         return False
-    axes: Sequence[float] = ints_of(node, "axes")
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        axes = _constant(node, 1, facts) or ()
-    return bool(axes) and all(shape[int(axis)] == 1 for axis in axes)
+    axes = integers(node, "axes", facts) or ()
+    return bool(axes) and all(shape[axis] == 1 for axis in axes)
 
 
 def _transpose(node: ir.Node, facts: Facts) -> bool:

@@ -5,7 +5,7 @@ Each rule preserves every element of the result, infinities included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_expand.graph.attributes import int_of, ints_of, text_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
+from onnx_expand.graph.operands import integers
 from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.linear.terms.noops import WIDER
 
@@ -190,12 +191,7 @@ def _kept_axes(node: ir.Node, facts: Facts, rewriter: Rewriter) -> Iterator[str]
 
 def _axes_of(node: ir.Node, facts: Facts) -> list[int] | None:
     """Return the axes of a Reduce, Squeeze or Unsqueeze, in order and not negative."""
-    rank = facts.rank(node.inputs[0])
-    axes: Sequence[int] = ints_of(node, "axes")
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        if not facts.is_constant(node.inputs[1]):
-            return None
-        axes = read_tensor(facts.tensor(node.inputs[1])).ravel().tolist()
+    rank, axes = facts.rank(node.inputs[0]), integers(node, "axes", facts)
     if rank is None or not axes:
         return None
     rank += len(axes) if node.op_type == "Unsqueeze" else 0
