@@ -22,6 +22,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "first_line",
+    "one_line",
 ]
 
 
@@ -142,5 +143,15 @@ class RefusedError(UnsupportedError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error message, or the name of its class if it is empty."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _message(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """Return all of an error message in one line, or the name of its class if it is empty."""
+    return " ".join(_message(error).split()) or type(error).__name__
+
+
+def _message(error: BaseException) -> str:
+    told = error.args[0] if len(error.args) == 1 else None
+    return told.decode(errors="replace") if isinstance(told, bytes) else str(error)

@@ -124,7 +124,7 @@ def check_outputs(
     written: set[Path] = set()
     for path in (model, *paths):
         if path and path != "-":
-            place = check_output(path).resolve()
+            place = check_output(path, is_model=path is model).resolve()
             if place in written:
                 raise UsageError(f"{path}: two results would be written there; name another file")
             if place in read and path is not model:
@@ -143,10 +143,12 @@ def check_outputs(
 
 def _may_refer(path: Path) -> bool:
     """Return whether a file contains the key of references to external data."""
+    if not path.is_file():  # opening a pipe would wait for its writer
+        return False
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data.find(b"location") >= 0
-    except (OSError, ValueError):  # not a file, or empty
+    except (OSError, ValueError):  # unreadable, or empty
         return False
 
 

@@ -71,7 +71,7 @@ class Experiment:
         settings = self.setup.run
         for path in (self.target, settings.then_fold, settings.save_weights):
             if path is not None:
-                check_output(path)
+                check_output(path, is_model=path is not settings.save_weights)
         if settings.weights is not None or settings.save_weights is not None:
             weights.require_safetensors()
         if (

@@ -92,7 +92,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
         UsageError: The directory does not exist or cannot be written.
         UnsupportedError: The model contains something that contradicts the rewrite.
     """
-    path = check_output(path)
+    path = check_output(path, is_model=True)
     large = _inline_size(model) > _INLINE_LIMIT
     moving = movable(model, all_large=large) if large or _is_external(model) else []
     if not moving:
@@ -209,7 +209,7 @@ def visit(
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         target = path.with_name(f"{path.stem}.{suffix}.onnx") if output is None else Path(output)
-        check_output(target)
+        check_output(target, is_model=True)
         kind: Any = type(source) if isinstance(source, str | Path) else Path
 
         def write(model: ir.Model) -> Any:

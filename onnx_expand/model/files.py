@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import onnx
 import onnx_ir as ir
 
 from onnx_expand.errors import UsageError
@@ -39,13 +40,24 @@ __all__ = [
 _THRESHOLD = 256  # bytes; smaller tensors, such as shapes, stay in the model file
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
+def check_output(path: str | os.PathLike[str], *, is_model: bool = False) -> Path:
     """Return the path if a file can be written there.
 
+    Args:
+        path: The path.
+        is_model: Whether a model will be written, in binary form.
+
     Raises:
-        UsageError: Its directory does not exist or cannot be written, or it is no regular file.
+        UsageError: Its directory does not exist or cannot be written, it is no regular file, or
+            the model could not be read again, since its name states a text format.
     """
     path = Path(path)
+    form = onnx.serialization.registry.get_format_from_file_extension(path.suffix)
+    if is_model and form not in {None, "protobuf"}:
+        raise UsageError(
+            f"{path}: the ending {path.suffix} states a text format, and models are written in "
+            f"binary form; name a file such as {path.stem}.onnx"
+        )
     try:
         problem = _unwritable(path)
     except (OSError, ValueError) as error:  # the name is too long or contains a zero byte

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError, first_line
+from onnx_expand.errors import ModelError, OnnxExpandError, UnsupportedError, first_line, one_line
 from onnx_expand.model.collector import rare_collections
 from onnx_expand.model.comparing import difference, oddity
 from onnx_expand.model.decoded import decode_once, is_external
@@ -79,7 +79,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OnnxExpandError:
         raise
     except Exception as error:  # the parsers of the text formats raise many exception types
-        raise ModelError(f"{path}: not an ONNX file: {first_line(error)}") from None
+        raise ModelError(f"{path}: not an ONNX file: {one_line(error)}") from None
 
 
 @rare_collections()

@@ -648,3 +648,38 @@ def test_the_source_model_is_not_touched_by_serialization() -> None:
         value.name = f"{value.name}.new"
     door.to_proto(result)
     assert {n: t.name for n, t in tensors.items() if t is not None} == names
+
+
+def test_a_pipe_beside_an_existing_output_is_not_opened(tmp_path: Path) -> None:
+    """Opening a pipe would wait for a writer; the model is refused at once."""
+    pipe, out = tmp_path / "pipe", tmp_path / "out.onnx"
+    os.mkfifo(pipe)
+    out.write_bytes(b"before")
+    assert main(["fold", str(pipe), str(out)]) == 3
+    assert out.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("ending", ["json", "onnxtxt", "textproto", "pbtxt"])
+def test_a_model_is_not_written_under_the_name_of_a_text_format(
+    tmp_path: Path, ending: str
+) -> None:
+    """Neither the command line nor the library would read the binary file again."""
+    source, out = tmp_path / "in.onnx", tmp_path / f"out.{ending}"
+    onnx.save(small(), source)
+    assert main(["fold", str(source), str(out)]) == 2
+    with pytest.raises(UsageError, match="states a text format"):
+        onnx_expand.fold(source, out)
+    with pytest.raises(UsageError, match=r"name a file such as out\.onnx"):
+        door.save(door.load(source), out)
+    assert not out.exists()
+
+
+def test_errors_of_text_formats_are_told_whole(tmp_path: Path) -> None:
+    """The parser raises bytes of several lines, of which the last has the cause."""
+    source = tmp_path / "bad.onnxtxt"
+    source.write_text("<ir_version: 8> g (float x")
+    with pytest.raises(ModelError) as error:
+        door.load(source)
+    assert "Expected character" in str(error.value)
+    assert "b'" not in str(error.value)
+    assert "\n" not in str(error.value)
