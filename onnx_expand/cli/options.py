@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -85,7 +86,16 @@ def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
     parts = [part.strip() for part in extents.split(",")]
     if not colon or not all(parts):
         raise UsageError(f"--shape: '{text}' is not a shape; write one such as image:1,3,H,W")
-    return name, tuple(int(p) if p.isascii() and p.isdigit() else p for p in parts)
+    return name, tuple(map(_extent, parts))
+
+
+def _extent(text: str) -> int | str:
+    """Return a number, or the name of a symbolic extent."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text):
+        raise UsageError(f"--shape: '{text}' is neither a whole number above 0 nor a name")
+    return text
 
 
 def _shapes(
@@ -111,7 +121,7 @@ def check_outputs(
     """Check before the work begins that all results can be written.
 
     Args:
-        paths: Output files; `-` is stdout.
+        paths: Output files; the first one, the report, may be `-`, stdout.
         model: Output file of the model, which may replace a file that is read.
         reads: The files that the command reads.
 
@@ -120,6 +130,8 @@ def check_outputs(
     """
     if model == "-":
         raise UsageError("a model is not written to stdout; name a file (or ./-)")
+    if "-" in paths[1:]:
+        raise UsageError("only a report in JSON is written to stdout; name a file (or ./-)")
     read = {Path(path).resolve() for path in reads if path}
     written: set[Path] = set()
     for path in (model, *paths):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from onnx_expand.cli.options import check_outputs
 from onnx_expand.equivalence import Verdict
 from onnx_expand.errors import OnnxExpandError
-from onnx_expand.model import load, replacing
+from onnx_expand.model import check_output, load, replacing
 from onnx_expand.pages import Drawing, bench_page, check_page, draw, expand_page, fold_page
 from onnx_expand.pages.page import provenance
 from onnx_expand.passes import ExpandReport, FoldReport
@@ -71,8 +70,7 @@ def _drawings(first: str, second: str, *marks: str) -> tuple[Drawing, Drawing]:
 
 def write_page(path: str, page: str) -> None:
     """Write a page atomically."""
-    check_outputs(path)
-    with replacing(Path(path)) as partial:
+    with replacing(check_output(path)) as partial:
         partial.write_text(page, encoding="utf-8")
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "strategy",
 ]
 
+_BRANCHES = 256
 _LAYERS = {2, 3}
 
 
@@ -62,6 +63,8 @@ class Options:
         for name in ("branches", "rank"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.branches > _BRANCHES:
+            raise UsageError(f"branches is {self.branches}; it must be at most {_BRANCHES}")
 
     def width(self, channels: int, group: int) -> int:
         """Return `rate * channels`, rounded to a whole number per group, at least one."""

@@ -111,7 +111,9 @@ def verify(certificate: str, source: str, target: str) -> ir.Model | None:
         data = parse_json(Path(certificate).read_text(encoding="utf-8"))
         stated = {key: dict(data[key]["sha256"]) for key in ("input", "output")}
         preprocess = _preprocess(data.get("relation", {"kind": "same"}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+    except OSError as error:
+        raise ModelError(f"{certificate}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{certificate}: is not a certificate of fold: {error}") from None
     for key, path in (("input", source), ("output", target)):
         # Files may have been renamed, but their contents must be unchanged.
