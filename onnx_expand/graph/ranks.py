@@ -25,6 +25,7 @@ _DOMAINS = {"", HIDDEN}
 _WEIGHTED = {"Conv", "ConvTranspose"}
 _WINDOWED = {"AveragePool", "LpPool", "MaxPool"}
 _NORMALIZING = {"BatchNormalization", "InstanceNormalization"}
+_ARITHMETIC = {"Add", "Div", "Mul", "Sub"}
 _PROVING = _WEIGHTED | _NORMALIZING | {"Gemm"}
 _ONE_TYPE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Ops that preserve the rank but not the type.
@@ -87,6 +88,9 @@ def prove_channels(graph: onnx.GraphProto, known: _Extents) -> Iterator[tuple[st
         elif _is(node, {"Transpose"}) and (order := _ints(node, "perm", [])):
             pairs = zip(order, known(node.output[0]), strict=False)
             yield from ((reads[0], axis, size) for axis, size in pairs if size is not None)
+        elif _is(node, _ARITHMETIC) and len(reads) > 1:
+            yield from _stepped(reads[0], reads[1], known(node.output[0]), known)
+            yield from _stepped(reads[1], reads[0], known(node.output[0]), known)
         weight = known(reads[1]) if len(reads) > 1 and node.op_type in _PROVING else []
         if not weight or None in weight[:2]:
             continue
@@ -109,6 +113,19 @@ def _multiplied(left: str, right: str, known: _Extents) -> Iterator[tuple[str, i
         yield left, -1, size
     if columns and (size := columns[-1]) is not None:
         yield right, -1 if len(rows) == 1 else -2, size
+
+
+def _stepped(
+    name: str, other: str, after: Sequence[int | None], known: _Extents
+) -> Iterator[tuple[str, int, int]]:
+    """Yield the extents of an operand that the result has, since the other one has 1 there."""
+    own, beside = known(name), known(other)
+    if None not in own:
+        return
+    for axis in range(-min(len(own), len(after)), 0):
+        single = -axis > len(beside) or beside[axis] == 1
+        if beside and single and own[axis] is None and (size := after[axis]) is not None:
+            yield name, axis, size
 
 
 def prove_types(graph: onnx.GraphProto, known: Mapping[str, int]) -> dict[str, int]:

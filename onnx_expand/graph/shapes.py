@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnx_expand.graph.backward import declare_proved, declared_types, types_of
 from onnx_expand.graph.claims import MADE_UP, Claims, describe
+from onnx_expand.graph.einsums import spell_einsums
 from onnx_expand.graph.guards import Slices, defuse
 from onnx_expand.graph.ops import op_of
 from onnx_expand.graph.products import Names, expanded, reshaped
@@ -120,7 +121,7 @@ class Inference:
         Nodes tell what their inputs are only if `proves`.
         """
         inferred = self._infer()
-        while inferred is not None and self._learn(inferred.graph, proves=proves):
+        while inferred is not None and self._learn(inferred, proves=proves):
             inferred = self._infer()
         self._last = inferred
         described_model = self._proto if inferred is None else inferred
@@ -144,15 +145,15 @@ class Inference:
         self.is_told |= told
         return told
 
-    def _learn(self, inferred: onnx.GraphProto, *, proves: bool) -> bool:
-        """Add facts for the next inference; return whether there are any."""
-        if self._slices.show(inferred):
+    def _learn(self, inferred: onnx.ModelProto, *, proves: bool) -> bool:
+        """Correct and add facts for the next inference; return whether there are any."""
+        if spell_einsums(self._proto, inferred) or self._slices.show(inferred.graph):
             return True
         self._offers += 1
         if self._offers > _OFFERS:
             return False
-        offered = self._claims.offer(inferred)
-        return (proves and self._prove(self._proto.graph, inferred, {})) or offered
+        offered = self._claims.offer(inferred.graph)
+        return (proves and self._prove(self._proto.graph, inferred.graph, {})) or offered
 
     def _prove(
         self, graph: onnx.GraphProto, inferred: onnx.GraphProto, outer: dict[str, int]

@@ -202,7 +202,7 @@ class Fold(ir.passes.InPlacePass):
             last = self._runs(model, policy)
             runs = _followed(runs, last)
         for _ in range(_ROUNDS if policy is not Policy.MARKED else 0):
-            if not last[0].sites or not _is_less_known(model, last[0]):
+            if not last[0].sites or not _knows_other(model, last[0]):
                 break
             last = self._runs(model, policy, variant)
             runs = _followed(runs, last)
@@ -253,17 +253,18 @@ def _followed(runs: list[FoldRun], others: list[FoldRun]) -> list[FoldRun]:
     return [*runs, *others]
 
 
-def _is_less_known(model: ir.Model, run: FoldRun) -> bool:
-    """Return whether folding removed what told the extents of a value that is left.
+def _knows_other(model: ir.Model, run: FoldRun) -> bool:
+    """Return whether folding changed what nodes tell about the extents of a value that is left.
 
-    The scales of a BatchNormalization tell the number of its channels, also for what comes before.
-    What cost less at one extent may cost more where it is unknown.
+    The scales of a BatchNormalization tell the number of its channels, also for what comes before;
+    a constant target of a Reshape tells more than a computed one. What cost less at one extent may
+    cost more where it is unknown.
     """
     if not run.facts.is_told:
         return False
     facts = Facts(model, budget=run.facts.budget)
     return any(
-        _static(facts.shape(value)) < _static(run.facts.shape(value))
+        _static(facts.shape(value)) != _static(run.facts.shape(value))
         for graph in model.graphs()
         for value in values_of(graph)
     )

@@ -9,7 +9,7 @@ change.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Source:
 
     Attributes:
         model: The model.
+        runnable: Converts it, and what is made of it, to what onnxruntime runs.
+        coarseness: How much coarser its numbers are than those of the converted model.
         runs: For each size the inputs, the outputs and the change of each output.
         error: Why it cannot be judged by running it, or an empty text.
     """
@@ -50,28 +52,43 @@ class Source:
         sizes: Sequence[Mapping[str, int]],
         seed: int = 0,
         given: Sequence[dict[str, Array]] = (),
+        runnable: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
+        coarseness: float = 1.0,
     ) -> None:
-        """Run a model at some sizes on random inputs, and on the given inputs."""
-        self.model = model
+        """Run a model at some sizes on random inputs, and on the given inputs.
+
+        Args:
+            model: The model.
+            sizes: Extents of its symbols, at all of which it must run.
+            seed: The seed of inputs and disturbances.
+            given: Further inputs; those that the model rejects are left out if it accepts others.
+            runnable: Converts it to a model that onnxruntime runs.
+            coarseness: How much coarser its numbers are than those of the converted model.
+        """
+        self.model, self.runnable, self.coarseness = model, runnable, coarseness
         self.error = ""
         self.runs: list[tuple[dict[str, Array], list[Array], list[float]]] = []
         rng = np.random.default_rng(seed)
         try:
-            session = _session(model)
-            moved = [_session(_disturbed(model, rng)) for _ in range(_TRIALS)]
-            for feeds in (*given, *(_feeds(session, extents, rng) for extents in sizes)):
-                self.runs.append(_measure(session, moved, feeds, rng))
+            own = runnable(model)
+            session = _session(own)
+            moved = [_session(_disturbed(own, rng, coarseness)) for _ in range(_TRIALS)]
+            accepted = [feeds for feeds in given if _runs(session, feeds)] or given
+            for feeds in (*accepted, *(_feeds(session, extents, rng) for extents in sizes)):
+                self.runs.append(_measure(session, moved, feeds, rng, coarseness))
         except Exception as error:  # onnxruntime's errors have no common type
             self.error = _line(error)
 
     @functools.cached_property
     def is_optimized(self) -> bool:
-        """Return whether onnxruntime loads it with all optimizations, some of which fail."""
+        """Return whether onnxruntime runs it with all optimizations, some of which fail."""
         try:
-            _session(self.model, fast=True)
+            session = _session(self.runnable(self.model), fast=True)
+            found = [session.run(None, feeds) for feeds, _, _ in self.runs]
         except Exception:
             return False
-        return True
+        runs = zip(self.runs, found, strict=True)
+        return not any(_differences(self.model, own, arrays) for (_, *own), arrays in runs)
 
 
 def judge(
@@ -89,27 +106,39 @@ def judge(
     problems += _validity(source.model, result)
     if source.error:
         return problems
+    converted = source.runnable(result)
     for fast in (False, True):
-        try:
-            session = _session(result, fast)
-        except Exception as error:
-            if fast and not source.is_optimized:
-                break
-            return [*problems, f"does not load{' optimized' if fast else ''}: {_line(error)}"]
-        if fast:
+        if fast and (problems or not source.is_optimized):
             break
+        word = " optimized" if fast else ""
+        try:
+            session = _session(converted, fast)
+        except Exception as error:
+            return [*problems, f"does not load{word}: {_line(error)}"]
         for feeds, wanted, moves in source.runs:
             try:
                 found = session.run(None, feeds)
             except Exception as error:
                 shapes = {name: array.shape for name, array in feeds.items()}
-                problems.append(f"does not run at {shapes}: {_line(error)}")
+                problems.append(f"does not run{word} at {shapes}: {_line(error)}")
                 continue
-            names = [value.name for value in result.graph.output]
-            for name, a, b, move in zip(names, wanted, found, moves, strict=True):
-                unit = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
-                floor = 0.0 if strict else slack * unit
-                problems += _difference(name, a, np.asarray(b), move * slack + floor)
+            floor = 0.0 if strict else slack
+            problems += _differences(result, (wanted, moves), found, slack, floor)
+    return problems
+
+
+def _differences(
+    model: onnx.ModelProto,
+    known: Sequence[Any],
+    found: Sequence[Array],
+    slack: float = 1.0,
+    floor: float = 0.0,
+) -> list[str]:
+    """Return how outputs differ from the known ones by more than their known changes."""
+    problems = []
+    for port, a, b, move in zip(model.graph.output, known[0], found, known[1], strict=True):
+        unit = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
+        problems += _difference(port.name, a, np.asarray(b), move * slack + floor * unit)
     return problems
 
 
@@ -185,14 +214,26 @@ def _feeds(session: Any, extents: Mapping[str, int], rng: np.random.Generator) -
     return feeds
 
 
+def _runs(session: Any, feeds: dict[str, Array]) -> bool:
+    try:
+        session.run(None, feeds)
+    except Exception:  # onnxruntime's errors have no common type
+        return False
+    return True
+
+
 def _measure(
-    session: Any, moved: Sequence[Any], feeds: dict[str, Array], rng: np.random.Generator
+    session: Any,
+    moved: Sequence[Any],
+    feeds: dict[str, Array],
+    rng: np.random.Generator,
+    coarseness: float,
 ) -> tuple[dict[str, Array], list[Array], list[float]]:
     """Return the outputs, and their changes under rounding."""
     wanted = [np.asarray(value) for value in session.run(None, feeds)]
     moves = [0.0] * len(wanted)
     for other in moved:
-        inputs = {name: _shaken(array, rng) for name, array in feeds.items()}
+        inputs = {name: _shaken(array, rng, coarseness) for name, array in feeds.items()}
         for slot, value in enumerate(other.run(None, inputs)):
             a = wanted[slot]
             if a.dtype.kind != "f":  # ties may fall either way
@@ -205,26 +246,28 @@ def _measure(
     allowed = []
     for a, move in zip(wanted, moves, strict=True):
         unit = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
-        allowed.append(20 * move + 20 * unit * _size(a) + 1e-30)
+        allowed.append(20 * move + 20 * coarseness * unit * _size(a) + 1e-30)
     return feeds, wanted, allowed
 
 
-def _shaken(array: Array, rng: np.random.Generator) -> Array:
+def _shaken(array: Array, rng: np.random.Generator, coarseness: float) -> Array:
     """Shift values by up to two ulps."""
     if array.dtype.kind != "f":
         return array
-    unit = float(np.finfo(array.dtype).eps)
+    unit = coarseness * float(np.finfo(array.dtype).eps)
     off = 1 + unit * rng.choice([-1.0, 1.0], array.shape)
     return np.asarray(array.astype(float) * off).astype(array.dtype)
 
 
-def _disturbed(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
+def _disturbed(
+    model: onnx.ModelProto, rng: np.random.Generator, coarseness: float
+) -> onnx.ModelProto:
     """Disturb every constant and every intermediate value of a model slightly."""
     other = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
     if not model.functions:
         other.CopyFrom(model)
     types = _types(other)
-    _disturb_graph(other.graph, types, rng)
+    _disturb_graph(other.graph, types, rng, coarseness)
     return other
 
 
@@ -250,18 +293,20 @@ _KEEP = {"Constant", "ConstantOfShape", "Shape", "If", "Loop", "Scan"}
 
 
 def _disturb_graph(
-    graph: onnx.GraphProto, types: Mapping[str, int], rng: np.random.Generator
+    graph: onnx.GraphProto,
+    types: Mapping[str, int],
+    rng: np.random.Generator,
+    coarseness: float,
 ) -> None:
     for tensor in graph.initializer:
         if tensor.data_type in _FLOATS:
-            tensor.CopyFrom(
-                numpy_helper.from_array(_shaken(numpy_helper.to_array(tensor), rng), tensor.name)
-            )
+            moved = _shaken(numpy_helper.to_array(tensor), rng, coarseness)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
     nodes = []
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _disturb_graph(attribute.g, types, rng)
+                _disturb_graph(attribute.g, types, rng, coarseness)
         nodes.append(node)
         if node.op_type in _KEEP:
             continue
@@ -271,7 +316,7 @@ def _disturb_graph(
                 continue
             plain, factor = f"{name}~plain", f"{name}~factor"
             node.output[slot] = plain
-            unit = float(np.finfo(_FLOATS[kind]).eps)
+            unit = coarseness * float(np.finfo(_FLOATS[kind]).eps)
             off = np.array(1 + unit * rng.choice([-1, 1]), _FLOATS[kind])
             graph.initializer.append(numpy_helper.from_array(off, factor))
             nodes.append(helper.make_node("Mul", [plain, factor], [name]))

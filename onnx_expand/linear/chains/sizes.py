@@ -56,8 +56,10 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
 
 
 def _may_be_empty(term: Term) -> bool:
-    """Return whether a tensor may be empty although the graph inputs are not."""
+    """Return whether a tensor may be empty: no convolution before it refuses that."""
     while not isinstance(term, Read) and term.args:
+        if _op(term) in _CONVOLUTIONS:
+            return False
         node = term.like if isinstance(term, Homogeneous | Map) else None
         node = term.node if node is None else node
         if node is not None and _empties(node):
@@ -66,6 +68,8 @@ def _may_be_empty(term: Term) -> bool:
     value = term.value
     for _ in range(_FAR):
         node = None if value is None else value.producer()
+        if value is not None and node is None:  # an input
+            return value.shape is None or not value.shape.is_static()
         if node is None or node.domain or node.op_type in _CONVOLUTIONS or not node.inputs:
             return False
         if _empties(node):

@@ -215,15 +215,15 @@ class Spans:
         )
         if isinstance(form, Refusal):
             return form
-        if form in {Form.CONV, Form.CONV_TRANSPOSE}:
+        one = Cost.of_form(form, geometry, 1, shift_only)
+        positions = ends[0] if geometry.transposed else ends[1]
+        price = map_price(one, positions, ends[0][0] * geometry.in_channels)
+        more = price.cost.macs > sum(step.price().cost.macs for step in inside)
+        stays = more and self.policy is Policy.CHEAPEST  # for that reason
+        if form in {Form.CONV, Form.CONV_TRANSPOSE} and not stays:
             refusal = misfit(inside, geometry, self.term_at(at))
             if refusal is not None:
                 return refusal
-        one = Cost.of_form(form, geometry, 1, shift_only)
-        if form is Form.GEMM and not geometry.bias and self.writable.needs("Gemm", 2):
-            one = one._replace(parameters=one.parameters + geometry.out_channels)
-        positions = ends[0] if geometry.transposed else ends[1]
-        price = map_price(one, positions, ends[0][0] * geometry.in_channels)
         return Merged(geometry, form, axes, price)
 
     def _has_views(self, span: Span) -> bool:

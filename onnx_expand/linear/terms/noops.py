@@ -11,7 +11,7 @@ from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.operands import integers, setting, slices_of
 from onnx_expand.lift import CONTRADICTIONS
 
-__all__ = ["WIDER", "forwarded"]
+__all__ = ["NOOPS", "WIDER", "forwarded"]
 
 _FAR = (1 << 31) - 1  # exporters write an end beyond any extent as one of several large integers
 
@@ -21,7 +21,7 @@ def forwarded(node: ir.Node, facts: Facts) -> ir.Value | None:
 
     This is its input, or the value from which its input was losslessly converted.
     """
-    check = _CHECKS.get(node.op_type) if node.domain == "" else None
+    check = NOOPS.get(node.op_type) if node.domain == "" else None
     if check is None or not node.inputs or node.inputs[0] is None:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
@@ -166,7 +166,7 @@ def _slice(node: ir.Node, facts: Facts) -> bool:
     )
 
 
-_CHECKS: dict[str, Callable[[ir.Node, Facts], bool]] = {
+NOOPS: dict[str, Callable[[ir.Node, Facts], bool]] = {
     "AveragePool": _pool,
     "Cast": _cast,
     "CastLike": _cast_like,
