@@ -17,6 +17,7 @@ from onnx_expand.graph.attributes import flag_of, text_of
 from onnx_expand.graph.facts import Facts, Shape
 from onnx_expand.graph.ops import Trait, op_of, ops_with
 from onnx_expand.graph.stored import stated_constant
+from onnx_expand.graph.tensors import read_tensor
 from onnx_expand.lift import Linear, lift
 from onnx_expand.lower import Form
 
@@ -94,6 +95,8 @@ class Cost(NamedTuple):
         """
         geometry, inputs = linear.geometry, linear.node.inputs
         others = [v for i, v in enumerate(inputs) if v is not None and i != linear.slot]
+        if linear.node.op_type == "Gemm" and facts.opset < _GEMM_MAY_ADD:
+            others = [v for v in others if v is not inputs[2] or not _is_zero(v, facts)]
         sizes = [math.prod(facts.dims(value)) for value in others if facts.is_constant(value)]
         if linear.node.op_type in _PRODUCTS:
             products = geometry.macs_per_position
@@ -101,6 +104,13 @@ class Cost(NamedTuple):
         parameters = sum(max(size, geometry.out_channels) for size in sizes)
         computes = Trait.STEP in op_of(linear.node).traits
         return cls(0, parameters, 1, geometry.out_channels * computes)
+
+
+_GEMM_MAY_ADD = 11  # the first opset in which a Gemm need not add anything
+
+
+def _is_zero(value: ir.Value, facts: Facts) -> bool:
+    return facts.is_constant(value) and not read_tensor(facts.tensor(value)).any()
 
 
 # -- Parameters -------------------------------------------------------------------------------

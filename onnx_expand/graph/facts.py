@@ -13,6 +13,7 @@ from onnx_expand.errors import Reason, Refusal, RefusedError
 from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.claims import MADE_UP
 from onnx_expand.graph.computed import Computed
+from onnx_expand.graph.products import Product
 from onnx_expand.graph.shapes import BODY, Dim, Inference, default_opset
 from onnx_expand.graph.stored import (
     _BLOCK,
@@ -141,6 +142,18 @@ class Facts:
         if dims is None:
             return None
         return tuple((value, i) if d is None else self._names.meant(d) for i, d in enumerate(dims))
+
+    def count_known(self, value: ir.Value) -> tuple[int, int]:
+        """Count the extents of a value that are numbers, and those that are symbols or products.
+
+        Both are -1 if the rank is unknown.
+        """
+        extents = self.extents(value)
+        if extents is None:
+            return -1, -1
+        named = [e for e in extents if isinstance(e, str) and not e.startswith(MADE_UP)]
+        products = [e for e in extents if isinstance(e, Product)]
+        return sum(isinstance(e, int) for e in extents), len(named) + len(products)
 
     def extents_in(self, value: ir.Value | None) -> tuple[Hashable, ...] | None:
         """Return the elements of a tensor of extents; None if they are not known."""

@@ -250,5 +250,6 @@ class _Writer:
                 if value not in choice.layouts:
                     self.rewriter.drop(value)
         for new, old in self._named:  # new constants reuse the names of removed ones
-            if old.name and old.name not in graph.initializers:
+            stays = old.is_initializer()  # of this graph or of one around it
+            if old.name and not stays and old.name not in graph.initializers:
                 self.rewriter.rename(graph, new, old.name)

@@ -42,7 +42,8 @@ def breaks(terms: Terms) -> Iterator[Break]:
         reported.update(found.terms)
         yield found
     for term, refusal in terms.stuck.items():
-        if terms.is_live(term) and term not in reported:
+        is_limited = refusal.reason is Reason.OVERFLOW
+        if terms.is_live(term) and (is_limited or term not in reported):
             yield Break((term,), refusal)
 
 

@@ -13,7 +13,7 @@ from onnx_expand.cost import inspect_model
 from onnx_expand.errors import Reason, Refusal
 from onnx_expand.graph.budget import Budget
 from onnx_expand.graph.editing import Rewriter, label
-from onnx_expand.graph.facts import Facts, Shape
+from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.stored import values_of
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules.bridges import Border
@@ -260,19 +260,14 @@ def _knows_other(model: ir.Model, run: FoldRun) -> bool:
     a constant target of a Reshape tells more than a computed one. What cost less at one extent may
     cost more where it is unknown.
     """
-    if not run.facts.is_told:
+    if not (run.facts.is_told or run.cleaner.done.constants or run.states):
         return False
     facts = Facts(model, budget=run.facts.budget)
     return any(
-        _static(facts.shape(value)) != _static(run.facts.shape(value))
+        facts.count_known(value) != run.facts.count_known(value)
         for graph in model.graphs()
         for value in values_of(graph)
     )
-
-
-def _static(shape: Shape | None) -> int:
-    """Count the extents that are known; -1 for an unknown rank."""
-    return -1 if shape is None else sum(extent is not None for extent in shape)
 
 
 def _cleaner(model: ir.Model, budget: Budget | None, *, cleans: bool) -> Cleaner:

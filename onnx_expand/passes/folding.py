@@ -85,6 +85,7 @@ class FoldRun:
         self.kept: list[Kept] = []
         self.copies: list[Copy] = []
         self.locked: frozenset[str] = frozenset()
+        self.states = False  # whether computed extents were stored
 
     def fold_graphs(self, width: Width | None, *, cleans: bool) -> None:
         """Fold all graphs of the model, and again where cleaning may allow more folding.
@@ -123,6 +124,7 @@ class FoldRun:
         if not marked:
             for gone, name in state_extents(graph, self.facts, self.rewriter, self.locked):
                 self.sites.append(Site(gone, (name,), Cost(0, 0, len(gone)), Cost()))
+                self.states = True
             self._raise(graph)
             self._straighten(graph)
         said = len(self.kept)

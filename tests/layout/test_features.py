@@ -118,3 +118,22 @@ def test_refused(name: str) -> None:
     feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
     (expected,), (other,) = compute(model, feeds), compute(bare, feeds)
     assert np.abs(expected - other).max() > 1e-2
+
+
+def test_a_constant_of_a_body_gets_no_name_that_is_taken_outside() -> None:
+    """The weight that the loop reads is an output of the model, and stays what it is."""
+    model = graph(
+        "g (float[N,6,4,7] x) => (float[2,P,Q,R,S] y, float[4] w) { n = Constant<value_int=2>() "
+        "o = Constant<value_int=1>() e = Cast<to=9>(o) "
+        "y = Loop(n, e) <body = b (int64 i, bool c) => (bool d, float[A,B,C,D] z) { "
+        "d = Identity(c) t = Transpose<perm=[3,0,1,2]>(x) m = Mul(t, k) "
+        "r = ReduceMin<axes=[2]>(m) z = Relu(r) }> w = Identity(k) }",
+        weights(k=(4,)),
+    )
+    del model.graph.node[-1]
+    model.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info("k", 1, [4]))
+    found = onnx_expand.fold(model)
+    onnx.checker.check_model(found, full_check=True)
+    (body,) = (a.g for n in found.graph.node for a in n.attribute if a.HasField("g"))
+    assert body.node[1].op_type != "Transpose"
+    assert "k" not in {tensor.name for tensor in body.initializer}

@@ -531,6 +531,55 @@ def test_half_precision_keeps_its_range(factor: float) -> None:
         assert refusal is Reason.OVERFLOW
 
 
+# By name the inputs, the nodes and what may hold too large a number in half precision.
+LIMITED: dict[str, tuple[str, str, str]] = {
+    "a shift behind a mean": (
+        IMAGE,
+        "a = Conv(x, u) r = Relu(a) [moves] b = BatchNormalization(r, n_s, n_b, n_m, n_v) "
+        "m = ReduceMean<axes=[2,3], keepdims=0>(b) y = MatMul(m, v)",
+        "ReduceMean",
+    ),
+    "a factor behind a product": (
+        "float[N,4] x",
+        "a = MatMul(x, v) e = Erf(a) p = Add(e, one) [moves] q = Mul(p, half) g = Mul(a, q) "
+        "y = MatMul(g, z)",
+        "Mul",
+    ),
+    "a normalization of a sum": (
+        f"{FREE}, float[N,4] e",
+        "a = Conv(x, u) g = Gemm(e, v) s = Unsqueeze(g, axes) t = Add(a, s) "
+        "[moves] b = BatchNormalization(t, n_s, n_b, n_m, n_v) y = Relu(b)",
+        "Conv",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_what_only_half_precision_keeps_has_that_reason(name: str) -> None:
+    """The node moves in float32, and its reason in float16 is the range of the type."""
+    inputs, nodes, holder = LIMITED[name]
+    constants: dict[str, Array] = {
+        "one": np.ones((), np.float32),
+        "half": HALF,
+        "axes": ints(2, 3),
+        "u": CONVS["u"],
+    }
+    constants |= {**bn("n", 4), **weights(v=(4, 4), z=(4, 4))}
+    rank = 4 if "BatchNormalization(t" in nodes else 2
+    ends = f"g ({inputs}) => (float[{','.join('ABCD'[:rank])}] y) {{ {nodes} }}"
+    wide = graph(ends, constants)
+    narrow = {
+        k: a.astype(np.float16) if a.dtype == np.float32 else a for k, a in constants.items()
+    }
+    half = graph(ends.replace("float[", "float16["), narrow)
+    assert len(fold(wide)[0].graph.node) < len(wide.graph.node)
+    folded, report = fold(half)
+    assert ops(folded) == ops(half)
+    reasons = [k.refusal for k in report.kept if k.nodes == ("moves",)]
+    assert [r.reason for r in reasons] == [Reason.OVERFLOW]
+    assert f"what {holder} computes" in reasons[0].message
+
+
 def test_weights_that_others_read_are_not_copied() -> None:
     """A tied weight stays one: a copy would store more than a factor saves."""
     model = graph(

@@ -61,7 +61,9 @@ def test_image_features_meet_the_first_projection() -> None:
     model = graph(
         """
         g (float[N,8,H,W] x) => (float[N,L,12] y) {
-            n = BatchNormalization(x, n_s, n_b, n_m, n_v)
+            a = Conv(x, u)
+            f = Relu(a)
+            n = BatchNormalization(f, n_s, n_b, n_m, n_v)
             shape = Constant <value: tensor = int64[3] {0, 8, -1}> ()
             r = Reshape(n, shape)
             t = Transpose <perm: ints = [0, 2, 1]> (r)
@@ -69,10 +71,11 @@ def test_image_features_meet_the_first_projection() -> None:
             y = Add(m, b)
         }
         """,
-        weights(w=(8, 12), b=(12,)) | bn("n", 8),
+        weights(u=(8, 8, 1, 1), w=(8, 12), b=(12,)) | bn("n", 8),
     )
     folded, _ = fold(model)
-    assert [op for op in ops(folded) if op != "Constant"] == ["Conv", "Reshape", "Transpose"]
+    expected = ["Conv", "Relu", "Conv", "Reshape", "Transpose"]
+    assert [op for op in ops(folded) if op != "Constant"] == expected
     assert onnx_expand.check(model, folded, samples=2)
 
 

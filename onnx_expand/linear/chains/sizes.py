@@ -23,6 +23,7 @@ __all__ = ["misfit"]
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _POOLS = {"AveragePool"}
+_WINDOWED = {*_POOLS, "LpPool", "MaxPool"}
 _FAR = 64  # maximum number of nodes to follow upwards
 _MOST = 64  # maximum extent of inputs for which larger kernels are tested
 
@@ -34,18 +35,21 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
     input.
     """
     extents = None if root.tensor.extents is None else root.tensor.extents[2:]
+    # Nobody feeds nothing to a convolution, even if a Pad before it would accept that.
+    layers = any(_op(term) in _CONVOLUTIONS for step in steps for term in step.terms)
     if extents is not None and not geometry.rank:
         if 0 in extents:
             return _refused(extents.index(0), 0, known=True)
         is_static = all(isinstance(extent, int) for extent in extents)
-        if not is_static and _op(steps[0].top) not in _CONVOLUTIONS and _may_be_empty(root):
+        first = _op(steps[0].top)
+        if not is_static and first not in _CONVOLUTIONS and _may_be_empty(root, inputs=not layers):
             return _refused(0, 0, known=False)
     for axis in range(geometry.rank):
         extent = None if extents is None else extents[axis]
         known = isinstance(extent, int)
         if not known and all(_is_plain(step) for step in steps):
             continue
-        least = 0 if not known and _may_be_empty(root) else 1
+        least = 0 if not known and _may_be_empty(root, inputs=not layers) else 1
         most = min(geometry.reach[axis], _MOST)
         sizes = [extent] if isinstance(extent, int) else range(least, most)
         for size in sizes:
@@ -55,32 +59,44 @@ def misfit(steps: Sequence[Step], geometry: Geometry, root: Term) -> Refusal | N
     return None
 
 
-def _may_be_empty(term: Term) -> bool:
-    """Return whether a tensor may be empty: no convolution before it refuses that."""
+def _may_be_empty(term: Term, *, inputs: bool) -> bool:
+    """Return whether a tensor may be empty: no node before it refuses that.
+
+    Args:
+        term: The tensor.
+        inputs: Whether inputs of the graph may be empty.
+    """
     while not isinstance(term, Read) and term.args:
-        if _op(term) in _CONVOLUTIONS:
-            return False
         node = term.like if isinstance(term, Homogeneous | Map) else None
         node = term.node if node is None else node
         if node is not None and _empties(node):
             return True
+        if _op(term) == "Conv" or (node is not None and _refuses(node)):
+            return False
         term = term.args[0]
     value = term.value
     for _ in range(_FAR):
         node = None if value is None else value.producer()
-        if value is not None and node is None:  # an input
-            return value.shape is None or not value.shape.is_static()
-        if node is None or node.domain or node.op_type in _CONVOLUTIONS or not node.inputs:
+        if value is not None and node is None:
+            return inputs and (value.shape is None or not value.shape.is_static())
+        if node is None or node.domain or not node.inputs:
             return False
         if _empties(node):
             return True
+        if _refuses(node):
+            return False
         value = node.inputs[0]
     return False
 
 
+def _refuses(node: ir.Node) -> bool:
+    """Return whether a node fails if its input has no positions."""
+    return not node.domain and node.op_type in {"Conv", *_WINDOWED}
+
+
 def _empties(node: ir.Node) -> bool:
     """Return whether a node may remove all positions of its input."""
-    if node.op_type not in {*_POOLS, "MaxPool", "LpPool"} or node.domain:
+    if node.op_type not in _WINDOWED or node.domain:
         return node.op_type in {"Pad", "Slice"} and not node.domain
     kernel, pads = ints_of(node, "kernel_shape"), ints_of(node, "pads")
     strides, rank = ints_of(node, "strides"), len(kernel)

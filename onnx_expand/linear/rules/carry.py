@@ -8,9 +8,9 @@ between do not change; they compute scaled values under new names, which no othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from onnx_expand.errors import RefusedError
+from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.linear.driver import Swap, Terms
 from onnx_expand.linear.policy import Policy
 from onnx_expand.linear.rules.diagonal import Diagonal
@@ -83,5 +83,17 @@ def carry(terms: Terms, term: Term) -> Swap | None:
         return swap
     refusals = [refusal for search in searches for refusal in search.refusals]
     if refusals:
-        terms.stuck[term] = refusals[0]
+        terms.stuck[term] = _limit(searches, diagonal) or refusals[0]
+    return None
+
+
+def _limit(searches: Iterable[Upstream | Downstream], diagonal: Diagonal) -> Refusal | None:
+    """Return the refusal of values beyond their type, if that alone keeps a map in its place."""
+    for search in searches:
+        if search.limit is None:
+            continue
+        free = type(search)(search.terms, search.source, limited=False)
+        way = free.way(diagonal)
+        if way is not None and free.is_worth(way):
+            return search.limit
     return None

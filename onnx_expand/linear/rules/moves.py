@@ -122,11 +122,15 @@ class Search:
         terms: All terms.
         source: The map.
         refusals: The obstacles, the nearest first.
+        limited: Whether values must stay in the range of their type.
+        limit: The obstacle that values would leave the range of their type, if there is one.
     """
 
-    def __init__(self, terms: Terms, source: Map) -> None:
+    def __init__(self, terms: Terms, source: Map, *, limited: bool = True) -> None:
         self.terms = terms
         self.source = source
+        self.limit: Refusal | None = None
+        self.limited = limited
         self.refusals: list[Refusal] = []
         self._policy = terms.policy
         self._left = _FAR
@@ -185,10 +189,11 @@ class Search:
         with np.errstate(divide="ignore"):
             factor = diagonal.scale if comes else 1 / diagonal.scale
         shifts = diagonal.shift is not None
-        if fits(factor, dtype) and not (shifts and _is_narrow(dtype)):
+        if not self.limited or (fits(factor, dtype) and not (shifts and _is_narrow(dtype))):
             return True
         message = f"what {op_name(term)} computes would be of another size than {dtype} may hold"
         self.refuse(Reason.OVERFLOW, message)
+        self.limit = self.limit or self.refusals[-1]
         return False
 
     # -- Maps -------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Sinking(Search):
         inverse = replace(diagonal, shift=None).root(-1)
         if inverse is None:
             return None
-        search = Hoisting(self.terms, self.source)
+        search = Hoisting(self.terms, self.source, limited=self.limited)
         moves: list[Move] = []
         for other in above.args:
             if other is below:
@@ -102,6 +102,7 @@ class Sinking(Search):
             move = search.absorbing(other, inverse, above) if self.holds(other, inverse) else None
             if move is None:
                 self.refusals += search.refusals
+                self.limit = self.limit or search.limit
                 return None
             moves.append(move)
         total = Move.together(moves)
