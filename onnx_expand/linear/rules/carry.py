@@ -87,13 +87,13 @@ def carry(terms: Terms, term: Term) -> Swap | None:
     return None
 
 
-def _limit(searches: Iterable[Upstream | Downstream], diagonal: Diagonal) -> Refusal | None:
+def _limit(searches: Iterable[Hoisting | Sinking], diagonal: Diagonal) -> Refusal | None:
     """Return the refusal of values beyond their type, if that alone keeps a map in its place."""
     for search in searches:
         if search.limit is None:
             continue
         free = type(search)(search.terms, search.source, limited=False)
-        way = free.way(diagonal)
-        if way is not None and free.is_worth(way):
+        move = free.move(diagonal)
+        if move is not None and free.is_worth(move):
             return search.limit
     return None
