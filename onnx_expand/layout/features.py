@@ -5,8 +5,9 @@ Another axis order reorders the features, which dense layers absorb in their wei
     Reshape(transpose(x, q)) W = Reshape(x) W'         rows of W reordered
     transpose(Reshape(x W + b), q) = Reshape(x W' + b')    columns of W and b reordered
 
-Elementwise nodes may lie between the Reshape and the layers. Networks of tf2onnx transpose images
-before their dense layers, whose rows follow the order [H, W, C].
+Elementwise nodes may lie between the Reshape and the layers, and a Concat with other features.
+Networks of tf2onnx transpose images before their dense layers, whose rows follow the order
+[H, W, C].
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import flag_of
+from onnx_expand.graph.attributes import flag_of, int_of
 from onnx_expand.graph.facts import Facts
 
 __all__ = ["Features", "Operand", "features_before", "features_behind"]
@@ -36,11 +37,13 @@ class Operand:
         node: The node that reads it.
         index: The index of the input.
         axis: The axis of the features.
+        first: The place of the first of them on it.
     """
 
     node: ir.Node
     index: int
     axis: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,11 @@ class _Walk:
         facts: Facts,
         is_elementwise: Callable[[ir.Node], bool],
     ) -> None:
-        self._places, self._count, self._rank = places, len(places), facts.rank(start)
+        self._places, self._rank = places, facts.rank(start)
         self._facts, self._is_elementwise = facts, is_elementwise
         self._values = [start]
+        # By value the place of the first feature in its last axis, and the extent of that axis.
+        self._spans = {start: (0, len(places))}
         self._between: set[ir.Node] = set()
         self._operands: dict[Operand, None] = {}
         users = [use.node for use in start.uses()]
@@ -148,11 +153,11 @@ class _Walk:
             if value.is_graph_output():
                 return False
             for use in value.uses():
-                weight = self._rows(use.node) if use.idx == 0 else None
+                weight = self._rows(use.node, value) if use.idx == 0 else None
                 if weight is not None:
                     self._operands[weight] = None
                     products += 1
-                elif not self._passes(use.node):
+                elif not self._goes_on(use.node, value):
                     return False
         # The features of a computed operand have an order that does not change.
         return products > 0 and {v.producer() for v in self._values[1:]} <= self._between
@@ -166,13 +171,33 @@ class _Walk:
             operands = self._columns(node)
             if operands is not None:
                 self._operands.update(dict.fromkeys(operands))
-            elif not self._passes(node):
+            elif not self._passes(node, value):
                 return False
         users = {use.node for value in self._values for use in value.uses()}
         return users <= self._between | {reshape}
 
-    def _passes(self, node: ir.Node) -> bool:
+    def _goes_on(self, node: ir.Node, part: ir.Value) -> bool:
+        """Add a node that reads features; return whether it does not mix them."""
+        is_join = not node.domain and node.op_type == "Concat"
+        return self._joins(node, part) if is_join else self._passes(node, part)
+
+    def _joins(self, node: ir.Node, part: ir.Value) -> bool:
+        """Add a Concat; return whether it places the features beside others."""
+        if node.graph is not self._graph:
+            return False
+        sizes = [(self._facts.shape(value) or (None,))[-1] for value in node.inputs]
+        axis = int_of(node, "axis", self._facts.opset)
+        at = [i for i, value in enumerate(node.inputs) if value is part]
+        known = [size for size in sizes if size is not None]
+        if axis not in {-1, (self._rank or 0) - 1} or len(at) != 1 or len(known) < len(sizes):
+            return False
+        self._between.add(node)
+        first = sum(known[: at[0]]) + self._spans[part][0]
+        return self._add(node.outputs[0], (first, sum(known)))
+
+    def _passes(self, node: ir.Node, part: ir.Value) -> bool:
         """Add an elementwise node; return whether it does not mix the features."""
+        span = self._spans[part]
         if node in self._between:
             return True
         if node.graph is not self._graph or not self._is_elementwise(node):
@@ -181,51 +206,53 @@ class _Walk:
             if value is None:
                 continue
             if not self._facts.is_constant(value):
-                if not self._add(value):
+                if not self._add(value, span):
                     return False
                 continue
             shape = self._facts.dims(value)
             if shape and shape[-1] != 1:
-                operand = self._own(node, i, len(shape) - 1)
+                operand = self._own(node, i, len(shape) - 1, part)
                 if operand is None:
                     return False
                 self._operands[operand] = None
         self._between.add(node)
-        return self._add(node.outputs[0])
+        return self._add(node.outputs[0], span)
 
-    def _add(self, value: ir.Value) -> bool:
-        """Add a value; return whether its last axis can be the axis of the features."""
+    def _add(self, value: ir.Value, span: tuple[int, int]) -> bool:
+        """Add a value; return whether its last axis can be that of the features."""
         shape = self._facts.shape(value)
-        if shape is None or len(shape) != self._rank or shape[-1] != self._count:
+        if shape is None or len(shape) != self._rank or shape[-1] != span[1]:
             return False
-        if value not in self._values:
+        if value not in self._spans:
             self._values.append(value)
-        return True
+        return self._spans.setdefault(value, span) == span
 
-    def _own(self, node: ir.Node, index: int, axis: int) -> Operand | None:
+    def _own(self, node: ir.Node, index: int, axis: int, part: ir.Value) -> Operand | None:
         """Return a constant operand if it may be stored in another order."""
+        first, count = self._spans[part]
         value = node.inputs[index]
         if value is None or not value.is_initializer() or value.is_graph_input():
             return None
         shape = self._facts.dims(value)
         is_own = len(value.uses()) == 1 and not value.is_graph_output()
-        if shape[axis] != self._count or not (is_own or math.prod(shape) <= SMALL):
+        if shape[axis] != count or not (is_own or math.prod(shape) <= SMALL):
             return None
         if self._facts.tensor(value).dtype.bitwidth < 8:
             return None
-        return Operand(node, index, axis)
+        return Operand(node, index, axis, first)
 
-    def _rows(self, node: ir.Node) -> Operand | None:
+    def _rows(self, node: ir.Node, features: ir.Value) -> Operand | None:
         """Return the weight of a layer that reads features, None for other nodes."""
         if not self._is_dense(node) or flag_of(node, "transA", self._facts.opset):
             return None
-        return self._own(node, 1, flag_of(node, "transB", self._facts.opset))
+        return self._own(node, 1, flag_of(node, "transB", self._facts.opset), features)
 
     def _columns(self, node: ir.Node) -> tuple[Operand, ...] | None:
         """Return the weight and bias of a layer that computes features, None for other nodes."""
         if not self._is_dense(node):
             return None
-        weight = self._own(node, 1, 1 - flag_of(node, "transB", self._facts.opset))
+        features = node.outputs[0]
+        weight = self._own(node, 1, 1 - flag_of(node, "transB", self._facts.opset), features)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if weight is None or bias is None:
             return None if weight is None else (weight,)
@@ -234,7 +261,7 @@ class _Walk:
         shape = self._facts.dims(bias)
         if not shape or shape[-1] == 1:
             return (weight,)
-        row = self._own(node, 2, len(shape) - 1)
+        row = self._own(node, 2, len(shape) - 1, features)
         return None if row is None else (weight, row)
 
     def _is_dense(self, node: ir.Node) -> bool:

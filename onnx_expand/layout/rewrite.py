@@ -195,7 +195,10 @@ class _Writer:
             old = node.inputs[index]
             assert old is not None
             tensor = self.choice.facts.tensor(old)
-            array = np.take(read_tensor(tensor), features.places, operand.axis)
+            array = read_tensor(tensor)
+            order = np.arange(array.shape[operand.axis])
+            order[operand.first :][: features.places.size] = operand.first + features.places
+            array = np.take(array, order, operand.axis)
             node.replace_input_with(
                 index, self._constant(node, index, ir.Tensor(array, tensor.dtype))
             )

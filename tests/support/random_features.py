@@ -144,8 +144,18 @@ class FeatureGraph:
             batch = int(self.rng.choice([-1, 0]))
             y = self.add("Reshape", [x, self.constant(np.array([batch, self.count]))])
         y = self.on_features(y)
+        if self.chance(0.3):
+            y = self.on_features(self.joined(y))
         self.stop(y, 0.2)
         return y
+
+    def joined(self, y: str) -> str:
+        """Append a Concat with other features, before or behind."""
+        count = int(self.rng.integers(1, 4))
+        pair = [y, self.add("Relu", [self.dense(y, self.count, count)])]
+        self.extents = [self.count + count]
+        axis = 1 if self.opset < 11 or self.chance(0.5) else -1
+        return self.add("Concat", pair[:: int(self.rng.choice([-1, 1]))], axis=axis)
 
     def read(self, y: str) -> None:
         """Append the dense layers that read features."""
