@@ -187,10 +187,10 @@ class Inference:
                     continue
                 for index in deciding:
                     value = node.inputs[index] if index < len(node.inputs) else None
-                    producer = None if value is None else value.producer()
-                    if value is None or producer is None or (node, index) in self._filled:
+                    if value is None or (node, index) in self._filled:
                         continue
-                    array = None if producer.op_type == "Constant" else constant(value)
+                    # Inference sees the constants of a graph itself, but not those around it.
+                    array = None if _is_stated(value, graph) else constant(value)
                     if array is not None and array.size <= _SMALL:
                         self._filled.add((node, index))
                         proto.input[index] = name = f"{len(self._filled)}:{value.name}"
@@ -233,6 +233,14 @@ class Inference:
     def _is_known(self, node: ir.Node) -> bool:
         shapes = (self.dims.get(out) for out in node.outputs)
         return all(dims is not None and all(isinstance(d, int) for d in dims) for dims in shapes)
+
+
+def _is_stated(value: ir.Value, graph: ir.Graph) -> bool:
+    """Return whether a graph itself states a value, or nothing computes it."""
+    producer = value.producer()
+    if producer is None:
+        return value.graph is graph or not value.is_initializer()
+    return producer.graph is graph and producer.op_type == "Constant"
 
 
 def _is_made_up(dim: Hashable) -> bool:
