@@ -60,4 +60,5 @@ def test_a_body_knows_the_extents_that_constants_around_it_determine(
         values = [v for graph in model.graphs() for n in graph for v in n.outputs]
         shapes.append(next(facts.shape(value) for value in values if value.name == "y"))
     assert shapes[0] == shapes[1]
-    assert shapes[1] is not None and None not in shapes[1]
+    assert shapes[1] is not None
+    assert None not in shapes[1]

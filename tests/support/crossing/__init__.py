@@ -17,16 +17,20 @@ import ml_dtypes
 import numpy as np
 import onnx
 
+# Importing these registers their ops.
+from tests.support.crossing import layers, moves
 from tests.support.crossing.cell import Array, Cell, NoNodeError
-from tests.support.crossing.nodes import NEIGHBOURS, SUBJECTS
 from tests.support.crossing.scopes import finished
+from tests.support.crossing.table import SUBJECTS
 from tests.support.judge import Source
 
-__all__ = ["OPS", "as_float", "crossed", "crossing"]
+__all__ = ["OPS", "as_float", "crossed", "crossing", "layers", "moves"]
 
 OPS = tuple(sorted(SUBJECTS))
 """The ops at the crossings."""
 
+_NEAR = "Conv Conv Gemm MatMul BatchNormalization Pad AveragePool Mul Mul Add Add Relu Transpose"
+_NEIGHBOURS = tuple(SUBJECTS[op] for op in (*_NEAR.split(), "ConvTranspose", "Reshape"))
 _TRIES = 400
 
 
@@ -68,7 +72,7 @@ def _grown(cell: Cell) -> Cell:
 def _neighbour(cell: Cell) -> None:
     for _ in range(8):
         try:
-            return cell.pick(*NEIGHBOURS)(cell)  # type: ignore[no-any-return]
+            return cell.pick(*_NEIGHBOURS)(cell)  # type: ignore[no-any-return]
         except NoNodeError:
             continue
     raise NoNodeError
