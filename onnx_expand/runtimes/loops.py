@@ -60,6 +60,8 @@ def _iterations(nodes: Iterable[ir.Node], model: ir.Model, known: dict[Any, int]
 def _count(node: ir.Node, body: ir.Graph) -> int:
     """Return the number of iterations of a loop if it is certain, else 1."""
     most = _bound(node)
+    if most == 0:
+        return 0  # the loops of its body do not run either
     if most is None or not _goes_on(node, body):
         return 1
     return max(1, most)
@@ -67,6 +69,8 @@ def _count(node: ir.Node, body: ir.Graph) -> int:
 
 def _bound(node: ir.Node) -> int | None:
     """Return the most iterations of a loop, endless without a bound; None if it is computed."""
+    if len(node.inputs) > 1 and _condition(node.inputs[1]) is False:
+        return 0
     count = node.inputs[0] if node.inputs else None
     if count is None:
         return _INFINITE
@@ -79,16 +83,19 @@ def _bound(node: ir.Node) -> int | None:
 def _goes_on(node: ir.Node, body: ir.Graph) -> bool:
     """Return whether the condition of a loop is always true."""
     first = node.inputs[1] if len(node.inputs) > 1 else None
-    if len(body.inputs) < 2 or not body.outputs or (first is not None and not _is_true(first)):
+    if len(body.inputs) < 2 or not body.outputs or (first is not None and not _condition(first)):
         return False
     going: ir.Value | None = body.outputs[0]
     while going is not None and (maker := going.producer()) is not None:
         if maker.op_type != "Identity":
             break
         going = maker.inputs[0]
-    return going is body.inputs[1] or _is_true(going)
+    return going is body.inputs[1] or _condition(going) is True
 
 
-def _is_true(value: ir.Value | None) -> bool:
+def _condition(value: ir.Value | None) -> bool | None:
+    """Return a constant condition; None if it is computed, or a caller may override it."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return tensor is not None and tensor.size == 1 and bool(tensor.numpy().reshape(-1)[0])
+    if value is None or tensor is None or value.is_graph_input() or tensor.size != 1:
+        return None
+    return bool(tensor.numpy().reshape(-1)[0])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 import onnx_expand
 from onnx_expand import UnsupportedError
+from onnx_expand.runtimes.loops import may_be_endless
 
 pytest.importorskip("onnxruntime")
 
@@ -44,6 +46,19 @@ def test_nested_loops_are_multiplied(count: int, depth: int, refused: bool) -> N
             onnx_expand.check(built, built)
     else:
         assert onnx_expand.check(built, built, samples=1)
+
+
+def test_loops_that_do_not_start_count_nothing() -> None:
+    """A constant condition that is false, and what is nested in it."""
+    never = nested(300, 1).replace(
+        "t0 = Constant<value = bool {1}", "t0 = Constant<value = bool {0}"
+    )
+    built = onnx.parser.parse_model(HEAD + f"{{ {never} y = Neg(r0) }}")
+    large = loop(99_999, "w0 = Neg(v0)")
+    for text, expected in ((large, True), (large.replace("bool {1}", "bool {0}"), False)):
+        proto = onnx.parser.parse_model(HEAD + f"{{ {text} y = Neg(r0) }}")
+        assert may_be_endless(ir.serde.deserialize_model(proto)) is expected
+    assert onnx_expand.check(built, built, samples=1)
 
 
 @pytest.mark.parametrize(("count", "refused"), [(20, False), (300, True)])
