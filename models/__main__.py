@@ -34,20 +34,22 @@ def main(arguments: Sequence[str] | None = None, name: str = _NAME) -> int:
     Returns:
         The exit code: 0, or 2 after one line `error: ...` on stderr.
     """
+    mark = "error: " if name == _NAME else f"{name.split()[0]}: error: "
     try:
         # click's own mode would print its usage lines above each error.
         code = _group(name).main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
-        return _fail(f"{error.format_message()} See `{name} --help`.", error.exit_code)
+        message = f"{mark}{error.format_message()} See `{name} --help`."
+        return _fail(message, error.exit_code)
     except OnnxExpandError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(f"{mark}{error}", error.exit_code)
     except click.Abort:
-        return _fail("interrupted", 130)
+        return _fail(f"{mark}interrupted", 130)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo(" ".join(message.split()), err=True)
     return code
 
 
@@ -56,6 +58,7 @@ def _group(name: str) -> click.Group:
         help="Build networks as ONNX files with fresh weights.",
         commands=[_command(entry) for entry in networks().values()],
         no_args_is_help=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     listing = functools.partial(_list, name)
     group.add_command(click.Command("list", callback=listing, help="List the networks."))
@@ -65,7 +68,7 @@ def _group(name: str) -> click.Group:
 def _command(entry: Entry) -> click.Command:
     def write(output: Path, **options: Any) -> None:
         # Building can take seconds; a wrong path need not wait for it.
-        check_output(output)
+        check_output(output, is_model=True)
         model = entry.build(**options)
         with replacing(output) as partial:
             partial.write_bytes(model.SerializeToString())

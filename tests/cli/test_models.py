@@ -294,13 +294,26 @@ def test_the_listing_has_a_line_for_each_network(capsys: pytest.CaptureFixture[s
     assert " 3,504,872 parameters  [batch, 3, 224, 224] " in mobile
 
 
-def test_help_shows_the_options_of_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_shows_the_options_of_a_network(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`--help` names each option with its meaning and default value."""
-    assert main(["alexnet", "--help"]) == 0
+    assert main(["alexnet", flag]) == 0
     text = capsys.readouterr().out
     for option in networks()["alexnet"].options:
         assert f"--{option.name}" in text
     assert "default: 4096" in text
+
+
+def test_errors_carry_the_name_of_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of all other commands do, and files named like text formats are refused."""
+    target = tmp_path / "net.json"
+    assert main(["smallnet", "-o", str(target)], "onnx-expand models") == 2
+    assert capsys.readouterr().err.startswith(f"onnx-expand: error: {target}: the ending .json")
+    assert not target.exists()
 
 
 def test_the_command_writes_a_model(tmp_path: Path) -> None:
