@@ -187,7 +187,7 @@ def _global(c: Cell, op: str) -> None:
 
 @of(
     *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceMax", "ReduceMin", "ReduceL1"),
-    "ReduceL2",
+    *("ReduceL2", "ReduceProd"),
 )
 def _reduce(c: Cell, op: str) -> None:
     c.need(c.is_float)
