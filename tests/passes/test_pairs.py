@@ -35,6 +35,10 @@ CONSTANTS: dict[str, Array] = {
     "last": np.array(1),
     "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
     "far": np.array([0, 0, 2, 2, 0, 0, 2, 2]),
+    "z22": np.array([0, 2, -1]),
+    "z4": np.array([0, -1]),
+    "z2": np.array([-1, 2]),
+    "m12": np.array([4, 1, -1]),
     "least": np.array(-np.inf, np.float32),
     "nil": np.array(0, np.float32),
     "some": np.ones((1, 1, 8), np.float32),
@@ -82,6 +86,11 @@ LESS = {
         IMAGE + "p = Pad(i, pads, least) y = MaxPool <kernel_shape = [3, 3]> (p)",
         ["Unsqueeze", "MaxPool"],
     ),
+    "reshape and back": ("a = Sin(x) b = Reshape(a, z22) y = Reshape(b, z4)", ["Sin"]),
+    "reshape to other rows": (
+        "a = Sin(x) b = Reshape(a, z22) c = Reshape(b, z2) y = Exp(c)",
+        ["Sin", "Reshape", "Exp"],
+    ),
     "gemm": ("s = Sin(x) t = Transpose <perm = [1, 0]> (s) y = Gemm(x, t)", ["Sin", "Gemm"]),
     "lstm": (
         STATE + "y, yh, yc = LSTM <hidden_size = 8> (u, w, r, , , z, z)",
@@ -111,6 +120,7 @@ STAYS = {
         SEQUENCE + "c = Concat <axis = 0> (a1, nu, h) z = Expand(one, c)"
         " y, yh = RNN <hidden_size = 8> (u, rw, rr, , , z)"
     ),
+    "an extent of the first": "a = Sin(x) b = Reshape(a, m12) c = Reshape(b, z4) y = Exp(c)",
     "a negative twice": "a = Erf(x) y = Erf(a)",
 }
 

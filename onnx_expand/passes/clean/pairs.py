@@ -168,6 +168,24 @@ def _same_view(node: ir.Node, facts: Facts, rewriter: Rewriter) -> Iterator[str]
         rewriter.feed(node, [before.inputs[0], given])
 
 
+def _reshape(node: ir.Node, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
+    """Reshape(Reshape(x, s), t) = Reshape(x, t) if each extent that t copies is one that s copies.
+
+    A zero copies the extent in its place; all other targets depend on the number of elements only.
+    """
+    before = _before(node, "Reshape")
+    target = integers(node, "shape", facts)
+    if before is None or target is None or len(node.inputs) < 2:
+        return
+    if int_of(node, "allowzero", facts.opset) or int_of(before, "allowzero", facts.opset):
+        return
+    first = integers(before, "shape", facts) or []
+    copied = [axis for axis, extent in enumerate(target) if extent == 0]
+    if all(axis < len(first) and first[axis] == 0 for axis in copied):
+        yield label(before)
+        rewriter.feed(node, [before.inputs[0], node.inputs[1]])
+
+
 def _kept_axes(node: ir.Node, facts: Facts, rewriter: Rewriter) -> Iterator[str]:
     """Unsqueeze(Reduce(x)) and Squeeze(Reduce(x)) of the same axes only keep or drop these."""
     before = _before(node, _REDUCING)
@@ -283,6 +301,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "Gemm": (_turned_operand,),
     "MaxPool": (_padded_maximum,),
     "Not": (_not_not,),
+    "Reshape": (_reshape,),
     "Squeeze": (_same_view, _kept_axes),
     "Unsqueeze": (_same_view, _kept_axes),
     "Where": (_where_not,),
