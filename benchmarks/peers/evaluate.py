@@ -19,7 +19,8 @@ import numpy.typing as npt
 __all__ = ["counts", "reference"]
 
 _Arrays = dict[str, npt.NDArray[Any]]
-_BLOCKS = 12  # the least number of sessions of each result
+_BLOCKS, _LEAST = 12, 6  # sessions of each result: the usual number, and what an interval needs
+_PATIENCE = 300.0  # seconds after which the least number is enough
 _RUNS = 12  # of each session
 
 
@@ -108,8 +109,11 @@ def _timings(paths: Mapping[str, str], feeds: str, seconds: float) -> dict[str, 
     arrays = dict(np.load(feeds))
     times: dict[str, list[float]] = {name: [] for name in paths}
     rng, names = np.random.default_rng(0), list(paths)
-    end = time.perf_counter() + seconds
-    while len(times[names[0]]) < _BLOCKS or time.perf_counter() < end:
+    started, done = time.perf_counter(), 0
+    while done < _LEAST or time.perf_counter() - started < (
+        seconds if done >= _BLOCKS else max(seconds, _PATIENCE)
+    ):
+        done += 1
         sessions = {names[i]: _session(paths[names[i]], True) for i in rng.permutation(len(names))}
         for session in sessions.values():
             session.run(None, arrays)
