@@ -41,10 +41,11 @@ from onnx_expand.progress import counted
 
 __all__ = ["FoldRun"]
 
+# Rows of views are joined first: to partition them takes the product of their lengths.
 _RULES = (
+    rules.straighten,
     rules.compose,
     rules.drop,
-    rules.straighten,
     pad_average,
     duplicate,
     carry,
@@ -55,8 +56,6 @@ _RULES = (
     reassociate,
     fuse_transpose,
 )
-
-
 _TIDYING = frozenset({rules.drop, rules.straighten})
 
 _USUAL = 224  # assumed extent of the spatial axes of an image

@@ -102,11 +102,11 @@ def begin(folder: Path, *words: str) -> list[tuple[int, str, str]]:
 
 SCRIPT = """
 import sys, pathlib, torch
-from onnx_expand.experiment.training.parallel import joined
+from onnx_expand.experiment.training.parallel import process_group
 from tests.experiment.test_parallel import CASES, trained
 torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
-with joined("cpu") as world:
+with process_group("cpu") as world:
     results = {name: trained(folder, name) for name in CASES}
 if world.first:
     weights = {name: (state, [e.test_score for e in epochs], [e.loss for e in epochs])
@@ -165,9 +165,9 @@ def test_only_the_first_process_writes_and_prints(tmp_path: Path) -> None:
 LOST = """
 import sys
 from onnx_expand.errors import OnnxExpandError, UsageError
-from onnx_expand.experiment.training.parallel import joined
+from onnx_expand.experiment.training.parallel import process_group
 try:
-    with joined("cpu") as world:
+    with process_group("cpu") as world:
         if not world.first:
             raise UsageError("this one fails")
         world.gather("waits")
