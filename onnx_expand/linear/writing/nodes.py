@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import singledispatchmethod
 
 import numpy as np
 import onnx_ir as ir
@@ -51,37 +50,50 @@ class NodeBuilder:
     def __post_init__(self) -> None:
         self._given = frozenset(self.free)
 
-    @singledispatchmethod
     def make(self, term: Term, xs: Sequence[ir.Value]) -> list[ir.Node]:
         """Create the nodes that compute a term from the values of its arguments."""
+        # functools.singledispatchmethod keeps each instance for good in Python 3.13.
+        match term:
+            case Bridge():
+                return self._of_bridge(term, xs)
+            case Map():
+                return self._of_map(term, xs)
+            case BatchedProduct():
+                return self._of_batched_product(term, xs)
+            case MatrixBias():
+                return self._of_matrix_bias(term, xs)
+            case View():
+                return self._of_view(term, xs)
+            case Concat():
+                return self._of_concat(term, xs)
+            case Sum():
+                return self._of_sum(term, xs)
+            case Homogeneous():
+                return self._of_homogeneous(term, xs)
         raise AssertionError(f"{type(term).__name__} is written only as it stands")
 
-    @make.register
-    def _(self, term: Map, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_map(self, term: Map, xs: Sequence[ir.Value]) -> list[ir.Node]:
         if term.like is None:
             return self._map(term, xs[0])
         inputs = list(term.like.inputs) or [None]
         inputs[term.links[0].slot] = xs[0]
         return [self._again(term.like, inputs)]
 
-    @make.register
-    def _(self, term: Bridge, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_bridge(self, term: Bridge, xs: Sequence[ir.Value]) -> list[ir.Node]:
         target = self._target(term, xs[0], self._template(term))
         nodes = bridge(term.border, term.first(), term.second(), term.extents, target)
         if isinstance(nodes, Refusal):
             raise RefusedError(nodes)
         return nodes
 
-    @make.register
-    def _(self, term: BatchedProduct, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_batched_product(self, term: BatchedProduct, xs: Sequence[ir.Value]) -> list[ir.Node]:
         """Create a MatMul with a batch of matrices."""
         target = self._target(term, xs[0], None)
         weight = constant(term.numbers(), target.names.weight, target.dtype, target.spill)
         operands = [xs[0], weight] if term.right else [weight, xs[0]]
         return [ir.node("MatMul", operands, name=target.names.node)]
 
-    @make.register
-    def _(self, term: MatrixBias, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_matrix_bias(self, term: MatrixBias, xs: Sequence[ir.Value]) -> list[ir.Node]:
         """Create a Gemm with a matrix as its C, or an Add."""
         layer = term.layer
         if layer is None:
@@ -102,23 +114,20 @@ class NodeBuilder:
         self._keep_constants(term, nodes)
         return nodes
 
-    @make.register
-    def _(self, term: View, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_view(self, term: View, xs: Sequence[ir.Value]) -> list[ir.Node]:
         old = term.op.node
         inputs = [xs[0], *old.inputs[1:]]
         if old.op_type == "Reshape":
             inputs[1] = _operand(term.op, self.facts, self._unique)
         return [self._again(old, inputs)]
 
-    @make.register
-    def _(self, term: Concat, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_concat(self, term: Concat, xs: Sequence[ir.Value]) -> list[ir.Node]:
         if term.like is not None:
             return [self._again(term.like, xs)]
         name = self._unique("concat")
         return [ir.node("Concat", list(xs), {"axis": term.axis}, name=name)]
 
-    @make.register
-    def _(self, term: Sum, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_sum(self, term: Sum, xs: Sequence[ir.Value]) -> list[ir.Node]:
         if term.like is not None:
             return [self._again(term.like, xs)]
         assert term.anchor is not None
@@ -130,8 +139,7 @@ class NodeBuilder:
             total = nodes[-1].outputs[0]
         return nodes
 
-    @make.register
-    def _(self, term: Homogeneous, xs: Sequence[ir.Value]) -> list[ir.Node]:
+    def _of_homogeneous(self, term: Homogeneous, xs: Sequence[ir.Value]) -> list[ir.Node]:
         inputs = list(term.like.inputs)
         for slot, x in zip(term.slots, xs, strict=True):
             inputs[slot] = x
