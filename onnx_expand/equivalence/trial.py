@@ -28,6 +28,7 @@ from onnx_expand.equivalence.options import Given
 from onnx_expand.equivalence.subject import Subject
 from onnx_expand.equivalence.verdict import Verdict
 from onnx_expand.errors import UnsupportedError, UsageError
+from onnx_expand.graph.stored import nodes_of
 from onnx_expand.progress import counted
 from onnx_expand.runtimes.aborts import require_no_abort
 from onnx_expand.runtimes.base import Session, Tensors
@@ -293,9 +294,10 @@ def _session_or_obstacle(name: str, subject: Subject, as_deployed: bool) -> Sess
 
 def _has_foreign_ops(model: ir.Model) -> bool:
     functions = {key[:2] for key in model.functions}
-    bodies: list[Any] = [model.graph, *model.functions.values()]
-    nodes = [node for body in bodies for node in body.all_nodes()]
-    return any(n.domain not in _DOMAINS and (n.domain, n.op_type) not in functions for n in nodes)
+    return any(
+        n.domain not in _DOMAINS and (n.domain, n.op_type) not in functions
+        for n in nodes_of(model)
+    )
 
 
 class _Obstacle:
@@ -329,9 +331,8 @@ def _label(what: str, size: Mapping[str, int]) -> str:
 def _coarsest(model: ir.Model) -> float:
     """Return the machine epsilon of the coarsest type of the Casts in a model, 0 without one."""
     found = 0.0
-    bodies: list[Any] = [model.graph, *model.functions.values()]
-    for node in (node for body in bodies for node in body.all_nodes() if node.op_type == "Cast"):
-        attribute = node.attributes.get("to")
+    for node in nodes_of(model):
+        attribute = node.attributes.get("to") if node.op_type == "Cast" else None
         if attribute is not None and not attribute.is_ref():
             found = max(found, _EPS.get(attribute.value, 0.0))
     return found

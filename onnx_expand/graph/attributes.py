@@ -18,6 +18,7 @@ __all__ = [
     "defaults_of",
     "flag_of",
     "float_of",
+    "has_references",
     "int_of",
     "ints_of",
     "schema_of",
@@ -29,6 +30,11 @@ NEWEST = onnx.defs.onnx_opset_version()
 
 
 Default: TypeAlias = float | int | str | list[float | int | str]
+
+
+def has_references(node: ir.Node) -> bool:
+    """Return whether an attribute of a node is one of the function around it, set by each call."""
+    return any(attribute.is_ref() for attribute in node.attributes.values())
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.attributes import has_references, int_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.operands import integers, setting
 
@@ -150,7 +150,7 @@ def _applied(expression: Apply, value: ir.Value, facts: Facts, so_far: Match) ->
     node = value.producer()
     if node is None or node.op_type != expression.op or node.domain or len(node.outputs) != 1:
         return
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
+    if has_references(node):
         return
     check = _CHECKS.get(node.op_type)
     operands = list(node.inputs[: len(expression.args)])

@@ -1,4 +1,4 @@
-"""Read stored weights and their sizes."""
+"""Read stored weights and their sizes; list what a model contains."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_expand.graph.tensors import read_tensor
 
 __all__ = [
+    "nodes_of",
     "read_external",
     "stated_constant",
     "stored_bytes",
@@ -36,6 +37,13 @@ def read_external(tensor: ir.ExternalTensor) -> npt.NDArray[np.float64]:
             block = np.frombuffer(stream.read(count * dtype.itemsize), dtype=dtype)
             array[start : start + count] = block
     return array.reshape(shape)
+
+
+def nodes_of(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield the nodes of a model, those of its subgraphs and functions included."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def values_of(graph: ir.Graph) -> Iterator[ir.Value]:

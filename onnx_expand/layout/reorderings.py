@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of
+from onnx_expand.graph.attributes import has_references, int_of, ints_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.operands import integers, slot_of
 from onnx_expand.graph.ops import Handlers
@@ -60,7 +60,7 @@ class Reordering:
 def reordering_of(node: ir.Node, order: Order, facts: Facts) -> Reordering | None:
     """Return how a node works on turned values; None if it cannot."""
     function = REORDERINGS.get(node.op_type) if node.domain == "" else None
-    if function is None or any(a.is_ref() for a in node.attributes.values()):
+    if function is None or has_references(node):
         return None
     reordering = function(node, order, facts)
     if reordering is None:

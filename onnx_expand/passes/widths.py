@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import flag_of, int_of, ints_of
+from onnx_expand.graph.attributes import flag_of, has_references, int_of, ints_of
 from onnx_expand.graph.editing import Rewriter, Rewritten, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, ops_with
@@ -136,7 +136,7 @@ class _Writer:
         """Return a node as a product whose outputs can be split, or None for other nodes."""
         if node.domain or node.op_type not in {"MatMul", "Gemm", "Conv"} or len(node.inputs) < 2:
             return None
-        if any(attribute.is_ref() for attribute in node.attributes.values()):
+        if has_references(node):
             return None
         x, weight = node.inputs[0], node.inputs[1]
         if x is None or weight is None or not self._is_own(weight) or self._facts.is_constant(x):
@@ -323,7 +323,7 @@ class _Writer:
 
 def _kind(node: ir.Node | None) -> tuple[str, ...] | None:
     """Return what equal nodes of one input have in common; None for none."""
-    if node is None or any(attribute.is_ref() for attribute in node.attributes.values()):
+    if node is None or has_references(node):
         return None
     own = sorted(f"{name}={attribute.value}" for name, attribute in node.attributes.items())
     return (node.op_type, *own)

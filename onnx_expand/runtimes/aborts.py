@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_expand.errors import UnsupportedError
 from onnx_expand.graph.aborts import ABORTING, Attributes, abort_reason, number
 from onnx_expand.graph.editing import label as name_of
+from onnx_expand.graph.stored import nodes_of
 
 __all__ = ["require_no_abort"]
 
@@ -20,8 +21,7 @@ def require_no_abort(model: ir.Model, label: str) -> None:
     Raises:
         UnsupportedError: An attribute of a node has a value that would end the process.
     """
-    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    if not any(node.op_type in ABORTING for body in bodies for node in body.all_nodes()):
+    if not any(node.op_type in ABORTING for node in nodes_of(model)):
         return
     for node, attributes in _calls(model, model.graph.all_nodes(), {}, set()):
         problem = abort_reason(node, attributes)

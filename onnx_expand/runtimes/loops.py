@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.stored import nodes_of
 
 __all__ = ["may_be_endless", "require_end"]
 
@@ -35,8 +36,7 @@ def require_end(model: ir.Model, label: str) -> None:
 
 def may_be_endless(model: ir.Model) -> bool:
     """Return whether a model has a loop whose number of iterations may be too large."""
-    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    bounds = (_bound(n) for body in bodies for n in body.all_nodes() if n.op_type == "Loop")
+    bounds = (_bound(node) for node in nodes_of(model) if node.op_type == "Loop")
     return any(bound is None or bound > _MOST for bound in bounds)
 
 

@@ -16,6 +16,7 @@ from onnx_expand.equivalence.inputs.integers import draw_factors, draw_integers
 from onnx_expand.equivalence.inputs.signature import Port, Signature
 from onnx_expand.equivalence.inputs.sizes import Sizes, extents_at
 from onnx_expand.errors import UnsupportedError
+from onnx_expand.graph.stored import nodes_of
 from onnx_expand.graph.tensors import read_tensor
 
 __all__ = [
@@ -107,8 +108,7 @@ def compared_extents(models: Sequence[ir.Model]) -> tuple[int, ...]:
 
 def _compared(models: Sequence[ir.Model]) -> Iterator[ir.TensorProtocol]:
     for model in models:
-        bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        for node in (node for body in bodies for node in body.all_nodes()):
+        for node in nodes_of(model):
             for value in node.inputs if node.op_type in _COMPARING and not node.domain else ():
                 tensor = None if value is None else ir.convenience.get_const_tensor(value)
                 if tensor is not None:

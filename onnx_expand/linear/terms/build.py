@@ -11,7 +11,7 @@ from onnx_expand.algebra.affine import AffineConv
 from onnx_expand.cost import Cost
 from onnx_expand.errors import Refusal, RefusedError
 from onnx_expand.frames import Frame, find_frames
-from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.attributes import has_references, int_of
 from onnx_expand.graph.editing import label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
@@ -244,7 +244,7 @@ class Builder:
         dtype = self._facts.dtype(y) or self._facts.dtype(inputs[0])
         if dtype is None or not dtype.is_floating_point():
             return []
-        if any(attribute.is_ref() for attribute in node.attributes.values()):
+        if has_references(node):
             return []
         tensor = replace(self._tensor(y), dtype=dtype)
         args = tuple(map(self.read, inputs))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.attributes import has_references, int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.operands import integers, setting, slices_of
 from onnx_expand.lift import CONTRADICTIONS
@@ -24,7 +24,7 @@ def forwarded(node: ir.Node, facts: Facts) -> ir.Value | None:
     check = NOOPS.get(node.op_type) if node.domain == "" else None
     if check is None or not node.inputs or node.inputs[0] is None:
         return None
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
+    if has_references(node):
         return None
     if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return None
@@ -57,7 +57,7 @@ def _before_detour(node: ir.Node, facts: Facts) -> ir.Value | None:
     if node.op_type != "Cast" or before is None or before.op_type != "Cast" or before.domain:
         return None
     x = before.inputs[0] if before.inputs else None
-    if x is None or any(attribute.is_ref() for attribute in before.attributes.values()):
+    if x is None or has_references(before):
         return None
     dtype = facts.dtype(x)
     if dtype is None or dtype != ir.DataType(int_of(node, "to")):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.attributes import has_references, int_of, ints_of, text_of
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Trait, op_of
 from onnx_expand.graph.products import are_zero_together, spelled
@@ -202,7 +202,7 @@ def find_view(node: ir.Node, facts: Facts) -> ViewOp | None:
     """Return the view that a node is, if its input is not constant."""
     if not node.inputs or node.inputs[0] is None or Trait.VIEW not in op_of(node).traits:
         return None
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
+    if has_references(node):
         return None  # its axes are passed by the callers of its function
     x, y = node.inputs[0], node.outputs[0]
     dtype = facts.dtype(y) or facts.dtype(x)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of
+from onnx_expand.graph.attributes import has_references, int_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.tensors import read_tensor
@@ -56,7 +56,7 @@ def _handed_on(node: ir.Node, facts: Facts) -> ir.Value | None:
 
 def _is_inference(node: ir.Node, facts: Facts) -> bool:
     """Return whether a Dropout is in inference mode and its mask is unused."""
-    if any(map(_is_read, node.outputs[1:])) or any(a.is_ref() for a in node.attributes.values()):
+    if any(map(_is_read, node.outputs[1:])) or has_references(node):
         return False
     if facts.opset < 7:
         return bool(int_of(node, "is_test", facts.opset))

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnx_expand.graph.attributes import int_of, ints_of, text_of
+from onnx_expand.graph.attributes import has_references, int_of, ints_of, text_of
 from onnx_expand.graph.editing import Rewriter, label
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.operands import integers
@@ -36,11 +36,7 @@ def join_pairs(graph: ir.Graph, facts: Facts, rewriter: Rewriter) -> Iterator[st
     """Merge pairs of nodes of a graph; yield the labels of the nodes that are gone."""
     for node in list(graph):
         rules = _RULES.get(node.op_type, ()) if node.domain == "" else ()
-        if (
-            not rules
-            or node.graph is not graph
-            or any(a.is_ref() for a in node.attributes.values())
-        ):
+        if not rules or node.graph is not graph or has_references(node):
             continue
         for rule in rules:
             yield from rule(node, facts, rewriter)
@@ -64,7 +60,7 @@ def _before(
     wanted = {op_types} if isinstance(op_types, str) else op_types
     if value is None or before is None or before.op_type not in wanted or before.domain:
         return None
-    if before.graph is not node.graph or any(a.is_ref() for a in before.attributes.values()):
+    if before.graph is not node.graph or has_references(before):
         return None
     if before.inputs[0] is None or value is not before.outputs[0]:
         return None
@@ -275,7 +271,7 @@ def _is_zero(value: ir.Value | None, facts: Facts) -> bool:
         assert value is not None
         return not np.any(read_tensor(facts.tensor(value)))
     node = None if value is None else value.producer()
-    if node is None or node.domain or any(a.is_ref() for a in node.attributes.values()):
+    if node is None or node.domain or has_references(node):
         return False
     if node.op_type == "ConstantOfShape":
         filled = node.attributes.get_tensor("value")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnx_expand.graph.attributes import has_references
 from onnx_expand.graph.facts import Facts
 from onnx_expand.graph.ops import Handlers, Trait, ops_with
 from onnx_expand.linear.terms.axis_maps import Extent
@@ -77,7 +78,7 @@ def scaling_of(node: ir.Node, facts: Facts) -> Scaling | None:
     describe = SCALING.get(node.op_type) if node.domain == "" else None
     if describe is None or not node.inputs or not node.outputs:
         return None
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
+    if has_references(node):
         return None  # it depends on the callers of its function
     if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return None
@@ -98,7 +99,7 @@ def elementwise(node: ir.Node, facts: Facts) -> Scaling | None:
     """Return the record of an elementwise function, which permutations pass, but no factor."""
     if node.op_type not in _SINGLE or node.domain or len(node.outputs) != 1:
         return None
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
+    if has_references(node):
         return None  # it depends on the callers of its function
     x, y = node.inputs[0], node.outputs[0]
     if x is None or facts.is_constant(x) or facts.is_constant(y) or not is_of_maps(x, facts):
