@@ -53,6 +53,8 @@ def _pairs(
 def _spelled(graph: onnx.GraphProto, described: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the Einsums of a graph that were changed."""
     nodes = [node for node in graph.node if node.op_type == "Einsum" and not node.domain]
+    if not nodes:
+        return  # most graphs; this runs after each inference
     wanted = {name for node in nodes for name in node.input}
     known: dict[str, _Extents] = {t.name: t.dims for t in graph.initializer if t.name in wanted}
     for info in (*described.input, *described.value_info, *described.output):
